@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/**
+ * @file vdpa_frontend.h
+ * For authors of front ends: registry, and the consumer's side of a device.
+ *
+ * A front end is bound to a device when the device is added, and drives it by the calls below, from
+ * any thread: each takes the device's lock, checks the state rules of virtio 1.2 (2.1, 3.1) and
+ * calls the driver's ops. It never calls an op itself. Usual life: vdpa_device_start() when its
+ * consumer has set up the first virtqueue, vdpa_vq_start() for later ones, vdpa_device_stop() at
+ * the end.
+ */
+
+#ifndef VDPA_FRONTEND_H
+#define VDPA_FRONTEND_H
+
+#include "vdpa_driver.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct vdpa_frontend_ops {
+	/** Whether it can serve this device. Optional; NULL: any. */
+	bool (*match)(const struct vdpa_device *vdev);
+	/**
+	 * Serve it: args are checked against params. Attach private data by vdpa_set_drvdata(). A
+	 * negative errno with vdpa_error() on failure.
+	 */
+	int (*probe)(struct vdpa_device *vdev, const struct vdpa_args *args);
+	/** Stop serving it; no call of this front end touches it afterwards. Without the device's
+	 * lock. */
+	void (*remove)(struct vdpa_device *vdev);
+	/** Optional: the configuration changed. On the control loop, without the device's lock. */
+	void (*config_changed)(struct vdpa_device *vdev);
+	/** Optional: the device became FAILED, already stopped. On the control loop, without the
+	 * lock. */
+	void (*failed)(struct vdpa_device *vdev, int qidx);
+	/**
+	 * Optional: link of a net device set by the administrator, so that a front end whose
+	 * consumer does not read the configuration can show it in its own way. Without the lock.
+	 */
+	int (*set_link)(struct vdpa_device *vdev, bool up);
+	/** Optional: one line for dev show, such as "socket /run/a.sock connected". */
+	void (*describe)(struct vdpa_device *vdev, char *buf, size_t len);
+};
+
+struct vdpa_frontend {
+	const char *name; /**< value of the word `frontend` */
+	const char *help;
+	const struct vdpa_frontend_ops *ops;
+	const struct vdpa_param *params; /**< its words, ended by a NULL name */
+	/** A device whose words include this one gets this front end without being told; NULL:
+	 * never. */
+	const char *implied_by;
+	TAILQ_ENTRY(vdpa_frontend) next; /**< the core's */
+};
+
+int vdpa_register_frontend(struct vdpa_frontend *fe);
+void vdpa_unregister_frontend(struct vdpa_frontend *fe);
+
+/** The front end's private data of a device. */
+void vdpa_set_drvdata(struct vdpa_device *vdev, void *data);
+void *vdpa_get_drvdata(const struct vdpa_device *vdev);
+
+/* The device as a consumer sees it. -ENODEV from each of these once the device is unregistered. */
+
+uint32_t vdpa_get_device_id(struct vdpa_device *vdev);
+uint16_t vdpa_get_vq_count(struct vdpa_device *vdev);
+uint64_t vdpa_get_device_features(struct vdpa_device *vdev);
+uint64_t vdpa_get_backend_features(struct vdpa_device *vdev);
+size_t vdpa_get_config_size(struct vdpa_device *vdev);
+/** Whether dirty logging is possible. */
+bool vdpa_has_log(const struct vdpa_device *vdev);
+/** Whether inflight areas are possible. */
+bool vdpa_has_inflight(const struct vdpa_device *vdev);
+uint8_t vdpa_get_status(struct vdpa_device *vdev);
+
+/** Generation-safe read. -EINVAL when offset + len is past the configuration. */
+int vdpa_get_config(struct vdpa_device *vdev, size_t offset, void *buf, size_t len);
+/** -EINVAL as above; -EOPNOTSUPP where it is read-only. */
+int vdpa_set_config(struct vdpa_device *vdev, size_t offset, const void *buf, size_t len);
+
+/**
+ * The step-by-step calls, checked: each returns -EBUSY or -EPROTO for a step out of order (message
+ * names it). vdpa_set_status() accepts only added bits; 0 is vdpa_reset().
+ */
+int vdpa_reset(struct vdpa_device *vdev);
+int vdpa_set_status(struct vdpa_device *vdev, uint8_t status);
+int vdpa_set_driver_features(struct vdpa_device *vdev, uint64_t features);
+int vdpa_set_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb);
+int vdpa_set_group_asid(struct vdpa_device *vdev, uint32_t group, uint32_t asid);
+int vdpa_set_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num);
+int vdpa_set_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
+			uint64_t device);
+int vdpa_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state);
+int vdpa_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready);
+int vdpa_suspend(struct vdpa_device *vdev);
+int vdpa_resume(struct vdpa_device *vdev);
+
+/** A virtqueue as a front end starts it. fds stay the front end's, open until the queue is stopped.
+ */
+struct vdpa_vq_config {
+	bool ready;   /**< start it; else the entry is skipped */
+	bool enabled; /**< SET_VRING_ENABLE */
+	uint32_t num;
+	uint64_t desc, driver, device; /**< IOVAs */
+	struct vdpa_vq_state state;
+	int kick_fd; /**< -1: none (the driver polls) */
+	int call_fd; /**< -1: none */
+	struct vdpa_vq_inflight inflight;
+};
+
+struct vdpa_start_config {
+	uint64_t features;	  /**< negotiated virtio features */
+	struct vdpa_iotlb *iotlb; /**< the core takes its own reference */
+	const struct vdpa_vq_config *vqs;
+	uint16_t nvqs; /**< entries of vqs */
+};
+
+/**
+ * From IDLE or FAILED (which is reset first) to RUNNING, through every step in order. A failing
+ * step is unwound: the device is reset, nothing of the session is left, the state is IDLE or
+ * FAILED, and the error returned says which step, queue and cause.
+ * @return 0; -EBUSY when it is started; -EINVAL for features or rings the device does not have; the
+ * op's errno.
+ */
+int vdpa_device_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf);
+
+/** To IDLE from any state; queue states are kept until the next start (vdpa_vq_last_state()). */
+int vdpa_device_stop(struct vdpa_device *vdev);
+
+/**
+ * One more virtqueue of a running device. Where the device cannot enable a queue after DRIVER_OK
+ * (VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK) the core stops and starts it again with all queues,
+ * keeping their states.
+ */
+int vdpa_vq_start(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf);
+
+/** Stop one virtqueue and say where it stopped. A queue that never started: its initial state. */
+int vdpa_vq_stop(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state);
+
+int vdpa_vq_enable(struct vdpa_device *vdev, uint16_t idx, bool enable);
+/** Swap the call eventfd of a running queue; the queue does not stop. */
+int vdpa_vq_set_call(struct vdpa_device *vdev, uint16_t idx, int fd);
+/** Swap the kick eventfd; a kick pending in neither is lost: the queue is kicked once. */
+int vdpa_vq_set_kick(struct vdpa_device *vdev, uint16_t idx, int fd);
+
+/** New version of the memory while running: only what changed is mapped or unmapped. On failure the
+ * old one stays in force. */
+int vdpa_device_set_iotlb(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
+
+/** Dirty log on (log->bitmap not NULL) or off (log NULL); see vdpa_config_ops.log_start. */
+int vdpa_device_set_log(struct vdpa_device *vdev, const struct vdpa_dirty_log *log,
+			const uint64_t *used_iova);
+
+/** SEND_RARP. -EOPNOTSUPP where the device has no announce. */
+int vdpa_device_announce(struct vdpa_device *vdev, const uint8_t mac[6]);
+
+/** The notification area of a queue; see get_vq_notification. */
+int vdpa_get_vq_notification(struct vdpa_device *vdev, uint16_t idx,
+			     struct vdpa_notification_area *area);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* VDPA_FRONTEND_H */

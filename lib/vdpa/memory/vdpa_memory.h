@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/**
+ * @file vdpa_memory.h
+ * Guest memory: the table of regions that a front end gives, as the core owns it.
+ *
+ * A `struct vdpa_iotlb` is one version of the table: immutable, reference-counted, sorted by IOVA.
+ * A `struct vdpa_mem_region` in it is one mapping, reference-counted too, so that the next version
+ * shares what did not change: same IOVA, size, file identity (device and inode) and offset. A
+ * change is a new version plus a diff; unchanged memory is never unmapped.
+ *
+ * A front end can shrink a memory file under our mapping. Reading it then raises SIGBUS; uvdpa's
+ * handler replaces the lost page by an anonymous one and marks the region as faulted, and the
+ * device that uses it fails at its next burst (vdpa_iotlb_faulted()).
+ */
+
+#ifndef VDPA_MEMORY_H
+#define VDPA_MEMORY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Regions in one table, at most: vhost-user allows 8, or memory slots where negotiated. */
+#define VDPA_MEM_REGIONS_MAX 64
+
+/** A region as a front end describes it. */
+struct vdpa_mem_region_spec {
+	uint64_t iova;	 /**< guest physical address (bytes), what descriptors hold */
+	uint64_t uaddr;	 /**< the front end's own virtual address, what its messages hold */
+	uint64_t size;	 /**< bytes, not 0 */
+	uint64_t offset; /**< of the region in the file, bytes */
+	int fd;		 /**< shared memory file; duplicated, the caller keeps its own */
+};
+
+/** A mapped region. Read-only for everybody but the core. */
+struct vdpa_mem_region {
+	uint64_t iova;
+	uint64_t uaddr;
+	uint64_t size;
+	uint64_t offset;
+	uint8_t *va; /**< our address of iova */
+	int fd;	     /**< our duplicate */
+	dev_t dev;   /**< with ino: the file's identity */
+	ino_t ino;
+	void *map; /**< what was mmap()ed, page- or hugepage-aligned */
+	size_t map_len;
+	uint32_t refcnt;
+	bool faulted; /**< set by the SIGBUS handler; read with __atomic */
+};
+
+/** One version of a guest's memory. */
+struct vdpa_iotlb {
+	uint32_t refcnt;
+	uint32_t n;			   /**< regions */
+	struct vdpa_mem_region *regions[]; /**< by ascending IOVA, disjoint */
+};
+
+/**
+ * Make a table: take over what `old` has unchanged, map the rest.
+ *
+ * @param old   the version in force; NULL for none. Not changed, not released.
+ * @param specs n regions in any order.
+ * @param out   receives the table, with one reference for the caller.
+ * @return 0; -EINVAL for a region of size 0, one that wraps around, is not aligned to 8 bytes,
+ * overlaps another (in IOVA or in front-end addresses) or lies past the end of its file; -E2BIG for
+ * n over VDPA_MEM_REGIONS_MAX; -EBADF for a bad fd; -ENOMEM or another errno of mmap(2). Nothing is
+ * left then.
+ */
+int vdpa_iotlb_create(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spec *specs,
+		      unsigned int n, struct vdpa_iotlb **out);
+
+/** Take a reference. From any thread. Returns its argument; NULL gives NULL. */
+struct vdpa_iotlb *vdpa_iotlb_get(struct vdpa_iotlb *tlb);
+
+/** Drop a reference; the last unmaps regions that no other version holds. NULL: no-op. */
+void vdpa_iotlb_put(struct vdpa_iotlb *tlb);
+
+/** Called for each region that differs between two versions. Returns 0 or a negative errno. */
+typedef int (*vdpa_iotlb_diff_fn)(const struct vdpa_mem_region *region, void *arg);
+
+/**
+ * Go from `old` to `new` (either may be NULL): unmap() for each region only in old, then map() for
+ * each only in new. On failure what was done is undone in reverse, by the opposite callback, and
+ * the first error is returned.
+ */
+int vdpa_iotlb_diff(const struct vdpa_iotlb *old, const struct vdpa_iotlb *new,
+		    vdpa_iotlb_diff_fn map, vdpa_iotlb_diff_fn unmap, void *arg);
+
+/** Front-end address to IOVA, for a range within one region. 0 or -EFAULT. */
+int vdpa_iotlb_uaddr_to_iova(const struct vdpa_iotlb *tlb, uint64_t uaddr, uint64_t len,
+			     uint64_t *iova);
+
+/** Whether a fault was caught in one of the regions. Cheap: for every burst. */
+bool vdpa_iotlb_faulted(const struct vdpa_iotlb *tlb);
+
+/**
+ * Our address of [iova, iova + *len), cutting *len to what lies in the region of iova.
+ * NULL when no region has iova. Data path.
+ */
+static inline void *
+vdpa_iotlb_translate(const struct vdpa_iotlb *tlb, uint64_t iova, uint64_t *len)
+{
+	for (uint32_t i = 0; i < tlb->n; i++) {
+		const struct vdpa_mem_region *r = tlb->regions[i];
+		uint64_t off = iova - r->iova;
+
+		if (off < r->size) {
+			if (*len > r->size - off)
+				*len = r->size - off;
+			return r->va + off;
+		}
+	}
+	return NULL;
+}
+
+/** Our address of the whole range, which must lie in one region; NULL otherwise. */
+static inline void *
+vdpa_iotlb_range(const struct vdpa_iotlb *tlb, uint64_t iova, uint64_t len)
+{
+	uint64_t got = len;
+	void *va = vdpa_iotlb_translate(tlb, iova, &got);
+
+	return got == len ? va : NULL;
+}
+
+/**
+ * Guard a foreign mapping of guest memory (rte_vhost's) by the SIGBUS handler too: a fault in it is
+ * repaired and counted. 0 or -ENOSPC. vdpa_fault_unguard() takes it back. No-ops without the
+ * handler.
+ */
+int vdpa_fault_guard(void *addr, size_t len, bool *faulted);
+void vdpa_fault_unguard(void *addr);
+
+/** Dirty log of a migration: one bit per 4 KiB page of IOVA space, set with atomic or. */
+struct vdpa_dirty_log {
+	uint8_t *bitmap;
+	uint64_t size; /**< bytes of bitmap */
+};
+
+#define VDPA_DIRTY_PAGE_SHIFT 12
+
+/** Mark [iova, iova + len) dirty; what lies past the bitmap is ignored. Data path, any thread. */
+void vdpa_dirty_log_mark(const struct vdpa_dirty_log *log, uint64_t iova, uint64_t len);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* VDPA_MEMORY_H */

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/**
+ * @file vdpa.h
+ * uvdpa for applications: initialise the library, create vDPA devices, look at them, remove them.
+ *
+ * A device is created by a management device (`sim_net`, `sim_blk`, ...) from the words of one
+ * grammar, iproute2's `vdpa dev add` with a few of our own; see vdpa_dev_add(). It is consumed by a
+ * front end, usually a vhost-user socket that QEMU or virtio-user connects to.
+ *
+ * Errors: a function that can fail returns 0 or a positive count on success and a negative errno on
+ * failure; vdpa_error_message() then returns one readable line about it for the calling thread.
+ *
+ * Threads: every function here may be called from any thread that is not an EAL data-path lcore
+ * loop of yours with a deadline: they take locks and may block for a bounded time. None may be
+ * called from inside a uvdpa callback except where its comment says so.
+ */
+
+#ifndef VDPA_H
+#define VDPA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Longest device, management device or front-end name, with its NUL. */
+#define VDPA_NAME_MAX 64
+/** Largest number of virtqueues of one device. */
+#define VDPA_VQ_MAX   256
+
+struct vdpa_device;
+
+/** How vdpa_init() sets the library up. Zero-initialise it; a zero field is the default. */
+struct vdpa_init_params {
+	/** lcores that run simulated devices by polling, never sleeping; none: event-driven. */
+	const unsigned int *poll_lcores;
+	unsigned int n_poll_lcores;
+	/**
+	 * Adaptive polling of the event-driven worker, in microseconds: how long it goes on looking
+	 * for work after the last it found, before it sleeps. 0: the default
+	 * (VDPA_POLL_US_DEFAULT); VDPA_POLL_US_NONE: sleep at once.
+	 */
+	unsigned int poll_us;
+	/**
+	 * Leave SIGBUS alone. By default uvdpa handles it, so that a front end that truncates its
+	 * memory file under us costs its own device and not the process; faults elsewhere go to the
+	 * handler that was there before.
+	 */
+	bool no_sigbus_handler;
+};
+
+#define VDPA_POLL_US_DEFAULT 50u
+#define VDPA_POLL_US_NONE    UINT32_MAX
+
+/**
+ * Initialise uvdpa, after rte_eal_init(): event loop, built-in drivers and front ends.
+ *
+ * @param params  NULL for the defaults.
+ * @return 0; -EALREADY when initialised; -EINVAL on a bad parameter; -ENOMEM or what a thread or
+ *         eventfd could not be had for.
+ */
+int vdpa_init(const struct vdpa_init_params *params);
+
+/** Remove every device, stop every thread. Before rte_eal_cleanup(). No-op when not initialised. */
+void vdpa_cleanup(void);
+
+/**
+ * The last failure in the calling thread, one line without a full stop or newline, never NULL.
+ * Valid until the next failing call of this thread.
+ */
+const char *vdpa_error_message(void);
+
+/** One state of a device; what each allows is in doc/design.md. */
+enum vdpa_device_state {
+	VDPA_STATE_ALLOCATED = 0, /**< allocated, not yet registered */
+	VDPA_STATE_IDLE,	  /**< registered, status 0 */
+	VDPA_STATE_CONFIGURING,	  /**< ACKNOWLEDGE up to FEATURES_OK */
+	VDPA_STATE_RUNNING,	  /**< DRIVER_OK */
+	VDPA_STATE_SUSPENDED,	  /**< DRIVER_OK, virtqueues stopped with their state kept */
+	VDPA_STATE_FAILED,	  /**< stopped by an error, until reset */
+	VDPA_STATE_REMOVED,	  /**< unregistered, waiting for its last reference */
+};
+
+/** The state's name in lower case, "unknown" for another value. */
+const char *vdpa_device_state_name(enum vdpa_device_state state);
+
+/**
+ * Create a device from words: `name NAME mgmtdev MGMTDEV [WORD [VALUE ...]] ...`. Words of every
+ * management device: `name`, `mgmtdev`, `frontend`; the others are the management device's and the
+ * front end's own, listed by vdpa_words_help().
+ *
+ * @param words  the words, separated by blanks; "double quotes" keep blanks together.
+ * @return 0; -EINVAL for a word or value that is not allowed, the message names it and what is
+ *         allowed; -EEXIST for a name or socket in use; -ENODEV for an unknown management device;
+ *         another negative errno from the driver or front end. On failure nothing is left.
+ */
+int vdpa_dev_add(const char *words);
+
+/**
+ * Stop and remove a device.
+ * @return 0; -ENODEV when there is none of that name.
+ */
+int vdpa_dev_del(const char *name);
+
+/**
+ * Change attributes of a device while it exists, e.g. "net0 link down".
+ * @param words  the device's name, then words and values.
+ * @return 0; -ENODEV; -EINVAL for a bad word or value; -EOPNOTSUPP where the device has none.
+ */
+int vdpa_dev_set(const char *words);
+
+/** Look only at what vdpa_dev_add() would refuse of the words themselves; creates nothing. */
+int vdpa_dev_check(const char *words);
+
+/**
+ * One device as JSON text, in the fields of `vdpa -j dev show` and ours (state, frontend, ...).
+ * @param name  NULL for all, as an object keyed by name.
+ * @return text to free(); NULL on failure (-ENODEV, -ENOMEM in errno).
+ */
+char *vdpa_dev_show(const char *name);
+
+/** Statistics of a device and of each virtqueue as JSON text; as vdpa_dev_show(). */
+char *vdpa_dev_stats(const char *name);
+
+/** Management devices as JSON text in the fields of `vdpa -j mgmtdev show`; free() it. */
+char *vdpa_mgmtdev_show(void);
+
+/** Every management device and front end with its words, for `--help`; free() it. */
+char *vdpa_words_help(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* VDPA_H */

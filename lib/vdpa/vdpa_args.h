@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/**
+ * @file vdpa_args.h
+ * The one grammar of management: words with values, described by tables, checked before anybody
+ * acts on them. Management devices and front ends each bring a table; `dev add`, `--help` and
+ * error messages come from the same rows.
+ */
+
+#ifndef VDPA_ARGS_H
+#define VDPA_ARGS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum vdpa_param_type {
+	VDPA_PARAM_FLAG,   /**< the word alone */
+	VDPA_PARAM_STRING, /**< one word, min .. max characters (max 0: 4095) */
+	VDPA_PARAM_UINT,   /**< decimal or 0x..., min .. max */
+	VDPA_PARAM_SIZE,   /**< bytes, with K, M, G or T (powers of 1024), min .. max */
+	VDPA_PARAM_MODE,   /**< octal permissions, 0000 .. 0777 */
+	VDPA_PARAM_MAC,	   /**< xx:xx:xx:xx:xx:xx, unicast, not all zero */
+	VDPA_PARAM_CHOICE, /**< one of choices, some followed by a value of their own */
+};
+
+/** One value of a CHOICE, e.g. { "peer", "NAME", STRING }. */
+struct vdpa_param_choice {
+	const char *name;
+	const char *metavar;	   /**< its own value's; NULL: it has none */
+	enum vdpa_param_type type; /**< of that value: STRING, UINT or SIZE */
+	uint64_t min, max;
+	const char *help;
+};
+
+/** A word. A table of them ends with a NULL name. */
+struct vdpa_param {
+	const char *name;
+	enum vdpa_param_type type;
+	const char *metavar; /**< "SIZE", "PATH"; NULL for FLAG and CHOICE */
+	uint64_t min, max;   /**< for UINT and SIZE, inclusive; STRING: characters */
+	const struct vdpa_param_choice *choices; /**< ended by a NULL name */
+	const char *help;			 /**< one line with unit and default */
+};
+
+#define VDPA_ARGS_MAX 64
+
+/** A word that was given. */
+struct vdpa_arg {
+	const struct vdpa_param *param;
+	const struct vdpa_param_choice *choice; /**< CHOICE */
+	const char
+		*str; /**< the value as written; for CHOICE its own value, NULL when it has none */
+	uint64_t u64; /**< UINT, SIZE, MODE; for CHOICE its own value */
+	uint8_t mac[6]; /**< MAC */
+};
+
+/** All words given to one table. */
+struct vdpa_args {
+	unsigned int n;
+	struct vdpa_arg arg[VDPA_ARGS_MAX];
+	char *text; /**< the core's: what str points into */
+};
+
+/** The argument of that word, NULL when it was not given. */
+const struct vdpa_arg *vdpa_args_find(const struct vdpa_args *args, const char *word);
+/** Its number, or dflt. */
+uint64_t vdpa_args_u64(const struct vdpa_args *args, const char *word, uint64_t dflt);
+/** Its text, or dflt. */
+const char *vdpa_args_str(const struct vdpa_args *args, const char *word, const char *dflt);
+/** Whether it was given. */
+bool vdpa_args_has(const struct vdpa_args *args, const char *word);
+
+/**
+ * Set the calling thread's error message.
+ * @return -err (err positive or negative), for `return vdpa_error(EINVAL, "...", ...);`
+ */
+int vdpa_error(int err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* VDPA_ARGS_H */

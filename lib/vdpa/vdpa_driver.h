@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/**
+ * @file vdpa_driver.h
+ * For authors of vDPA drivers: config ops, devices, management devices, driver registry.
+ *
+ * A driver implements struct vdpa_config_ops, the kernel's by name and meaning. The core calls
+ * every op with the device's lock held, so ops of one device never run at the same time; an op must
+ * not call back into the core except where a function's comment allows it. Ops that can fail return
+ * 0 or a negative errno. A NULL optional op says that the device lacks the capability.
+ */
+
+#ifndef VDPA_DRIVER_H
+#define VDPA_DRIVER_H
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include "vdpa.h"
+#include "vdpa_args.h"
+#include "vdpa_memory.h"
+#include "vdpa_virtqueue.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** A doorbell as a resource that can be given away: map offset .. offset + size of fd and write. */
+struct vdpa_notification_area {
+	int fd;		 /**< the device's; dup it to keep it */
+	uint64_t offset; /**< bytes, page-aligned when the doorbell fills a page of its own */
+	uint64_t size;	 /**< bytes */
+};
+
+struct vdpa_iova_range {
+	uint64_t first;
+	uint64_t last; /**< inclusive */
+};
+
+/** One statistic: a counter with its name, e.g. { "rx_packets", 12 }. */
+struct vdpa_stat {
+	const char *name; /**< static */
+	uint64_t value;
+};
+
+/** Bits of get_backend_features(), numbered as the kernel's VHOST_BACKEND_F_*. */
+#define VDPA_BACKEND_F_SUSPEND		      4
+#define VDPA_BACKEND_F_RESUME		      5
+#define VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK 6
+#define VDPA_BACKEND_F_IOTLB_PERSIST	      8
+
+/**
+ * What a device can do. Order of calls, kept by the core:
+ * reset, set_status(ACKNOWLEDGE), (DRIVER), get_device_features, set_driver_features,
+ * set_status(FEATURES_OK), set_map or dma_map, for each virtqueue set_vq_num, set_vq_address,
+ * set_vq_state, set_vq_cb, set_vq_kick, set_vq_ready(true); set_config_cb; set_status(DRIVER_OK).
+ */
+struct vdpa_config_ops {
+	/* Virtqueues. idx is below get_vq_count(). */
+
+	/** IOVAs of descriptor table, driver area and device area. Not while the queue is ready. */
+	int (*set_vq_address)(struct vdpa_device *vdev, uint16_t idx, uint64_t desc,
+			      uint64_t driver, uint64_t device);
+	/** Size, within get_vq_num_min .. get_vq_num_max. Not while the queue is ready. */
+	int (*set_vq_num)(struct vdpa_device *vdev, uint16_t idx, uint32_t num);
+	/** A kick by software. Data path: without the device's lock, on the control loop. */
+	void (*kick_vq)(struct vdpa_device *vdev, uint16_t idx);
+	/** Optional: the same with VIRTIO_F_NOTIFICATION_DATA. */
+	void (*kick_vq_with_data)(struct vdpa_device *vdev, uint32_t data);
+	/** Optional: the device waits for the kick eventfd itself (-1: no longer) and needs no
+	 * relay. */
+	int (*set_vq_kick)(struct vdpa_device *vdev, uint16_t idx, int fd);
+	/** eventfd the device signals for used buffers; -1: none. May change while running. */
+	int (*set_vq_cb)(struct vdpa_device *vdev, uint16_t idx, int fd);
+	int (*set_vq_ready)(struct vdpa_device *vdev, uint16_t idx, bool ready);
+	bool (*get_vq_ready)(struct vdpa_device *vdev, uint16_t idx);
+	/**
+	 * Optional: vhost-user's SET_VRING_ENABLE on a ready queue; a disabled one keeps its state
+	 * and moves no data. NULL: the core uses set_vq_ready. Queues are enabled when they become
+	 * ready.
+	 */
+	int (*set_vq_enable)(struct vdpa_device *vdev, uint16_t idx, bool enable);
+	/** Where to start. -EOPNOTSUPP for a state the device cannot load. */
+	int (*set_vq_state)(struct vdpa_device *vdev, uint16_t idx,
+			    const struct vdpa_vq_state *state);
+	/** Where it stopped; while suspended, or not ready. */
+	int (*get_vq_state)(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state);
+	/** Optional: software block devices. Before ready; addr NULL: none. */
+	int (*set_vq_inflight)(struct vdpa_device *vdev, uint16_t idx,
+			       const struct vdpa_vq_inflight *inflight);
+	/** Optional: reset one queue (VIRTIO_F_RING_RESET). */
+	int (*reset_vq)(struct vdpa_device *vdev, uint16_t idx);
+	/** Optional: up to n statistics of a queue. Returns how many there are. Any thread. */
+	int (*get_vendor_vq_stats)(struct vdpa_device *vdev, uint16_t idx, struct vdpa_stat *stats,
+				   unsigned int n);
+	/** Optional: the doorbell. -EOPNOTSUPP where it shares its page. */
+	int (*get_vq_notification)(struct vdpa_device *vdev, uint16_t idx,
+				   struct vdpa_notification_area *area);
+	/** Optional: size in force or best for this queue. NULL: get_vq_num_max. */
+	uint32_t (*get_vq_size)(struct vdpa_device *vdev, uint16_t idx);
+	/** Optional: group of a queue, below ngroups. NULL: 0. */
+	uint32_t (*get_vq_group)(struct vdpa_device *vdev, uint16_t idx);
+
+	/* The device. */
+
+	/** Queues as the front end sees them (without a driver-owned control queue). */
+	uint16_t (*get_vq_count)(struct vdpa_device *vdev);
+	/** Alignment of ring addresses in bytes. */
+	uint32_t (*get_vq_align)(struct vdpa_device *vdev);
+	uint16_t (*get_vq_num_max)(struct vdpa_device *vdev);
+	/** Optional; NULL: 1. */
+	uint16_t (*get_vq_num_min)(struct vdpa_device *vdev);
+	uint64_t (*get_device_features)(struct vdpa_device *vdev);
+	/** Optional: VDPA_BACKEND_F_* bits. */
+	uint64_t (*get_backend_features)(struct vdpa_device *vdev);
+	/** Before FEATURES_OK; a subset of the device's features. -EINVAL for a set it cannot run.
+	 */
+	int (*set_driver_features)(struct vdpa_device *vdev, uint64_t features);
+	uint64_t (*get_driver_features)(struct vdpa_device *vdev);
+	/** Optional: eventfd the device signals for a configuration change; -1: none. */
+	int (*set_config_cb)(struct vdpa_device *vdev, int fd);
+	/** Virtio device id: 1 net, 2 block, ... */
+	uint32_t (*get_device_id)(struct vdpa_device *vdev);
+	uint32_t (*get_vendor_id)(struct vdpa_device *vdev);
+	uint8_t (*get_status)(struct vdpa_device *vdev);
+	/** Never 0 (that is reset) and never fewer bits than before. */
+	int (*set_status)(struct vdpa_device *vdev, uint8_t status);
+	/**
+	 * Back to the state after registration: status 0, nothing ready, no fd, no callback, no
+	 * map. It must succeed or the device is FAILED for good: -EIO or -ETIMEDOUT. On return the
+	 * device neither reads nor writes guest memory.
+	 */
+	int (*reset)(struct vdpa_device *vdev);
+	/** Optional: stop all queues, keep their state; get_vq_state is valid on return. */
+	int (*suspend)(struct vdpa_device *vdev);
+	/** Optional: go on after suspend. */
+	int (*resume)(struct vdpa_device *vdev);
+	size_t (*get_config_size)(struct vdpa_device *vdev);
+	/** offset + len is within get_config_size(). */
+	int (*get_config)(struct vdpa_device *vdev, size_t offset, void *buf, size_t len);
+	int (*set_config)(struct vdpa_device *vdev, size_t offset, const void *buf, size_t len);
+	/** Optional: changes with the configuration. */
+	uint32_t (*get_generation)(struct vdpa_device *vdev);
+	/** Optional: IOVAs the device can reach. */
+	struct vdpa_iova_range (*get_iova_range)(struct vdpa_device *vdev);
+	/** Optional: up to n statistics of the device. Returns how many there are. Any thread. */
+	int (*get_stats)(struct vdpa_device *vdev, struct vdpa_stat *stats, unsigned int n);
+	/** Optional: announce the guest (vhost-user SEND_RARP) by this MAC address. */
+	int (*announce)(struct vdpa_device *vdev, const uint8_t mac[6]);
+
+	/* DMA: set_map, or dma_map and dma_unmap, or neither (then the core maps for the device).
+	 */
+
+	/** Optional: an address space before DRIVER_OK. */
+	int (*set_group_asid)(struct vdpa_device *vdev, uint32_t group, uint32_t asid);
+	/**
+	 * Optional: the whole table of an address space. On return the device no longer uses the
+	 * table before. Take a reference to keep it (vdpa_iotlb_get()); NULL: no memory. May be
+	 * called while running.
+	 */
+	int (*set_map)(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb);
+	/** Optional: one region more, one less. While running too. */
+	int (*dma_map)(struct vdpa_device *vdev, uint32_t asid,
+		       const struct vdpa_mem_region *region);
+	int (*dma_unmap)(struct vdpa_device *vdev, uint32_t asid,
+			 const struct vdpa_mem_region *region);
+	/** Optional: the address space as it was after reset. */
+	int (*reset_map)(struct vdpa_device *vdev, uint32_t asid);
+
+	/* Dirty log. All three or none. */
+
+	/**
+	 * Log writes to guest memory from now on. used_iova[idx] is the log address of each queue's
+	 * used ring, UINT64_MAX for one that has none. A software device writes log->bitmap itself.
+	 */
+	int (*log_start)(struct vdpa_device *vdev, const struct vdpa_dirty_log *log,
+			 const uint64_t *used_iova);
+	/** Bring the bitmap up to date with a log that the hardware keeps. */
+	int (*log_sync)(struct vdpa_device *vdev);
+	int (*log_stop)(struct vdpa_device *vdev);
+
+	/** The last reference is gone: free the driver's own (the core frees the device itself). */
+	void (*free)(struct vdpa_device *vdev);
+};
+
+struct vdpa_mgmt_dev;
+struct vdpa_device_core;
+
+/** A device, first member of the driver's own struct. Fields are the core's; drivers read them. */
+struct vdpa_device {
+	char name[VDPA_NAME_MAX];
+	const struct vdpa_config_ops *config;
+	struct vdpa_mgmt_dev *mdev; /**< what made it; NULL when an application did */
+	uint32_t ngroups;	    /**< virtqueue groups */
+	uint32_t nas;		    /**< address spaces */
+	struct vdpa_device_core *core;
+};
+
+/**
+ * Allocate a device; it is the driver's alone until it is registered.
+ *
+ * @param size  bytes of the driver's struct, whose first member is struct vdpa_device; zeroed.
+ * @param name  1 to VDPA_NAME_MAX - 1 characters of [A-Za-z0-9._-].
+ * @return NULL with vdpa_error_message() and errno set: EINVAL for a bad name or a mandatory op
+ * that is NULL, ENOMEM.
+ */
+struct vdpa_device *vdpa_alloc_device_size(size_t size, const char *name,
+					   const struct vdpa_config_ops *ops, uint32_t ngroups,
+					   uint32_t nas);
+#define vdpa_alloc_device(type, member, name, ops, ngroups, nas)                                   \
+	((type *)(void *)vdpa_alloc_device_size(                                                   \
+		sizeof(type) + 0 * sizeof(char[offsetof(type, member) == 0 ? 1 : -1]), name, ops,  \
+		ngroups, nas))
+
+/** Drop a reference; the last one calls ops->free. For a device never registered: frees it. */
+void vdpa_put_device(struct vdpa_device *vdev);
+void vdpa_get_device(struct vdpa_device *vdev);
+
+/** Put it on the bus, IDLE. -EEXIST for a name in use. */
+int vdpa_register_device(struct vdpa_device *vdev);
+
+/**
+ * Take it off the bus: its front end is removed, the device reset and the bus' reference dropped.
+ * Not from an op or a loop that serves it.
+ */
+void vdpa_unregister_device(struct vdpa_device *vdev);
+
+/** A registered device by name, with a reference for the caller; NULL when there is none. */
+struct vdpa_device *vdpa_find_device(const char *name);
+
+/**
+ * Report that the device cannot go on: it is stopped (reset), becomes FAILED, and its front end is
+ * told. One log line is written: "vdpa: net0: queue 1: descriptor loop (-EPROTO)". From any thread,
+ * from inside ops too; returns at once, the stop happens on the control loop. The first report
+ * counts until the device is reset.
+ *
+ * @param qidx   queue, or -1 for the device itself.
+ * @param err    errno, positive or negative.
+ */
+void vdpa_device_fail(struct vdpa_device *vdev, int qidx, int err, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+
+/** The first failure's text since the last reset; "" for none. The device's lock is not needed. */
+void vdpa_device_failure(struct vdpa_device *vdev, char *buf, size_t len);
+
+/** State now; it may change at once unless the caller holds the device still. */
+enum vdpa_device_state vdpa_device_get_state(const struct vdpa_device *vdev);
+
+/* Management devices. */
+
+struct vdpa_mgmt_dev_ops {
+	/**
+	 * Make and register a device. args are checked against params and hold at least the name.
+	 * A negative errno with vdpa_error() on failure.
+	 */
+	int (*dev_add)(struct vdpa_mgmt_dev *mdev, const char *name, const struct vdpa_args *args);
+	/** Unregister and put a device of this management device. */
+	void (*dev_del)(struct vdpa_mgmt_dev *mdev, struct vdpa_device *vdev);
+	/** Optional: change attributes; args are checked against attr_params. */
+	int (*dev_set_attr)(struct vdpa_mgmt_dev *mdev, struct vdpa_device *vdev,
+			    const struct vdpa_args *args);
+};
+
+/** Something that makes devices: `sim_net`, `pci/0000:06:00.2`, ... The owner's; static or
+ * embedded. */
+struct vdpa_mgmt_dev {
+	const char *name;
+	const char *help; /**< one line */
+	const struct vdpa_mgmt_dev_ops *ops;
+	uint32_t device_id; /**< virtio device id it makes */
+	uint64_t supported_features;
+	uint16_t max_supported_vqs;
+	const struct vdpa_param *params;      /**< words of dev add, ended by a NULL name */
+	const struct vdpa_param *attr_params; /**< words of dev set; NULL: none */
+	void *priv;
+	TAILQ_ENTRY(vdpa_mgmt_dev) next; /**< the core's */
+};
+
+/** -EEXIST for a name in use. */
+int vdpa_mgmtdev_register(struct vdpa_mgmt_dev *mdev);
+/** Its devices are deleted first. */
+void vdpa_mgmtdev_unregister(struct vdpa_mgmt_dev *mdev);
+
+/* Drivers. */
+
+/** A driver: it makes management devices for parents whose names it matches. */
+struct vdpa_driver {
+	const char *name;
+	/**
+	 * Patterns of parents, NULL-terminated: a plain name ("sim_net") is probed when the driver
+	 * is registered, one that ends in an asterisk ("pci/" "*") when somebody names such a
+	 * parent.
+	 */
+	const char *const *match;
+	/** Register the management device of a parent. -ENODEV: not mine, ask the next driver. */
+	int (*probe)(struct vdpa_driver *drv, const char *parent);
+	/** Unregister the management devices it made. */
+	void (*remove)(struct vdpa_driver *drv);
+	TAILQ_ENTRY(vdpa_driver) next; /**< the core's */
+};
+
+int vdpa_register_driver(struct vdpa_driver *drv);
+void vdpa_unregister_driver(struct vdpa_driver *drv);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* VDPA_DRIVER_H */
