@@ -8,8 +8,8 @@
  * A front end is bound to a device when the device is added, and drives it by the calls below, from
  * any thread: each takes the device's lock, checks the state rules of virtio 1.2 (2.1, 3.1) and
  * calls the driver's ops. It never calls an op itself. Usual life: vdpa_device_start() when its
- * consumer has set up the first virtqueue, vdpa_vq_start() for later ones, vdpa_device_stop() at
- * the end.
+ * consumer has set up the first virtqueue, vdpa_device_start_vq() for later ones,
+ * vdpa_device_stop() at the end.
  */
 
 #ifndef VDPA_FRONTEND_H
@@ -128,7 +128,7 @@ struct vdpa_start_config {
  */
 int vdpa_device_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf);
 
-/** To IDLE from any state; queue states are kept until the next start (vdpa_vq_last_state()). */
+/** To IDLE from any state; what stop_vq did not ask for is forgotten. */
 int vdpa_device_stop(struct vdpa_device *vdev);
 
 /**
@@ -136,16 +136,16 @@ int vdpa_device_stop(struct vdpa_device *vdev);
  * (VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK) the core stops and starts it again with all queues,
  * keeping their states.
  */
-int vdpa_vq_start(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf);
+int vdpa_device_start_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf);
 
 /** Stop one virtqueue and say where it stopped. A queue that never started: its initial state. */
-int vdpa_vq_stop(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state);
+int vdpa_device_stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state);
 
-int vdpa_vq_enable(struct vdpa_device *vdev, uint16_t idx, bool enable);
+int vdpa_device_enable_vq(struct vdpa_device *vdev, uint16_t idx, bool enable);
 /** Swap the call eventfd of a running queue; the queue does not stop. */
-int vdpa_vq_set_call(struct vdpa_device *vdev, uint16_t idx, int fd);
+int vdpa_device_set_vq_call(struct vdpa_device *vdev, uint16_t idx, int fd);
 /** Swap the kick eventfd; a kick pending in neither is lost: the queue is kicked once. */
-int vdpa_vq_set_kick(struct vdpa_device *vdev, uint16_t idx, int fd);
+int vdpa_device_set_vq_kick(struct vdpa_device *vdev, uint16_t idx, int fd);
 
 /** New version of the memory while running: only what changed is mapped or unmapped. On failure the
  * old one stays in force. */
