@@ -7,8 +7,9 @@
  *
  * A `struct vdpa_iotlb` is one version of the table: immutable, reference-counted, sorted by IOVA.
  * A `struct vdpa_mem_region` in it is one mapping, reference-counted too, so that the next version
- * shares what did not change: same IOVA, size, file identity (device and inode) and offset. A
- * change is a new version plus a diff; unchanged memory is never unmapped.
+ * shares what did not change: same IOVA, front-end address, size, file identity (device and inode)
+ * and offset, and no page of it lost. A change is a new version plus a diff; unchanged memory is
+ * never unmapped.
  *
  * A front end can shrink a memory file under our mapping. Reading it then raises SIGBUS; uvdpa's
  * handler replaces the lost page by an anonymous one and marks the region as faulted, and the
@@ -132,8 +133,10 @@ vdpa_iotlb_range(const struct vdpa_iotlb *tlb, uint64_t iova, uint64_t len)
 
 /**
  * Guard a foreign mapping of guest memory (rte_vhost's) by the SIGBUS handler too: a fault in it is
- * repaired and counted. 0 or -ENOSPC. vdpa_fault_unguard() takes it back. No-ops without the
- * handler.
+ * repaired and counted. addr and len are whole pages of the mapping. 0 or -ENOSPC.
+ * vdpa_fault_unguard() takes it back, before the memory is unmapped; on return *faulted is no
+ * longer written. Without effect while the handler is not installed. Threads that read guest memory
+ * must not block SIGBUS: the kernel kills the process for a blocked one.
  */
 int vdpa_fault_guard(void *addr, size_t len, bool *faulted);
 void vdpa_fault_unguard(void *addr);

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Dirty log of a migration. The bitmap is shared with the front end, which reads and clears it
+ * while we set bits. Owns nothing.
+ */
+
+#include "vdpa_memory.h"
+
+void
+vdpa_dirty_log_mark(const struct vdpa_dirty_log *log, uint64_t iova, uint64_t len)
+{
+	uint64_t first, last, pages;
+
+	if (len == 0 || log->bitmap == NULL)
+		return;
+	pages = log->size > UINT64_MAX / 8 ? UINT64_MAX : log->size * 8;
+	first = iova >> VDPA_DIRTY_PAGE_SHIFT;
+	last = (iova + len - 1 < iova ? UINT64_MAX : iova + len - 1) >> VDPA_DIRTY_PAGE_SHIFT;
+	if (first >= pages)
+		return;
+	if (last >= pages)
+		last = pages - 1;
+	while (first <= last) {
+		uint64_t end = first | 7; /* last page of this byte */
+		uint8_t bits = (uint8_t)(0xff << (first & 7));
+
+		if (end > last) {
+			bits &= (uint8_t)(0xff >> (7 - (last & 7)));
+			end = last;
+		}
+		/*
+		 * Always a full atomic, also for bits that look set: the data was stored before,
+		 * and a front end that clears the bit after this must see it in the page.
+		 */
+		__atomic_fetch_or(&log->bitmap[first >> 3], bits, __ATOMIC_SEQ_CST);
+		first = end + 1;
+	}
+}
