@@ -114,7 +114,10 @@ int vdpa_dev_del(const char *name);
  */
 int vdpa_dev_set(const char *words);
 
-/** Look only at what vdpa_dev_add() would refuse of the words themselves; creates nothing. */
+/**
+ * Look only at what vdpa_dev_add() would refuse of the words themselves; creates nothing. Works
+ * before vdpa_init() and without EAL, as vdpa_words_help() does.
+ */
 int vdpa_dev_check(const char *words);
 
 /**

@@ -63,7 +63,6 @@ struct vdpa_arg {
 struct vdpa_args {
 	unsigned int n;
 	struct vdpa_arg arg[VDPA_ARGS_MAX];
-	char *text; /**< the core's: what str points into */
 };
 
 /** The argument of that word, NULL when it was not given. */

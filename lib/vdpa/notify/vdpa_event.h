@@ -40,6 +40,7 @@ struct vdpa_event {
 	void (*handler)(struct vdpa_event *ev, uint32_t revents);
 	void *arg;
 	struct vdpa_event_loop *loop; /**< set while added */
+	TAILQ_ENTRY(vdpa_event) next; /**< the loop's, under its lock */
 };
 
 /**
@@ -119,7 +120,8 @@ void vdpa_event_del(struct vdpa_event *ev);
 /** Add a poller, awake. From any thread. */
 int vdpa_poller_add(struct vdpa_event_loop *loop, struct vdpa_poller *poller);
 
-/** Remove a poller, as vdpa_event_del(). */
+/** Remove a poller, as vdpa_event_del(); from inside its own poll() too, but its memory stays until
+ * that returns. */
 void vdpa_poller_del(struct vdpa_poller *poller);
 
 /** Wake a poller: only from its loop's thread. */

@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Life cycle of a device: allocation, references, registration, failure. What happens between
+ * registration and unregistration is in status.c (single steps) and session.c (start and stop).
+ */
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "device_priv.h"
+#include "vdpa_log.h"
+
+static const char *
+missing_op(const struct vdpa_config_ops *ops)
+{
+#define MANDATORY(op)                                                                              \
+	if (ops->op == NULL)                                                                       \
+	return #op
+	MANDATORY(set_vq_address);
+	MANDATORY(set_vq_num);
+	MANDATORY(kick_vq);
+	MANDATORY(set_vq_cb);
+	MANDATORY(set_vq_ready);
+	MANDATORY(get_vq_ready);
+	MANDATORY(set_vq_state);
+	MANDATORY(get_vq_state);
+	MANDATORY(get_vq_count);
+	MANDATORY(get_vq_align);
+	MANDATORY(get_vq_num_max);
+	MANDATORY(get_device_features);
+	MANDATORY(set_driver_features);
+	MANDATORY(get_driver_features);
+	MANDATORY(get_device_id);
+	MANDATORY(get_vendor_id);
+	MANDATORY(get_status);
+	MANDATORY(set_status);
+	MANDATORY(reset);
+	MANDATORY(get_config_size);
+	MANDATORY(get_config);
+#undef MANDATORY
+	if ((ops->dma_map == NULL) != (ops->dma_unmap == NULL))
+		return "dma_map or dma_unmap";
+	if ((ops->log_start == NULL) != (ops->log_stop == NULL) ||
+	    (ops->log_start == NULL) != (ops->log_sync == NULL))
+		return "log_start, log_sync or log_stop";
+	if (ops->set_map == NULL && ops->dma_map == NULL)
+		return "set_map or dma_map";
+	return NULL;
+}
+
+static bool
+name_is_valid(const char *name)
+{
+	size_t len = strlen(name);
+
+	if (len == 0 || len >= VDPA_NAME_MAX)
+		return false;
+	for (; *name != '\0'; name++)
+		if (!isalnum((unsigned char)*name) && strchr("._-", *name) == NULL)
+			return false;
+	return true;
+}
+
+static void
+device_free(struct vdpa_device *vdev)
+{
+	struct vdpa_device_core *core = vdev->core;
+
+	if (vdev->config->free != NULL)
+		vdev->config->free(vdev);
+	if (core->config_fd >= 0)
+		close(core->config_fd);
+	vdpa_iotlb_put(core->iotlb);
+	pthread_mutex_destroy(&core->fail_lock);
+	pthread_mutex_destroy(&core->lock);
+	free(core->vqs);
+	free(core);
+	free(vdev);
+}
+
+static void
+config_event(struct vdpa_event *ev, uint32_t revents)
+{
+	struct vdpa_device *vdev = ev->arg;
+	const struct vdpa_frontend *fe = __atomic_load_n(&vdev->core->fe, __ATOMIC_ACQUIRE);
+	eventfd_t count;
+
+	if (eventfd_read(ev->fd, &count) < 0)
+		return;
+	if (fe != NULL && fe->ops->config_changed != NULL)
+		fe->ops->config_changed(vdev);
+}
+
+/* On the control loop: stop the device that reported a failure, tell its front end. */
+static void
+fail_task_run(struct vdpa_task *task)
+{
+	struct vdpa_device *vdev = task->arg;
+	struct vdpa_device_core *core = vdev->core;
+	const struct vdpa_frontend *fe;
+	bool stopped = false;
+	int qidx;
+
+	vdpa_device_lock(vdev);
+	pthread_mutex_lock(&core->fail_lock);
+	stopped = core->fail_pending;
+	core->fail_pending = false;
+	qidx = core->fail_qidx;
+	pthread_mutex_unlock(&core->fail_lock);
+	/* A reset since the report has forgotten it: the session that failed is gone already. */
+	if (stopped) {
+		char why[VDPA_FAILURE_MAX];
+
+		vdpa_device_failure(vdev, why, sizeof(why));
+		vdpa_session_stop(vdev);
+		pthread_mutex_lock(&core->fail_lock);
+		snprintf(core->failure, sizeof(core->failure), "%s", why);
+		pthread_mutex_unlock(&core->fail_lock);
+		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
+	}
+	vdpa_device_unlock(vdev);
+
+	fe = __atomic_load_n(&core->fe, __ATOMIC_ACQUIRE);
+	if (stopped && fe != NULL && fe->ops->failed != NULL)
+		fe->ops->failed(vdev, qidx);
+}
+
+struct vdpa_device *
+vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_ops *ops,
+		       uint32_t ngroups, uint32_t nas)
+{
+	const char *missing = missing_op(ops);
+	struct vdpa_device_core *core;
+	struct vdpa_device *vdev;
+
+	if (missing != NULL) {
+		vdpa_error(EINVAL, "%s: the driver lacks %s", name, missing);
+		errno = EINVAL;
+		return NULL;
+	}
+	if (!name_is_valid(name)) {
+		vdpa_error(EINVAL, "name '%s': allowed are 1 to %d of A-Z a-z 0-9 . _ -", name,
+			   VDPA_NAME_MAX - 1);
+		errno = EINVAL;
+		return NULL;
+	}
+	vdev = calloc(1, size);
+	core = calloc(1, sizeof(*core));
+	if (vdev == NULL || core == NULL) {
+		free(vdev);
+		free(core);
+		vdpa_error(ENOMEM, "%s: out of memory", name);
+		errno = ENOMEM;
+		return NULL;
+	}
+	snprintf(vdev->name, sizeof(vdev->name), "%s", name);
+	vdev->config = ops;
+	vdev->ngroups = RTE_MAX(ngroups, 1u);
+	vdev->nas = RTE_MAX(nas, 1u);
+	vdev->core = core;
+	core->vdev = vdev;
+	pthread_mutex_init(&core->lock, NULL);
+	pthread_mutex_init(&core->fail_lock, NULL);
+	core->refcnt = 1;
+	core->alloc_size = size;
+	core->config_fd = -1;
+	core->fail_task = (struct vdpa_task){.run = fail_task_run, .arg = vdev};
+	return vdev;
+}
+
+void
+vdpa_get_device(struct vdpa_device *vdev)
+{
+	__atomic_add_fetch(&vdev->core->refcnt, 1, __ATOMIC_RELAXED);
+}
+
+void
+vdpa_put_device(struct vdpa_device *vdev)
+{
+	if (__atomic_sub_fetch(&vdev->core->refcnt, 1, __ATOMIC_ACQ_REL) == 0)
+		device_free(vdev);
+}
+
+int
+vdpa_register_device(struct vdpa_device *vdev)
+{
+	const struct vdpa_config_ops *ops = vdev->config;
+	struct vdpa_device_core *core = vdev->core;
+	uint16_t nvqs = ops->get_vq_count(vdev);
+	int rc;
+
+	if (core->state != VDPA_STATE_ALLOCATED)
+		return vdpa_error(EBUSY, "%s: is registered", vdev->name);
+	if (nvqs == 0 || nvqs > VDPA_VQ_MAX)
+		return vdpa_error(EINVAL, "%s: %u virtqueues, allowed are 1 to %u", vdev->name,
+				  nvqs, VDPA_VQ_MAX);
+	core->vqs = calloc(nvqs, sizeof(*core->vqs));
+	if (core->vqs == NULL)
+		return vdpa_error(ENOMEM, "%s: out of memory", vdev->name);
+	core->nvqs = nvqs;
+	for (uint16_t i = 0; i < nvqs; i++)
+		core->vqs[i].vdev = vdev;
+
+	core->config_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (core->config_fd < 0) {
+		rc = vdpa_error(errno, "%s: eventfd: %s", vdev->name, strerror(errno));
+		goto err_vqs;
+	}
+	core->config_ev = (struct vdpa_event){
+		.fd = core->config_fd, .events = EPOLLIN, .handler = config_event, .arg = vdev};
+	rc = ops->reset(vdev);
+	if (rc < 0) {
+		vdpa_error(rc, "%s: the device does not reset: %s", vdev->name, strerror(-rc));
+		goto err_fd;
+	}
+	core->fail_open = true;
+	vdpa_device_set_state(vdev, VDPA_STATE_IDLE);
+	rc = vdpa_event_add(vdpa_event_loop_control(), &core->config_ev);
+	if (rc < 0) {
+		vdpa_error(rc, "%s: event loop: %s", vdev->name, strerror(-rc));
+		goto err_state;
+	}
+	rc = vdpa_bus_add(vdev);
+	if (rc < 0)
+		goto err_event;
+	vdpa_get_device(vdev);
+	return 0;
+
+err_event:
+	vdpa_event_del(&core->config_ev);
+err_state:
+	core->fail_open = false;
+	vdpa_device_set_state(vdev, VDPA_STATE_ALLOCATED);
+err_fd:
+	close(core->config_fd);
+	core->config_fd = -1;
+err_vqs:
+	free(core->vqs);
+	core->vqs = NULL;
+	return rc;
+}
+
+void
+vdpa_unregister_device(struct vdpa_device *vdev)
+{
+	struct vdpa_device_core *core = vdev->core;
+	struct vdpa_frontend *fe;
+
+	vdpa_device_lock(vdev);
+	if (core->state == VDPA_STATE_ALLOCATED || core->state == VDPA_STATE_REMOVED) {
+		vdpa_device_unlock(vdev);
+		return;
+	}
+	vdpa_session_stop(vdev);
+	vdpa_device_set_state(vdev, VDPA_STATE_REMOVED);
+	pthread_mutex_lock(&core->fail_lock);
+	core->fail_open = false;
+	core->fail_pending = false;
+	pthread_mutex_unlock(&core->fail_lock);
+	vdpa_device_unlock(vdev);
+
+	/* From here on the control loop calls nothing of the front end's. */
+	vdpa_event_del(&core->config_ev);
+	vdpa_task_cancel(&core->fail_task);
+	vdpa_bus_del(vdev);
+	fe = __atomic_exchange_n(&core->fe, NULL, __ATOMIC_ACQ_REL);
+	if (fe != NULL)
+		fe->ops->remove(vdev);
+	vdpa_put_device(vdev);
+}
+
+void
+vdpa_device_fail(struct vdpa_device *vdev, int qidx, int err, const char *fmt, ...)
+{
+	struct vdpa_device_core *core = vdev->core;
+	char cause[VDPA_FAILURE_MAX - VDPA_NAME_MAX], text[VDPA_FAILURE_MAX];
+	const char *ename = strerrorname_np(abs(err));
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(cause, sizeof(cause) - 32, fmt, ap);
+	va_end(ap);
+	if (qidx >= 0)
+		snprintf(text, sizeof(text), "queue %d: %s (%s)", qidx, cause, ename ? ename : "?");
+	else
+		snprintf(text, sizeof(text), "%s (%s)", cause, ename ? ename : "?");
+
+	pthread_mutex_lock(&core->fail_lock);
+	if (core->fail_open && !core->fail_pending) {
+		core->fail_pending = true;
+		core->fail_qidx = qidx;
+		snprintf(core->failure, sizeof(core->failure), "%s", text);
+		VDPA_LOG(ERR, "%s: %s; the device is stopped", vdev->name, text);
+		vdpa_task_post(vdpa_event_loop_control(), &core->fail_task);
+	}
+	pthread_mutex_unlock(&core->fail_lock);
+}
+
+void
+vdpa_device_failure(struct vdpa_device *vdev, char *buf, size_t len)
+{
+	pthread_mutex_lock(&vdev->core->fail_lock);
+	snprintf(buf, len, "%s", vdev->core->failure);
+	pthread_mutex_unlock(&vdev->core->fail_lock);
+}
+
+enum vdpa_device_state
+vdpa_device_get_state(const struct vdpa_device *vdev)
+{
+	return __atomic_load_n(&vdev->core->state, __ATOMIC_ACQUIRE);
+}
+
+void
+vdpa_device_set_state(struct vdpa_device *vdev, enum vdpa_device_state state)
+{
+	enum vdpa_device_state old = vdev->core->state;
+
+	if (old == state)
+		return;
+	__atomic_store_n(&vdev->core->state, state, __ATOMIC_RELEASE);
+	VDPA_LOG(INFO, "%s: %s -> %s", vdev->name, vdpa_device_state_name(old),
+		 vdpa_device_state_name(state));
+}
+
+const char *
+vdpa_device_state_name(enum vdpa_device_state state)
+{
+	static const char *const names[] = {
+		[VDPA_STATE_ALLOCATED] = "allocated",	  [VDPA_STATE_IDLE] = "idle",
+		[VDPA_STATE_CONFIGURING] = "configuring", [VDPA_STATE_RUNNING] = "running",
+		[VDPA_STATE_SUSPENDED] = "suspended",	  [VDPA_STATE_FAILED] = "failed",
+		[VDPA_STATE_REMOVED] = "removed",
+	};
+
+	return (unsigned int)state < RTE_DIM(names) ? names[state] : "unknown";
+}
+
+void
+vdpa_set_drvdata(struct vdpa_device *vdev, void *data)
+{
+	vdev->core->drvdata = data;
+}
+
+void *
+vdpa_get_drvdata(const struct vdpa_device *vdev)
+{
+	return vdev->core->drvdata;
+}

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * A device as the core keeps it. One lock serialises its control path; what it guards is marked
+ * (L).
+ *
+ * Lock order: management lock, device lock, bus lock, fail lock. The control loop's handlers take
+ * the device lock in the failure task only; nobody waits for that task with the device lock held.
+ */
+
+#ifndef VDPA_DEVICE_PRIV_H
+#define VDPA_DEVICE_PRIV_H
+
+#include <pthread.h>
+
+#include <rte_bitops.h>
+#include <rte_common.h>
+
+#include "vdpa_driver.h"
+#include "vdpa_event.h"
+#include "vdpa_frontend.h"
+
+/* Device status bits (virtio 1.2, 2.1). */
+#define VDPA_S_ACKNOWLEDGE 0x01
+#define VDPA_S_DRIVER	   0x02
+#define VDPA_S_DRIVER_OK   0x04
+#define VDPA_S_FEATURES_OK 0x08
+#define VDPA_S_NEEDS_RESET 0x40
+#define VDPA_S_FAILED	   0x80
+
+#define VDPA_FAILURE_MAX 256
+
+/* A virtqueue of a session. */
+struct vdpa_core_vq {
+	struct vdpa_vq_config conf; /* (L) as started last */
+	bool ready;		    /* (L) set_vq_ready(true) was called and not undone */
+	struct vdpa_event relay;    /* kick eventfd to ops->kick_vq, on the control loop */
+	struct vdpa_device *vdev;
+};
+
+struct vdpa_device_core {
+	pthread_mutex_t lock;
+	enum vdpa_device_state state; /* written under (L); read by atomic load */
+	uint32_t refcnt;	      /* atomic */
+	size_t alloc_size;
+
+	uint8_t status;		  /* (L) what the driver has set */
+	uint64_t features;	  /* (L) negotiated */
+	bool features_set;	  /* (L) set_driver_features succeeded since reset */
+	struct vdpa_iotlb *iotlb; /* (L) memory in force */
+	struct vdpa_core_vq *vqs; /* (L) */
+	uint16_t nvqs;		  /* fixed at registration */
+	int config_fd;		  /* eventfd that the device signals; from registration on */
+	struct vdpa_event config_ev;
+	bool logging; /* (L) */
+
+	struct vdpa_frontend *fe; /* management lock; fixed while the device is registered */
+	void *drvdata;
+
+	/* Failure: the first report since the last reset. */
+	pthread_mutex_t fail_lock;
+	bool fail_pending; /* reported, the stop still to come */
+	bool fail_open;	   /* registered: reports are taken */
+	int fail_qidx;
+	char failure[VDPA_FAILURE_MAX];
+	struct vdpa_task fail_task;
+
+	struct vdpa_device *vdev;
+	TAILQ_ENTRY(vdpa_device_core) next; /* bus lock */
+};
+
+static inline void
+vdpa_device_lock(struct vdpa_device *vdev)
+{
+	pthread_mutex_lock(&vdev->core->lock);
+}
+
+static inline void
+vdpa_device_unlock(struct vdpa_device *vdev)
+{
+	pthread_mutex_unlock(&vdev->core->lock);
+}
+
+/* Under the device's lock. */
+void vdpa_device_set_state(struct vdpa_device *vdev, enum vdpa_device_state state);
+static inline bool
+vdpa_device_started(const struct vdpa_device *vdev)
+{
+	return vdev->core->state == VDPA_STATE_RUNNING || vdev->core->state == VDPA_STATE_SUSPENDED;
+}
+
+/* status.c: the steps, under the device's lock. Each checks the rules and calls the op. */
+int vdpa_step_reset(struct vdpa_device *vdev);
+int vdpa_step_status(struct vdpa_device *vdev, uint8_t status);
+int vdpa_step_features(struct vdpa_device *vdev, uint64_t features);
+int vdpa_step_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb);
+int vdpa_step_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num);
+int vdpa_step_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
+			 uint64_t device);
+int vdpa_step_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state);
+int vdpa_step_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready);
+int vdpa_step_suspend(struct vdpa_device *vdev);
+int vdpa_step_resume(struct vdpa_device *vdev);
+
+/* session.c: take a queue's kick relay down; outside of a session it is a no-op. Under the lock. */
+void vdpa_session_vq_detach(struct vdpa_device *vdev, uint16_t idx);
+/* Stop whatever runs: reset, forget memory and queues. The state is IDLE, or FAILED when the reset
+ * fails. */
+int vdpa_session_stop(struct vdpa_device *vdev);
+
+/* bus.c */
+int vdpa_bus_add(struct vdpa_device *vdev);
+void vdpa_bus_del(struct vdpa_device *vdev);
+/* Call fn for each registered device, holding a reference but no lock; stop at the first non-zero.
+ */
+int vdpa_bus_for_each(int (*fn)(struct vdpa_device *vdev, void *arg), void *arg);
+
+#endif /* VDPA_DEVICE_PRIV_H */

@@ -1,0 +1,517 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Event loops. A loop owns its thread, its epoll set and its lists; members own themselves.
+ *
+ * The lock guards membership (events, tasks) and says what runs now, so that a deletion from
+ * another thread can wait for exactly the handler it takes away and for nothing else. Pollers
+ * belong to the loop's thread alone: adding and removing one runs there.
+ */
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <rte_cycles.h>
+#include <rte_launch.h>
+#include <rte_lcore.h>
+
+#include "event_loop_priv.h"
+#include "vdpa_args.h"
+#include "vdpa_event.h"
+
+#define BATCH	64
+/* How often a loop that polls looks at its file descriptors. */
+#define LOOK_US 20
+
+struct vdpa_event_loop {
+	char name[16];
+	int epfd;
+	struct vdpa_event wake; /* its fd wakes the loop for tasks and stop */
+	unsigned int lcore_id;
+	pthread_t thread;
+	uint64_t poll_cycles;
+	uint64_t look_cycles;
+	bool stop;	    /* atomic */
+	bool tasks_waiting; /* atomic: worth taking the lock */
+
+	/* The loop's thread only. */
+	TAILQ_HEAD(, vdpa_poller) awake;
+	struct vdpa_poller
+		*next_poller; /* where the walk goes on; moves when that one is removed */
+	struct epoll_event batch[BATCH];
+	struct vdpa_event_loop_stats stats; /* atomic stores, read by anybody */
+
+	pthread_mutex_t lock;
+	pthread_cond_t done; /* something that ran has returned */
+	TAILQ_HEAD(, vdpa_event) events;
+	STAILQ_HEAD(, vdpa_task) tasks;
+	uint64_t deletions;	    /* events removed ever */
+	struct vdpa_event *running; /* whose handler runs */
+	struct vdpa_task *running_task;
+};
+
+static __thread struct vdpa_event_loop *self;
+static struct vdpa_event_loop *control;
+static cpu_set_t initial_cpus;
+
+/* EAL pins the main thread; loops run where the process was allowed to run before. */
+__attribute__((constructor)) static void
+remember_cpus(void)
+{
+	if (sched_getaffinity(0, sizeof(initial_cpus), &initial_cpus) < 0)
+		CPU_ZERO(&initial_cpus);
+}
+
+static void
+count(uint64_t *counter)
+{
+	__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
+}
+
+static void
+wake_handler(struct vdpa_event *ev, uint32_t revents)
+{
+	eventfd_t value;
+
+	eventfd_read(ev->fd, &value);
+}
+
+static void
+run_tasks(struct vdpa_event_loop *loop)
+{
+	struct vdpa_task *task;
+
+	pthread_mutex_lock(&loop->lock);
+	__atomic_store_n(&loop->tasks_waiting, false, __ATOMIC_RELAXED);
+	while ((task = STAILQ_FIRST(&loop->tasks)) != NULL) {
+		STAILQ_REMOVE_HEAD(&loop->tasks, next);
+		task->queued = false;
+		loop->running_task = task;
+		pthread_mutex_unlock(&loop->lock);
+		count(&loop->stats.tasks);
+		task->run(task);
+		pthread_mutex_lock(&loop->lock);
+		loop->running_task = NULL;
+		pthread_cond_broadcast(&loop->done);
+	}
+	pthread_mutex_unlock(&loop->lock);
+}
+
+/* Under the lock. */
+static bool
+is_member(struct vdpa_event_loop *loop, const struct vdpa_event *ev)
+{
+	struct vdpa_event *e;
+
+	TAILQ_FOREACH (e, &loop->events, next)
+		if (e == ev)
+			return true;
+	return false;
+}
+
+/* Wait for events (timeout in ms, -1: for ever) and run their handlers. */
+static void
+look(struct vdpa_event_loop *loop, int timeout)
+{
+	uint64_t deletions;
+	int n;
+
+	pthread_mutex_lock(&loop->lock);
+	deletions = loop->deletions;
+	pthread_mutex_unlock(&loop->lock);
+
+	n = epoll_wait(loop->epfd, loop->batch, BATCH, timeout);
+	if (timeout != 0)
+		count(&loop->stats.wakeups);
+	for (int i = 0; i < n; i++) {
+		struct vdpa_event *ev = loop->batch[i].data.ptr;
+
+		pthread_mutex_lock(&loop->lock);
+		/* What was removed since may be gone: believe the list, not the batch. */
+		if (loop->deletions != deletions && !is_member(loop, ev)) {
+			pthread_mutex_unlock(&loop->lock);
+			continue;
+		}
+		loop->running = ev;
+		pthread_mutex_unlock(&loop->lock);
+		count(&loop->stats.events);
+		ev->handler(ev, loop->batch[i].events);
+		pthread_mutex_lock(&loop->lock);
+		loop->running = NULL;
+		pthread_cond_broadcast(&loop->done);
+		pthread_mutex_unlock(&loop->lock);
+	}
+}
+
+static void
+run_pollers(struct vdpa_event_loop *loop, uint64_t now)
+{
+	struct vdpa_poller *p;
+
+	for (p = TAILQ_FIRST(&loop->awake); p != NULL; p = loop->next_poller) {
+		loop->next_poller = TAILQ_NEXT(p, next);
+		if (p->poll(p) != 0) {
+			count(&loop->stats.polls);
+			p->last_work = now;
+			continue;
+		}
+		if (loop->lcore_id != LCORE_ID_ANY || now - p->last_work < loop->poll_cycles)
+			continue;
+		if (p->loop == loop && p->awake && p->sleep(p)) {
+			TAILQ_REMOVE(&loop->awake, p, next);
+			p->awake = false;
+		}
+	}
+	loop->next_poller = NULL;
+}
+
+static void
+run(struct vdpa_event_loop *loop)
+{
+	uint64_t now, looked = 0;
+
+	self = loop;
+	while (!__atomic_load_n(&loop->stop, __ATOMIC_ACQUIRE)) {
+		if (__atomic_load_n(&loop->tasks_waiting, __ATOMIC_ACQUIRE))
+			run_tasks(loop);
+		if (TAILQ_EMPTY(&loop->awake)) {
+			look(loop, -1);
+			continue;
+		}
+		now = rte_rdtsc();
+		run_pollers(loop, now);
+		if (now - looked >= loop->look_cycles) {
+			looked = now;
+			look(loop, 0);
+		}
+	}
+	self = NULL;
+}
+
+static void *
+thread_main(void *arg)
+{
+	struct vdpa_event_loop *loop = arg;
+
+	if (CPU_COUNT(&initial_cpus) > 0)
+		sched_setaffinity(0, sizeof(initial_cpus), &initial_cpus);
+	pthread_setname_np(pthread_self(), loop->name);
+	run(loop);
+	return NULL;
+}
+
+static int
+lcore_main(void *arg)
+{
+	run(arg);
+	return 0;
+}
+
+static int
+start_thread(struct vdpa_event_loop *loop)
+{
+	sigset_t all, old;
+	int rc;
+
+	if (loop->lcore_id != LCORE_ID_ANY) {
+		rc = rte_eal_remote_launch(lcore_main, loop, loop->lcore_id);
+		return rc < 0 ? vdpa_error(EBUSY, "lcore %u: is busy", loop->lcore_id) : 0;
+	}
+	/* Signals are the application's; but a fault is handled in the thread that has it. */
+	sigfillset(&all);
+	sigdelset(&all, SIGBUS);
+	sigdelset(&all, SIGSEGV);
+	sigdelset(&all, SIGILL);
+	sigdelset(&all, SIGFPE);
+	sigdelset(&all, SIGABRT);
+	pthread_sigmask(SIG_BLOCK, &all, &old);
+	rc = pthread_create(&loop->thread, NULL, thread_main, loop);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return rc != 0 ? vdpa_error(rc, "thread %s: %s", loop->name, strerror(rc)) : 0;
+}
+
+int
+vdpa_event_loop_create(const struct vdpa_event_loop_params *params, struct vdpa_event_loop **out)
+{
+	struct vdpa_event_loop *loop = calloc(1, sizeof(*loop));
+	int rc;
+
+	if (loop == NULL)
+		return vdpa_error(ENOMEM, "out of memory");
+	snprintf(loop->name, sizeof(loop->name), "%s", params->name);
+	loop->lcore_id = params->lcore_id;
+	loop->poll_cycles = rte_get_tsc_hz() / 1000000 * params->poll_us;
+	loop->look_cycles = rte_get_tsc_hz() / 1000000 * LOOK_US;
+	TAILQ_INIT(&loop->awake);
+	TAILQ_INIT(&loop->events);
+	STAILQ_INIT(&loop->tasks);
+	pthread_mutex_init(&loop->lock, NULL);
+	pthread_cond_init(&loop->done, NULL);
+
+	loop->epfd = epoll_create1(EPOLL_CLOEXEC);
+	if (loop->epfd < 0) {
+		rc = vdpa_error(errno, "epoll: %s", strerror(errno));
+		goto err_loop;
+	}
+	loop->wake.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (loop->wake.fd < 0) {
+		rc = vdpa_error(errno, "eventfd: %s", strerror(errno));
+		goto err_epoll;
+	}
+	loop->wake.events = EPOLLIN;
+	loop->wake.handler = wake_handler;
+	rc = vdpa_event_add(loop, &loop->wake);
+	if (rc < 0)
+		goto err_wake;
+	rc = start_thread(loop);
+	if (rc < 0)
+		goto err_wake;
+	*out = loop;
+	return 0;
+
+err_wake:
+	close(loop->wake.fd);
+err_epoll:
+	close(loop->epfd);
+err_loop:
+	pthread_cond_destroy(&loop->done);
+	pthread_mutex_destroy(&loop->lock);
+	free(loop);
+	return rc;
+}
+
+void
+vdpa_event_loop_destroy(struct vdpa_event_loop *loop)
+{
+	if (loop == NULL)
+		return;
+	__atomic_store_n(&loop->stop, true, __ATOMIC_RELEASE);
+	eventfd_write(loop->wake.fd, 1);
+	if (loop->lcore_id != LCORE_ID_ANY)
+		rte_eal_wait_lcore(loop->lcore_id);
+	else
+		pthread_join(loop->thread, NULL);
+	close(loop->wake.fd);
+	close(loop->epfd);
+	pthread_cond_destroy(&loop->done);
+	pthread_mutex_destroy(&loop->lock);
+	free(loop);
+}
+
+struct vdpa_event_loop *
+vdpa_event_loop_control(void)
+{
+	return control;
+}
+
+int
+vdpa_event_control_init(void)
+{
+	const struct vdpa_event_loop_params params = {
+		.name = "vdpa-control", .lcore_id = LCORE_ID_ANY, .poll_us = 0};
+
+	return vdpa_event_loop_create(&params, &control);
+}
+
+void
+vdpa_event_control_fini(void)
+{
+	vdpa_event_loop_destroy(control);
+	control = NULL;
+}
+
+bool
+vdpa_event_loop_is_self(const struct vdpa_event_loop *loop)
+{
+	return self == loop;
+}
+
+struct loop_call {
+	struct vdpa_task task;
+	int (*fn)(void *arg);
+	void *arg;
+	int rc;
+	bool done; /* the loop's lock */
+};
+
+static void
+call_run(struct vdpa_task *task)
+{
+	struct loop_call *call = task->arg;
+	struct vdpa_event_loop *loop = task->loop;
+	int rc = call->fn(call->arg);
+
+	pthread_mutex_lock(&loop->lock);
+	call->rc = rc;
+	call->done = true;
+	pthread_cond_broadcast(&loop->done);
+	pthread_mutex_unlock(&loop->lock);
+}
+
+int
+vdpa_event_loop_call(struct vdpa_event_loop *loop, int (*fn)(void *arg), void *arg)
+{
+	struct loop_call call = {.fn = fn, .arg = arg};
+
+	if (vdpa_event_loop_is_self(loop))
+		return fn(arg);
+	call.task = (struct vdpa_task){.run = call_run, .arg = &call};
+	vdpa_task_post(loop, &call.task);
+	pthread_mutex_lock(&loop->lock);
+	while (!call.done)
+		pthread_cond_wait(&loop->done, &loop->lock);
+	pthread_mutex_unlock(&loop->lock);
+	return call.rc;
+}
+
+void
+vdpa_event_loop_stats(struct vdpa_event_loop *loop, struct vdpa_event_loop_stats *stats)
+{
+	stats->wakeups = __atomic_load_n(&loop->stats.wakeups, __ATOMIC_RELAXED);
+	stats->polls = __atomic_load_n(&loop->stats.polls, __ATOMIC_RELAXED);
+	stats->events = __atomic_load_n(&loop->stats.events, __ATOMIC_RELAXED);
+	stats->tasks = __atomic_load_n(&loop->stats.tasks, __ATOMIC_RELAXED);
+}
+
+int
+vdpa_event_add(struct vdpa_event_loop *loop, struct vdpa_event *ev)
+{
+	struct epoll_event ee = {.events = ev->events, .data.ptr = ev};
+	int rc = 0;
+
+	pthread_mutex_lock(&loop->lock);
+	if (ev->loop != NULL)
+		rc = vdpa_error(EINVAL, "fd %d: is in a loop already", ev->fd);
+	else if (epoll_ctl(loop->epfd, EPOLL_CTL_ADD, ev->fd, &ee) < 0)
+		rc = vdpa_error(errno, "fd %d: epoll: %s", ev->fd, strerror(errno));
+	if (rc == 0) {
+		ev->loop = loop;
+		TAILQ_INSERT_TAIL(&loop->events, ev, next);
+	}
+	pthread_mutex_unlock(&loop->lock);
+	return rc;
+}
+
+void
+vdpa_event_del(struct vdpa_event *ev)
+{
+	struct vdpa_event_loop *loop = ev->loop;
+
+	if (loop == NULL)
+		return;
+	pthread_mutex_lock(&loop->lock);
+	if (ev->loop == loop) {
+		epoll_ctl(loop->epfd, EPOLL_CTL_DEL, ev->fd, NULL);
+		TAILQ_REMOVE(&loop->events, ev, next);
+		ev->loop = NULL;
+		loop->deletions++;
+	}
+	while (loop->running == ev && !vdpa_event_loop_is_self(loop))
+		pthread_cond_wait(&loop->done, &loop->lock);
+	pthread_mutex_unlock(&loop->lock);
+}
+
+struct poller_change {
+	struct vdpa_event_loop *loop;
+	struct vdpa_poller *poller;
+};
+
+static int
+add_poller(void *arg)
+{
+	struct poller_change *c = arg;
+
+	if (c->poller->loop != NULL)
+		return vdpa_error(EINVAL, "the poller is in a loop already");
+	c->poller->loop = c->loop;
+	c->poller->awake = false;
+	vdpa_poller_wake(c->poller);
+	return 0;
+}
+
+int
+vdpa_poller_add(struct vdpa_event_loop *loop, struct vdpa_poller *poller)
+{
+	struct poller_change c = {.loop = loop, .poller = poller};
+
+	return vdpa_event_loop_call(loop, add_poller, &c);
+}
+
+static int
+del_poller(void *arg)
+{
+	struct poller_change *c = arg;
+
+	if (c->poller->loop != c->loop)
+		return 0;
+	if (c->loop->next_poller == c->poller)
+		c->loop->next_poller = TAILQ_NEXT(c->poller, next);
+	if (c->poller->awake)
+		TAILQ_REMOVE(&c->loop->awake, c->poller, next);
+	c->poller->awake = false;
+	c->poller->loop = NULL;
+	return 0;
+}
+
+void
+vdpa_poller_del(struct vdpa_poller *poller)
+{
+	struct poller_change c = {.loop = poller->loop, .poller = poller};
+
+	if (c.loop != NULL)
+		vdpa_event_loop_call(c.loop, del_poller, &c);
+}
+
+void
+vdpa_poller_wake(struct vdpa_poller *poller)
+{
+	poller->last_work = rte_rdtsc();
+	if (poller->awake || poller->loop == NULL)
+		return;
+	poller->awake = true;
+	TAILQ_INSERT_TAIL(&poller->loop->awake, poller, next);
+}
+
+void
+vdpa_task_post(struct vdpa_event_loop *loop, struct vdpa_task *task)
+{
+	bool queued;
+
+	pthread_mutex_lock(&loop->lock);
+	queued = task->queued;
+	if (!queued) {
+		task->queued = true;
+		task->loop = loop;
+		STAILQ_INSERT_TAIL(&loop->tasks, task, next);
+		__atomic_store_n(&loop->tasks_waiting, true, __ATOMIC_RELEASE);
+	}
+	pthread_mutex_unlock(&loop->lock);
+	if (!queued)
+		eventfd_write(loop->wake.fd, 1);
+}
+
+void
+vdpa_task_cancel(struct vdpa_task *task)
+{
+	struct vdpa_event_loop *loop = task->loop;
+
+	if (loop == NULL)
+		return;
+	pthread_mutex_lock(&loop->lock);
+	if (task->queued) {
+		STAILQ_REMOVE(&loop->tasks, task, vdpa_task, next);
+		task->queued = false;
+	}
+	while (loop->running_task == task && !vdpa_event_loop_is_self(loop))
+		pthread_cond_wait(&loop->done, &loop->lock);
+	pthread_mutex_unlock(&loop->lock);
+}

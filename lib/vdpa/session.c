@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * A session: from vdpa_device_start() to vdpa_device_stop(), and what may change in between
+ * (queues, eventfds, memory, dirty log). Built from the steps of status.c; owns the kick relays.
+ */
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "device_priv.h"
+#include "vdpa_log.h"
+
+/* The fallback for doorbells that cannot be given away: one read, one op call for a kick. */
+static void
+relay_kick(struct vdpa_event *ev, uint32_t revents)
+{
+	struct vdpa_core_vq *vq = ev->arg;
+	struct vdpa_device *vdev = vq->vdev;
+	eventfd_t count;
+
+	if (read(ev->fd, &count, sizeof(count)) < 0) {
+		if (errno == EAGAIN || errno == EINTR)
+			return;
+		/* Not an eventfd after all: it would wake us for ever. */
+		vdpa_event_del(ev);
+		vdpa_device_fail(vdev, (int)(vq - vdev->core->vqs), errno,
+				 "the kick file descriptor cannot be read");
+		return;
+	}
+	vdev->config->kick_vq(vdev, (uint16_t)(vq - vdev->core->vqs));
+}
+
+void
+vdpa_session_vq_detach(struct vdpa_device *vdev, uint16_t idx)
+{
+	vdpa_event_del(&vdev->core->vqs[idx].relay);
+}
+
+/* Bring kicks of fd to the queue: by the device itself where it can, else by the relay. */
+static int
+attach_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
+{
+	struct vdpa_core_vq *vq = &vdev->core->vqs[idx];
+	int rc;
+
+	if (vdev->config->set_vq_kick != NULL) {
+		rc = vdev->config->set_vq_kick(vdev, idx, fd);
+		if (rc < 0)
+			return vdpa_error(rc, "%s: queue %u: set_vq_kick: %s", vdev->name, idx,
+					  strerror(-rc));
+		return 0;
+	}
+	vdpa_event_del(&vq->relay);
+	if (fd < 0)
+		return 0;
+	vq->relay =
+		(struct vdpa_event){.fd = fd, .events = EPOLLIN, .handler = relay_kick, .arg = vq};
+	rc = vdpa_event_add(vdpa_event_loop_control(), &vq->relay);
+	if (rc < 0)
+		return vdpa_error(rc, "%s: queue %u: the kick file descriptor: %s", vdev->name, idx,
+				  strerror(-rc));
+	return 0;
+}
+
+static int
+attach_call(struct vdpa_device *vdev, uint16_t idx, int fd)
+{
+	int rc = vdev->config->set_vq_cb(vdev, idx, fd);
+
+	if (rc < 0)
+		return vdpa_error(rc, "%s: queue %u: set_vq_cb: %s", vdev->name, idx,
+				  strerror(-rc));
+	return 0;
+}
+
+static int
+enable_vq(struct vdpa_device *vdev, uint16_t idx, bool enable)
+{
+	const struct vdpa_config_ops *ops = vdev->config;
+	int rc;
+
+	if (ops->set_vq_enable == NULL)
+		return vdpa_step_vq_ready(vdev, idx, enable);
+	rc = ops->set_vq_enable(vdev, idx, enable);
+	if (rc < 0)
+		return vdpa_error(rc, "%s: queue %u: set_vq_enable: %s", vdev->name, idx,
+				  strerror(-rc));
+	return 0;
+}
+
+/* Every step of one queue, to ready. Unwound by vdpa_session_stop() or undo_vq(). */
+static int
+setup_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf)
+{
+	const struct vdpa_config_ops *ops = vdev->config;
+	int rc;
+
+	rc = vdpa_step_vq_num(vdev, idx, conf->num);
+	if (rc == 0)
+		rc = vdpa_step_vq_address(vdev, idx, conf->desc, conf->driver, conf->device);
+	if (rc == 0)
+		rc = vdpa_step_vq_state(vdev, idx, &conf->state);
+	if (rc == 0 && conf->inflight.addr != NULL) {
+		rc = ops->set_vq_inflight != NULL ? ops->set_vq_inflight(vdev, idx, &conf->inflight)
+						  : -EOPNOTSUPP;
+		if (rc < 0)
+			vdpa_error(rc, "%s: queue %u: inflight area: %s", vdev->name, idx,
+				   strerror(-rc));
+	}
+	if (rc == 0)
+		rc = attach_call(vdev, idx, conf->call_fd);
+	if (rc == 0)
+		rc = attach_kick(vdev, idx, conf->kick_fd);
+	if (rc == 0 && (conf->enabled || ops->set_vq_enable != NULL))
+		rc = vdpa_step_vq_ready(vdev, idx, true);
+	if (rc == 0 && !conf->enabled && ops->set_vq_enable != NULL)
+		rc = enable_vq(vdev, idx, false);
+	if (rc == 0)
+		vdev->core->vqs[idx].conf = *conf;
+	return rc;
+}
+
+static void
+undo_vq(struct vdpa_device *vdev, uint16_t idx)
+{
+	struct vdpa_core_vq *vq = &vdev->core->vqs[idx];
+
+	if (vq->ready)
+		vdpa_step_vq_ready(vdev, idx, false);
+	attach_kick(vdev, idx, -1);
+	attach_call(vdev, idx, -1);
+	vq->conf = (struct vdpa_vq_config){.kick_fd = -1, .call_fd = -1};
+}
+
+int
+vdpa_session_stop(struct vdpa_device *vdev)
+{
+	struct vdpa_device_core *core = vdev->core;
+
+	if (core->state == VDPA_STATE_IDLE && core->status == 0 && core->iotlb == NULL)
+		return 0;
+	return vdpa_step_reset(vdev);
+}
+
+static int
+session_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf)
+{
+	const struct vdpa_config_ops *ops = vdev->config;
+	uint8_t status = 0;
+	int rc;
+
+	rc = vdpa_step_reset(vdev);
+	if (rc < 0)
+		return rc;
+	rc = vdpa_step_status(vdev, status |= VDPA_S_ACKNOWLEDGE);
+	if (rc == 0)
+		rc = vdpa_step_status(vdev, status |= VDPA_S_DRIVER);
+	if (rc == 0)
+		rc = vdpa_step_features(vdev, conf->features);
+	if (rc == 0)
+		rc = vdpa_step_status(vdev, status |= VDPA_S_FEATURES_OK);
+	if (rc == 0)
+		rc = vdpa_step_map(vdev, 0, conf->iotlb);
+	for (uint16_t i = 0; rc == 0 && i < conf->nvqs; i++)
+		if (conf->vqs[i].ready)
+			rc = setup_vq(vdev, i, &conf->vqs[i]);
+	if (rc == 0 && ops->set_config_cb != NULL) {
+		rc = ops->set_config_cb(vdev, vdev->core->config_fd);
+		if (rc < 0)
+			vdpa_error(rc, "%s: set_config_cb: %s", vdev->name, strerror(-rc));
+	}
+	if (rc == 0)
+		rc = vdpa_step_status(vdev, status |= VDPA_S_DRIVER_OK);
+	if (rc < 0) {
+		char why[VDPA_FAILURE_MAX];
+
+		/* The reset may fail too; what is told is the first cause. */
+		snprintf(why, sizeof(why), "%s", vdpa_error_message());
+		vdpa_step_reset(vdev);
+		vdpa_error(rc, "%s", why);
+	}
+	return rc;
+}
+
+int
+vdpa_device_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf)
+{
+	int rc;
+
+	vdpa_device_lock(vdev);
+	if (vdpa_device_started(vdev))
+		rc = vdpa_error(EBUSY, "%s: is started", vdev->name);
+	else if (conf->nvqs > vdev->core->nvqs)
+		rc = vdpa_error(EINVAL, "%s: %u virtqueues: there are %u", vdev->name, conf->nvqs,
+				vdev->core->nvqs);
+	else
+		rc = session_start(vdev, conf);
+	vdpa_device_unlock(vdev);
+	return rc;
+}
+
+int
+vdpa_device_stop(struct vdpa_device *vdev)
+{
+	int rc = 0;
+
+	vdpa_device_lock(vdev);
+	if (vdev->core->state != VDPA_STATE_REMOVED)
+		rc = vdpa_session_stop(vdev);
+	vdpa_device_unlock(vdev);
+	return rc;
+}
+
+/*
+ * Stop and start again with one queue more (add >= 0), for devices that take queues before
+ * DRIVER_OK only. Every running queue goes on where it was.
+ */
+static int
+restart_with(struct vdpa_device *vdev, uint16_t add, const struct vdpa_vq_config *conf)
+{
+	struct vdpa_device_core *core = vdev->core;
+	struct vdpa_vq_config vqs[VDPA_VQ_MAX];
+	struct vdpa_start_config start = {
+		.features = core->features, .vqs = vqs, .nvqs = core->nvqs};
+	int rc;
+
+	if (core->logging)
+		return vdpa_error(EOPNOTSUPP, "%s: queue %u: cannot be added during a migration",
+				  vdev->name, add);
+	rc = vdpa_step_suspend(vdev);
+	if (rc < 0)
+		return rc;
+	for (uint16_t i = 0; i < core->nvqs; i++) {
+		vqs[i] = core->vqs[i].conf;
+		vqs[i].ready = core->vqs[i].ready;
+		if (!vqs[i].ready)
+			continue;
+		rc = vdev->config->get_vq_state(vdev, i, &vqs[i].state);
+		if (rc < 0)
+			return vdpa_error(rc, "%s: queue %u: get_vq_state: %s", vdev->name, i,
+					  strerror(-rc));
+	}
+	vqs[add] = *conf;
+	vqs[add].ready = true;
+	start.iotlb = vdpa_iotlb_get(core->iotlb);
+	rc = session_start(vdev, &start);
+	vdpa_iotlb_put(start.iotlb);
+	return rc;
+}
+
+/* Checks of a call about one queue of a running session. */
+static int
+check_session_vq(struct vdpa_device *vdev, uint16_t idx)
+{
+	if (vdev->core->state == VDPA_STATE_REMOVED)
+		return vdpa_error(ENODEV, "%s: is not registered", vdev->name);
+	if (!vdpa_device_started(vdev))
+		return vdpa_error(vdev->core->state == VDPA_STATE_FAILED ? EIO : EPROTO,
+				  "%s: is not started", vdev->name);
+	if (idx >= vdev->core->nvqs)
+		return vdpa_error(EINVAL, "%s: queue %u: there are %u", vdev->name, idx,
+				  vdev->core->nvqs);
+	return 0;
+}
+
+int
+vdpa_device_start_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf)
+{
+	int rc;
+
+	vdpa_device_lock(vdev);
+	rc = check_session_vq(vdev, idx);
+	if (rc == 0 && vdev->core->vqs[idx].ready)
+		rc = vdpa_error(EBUSY, "%s: queue %u: is started", vdev->name, idx);
+	if (rc < 0)
+		goto out;
+	if ((vdpa_get_backend_features(vdev) & RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) ==
+	    0) {
+		rc = restart_with(vdev, idx, conf);
+		goto out;
+	}
+	rc = setup_vq(vdev, idx, conf);
+	if (rc < 0) {
+		char why[VDPA_FAILURE_MAX];
+
+		snprintf(why, sizeof(why), "%s", vdpa_error_message());
+		undo_vq(vdev, idx);
+		vdpa_error(rc, "%s", why);
+	}
+out:
+	vdpa_device_unlock(vdev);
+	return rc;
+}
+
+int
+vdpa_device_stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
+{
+	struct vdpa_core_vq *vq;
+	int rc;
+
+	vdpa_device_lock(vdev);
+	rc = check_session_vq(vdev, idx);
+	if (rc < 0)
+		goto out;
+	vq = &vdev->core->vqs[idx];
+	if (vq->conf.num == 0) {
+		rc = vdpa_error(EPROTO, "%s: queue %u: is not started", vdev->name, idx);
+		goto out;
+	}
+	if (vq->ready) {
+		/* Where queues come and go one by one, stop this one; else all, they stop together.
+		 */
+		if ((vdpa_get_backend_features(vdev) &
+		     RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) != 0 ||
+		    vdev->config->suspend == NULL)
+			rc = vdpa_step_vq_ready(vdev, idx, false);
+		else
+			rc = vdpa_step_suspend(vdev);
+	}
+	if (rc == 0) {
+		rc = vdev->config->get_vq_state(vdev, idx, state);
+		if (rc < 0)
+			vdpa_error(rc, "%s: queue %u: get_vq_state: %s", vdev->name, idx,
+				   strerror(-rc));
+	}
+	undo_vq(vdev, idx);
+out:
+	vdpa_device_unlock(vdev);
+	return rc;
+}
+
+int
+vdpa_device_enable_vq(struct vdpa_device *vdev, uint16_t idx, bool enable)
+{
+	struct vdpa_core_vq *vq;
+	int rc;
+
+	vdpa_device_lock(vdev);
+	rc = check_session_vq(vdev, idx);
+	if (rc == 0) {
+		vq = &vdev->core->vqs[idx];
+		if (vq->conf.num == 0)
+			rc = vdpa_error(EPROTO, "%s: queue %u: is not started", vdev->name, idx);
+		else if (vq->conf.enabled != enable)
+			rc = enable_vq(vdev, idx, enable);
+		if (rc == 0)
+			vq->conf.enabled = enable;
+	}
+	vdpa_device_unlock(vdev);
+	return rc;
+}
+
+int
+vdpa_device_set_vq_call(struct vdpa_device *vdev, uint16_t idx, int fd)
+{
+	bool had_none;
+	int rc;
+
+	vdpa_device_lock(vdev);
+	rc = check_session_vq(vdev, idx);
+	if (rc == 0)
+		rc = attach_call(vdev, idx, fd);
+	if (rc == 0) {
+		had_none = vdev->core->vqs[idx].conf.call_fd < 0;
+		vdev->core->vqs[idx].conf.call_fd = fd;
+		/* A signal on the old one is still there to be read; without one it was lost: make
+		 * up for it. */
+		if (fd >= 0 && had_none)
+			eventfd_write(fd, 1);
+	}
+	vdpa_device_unlock(vdev);
+	return rc;
+}
+
+int
+vdpa_device_set_vq_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
+{
+	int rc;
+
+	vdpa_device_lock(vdev);
+	rc = check_session_vq(vdev, idx);
+	if (rc == 0)
+		rc = attach_kick(vdev, idx, fd);
+	if (rc == 0) {
+		vdev->core->vqs[idx].conf.kick_fd = fd;
+		if (vdev->core->vqs[idx].ready)
+			vdev->config->kick_vq(vdev, idx);
+	}
+	vdpa_device_unlock(vdev);
+	return rc;
+}
+
+int
+vdpa_device_set_iotlb(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
+{
+	int rc;
+
+	vdpa_device_lock(vdev);
+	if (!vdpa_device_started(vdev))
+		rc = vdpa_error(EPROTO, "%s: is not started", vdev->name);
+	else
+		rc = vdpa_step_map(vdev, 0, tlb);
+	vdpa_device_unlock(vdev);
+	return rc;
+}
+
+int
+vdpa_device_set_log(struct vdpa_device *vdev, const struct vdpa_dirty_log *log,
+		    const uint64_t *used_iova)
+{
+	struct vdpa_device_core *core = vdev->core;
+	int rc = 0;
+
+	vdpa_device_lock(vdev);
+	if (!vdpa_device_started(vdev)) {
+		rc = log == NULL ? 0 : vdpa_error(EPROTO, "%s: is not started", vdev->name);
+	} else if (vdev->config->log_start == NULL) {
+		rc = log == NULL ? 0 : vdpa_error(EOPNOTSUPP, "%s: has no dirty log", vdev->name);
+	} else {
+		if (log != NULL)
+			rc = vdev->config->log_start(vdev, log, used_iova);
+		else if (core->logging)
+			rc = vdev->config->log_stop(vdev);
+		if (rc < 0)
+			vdpa_error(rc, "%s: dirty log: %s", vdev->name, strerror(-rc));
+		else
+			core->logging = log != NULL;
+	}
+	vdpa_device_unlock(vdev);
+	return rc;
+}
+
+int
+vdpa_device_announce(struct vdpa_device *vdev, const uint8_t mac[6])
+{
+	int rc;
+
+	vdpa_device_lock(vdev);
+	if (!vdpa_device_started(vdev))
+		rc = vdpa_error(EPROTO, "%s: is not started", vdev->name);
+	else if (vdev->config->announce == NULL)
+		rc = vdpa_error(EOPNOTSUPP, "%s: cannot announce", vdev->name);
+	else
+		rc = vdev->config->announce(vdev, mac);
+	vdpa_device_unlock(vdev);
+	return rc;
+}
+
+int
+vdpa_get_vq_notification(struct vdpa_device *vdev, uint16_t idx,
+			 struct vdpa_notification_area *area)
+{
+	int rc;
+
+	vdpa_device_lock(vdev);
+	rc = check_session_vq(vdev, idx);
+	if (rc == 0 && vdev->config->get_vq_notification == NULL)
+		rc = vdpa_error(EOPNOTSUPP, "%s: has no doorbell to give away", vdev->name);
+	if (rc == 0)
+		rc = vdev->config->get_vq_notification(vdev, idx, area);
+	vdpa_device_unlock(vdev);
+	return rc;
+}

@@ -1,0 +1,645 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The steps of a device's set-up and the rules of virtio 1.2 (2.1, 3.1) about their order. Every
+ * step that reaches a driver's op passes here, whether a front end takes it by itself or as a part
+ * of a start. vdpa_step_*() run with the device's lock held; the public calls take it.
+ */
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include <linux/virtio_config.h>
+
+#include "device_priv.h"
+#include "vdpa_log.h"
+
+#define STATUS_DRIVER_BITS                                                                         \
+	(VDPA_S_ACKNOWLEDGE | VDPA_S_DRIVER | VDPA_S_FEATURES_OK | VDPA_S_DRIVER_OK | VDPA_S_FAILED)
+
+#ifndef VIRTIO_F_RING_PACKED
+#define VIRTIO_F_RING_PACKED 34
+#endif
+
+/* An op failed: keep its own message where it set one, else say which step it was. */
+static int
+step_failed(struct vdpa_device *vdev, const char *step, int rc)
+{
+	return vdpa_error(rc, "%s: %s: %s", vdev->name, step, strerror(-rc));
+}
+
+static int
+vq_step_failed(struct vdpa_device *vdev, uint16_t idx, const char *step, int rc)
+{
+	return vdpa_error(rc, "%s: queue %u: %s: %s", vdev->name, idx, step, strerror(-rc));
+}
+
+static int
+check_alive(struct vdpa_device *vdev)
+{
+	switch (vdev->core->state) {
+	case VDPA_STATE_ALLOCATED:
+	case VDPA_STATE_REMOVED:
+		return vdpa_error(ENODEV, "%s: is not registered", vdev->name);
+	case VDPA_STATE_FAILED:
+		return vdpa_error(EIO, "%s: has failed and must be reset first", vdev->name);
+	default:
+		return 0;
+	}
+}
+
+static int
+check_idx(struct vdpa_device *vdev, uint16_t idx)
+{
+	if (idx >= vdev->core->nvqs)
+		return vdpa_error(EINVAL, "%s: queue %u: there are %u", vdev->name, idx,
+				  vdev->core->nvqs);
+	return 0;
+}
+
+int
+vdpa_step_reset(struct vdpa_device *vdev)
+{
+	struct vdpa_device_core *core = vdev->core;
+	int rc;
+
+	if (core->state == VDPA_STATE_ALLOCATED || core->state == VDPA_STATE_REMOVED)
+		return vdpa_error(ENODEV, "%s: is not registered", vdev->name);
+
+	for (uint16_t i = 0; i < core->nvqs; i++)
+		vdpa_session_vq_detach(vdev, i);
+	rc = vdev->config->reset(vdev);
+	for (uint16_t i = 0; i < core->nvqs; i++) {
+		core->vqs[i].ready = false;
+		core->vqs[i].conf = (struct vdpa_vq_config){.kick_fd = -1, .call_fd = -1};
+	}
+	core->status = 0;
+	core->features = 0;
+	core->features_set = false;
+	core->logging = false;
+	if (rc < 0) {
+		/* It may still use the memory: the table in force stays mapped. */
+		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
+		return step_failed(vdev, "the device does not reset", rc);
+	}
+	vdpa_iotlb_put(core->iotlb);
+	core->iotlb = NULL;
+
+	pthread_mutex_lock(&core->fail_lock);
+	core->fail_pending = false;
+	core->failure[0] = '\0';
+	pthread_mutex_unlock(&core->fail_lock);
+	vdpa_device_set_state(vdev, VDPA_STATE_IDLE);
+	return 0;
+}
+
+int
+vdpa_step_status(struct vdpa_device *vdev, uint8_t status)
+{
+	/* Each bit and the bits that must stand before it (3.1.1). */
+	static const struct {
+		uint8_t bit, needs;
+		const char *name;
+	} order[] = {
+		{VDPA_S_DRIVER, VDPA_S_ACKNOWLEDGE, "DRIVER"},
+		{VDPA_S_FEATURES_OK, VDPA_S_ACKNOWLEDGE | VDPA_S_DRIVER, "FEATURES_OK"},
+		{VDPA_S_DRIVER_OK, VDPA_S_ACKNOWLEDGE | VDPA_S_DRIVER | VDPA_S_FEATURES_OK,
+		 "DRIVER_OK"},
+	};
+	struct vdpa_device_core *core = vdev->core;
+	uint8_t added;
+	int rc;
+
+	if (status == 0)
+		return vdpa_step_reset(vdev);
+	rc = check_alive(vdev);
+	if (rc < 0)
+		return rc;
+	if ((status & ~STATUS_DRIVER_BITS) != 0)
+		return vdpa_error(EPROTO, "%s: status 0x%02x: 0x%02x is not the driver's to set",
+				  vdev->name, status, status & ~STATUS_DRIVER_BITS);
+	if ((core->status & ~status) != 0)
+		return vdpa_error(EPROTO, "%s: status 0x%02x to 0x%02x removes a bit", vdev->name,
+				  core->status, status);
+	added = status & (uint8_t)~core->status;
+	for (unsigned int i = 0; i < RTE_DIM(order); i++)
+		if ((added & order[i].bit) != 0 && (status & order[i].needs) != order[i].needs)
+			return vdpa_error(EPROTO, "%s: status 0x%02x: %s comes too early",
+					  vdev->name, status, order[i].name);
+	/* The device looks at its features when FEATURES_OK is set: not together with what follows.
+	 */
+	if ((added & VDPA_S_FEATURES_OK) != 0 && (added & VDPA_S_DRIVER_OK) != 0)
+		return vdpa_error(EPROTO, "%s: status 0x%02x: FEATURES_OK and DRIVER_OK at once",
+				  vdev->name, status);
+	if ((added & VDPA_S_FEATURES_OK) != 0 && !core->features_set)
+		return vdpa_error(EPROTO, "%s: FEATURES_OK before any features", vdev->name);
+	if (added == 0)
+		return 0;
+
+	rc = vdev->config->set_status(vdev, status);
+	if (rc < 0)
+		return step_failed(vdev, "set_status", rc);
+	if ((added & VDPA_S_FEATURES_OK) != 0 &&
+	    (vdev->config->get_status(vdev) & VDPA_S_FEATURES_OK) == 0)
+		return vdpa_error(EINVAL, "%s: the device refuses the features 0x%" PRIx64,
+				  vdev->name, core->features);
+	core->status = status;
+	if ((status & VDPA_S_FAILED) != 0)
+		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
+	else if ((status & VDPA_S_DRIVER_OK) != 0) {
+		if (core->state != VDPA_STATE_SUSPENDED)
+			vdpa_device_set_state(vdev, VDPA_STATE_RUNNING);
+	} else
+		vdpa_device_set_state(vdev, VDPA_STATE_CONFIGURING);
+	return 0;
+}
+
+int
+vdpa_step_features(struct vdpa_device *vdev, uint64_t features)
+{
+	struct vdpa_device_core *core = vdev->core;
+	uint64_t extra;
+	int rc = check_alive(vdev);
+
+	if (rc < 0)
+		return rc;
+	if ((core->status & VDPA_S_DRIVER) == 0)
+		return vdpa_error(EPROTO, "%s: features before DRIVER", vdev->name);
+	if ((core->status & VDPA_S_FEATURES_OK) != 0)
+		return vdpa_error(EPROTO, "%s: features are fixed after FEATURES_OK", vdev->name);
+	extra = features & ~vdev->config->get_device_features(vdev);
+	if (extra != 0)
+		return vdpa_error(EINVAL, "%s: the device does not have the features 0x%" PRIx64,
+				  vdev->name, extra);
+	rc = vdev->config->set_driver_features(vdev, features);
+	if (rc < 0)
+		return step_failed(vdev, "set_driver_features", rc);
+	core->features = features;
+	core->features_set = true;
+	return 0;
+}
+
+/* One region more or less for a driver that maps region by region. */
+static int
+map_region(const struct vdpa_mem_region *region, void *arg)
+{
+	struct vdpa_device *vdev = arg;
+
+	return vdev->config->dma_map(vdev, 0, region);
+}
+
+static int
+unmap_region(const struct vdpa_mem_region *region, void *arg)
+{
+	struct vdpa_device *vdev = arg;
+
+	return vdev->config->dma_unmap(vdev, 0, region);
+}
+
+static int
+check_iova_range(struct vdpa_device *vdev, const struct vdpa_iotlb *tlb)
+{
+	struct vdpa_iova_range range;
+
+	if (tlb == NULL || vdev->config->get_iova_range == NULL)
+		return 0;
+	range = vdev->config->get_iova_range(vdev);
+	for (uint32_t i = 0; i < tlb->n; i++) {
+		const struct vdpa_mem_region *r = tlb->regions[i];
+
+		if (r->iova < range.first || r->iova + r->size - 1 > range.last)
+			return vdpa_error(EINVAL,
+					  "%s: memory 0x%" PRIx64 "-0x%" PRIx64
+					  " is out of the device's reach 0x%" PRIx64 "-0x%" PRIx64,
+					  vdev->name, r->iova, r->iova + r->size - 1, range.first,
+					  range.last);
+	}
+	return 0;
+}
+
+int
+vdpa_step_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
+{
+	struct vdpa_device_core *core = vdev->core;
+	int rc = check_alive(vdev);
+
+	if (rc < 0)
+		return rc;
+	if (asid >= vdev->nas)
+		return vdpa_error(EINVAL, "%s: address space %u: there are %u", vdev->name, asid,
+				  vdev->nas);
+	rc = check_iova_range(vdev, tlb);
+	if (rc < 0)
+		return rc;
+	if (vdev->config->set_map != NULL)
+		rc = vdev->config->set_map(vdev, asid, tlb);
+	else if (asid == 0)
+		rc = vdpa_iotlb_diff(core->iotlb, tlb, map_region, unmap_region, vdev);
+	else
+		rc = -EOPNOTSUPP;
+	if (rc < 0)
+		return step_failed(vdev, "memory map", rc);
+	if (asid == 0) {
+		struct vdpa_iotlb *old = core->iotlb;
+
+		core->iotlb = vdpa_iotlb_get(tlb);
+		vdpa_iotlb_put(old);
+	}
+	return 0;
+}
+
+/* Size, addresses and state of a queue: before it is ready, and after FEATURES_OK. */
+static int
+check_vq_setup(struct vdpa_device *vdev, uint16_t idx, const char *what)
+{
+	struct vdpa_device_core *core = vdev->core;
+	int rc = check_alive(vdev);
+
+	if (rc == 0)
+		rc = check_idx(vdev, idx);
+	if (rc < 0)
+		return rc;
+	if ((core->status & VDPA_S_FEATURES_OK) == 0)
+		return vdpa_error(EPROTO, "%s: queue %u: %s before FEATURES_OK", vdev->name, idx,
+				  what);
+	if (core->vqs[idx].ready)
+		return vdpa_error(EBUSY, "%s: queue %u: %s while it is ready", vdev->name, idx,
+				  what);
+	if (core->state == VDPA_STATE_RUNNING &&
+	    (vdpa_get_backend_features(vdev) & RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) ==
+		    0)
+		return vdpa_error(EBUSY, "%s: queue %u: %s after DRIVER_OK, which it cannot take",
+				  vdev->name, idx, what);
+	return 0;
+}
+
+int
+vdpa_step_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num)
+{
+	const struct vdpa_config_ops *ops = vdev->config;
+	int rc = check_vq_setup(vdev, idx, "size");
+	uint32_t min, max;
+	bool packed;
+
+	if (rc < 0)
+		return rc;
+	packed = (vdev->core->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
+	min = ops->get_vq_num_min != NULL ? ops->get_vq_num_min(vdev) : 1;
+	max = RTE_MIN((uint32_t)ops->get_vq_num_max(vdev), (uint32_t)VDPA_VQ_NUM_MAX);
+	if (num < min || num > max)
+		return vdpa_error(EINVAL, "%s: queue %u: size %u, allowed are %u to %u", vdev->name,
+				  idx, num, min, max);
+	if (!packed && (num & (num - 1)) != 0)
+		return vdpa_error(EINVAL, "%s: queue %u: size %u of a split ring, no power of two",
+				  vdev->name, idx, num);
+	rc = ops->set_vq_num(vdev, idx, num);
+	if (rc < 0)
+		return vq_step_failed(vdev, idx, "set_vq_num", rc);
+	vdev->core->vqs[idx].conf.num = num;
+	return 0;
+}
+
+/* A part of a ring lies in guest memory, aligned as virtio 1.2 (2.7, 2.8) has it. */
+static int
+check_ring_part(struct vdpa_device *vdev, uint16_t idx, const char *part, uint64_t iova,
+		uint64_t len, uint32_t align)
+{
+	if ((iova & (align - 1)) != 0)
+		return vdpa_error(EINVAL, "%s: queue %u: %s at 0x%" PRIx64 " is not aligned to %u",
+				  vdev->name, idx, part, iova, align);
+	if (vdev->core->iotlb == NULL || vdpa_iotlb_range(vdev->core->iotlb, iova, len) == NULL)
+		return vdpa_error(EFAULT,
+				  "%s: queue %u: %s at 0x%" PRIx64 ", %" PRIu64
+				  " bytes, is outside guest memory",
+				  vdev->name, idx, part, iova, len);
+	return 0;
+}
+
+int
+vdpa_step_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
+		     uint64_t device)
+{
+	int rc = check_vq_setup(vdev, idx, "addresses");
+	struct vdpa_vq_config *conf;
+	bool packed;
+	uint64_t num;
+
+	if (rc < 0)
+		return rc;
+	conf = &vdev->core->vqs[idx].conf;
+	num = conf->num;
+	if (num == 0)
+		return vdpa_error(EPROTO, "%s: queue %u: addresses before the size", vdev->name,
+				  idx);
+	packed = (vdev->core->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
+	rc = check_ring_part(vdev, idx, packed ? "descriptor ring" : "descriptor table", desc,
+			     16 * num, 16);
+	if (rc == 0)
+		rc = check_ring_part(vdev, idx, packed ? "driver event suppression" : "avail ring",
+				     driver, packed ? 4 : 6 + 2 * num, packed ? 4 : 2);
+	if (rc == 0)
+		rc = check_ring_part(vdev, idx, packed ? "device event suppression" : "used ring",
+				     device, packed ? 4 : 6 + 8 * num, 4);
+	if (rc < 0)
+		return rc;
+	rc = vdev->config->set_vq_address(vdev, idx, desc, driver, device);
+	if (rc < 0)
+		return vq_step_failed(vdev, idx, "set_vq_address", rc);
+	conf->desc = desc;
+	conf->driver = driver;
+	conf->device = device;
+	return 0;
+}
+
+int
+vdpa_step_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state)
+{
+	int rc = vdev->core->state == VDPA_STATE_SUSPENDED ? check_idx(vdev, idx)
+							   : check_vq_setup(vdev, idx, "state");
+
+	if (rc < 0)
+		return rc;
+	rc = vdev->config->set_vq_state(vdev, idx, state);
+	if (rc < 0)
+		return vq_step_failed(vdev, idx, "set_vq_state", rc);
+	vdev->core->vqs[idx].conf.state = *state;
+	return 0;
+}
+
+int
+vdpa_step_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
+{
+	struct vdpa_core_vq *vq;
+	int rc;
+
+	if (!ready) {
+		rc = check_alive(vdev);
+		if (rc == 0)
+			rc = check_idx(vdev, idx);
+	} else {
+		rc = check_vq_setup(vdev, idx, "ready");
+	}
+	if (rc < 0)
+		return rc;
+	vq = &vdev->core->vqs[idx];
+	if (vq->ready == ready)
+		return 0;
+	if (ready && vq->conf.desc == 0 && vq->conf.driver == 0 && vq->conf.device == 0)
+		return vdpa_error(EPROTO, "%s: queue %u: ready before its addresses", vdev->name,
+				  idx);
+	rc = vdev->config->set_vq_ready(vdev, idx, ready);
+	if (rc < 0)
+		return vq_step_failed(vdev, idx, "set_vq_ready", rc);
+	vq->ready = ready;
+	return 0;
+}
+
+int
+vdpa_step_suspend(struct vdpa_device *vdev)
+{
+	int rc = check_alive(vdev);
+
+	if (rc < 0)
+		return rc;
+	if (vdev->core->state == VDPA_STATE_SUSPENDED)
+		return 0;
+	if (vdev->core->state != VDPA_STATE_RUNNING)
+		return vdpa_error(EPROTO, "%s: suspend before DRIVER_OK", vdev->name);
+	if (vdev->config->suspend == NULL)
+		return vdpa_error(EOPNOTSUPP, "%s: the device cannot suspend", vdev->name);
+	rc = vdev->config->suspend(vdev);
+	if (rc < 0)
+		return step_failed(vdev, "suspend", rc);
+	vdpa_device_set_state(vdev, VDPA_STATE_SUSPENDED);
+	return 0;
+}
+
+int
+vdpa_step_resume(struct vdpa_device *vdev)
+{
+	int rc = check_alive(vdev);
+
+	if (rc < 0)
+		return rc;
+	if (vdev->core->state != VDPA_STATE_SUSPENDED)
+		return vdpa_error(EPROTO, "%s: resume of a device that is not suspended",
+				  vdev->name);
+	if (vdev->config->resume == NULL)
+		return vdpa_error(EOPNOTSUPP, "%s: the device cannot resume", vdev->name);
+	rc = vdev->config->resume(vdev);
+	if (rc < 0)
+		return step_failed(vdev, "resume", rc);
+	vdpa_device_set_state(vdev, VDPA_STATE_RUNNING);
+	return 0;
+}
+
+/* The public calls: the same, with the lock. */
+#define LOCKED(vdev, call)                                                                         \
+	({                                                                                         \
+		int rc_;                                                                           \
+		vdpa_device_lock(vdev);                                                            \
+		rc_ = (call);                                                                      \
+		vdpa_device_unlock(vdev);                                                          \
+		rc_;                                                                               \
+	})
+
+int
+vdpa_reset(struct vdpa_device *vdev)
+{
+	return LOCKED(vdev, vdpa_step_reset(vdev));
+}
+
+int
+vdpa_set_status(struct vdpa_device *vdev, uint8_t status)
+{
+	return LOCKED(vdev, vdpa_step_status(vdev, status));
+}
+
+int
+vdpa_set_driver_features(struct vdpa_device *vdev, uint64_t features)
+{
+	return LOCKED(vdev, vdpa_step_features(vdev, features));
+}
+
+int
+vdpa_set_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
+{
+	return LOCKED(vdev, vdpa_step_map(vdev, asid, tlb));
+}
+
+static int
+step_group_asid(struct vdpa_device *vdev, uint32_t group, uint32_t asid)
+{
+	int rc = check_alive(vdev);
+
+	if (rc < 0)
+		return rc;
+	if (group >= vdev->ngroups || asid >= vdev->nas)
+		return vdpa_error(EINVAL, "%s: group %u to address space %u: there are %u and %u",
+				  vdev->name, group, asid, vdev->ngroups, vdev->nas);
+	if ((vdev->core->status & VDPA_S_DRIVER_OK) != 0)
+		return vdpa_error(EBUSY, "%s: address spaces are fixed after DRIVER_OK",
+				  vdev->name);
+	if (vdev->config->set_group_asid == NULL)
+		return asid == 0 ? 0
+				 : vdpa_error(EOPNOTSUPP, "%s: has one address space", vdev->name);
+	rc = vdev->config->set_group_asid(vdev, group, asid);
+	return rc < 0 ? step_failed(vdev, "set_group_asid", rc) : 0;
+}
+
+int
+vdpa_set_group_asid(struct vdpa_device *vdev, uint32_t group, uint32_t asid)
+{
+	return LOCKED(vdev, step_group_asid(vdev, group, asid));
+}
+
+int
+vdpa_set_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num)
+{
+	return LOCKED(vdev, vdpa_step_vq_num(vdev, idx, num));
+}
+
+int
+vdpa_set_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
+		    uint64_t device)
+{
+	return LOCKED(vdev, vdpa_step_vq_address(vdev, idx, desc, driver, device));
+}
+
+int
+vdpa_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state)
+{
+	return LOCKED(vdev, vdpa_step_vq_state(vdev, idx, state));
+}
+
+int
+vdpa_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
+{
+	return LOCKED(vdev, vdpa_step_vq_ready(vdev, idx, ready));
+}
+
+int
+vdpa_suspend(struct vdpa_device *vdev)
+{
+	return LOCKED(vdev, vdpa_step_suspend(vdev));
+}
+
+int
+vdpa_resume(struct vdpa_device *vdev)
+{
+	return LOCKED(vdev, vdpa_step_resume(vdev));
+}
+
+uint8_t
+vdpa_get_status(struct vdpa_device *vdev)
+{
+	uint8_t status;
+
+	vdpa_device_lock(vdev);
+	status = vdev->core->status;
+	if (vdev->core->state == VDPA_STATE_FAILED)
+		status |= VDPA_S_NEEDS_RESET;
+	else if (vdev->core->state != VDPA_STATE_REMOVED && status != 0)
+		status |= vdev->config->get_status(vdev) & VDPA_S_NEEDS_RESET;
+	vdpa_device_unlock(vdev);
+	return status;
+}
+
+static int
+check_config_range(struct vdpa_device *vdev, size_t offset, size_t len)
+{
+	size_t size;
+
+	if (vdev->core->state == VDPA_STATE_REMOVED)
+		return vdpa_error(ENODEV, "%s: is not registered", vdev->name);
+	size = vdev->config->get_config_size(vdev);
+	if (offset > size || len > size - offset)
+		return vdpa_error(EINVAL, "%s: configuration %zu to %zu: it has %zu bytes",
+				  vdev->name, offset, offset + len, size);
+	return 0;
+}
+
+int
+vdpa_get_config(struct vdpa_device *vdev, size_t offset, void *buf, size_t len)
+{
+	/* A device that changes faster than it can be read is broken. */
+	enum { CONFIG_TRIES = 16 };
+	uint32_t before, after = 0;
+	int rc;
+
+	vdpa_device_lock(vdev);
+	rc = check_config_range(vdev, offset, len);
+	for (unsigned int i = 0; rc == 0 && i < CONFIG_TRIES; i++) {
+		before = vdev->config->get_generation != NULL ? vdev->config->get_generation(vdev)
+							      : 0;
+		rc = vdev->config->get_config(vdev, offset, buf, len);
+		after = vdev->config->get_generation != NULL ? vdev->config->get_generation(vdev)
+							     : 0;
+		if (before == after)
+			break;
+		if (i == CONFIG_TRIES - 1)
+			rc = vdpa_error(EIO, "%s: the configuration keeps changing", vdev->name);
+	}
+	vdpa_device_unlock(vdev);
+	return rc;
+}
+
+int
+vdpa_set_config(struct vdpa_device *vdev, size_t offset, const void *buf, size_t len)
+{
+	int rc;
+
+	vdpa_device_lock(vdev);
+	rc = check_config_range(vdev, offset, len);
+	if (rc == 0 && vdev->config->set_config == NULL)
+		rc = vdpa_error(EOPNOTSUPP, "%s: the configuration is read-only", vdev->name);
+	if (rc == 0)
+		rc = vdev->config->set_config(vdev, offset, buf, len);
+	vdpa_device_unlock(vdev);
+	return rc;
+}
+
+uint32_t
+vdpa_get_device_id(struct vdpa_device *vdev)
+{
+	return vdev->config->get_device_id(vdev);
+}
+
+uint16_t
+vdpa_get_vq_count(struct vdpa_device *vdev)
+{
+	return vdev->core->nvqs;
+}
+
+uint64_t
+vdpa_get_device_features(struct vdpa_device *vdev)
+{
+	return vdev->config->get_device_features(vdev);
+}
+
+uint64_t
+vdpa_get_backend_features(struct vdpa_device *vdev)
+{
+	return vdev->config->get_backend_features != NULL ? vdev->config->get_backend_features(vdev)
+							  : 0;
+}
+
+size_t
+vdpa_get_config_size(struct vdpa_device *vdev)
+{
+	return vdev->config->get_config_size(vdev);
+}
+
+bool
+vdpa_has_log(const struct vdpa_device *vdev)
+{
+	return vdev->config->log_start != NULL;
+}
+
+bool
+vdpa_has_inflight(const struct vdpa_device *vdev)
+{
+	return vdev->config->set_vq_inflight != NULL;
+}

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+#include <string.h>
+
+#include <linux/virtio_config.h>
+
+#include "fake_device.h"
+
+#define FAKE(vdev) ((struct fake_device *)(vdev))
+
+/* Count a fallible op; -EIO when it is the one to fail. */
+static int
+op(struct vdpa_device *vdev, const char *name)
+{
+	struct fake_device *fake = FAKE(vdev);
+
+	if (++fake->calls != fake->fail_at)
+		return 0;
+	fake->failed_op = name;
+	return -EIO;
+}
+
+static int
+fake_set_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
+		    uint64_t device)
+{
+	struct fake_vq *vq = &FAKE(vdev)->vq[idx];
+
+	vq->desc = desc;
+	vq->driver = driver;
+	vq->device = device;
+	return op(vdev, __func__);
+}
+
+static int
+fake_set_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num)
+{
+	FAKE(vdev)->vq[idx].num = num;
+	return op(vdev, __func__);
+}
+
+static void
+fake_kick_vq(struct vdpa_device *vdev, uint16_t idx)
+{
+	__atomic_add_fetch(&FAKE(vdev)->vq[idx].kicks, 1, __ATOMIC_SEQ_CST);
+}
+
+static int
+fake_set_vq_cb(struct vdpa_device *vdev, uint16_t idx, int fd)
+{
+	FAKE(vdev)->vq[idx].call_fd = fd;
+	return op(vdev, __func__);
+}
+
+static int
+fake_set_vq_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
+{
+	FAKE(vdev)->vq[idx].kick_fd = fd;
+	return op(vdev, __func__);
+}
+
+static int
+fake_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
+{
+	FAKE(vdev)->vq[idx].ready = ready;
+	return op(vdev, __func__);
+}
+
+static bool
+fake_get_vq_ready(struct vdpa_device *vdev, uint16_t idx)
+{
+	return FAKE(vdev)->vq[idx].ready;
+}
+
+static int
+fake_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state)
+{
+	FAKE(vdev)->vq[idx].state = *state;
+	return op(vdev, __func__);
+}
+
+static int
+fake_get_vq_state(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
+{
+	*state = FAKE(vdev)->vq[idx].state;
+	return op(vdev, __func__);
+}
+
+static uint16_t
+fake_get_vq_count(struct vdpa_device *vdev)
+{
+	return FAKE_VQS;
+}
+
+static uint32_t
+fake_get_vq_align(struct vdpa_device *vdev)
+{
+	return 16;
+}
+
+static uint16_t
+fake_get_vq_num_max(struct vdpa_device *vdev)
+{
+	return 256;
+}
+
+static uint16_t
+fake_get_vq_num_min(struct vdpa_device *vdev)
+{
+	return 4;
+}
+
+static uint64_t
+fake_get_device_features(struct vdpa_device *vdev)
+{
+	return UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_F_RING_PACKED;
+}
+
+static uint64_t
+fake_get_backend_features(struct vdpa_device *vdev)
+{
+	return FAKE(vdev)->backend_features;
+}
+
+static int
+fake_set_driver_features(struct vdpa_device *vdev, uint64_t features)
+{
+	FAKE(vdev)->features = features;
+	return op(vdev, __func__);
+}
+
+static uint64_t
+fake_get_driver_features(struct vdpa_device *vdev)
+{
+	return FAKE(vdev)->features;
+}
+
+static int
+fake_set_config_cb(struct vdpa_device *vdev, int fd)
+{
+	FAKE(vdev)->config_fd = fd;
+	return op(vdev, __func__);
+}
+
+static uint32_t
+fake_get_device_id(struct vdpa_device *vdev)
+{
+	return 1;
+}
+
+static uint32_t
+fake_get_vendor_id(struct vdpa_device *vdev)
+{
+	return 0x1af4;
+}
+
+static uint8_t
+fake_get_status(struct vdpa_device *vdev)
+{
+	return FAKE(vdev)->sticky_status ? 0 : FAKE(vdev)->status;
+}
+
+static int
+fake_set_status(struct vdpa_device *vdev, uint8_t status)
+{
+	FAKE(vdev)->status = status;
+	return op(vdev, __func__);
+}
+
+static int
+fake_reset(struct vdpa_device *vdev)
+{
+	struct fake_device *fake = FAKE(vdev);
+
+	if (fake->fail_reset)
+		return -ETIMEDOUT;
+	memset(fake->vq, 0, sizeof(fake->vq));
+	for (unsigned int i = 0; i < FAKE_VQS; i++)
+		fake->vq[i].call_fd = fake->vq[i].kick_fd = -1;
+	fake->features = 0;
+	fake->status = 0;
+	fake->config_fd = -1;
+	fake->suspended = false;
+	vdpa_iotlb_put(fake->tlb);
+	fake->tlb = NULL;
+	return 0;
+}
+
+static int
+fake_suspend(struct vdpa_device *vdev)
+{
+	FAKE(vdev)->suspended = true;
+	return op(vdev, __func__);
+}
+
+static int
+fake_resume(struct vdpa_device *vdev)
+{
+	FAKE(vdev)->suspended = false;
+	return op(vdev, __func__);
+}
+
+static size_t
+fake_get_config_size(struct vdpa_device *vdev)
+{
+	return sizeof(FAKE(vdev)->config);
+}
+
+static int
+fake_get_config(struct vdpa_device *vdev, size_t offset, void *buf, size_t len)
+{
+	memcpy(buf, FAKE(vdev)->config + offset, len);
+	if (FAKE(vdev)->keeps_changing)
+		FAKE(vdev)->generation++;
+	return 0;
+}
+
+static uint32_t
+fake_get_generation(struct vdpa_device *vdev)
+{
+	return FAKE(vdev)->generation;
+}
+
+static int
+fake_set_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
+{
+	struct fake_device *fake = FAKE(vdev);
+	int rc = op(vdev, __func__);
+
+	if (rc == 0) {
+		vdpa_iotlb_get(tlb);
+		vdpa_iotlb_put(fake->tlb);
+		fake->tlb = tlb;
+	}
+	return rc;
+}
+
+static void
+fake_free(struct vdpa_device *vdev)
+{
+	if (FAKE(vdev)->freed != NULL)
+		(*FAKE(vdev)->freed)++;
+}
+
+#define FAKE_OPS                                                                                   \
+	.set_vq_address = fake_set_vq_address, .set_vq_num = fake_set_vq_num,                      \
+	.kick_vq = fake_kick_vq, .set_vq_cb = fake_set_vq_cb, .set_vq_ready = fake_set_vq_ready,   \
+	.get_vq_ready = fake_get_vq_ready, .set_vq_state = fake_set_vq_state,                      \
+	.get_vq_state = fake_get_vq_state, .get_vq_count = fake_get_vq_count,                      \
+	.get_vq_align = fake_get_vq_align, .get_vq_num_max = fake_get_vq_num_max,                  \
+	.get_vq_num_min = fake_get_vq_num_min, .get_device_features = fake_get_device_features,    \
+	.get_backend_features = fake_get_backend_features,                                         \
+	.set_driver_features = fake_set_driver_features,                                           \
+	.get_driver_features = fake_get_driver_features, .set_config_cb = fake_set_config_cb,      \
+	.get_device_id = fake_get_device_id, .get_vendor_id = fake_get_vendor_id,                  \
+	.get_status = fake_get_status, .set_status = fake_set_status, .reset = fake_reset,         \
+	.suspend = fake_suspend, .resume = fake_resume, .get_config_size = fake_get_config_size,   \
+	.get_config = fake_get_config, .get_generation = fake_get_generation,                      \
+	.set_map = fake_set_map, .free = fake_free
+
+static const struct vdpa_config_ops relayed_ops = {FAKE_OPS};
+static const struct vdpa_config_ops own_kick_ops = {FAKE_OPS, .set_vq_kick = fake_set_vq_kick};
+
+struct fake_device *
+fake_device_new(const char *name, bool own_kick)
+{
+	return vdpa_alloc_device(struct fake_device, vdev, name,
+				 own_kick ? &own_kick_ops : &relayed_ops, 1, 1);
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* A device for tests of the core: it records what it is told, and fails the op it is asked to. */
+
+#ifndef FAKE_DEVICE_H
+#define FAKE_DEVICE_H
+
+#include "vdpa_driver.h"
+
+#define FAKE_VQS 4
+
+struct fake_vq {
+	uint32_t num;
+	uint64_t desc, driver, device;
+	struct vdpa_vq_state state;
+	int call_fd, kick_fd;
+	bool ready;
+	unsigned int kicks;
+};
+
+struct fake_device {
+	struct vdpa_device vdev;
+	struct fake_vq vq[FAKE_VQS];
+	uint64_t features;
+	uint64_t backend_features;
+	uint8_t status;
+	int config_fd;
+	struct vdpa_iotlb *tlb;
+	uint8_t config[64];
+	bool suspended;
+	bool sticky_status;  /* never shows FEATURES_OK */
+	bool keeps_changing; /* the configuration */
+	uint32_t generation;
+	unsigned int calls;   /* fallible ops called */
+	unsigned int fail_at; /* fail the n-th of them from 1; 0: none */
+	bool fail_reset;
+	const char *failed_op; /* which one that was */
+	unsigned int *freed;   /* counts frees */
+};
+
+/* Allocate; caller registers. own_kick: the device takes kick fds itself. */
+struct fake_device *fake_device_new(const char *name, bool own_kick);
+
+#endif /* FAKE_DEVICE_H */

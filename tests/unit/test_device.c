@@ -1,0 +1,504 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* The core's rules: status, steps out of order, start that unwinds, failure, words. */
+
+#include <errno.h>
+#include <dirent.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <linux/virtio_config.h>
+
+#include "device_priv.h"
+#include "event_loop_priv.h"
+#include "fake_device.h"
+
+#define MEM_SIZE 0x100000
+#define V1	 (UINT64_C(1) << VIRTIO_F_VERSION_1)
+
+struct fixture {
+	struct fake_device *fake;
+	struct vdpa_device *vdev;
+	struct vdpa_iotlb *tlb;
+	struct vdpa_vq_config vqs[FAKE_VQS];
+	struct vdpa_start_config start;
+	int mem_fd, kick_fd[FAKE_VQS], call_fd;
+	unsigned int freed;
+};
+
+static unsigned int
+count_fds(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	unsigned int n = 0;
+
+	assert_non_null(dir);
+	while (readdir(dir) != NULL)
+		n++;
+	closedir(dir);
+	return n;
+}
+
+static void
+make_device(struct fixture *f, bool own_kick)
+{
+	f->fake = fake_device_new("fake0", own_kick);
+	assert_non_null(f->fake);
+	f->fake->freed = &f->freed;
+	f->vdev = &f->fake->vdev;
+	assert_int_equal(vdpa_register_device(f->vdev), 0);
+	f->fake->calls = 0;
+}
+
+static int
+setup_with(void **state, bool own_kick)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	struct vdpa_mem_region_spec spec;
+
+	f->mem_fd = memfd_create("guest", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(f->mem_fd, MEM_SIZE), 0);
+	spec = (struct vdpa_mem_region_spec){
+		.iova = 0x10000, .uaddr = 0x7f0000000000, .size = MEM_SIZE, .fd = f->mem_fd};
+	assert_int_equal(vdpa_iotlb_create(NULL, &spec, 1, &f->tlb), 0);
+	f->call_fd = eventfd(0, EFD_NONBLOCK);
+	for (unsigned int i = 0; i < FAKE_VQS; i++) {
+		f->kick_fd[i] = eventfd(0, EFD_NONBLOCK);
+		f->vqs[i] = (struct vdpa_vq_config){
+			.ready = i < 2,
+			.enabled = true,
+			.num = 64,
+			.desc = 0x10000 + i * 0x4000,
+			.driver = 0x11000 + i * 0x4000,
+			.device = 0x12000 + i * 0x4000,
+			.kick_fd = f->kick_fd[i],
+			.call_fd = f->call_fd,
+		};
+	}
+	f->start = (struct vdpa_start_config){
+		.features = V1, .iotlb = f->tlb, .vqs = f->vqs, .nvqs = FAKE_VQS};
+	make_device(f, own_kick);
+	*state = f;
+	return 0;
+}
+
+static int
+setup(void **state)
+{
+	return setup_with(state, false);
+}
+
+static int
+teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	vdpa_unregister_device(f->vdev);
+	vdpa_put_device(f->vdev);
+	assert_int_equal(f->freed, 1);
+	assert_int_equal(f->tlb->refcnt, 1);
+	vdpa_iotlb_put(f->tlb);
+	close(f->mem_fd);
+	for (unsigned int i = 0; i < FAKE_VQS; i++)
+		close(f->kick_fd[i]);
+	close(f->call_fd);
+	free(f);
+	return 0;
+}
+
+/* Wait, bounded, for what another thread does. */
+#define EVENTUALLY(cond)                                                                           \
+	do {                                                                                       \
+		for (unsigned int i_ = 0; i_ < 5000 && !(cond); i_++)                              \
+			usleep(1000);                                                              \
+		assert_true(cond);                                                                 \
+	} while (0)
+
+static void
+status_bits_are_set_in_order(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(vdpa_set_status(f->vdev, 0x01), 0);
+	assert_int_equal(vdpa_set_status(f->vdev, 0x03), 0);
+	assert_int_equal(vdpa_set_driver_features(f->vdev, V1), 0);
+	assert_int_equal(vdpa_set_status(f->vdev, 0x0b), 0);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_CONFIGURING);
+	assert_int_equal(vdpa_set_status(f->vdev, 0x0f), 0);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
+	assert_int_equal(vdpa_set_status(f->vdev, 0), 0);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_IDLE);
+	assert_int_equal(f->fake->status, 0);
+}
+
+/* Every transition from every reachable status: what is not an allowed step is refused and changes
+ * nothing. */
+static void
+every_illegal_status_transition_is_refused(void **state)
+{
+	static const uint8_t path[] = {0x00, 0x01, 0x03, 0x0b, 0x0f};
+	struct fixture *f = *state;
+	unsigned int refused = 0;
+
+	for (unsigned int at = 0; at < sizeof(path); at++) {
+		for (unsigned int to = 1; to < 256; to++) {
+			bool forward = at + 1 < sizeof(path) && to == path[at + 1];
+			bool same = to == path[at];
+			/* ACKNOWLEDGE and DRIVER may come together; a driver may give up at any
+			 * time. */
+			bool both = at == 0 && to == 0x03;
+			bool gives_up = (to & 0x80) != 0;
+
+			assert_int_equal(vdpa_reset(f->vdev), 0);
+			for (unsigned int i = 1; i <= at; i++) {
+				if (path[i] == 0x0b)
+					assert_int_equal(vdpa_set_driver_features(f->vdev, V1), 0);
+				assert_int_equal(vdpa_set_status(f->vdev, path[i]), 0);
+			}
+			if (to == 0x0b && at == 2)
+				assert_int_equal(vdpa_set_driver_features(f->vdev, V1), 0);
+			if (gives_up)
+				continue;
+			if (forward || same || both) {
+				assert_int_equal(vdpa_set_status(f->vdev, (uint8_t)to), 0);
+				continue;
+			}
+			assert_int_equal(vdpa_set_status(f->vdev, (uint8_t)to), -EPROTO);
+			assert_int_equal(f->fake->status, path[at]);
+			assert_int_equal(vdpa_get_status(f->vdev), path[at]);
+			refused++;
+		}
+	}
+	/* 5 statuses x 127 values without FAILED, less 4 steps, 4 repeats, 1 double step. */
+	assert_int_equal(refused, 5 * 127 - 9);
+}
+
+static void
+features_ok_that_does_not_stick_is_an_error(void **state)
+{
+	struct fixture *f = *state;
+
+	f->fake->sticky_status = true;
+	assert_int_equal(vdpa_set_status(f->vdev, 0x03), 0);
+	assert_int_equal(vdpa_set_driver_features(f->vdev, V1), 0);
+	assert_int_equal(vdpa_set_status(f->vdev, 0x0b), -EINVAL);
+	assert_non_null(strstr(vdpa_error_message(), "refuses the features"));
+}
+
+static void
+features_are_fixed_after_features_ok(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(vdpa_set_driver_features(f->vdev, V1), -EPROTO);
+	assert_int_equal(vdpa_set_status(f->vdev, 0x03), 0);
+	assert_int_equal(vdpa_set_status(f->vdev, 0x0b), -EPROTO);
+	assert_int_equal(vdpa_set_driver_features(f->vdev, V1 | 1), -EINVAL);
+	assert_int_equal(vdpa_set_driver_features(f->vdev, V1), 0);
+	assert_int_equal(vdpa_set_status(f->vdev, 0x0b), 0);
+	assert_int_equal(vdpa_set_driver_features(f->vdev, V1), -EPROTO);
+	assert_int_equal(f->fake->features, V1);
+}
+
+static void
+ring_setup_is_refused_before_features_ok_and_while_ready(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_vq_state initial = {0};
+
+	assert_int_equal(vdpa_set_vq_num(f->vdev, 0, 64), -EPROTO);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_int_equal(vdpa_set_vq_num(f->vdev, 0, 64), -EBUSY);
+	assert_int_equal(vdpa_set_vq_address(f->vdev, 0, 0x10000, 0x11000, 0x12000), -EBUSY);
+	assert_int_equal(vdpa_set_vq_state(f->vdev, 0, &initial), -EBUSY);
+	/* A queue that is not ready, on a device that takes none after DRIVER_OK. */
+	assert_int_equal(vdpa_set_vq_num(f->vdev, 3, 64), -EBUSY);
+	assert_int_equal(vdpa_set_vq_num(f->vdev, FAKE_VQS, 64), -EINVAL);
+	/* Suspended: the state may be set. */
+	assert_int_equal(vdpa_suspend(f->vdev), 0);
+	assert_int_equal(vdpa_set_vq_state(f->vdev, 0, &initial), 0);
+	assert_int_equal(vdpa_resume(f->vdev), 0);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+}
+
+static void
+address_spaces_are_fixed_after_driver_ok(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(vdpa_set_group_asid(f->vdev, 0, 0), 0);
+	assert_int_equal(vdpa_set_group_asid(f->vdev, 1, 0), -EINVAL);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_int_equal(vdpa_set_group_asid(f->vdev, 0, 0), -EBUSY);
+}
+
+static void
+bad_rings_are_refused_with_the_reason(void **state)
+{
+	static const struct {
+		uint32_t num;
+		uint64_t desc, driver, device;
+		int rc;
+		const char *says;
+	} bad[] = {
+		{0, 0x10000, 0x11000, 0x12000, -EINVAL, "size 0"},
+		{2, 0x10000, 0x11000, 0x12000, -EINVAL, "allowed are 4 to 256"},
+		{96, 0x10000, 0x11000, 0x12000, -EINVAL, "power of two"},
+		{512, 0x10000, 0x11000, 0x12000, -EINVAL, "allowed are 4 to 256"},
+		{64, 0x10008, 0x11000, 0x12000, -EINVAL, "aligned"},
+		{64, 0x10000, 0x11001, 0x12000, -EINVAL, "aligned"},
+		{64, 0x10000, 0x11000, 0x12002, -EINVAL, "aligned"},
+		{64, 0x0, 0x11000, 0x12000, -EFAULT, "outside guest memory"},
+		{64, 0x10000 + MEM_SIZE - 16, 0x11000, 0x12000, -EFAULT, "outside guest memory"},
+		{64, 0x10000, 0x10000 + MEM_SIZE - 2, 0x12000, -EFAULT, "avail ring"},
+		{64, 0x10000, 0x11000, 0xfffffffffffffff0, -EFAULT, "used ring"},
+	};
+	struct fixture *f = *state;
+
+	for (unsigned int i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		f->vqs[1].num = bad[i].num;
+		f->vqs[1].desc = bad[i].desc;
+		f->vqs[1].driver = bad[i].driver;
+		f->vqs[1].device = bad[i].device;
+		assert_int_equal(vdpa_device_start(f->vdev, &f->start), bad[i].rc);
+		assert_non_null(strstr(vdpa_error_message(), bad[i].says));
+		assert_non_null(strstr(vdpa_error_message(), "fake0: queue 1"));
+		assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_IDLE);
+	}
+}
+
+static void
+nothing_is_left(struct fixture *f)
+{
+	assert_int_equal(f->fake->status, 0);
+	assert_int_equal(f->fake->config_fd, -1);
+	assert_null(f->fake->tlb);
+	assert_int_equal(f->tlb->refcnt, 1);
+	for (unsigned int i = 0; i < FAKE_VQS; i++) {
+		assert_false(f->fake->vq[i].ready);
+		assert_int_equal(f->fake->vq[i].call_fd, -1);
+		assert_int_equal(f->fake->vq[i].kick_fd, -1);
+		/* No relay is left: a kick reaches nobody. */
+		assert_null(f->vdev->core->vqs[i].relay.loop);
+	}
+}
+
+/* Fail each op of a start in turn: the start says so, and nothing is left behind. */
+static void
+start_unwinds_wherever_it_fails(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int fds = count_fds(), at;
+
+	for (at = 1; at < 1000; at++) {
+		f->fake->calls = 0;
+		f->fake->fail_at = at;
+		f->fake->failed_op = NULL;
+		if (vdpa_device_start(f->vdev, &f->start) == 0)
+			break;
+		assert_non_null(f->fake->failed_op);
+		assert_non_null(strstr(vdpa_error_message(), "fake0"));
+		assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_IDLE);
+		nothing_is_left(f);
+		assert_int_equal(count_fds(), fds);
+	}
+	/* 4 statuses, features, map, config_cb, 5 for each of 2 queues; kicks are relayed or an op.
+	 */
+	assert_in_range(at, 4 + 3 + 2 * 5 + 1, 4 + 3 + 2 * 6 + 1);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
+	f->fake->fail_at = 0;
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	nothing_is_left(f);
+}
+
+static int
+setup_own_kick(void **state)
+{
+	return setup_with(state, true);
+}
+
+static void
+a_device_that_does_not_reset_is_failed_until_it_does(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	f->fake->fail_reset = true;
+	assert_int_equal(vdpa_device_stop(f->vdev), -ETIMEDOUT);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_FAILED);
+	assert_true((vdpa_get_status(f->vdev) & VDPA_S_NEEDS_RESET) != 0);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -ETIMEDOUT);
+	/* It may still reach the memory, which therefore stays mapped. */
+	assert_true(f->tlb->refcnt > 1);
+	f->fake->fail_reset = false;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+}
+
+static void
+kicks_are_relayed_until_the_queue_stops(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_vq_state vqst;
+	unsigned int kicks;
+
+	f->vqs[1].kick_fd = -1;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	eventfd_write(f->kick_fd[0], 1);
+	EVENTUALLY(__atomic_load_n(&f->fake->vq[0].kicks, __ATOMIC_SEQ_CST) == 1);
+	assert_int_equal(vdpa_device_stop_vq(f->vdev, 0, &vqst), 0);
+	kicks = f->fake->vq[0].kicks;
+	eventfd_write(f->kick_fd[0], 1);
+	usleep(20000);
+	assert_int_equal(f->fake->vq[0].kicks, kicks);
+}
+
+static void
+a_late_queue_restarts_a_device_that_cannot_take_it(void **state)
+{
+	struct fixture *f = *state;
+
+	f->fake->backend_features = 0;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	f->fake->vq[0].state.split.avail_index = 77;
+	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), 0);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
+	assert_true(f->fake->vq[0].ready && f->fake->vq[1].ready && f->fake->vq[2].ready);
+	assert_int_equal(f->fake->vq[0].state.split.avail_index, 77);
+	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), -EBUSY);
+}
+
+static void
+a_late_queue_starts_alone_where_the_device_can(void **state)
+{
+	struct fixture *f = *state;
+
+	f->fake->backend_features = UINT64_C(1) << VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	for (unsigned int at = 1;; at++) {
+		f->fake->calls = 0;
+		f->fake->fail_at = at;
+		if (vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]) == 0)
+			break;
+		assert_true(at < 20);
+		assert_false(f->fake->vq[2].ready && f->fake->failed_op == NULL);
+		assert_int_equal(f->fake->vq[2].call_fd, -1);
+		assert_null(f->vdev->core->vqs[2].relay.loop);
+		assert_true(f->fake->vq[0].ready);
+	}
+	assert_true(f->fake->vq[2].ready);
+}
+
+static void
+a_failure_stops_the_device_once_and_names_the_cause(void **state)
+{
+	struct fixture *f = *state;
+	char why[256];
+
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	vdpa_device_fail(f->vdev, 1, EPROTO, "descriptor %s", "loop");
+	vdpa_device_fail(f->vdev, 0, EIO, "something later");
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	vdpa_device_failure(f->vdev, why, sizeof(why));
+	assert_string_equal(why, "queue 1: descriptor loop (EPROTO)");
+	nothing_is_left(f);
+	assert_int_equal(vdpa_set_status(f->vdev, 0x01), -EIO);
+	/* It can be used again. */
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	vdpa_device_failure(f->vdev, why, sizeof(why));
+	assert_string_equal(why, "");
+}
+
+static void
+nothing_works_after_unregistration(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	vdpa_unregister_device(f->vdev);
+	nothing_is_left(f);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -ENODEV);
+	assert_int_equal(vdpa_set_status(f->vdev, 1), -ENODEV);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	vdpa_device_fail(f->vdev, 0, EIO, "too late");
+	assert_null(vdpa_find_device("fake0"));
+}
+
+static void
+names_are_unique_and_plain(void **state)
+{
+	struct fixture *f = *state;
+	struct fake_device *again = fake_device_new("fake0", false);
+
+	assert_int_equal(vdpa_register_device(&again->vdev), -EEXIST);
+	vdpa_put_device(&again->vdev);
+	assert_null(fake_device_new("", false));
+	assert_null(fake_device_new("a/b", false));
+	assert_non_null(f->vdev);
+}
+
+static void
+configuration_is_bounded_and_generation_safe(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t buf[64];
+
+	assert_int_equal(vdpa_get_config(f->vdev, 0, buf, 64), 0);
+	assert_int_equal(vdpa_get_config(f->vdev, 64, buf, 0), 0);
+	assert_int_equal(vdpa_get_config(f->vdev, 1, buf, 64), -EINVAL);
+	assert_int_equal(vdpa_get_config(f->vdev, SIZE_MAX, buf, 2), -EINVAL);
+	assert_int_equal(vdpa_set_config(f->vdev, 0, buf, 1), -EOPNOTSUPP);
+	f->fake->keeps_changing = true;
+	assert_int_equal(vdpa_get_config(f->vdev, 0, buf, 4), -EIO);
+}
+
+static int
+group_setup(void **state)
+{
+	return vdpa_event_control_init();
+}
+
+static int
+group_teardown(void **state)
+{
+	vdpa_event_control_fini();
+	return 0;
+}
+
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(status_bits_are_set_in_order),
+		TEST(every_illegal_status_transition_is_refused),
+		TEST(features_ok_that_does_not_stick_is_an_error),
+		TEST(features_are_fixed_after_features_ok),
+		TEST(ring_setup_is_refused_before_features_ok_and_while_ready),
+		TEST(address_spaces_are_fixed_after_driver_ok),
+		TEST(bad_rings_are_refused_with_the_reason),
+		TEST(start_unwinds_wherever_it_fails),
+		cmocka_unit_test_setup_teardown(start_unwinds_wherever_it_fails, setup_own_kick,
+						teardown),
+		TEST(a_device_that_does_not_reset_is_failed_until_it_does),
+		TEST(kicks_are_relayed_until_the_queue_stops),
+		TEST(a_late_queue_restarts_a_device_that_cannot_take_it),
+		TEST(a_late_queue_starts_alone_where_the_device_can),
+		TEST(a_failure_stops_the_device_once_and_names_the_cause),
+		TEST(nothing_works_after_unregistration),
+		TEST(names_are_unique_and_plain),
+		TEST(configuration_is_bounded_and_generation_safe),
+	};
+
+	return cmocka_run_group_tests(tests, group_setup, group_teardown);
+}
