@@ -108,30 +108,25 @@ fail_task_run(struct vdpa_task *task)
 	struct vdpa_device *vdev = task->arg;
 	struct vdpa_device_core *core = vdev->core;
 	const struct vdpa_frontend *fe;
-	bool stopped = false;
+	bool stop;
 	int qidx;
 
 	vdpa_device_lock(vdev);
 	pthread_mutex_lock(&core->fail_lock);
-	stopped = core->fail_pending;
-	core->fail_pending = false;
+	/* A reset since the report has forgotten it: the session that failed is gone already. */
+	stop = core->fail_state == VDPA_FAIL_REPORTED;
+	if (stop)
+		core->fail_state = VDPA_FAIL_STOPPED;
 	qidx = core->fail_qidx;
 	pthread_mutex_unlock(&core->fail_lock);
-	/* A reset since the report has forgotten it: the session that failed is gone already. */
-	if (stopped) {
-		char why[VDPA_FAILURE_MAX];
-
-		vdpa_device_failure(vdev, why, sizeof(why));
-		vdpa_session_stop(vdev);
-		pthread_mutex_lock(&core->fail_lock);
-		snprintf(core->failure, sizeof(core->failure), "%s", why);
-		pthread_mutex_unlock(&core->fail_lock);
+	if (stop) {
+		vdpa_step_quiesce(vdev);
 		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
 	}
 	vdpa_device_unlock(vdev);
 
 	fe = __atomic_load_n(&core->fe, __ATOMIC_ACQUIRE);
-	if (stopped && fe != NULL && fe->ops->failed != NULL)
+	if (stop && fe != NULL && fe->ops->failed != NULL)
 		fe->ops->failed(vdev, qidx);
 }
 
@@ -265,7 +260,7 @@ vdpa_unregister_device(struct vdpa_device *vdev)
 	vdpa_device_set_state(vdev, VDPA_STATE_REMOVED);
 	pthread_mutex_lock(&core->fail_lock);
 	core->fail_open = false;
-	core->fail_pending = false;
+	core->fail_state = VDPA_FAIL_NONE;
 	pthread_mutex_unlock(&core->fail_lock);
 	vdpa_device_unlock(vdev);
 
@@ -296,8 +291,8 @@ vdpa_device_fail(struct vdpa_device *vdev, int qidx, int err, const char *fmt, .
 		snprintf(text, sizeof(text), "%s (%s)", cause, ename ? ename : "?");
 
 	pthread_mutex_lock(&core->fail_lock);
-	if (core->fail_open && !core->fail_pending) {
-		core->fail_pending = true;
+	if (core->fail_open && core->fail_state == VDPA_FAIL_NONE) {
+		core->fail_state = VDPA_FAIL_REPORTED;
 		core->fail_qidx = qidx;
 		snprintf(core->failure, sizeof(core->failure), "%s", text);
 		VDPA_LOG(ERR, "%s: %s; the device is stopped", vdev->name, text);

@@ -39,6 +39,13 @@ struct vdpa_core_vq {
 	struct vdpa_device *vdev;
 };
 
+/* Of the first report since the last reset. */
+enum vdpa_fail_state {
+	VDPA_FAIL_NONE,
+	VDPA_FAIL_REPORTED, /* the stop is still to come */
+	VDPA_FAIL_STOPPED,
+};
+
 struct vdpa_device_core {
 	pthread_mutex_t lock;
 	enum vdpa_device_state state; /* written under (L); read by atomic load */
@@ -60,8 +67,8 @@ struct vdpa_device_core {
 
 	/* Failure: the first report since the last reset. */
 	pthread_mutex_t fail_lock;
-	bool fail_pending; /* reported, the stop still to come */
-	bool fail_open;	   /* registered: reports are taken */
+	enum vdpa_fail_state fail_state;
+	bool fail_open; /* registered: reports are taken */
 	int fail_qidx;
 	char failure[VDPA_FAILURE_MAX];
 	struct vdpa_task fail_task;
@@ -92,6 +99,9 @@ vdpa_device_started(const struct vdpa_device *vdev)
 
 /* status.c: the steps, under the device's lock. Each checks the rules and calls the op. */
 int vdpa_step_reset(struct vdpa_device *vdev);
+/* The reset without its end: the device stops, what failed is remembered, the state is the caller's
+ * to set. */
+int vdpa_step_quiesce(struct vdpa_device *vdev);
 int vdpa_step_status(struct vdpa_device *vdev, uint8_t status);
 int vdpa_step_features(struct vdpa_device *vdev, uint64_t features);
 int vdpa_step_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb);

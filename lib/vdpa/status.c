@@ -60,7 +60,7 @@ check_idx(struct vdpa_device *vdev, uint16_t idx)
 }
 
 int
-vdpa_step_reset(struct vdpa_device *vdev)
+vdpa_step_quiesce(struct vdpa_device *vdev)
 {
 	struct vdpa_device_core *core = vdev->core;
 	int rc;
@@ -86,9 +86,19 @@ vdpa_step_reset(struct vdpa_device *vdev)
 	}
 	vdpa_iotlb_put(core->iotlb);
 	core->iotlb = NULL;
+	return 0;
+}
 
+int
+vdpa_step_reset(struct vdpa_device *vdev)
+{
+	struct vdpa_device_core *core = vdev->core;
+	int rc = vdpa_step_quiesce(vdev);
+
+	if (rc < 0)
+		return rc;
 	pthread_mutex_lock(&core->fail_lock);
-	core->fail_pending = false;
+	core->fail_state = VDPA_FAIL_NONE;
 	core->failure[0] = '\0';
 	pthread_mutex_unlock(&core->fail_lock);
 	vdpa_device_set_state(vdev, VDPA_STATE_IDLE);
