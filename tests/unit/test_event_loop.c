@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* Event loops: membership across threads, tasks, pollers that sleep, and no work when idle. */
+
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <rte_lcore.h>
+
+#include "vdpa_event.h"
+
+#define EVENTUALLY(cond)                                                                           \
+	do {                                                                                       \
+		for (unsigned int i_ = 0; i_ < 5000 && !(cond); i_++)                              \
+			usleep(1000);                                                              \
+		assert_true(cond);                                                                 \
+	} while (0)
+
+#define LOAD(x) __atomic_load_n(&(x), __ATOMIC_SEQ_CST)
+#define INC(x)	__atomic_add_fetch(&(x), 1, __ATOMIC_SEQ_CST)
+
+static int
+setup(void **state)
+{
+	const struct vdpa_event_loop_params params = {
+		.name = "test", .lcore_id = LCORE_ID_ANY, .poll_us = 50};
+
+	return vdpa_event_loop_create(&params, (struct vdpa_event_loop **)state);
+}
+
+static int
+teardown(void **state)
+{
+	vdpa_event_loop_destroy(*state);
+	return 0;
+}
+
+struct counter {
+	struct vdpa_event ev;
+	unsigned int count;
+	unsigned int in_handler;
+	unsigned int dwell_us;
+	bool del_self;
+};
+
+static void
+count_event(struct vdpa_event *ev, uint32_t revents)
+{
+	struct counter *c = ev->arg;
+	eventfd_t value;
+
+	INC(c->in_handler);
+	eventfd_read(ev->fd, &value);
+	if (c->dwell_us != 0)
+		usleep(c->dwell_us);
+	if (c->del_self)
+		vdpa_event_del(ev);
+	INC(c->count);
+	__atomic_sub_fetch(&c->in_handler, 1, __ATOMIC_SEQ_CST);
+}
+
+static void
+counter_open(struct counter *c)
+{
+	memset(c, 0, sizeof(*c));
+	c->ev = (struct vdpa_event){.fd = eventfd(0, EFD_NONBLOCK),
+				    .events = EPOLLIN,
+				    .handler = count_event,
+				    .arg = c};
+	assert_true(c->ev.fd >= 0);
+}
+
+static void
+an_event_is_handled_until_it_is_deleted(void **state)
+{
+	struct vdpa_event_loop *loop = *state;
+	struct counter c;
+
+	counter_open(&c);
+	assert_int_equal(vdpa_event_add(loop, &c.ev), 0);
+	assert_int_equal(vdpa_event_add(loop, &c.ev), -EINVAL);
+	eventfd_write(c.ev.fd, 1);
+	EVENTUALLY(LOAD(c.count) == 1);
+	vdpa_event_del(&c.ev);
+	vdpa_event_del(&c.ev);
+	eventfd_write(c.ev.fd, 1);
+	usleep(20000);
+	assert_int_equal(LOAD(c.count), 1);
+	assert_int_equal(vdpa_event_add(loop, &c.ev), 0);
+	EVENTUALLY(LOAD(c.count) == 2);
+	vdpa_event_del(&c.ev);
+	close(c.ev.fd);
+}
+
+static void
+a_bad_fd_is_refused(void **state)
+{
+	struct counter c = {.ev = {.fd = 1000000, .events = EPOLLIN, .handler = count_event}};
+
+	assert_int_equal(vdpa_event_add(*state, &c.ev), -EBADF);
+	assert_null(c.ev.loop);
+}
+
+static void
+a_handler_may_delete_its_own_event(void **state)
+{
+	struct counter c;
+
+	counter_open(&c);
+	c.del_self = true;
+	assert_int_equal(vdpa_event_add(*state, &c.ev), 0);
+	eventfd_write(c.ev.fd, 1);
+	EVENTUALLY(LOAD(c.count) == 1);
+	eventfd_write(c.ev.fd, 1);
+	usleep(20000);
+	assert_int_equal(LOAD(c.count), 1);
+	close(c.ev.fd);
+}
+
+static void
+deletion_waits_for_its_handler_and_for_no_other(void **state)
+{
+	struct counter slow, other;
+
+	counter_open(&slow);
+	counter_open(&other);
+	slow.dwell_us = 200000;
+	assert_int_equal(vdpa_event_add(*state, &slow.ev), 0);
+	assert_int_equal(vdpa_event_add(*state, &other.ev), 0);
+	eventfd_write(slow.ev.fd, 1);
+	EVENTUALLY(LOAD(slow.in_handler) == 1);
+	/* While the slow handler runs: another event goes at once ... */
+	vdpa_event_del(&other.ev);
+	assert_int_equal(LOAD(slow.in_handler), 1);
+	/* ... and its own only after it has returned. */
+	vdpa_event_del(&slow.ev);
+	assert_int_equal(LOAD(slow.in_handler), 0);
+	assert_int_equal(LOAD(slow.count), 1);
+	close(slow.ev.fd);
+	close(other.ev.fd);
+}
+
+/* Members come, fire and go from another thread, freed at once: a stale one would be a use after
+ * free. */
+static void
+events_may_come_and_go_while_others_fire(void **state)
+{
+	enum { N = 16, ROUNDS = 2000 };
+	struct counter *c[N] = {NULL};
+	unsigned int seed = 1;
+
+	for (unsigned int i = 0; i < ROUNDS; i++) {
+		unsigned int k = (unsigned int)rand_r(&seed) % N;
+
+		if (c[k] == NULL) {
+			c[k] = malloc(sizeof(*c[k]));
+			counter_open(c[k]);
+			assert_int_equal(vdpa_event_add(*state, &c[k]->ev), 0);
+			eventfd_write(c[k]->ev.fd, 1);
+		} else {
+			vdpa_event_del(&c[k]->ev);
+			close(c[k]->ev.fd);
+			free(c[k]);
+			c[k] = NULL;
+		}
+	}
+	for (unsigned int k = 0; k < N; k++) {
+		if (c[k] == NULL)
+			continue;
+		EVENTUALLY(LOAD(c[k]->count) == 1);
+		vdpa_event_del(&c[k]->ev);
+		close(c[k]->ev.fd);
+		free(c[k]);
+	}
+}
+
+static int
+add_one(void *arg)
+{
+	INC(*(unsigned int *)arg);
+	return 42;
+}
+
+static int
+call_again(void *arg)
+{
+	void **pair = arg;
+
+	assert_true(vdpa_event_loop_is_self(pair[0]));
+	return vdpa_event_loop_call(pair[0], add_one, pair[1]);
+}
+
+static void
+a_call_runs_on_the_loop_and_returns_its_result(void **state)
+{
+	unsigned int n = 0;
+	void *pair[2] = {*state, &n};
+
+	assert_false(vdpa_event_loop_is_self(*state));
+	assert_int_equal(vdpa_event_loop_call(*state, add_one, &n), 42);
+	assert_int_equal(vdpa_event_loop_call(*state, call_again, pair), 42);
+	assert_int_equal(n, 2);
+}
+
+struct task_counter {
+	struct vdpa_task task;
+	unsigned int runs;
+	unsigned int dwell_us;
+};
+
+static void
+count_task(struct vdpa_task *task)
+{
+	struct task_counter *t = task->arg;
+
+	if (t->dwell_us != 0)
+		usleep(t->dwell_us);
+	INC(t->runs);
+}
+
+static void
+a_task_runs_once_however_often_it_is_posted_before(void **state)
+{
+	struct task_counter first = {.dwell_us = 100000}, t = {0};
+
+	first.task = (struct vdpa_task){.run = count_task, .arg = &first};
+	t.task = (struct vdpa_task){.run = count_task, .arg = &t};
+	vdpa_task_post(*state, &first.task);
+	for (unsigned int i = 0; i < 10; i++)
+		vdpa_task_post(*state, &t.task);
+	EVENTUALLY(LOAD(t.runs) == 1);
+	usleep(5000);
+	assert_int_equal(LOAD(t.runs), 1);
+	vdpa_task_post(*state, &t.task);
+	EVENTUALLY(LOAD(t.runs) == 2);
+	vdpa_task_cancel(&first.task);
+	vdpa_task_cancel(&t.task);
+}
+
+static void
+a_cancelled_task_neither_runs_nor_is_running(void **state)
+{
+	struct task_counter first = {.dwell_us = 100000}, t = {0};
+
+	first.task = (struct vdpa_task){.run = count_task, .arg = &first};
+	t.task = (struct vdpa_task){.run = count_task, .arg = &t};
+	vdpa_task_post(*state, &first.task);
+	vdpa_task_post(*state, &t.task);
+	vdpa_task_cancel(&t.task);
+	vdpa_task_cancel(&first.task);
+	usleep(20000);
+	assert_int_equal(LOAD(t.runs), 0);
+	assert_true(LOAD(first.runs) <= 1);
+	/* Cancelled while it runs: the cancel waits for its end. */
+	first.runs = 0;
+	vdpa_task_post(*state, &first.task);
+	usleep(20000);
+	vdpa_task_cancel(&first.task);
+	assert_int_equal(LOAD(first.runs), 1);
+}
+
+/* A queue of work between a producer and a poller with notifications, as a virtqueue has it. */
+struct work {
+	struct vdpa_poller poller;
+	struct vdpa_event kick;
+	unsigned int produced, consumed;
+	unsigned int armed; /* the producer must kick */
+	unsigned int sleeps;
+};
+
+static unsigned int
+work_poll(struct vdpa_poller *poller)
+{
+	struct work *w = poller->arg;
+	unsigned int n = LOAD(w->produced) - w->consumed;
+
+	__atomic_store_n(&w->consumed, w->consumed + n, __ATOMIC_SEQ_CST);
+	return n;
+}
+
+static bool
+work_sleep(struct vdpa_poller *poller)
+{
+	struct work *w = poller->arg;
+
+	__atomic_store_n(&w->armed, 1, __ATOMIC_SEQ_CST);
+	if (LOAD(w->produced) != w->consumed) {
+		__atomic_store_n(&w->armed, 0, __ATOMIC_SEQ_CST);
+		return false;
+	}
+	INC(w->sleeps);
+	return true;
+}
+
+static void
+work_kick(struct vdpa_event *ev, uint32_t revents)
+{
+	struct work *w = ev->arg;
+	eventfd_t value;
+
+	eventfd_read(ev->fd, &value);
+	__atomic_store_n(&w->armed, 0, __ATOMIC_SEQ_CST);
+	vdpa_poller_wake(&w->poller);
+}
+
+static void
+no_work_is_lost_between_polling_and_sleeping(void **state)
+{
+	struct work w = {.poller = {.poll = work_poll, .sleep = work_sleep}};
+
+	w.poller.arg = &w;
+	w.kick = (struct vdpa_event){
+		.fd = eventfd(0, EFD_NONBLOCK), .events = EPOLLIN, .handler = work_kick, .arg = &w};
+	assert_int_equal(vdpa_event_add(*state, &w.kick), 0);
+	assert_int_equal(vdpa_poller_add(*state, &w.poller), 0);
+	assert_int_equal(vdpa_poller_add(*state, &w.poller), -EINVAL);
+	for (unsigned int i = 1; i <= 3000; i++) {
+		INC(w.produced);
+		if (LOAD(w.armed) != 0)
+			eventfd_write(w.kick.fd, 1);
+		/* Gaps around the time after which the poller sleeps, 50 us. */
+		if (i % 3 == 0)
+			usleep(i % 120);
+		EVENTUALLY(LOAD(w.consumed) == i);
+	}
+	EVENTUALLY(LOAD(w.armed) == 1);
+	assert_true(LOAD(w.sleeps) > 1);
+	vdpa_poller_del(&w.poller);
+	vdpa_event_del(&w.kick);
+	INC(w.produced);
+	usleep(5000);
+	assert_int_equal(LOAD(w.consumed), 3000);
+	close(w.kick.fd);
+}
+
+static void
+an_idle_loop_never_wakes(void **state)
+{
+	struct vdpa_event_loop_stats before, after;
+	struct work w[64];
+
+	for (unsigned int i = 0; i < 64; i++) {
+		memset(&w[i], 0, sizeof(w[i]));
+		w[i].poller =
+			(struct vdpa_poller){.poll = work_poll, .sleep = work_sleep, .arg = &w[i]};
+		assert_int_equal(vdpa_poller_add(*state, &w[i].poller), 0);
+	}
+	for (unsigned int i = 0; i < 64; i++)
+		EVENTUALLY(LOAD(w[i].sleeps) == 1);
+	usleep(20000);
+	vdpa_event_loop_stats(*state, &before);
+	usleep(500000);
+	vdpa_event_loop_stats(*state, &after);
+	assert_int_equal(after.wakeups, before.wakeups);
+	for (unsigned int i = 0; i < 64; i++)
+		vdpa_poller_del(&w[i].poller);
+}
+
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(an_event_is_handled_until_it_is_deleted),
+		TEST(a_bad_fd_is_refused),
+		TEST(a_handler_may_delete_its_own_event),
+		TEST(deletion_waits_for_its_handler_and_for_no_other),
+		TEST(events_may_come_and_go_while_others_fire),
+		TEST(a_call_runs_on_the_loop_and_returns_its_result),
+		TEST(a_task_runs_once_however_often_it_is_posted_before),
+		TEST(a_cancelled_task_neither_runs_nor_is_running),
+		TEST(no_work_is_lost_between_polling_and_sleeping),
+		TEST(an_idle_loop_never_wakes),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
