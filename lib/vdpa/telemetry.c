@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Management over DPDK's telemetry socket, so that dpdk-telemetry.py can look at the devices of a
+ * running process and change them. The commands call the public API and turn its JSON into the
+ * telemetry library's own values; they own nothing.
+ *
+ * A command's parameters are all that follows its first comma, commas included, so the words of
+ * `dev add` pass unchanged: "/vdpa/dev/add,name net0 mgmtdev sim_net socket /run/net0.sock".
+ * A command that fails answers {"error": "..."}: telemetry's own answer to a failed callback is a
+ * bare null.
+ *
+ * Limits of the telemetry library that show here: names consist of letters, digits, '_' and '/';
+ * strings in an object have at most 127 characters; an object has at most 256 fields; and
+ * 22.11 reads outside an array for a character above 0x7f. Others are replaced by '_' and '?'.
+ */
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jansson.h>
+#include <rte_telemetry.h>
+#include <rte_version.h>
+
+#include "telemetry.h"
+#include "vdpa.h"
+#include "vdpa_args.h"
+#include "vdpa_driver.h"
+#include "vdpa_log.h"
+
+/* What a reply may hold: the client's buffer is 16 KiB and telemetry sends whatever fits, silently.
+ * The text measured has other blanks than the one sent, so there is room to spare. */
+#define REPLY_TEXT_MAX 12288
+
+#if RTE_VERSION < RTE_VERSION_NUM(23, 3, 0, 0)
+#define tel_add_dict_uint  rte_tel_data_add_dict_u64
+#define tel_add_array_uint rte_tel_data_add_array_u64
+#define TEL_UINT_VAL	   RTE_TEL_U64_VAL
+#else
+#define tel_add_dict_uint  rte_tel_data_add_dict_uint
+#define tel_add_array_uint rte_tel_data_add_array_uint
+#define TEL_UINT_VAL	   RTE_TEL_UINT_VAL
+#endif
+
+static void
+copy_name(char *dst, size_t size, const char *src)
+{
+	size_t i;
+
+	for (i = 0; i + 1 < size && src[i] != '\0'; i++) {
+		char c = src[i];
+
+		dst[i] = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') ||
+					 (c >= 'a' && c <= 'z') || c == '/'
+				 ? c
+				 : '_';
+	}
+	dst[i] = '\0';
+}
+
+static void
+copy_string(char *dst, size_t size, const char *src)
+{
+	size_t i;
+
+	for (i = 0; i + 1 < size && src[i] != '\0'; i++)
+		dst[i] = src[i] >= ' ' && src[i] <= '~' ? src[i] : '?';
+	dst[i] = '\0';
+}
+
+static int
+add_string(struct rte_tel_data *d, const char *name, const char *value)
+{
+	char text[RTE_TEL_MAX_STRING_LEN];
+
+	copy_string(text, sizeof(text), value);
+	return rte_tel_data_add_dict_string(d, name, text);
+}
+
+static int
+reply_pair(struct rte_tel_data *d, const char *name, const char *value)
+{
+	rte_tel_data_start_dict(d);
+	return add_string(d, name, value);
+}
+
+static int
+reply_error(struct rte_tel_data *d)
+{
+	return reply_pair(d, "error", vdpa_error_message());
+}
+
+static int
+reply_result(struct rte_tel_data *d, int ret)
+{
+	return ret < 0 ? reply_error(d) : reply_pair(d, "result", "ok");
+}
+
+static void fill_dict(struct rte_tel_data *d, json_t *object);
+
+static void
+fill_array(struct rte_tel_data *d, json_t *array)
+{
+	bool strings = json_is_string(json_array_get(array, 0));
+	size_t i;
+	json_t *value;
+
+	rte_tel_data_start_array(d, strings ? RTE_TEL_STRING_VAL : TEL_UINT_VAL);
+	json_array_foreach(array, i, value)
+	{
+		char text[RTE_TEL_MAX_STRING_LEN];
+
+		if (strings && json_is_string(value)) {
+			copy_string(text, sizeof(text), json_string_value(value));
+			rte_tel_data_add_array_string(d, text);
+		} else if (!strings && json_is_integer(value)) {
+			tel_add_array_uint(d, (uint64_t)json_integer_value(value));
+		}
+	}
+}
+
+/* Telemetry has no array of objects: it becomes an object keyed by index. */
+static void
+fill_dict_of_array(struct rte_tel_data *d, json_t *array)
+{
+	json_t *object = json_object(), *value;
+	char key[24];
+	size_t i;
+
+	json_array_foreach(array, i, value)
+	{
+		snprintf(key, sizeof(key), "%zu", i);
+		json_object_set(object, key, value);
+	}
+	fill_dict(d, object);
+	json_decref(object);
+}
+
+/* Containers belong to telemetry once they are added; the caller sees to it that adding works. */
+static void
+add_container(struct rte_tel_data *d, const char *name, json_t *value)
+{
+	struct rte_tel_data *inner = rte_tel_data_alloc();
+
+	if (inner == NULL) {
+		add_string(d, name, "out of memory");
+		return;
+	}
+	if (json_is_object(value))
+		fill_dict(inner, value);
+	else if (json_is_object(json_array_get(value, 0)))
+		fill_dict_of_array(inner, value);
+	else
+		fill_array(inner, value);
+	rte_tel_data_add_dict_container(d, name, inner, 0);
+}
+
+static void
+add_value(struct rte_tel_data *d, const char *name, json_t *value)
+{
+	switch (json_typeof(value)) {
+	case JSON_OBJECT:
+	case JSON_ARRAY:
+		add_container(d, name, value);
+		break;
+	case JSON_STRING:
+		add_string(d, name, json_string_value(value));
+		break;
+	case JSON_INTEGER:
+		tel_add_dict_uint(d, name, (uint64_t)json_integer_value(value));
+		break;
+	case JSON_TRUE:
+	case JSON_FALSE:
+		add_string(d, name, json_is_true(value) ? "true" : "false");
+		break;
+	default:
+		add_string(d, name, "");
+		break;
+	}
+}
+
+/* As many fields as fit; so that nothing added below can be refused, and leak. */
+static void
+fill_dict(struct rte_tel_data *d, json_t *object)
+{
+	unsigned int n = 0;
+	const char *key;
+	json_t *value;
+
+	rte_tel_data_start_dict(d);
+	json_object_foreach(object, key, value)
+	{
+		char name[RTE_TEL_MAX_STRING_LEN];
+
+		if (n++ == RTE_TEL_MAX_DICT_ENTRIES)
+			break;
+		copy_name(name, sizeof(name), key);
+		add_value(d, name, value);
+	}
+}
+
+static int
+reply_object(struct rte_tel_data *d, json_t *object)
+{
+	fill_dict(d, object);
+	return 0;
+}
+
+/* The object in a JSON text, which it frees; NULL with the thread's error message set. */
+static json_t *
+parse(char *text)
+{
+	json_t *root;
+
+	if (text == NULL)
+		return NULL;
+	root = json_loads(text, 0, NULL);
+	if (!json_is_object(root)) {
+		json_decref(root);
+		root = NULL;
+		vdpa_error(ENOMEM, "cannot read the library's own JSON: out of memory");
+	}
+	free(text);
+	return root;
+}
+
+static int
+reply_keys(struct rte_tel_data *d, json_t *root)
+{
+	const char *key;
+	json_t *value;
+
+	if (root == NULL)
+		return reply_error(d);
+	rte_tel_data_start_array(d, RTE_TEL_STRING_VAL);
+	json_object_foreach(root, key, value)
+	{
+		char text[RTE_TEL_MAX_STRING_LEN];
+
+		copy_string(text, sizeof(text), key);
+		if (rte_tel_data_add_array_string(d, text) < 0)
+			break;
+	}
+	json_decref(root);
+	return 0;
+}
+
+/* The name in "NAME" or "NAME,REST", blanks around it dropped. */
+static const char *
+take_name(const char *params, char name[VDPA_NAME_MAX], struct rte_tel_data *d)
+{
+	const char *start = params != NULL ? params + strspn(params, " \t") : "";
+	size_t len = strcspn(start, ", \t\r\n");
+
+	if (len == 0 || len >= VDPA_NAME_MAX) {
+		reply_pair(d, "error", "a name of 1 to 63 characters is expected after the comma");
+		return NULL;
+	}
+	memcpy(name, start, len);
+	name[len] = '\0';
+	return start + len;
+}
+
+static int
+handle_mgmtdev_list(const char *cmd, const char *params, struct rte_tel_data *d)
+{
+	return reply_keys(d, parse(vdpa_mgmtdev_show()));
+}
+
+static int
+handle_mgmtdev_show(const char *cmd, const char *params, struct rte_tel_data *d)
+{
+	char name[VDPA_NAME_MAX];
+	json_t *root, *mdev;
+	int ret;
+
+	if (take_name(params, name, d) == NULL)
+		return 0;
+	root = parse(vdpa_mgmtdev_show());
+	if (root == NULL)
+		return reply_error(d);
+	mdev = json_object_get(root, name);
+	ret = mdev != NULL ? reply_object(d, mdev)
+			   : reply_pair(d, "error", "no management device of that name");
+	json_decref(root);
+	return ret;
+}
+
+static int
+handle_dev_list(const char *cmd, const char *params, struct rte_tel_data *d)
+{
+	return reply_keys(d, parse(vdpa_dev_show(NULL)));
+}
+
+static int
+handle_dev_show(const char *cmd, const char *params, struct rte_tel_data *d)
+{
+	char name[VDPA_NAME_MAX];
+	json_t *root;
+	int ret;
+
+	if (take_name(params, name, d) == NULL)
+		return 0;
+	root = parse(vdpa_dev_show(name));
+	if (root == NULL)
+		return reply_error(d);
+	ret = reply_object(d, root);
+	json_decref(root);
+	return ret;
+}
+
+static int
+handle_dev_stats(const char *cmd, const char *params, struct rte_tel_data *d)
+{
+	char name[VDPA_NAME_MAX];
+	json_t *root;
+	char *text;
+	int ret;
+
+	if (take_name(params, name, d) == NULL)
+		return 0;
+	text = vdpa_dev_stats(name);
+	root = parse(text);
+	if (root == NULL)
+		return reply_error(d);
+	ret = reply_object(d, root);
+	json_decref(root);
+	return ret;
+}
+
+static int
+handle_dev_add(const char *cmd, const char *params, struct rte_tel_data *d)
+{
+	return reply_result(d, vdpa_dev_add(params != NULL ? params : ""));
+}
+
+static int
+handle_dev_del(const char *cmd, const char *params, struct rte_tel_data *d)
+{
+	char name[VDPA_NAME_MAX];
+
+	if (take_name(params, name, d) == NULL)
+		return 0;
+	return reply_result(d, vdpa_dev_del(name));
+}
+
+static int
+handle_dev_set(const char *cmd, const char *params, struct rte_tel_data *d)
+{
+	return reply_result(d, vdpa_dev_set(params != NULL ? params : ""));
+}
+
+static const struct {
+	const char *name;
+	telemetry_cb handler;
+	const char *help;
+} commands[] = {
+	{"/vdpa/mgmtdev/list", handle_mgmtdev_list,
+	 "Returns the names of the management devices. Takes no parameters"},
+	{"/vdpa/mgmtdev/show", handle_mgmtdev_show,
+	 "Returns what a management device can make. Parameters: NAME"},
+	{"/vdpa/dev/list", handle_dev_list,
+	 "Returns the names of the vDPA devices. Takes no parameters"},
+	{"/vdpa/dev/show", handle_dev_show, "Returns a vDPA device. Parameters: NAME"},
+	{"/vdpa/dev/stats", handle_dev_stats,
+	 "Returns the statistics of a vDPA device, or of one of its virtqueues. "
+	 "Parameters: NAME[,QUEUE]"},
+	{"/vdpa/dev/add", handle_dev_add,
+	 "Adds a vDPA device. Parameters: name NAME mgmtdev MGMTDEV [WORD [VALUE]] ..."},
+	{"/vdpa/dev/del", handle_dev_del, "Removes a vDPA device. Parameters: NAME"},
+	{"/vdpa/dev/set", handle_dev_set,
+	 "Changes a vDPA device. Parameters: NAME WORD [VALUE] ..., e.g. net0 link down"},
+};
+
+int
+vdpa_telemetry_init(void)
+{
+	static bool registered;
+	unsigned int i;
+	int ret;
+
+	if (registered)
+		return 0;
+	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		ret = rte_telemetry_register_cmd(commands[i].name, commands[i].handler,
+						 commands[i].help);
+		if (ret < 0)
+			return vdpa_error(ret, "cannot register the telemetry command %s: %s",
+					  commands[i].name, strerror(-ret));
+	}
+	registered = true;
+	return 0;
+}
