@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * EAL's arguments: the user's, and our defaults for what the user left open. The defaults let the
+ * daemon start on any machine, as any user, beside other DPDK processes, and leave nothing behind:
+ *
+ *   memory    huge pages that are free, in anonymous files; else ordinary memory
+ *   lcores    one, not bound to a CPU, since it only waits for signals; and those that poll
+ *   devices   no PCI scan: simulated devices need none
+ *   names     file prefix vdpa-app, so that telemetry clients find the daemon by it
+ *   log       warnings of DPDK's, notices of ours
+ *
+ * They stand before the user's, so that where both are given the user's is the one in force.
+ */
+
+#include <errno.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "eal_args.h"
+
+/* Huge pages wanted before they are worth using, and ordinary memory in their stead. The latter is
+ * address space: pages are allocated when they are written. */
+#define HUGE_BYTES_MIN	(64ul << 20)
+#define NO_HUGE_MEM_ARG "256" /* MiB */
+
+/* What of EAL's options the user has settled. */
+struct eal_given {
+	bool memory;
+	bool no_huge;
+	bool sharing;
+	bool lcores;
+	bool pci;
+	bool prefix;
+	bool iova;
+};
+
+/* The option's name, without dashes and value. "-l0" and "-l 0" are both "l". */
+static size_t
+option_name(const char *arg, const char **name)
+{
+	if (arg[0] != '-' || arg[1] == '\0')
+		return 0;
+	if (arg[1] != '-') {
+		*name = arg + 1;
+		return 1;
+	}
+	*name = arg + 2;
+	return strcspn(*name, "=");
+}
+
+static bool
+is_one_of(const char *name, size_t len, const char *const *list)
+{
+	for (; *list != NULL; list++)
+		if (strlen(*list) == len && memcmp(*list, name, len) == 0)
+			return true;
+	return false;
+}
+
+static struct eal_given
+look_at(const struct app_options *opts)
+{
+	static const char *const memory[] = {
+		"m", "socket-mem", "socket-limit", "huge-dir", "legacy-mem", "no-huge", NULL};
+	static const char *const no_huge[] = {"no-huge", NULL};
+	static const char *const sharing[] = {"in-memory",  "no-shconf",   "proc-type", "huge-dir",
+					      "legacy-mem", "huge-unlink", NULL};
+	static const char *const lcores[] = {"l", "c", "lcores", "s", "S", NULL};
+	static const char *const pci[] = {"no-pci", "a", "allow", "b", "block", NULL};
+	static const char *const prefix[] = {"file-prefix", NULL};
+	static const char *const iova[] = {"iova-mode", NULL};
+	struct eal_given given = {0};
+	int i;
+
+	for (i = 0; i < opts->eal_argc; i++) {
+		const char *name = NULL;
+		size_t len = option_name(opts->eal_argv[i], &name);
+
+		if (len == 0)
+			continue;
+		given.memory |= is_one_of(name, len, memory);
+		given.no_huge |= is_one_of(name, len, no_huge);
+		given.sharing |= is_one_of(name, len, sharing);
+		given.lcores |= is_one_of(name, len, lcores);
+		given.pci |= is_one_of(name, len, pci);
+		given.prefix |= is_one_of(name, len, prefix);
+		given.iova |= is_one_of(name, len, iova);
+	}
+	return given;
+}
+
+/* Whether enough huge pages of the default size are free for us: the kernel reserves them at mmap
+ * and refuses otherwise, for an ordinary user as for root, mounted or not. */
+static bool
+have_huge_pages(void)
+{
+	void *p = mmap(NULL, HUGE_BYTES_MIN, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+
+	if (p == MAP_FAILED)
+		return false;
+	munmap(p, HUGE_BYTES_MIN);
+	return true;
+}
+
+static int __attribute__((format(printf, 2, 3)))
+add_arg(struct app_eal_args *args, const char *fmt, ...)
+{
+	char **argv, *arg;
+	va_list ap;
+	int ret;
+
+	argv = reallocarray(args->argv, (size_t)args->argc + 2, sizeof(*argv));
+	if (argv == NULL)
+		return -ENOMEM;
+	args->argv = argv;
+	va_start(ap, fmt);
+	ret = vasprintf(&arg, fmt, ap);
+	va_end(ap);
+	if (ret < 0)
+		return -ENOMEM;
+	argv[args->argc++] = arg;
+	argv[args->argc] = NULL;
+	return 0;
+}
+
+static int
+add_memory(struct app_eal_args *args, const struct eal_given *given)
+{
+	bool no_huge = given->no_huge;
+	int ret = 0;
+
+	if (!given->memory && !have_huge_pages()) {
+		no_huge = true;
+		ret = add_arg(args, "--no-huge");
+		if (ret == 0)
+			ret = add_arg(args, "-m");
+		if (ret == 0)
+			ret = add_arg(args, NO_HUGE_MEM_ARG);
+	}
+	/* EAL refuses --in-memory with --no-huge, which keeps no file anyway. */
+	if (ret == 0 && !given->sharing)
+		ret = add_arg(args, no_huge ? "--no-shconf" : "--in-memory");
+	return ret;
+}
+
+static bool
+is_poll_lcore(const struct app_options *opts, unsigned int cpu)
+{
+	unsigned int i;
+
+	for (i = 0; i < opts->n_poll_lcores; i++)
+		if (opts->poll_lcores[i] == cpu)
+			return true;
+	return false;
+}
+
+/* CPUs of the set that do not poll, as "0,2,3"; all of them if every one polls. NULL: no memory. */
+static char *
+main_cpus(const cpu_set_t *cpus, const struct app_options *opts)
+{
+	char *text = NULL;
+	size_t size = 0;
+	unsigned int pass, cpu, n = 0;
+	FILE *f;
+
+	f = open_memstream(&text, &size);
+	if (f == NULL)
+		return NULL;
+	for (pass = 0; pass < 2 && n == 0; pass++)
+		for (cpu = 0; cpu < CPU_SETSIZE; cpu++)
+			if (CPU_ISSET(cpu, cpus) && (pass == 1 || !is_poll_lcore(opts, cpu)))
+				fprintf(f, "%s%u", n++ == 0 ? "" : ",", cpu);
+	if (fclose(f) != 0) {
+		free(text);
+		return NULL;
+	}
+	return text;
+}
+
+/* --lcores=0@(0,2,3),1@1 --main-lcore=0: the main lcore is the first id that no CPU polls under. */
+static int
+add_lcores(struct app_eal_args *args, const struct app_options *opts)
+{
+	unsigned int main_lcore = 0, i;
+	char *cpus, *map = NULL;
+	size_t size = 0;
+	cpu_set_t allowed;
+	FILE *f;
+	int ret;
+
+	if (sched_getaffinity(0, sizeof(allowed), &allowed) < 0) {
+		/* More CPUs than a cpu_set_t holds: EAL knows no better either. */
+		CPU_ZERO(&allowed);
+		for (i = 0; i < CPU_SETSIZE; i++)
+			CPU_SET(i, &allowed);
+	}
+	for (i = 0; i < opts->n_poll_lcores; i++) {
+		if (CPU_ISSET(opts->poll_lcores[i], &allowed))
+			continue;
+		cpus = main_cpus(&allowed, &(const struct app_options){0});
+		fprintf(stderr,
+			"vdpa-app: --poll-lcores: %u is not a CPU that this process may "
+			"run on: %s\n",
+			opts->poll_lcores[i], cpus != NULL ? cpus : "");
+		free(cpus);
+		return -EINVAL;
+	}
+	while (is_poll_lcore(opts, main_lcore))
+		main_lcore++;
+	if (main_lcore >= RTE_MAX_LCORE) {
+		fprintf(stderr, "vdpa-app: --poll-lcores: at most %u CPUs can poll\n",
+			RTE_MAX_LCORE - 1);
+		return -EINVAL;
+	}
+	cpus = main_cpus(&allowed, opts);
+	f = open_memstream(&map, &size);
+	if (f == NULL || cpus == NULL) {
+		if (f != NULL)
+			fclose(f);
+		free(map);
+		free(cpus);
+		return -ENOMEM;
+	}
+	fprintf(f, "%u@(%s)", main_lcore, cpus);
+	for (i = 0; i < opts->n_poll_lcores; i++)
+		fprintf(f, ",%u@%u", opts->poll_lcores[i], opts->poll_lcores[i]);
+	ret = fclose(f) == 0 ? add_arg(args, "--lcores=%s", map) : -ENOMEM;
+	if (ret == 0)
+		ret = add_arg(args, "--main-lcore=%u", main_lcore);
+	free(map);
+	free(cpus);
+	return ret;
+}
+
+static int
+add_log_levels(struct app_eal_args *args, const struct app_options *opts)
+{
+	const char *level = opts->log_level;
+	int ret;
+
+	ret = add_arg(args, "--log-level=*:warning");
+	if (ret < 0)
+		return ret;
+	if (level == NULL)
+		return add_arg(args, "--log-level=lib.uvdpa:notice");
+	return strchr(level, ':') == NULL ? add_arg(args, "--log-level=lib.uvdpa:%s", level)
+					  : add_arg(args, "--log-level=%s", level);
+}
+
+int
+app_eal_args_build(struct app_eal_args *args, const struct app_options *opts)
+{
+	struct eal_given given = look_at(opts);
+	int i, ret;
+
+	memset(args, 0, sizeof(*args));
+	ret = add_arg(args, "vdpa-app");
+	if (ret == 0)
+		ret = add_memory(args, &given);
+	if (ret == 0 && !given.lcores)
+		ret = add_lcores(args, opts);
+	if (ret == 0 && !given.pci)
+		ret = add_arg(args, "--no-pci");
+	/* Without PCI devices nobody needs physical addresses, nor the rights to see them. */
+	if (ret == 0 && !given.pci && !given.iova)
+		ret = add_arg(args, "--iova-mode=va");
+	if (ret == 0 && !given.prefix)
+		ret = add_arg(args, "--file-prefix=vdpa-app");
+	if (ret == 0)
+		ret = add_log_levels(args, opts);
+	for (i = 0; ret == 0 && i < opts->eal_argc; i++)
+		ret = add_arg(args, "%s", opts->eal_argv[i]);
+	if (ret < 0)
+		app_eal_args_free(args);
+	return ret;
+}
+
+void
+app_eal_args_free(struct app_eal_args *args)
+{
+	int i;
+
+	for (i = 0; i < args->argc; i++)
+		free(args->argv[i]);
+	free(args->argv);
+	memset(args, 0, sizeof(*args));
+}

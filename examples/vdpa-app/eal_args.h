@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * EAL's arguments: the user's, and our defaults for what the user left open.
+ */
+
+#ifndef APP_EAL_ARGS_H
+#define APP_EAL_ARGS_H
+
+#include "options.h"
+
+struct app_eal_args {
+	int argc;
+	char **argv; /* ended by NULL */
+};
+
+/*
+ * Build them. Returns 0; -EINVAL, with one line on stderr, for a polling CPU that this process may
+ * not run on; -ENOMEM.
+ */
+int app_eal_args_build(struct app_eal_args *args, const struct app_options *opts);
+
+void app_eal_args_free(struct app_eal_args *args);
+
+#endif /* APP_EAL_ARGS_H */

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * vdpa-app: the daemon. It starts EAL and uvdpa, adds the devices it was told of, and waits for a
+ * signal to stop; the library's threads do the work. It uses the library's public API only.
+ */
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_lcore.h>
+#include <rte_version.h>
+
+#include <vdpa.h>
+
+#include "eal_args.h"
+#include "options.h"
+#include "report.h"
+
+/* Exit codes; see --help. */
+enum {
+	APP_STOPPED = 0,
+	APP_FAILED = 1,
+	APP_USAGE = 2,
+};
+
+/* Every virtqueue costs two or three descriptors: the usual soft limit of 1024 is soon too small.
+ */
+static void
+raise_fd_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == limit.rlim_max)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+/* Signals that stop us are blocked in every thread and fetched by the main one: none interrupts
+ * anything, and a second one changes nothing. */
+static void
+block_signals(sigset_t *stop)
+{
+	sigemptyset(stop);
+	sigaddset(stop, SIGINT);
+	sigaddset(stop, SIGTERM);
+	sigaddset(stop, SIGHUP);
+	sigprocmask(SIG_BLOCK, stop, NULL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
+static int
+print_words_help(void)
+{
+	char *text = vdpa_words_help();
+
+	if (text == NULL) {
+		fprintf(stderr, "vdpa-app: %s\n", vdpa_error_message());
+		return APP_FAILED;
+	}
+	fputs(text, stdout);
+	free(text);
+	return APP_STOPPED;
+}
+
+/* EAL knows only now which lcores there are, when the user chose them. */
+static int
+check_poll_lcores(const struct app_options *opts)
+{
+	unsigned int i;
+
+	for (i = 0; i < opts->n_poll_lcores; i++) {
+		unsigned int lcore = opts->poll_lcores[i];
+
+		if (!rte_lcore_is_enabled(lcore)) {
+			fprintf(stderr,
+				"vdpa-app: --poll-lcores: %u is not among the EAL lcores "
+				"given by -l or --lcores\n",
+				lcore);
+			return -EINVAL;
+		}
+		if (lcore == rte_get_main_lcore()) {
+			fprintf(stderr,
+				"vdpa-app: --poll-lcores: %u is the main lcore, which only "
+				"waits for signals; give one more to EAL\n",
+				lcore);
+			return -EINVAL;
+		}
+	}
+	return 0;
+}
+
+static int
+add_devices(const struct app_options *opts)
+{
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < opts->n_devs; i++) {
+		ret = vdpa_dev_add(opts->devs[i].words);
+		if (ret < 0) {
+			fprintf(stderr, "vdpa-app: %s: %s\n", opts->devs[i].where,
+				vdpa_error_message());
+			return ret;
+		}
+	}
+	return 0;
+}
+
+/* Until a signal asks to stop. */
+static void
+run(const sigset_t *stop, unsigned int stats_s)
+{
+	struct timespec next, now, wait;
+
+	if (stats_s == 0) {
+		while (sigwaitinfo(stop, NULL) < 0)
+			;
+		return;
+	}
+	clock_gettime(CLOCK_MONOTONIC, &next);
+	for (;;) {
+		next.tv_sec += stats_s;
+		do {
+			clock_gettime(CLOCK_MONOTONIC, &now);
+			wait.tv_sec = next.tv_sec - now.tv_sec;
+			wait.tv_nsec = next.tv_nsec - now.tv_nsec;
+			if (wait.tv_nsec < 0) {
+				wait.tv_sec--;
+				wait.tv_nsec += 1000000000;
+			}
+			if (wait.tv_sec < 0)
+				memset(&wait, 0, sizeof(wait));
+			if (sigtimedwait(stop, NULL, &wait) > 0)
+				return;
+		} while (errno == EINTR);
+		app_report_stats();
+	}
+}
+
+static int
+serve(const struct app_options *opts, const sigset_t *stop)
+{
+	struct vdpa_init_params params = {
+		.poll_lcores = opts->poll_lcores,
+		.n_poll_lcores = opts->n_poll_lcores,
+		.poll_us = opts->poll_us,
+	};
+	int ret;
+
+	ret = check_poll_lcores(opts);
+	if (ret < 0)
+		return APP_USAGE;
+	ret = vdpa_init(&params);
+	if (ret < 0) {
+		fprintf(stderr, "vdpa-app: cannot start: %s\n", vdpa_error_message());
+		return APP_FAILED;
+	}
+	ret = add_devices(opts);
+	if (ret == 0) {
+		app_report_devices();
+		puts("ready");
+		run(stop, opts->stats_s);
+		puts("stopping");
+	}
+	vdpa_cleanup();
+	if (ret == 0)
+		return APP_STOPPED;
+	return ret == -EINVAL ? APP_USAGE : APP_FAILED;
+}
+
+int
+main(int argc, char **argv)
+{
+	struct app_eal_args eal = {0};
+	struct app_options opts;
+	sigset_t stop;
+	int ret, code;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	ret = app_options_parse(&opts, argc, argv);
+	if (ret < 0)
+		return ret == -EINVAL ? APP_USAGE : APP_FAILED;
+	if (opts.version) {
+		printf("vdpa-app %s, %s\n", APP_VERSION, rte_version());
+		code = APP_STOPPED;
+		goto out;
+	}
+	if (opts.help) {
+		app_usage();
+		putchar('\n');
+	}
+	if (opts.help || opts.list) {
+		code = print_words_help();
+		goto out;
+	}
+
+	block_signals(&stop);
+	raise_fd_limit();
+	ret = app_eal_args_build(&eal, &opts);
+	if (ret < 0) {
+		if (ret == -ENOMEM)
+			fputs("vdpa-app: out of memory\n", stderr);
+		code = ret == -EINVAL ? APP_USAGE : APP_FAILED;
+		goto out;
+	}
+	if (rte_eal_init(eal.argc, eal.argv) < 0) {
+		fprintf(stderr, "vdpa-app: EAL does not start: %s\n", rte_strerror(rte_errno));
+		code = rte_errno == EINVAL ? APP_USAGE : APP_FAILED;
+		goto out;
+	}
+	code = serve(&opts, &stop);
+	rte_eal_cleanup();
+out:
+	app_eal_args_free(&eal);
+	app_options_free(&opts);
+	return code;
+}

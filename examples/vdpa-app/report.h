@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * What the daemon prints on stdout about its devices.
+ */
+
+#ifndef APP_REPORT_H
+#define APP_REPORT_H
+
+/* One line for each device: what it is and where it waits. */
+void app_report_devices(void);
+
+/* One line for each device: its state and its counters. */
+void app_report_stats(void);
+
+#endif /* APP_REPORT_H */
