@@ -9,7 +9,11 @@
  * Written for a hostile driver: a descriptor, index or flag in guest memory is read once and
  * checked where it is read; chains are bounded; every address is translated and bounded by the
  * memory table. An error leaves the virtqueue broken: every later pop returns the same error until
- * it is set up again.
+ * it is set up again, and pushes are ignored.
+ *
+ * A descriptor of length 0, which the specification neither forbids nor explains, adds no iovec and
+ * its address is not looked at. An indirect table may be longer than the virtqueue, as Linux makes
+ * them, up to VDPA_VQ_NUM_MAX entries. A buffer that crosses memory regions is several iovecs.
  *
  * One thread uses a virtqueue at a time; the owner sees to that. No function allocates, locks or
  * makes a system call, except vdpa_vq_notify() (one eventfd write).
@@ -70,20 +74,23 @@ struct vdpa_vq_params {
 	struct vdpa_vq_inflight inflight;
 };
 
-/** A descriptor chain that was taken from a virtqueue. */
+/**
+ * A descriptor chain that was taken from a virtqueue. The iovecs, of the device-writable part too,
+ * stay as they are until the chain is pushed: dirty logging reads them.
+ */
 struct vdpa_vq_chain {
-	struct iovec
-		*iov; /**< caller's storage; the iovecs the device reads, then those it writes */
-	uint16_t iov_max; /**< caller's: room in iov; a longer chain is -EMSGSIZE and breaks nothing
-			   */
-	uint16_t nout;	  /**< iov[0 .. nout) the device reads */
-	uint16_t nin;	  /**< iov[nout .. nout + nin) the device writes */
-	uint16_t id;	  /**< split: head descriptor; packed: buffer id */
-	uint16_t ndesc;	  /**< ring slots taken: split 1, packed the chain's length */
-	uint16_t slot;	  /**< ring position of the chain, for vdpa_vq_rewind() */
-	uint32_t out_len; /**< bytes in the first, in the second part */
+	struct iovec *iov; /**< caller's: the iovecs the device reads, then those it writes */
+	uint16_t iov_max;  /**< caller's: room in iov, more is -EMSGSIZE */
+	uint16_t nout;	   /**< iov[0 .. nout) the device reads */
+	uint16_t nin;	   /**< iov[nout .. nout + nin) the device writes */
+	uint16_t id;	   /**< split: head descriptor; packed: buffer id */
+	uint16_t ndesc;	   /**< ring slots taken: split 1, packed the chain's length */
+	uint16_t slot;	   /**< private: where it was taken, for vdpa_vq_rewind() */
+	uint16_t seq;	   /**< private: number of the pop, for vdpa_vq_rewind() */
+	uint16_t entry;	   /**< private: its entry of the inflight area */
+	uint32_t out_len;  /**< bytes in the first, in the second part */
 	uint32_t in_len;
-	uint64_t in_iova; /**< private: dirty logging of single-buffer chains */
+	uint64_t in_iova; /**< private: IOVA of the first writable buffer, for dirty logging */
 };
 
 struct vdpa_virtqueue;
@@ -110,8 +117,11 @@ int vdpa_vq_set_iotlb(struct vdpa_virtqueue *vq, struct vdpa_iotlb *tlb);
 /** Whether it is set up and not broken. */
 bool vdpa_vq_is_ready(const struct vdpa_virtqueue *vq);
 
-/** Where it stands: flushed progress only. -EBUSY while popped chains are outstanding (split
- * tolerates them as an inflight area does: they will be seen again from last used). */
+/**
+ * Where it stands: flushed progress only. -EBUSY while chains are outstanding (popped, and neither
+ * flushed nor rewound), except with an inflight area, which has them: the next set-up with the same
+ * area finds them there.
+ */
 int vdpa_vq_get_state(const struct vdpa_virtqueue *vq, struct vdpa_vq_state *state);
 
 /** The cause of the last error, a phrase such as "descriptor loop"; "" for none. */
@@ -133,6 +143,14 @@ void vdpa_vq_set_log(struct vdpa_virtqueue *vq, const struct vdpa_dirty_log *log
  * memory outside the table or a faulted region.
  */
 int vdpa_vq_pop(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain);
+
+/**
+ * Take up to n chains, each with its own iov and iov_max. An error is returned by itself: chains
+ * before it are returned first, and the next call returns the error.
+ * @return how many were taken; or, with none taken, what vdpa_vq_pop() returns (for -EMSGSIZE
+ * chains[0] is the one to skip).
+ */
+int vdpa_vq_pop_burst(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, unsigned int n);
 
 /** Give back the chains popped last, `from` being the oldest of them; none of them was pushed. */
 void vdpa_vq_rewind(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *from);
