@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The request engine of a sim_blk virtqueue: pops chains into requests, hands them to the back end
+ * through the queue's channel, and pushes them as they complete, in any order. All of it runs on
+ * the device's worker; completions arrive there by the channel's fd, or are found while polling.
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+#include <rte_cycles.h>
+
+#include "sim_blk.h"
+
+/* Bytes that a back end which copies on the worker may move before other queues get their turn. */
+#define COPY_BUDGET	(4u << 20)
+/* Completions taken at a time. */
+#define REAP_BURST	64
+/*
+ * Requests of a stopped queue are given this long to end by themselves, so that a device that is
+ * suspended loses none; then they are cancelled, in time for the core's own limit.
+ */
+#define CANCEL_AFTER_MS (SIM_DRAIN_TIMEOUT_MS / 2)
+
+static void
+set_inflight(struct sim_blk_queue *bq)
+{
+	__atomic_store_n(&bq->stats.inflight, bq->depth - bq->nfree, __ATOMIC_RELEASE);
+}
+
+/* Push a request with its status; its memory is the driver's after the next flush. */
+static void
+finish(struct sim_blk_queue *bq, struct sim_blk_request *req)
+{
+	int err = req->io.result;
+	uint32_t written = 0;
+
+	if (req->status != NULL) {
+		*(volatile uint8_t *)req->status = err == 0		? VIRTIO_BLK_S_OK
+						   : err == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP
+									: VIRTIO_BLK_S_IOERR;
+		/* The status is the last byte: all before it counts as written, read or not. */
+		written = req->chain.in_len;
+		if (err != 0)
+			sim_count(err == -EOPNOTSUPP ? &bq->stats.unsupported
+						     : &bq->stats.io_errors,
+				  1);
+	} else {
+		sim_count(&bq->stats.malformed, 1);
+	}
+	if (err != 0 && err != -EOPNOTSUPP && !bq->error_logged) {
+		bq->error_logged = true;
+		VDPA_LOG(WARNING,
+			 "%s: queue %u: a request failed: %s (later ones are only counted)",
+			 bq->q->dev->vdev.name, bq->q->idx,
+			 req->status != NULL ? strerror(-err) : "it has no status byte");
+	}
+	vdpa_vq_push(bq->q->vq, &req->chain, written);
+	STAILQ_INSERT_HEAD(&bq->free, req, next);
+	bq->nfree++;
+}
+
+/* The back end is done with the request's I/O: true when there is no more to do for it. */
+static bool
+io_done(struct sim_blk_queue *bq, struct sim_blk_request *req)
+{
+	while (req->io.result == 0 && sim_blk_request_next_range(req))
+		if (!bq->ch->be->ops->submit(bq->ch, &req->io))
+			return false;
+	return true;
+}
+
+static void
+count_request(struct sim_blk_queue *bq, const struct sim_blk_request *req)
+{
+	struct sim_blk_stats *s = &bq->stats;
+
+	switch (req->io.op) {
+	case SIM_BLK_READ:
+		sim_count(&s->reads, 1);
+		sim_count(&s->read_bytes, req->io.len);
+		break;
+	case SIM_BLK_WRITE:
+		sim_count(&s->writes, 1);
+		sim_count(&s->write_bytes, req->io.len);
+		break;
+	case SIM_BLK_FLUSH:
+		sim_count(&s->flushes, 1);
+		break;
+	case SIM_BLK_DISCARD:
+		sim_count(&s->discards, 1);
+		break;
+	case SIM_BLK_WRITE_ZEROES:
+		sim_count(&s->write_zeroes, 1);
+		break;
+	}
+}
+
+/* Take completions. Returns how many requests were pushed. */
+static unsigned int
+reap(struct sim_blk_queue *bq)
+{
+	const struct sim_blk_backend_ops *ops = bq->ch->be->ops;
+	struct sim_blk_io *ios[REAP_BURST];
+	unsigned int n, pushed = 0;
+
+	if (ops->reap == NULL)
+		return 0;
+	n = ops->reap(bq->ch, ios, REAP_BURST);
+	for (unsigned int i = 0; i < n; i++) {
+		struct sim_blk_request *req = container_of(ios[i], struct sim_blk_request, io);
+
+		if (io_done(bq, req)) {
+			finish(bq, req);
+			pushed++;
+		}
+	}
+	return pushed;
+}
+
+static void
+kick_channel(struct sim_blk_queue *bq)
+{
+	const struct sim_blk_backend_ops *ops = bq->ch->be->ops;
+	int err;
+
+	if (ops->kick == NULL)
+		return;
+	err = ops->kick(bq->ch);
+	bq->resubmit = err == -EAGAIN;
+	if (err != 0 && err != -EAGAIN && !bq->q->failed)
+		sim_queue_fail(bq->q, err);
+}
+
+static void
+publish(struct sim_blk_queue *bq)
+{
+	vdpa_vq_flush(bq->q->vq);
+	vdpa_vq_notify(bq->q->vq);
+	set_inflight(bq);
+}
+
+/* Completions came while the queue was not polled, or is no longer running. */
+static void
+on_completions(struct vdpa_event *ev, uint32_t revents)
+{
+	struct sim_blk_queue *bq = ev->arg;
+	unsigned int n = reap(bq);
+
+	kick_channel(bq);
+	if (n > 0)
+		publish(bq);
+	/* The driver is likely to follow up; a starved queue has chains waiting. */
+	if (n > 0 && bq->q->running)
+		sim_wake(bq->q->dev);
+}
+
+/* Push a drain on: what the kernel did not take, and at last what it does not finish. */
+static void
+on_drain(struct vdpa_task *task)
+{
+	struct sim_blk_queue *bq = task->arg;
+	unsigned int n;
+
+	if (bq->nfree == bq->depth)
+		return;
+	if (__atomic_load_n(&bq->stopping, __ATOMIC_ACQUIRE) && !bq->cancelled &&
+	    rte_get_tsc_cycles() - bq->stop_tsc > rte_get_tsc_hz() / MS_PER_S * CANCEL_AFTER_MS) {
+		bq->cancelled = true;
+		VDPA_LOG(WARNING, "%s: queue %u: cancelling %u requests that do not end",
+			 bq->q->dev->vdev.name, bq->q->idx, bq->depth - bq->nfree);
+		if (bq->ch->be->ops->cancel != NULL)
+			bq->ch->be->ops->cancel(bq->ch);
+	}
+	n = reap(bq);
+	kick_channel(bq);
+	if (n > 0)
+		publish(bq);
+}
+
+static void
+read_limits(const struct sim_blk *blk, struct sim_blk_limits *l)
+{
+	const struct sim_device *dev = blk->dev;
+	uint64_t features = dev->features;
+
+	*l = (struct sim_blk_limits){
+		.size = __atomic_load_n(&blk->be->size, __ATOMIC_RELAXED),
+		.granularity = blk->be->granularity,
+		.read_only = blk->read_only,
+		/* A driver that cannot flush relies on every write being durable. */
+		.durable = (features & SIM_BIT(VIRTIO_BLK_F_FLUSH)) == 0 ||
+			   !__atomic_load_n(&blk->write_cache, __ATOMIC_RELAXED),
+		.discard = (features & SIM_BIT(VIRTIO_BLK_F_DISCARD)) != 0,
+		.write_zeroes = (features & SIM_BIT(VIRTIO_BLK_F_WRITE_ZEROES)) != 0,
+		.max_discard = blk->be->max_discard,
+		.max_write_zero = blk->be->max_write_zero,
+	};
+}
+
+unsigned int
+sim_blk_process(struct sim_queue *q, unsigned int budget)
+{
+	struct sim_blk_queue *bq = q->priv;
+	struct sim_blk *blk = bq->blk;
+	struct sim_blk_limits limits;
+	unsigned int work = reap(bq), taken = 0;
+	uint64_t copied = 0;
+	bool pushed = work > 0;
+	int err = 0;
+
+	read_limits(blk, &limits);
+	while (taken < budget && copied < COPY_BUDGET) {
+		struct sim_blk_request *req = STAILQ_FIRST(&bq->free);
+		uint32_t type;
+
+		bq->starved = req == NULL;
+		if (req == NULL)
+			break;
+		err = vdpa_vq_pop(q->vq, &req->chain);
+		if (err == 0 || (err < 0 && err != -EMSGSIZE))
+			break;
+		STAILQ_REMOVE_HEAD(&bq->free, next);
+		bq->nfree--;
+		taken++;
+		if (err == -EMSGSIZE) {
+			/* Where its status byte is has not been read. */
+			req->status = NULL;
+			req->io.result = -EMSGSIZE;
+			finish(bq, req);
+			pushed = true;
+			err = 0;
+			continue;
+		}
+		switch (sim_blk_request_read(req, &limits, blk->serial, &type)) {
+		case SIM_BLK_SUBMIT:
+			count_request(bq, req);
+			if (!bq->ch->be->ops->submit(bq->ch, &req->io) || !io_done(bq, req))
+				continue;
+			copied += req->io.len;
+			break;
+		case SIM_BLK_DONE:
+			break;
+		case SIM_BLK_MALFORMED:
+			req->io.result = -EINVAL;
+			break;
+		}
+		finish(bq, req);
+		pushed = true;
+	}
+	if (taken > 0 || work > 0 || bq->resubmit)
+		kick_channel(bq);
+	if (pushed)
+		publish(bq);
+	else
+		set_inflight(bq);
+	if (err < 0 && !q->failed)
+		sim_queue_fail(q, err);
+	return work + taken + bq->resubmit;
+}
+
+bool
+sim_blk_arm(struct sim_queue *q)
+{
+	struct sim_blk_queue *bq = q->priv;
+
+	/* Without a free request a completion, not a kick, is what comes next. */
+	if (bq->nfree == 0)
+		return false;
+	return vdpa_vq_enable_kicks(q->vq);
+}
+
+void
+sim_blk_vq_start(struct sim_queue *q)
+{
+	struct sim_blk_queue *bq = q->priv;
+
+	bq->starved = false;
+	bq->cancelled = false;
+	bq->error_logged = false;
+	__atomic_store_n(&bq->stopping, false, __ATOMIC_RELEASE);
+}
+
+void
+sim_blk_vq_stop(struct sim_queue *q)
+{
+	struct sim_blk_queue *bq = q->priv;
+
+	bq->stop_tsc = rte_get_tsc_cycles();
+	__atomic_store_n(&bq->stopping, true, __ATOMIC_RELEASE);
+	set_inflight(bq);
+}
+
+unsigned int
+sim_blk_outstanding(struct sim_queue *q)
+{
+	struct sim_blk_queue *bq = q->priv;
+	uint64_t n = __atomic_load_n(&bq->stats.inflight, __ATOMIC_ACQUIRE);
+
+	if (n > 0)
+		vdpa_task_post(sim_loop(q->dev), &bq->task);
+	return (unsigned int)n;
+}
+
+int
+sim_blk_queue_open(struct sim_blk_queue *bq, struct sim_blk *blk, struct sim_queue *q)
+{
+	int err;
+
+	bq->blk = blk;
+	bq->q = q;
+	bq->depth = RTE_MIN(blk->dev->vq_num_max, SIM_BLK_DEPTH_MAX);
+	STAILQ_INIT(&bq->free);
+	bq->requests = calloc(bq->depth, sizeof(*bq->requests));
+	/* Only what requests use of it becomes resident. */
+	bq->iovs = calloc((size_t)bq->depth * 3 * SIM_BLK_IOV_MAX, sizeof(*bq->iovs));
+	if (bq->requests == NULL || bq->iovs == NULL) {
+		err = vdpa_error(ENOMEM, "%s: queue %u: no memory for %u requests",
+				 blk->dev->vdev.name, q->idx, bq->depth);
+		goto free_requests;
+	}
+	for (unsigned int i = 0; i < bq->depth; i++) {
+		struct sim_blk_request *req = &bq->requests[i];
+		struct iovec *iov = bq->iovs + (size_t)i * 3 * SIM_BLK_IOV_MAX;
+
+		req->queue = bq;
+		req->chain.iov = iov;
+		req->chain.iov_max = SIM_BLK_IOV_MAX;
+		req->split = iov + SIM_BLK_IOV_MAX;
+		req->io.scratch = iov + 2 * SIM_BLK_IOV_MAX;
+		STAILQ_INSERT_TAIL(&bq->free, req, next);
+	}
+	bq->nfree = bq->depth;
+	err = blk->be->ops->channel_open(blk->be, bq->depth, &bq->ch);
+	if (err != 0)
+		goto free_requests;
+	bq->task.run = on_drain;
+	bq->task.arg = bq;
+	if (bq->ch->fd >= 0) {
+		bq->event.fd = bq->ch->fd;
+		bq->event.events = EPOLLIN;
+		bq->event.handler = on_completions;
+		bq->event.arg = bq;
+		err = vdpa_event_add(sim_loop(blk->dev), &bq->event);
+		if (err != 0) {
+			vdpa_error(err, "%s: queue %u: cannot wait for completions: %s",
+				   blk->dev->vdev.name, q->idx, strerror(-err));
+			goto close_channel;
+		}
+	}
+	q->priv = bq;
+	return 0;
+
+close_channel:
+	blk->be->ops->channel_close(bq->ch);
+free_requests:
+	free(bq->iovs);
+	free(bq->requests);
+	memset(bq, 0, sizeof(*bq));
+	return err;
+}
+
+void
+sim_blk_queue_close(struct sim_blk_queue *bq)
+{
+	if (bq->ch == NULL)
+		return;
+	vdpa_event_del(&bq->event);
+	vdpa_task_cancel(&bq->task);
+	bq->q->priv = NULL;
+	if (bq->nfree != bq->depth) {
+		/*
+		 * The kernel still has requests that it neither finished nor cancelled, and their
+		 * iovecs with them: memory that it may write to is never given back.
+		 */
+		VDPA_LOG(ERR, "%s: queue %u: %u requests never ended, their memory is lost",
+			 bq->q->dev->vdev.name, bq->q->idx, bq->depth - bq->nfree);
+		return;
+	}
+	bq->blk->be->ops->channel_close(bq->ch);
+	free(bq->iovs);
+	free(bq->requests);
+	memset(bq, 0, sizeof(*bq));
+}

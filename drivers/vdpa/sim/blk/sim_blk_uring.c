@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The channel of back end `file`: one io_uring a virtqueue, whose own fd the worker waits for. An
+ * I/O is a small sequence of system calls, one at a time: what is left after a short transfer, a
+ * way round what the file system cannot do, a flush where the guest wants it durable.
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <rte_branch_prediction.h>
+#include <rte_common.h>
+
+#include "sim_blk_file.h"
+#include "vdpa_args.h"
+#include "vdpa_log.h"
+
+/* Times one system call is repeated after EAGAIN or EINTR. */
+#define URING_RETRIES	  16
+/* Bytes of the buffer that stands in for guest memory that O_DIRECT cannot use. */
+#define URING_BOUNCE_SIZE (256u << 10)
+/* Zeroes are written from one block, repeated this many times in a system call. */
+#define URING_ZERO_BLOCK  (64u << 10)
+#define URING_ZERO_IOVS	  64
+
+enum uring_stage {
+	STAGE_IO,    /* the operation itself */
+	STAGE_ZEROS, /* WRITE_ZEROES by writing zeroes */
+	STAGE_SYNC,  /* make it durable */
+};
+
+struct uring_channel {
+	struct sim_blk_channel ch;
+	struct io_uring ring;
+	unsigned int unsubmitted;
+	bool cancelling;
+	/* Guest memory that O_DIRECT cannot use goes through one buffer, one I/O after another. */
+	uint8_t *bounce;
+	struct sim_blk_io *bounce_owner;
+	STAILQ_HEAD(, sim_blk_io) bounce_waiters;
+	/* I/Os that ended without the kernel, for the next reap(). */
+	STAILQ_HEAD(, sim_blk_io) done;
+	struct iovec zeros[URING_ZERO_IOVS];
+	uint8_t *zero_block;
+};
+
+static bool
+fits_direct(const struct file_backend *file, const struct sim_blk_io *io)
+{
+	for (unsigned int i = 0; i < io->niov; i++)
+		if (((uintptr_t)io->iov[i].iov_base & (file->mem_align - 1)) != 0 ||
+		    (io->iov[i].iov_len & (file->be.granularity - 1)) != 0)
+			return false;
+	return true;
+}
+
+static void
+bounce_copy(struct uring_channel *uc, const struct sim_blk_io *io, uint64_t len, bool to_guest)
+{
+	uint8_t *p = uc->bounce;
+
+	for (unsigned int i = 0; i < io->niov && len > 0; i++) {
+		size_t n = RTE_MIN(len, io->iov[i].iov_len);
+
+		if (to_guest)
+			memcpy(io->iov[i].iov_base, p, n);
+		else
+			memcpy(p, io->iov[i].iov_base, n);
+		p += n;
+		len -= n;
+	}
+}
+
+/* Fill an entry with the system call that an I/O needs next. */
+static void
+uring_issue(struct uring_channel *uc, struct sim_blk_io *io)
+{
+	const struct file_backend *file = (const struct file_backend *)uc->ch.be;
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&uc->ring);
+	uint64_t at = io->offset + io->len - io->left;
+	int mode;
+
+	/* The ring has an entry for each I/O of its depth, and each uses one at a time. */
+	if (unlikely(sqe == NULL)) {
+		io->result = -EAGAIN;
+		STAILQ_INSERT_TAIL(&uc->done, io, next);
+		return;
+	}
+	io->chunk = io->left;
+	switch (io->stage) {
+	case STAGE_SYNC:
+		io_uring_prep_fsync(sqe, file->fd, IORING_FSYNC_DATASYNC);
+		break;
+	case STAGE_ZEROS:
+		io->chunk = RTE_MIN(io->left, (uint64_t)URING_ZERO_BLOCK * URING_ZERO_IOVS);
+		/* A last piece under a block is written from the first, an iovec of its own. */
+		if (io->chunk >= URING_ZERO_BLOCK) {
+			io->chunk -= io->chunk % URING_ZERO_BLOCK;
+			io_uring_prep_writev(sqe, file->fd, uc->zeros,
+					     (unsigned int)(io->chunk / URING_ZERO_BLOCK), at);
+		} else {
+			io_uring_prep_write(sqe, file->fd, uc->zero_block, (unsigned int)io->chunk,
+					    at);
+		}
+		break;
+	case STAGE_IO:
+		switch (io->op) {
+		case SIM_BLK_READ:
+			if (io->bounced) {
+				io->chunk = RTE_MIN(io->left, URING_BOUNCE_SIZE);
+				io_uring_prep_read(sqe, file->fd, uc->bounce,
+						   (unsigned int)io->chunk, at);
+			} else {
+				io_uring_prep_readv(sqe, file->fd, io->iov, io->niov, at);
+			}
+			break;
+		case SIM_BLK_WRITE:
+			if (io->bounced) {
+				io->chunk = RTE_MIN(io->left, URING_BOUNCE_SIZE);
+				bounce_copy(uc, io, io->chunk, false);
+				io_uring_prep_write(sqe, file->fd, uc->bounce,
+						    (unsigned int)io->chunk, at);
+				if (io->durable)
+					sqe->rw_flags = RWF_DSYNC;
+			} else {
+				io_uring_prep_writev2(sqe, file->fd, io->iov, io->niov, at,
+						      io->durable ? RWF_DSYNC : 0);
+			}
+			break;
+		case SIM_BLK_FLUSH:
+			io_uring_prep_fsync(sqe, file->fd, IORING_FSYNC_DATASYNC);
+			break;
+		case SIM_BLK_DISCARD:
+		case SIM_BLK_WRITE_ZEROES:
+			mode = io->op == SIM_BLK_DISCARD || (io->unmap && file->can_punch)
+				       ? FALLOC_FL_PUNCH_HOLE
+				       : FALLOC_FL_ZERO_RANGE;
+			io_uring_prep_fallocate(sqe, file->fd, mode | FALLOC_FL_KEEP_SIZE,
+						(off_t)at, (off_t)io->len);
+			break;
+		}
+		break;
+	}
+	io_uring_sqe_set_data(sqe, io);
+	uc->unsubmitted++;
+}
+
+/* Hand the bounce buffer on. */
+static void
+bounce_release(struct uring_channel *uc)
+{
+	struct sim_blk_io *next = STAILQ_FIRST(&uc->bounce_waiters);
+
+	uc->bounce_owner = next;
+	if (next != NULL) {
+		STAILQ_REMOVE_HEAD(&uc->bounce_waiters, next);
+		uring_issue(uc, next);
+	}
+}
+
+static bool
+uring_submit(struct sim_blk_channel *ch, struct sim_blk_io *io)
+{
+	struct uring_channel *uc = (struct uring_channel *)ch;
+	const struct file_backend *file = (const struct file_backend *)ch->be;
+
+	io->stage = STAGE_IO;
+	io->retries = 0;
+	io->left = io->len;
+	io->bounced = file->direct && (io->op == SIM_BLK_READ || io->op == SIM_BLK_WRITE) &&
+		      !fits_direct(file, io);
+	ch->inflight++;
+	if (io->bounced && uc->bounce_owner != NULL) {
+		STAILQ_INSERT_TAIL(&uc->bounce_waiters, io, next);
+		return false;
+	}
+	if (io->bounced)
+		uc->bounce_owner = io;
+	uring_issue(uc, io);
+	return false;
+}
+
+static int
+uring_kick(struct sim_blk_channel *ch)
+{
+	struct uring_channel *uc = (struct uring_channel *)ch;
+	int n;
+
+	if (uc->unsubmitted == 0)
+		return 0;
+	n = io_uring_submit(&uc->ring);
+	if (n < 0)
+		return n == -EBUSY || n == -EINTR || n == -ENOMEM ? -EAGAIN : n;
+	uc->unsubmitted -= RTE_MIN((unsigned int)n, uc->unsubmitted);
+	return uc->unsubmitted == 0 ? 0 : -EAGAIN;
+}
+
+/* Whether the operation moves `left` bytes rather than acting on a range at once. */
+static bool
+is_transfer(const struct sim_blk_io *io)
+{
+	return io->stage == STAGE_ZEROS ||
+	       (io->stage == STAGE_IO && (io->op == SIM_BLK_READ || io->op == SIM_BLK_WRITE));
+}
+
+/* A system call ended with res: 1 when the I/O is done with it, 0 when it goes on. */
+static int
+uring_complete(struct uring_channel *uc, struct sim_blk_io *io, int res)
+{
+	const struct file_backend *file = (const struct file_backend *)uc->ch.be;
+
+	if ((res == -EAGAIN || res == -EINTR) && !uc->cancelling && io->retries < URING_RETRIES) {
+		io->retries++;
+		uring_issue(uc, io);
+		return 0;
+	}
+	if (res == -EOPNOTSUPP && io->stage == STAGE_IO) {
+		/* A discard is a hint; zeroes are not. */
+		if (io->op == SIM_BLK_DISCARD)
+			res = 0;
+		if (io->op == SIM_BLK_WRITE_ZEROES) {
+			io->stage = STAGE_ZEROS;
+			uring_issue(uc, io);
+			return 0;
+		}
+	}
+	if (res < 0) {
+		io->result = res;
+		return 1;
+	}
+	if (is_transfer(io)) {
+		if (unlikely(res == 0 && io->left > 0)) {
+			/* The end of the file where there was none: what the guest wrote is gone.
+			 */
+			VDPA_LOG(ERR, "%s: %s ends before its size of %" PRIu64 " bytes",
+				 file->device, file->path, file->be.size);
+			io->result = -EIO;
+			return 1;
+		}
+		if (io->bounced && io->op == SIM_BLK_READ)
+			bounce_copy(uc, io, (uint64_t)res, true);
+		io->left -= RTE_MIN((uint64_t)res, io->left);
+		if (io->left > 0) {
+			if (io->stage == STAGE_IO)
+				sim_blk_io_advance(io, (uint64_t)res);
+			io->retries = 0;
+			uring_issue(uc, io);
+			return 0;
+		}
+	}
+	/* Writes are durable by RWF_DSYNC; ranges need a flush of their own. */
+	if (io->durable && io->stage != STAGE_SYNC &&
+	    (io->op == SIM_BLK_DISCARD || io->op == SIM_BLK_WRITE_ZEROES)) {
+		io->stage = STAGE_SYNC;
+		uring_issue(uc, io);
+		return 0;
+	}
+	io->result = 0;
+	return 1;
+}
+
+static unsigned int
+uring_reap(struct sim_blk_channel *ch, struct sim_blk_io **ios, unsigned int n)
+{
+	struct uring_channel *uc = (struct uring_channel *)ch;
+	struct io_uring_cqe *cqe;
+	struct sim_blk_io *io;
+	unsigned int done = 0;
+	int res;
+
+	while (done < n && io_uring_peek_cqe(&uc->ring, &cqe) == 0) {
+		io = io_uring_cqe_get_data(cqe);
+		res = cqe->res;
+		io_uring_cqe_seen(&uc->ring, cqe);
+		if (io == NULL) /* the cancellation's own */
+			continue;
+		if (uring_complete(uc, io, res) == 1) {
+			ios[done++] = io;
+			if (io == uc->bounce_owner)
+				bounce_release(uc);
+		}
+	}
+	while (done < n && (io = STAILQ_FIRST(&uc->done)) != NULL) {
+		STAILQ_REMOVE_HEAD(&uc->done, next);
+		ios[done++] = io;
+		if (io == uc->bounce_owner)
+			bounce_release(uc);
+	}
+	ch->inflight -= done;
+	return done;
+}
+
+static void
+uring_cancel(struct sim_blk_channel *ch)
+{
+	struct uring_channel *uc = (struct uring_channel *)ch;
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&uc->ring);
+	struct sim_blk_io *io;
+
+	uc->cancelling = true;
+	while ((io = STAILQ_FIRST(&uc->bounce_waiters)) != NULL) {
+		STAILQ_REMOVE_HEAD(&uc->bounce_waiters, next);
+		io->result = -ECANCELED;
+		STAILQ_INSERT_TAIL(&uc->done, io, next);
+	}
+	if (sqe != NULL) {
+		io_uring_prep_cancel64(sqe, 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+		io_uring_sqe_set_data(sqe, NULL);
+		uc->unsubmitted++;
+		uring_kick(ch);
+	}
+}
+
+static void
+uring_channel_close(struct sim_blk_channel *ch)
+{
+	struct uring_channel *uc = (struct uring_channel *)ch;
+
+	io_uring_queue_exit(&uc->ring);
+	free(uc->bounce);
+	if (uc->zero_block != NULL)
+		munmap(uc->zero_block, URING_ZERO_BLOCK);
+	free(uc);
+}
+
+int
+sim_blk_uring_error(const char *device, int err)
+{
+	switch (-err) {
+	case ENOSYS:
+	case EPERM:
+	case EACCES:
+		return vdpa_error(err,
+				  "%s: io_uring is not permitted here (%s): allow it by sysctl "
+				  "kernel.io_uring_disabled=0 and in the container's seccomp "
+				  "profile, or use backend ram",
+				  device, strerror(-err));
+	default:
+		return vdpa_error(err, "%s: cannot create an io_uring: %s", device, strerror(-err));
+	}
+}
+
+static int
+uring_channel_open(struct sim_blk_backend *be, unsigned int depth, struct sim_blk_channel **out)
+{
+	const struct file_backend *file = (const struct file_backend *)be;
+	struct uring_channel *uc = calloc(1, sizeof(*uc));
+	void *mem;
+	int err;
+
+	if (uc == NULL)
+		return vdpa_error(ENOMEM, "%s: no memory for a channel", file->device);
+	STAILQ_INIT(&uc->bounce_waiters);
+	STAILQ_INIT(&uc->done);
+	/* One entry for each I/O, one for a cancellation. */
+	err = io_uring_queue_init(depth + 1, &uc->ring, IORING_SETUP_CLAMP);
+	if (err < 0) {
+		free(uc);
+		return sim_blk_uring_error(file->device, err);
+	}
+	/* Only ever read, so that all of it is the kernel's zero page; aligned for O_DIRECT. */
+	mem = mmap(NULL, URING_ZERO_BLOCK, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (mem == MAP_FAILED)
+		goto nomem;
+	uc->zero_block = mem;
+	for (unsigned int i = 0; i < URING_ZERO_IOVS; i++)
+		uc->zeros[i] = (struct iovec){uc->zero_block, URING_ZERO_BLOCK};
+	if (file->direct) {
+		if (posix_memalign(&mem, 4096, URING_BOUNCE_SIZE) != 0)
+			goto nomem;
+		uc->bounce = mem;
+	}
+	uc->ch.be = be;
+	uc->ch.fd = uc->ring.ring_fd;
+	*out = &uc->ch;
+	return 0;
+
+nomem:
+	uring_channel_close(&uc->ch);
+	return vdpa_error(ENOMEM, "%s: no memory for a channel", file->device);
+}
+
+const struct sim_blk_backend_ops sim_blk_file_ops = {
+	.name = "file",
+	.close = sim_blk_file_close,
+	.channel_open = uring_channel_open,
+	.channel_close = uring_channel_close,
+	.submit = uring_submit,
+	.kick = uring_kick,
+	.reap = uring_reap,
+	.cancel = uring_cancel,
+	.resize = sim_blk_file_resize,
+};
