@@ -36,42 +36,52 @@ string_of(const json_t *object, const char *key)
 	return json_string_value(json_object_get(object, key));
 }
 
+static void
+print_count(const json_t *dev, const char *key, const char *one, const char *many)
+{
+	json_int_t n = json_integer_value(json_object_get(dev, key));
+
+	if (n != 0)
+		printf(", %" JSON_INTEGER_FORMAT " %s", n, n == 1 ? one : many);
+}
+
 void
 app_report_devices(void)
 {
 	json_t *root = parse(vdpa_dev_show(NULL)), *dev;
 	const char *name;
 
-	if (root == NULL || json_object_size(root) == 0)
+	if (json_object_size(root) == 0)
 		puts("no device yet");
 	json_object_foreach(root, name, dev)
 	{
 		const char *mgmtdev = string_of(dev, "mgmtdev");
 		const char *mac = string_of(dev, "mac");
-		const char *backend = string_of(dev, "backend");
-		const char *frontend = string_of(dev, "frontend");
+		const char *info = string_of(dev, "frontend_info");
 
 		printf("%s: %s", name, mgmtdev != NULL ? mgmtdev : "unmanaged");
 		if (mac != NULL)
 			printf(", mac %s", mac);
-		if (backend != NULL)
-			printf(", backend %s", backend);
-		if (frontend != NULL)
-			printf(", %s", frontend);
-		putchar('\n');
+		print_count(dev, "capacity", "byte", "bytes");
+		print_count(dev, "max_vqs", "virtqueue", "virtqueues");
+		printf(", %s\n", info != NULL ? info : "no front end");
 	}
 	json_decref(root);
 }
 
-/* "rx_packets 3, tx_packets 4": the counters of an object, zero or not. */
+/* "rx_packets 3, tx_packets 4" */
 static void
-print_counters(const json_t *object)
+print_counters(json_t *counters)
 {
+	const char *separator = "";
 	const char *key;
 	json_t *value;
 
-	json_object_foreach((json_t *)(uintptr_t)object, key, value) if (json_is_integer(value))
-		printf(", %s %" JSON_INTEGER_FORMAT, key, json_integer_value(value));
+	json_object_foreach(counters, key, value)
+	{
+		printf("%s%s %" JSON_INTEGER_FORMAT, separator, key, json_integer_value(value));
+		separator = ", ";
+	}
 }
 
 void
@@ -87,10 +97,8 @@ app_report_stats(void)
 		strftime(now, sizeof(now), "%H:%M:%S", &tm);
 	json_object_foreach(root, name, dev)
 	{
-		const char *state = string_of(dev, "state");
-
-		printf("%s %s: %s", now, name, state != NULL ? state : "unknown");
-		print_counters(dev);
+		printf("%s %s: ", now, name);
+		print_counters(json_object_get(dev, "device"));
 		putchar('\n');
 	}
 	json_decref(root);

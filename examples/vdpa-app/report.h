@@ -11,7 +11,7 @@
 /* One line for each device: what it is and where it waits. */
 void app_report_devices(void);
 
-/* One line for each device: its state and its counters. */
+/* One line for each device: the time and its counters. */
 void app_report_stats(void);
 
 #endif /* APP_REPORT_H */

@@ -31,8 +31,8 @@
 #include "vdpa_driver.h"
 #include "vdpa_log.h"
 
-/* What a reply may hold: the client's buffer is 16 KiB and telemetry sends whatever fits, silently.
- * The text measured has other blanks than the one sent, so there is room to spare. */
+/* JSON text that surely fits in a reply: telemetry writes 16 KiB and silently drops what is more,
+ * and an index per queue comes on top. */
 #define REPLY_TEXT_MAX 12288
 
 #if RTE_VERSION < RTE_VERSION_NUM(23, 3, 0, 0)
@@ -312,21 +312,51 @@ handle_dev_show(const char *cmd, const char *params, struct rte_tel_data *d)
 	return ret;
 }
 
+/* The statistics of the queue that "NAME,QUEUE" asks for; the reply is made. */
+static int
+reply_queue_stats(struct rte_tel_data *d, json_t *queues, const char *text)
+{
+	char *end;
+	unsigned long queue = strtoul(text, &end, 10);
+
+	if (end == text || *end != '\0' || queue >= json_array_size(queues)) {
+		char message[64];
+
+		snprintf(message, sizeof(message), "the queue must be a number below %zu",
+			 json_array_size(queues));
+		return reply_pair(d, "error", message);
+	}
+	return reply_object(d, json_array_get(queues, queue));
+}
+
 static int
 handle_dev_stats(const char *cmd, const char *params, struct rte_tel_data *d)
 {
 	char name[VDPA_NAME_MAX];
+	bool too_long = false;
+	const char *rest;
 	json_t *root;
 	char *text;
 	int ret;
 
-	if (take_name(params, name, d) == NULL)
+	rest = take_name(params, name, d);
+	if (rest == NULL)
 		return 0;
 	text = vdpa_dev_stats(name);
+	if (text != NULL)
+		too_long = strlen(text) > REPLY_TEXT_MAX;
 	root = parse(text);
 	if (root == NULL)
 		return reply_error(d);
-	ret = reply_object(d, root);
+	if (*rest == ',') {
+		ret = reply_queue_stats(d, json_object_get(root, "queues"), rest + 1);
+	} else {
+		if (too_long)
+			json_object_set_new(
+				root, "queues",
+				json_string("too many for one reply: ask for NAME,QUEUE"));
+		ret = reply_object(d, root);
+	}
 	json_decref(root);
 	return ret;
 }

@@ -16,7 +16,9 @@
 #include "event_loop_priv.h"
 #include "fault.h"
 #include "mgmt.h"
+#include "telemetry.h"
 #include "vdpa_event.h"
+#include "vdpa_log.h"
 #include "vdpa_priv.h"
 
 static pthread_mutex_t init_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -84,6 +86,9 @@ vdpa_init(const struct vdpa_init_params *params)
 	rc = vdpa_mgmt_init();
 	if (rc < 0)
 		goto err_loop;
+	/* A convenience: devices work without it. */
+	if (vdpa_telemetry_init() < 0)
+		VDPA_LOG(WARNING, "%s", vdpa_error_message());
 	initialised = true;
 	goto out;
 
