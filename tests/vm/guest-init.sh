@@ -1,0 +1,26 @@
+#!/bin/busybox sh
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+#
+# The guest's first process: mounts, loads the virtio modules, runs /script with the second serial
+# port as its input and output, and says on it how that ended. The first one is the kernel's console.
+
+export PATH=/bin:/sbin
+/bin/busybox mkdir -p /proc /sys /dev /tmp /mnt /sbin /etc
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmp /tmp
+for module in /modules/*.ko; do
+	insmod "$module" || echo "insmod $module failed" >/dev/ttyS1
+done
+stty -F /dev/ttyS1 raw -echo
+sh -eu -c '. /lib.sh; . /script' </dev/ttyS1 >/dev/ttyS1 2>&1
+code=$?
+[ "$code" -eq 0 ] || dmesg | tail -n 30 >/dev/ttyS1
+echo "@@exit $code" >/dev/ttyS1
+# Bytes still in the UART are lost with the machine.
+stty -F /dev/ttyS1 sane
+sleep 0.1
+reboot -f

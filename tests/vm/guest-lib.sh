@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+#
+# Words for the scripts that run in a guest (busybox sh, -eu).
+
+# Fail with a reason.
+fail()
+{
+	echo "FAIL: $*"
+	exit 1
+}
+
+# A figure for the host: result NAME VALUE.
+result()
+{
+	echo "@@result $*"
+}
+
+# Ask the host to do something and wait until it has; prints its one-line answer.
+host()
+{
+	echo "@@host $*" >/dev/ttyS1
+	read -r answer </dev/ttyS1
+	case "$answer" in
+	error*) fail "host $*: $answer" ;;
+	esac
+	echo "$answer"
+}
+
+# wait_for SECONDS COMMAND...: until the command succeeds.
+wait_for()
+{
+	tries=$(($1 * 10))
+	shift
+	while ! "$@"; do
+		tries=$((tries - 1))
+		[ "$tries" -gt 0 ] || fail "waited in vain for: $*"
+		sleep 0.1
+	done
+}
+
+# is FILE VALUE: the (sysfs) file reads VALUE.
+is()
+{
+	[ "$(cat "$1" 2>/dev/null)" = "$2" ]
+}
+
+# The network interface with this MAC address.
+nic()
+{
+	for sys in /sys/class/net/*; do
+		if is "$sys/address" "$1"; then
+			basename "$sys"
+			return
+		fi
+	done
+	fail "no interface with address $1"
+}
+
+# The virtio disk with this serial number.
+disk()
+{
+	for sys in /sys/block/vd*; do
+		if is "$sys/serial" "$1"; then
+			basename "$sys"
+			return
+		fi
+	done
+	fail "no disk with serial $1"
+}
+
+# The PCI address of a network interface or disk: pci_of /sys/class/net/eth0
+pci_of()
+{
+	basename "$(readlink -f "$1/device/..")"
+}
+
+# ping_all COUNT ADDRESS NAME: COUNT echo requests, all of which must be answered.
+ping_all()
+{
+	program=ping
+	case "$2" in *:*) program=ping6 ;; esac
+	$program -c "$1" -i 0.1 -W 2 "$2" >/tmp/ping || { cat /tmp/ping; fail "ping $2"; }
+	grep -q " $1 packets received, 0% packet loss" /tmp/ping ||
+		{ cat /tmp/ping; fail "ping $2 lost packets"; }
+	result "$3" "$1 $(sed -n 's|^round-trip min/avg/max = [^/]*/\([^/]*\)/.*|\1|p' /tmp/ping)"
+}
+
+# net_up INTERFACE IPV4/LEN IPV6/LEN: addresses usable at once.
+net_up()
+{
+	echo 0 >/proc/sys/net/ipv6/conf/"$1"/accept_dad
+	ip link set "$1" up
+	ip addr add "$2" dev "$1"
+	ip addr add "$3" dev "$1"
+}
+
+# Write FILE with COUNT MiB that no disk holds by chance; prints its checksum.
+write_random()
+{
+	dd if=/dev/urandom of="$1" bs=1M count="$2" 2>/dev/null
+	sha256sum <"$1"
+}
+
+drop_caches()
+{
+	sync
+	echo 3 >/proc/sys/vm/drop_caches
+}
