@@ -12,7 +12,8 @@
 
 struct app_eal_args {
 	int argc;
-	char **argv; /* ended by NULL */
+	char **argv;	/* ended by NULL; EAL changes its order and entries */
+	char **strings; /* what to free: the same as they were */
 };
 
 /*
