@@ -78,7 +78,7 @@ region_map(const struct region_request *req, struct vdpa_mem_region **out)
 		goto err_close;
 	}
 	r->map_len = (s->size + skip + page - 1) & ~(page - 1);
-	r->map = mmap(NULL, r->map_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, r->fd,
+	r->map = mmap(NULL, r->map_len, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd,
 		      (off_t)(s->offset - skip));
 	if (r->map == MAP_FAILED) {
 		ret = vdpa_error(errno, "memory region at 0x%" PRIx64 ": mmap: %m", s->iova);

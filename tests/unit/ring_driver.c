@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * A driver's side of a virtqueue for tests. Little-endian, as the machines that run them.
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
+
+#include "ring_driver.h"
+
+int
+ring_mem_init(struct ring_mem *mem, const uint64_t *sizes, unsigned int n)
+{
+	struct vdpa_mem_region_spec specs[RING_MEM_REGIONS_MAX];
+	uint64_t iova = RING_MEM_IOVA, uaddr = RING_MEM_UADDR;
+
+	memset(mem, 0, sizeof(*mem));
+	for (mem->n = 0; mem->n < n; mem->n++) {
+		unsigned int i = mem->n;
+		int fd = memfd_create("ring_mem", MFD_CLOEXEC);
+		void *va;
+
+		if (fd < 0 || ftruncate(fd, (off_t)sizes[i]) < 0)
+			return -errno;
+		va = mmap(NULL, sizes[i], PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		if (va == MAP_FAILED)
+			return -errno;
+		mem->region[i].fd = fd;
+		mem->region[i].iova = iova;
+		mem->region[i].size = sizes[i];
+		mem->region[i].va = va;
+		specs[i] = (struct vdpa_mem_region_spec){
+			.iova = iova, .uaddr = uaddr, .size = sizes[i], .fd = fd};
+		iova += sizes[i];
+		uaddr += sizes[i];
+	}
+	return vdpa_iotlb_create(NULL, specs, n, &mem->tlb);
+}
+
+void
+ring_mem_fini(struct ring_mem *mem)
+{
+	vdpa_iotlb_put(mem->tlb);
+	for (unsigned int i = 0; i < mem->n; i++) {
+		munmap(mem->region[i].va, mem->region[i].size);
+		close(mem->region[i].fd);
+	}
+	memset(mem, 0, sizeof(*mem));
+}
+
+void *
+ring_mem_va(const struct ring_mem *mem, uint64_t iova)
+{
+	for (unsigned int i = 0; i < mem->n; i++) {
+		if (iova - mem->region[i].iova < mem->region[i].size)
+			return mem->region[i].va + (iova - mem->region[i].iova);
+	}
+	return NULL;
+}
+
+uint64_t
+ring_driver_bytes(uint32_t num)
+{
+	return (16 * (uint64_t)num + 6 + 2 * (uint64_t)num + 15 + 6 + 8 * (uint64_t)num + 63) &
+	       ~63ULL;
+}
+
+struct vring_desc *
+ring_driver_desc(const struct ring_driver *d)
+{
+	return ring_mem_va(d->mem, d->desc);
+}
+
+struct vring_packed_desc *
+ring_driver_packed(const struct ring_driver *d)
+{
+	return ring_mem_va(d->mem, d->desc);
+}
+
+struct vring_avail *
+ring_driver_avail(const struct ring_driver *d)
+{
+	return ring_mem_va(d->mem, d->drv);
+}
+
+struct vring_used *
+ring_driver_used_ring(const struct ring_driver *d)
+{
+	return ring_mem_va(d->mem, d->dev);
+}
+
+static volatile struct vring_packed_desc_event *
+driver_event(const struct ring_driver *d)
+{
+	return ring_mem_va(d->mem, d->drv);
+}
+
+void
+ring_driver_reset(struct ring_driver *d)
+{
+	memset(ring_mem_va(d->mem, d->desc), 0, ring_driver_bytes(d->num));
+	d->avail = 0;
+	d->used = 0;
+	d->avail_wrap = true;
+	d->used_wrap = true;
+	d->n_free = d->num;
+	d->n_ids = d->num;
+	for (uint32_t i = 0; i < d->num; i++)
+		d->free_list[i] = (uint16_t)(d->num - 1 - i);
+}
+
+int
+ring_driver_init(struct ring_driver *d, struct ring_mem *mem, uint64_t features, uint32_t num,
+		 uint64_t iova)
+{
+	memset(d, 0, sizeof(*d));
+	d->mem = mem;
+	d->features = features;
+	d->packed = (features & RING_FEATURE(VIRTIO_F_RING_PACKED)) != 0;
+	d->num = num;
+	d->desc = iova;
+	d->drv = iova + 16 * (uint64_t)num;
+	d->dev = (d->drv + 6 + 2 * (uint64_t)num + 15) & ~15ULL;
+	d->free_list = calloc(3 * (size_t)num, sizeof(uint16_t));
+	if (d->free_list == NULL)
+		return -ENOMEM;
+	d->ndesc = d->free_list + num;
+	d->next = d->ndesc + num;
+	ring_driver_reset(d);
+	return 0;
+}
+
+void
+ring_driver_fini(struct ring_driver *d)
+{
+	free(d->free_list);
+	memset(d, 0, sizeof(*d));
+}
+
+void
+ring_driver_params(const struct ring_driver *d, struct vdpa_vq_params *params)
+{
+	memset(params, 0, sizeof(*params));
+	params->features = d->features;
+	params->num = d->num;
+	params->desc = d->desc;
+	params->driver = d->drv;
+	params->device = d->dev;
+	if (d->packed) {
+		params->state.packed.last_avail_counter = 1;
+		params->state.packed.last_used_counter = 1;
+	}
+}
+
+static int
+post_split(struct ring_driver *d, const struct vring_desc *descs, unsigned int n)
+{
+	struct vring_desc *table = ring_driver_desc(d);
+	struct vring_avail *avail = ring_driver_avail(d);
+	uint16_t head = 0, prev = 0;
+
+	if (n > d->n_free)
+		return -1;
+	for (unsigned int i = 0; i < n; i++) {
+		uint16_t k = d->free_list[--d->n_free];
+
+		table[k] = descs[i];
+		if (i == 0) {
+			head = k;
+		} else {
+			table[prev].flags |= VRING_DESC_F_NEXT;
+			table[prev].next = k;
+			d->next[prev] = k;
+		}
+		prev = k;
+	}
+	d->ndesc[head] = (uint16_t)n;
+	avail->ring[d->avail & (d->num - 1)] = head;
+	d->avail++;
+	__atomic_store_n(&avail->idx, d->avail, __ATOMIC_RELEASE);
+	return head;
+}
+
+static int
+post_packed(struct ring_driver *d, const struct vring_desc *descs, unsigned int n)
+{
+	struct vring_packed_desc *ring = ring_driver_packed(d);
+	uint32_t pos = d->avail;
+	uint16_t id, head_flags = 0;
+
+	if (n > d->n_free || d->n_ids == 0)
+		return -1;
+	id = d->free_list[--d->n_ids];
+	d->n_free -= n;
+	d->ndesc[id] = (uint16_t)n;
+	for (unsigned int i = 0; i < n; i++) {
+		uint16_t flags = descs[i].flags;
+
+		if (i + 1 < n)
+			flags |= VRING_DESC_F_NEXT;
+		flags |= d->avail_wrap ? 1 << VRING_PACKED_DESC_F_AVAIL
+				       : 1 << VRING_PACKED_DESC_F_USED;
+		ring[pos].addr = descs[i].addr;
+		ring[pos].len = descs[i].len;
+		ring[pos].id = id;
+		if (i == 0)
+			head_flags = flags;
+		else
+			ring[pos].flags = flags;
+		if (++pos == d->num) {
+			pos = 0;
+			d->avail_wrap = !d->avail_wrap;
+		}
+	}
+	__atomic_store_n(&ring[d->avail].flags, head_flags, __ATOMIC_RELEASE);
+	d->avail = (uint16_t)pos;
+	return id;
+}
+
+static int
+post(struct ring_driver *d, const struct vring_desc *descs, unsigned int n)
+{
+	return d->packed ? post_packed(d, descs, n) : post_split(d, descs, n);
+}
+
+int
+ring_driver_post(struct ring_driver *d, const struct ring_buf *bufs, unsigned int n)
+{
+	struct vring_desc descs[256];
+
+	if (n == 0 || n > sizeof(descs) / sizeof(descs[0]))
+		return -1;
+	for (unsigned int i = 0; i < n; i++)
+		descs[i] = (struct vring_desc){.addr = bufs[i].iova,
+					       .len = bufs[i].len,
+					       .flags = bufs[i].write ? VRING_DESC_F_WRITE : 0};
+	return post(d, descs, n);
+}
+
+int
+ring_driver_post_indirect(struct ring_driver *d, const struct ring_buf *bufs, unsigned int n,
+			  uint64_t table)
+{
+	struct vring_desc head = {.addr = table, .len = n * 16, .flags = VRING_DESC_F_INDIRECT};
+
+	for (unsigned int i = 0; i < n; i++) {
+		uint16_t flags = bufs[i].write ? VRING_DESC_F_WRITE : 0;
+		struct vring_desc s = {.addr = bufs[i].iova, .len = bufs[i].len};
+		struct vring_packed_desc p = {
+			.addr = bufs[i].iova, .len = bufs[i].len, .flags = flags};
+		const uint8_t *bytes = (const uint8_t *)(d->packed ? (void *)&p : (void *)&s);
+
+		s.flags = flags | (i + 1 < n ? VRING_DESC_F_NEXT : 0);
+		s.next = (uint16_t)(i + 1);
+		/* By the byte: the table may cross regions. */
+		for (unsigned int b = 0; b < 16; b++)
+			*(uint8_t *)ring_mem_va(d->mem, table + 16 * (uint64_t)i + b) = bytes[b];
+	}
+	return post(d, &head, 1);
+}
+
+bool
+ring_driver_poll(struct ring_driver *d, uint16_t *id, uint32_t *len)
+{
+	if (d->packed) {
+		struct vring_packed_desc *p = &ring_driver_packed(d)[d->used];
+		uint16_t flags = __atomic_load_n(&p->flags, __ATOMIC_ACQUIRE);
+		bool avail = (flags >> VRING_PACKED_DESC_F_AVAIL) & 1;
+		bool used = (flags >> VRING_PACKED_DESC_F_USED) & 1;
+		uint32_t pos = d->used;
+
+		if (avail != used || used != d->used_wrap)
+			return false;
+		*id = p->id;
+		*len = p->len;
+		if (*id >= d->num)
+			abort();
+		d->n_free += d->ndesc[*id];
+		pos += d->ndesc[*id];
+		if (pos >= d->num) {
+			pos -= d->num;
+			d->used_wrap = !d->used_wrap;
+		}
+		d->used = (uint16_t)pos;
+		d->free_list[d->n_ids++] = *id;
+		return true;
+	}
+
+	struct vring_used *used = ring_driver_used_ring(d);
+	struct vring_used_elem *e = &used->ring[d->used & (d->num - 1)];
+
+	if (__atomic_load_n(&used->idx, __ATOMIC_ACQUIRE) == d->used)
+		return false;
+	*id = (uint16_t)e->id;
+	*len = e->len;
+	if (e->id >= d->num)
+		abort();
+	for (uint16_t k = *id, i = 0; i < d->ndesc[*id]; i++, k = d->next[k])
+		d->free_list[d->n_free++] = k;
+	d->used++;
+	return true;
+}
+
+void
+ring_driver_no_calls(struct ring_driver *d)
+{
+	if (d->packed)
+		driver_event(d)->flags = VRING_PACKED_EVENT_FLAG_DISABLE;
+	else
+		ring_driver_avail(d)->flags = VRING_AVAIL_F_NO_INTERRUPT;
+}
+
+void
+ring_driver_want_calls(struct ring_driver *d)
+{
+	if (d->packed)
+		driver_event(d)->flags = VRING_PACKED_EVENT_FLAG_ENABLE;
+	else
+		ring_driver_avail(d)->flags = 0;
+}
+
+void
+ring_driver_want_call_at(struct ring_driver *d, uint16_t pos, bool wrap)
+{
+	if (d->packed) {
+		driver_event(d)->off_wrap = (uint16_t)(pos | wrap << VRING_PACKED_EVENT_F_WRAP_CTR);
+		driver_event(d)->flags = VRING_PACKED_EVENT_FLAG_DESC;
+	} else {
+		ring_driver_avail(d)->ring[d->num] = pos;
+	}
+}
+
+bool
+ring_driver_kick_wanted(const struct ring_driver *d, uint16_t before)
+{
+	if (d->packed) {
+		const volatile struct vring_packed_desc_event *e = ring_mem_va(d->mem, d->dev);
+
+		if (e->flags != VRING_PACKED_EVENT_FLAG_DESC)
+			return e->flags != VRING_PACKED_EVENT_FLAG_DISABLE;
+		return (e->off_wrap & 0x7fff) == before;
+	}
+	if (d->features & RING_FEATURE(VIRTIO_RING_F_EVENT_IDX)) {
+		const struct vring_used *used = ring_driver_used_ring(d);
+		const void *event = &used->ring[d->num];
+
+		return vring_need_event(*(const uint16_t *)event, d->avail, before);
+	}
+	return !(ring_driver_used_ring(d)->flags & VRING_USED_F_NO_NOTIFY);
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/**
+ * @file ring_driver.h
+ * For tests: guest memory in memfds, and a driver's side of a virtqueue, split or packed.
+ */
+
+#ifndef RING_DRIVER_H
+#define RING_DRIVER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vdpa_virtqueue.h"
+
+#define RING_FEATURE(bit) (1ULL << (bit))
+
+#define RING_MEM_REGIONS_MAX 4
+/** IOVA and front-end address of the first region; the others follow without a gap. */
+#define RING_MEM_IOVA	     0x100000ULL
+#define RING_MEM_UADDR	     0x7f0000000000ULL
+
+/** Guest memory. Each region is a memfd of its own, mapped here as the guest sees it. */
+struct ring_mem {
+	unsigned int n;
+	struct {
+		int fd;
+		uint64_t iova;
+		uint64_t size;
+		uint8_t *va;
+	} region[RING_MEM_REGIONS_MAX];
+	struct vdpa_iotlb *tlb;
+};
+
+/** Regions of the given sizes in bytes (whole pages). 0 or a negative errno. */
+int ring_mem_init(struct ring_mem *mem, const uint64_t *sizes, unsigned int n);
+void ring_mem_fini(struct ring_mem *mem);
+/** The guest's view of an IOVA; NULL outside. */
+void *ring_mem_va(const struct ring_mem *mem, uint64_t iova);
+
+/** A buffer of a chain. */
+struct ring_buf {
+	uint64_t iova;
+	uint32_t len;
+	bool write;
+};
+
+struct ring_driver {
+	struct ring_mem *mem;
+	uint64_t features;
+	bool packed;
+	uint32_t num;
+	uint64_t desc, drv, dev; /* IOVAs of the three areas */
+	uint16_t avail;		 /* split: free-running; packed: position */
+	uint16_t used;
+	bool avail_wrap, used_wrap;
+	uint32_t n_free;     /* descriptors */
+	uint32_t n_ids;	     /* packed: free ids */
+	uint16_t *free_list; /* split: descriptors; packed: ids; a stack */
+	uint16_t *ndesc;     /* by id */
+	uint16_t *next;	     /* split: chain links of our own */
+};
+
+/** Bytes that a ring of this size takes from its IOVA on. */
+uint64_t ring_driver_bytes(uint32_t num);
+
+/** An empty ring whose areas lie from `iova` on (16-byte aligned, within one region). */
+int ring_driver_init(struct ring_driver *d, struct ring_mem *mem, uint64_t features, uint32_t num,
+		     uint64_t iova);
+void ring_driver_fini(struct ring_driver *d);
+/** Forget what was posted: as after a reset; the packed state is the initial one. */
+void ring_driver_reset(struct ring_driver *d);
+
+/** What vdpa_vq_setup() wants for it, in the initial state. */
+void ring_driver_params(const struct ring_driver *d, struct vdpa_vq_params *params);
+
+/** Post a chain and make it available. Its id, or -1 when the ring is full. */
+int ring_driver_post(struct ring_driver *d, const struct ring_buf *bufs, unsigned int n);
+/** The same through an indirect table at `table`, 16 bytes a buffer. */
+int ring_driver_post_indirect(struct ring_driver *d, const struct ring_buf *bufs, unsigned int n,
+			      uint64_t table);
+
+/** Take one used chain. */
+bool ring_driver_poll(struct ring_driver *d, uint16_t *id, uint32_t *len);
+
+/** Driver's event suppression: no calls, all calls, or a call for used position `pos` (split:
+ * free-running index). */
+void ring_driver_no_calls(struct ring_driver *d);
+void ring_driver_want_calls(struct ring_driver *d);
+void ring_driver_want_call_at(struct ring_driver *d, uint16_t pos, bool wrap);
+/** Whether the device wants a kick for the chain posted last. */
+bool ring_driver_kick_wanted(const struct ring_driver *d, uint16_t before);
+
+/** Parts of the ring in guest memory. */
+struct vring_desc *ring_driver_desc(const struct ring_driver *d);
+struct vring_packed_desc *ring_driver_packed(const struct ring_driver *d);
+struct vring_avail *ring_driver_avail(const struct ring_driver *d);
+struct vring_used *ring_driver_used_ring(const struct ring_driver *d);
+
+#endif /* RING_DRIVER_H */

@@ -1,0 +1,475 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The guest memory table: regions, versions, faults, dirty log.
+ */
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "fault.h"
+#include "vdpa.h"
+#include "vdpa_memory.h"
+
+#define PAGE	 4096ULL
+#define MAP_SIZE (16 * PAGE)
+
+static int
+file_of(uint64_t size)
+{
+	int fd = memfd_create("test_mem_table", MFD_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, (off_t)size), 0);
+	return fd;
+}
+
+static unsigned int
+open_fds(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	unsigned int n = 0;
+
+	assert_non_null(dir);
+	while (readdir(dir) != NULL)
+		n++;
+	closedir(dir);
+	return n;
+}
+
+static unsigned int
+mappings(void)
+{
+	FILE *f = fopen("/proc/self/maps", "r");
+	char line[512];
+	unsigned int n = 0;
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f) != NULL)
+		n += strstr(line, "test_mem_table") != NULL;
+	fclose(f);
+	return n;
+}
+
+static struct vdpa_mem_region_spec
+spec(uint64_t iova, uint64_t size, uint64_t offset, int fd)
+{
+	return (struct vdpa_mem_region_spec){.iova = iova,
+					     .uaddr = iova + 0x7000000000,
+					     .size = size,
+					     .offset = offset,
+					     .fd = fd};
+}
+
+static void
+a_table_is_sorted_and_translates(void **state)
+{
+	int fd = file_of(4 * MAP_SIZE);
+	struct vdpa_mem_region_spec s[] = {spec(0x200000, MAP_SIZE, MAP_SIZE, fd),
+					   spec(0x100000, MAP_SIZE, 0x18, fd)};
+	struct vdpa_iotlb *tlb;
+	uint64_t len = 100, iova;
+	uint32_t *p;
+
+	assert_int_equal(vdpa_iotlb_create(NULL, s, 2, &tlb), 0);
+	assert_int_equal(tlb->n, 2);
+	assert_int_equal(tlb->regions[0]->iova, 0x100000);
+	p = vdpa_iotlb_translate(tlb, 0x200000, &len);
+	assert_non_null(p);
+	assert_int_equal(len, 100);
+	*p = 0x12345678;
+	uint32_t back = 0;
+	assert_int_equal(pread(fd, &back, 4, MAP_SIZE), 4);
+	assert_int_equal(back, 0x12345678);
+	p = vdpa_iotlb_range(tlb, 0x100000, 4);
+	*p = 0x9abcdef0;
+	assert_int_equal(pread(fd, &back, 4, 0x18), 4);
+	assert_int_equal(back, 0x9abcdef0);
+
+	assert_non_null(vdpa_iotlb_translate(tlb, 0x100000 + MAP_SIZE - 8, &len));
+	assert_int_equal(len, 8);
+	assert_null(vdpa_iotlb_range(tlb, 0x100000 + MAP_SIZE - 8, 9));
+	assert_null(vdpa_iotlb_range(tlb, 0x100000 + MAP_SIZE, 1));
+	assert_null(vdpa_iotlb_range(tlb, 0xfffff, 1));
+
+	assert_int_equal(vdpa_iotlb_uaddr_to_iova(tlb, 0x7000200010, 16, &iova), 0);
+	assert_int_equal(iova, 0x200010);
+	assert_int_equal(vdpa_iotlb_uaddr_to_iova(tlb, 0x7000200000, MAP_SIZE + 1, &iova), -EFAULT);
+	assert_int_equal(vdpa_iotlb_uaddr_to_iova(tlb, 0x6fffffffff, 1, &iova), -EFAULT);
+	vdpa_iotlb_put(tlb);
+	close(fd);
+}
+
+static void
+bad_regions_are_refused_and_leave_nothing(void **state)
+{
+	int fd = file_of(MAP_SIZE), pipes[2];
+	unsigned int fds, maps = mappings();
+	struct vdpa_iotlb *tlb = NULL;
+	struct vdpa_mem_region_spec s[VDPA_MEM_REGIONS_MAX + 1];
+
+	assert_int_equal(pipe(pipes), 0);
+	fds = open_fds();
+#define REFUSED(err, n, ...)                                                                       \
+	do {                                                                                       \
+		struct vdpa_mem_region_spec bad[] = {__VA_ARGS__};                                 \
+		assert_int_equal(vdpa_iotlb_create(NULL, bad, n, &tlb), -(err));                   \
+		assert_string_not_equal(vdpa_error_message(), "");                                 \
+	} while (0)
+	REFUSED(EINVAL, 1, spec(0, 0, 0, fd));
+	REFUSED(EINVAL, 1, spec(4, PAGE, 0, fd));
+	REFUSED(EINVAL, 1, spec(0, PAGE + 1, 0, fd));
+	REFUSED(EINVAL, 1, spec(0, PAGE, 4, fd));
+	REFUSED(EINVAL, 1, spec(0, MAP_SIZE + 8, 0, fd));
+	REFUSED(EINVAL, 1, spec(0, MAP_SIZE, 8, fd));
+	REFUSED(EINVAL, 1, spec(0, PAGE, UINT64_MAX - PAGE + 1, fd));
+	REFUSED(EINVAL, 1, spec(UINT64_MAX - PAGE + 1, PAGE, 0, fd));
+	REFUSED(EINVAL, 1, spec(UINT64_MAX - 7, PAGE, 0, fd));
+	REFUSED(EINVAL, 1, spec(0, UINT64_MAX - 7, 0, fd));
+	REFUSED(EINVAL, 1, spec(0, PAGE, 0, pipes[0]));
+	REFUSED(EBADF, 1, spec(0, PAGE, 0, -1));
+	REFUSED(EBADF, 1, spec(0, PAGE, 0, 9999));
+	REFUSED(EINVAL, 2, spec(0x1000, 2 * PAGE, 0, fd), spec(0x2000, PAGE, 0, fd));
+	REFUSED(EINVAL, 2, spec(0x1000, PAGE, 0, fd), spec(0x1000, PAGE, PAGE, fd));
+	/* Apart as IOVAs, not as front-end addresses. */
+	struct vdpa_mem_region_spec twice[] = {spec(0x1000, PAGE, 0, fd),
+					       spec(0x8000, PAGE, 0, fd)};
+	twice[1].uaddr = twice[0].uaddr + 8;
+	assert_int_equal(vdpa_iotlb_create(NULL, twice, 2, &tlb), -EINVAL);
+	for (unsigned int i = 0; i <= VDPA_MEM_REGIONS_MAX; i++)
+		s[i] = spec(i * PAGE, PAGE, 0, fd);
+	assert_int_equal(vdpa_iotlb_create(NULL, s, VDPA_MEM_REGIONS_MAX + 1, &tlb), -E2BIG);
+	/* The second cannot be mapped: the first goes away again. */
+	int ro = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	REFUSED(EACCES, 2, spec(0, PAGE, 0, fd), spec(0x10000, PAGE, 0, ro));
+	close(ro);
+	assert_null(tlb);
+	assert_int_equal(open_fds(), fds);
+	assert_int_equal(mappings(), maps);
+	assert_int_equal(vdpa_iotlb_create(NULL, s, VDPA_MEM_REGIONS_MAX, &tlb), 0);
+	vdpa_iotlb_put(tlb);
+	assert_int_equal(open_fds(), fds);
+	assert_int_equal(mappings(), maps);
+	close(pipes[0]);
+	close(pipes[1]);
+	close(fd);
+}
+
+struct diff_log {
+	char text[128];
+	int fail_at; /* call that fails; -1: none */
+	int calls;
+};
+
+static int
+log_call(struct diff_log *log, char what, const struct vdpa_mem_region *r)
+{
+	size_t n = strlen(log->text);
+
+	if (log->calls++ == log->fail_at)
+		return -EIO;
+	snprintf(log->text + n, sizeof(log->text) - n, "%c%x", what, (unsigned int)(r->iova >> 20));
+	return 0;
+}
+
+static int
+log_map(const struct vdpa_mem_region *r, void *arg)
+{
+	return log_call(arg, '+', r);
+}
+
+static int
+log_unmap(const struct vdpa_mem_region *r, void *arg)
+{
+	return log_call(arg, '-', r);
+}
+
+static void
+an_unchanged_region_keeps_its_mapping(void **state)
+{
+	int fd = file_of(4 * MAP_SIZE), fd2 = file_of(4 * MAP_SIZE), again = dup(fd);
+	unsigned int maps = mappings();
+	struct vdpa_mem_region_spec a[] = {spec(0x100000, MAP_SIZE, 0, fd),
+					   spec(0x200000, MAP_SIZE, MAP_SIZE, fd),
+					   spec(0x300000, MAP_SIZE, 0, fd2)};
+	struct vdpa_mem_region_spec b[] = {spec(0x400000, MAP_SIZE, 0, fd2),
+					   spec(0x100000, MAP_SIZE, 0, again),
+					   spec(0x200000, MAP_SIZE, 2 * MAP_SIZE, fd)};
+	struct vdpa_iotlb *old, *new;
+	struct diff_log log = {.fail_at = -1};
+	uint8_t *va;
+
+	assert_int_equal(vdpa_iotlb_create(NULL, a, 3, &old), 0);
+	va = old->regions[0]->va;
+	assert_int_equal(vdpa_iotlb_create(old, b, 3, &new), 0);
+	assert_ptr_equal(new->regions[0], old->regions[0]);
+	assert_ptr_not_equal(new->regions[1], old->regions[1]);
+
+	assert_int_equal(vdpa_iotlb_diff(old, new, log_map, log_unmap, &log), 0);
+	assert_string_equal(log.text, "-2-3+2+4");
+	for (int k = 0; k < 4; k++) {
+		static const char *const undone[] = {"", "-2+2", "-2-3+3+2", "-2-3+2-2+3+2"};
+		struct diff_log f = {.fail_at = k};
+
+		assert_int_equal(vdpa_iotlb_diff(old, new, log_map, log_unmap, &f), -EIO);
+		assert_string_equal(f.text, undone[k]);
+	}
+	log = (struct diff_log){.fail_at = -1};
+	assert_int_equal(vdpa_iotlb_diff(NULL, new, log_map, log_unmap, &log), 0);
+	assert_int_equal(vdpa_iotlb_diff(new, NULL, log_map, log_unmap, &log), 0);
+	assert_string_equal(log.text, "+1+2+4-1-2-4");
+
+	vdpa_iotlb_put(old);
+	va[0] = 1; /* still mapped */
+	assert_int_equal(mappings(), maps + 3);
+	vdpa_iotlb_get(new);
+	vdpa_iotlb_put(new);
+	va[0] = 2;
+	vdpa_iotlb_put(new);
+	assert_int_equal(mappings(), maps);
+	vdpa_iotlb_put(NULL);
+	assert_null(vdpa_iotlb_get(NULL));
+	close(fd);
+	close(fd2);
+	close(again);
+}
+
+static void
+a_lost_page_is_repaired_and_reported(void **state)
+{
+	int fd = file_of(MAP_SIZE), fd2 = file_of(MAP_SIZE);
+	struct vdpa_mem_region_spec s = spec(0x100000, MAP_SIZE, 0, fd);
+	struct vdpa_mem_region_spec s2 = spec(0x100000, MAP_SIZE, 0, fd2);
+	struct vdpa_iotlb *tlb, *other, *next;
+
+	assert_int_equal(vdpa_fault_init(), 0);
+	assert_int_equal(vdpa_fault_init(), -EALREADY);
+	assert_int_equal(vdpa_iotlb_create(NULL, &s, 1, &tlb), 0);
+	assert_int_equal(vdpa_iotlb_create(NULL, &s2, 1, &other), 0);
+	memset(tlb->regions[0]->va, 0x55, MAP_SIZE);
+	assert_false(vdpa_iotlb_faulted(tlb));
+	assert_int_equal(ftruncate(fd, 4 * PAGE), 0);
+	assert_int_equal(*(volatile uint8_t *)(tlb->regions[0]->va + 5 * PAGE + 7), 0);
+	*(volatile uint8_t *)(tlb->regions[0]->va + 9 * PAGE) = 1;
+	assert_int_equal(*(volatile uint8_t *)(tlb->regions[0]->va + 3 * PAGE), 0x55);
+	assert_true(vdpa_iotlb_faulted(tlb));
+	assert_false(vdpa_iotlb_faulted(other));
+
+	/* The file is whole again: a new version maps it anew. */
+	assert_int_equal(ftruncate(fd, MAP_SIZE), 0);
+	assert_int_equal(vdpa_iotlb_create(tlb, &s, 1, &next), 0);
+	assert_ptr_not_equal(next->regions[0], tlb->regions[0]);
+	assert_false(vdpa_iotlb_faulted(next));
+	vdpa_iotlb_put(next);
+	vdpa_iotlb_put(other);
+	vdpa_iotlb_put(tlb);
+	vdpa_fault_fini();
+	close(fd);
+	close(fd2);
+}
+
+static sigjmp_buf jump;
+
+static void
+previous_handler(int sig)
+{
+	siglongjmp(jump, 1);
+}
+
+static void
+a_fault_elsewhere_goes_to_the_handler_before(void **state)
+{
+	struct sigaction sa = {.sa_handler = previous_handler}, before, after;
+	int fd = file_of(PAGE);
+	volatile uint8_t *p = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0);
+	volatile bool came = false;
+
+	assert_ptr_not_equal((void *)p, MAP_FAILED);
+	assert_int_equal(sigaction(SIGBUS, &sa, &before), 0);
+	assert_int_equal(vdpa_fault_init(), 0);
+	assert_int_equal(ftruncate(fd, 0), 0);
+	if (sigsetjmp(jump, 1) == 0)
+		(void)p[0];
+	else
+		came = true;
+	assert_true(came);
+	vdpa_fault_fini();
+	assert_int_equal(sigaction(SIGBUS, &before, &after), 0);
+	assert_ptr_equal((void *)after.sa_handler, (void *)previous_handler);
+	munmap((void *)(uintptr_t)p, PAGE);
+	close(fd);
+}
+
+static void
+a_fault_elsewhere_kills_when_nobody_handles_it(void **state)
+{
+	int status = 0;
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		int fd = memfd_create("x", MFD_CLOEXEC);
+		volatile uint8_t *p = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0);
+
+		signal(SIGBUS, SIG_DFL);
+		if (vdpa_fault_init() == 0)
+			(void)p[0];
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(WTERMSIG(status), SIGBUS);
+}
+
+static bool stop;
+
+static void *
+churn(void *arg)
+{
+	int fd = file_of(MAP_SIZE);
+	struct vdpa_mem_region_spec s = spec(0x100000, MAP_SIZE, 0, fd);
+
+	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+		struct vdpa_iotlb *tlb;
+
+		if (vdpa_iotlb_create(NULL, &s, 1, &tlb) != 0)
+			abort();
+		tlb->regions[0]->va[0] = 1;
+		vdpa_iotlb_put(tlb);
+	}
+	close(fd);
+	return NULL;
+}
+
+static void
+ranges_come_and_go_while_others_fault(void **state)
+{
+	pthread_t threads[2];
+	uint64_t before;
+
+	assert_int_equal(vdpa_fault_init(), 0);
+	before = vdpa_fault_seen();
+	stop = false;
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, churn, NULL), 0);
+	for (int i = 0; i < 200; i++) {
+		int fd = file_of(MAP_SIZE);
+		struct vdpa_mem_region_spec s = spec(0x100000, MAP_SIZE, 0, fd);
+		struct vdpa_iotlb *tlb;
+
+		assert_int_equal(vdpa_iotlb_create(NULL, &s, 1, &tlb), 0);
+		assert_int_equal(ftruncate(fd, 0), 0);
+		for (uint64_t k = 0; k < MAP_SIZE; k += PAGE)
+			assert_int_equal(*(volatile uint8_t *)(tlb->regions[0]->va + k), 0);
+		assert_true(vdpa_iotlb_faulted(tlb));
+		vdpa_iotlb_put(tlb);
+		close(fd);
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	assert_int_equal(vdpa_fault_seen() - before, 200 * 16);
+	vdpa_fault_fini();
+}
+
+static void
+a_foreign_mapping_is_guarded_too(void **state)
+{
+	int fd = file_of(2 * PAGE);
+	uint8_t *p = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	bool faulted = false;
+
+	assert_ptr_not_equal(p, MAP_FAILED);
+	assert_int_equal(vdpa_fault_init(), 0);
+	assert_int_equal(vdpa_fault_guard(p, 2 * PAGE, &faulted), 0);
+	assert_int_equal(ftruncate(fd, PAGE), 0);
+	*(volatile uint8_t *)p = 3;
+	assert_false(faulted);
+	*(volatile uint8_t *)(p + PAGE) = 3;
+	assert_true(__atomic_load_n(&faulted, __ATOMIC_ACQUIRE));
+	vdpa_fault_unguard(p);
+	vdpa_fault_fini();
+	munmap(p, 2 * PAGE);
+	close(fd);
+}
+
+static void
+huge_pages_are_mapped_and_repaired_whole(void **state)
+{
+	const uint64_t huge = 2 << 20;
+	int fd = memfd_create("test_mem_table", MFD_CLOEXEC | MFD_HUGETLB | 21u << 26);
+	struct vdpa_mem_region_spec s = spec(0x100000, PAGE, PAGE, fd);
+	struct vdpa_iotlb *tlb;
+
+	if (fd < 0 || ftruncate(fd, (off_t)huge) < 0 || vdpa_iotlb_create(NULL, &s, 1, &tlb) < 0) {
+		if (fd >= 0)
+			close(fd);
+		skip(); /* no huge pages reserved */
+	}
+	assert_int_equal(tlb->regions[0]->map_len, huge);
+	tlb->regions[0]->va[0] = 1;
+	assert_int_equal(vdpa_fault_init(), 0);
+	assert_int_equal(ftruncate(fd, 0), 0);
+	assert_int_equal(*(volatile uint8_t *)tlb->regions[0]->va, 0);
+	assert_true(vdpa_iotlb_faulted(tlb));
+	vdpa_iotlb_put(tlb);
+	vdpa_fault_fini();
+	close(fd);
+}
+
+static void
+the_dirty_log_marks_every_page_touched(void **state)
+{
+	uint8_t bits[5] = {0, 0, 0, 0, 0xff};
+	struct vdpa_dirty_log log = {.bitmap = bits, .size = 4};
+
+	vdpa_dirty_log_mark(&log, 0x1000, 0);
+	assert_int_equal(bits[0], 0);
+	vdpa_dirty_log_mark(&log, 0x1fff, 1);
+	assert_int_equal(bits[0], 0x02);
+	vdpa_dirty_log_mark(&log, 0x2fff, 2);
+	assert_int_equal(bits[0], 0x0e);
+	vdpa_dirty_log_mark(&log, 7 * PAGE + 5, 9 * PAGE);
+	assert_int_equal(bits[0], 0x8e);
+	assert_int_equal(bits[1], 0xff);
+	assert_int_equal(bits[2], 0x01);
+	vdpa_dirty_log_mark(&log, 31 * PAGE, UINT64_MAX);
+	assert_int_equal(bits[3], 0x80);
+	bits[4] = 0;
+	vdpa_dirty_log_mark(&log, 32 * PAGE, 8 * PAGE);
+	vdpa_dirty_log_mark(&log, UINT64_MAX, 1);
+	assert_int_equal(bits[4], 0);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_table_is_sorted_and_translates),
+		cmocka_unit_test(bad_regions_are_refused_and_leave_nothing),
+		cmocka_unit_test(an_unchanged_region_keeps_its_mapping),
+		cmocka_unit_test(a_lost_page_is_repaired_and_reported),
+		cmocka_unit_test(a_fault_elsewhere_goes_to_the_handler_before),
+		cmocka_unit_test(a_fault_elsewhere_kills_when_nobody_handles_it),
+		cmocka_unit_test(ranges_come_and_go_while_others_fault),
+		cmocka_unit_test(a_foreign_mapping_is_guarded_too),
+		cmocka_unit_test(huge_pages_are_mapped_and_repaired_whole),
+		cmocka_unit_test(the_dirty_log_marks_every_page_touched),
+	};
+
+	return cmocka_run_group_tests_name("mem_table", tests, NULL, NULL);
+}
