@@ -456,6 +456,60 @@ inflight_chains_survive_a_crash(uint64_t features)
 	finish(&f);
 }
 
+/* A kill inside a flush, made by putting back what the stores after it changed. */
+static void
+a_flush_cut_short_is_finished_or_undone(uint64_t features)
+{
+	const bool packed = features & PACKED;
+	struct ring_buf b = {BUFS, 8, false};
+
+	for (int published = packed ? 0 : 1; published < 2; published++) {
+		union {
+			uint64_t words[64];
+			uint8_t bytes[512];
+			uint16_t u16[256];
+		} area = {0}, before;
+		struct vring_packed_desc slot;
+		struct fixture f;
+		int id;
+
+		start(&f, features, 8);
+		f.params.inflight = (struct vdpa_vq_inflight){&area, sizeof(area)};
+		assert_int_equal(vdpa_vq_setup(f.vq, &f.params, f.mem.tlb), 0);
+		id = ring_driver_post(&f.drv, &b, 1);
+		assert_int_equal(vdpa_vq_pop(f.vq, &f.chain), 1);
+		before = area;
+		slot = ring_driver_packed(&f.drv)[0];
+		vdpa_vq_push(f.vq, &f.chain, 0);
+		vdpa_vq_flush(f.vq);
+		if (packed) {
+			area.bytes[32] = 1;		   /* inflight */
+			area.u16[7] = before.u16[7];	   /* old_free_head */
+			area.u16[9] = before.u16[9];	   /* old_used_idx */
+			area.bytes[21] = before.bytes[21]; /* old_used_wrap_counter */
+			if (!published)
+				ring_driver_packed(&f.drv)[0] = slot;
+		} else {
+			area.bytes[16 + 16 * id] = 1;
+			area.u16[7] = before.u16[7]; /* used_idx */
+		}
+		assert_int_equal(vdpa_vq_setup(f.vq, &f.params, f.mem.tlb), 0);
+		if (published) {
+			expect_used(&f, id, 0);
+			assert_int_equal(vdpa_vq_pop(f.vq, &f.chain), 0);
+		}
+		if (published)
+			id = ring_driver_post(&f.drv, &b, 1);
+		assert_int_equal(vdpa_vq_pop(f.vq, &f.chain), 1);
+		assert_int_equal(f.chain.id, id);
+		vdpa_vq_push(f.vq, &f.chain, 0);
+		vdpa_vq_flush(f.vq);
+		expect_used(&f, id, 0);
+		assert_int_equal(vdpa_vq_pop(f.vq, &f.chain), 0);
+		finish(&f);
+	}
+}
+
 static void
 lost_memory_breaks_the_virtqueue(uint64_t features)
 {
@@ -633,6 +687,7 @@ BOTH(set_up_refuses_what_the_specification_forbids)
 BOTH(a_malformed_chain_breaks_the_virtqueue)
 BOTH(writes_are_logged)
 BOTH(inflight_chains_survive_a_crash)
+BOTH(a_flush_cut_short_is_finished_or_undone)
 BOTH(lost_memory_breaks_the_virtqueue)
 BOTH(random_rings_stay_inside_memory)
 BOTH(descriptors_that_change_meanwhile_stay_inside_memory)
@@ -651,6 +706,7 @@ main(void)
 		TESTS(a_malformed_chain_breaks_the_virtqueue),
 		TESTS(writes_are_logged),
 		TESTS(inflight_chains_survive_a_crash),
+		TESTS(a_flush_cut_short_is_finished_or_undone),
 		TESTS(lost_memory_breaks_the_virtqueue),
 		TESTS(random_rings_stay_inside_memory),
 		TESTS(descriptors_that_change_meanwhile_stay_inside_memory),
