@@ -298,6 +298,15 @@ out:
 	return rc;
 }
 
+static bool
+any_vq_ready(const struct vdpa_device *vdev)
+{
+	for (uint16_t i = 0; i < vdev->core->nvqs; i++)
+		if (vdev->core->vqs[i].ready)
+			return true;
+	return false;
+}
+
 int
 vdpa_device_stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 {
@@ -330,6 +339,9 @@ vdpa_device_stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state
 				   strerror(-rc));
 	}
 	undo_vq(vdev, idx);
+	if (vdev->core->state == VDPA_STATE_SUSPENDED && vdev->config->resume != NULL &&
+	    any_vq_ready(vdev))
+		vdpa_step_resume(vdev);
 out:
 	vdpa_device_unlock(vdev);
 	return rc;

@@ -399,6 +399,25 @@ a_late_queue_starts_alone_where_the_device_can(void **state)
 }
 
 static void
+other_queues_go_on_when_one_stops(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_vq_state vqst;
+
+	/* Stopping one queue of a device that only stops as a whole: suspended, read, resumed. */
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	f->fake->vq[0].state.split.avail_index = 5;
+	assert_int_equal(vdpa_device_stop_vq(f->vdev, 0, &vqst), 0);
+	assert_int_equal(vqst.split.avail_index, 5);
+	assert_false(f->fake->vq[0].ready);
+	assert_true(f->fake->vq[1].ready);
+	assert_false(f->fake->suspended);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
+	assert_int_equal(vdpa_device_stop_vq(f->vdev, 0, &vqst), -EPROTO);
+	assert_int_equal(vdpa_device_stop_vq(f->vdev, 1, &vqst), 0);
+}
+
+static void
 a_failure_stops_the_device_once_and_names_the_cause(void **state)
 {
 	struct fixture *f = *state;
@@ -494,6 +513,7 @@ main(void)
 		TEST(kicks_are_relayed_until_the_queue_stops),
 		TEST(a_late_queue_restarts_a_device_that_cannot_take_it),
 		TEST(a_late_queue_starts_alone_where_the_device_can),
+		TEST(other_queues_go_on_when_one_stops),
 		TEST(a_failure_stops_the_device_once_and_names_the_cause),
 		TEST(nothing_works_after_unregistration),
 		TEST(names_are_unique_and_plain),
