@@ -351,6 +351,7 @@ a_malformed_chain_breaks_the_virtqueue(uint64_t features)
 			break;
 		case 3: /* loop */
 			if (packed) {
+				p[0].len = 0;
 				for (int k = 0; k < 8; k++)
 					p[k].flags =
 						VRING_DESC_F_NEXT | 1 << VRING_PACKED_DESC_F_AVAIL;
@@ -369,6 +370,26 @@ a_malformed_chain_breaks_the_virtqueue(uint64_t features)
 		assert_int_equal(vdpa_vq_pop(f.vq, &f.chain), -EPROTO);
 		finish(&f);
 	}
+}
+
+static void
+what_is_outstanding_cannot_be_available_again(uint64_t features)
+{
+	struct ring_buf b = {BUFS, 8, false};
+	struct fixture f;
+
+	start(&f, features, 8);
+	for (int i = 0; i < 8; i++) {
+		ring_driver_post(&f.drv, &b, 1);
+		assert_int_equal(vdpa_vq_pop(f.vq, &f.chain), 1);
+	}
+	assert_int_equal(vdpa_vq_pop(f.vq, &f.chain), 0);
+	if (features & PACKED)
+		ring_driver_packed(&f.drv)[0].flags = 1 << VRING_PACKED_DESC_F_USED;
+	else
+		ring_driver_avail(&f.drv)->idx = 9;
+	assert_int_equal(vdpa_vq_pop(f.vq, &f.chain), -EPROTO);
+	finish(&f);
 }
 
 static void
@@ -685,6 +706,7 @@ BOTH(a_burst_is_taken_and_rewound)
 BOTH(calls_and_kicks_follow_the_driver)
 BOTH(set_up_refuses_what_the_specification_forbids)
 BOTH(a_malformed_chain_breaks_the_virtqueue)
+BOTH(what_is_outstanding_cannot_be_available_again)
 BOTH(writes_are_logged)
 BOTH(inflight_chains_survive_a_crash)
 BOTH(a_flush_cut_short_is_finished_or_undone)
@@ -704,6 +726,7 @@ main(void)
 		TESTS(calls_and_kicks_follow_the_driver),
 		TESTS(set_up_refuses_what_the_specification_forbids),
 		TESTS(a_malformed_chain_breaks_the_virtqueue),
+		TESTS(what_is_outstanding_cannot_be_available_again),
 		TESTS(writes_are_logged),
 		TESTS(inflight_chains_survive_a_crash),
 		TESTS(a_flush_cut_short_is_finished_or_undone),

@@ -127,7 +127,10 @@ int vdpa_vq_get_state(const struct vdpa_virtqueue *vq, struct vdpa_vq_state *sta
 /** The cause of the last error, a phrase such as "descriptor loop"; "" for none. */
 const char *vdpa_vq_error(const struct vdpa_virtqueue *vq);
 
-/** eventfd that vdpa_vq_notify() writes; -1 for none. The caller keeps it open while set. */
+/**
+ * eventfd that vdpa_vq_notify() writes; -1 for none. The caller keeps it open while set. It becomes
+ * non-blocking, for both ends: the other could else make the write wait. Kept across set-ups.
+ */
 void vdpa_vq_set_call(struct vdpa_virtqueue *vq, int fd);
 
 /** Log writes to guest memory (buffers pushed with their written length, and the used ring whose
