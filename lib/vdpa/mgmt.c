@@ -18,11 +18,12 @@
 #include "device_priv.h"
 #include "mgmt.h"
 #include "vdpa_log.h"
+#include "vhost_user.h"
 
 #define FRONTENDS_MAX 8
 
 static struct vdpa_driver *const builtin_drivers[] = {NULL};
-static struct vdpa_frontend *const builtin_frontends[] = {NULL};
+static struct vdpa_frontend *const builtin_frontends[] = {&vdpa_vhost_user_frontend, NULL};
 
 static pthread_mutex_t mgmt_lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static bool builtins_registered;

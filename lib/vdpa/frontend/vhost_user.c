@@ -1,0 +1,691 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The vhost-user front end: a socket for each device, on rte_vhost's public API. Owns the sockets,
+ * the table of sessions by rte_vhost's connection number, and what is offered to a front end. One
+ * connection at a time.
+ *
+ * rte_vhost has one thread for all sockets, so a front end that stops in the middle of a message
+ * would stop everybody's: every connection gets a time-out for reads and writes.
+ */
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <linux/vhost.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ids.h>
+#include <linux/virtio_net.h>
+#include <rte_bitops.h>
+#include <rte_common.h>
+
+#include "vdpa_compat.h"
+#include "vdpa_log.h"
+#include "vhost_user.h"
+#include "vhost_user_priv.h"
+
+/* How long one message may keep the shared thread waiting for its rest or for room to reply. */
+#define MESSAGE_TIMEOUT_MS 100
+
+#define SOCKET_MODE_DEFAULT 0600
+
+/*
+ * A front end keeps the control queue of a net device for itself (QEMU, virtio-user), so what hangs
+ * on it is not offered. MQ and GUEST_ANNOUNCE are, as QEMU and virtio-user want the back end's word
+ * for them too; they are between front end and guest, the device need not know.
+ */
+#define NET_FEATURES_MASKED                                                                        \
+	(RTE_BIT64(VIRTIO_NET_F_CTRL_VQ) | RTE_BIT64(VIRTIO_NET_F_CTRL_RX) |                       \
+	 RTE_BIT64(VIRTIO_NET_F_CTRL_VLAN) | RTE_BIT64(VIRTIO_NET_F_CTRL_RX_EXTRA) |               \
+	 RTE_BIT64(VIRTIO_NET_F_CTRL_MAC_ADDR) | RTE_BIT64(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS))
+
+/* The devices, and the sessions by connection number. */
+static pthread_mutex_t devices_lock = PTHREAD_MUTEX_INITIALIZER;
+static TAILQ_HEAD(, vhu_device) devices = TAILQ_HEAD_INITIALIZER(devices);
+static struct vhu_session *sessions[RTE_MAX_VHOST_DEVICE]; /* devices_lock */
+
+static struct vhu_session *
+session_of(int vid)
+{
+	struct vhu_session *s = NULL;
+
+	if (vid >= 0 && vid < RTE_MAX_VHOST_DEVICE) {
+		pthread_mutex_lock(&devices_lock);
+		s = sessions[vid];
+		pthread_mutex_unlock(&devices_lock);
+	}
+	return s;
+}
+
+/* rte_vhost names a connection by its socket. */
+static struct vhu_device *
+device_of(int vid)
+{
+	char path[PATH_MAX];
+	struct vhu_device *dev;
+
+	if (rte_vhost_get_ifname(vid, path, sizeof(path)) < 0)
+		return NULL;
+	pthread_mutex_lock(&devices_lock);
+	TAILQ_FOREACH (dev, &devices, next)
+		if (strcmp(dev->path, path) == 0)
+			break;
+	pthread_mutex_unlock(&devices_lock);
+	return dev;
+}
+
+static bool
+is_session_fd(struct vhu_device *dev, int fd)
+{
+	struct stat a, b;
+	bool found = false;
+
+	if (fstat(fd, &a) < 0)
+		return true;
+	pthread_mutex_lock(&devices_lock);
+	for (unsigned int i = 0; !found && i < RTE_MAX_VHOST_DEVICE; i++)
+		found = sessions[i] != NULL && sessions[i]->dev == dev && sessions[i]->fd >= 0 &&
+			fstat(sessions[i]->fd, &b) == 0 && a.st_ino == b.st_ino;
+	pthread_mutex_unlock(&devices_lock);
+	return found;
+}
+
+/* Whether fd is a connection of this device's socket that has no session yet. */
+static bool
+is_new_connection(struct vhu_device *dev, int fd)
+{
+	struct sockaddr_un un = {.sun_family = AF_UNSPEC};
+	socklen_t len = sizeof(un);
+	int listening = 0, rc;
+
+	rc = dev->client ? getpeername(fd, (struct sockaddr *)&un, &len)
+			 : getsockname(fd, (struct sockaddr *)&un, &len);
+	if (rc < 0 || un.sun_family != AF_UNIX || len <= offsetof(struct sockaddr_un, sun_path) ||
+	    strncmp(un.sun_path, dev->path, sizeof(un.sun_path)) != 0)
+		return false;
+	len = sizeof(listening);
+	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || listening)
+		return false;
+	return !is_session_fd(dev, fd);
+}
+
+/*
+ * rte_vhost does not tell the connection's file descriptor: look for it. Returns a duplicate of it
+ * with the time-outs set, -1 when it is not to be found.
+ */
+static int
+claim_connection(struct vhu_device *dev)
+{
+	const struct timeval timeout = {.tv_usec = MESSAGE_TIMEOUT_MS * 1000};
+	DIR *dir = opendir("/proc/self/fd");
+	struct dirent *entry;
+	int claimed = -1;
+
+	if (dir == NULL)
+		return -1;
+	while (claimed < 0 && (entry = readdir(dir)) != NULL) {
+		char *end;
+		long fd = strtol(entry->d_name, &end, 10);
+
+		if (*end != '\0' || end == entry->d_name || !is_new_connection(dev, (int)fd))
+			continue;
+		if (setsockopt((int)fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)) < 0 ||
+		    setsockopt((int)fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) < 0 ||
+		    fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
+			break;
+		claimed = fcntl((int)fd, F_DUPFD_CLOEXEC, 0);
+	}
+	closedir(dir);
+	return claimed;
+}
+
+static bool
+peer_is_gone(const struct vhu_session *s)
+{
+	struct pollfd p = {.fd = s->fd, .events = POLLRDHUP};
+
+	return poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLRDHUP | POLLERR)) != 0;
+}
+
+/* The control loop no longer sees the session. */
+static void
+detach(struct vhu_session *s)
+{
+	pthread_mutex_lock(&s->dev->lock);
+	if (s->dev->session == s)
+		s->dev->session = NULL;
+	pthread_mutex_unlock(&s->dev->lock);
+}
+
+/* A session that a newer one has replaced holds no device any more: only rte_vhost does not know
+ * yet. */
+static void
+replace_session(struct vhu_session *old)
+{
+	struct vhu_session *dead;
+
+	dead = vdpa_vhu_session_new(old->dev, old->vid);
+	pthread_mutex_lock(&devices_lock);
+	sessions[old->vid] = dead;
+	if (dead != NULL) {
+		dead->dead = true;
+		dead->fd = old->fd;
+		old->fd = -1;
+	}
+	pthread_mutex_unlock(&devices_lock);
+	detach(old);
+	vdpa_vhu_session_free(old);
+}
+
+static int
+pre_message(int vid, void *ctx)
+{
+	size_t offset = vdpa_compat_vhost_fds_offset();
+	struct vhu_session *s = session_of(vid);
+	int *fds = (int *)(void *)((char *)ctx + offset);
+	struct vhu_msg *msg = ctx;
+
+	if (s == NULL || s->dead) {
+		msg->flags &= ~VHU_FLAGS_NEED_REPLY;
+		for (int i = 0; i < fds[VHU_MSG_FDS_MAX] && i < VHU_MSG_FDS_MAX; i++)
+			close(fds[i]);
+		return RTE_VHOST_MSG_RESULT_ERR;
+	}
+	return vdpa_vhu_handle(s, msg, fds, &fds[VHU_MSG_FDS_MAX]);
+}
+
+/* The reply was sent: what was sent with it is the front end's now. */
+static int
+post_message(int vid, void *ctx)
+{
+	int *fds = (int *)(void *)((char *)ctx + vdpa_compat_vhost_fds_offset());
+	int *nfds = &fds[VHU_MSG_FDS_MAX];
+
+	for (int i = 0; i < *nfds; i++)
+		close(fds[i]);
+	*nfds = 0;
+	return RTE_VHOST_MSG_RESULT_OK;
+}
+
+static const struct rte_vhost_user_extern_ops extern_ops = {
+	.pre_msg_handle = pre_message,
+	.post_msg_handle = post_message,
+};
+
+static int
+new_connection(int vid)
+{
+	struct vhu_device *dev = device_of(vid);
+	struct vhu_session *s, *old;
+	int fd;
+
+	if (dev == NULL)
+		return -1;
+	pthread_mutex_lock(&dev->lock);
+	old = dev->session;
+	pthread_mutex_unlock(&dev->lock);
+	if (old != NULL && !peer_is_gone(old)) {
+		VDPA_LOG(ERR,
+			 "%s: vhost-user: second connection to %s refused: the device has a front "
+			 "end",
+			 dev->vdev->name, dev->path);
+		return -1;
+	}
+	if (vid < 0 || vid >= RTE_MAX_VHOST_DEVICE)
+		return -1;
+	fd = claim_connection(dev);
+	if (fd < 0) {
+		VDPA_LOG(ERR, "%s: vhost-user: connection refused: no time-out can be set on it",
+			 dev->vdev->name);
+		return -1;
+	}
+	/* A front end that came back before rte_vhost has noticed its end. */
+	if (old != NULL)
+		replace_session(old);
+	s = vdpa_vhu_session_new(dev, vid);
+	if (s == NULL || rte_vhost_extern_callback_register(vid, &extern_ops, NULL) < 0) {
+		VDPA_LOG(ERR, "%s: vhost-user: connection refused: out of memory", dev->vdev->name);
+		free(s);
+		close(fd);
+		return -1;
+	}
+	s->fd = fd;
+	pthread_mutex_lock(&devices_lock);
+	sessions[vid] = s;
+	pthread_mutex_unlock(&devices_lock);
+	pthread_mutex_lock(&dev->lock);
+	dev->session = s;
+	pthread_mutex_unlock(&dev->lock);
+	VDPA_LOG(INFO, "%s: vhost-user: connected", dev->vdev->name);
+	return 0;
+}
+
+static void
+destroy_connection(int vid)
+{
+	struct vhu_session *s = session_of(vid);
+
+	if (s == NULL)
+		return;
+	pthread_mutex_lock(&devices_lock);
+	sessions[vid] = NULL;
+	pthread_mutex_unlock(&devices_lock);
+	detach(s);
+	if (!s->dead) {
+		/* rte_vhost ends a connection by itself for a message that never came to us. */
+		if (!s->refused && !peer_is_gone(s))
+			VDPA_LOG(ERR,
+				 "%s: vhost-user: message refused: truncated, too large or for a "
+				 "queue that cannot be",
+				 s->dev->vdev->name);
+		VDPA_LOG(INFO, "%s: vhost-user: disconnected", s->dev->vdev->name);
+	}
+	vdpa_vhu_session_free(s);
+}
+
+/* rte_vhost never believes a device of ours to be ready; it wants these all the same. */
+static int
+new_device(int vid)
+{
+	return 0;
+}
+
+static void
+destroy_device(int vid)
+{
+}
+
+static const struct rte_vhost_device_ops device_ops = {
+	.new_device = new_device,
+	.destroy_device = destroy_device,
+	.new_connection = new_connection,
+	.destroy_connection = destroy_connection,
+};
+
+/* Remove what an earlier process left at the path; refuse everything else. */
+static int
+clear_path(const char *path)
+{
+	struct sockaddr_un un = {.sun_family = AF_UNIX};
+	struct stat st;
+	int fd, rc;
+
+	if (lstat(path, &st) < 0)
+		return errno == ENOENT ? 0 : vdpa_error(errno, "socket '%s': %m", path);
+	if (!S_ISSOCK(st.st_mode))
+		return vdpa_error(EEXIST, "socket '%s': a file that is no socket is there", path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return vdpa_error(errno, "socket '%s': %m", path);
+	memcpy(un.sun_path, path, strlen(path) + 1);
+	rc = connect(fd, (struct sockaddr *)&un, sizeof(un)) < 0 ? errno : 0;
+	close(fd);
+	if (rc != ECONNREFUSED)
+		return vdpa_error(EADDRINUSE, "socket '%s': is in use by another process", path);
+	if (unlink(path) < 0)
+		return vdpa_error(errno, "socket '%s': a stale one cannot be removed: %m", path);
+	return 0;
+}
+
+struct start_job {
+	const char *path;
+	mode_t mask;
+	int rc;
+};
+
+/*
+ * rte_vhost binds in rte_vhost_driver_start(), and a socket must not be open to more users than
+ * asked for, not for a moment. umask() is the whole process', but for a thread that has left its
+ * shared file system attributes: so the start has a thread of its own.
+ */
+static void *
+start_thread(void *arg)
+{
+	struct start_job *job = arg;
+	mode_t old = 0;
+	bool own = unshare(CLONE_FS) == 0;
+
+	/* Where that is forbidden (some containers): the whole process', which can only narrow what
+	 * another thread creates meanwhile. */
+	old = umask(job->mask);
+	job->rc = rte_vhost_driver_start(job->path);
+	if (!own)
+		umask(old);
+	return NULL;
+}
+
+static int
+start_serving(struct vhu_device *dev)
+{
+	struct start_job job = {.path = dev->path, .mask = 0777 & ~(dev->mode & 0600)};
+	const char *path = dev->path;
+	pthread_t thread;
+	int rc;
+
+	if (!dev->client) {
+		rc = clear_path(path);
+		if (rc < 0)
+			return rc;
+	}
+	if (rte_vhost_driver_register(path, dev->client ? RTE_VHOST_USER_CLIENT : 0) < 0)
+		return vdpa_error(EIO, "socket '%s': rte_vhost_driver_register failed", path);
+	if (rte_vhost_driver_set_features(path, dev->features) < 0 ||
+	    rte_vhost_driver_set_protocol_features(path, dev->protocol) < 0 ||
+	    rte_vhost_driver_callback_register(path, &device_ops) < 0) {
+		rc = vdpa_error(EIO, "socket '%s': rte_vhost refuses the device", path);
+		goto err;
+	}
+	rc = pthread_create(&thread, NULL, start_thread, &job);
+	if (rc != 0) {
+		rc = vdpa_error(rc, "socket '%s': thread: %s", path, strerror(rc));
+		goto err;
+	}
+	pthread_join(thread, NULL);
+	if (job.rc < 0) {
+		rc = vdpa_error(EIO, "socket '%s': cannot be %s", path,
+				dev->client ? "connected" : "created; is its folder writable?");
+		goto err;
+	}
+	if (!dev->client && dev->group != (gid_t)-1 && lchown(path, (uid_t)-1, dev->group) < 0) {
+		rc = vdpa_error(errno, "socket '%s': group: %m", path);
+		goto err;
+	}
+	if (!dev->client && (dev->mode & 0600) != dev->mode && chmod(path, dev->mode) < 0) {
+		rc = vdpa_error(errno, "socket '%s': mode: %m", path);
+		goto err;
+	}
+	dev->serving = true;
+	return 0;
+
+err:
+	rte_vhost_driver_unregister(path);
+	return rc;
+}
+
+/* On return no callback of this device runs or will; the socket is gone. */
+static void
+stop_serving(struct vhu_device *dev)
+{
+	if (!dev->serving)
+		return;
+	rte_vhost_driver_unregister(dev->path);
+	dev->serving = false;
+	/* rte_vhost closes the connections without a word. */
+	for (unsigned int i = 0; i < RTE_MAX_VHOST_DEVICE; i++) {
+		struct vhu_session *s;
+
+		pthread_mutex_lock(&devices_lock);
+		s = sessions[i];
+		if (s != NULL && s->dev == dev)
+			sessions[i] = NULL;
+		else
+			s = NULL;
+		pthread_mutex_unlock(&devices_lock);
+		if (s == NULL)
+			continue;
+		detach(s);
+		vdpa_vhu_session_free(s);
+	}
+}
+
+static void
+offer(struct vhu_device *dev)
+{
+	struct vdpa_device *vdev = dev->vdev;
+
+	dev->features = vdpa_get_device_features(vdev);
+	/* Addresses reach us as guest physical ones; we serve no IOTLB messages. */
+	dev->features &= ~RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM);
+	dev->protocol = RTE_BIT64(VHOST_USER_PROTOCOL_F_MQ) |
+			RTE_BIT64(VHOST_USER_PROTOCOL_F_REPLY_ACK) |
+			RTE_BIT64(VHOST_USER_PROTOCOL_F_BACKEND_REQ) |
+			RTE_BIT64(VHOST_USER_PROTOCOL_F_CONFIG) |
+			RTE_BIT64(VHOST_USER_PROTOCOL_F_BACKEND_SEND_FD) |
+			RTE_BIT64(VHOST_USER_PROTOCOL_F_RESET_DEVICE) |
+			RTE_BIT64(VHOST_USER_PROTOCOL_F_STATUS);
+	if (dev->is_net) {
+		dev->features &= ~NET_FEATURES_MASKED;
+		dev->features |= RTE_BIT64(VIRTIO_NET_F_GUEST_ANNOUNCE);
+		if (dev->nvqs > 2)
+			dev->features |= RTE_BIT64(VIRTIO_NET_F_MQ);
+		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_RARP) |
+				 RTE_BIT64(VHOST_USER_PROTOCOL_F_NET_MTU);
+	}
+	if (vdpa_has_inflight(vdev))
+		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
+	dev->features |= RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES);
+	if (vdpa_has_log(vdev)) {
+		dev->features |= RTE_BIT64(VHOST_F_LOG_ALL);
+		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_LOG_SHMFD);
+	}
+}
+
+static int
+parse(struct vhu_device *dev, const struct vdpa_args *args)
+{
+	const char *path = vdpa_args_str(args, "socket", NULL);
+	const char *group = vdpa_args_str(args, "group", NULL);
+	char *end;
+
+	if (path == NULL)
+		return vdpa_error(EINVAL, "the front end vhost-user needs socket PATH");
+	dev->client = vdpa_args_has(args, "client");
+	if (dev->client && (vdpa_args_has(args, "mode") || group != NULL))
+		return vdpa_error(EINVAL,
+				  "mode and group are of a socket that is created, not with "
+				  "client");
+	dev->mode = (mode_t)vdpa_args_u64(args, "mode", SOCKET_MODE_DEFAULT);
+	dev->group = (gid_t)-1;
+	if (group != NULL) {
+		const struct group *gr = getgrnam(group);
+		unsigned long gid = strtoul(group, &end, 10);
+
+		if (gr != NULL)
+			dev->group = gr->gr_gid;
+		else if (*group != '\0' && *end == '\0' && gid < UINT32_MAX)
+			dev->group = (gid_t)gid;
+		else
+			return vdpa_error(EINVAL, "group '%s': there is none of that name", group);
+	}
+	dev->path = strdup(path);
+	return dev->path == NULL ? vdpa_error(ENOMEM, "out of memory") : 0;
+}
+
+static int
+vhost_user_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
+{
+	struct vhu_device *dev = calloc(1, sizeof(*dev)), *other;
+	int rc;
+
+	if (dev == NULL)
+		return vdpa_error(ENOMEM, "out of memory");
+	pthread_mutex_init(&dev->lock, NULL);
+	dev->vdev = vdev;
+	rc = parse(dev, args);
+	if (rc < 0)
+		goto err_free;
+	dev->is_net = vdpa_get_device_id(vdev) == VIRTIO_ID_NET;
+	dev->nvqs = vdpa_get_vq_count(vdev);
+	offer(dev);
+
+	pthread_mutex_lock(&devices_lock);
+	TAILQ_FOREACH (other, &devices, next)
+		if (strcmp(other->path, dev->path) == 0)
+			break;
+	if (other == NULL)
+		TAILQ_INSERT_TAIL(&devices, dev, next);
+	else
+		rc = vdpa_error(EEXIST, "socket '%s': is in use by %s", dev->path,
+				other->vdev->name);
+	pthread_mutex_unlock(&devices_lock);
+	if (rc < 0)
+		goto err_free;
+
+	vdpa_set_drvdata(vdev, dev);
+	rc = start_serving(dev);
+	if (rc == 0)
+		return 0;
+	vdpa_set_drvdata(vdev, NULL);
+	pthread_mutex_lock(&devices_lock);
+	TAILQ_REMOVE(&devices, dev, next);
+	pthread_mutex_unlock(&devices_lock);
+err_free:
+	pthread_mutex_destroy(&dev->lock);
+	free(dev->path);
+	free(dev);
+	return rc;
+}
+
+static void
+vhost_user_remove(struct vdpa_device *vdev)
+{
+	struct vhu_device *dev = vdpa_get_drvdata(vdev);
+
+	if (dev == NULL)
+		return;
+	stop_serving(dev);
+	vdpa_set_drvdata(vdev, NULL);
+	pthread_mutex_lock(&devices_lock);
+	TAILQ_REMOVE(&devices, dev, next);
+	pthread_mutex_unlock(&devices_lock);
+	pthread_mutex_destroy(&dev->lock);
+	free(dev->path);
+	free(dev);
+}
+
+static bool
+wants_config_changes(const struct vhu_session *s)
+{
+	const uint64_t needed = RTE_BIT64(VHOST_USER_PROTOCOL_F_BACKEND_REQ) |
+				RTE_BIT64(VHOST_USER_PROTOCOL_F_CONFIG);
+
+	return s != NULL && s->backend_fd >= 0 && (s->protocol & needed) == needed;
+}
+
+/* Told once and without an answer: a front end may be waiting for one of ours. */
+static void
+vhost_user_config_changed(struct vdpa_device *vdev)
+{
+	const struct vhu_msg msg = {.request = VHU_BACKEND_CONFIG_CHANGE_MSG,
+				    .flags = VHU_FLAGS_VERSION};
+	struct vhu_device *dev = vdpa_get_drvdata(vdev);
+
+	if (dev == NULL)
+		return;
+	pthread_mutex_lock(&dev->lock);
+	if (wants_config_changes(dev->session) &&
+	    send(dev->session->backend_fd, &msg, VHU_HDR_SIZE, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		VDPA_LOG(WARNING, "%s: vhost-user: configuration change not told: %s", vdev->name,
+			 strerror(errno));
+	pthread_mutex_unlock(&dev->lock);
+}
+
+static void
+vhost_user_failed(struct vdpa_device *vdev, int qidx)
+{
+	struct vhu_device *dev = vdpa_get_drvdata(vdev);
+
+	if (dev == NULL)
+		return;
+	pthread_mutex_lock(&dev->lock);
+	for (uint16_t i = 0; dev->session != NULL && i < dev->session->nrings; i++)
+		if (dev->session->rings[i].err_fd >= 0 && (qidx < 0 || qidx == i))
+			eventfd_write(dev->session->rings[i].err_fd, 1);
+	pthread_mutex_unlock(&dev->lock);
+}
+
+/*
+ * A front end that takes configuration messages reads the link there. QEMU's vhost-user-net does
+ * not: its guest's link is the connection. So a link that is down has no socket, and one that is up
+ * has it again; QEMU comes back by the chardev's reconnect=.
+ */
+static int
+vhost_user_set_link(struct vdpa_device *vdev, bool up)
+{
+	struct vhu_device *dev = vdpa_get_drvdata(vdev);
+	bool told;
+
+	if (dev == NULL)
+		return 0;
+	if (up)
+		return dev->serving ? 0 : start_serving(dev);
+	pthread_mutex_lock(&dev->lock);
+	told = wants_config_changes(dev->session);
+	pthread_mutex_unlock(&dev->lock);
+	if (!told)
+		stop_serving(dev);
+	return 0;
+}
+
+static void
+vhost_user_describe(struct vdpa_device *vdev, char *buf, size_t len)
+{
+	struct vhu_device *dev = vdpa_get_drvdata(vdev);
+	const char *state;
+
+	if (dev == NULL) {
+		snprintf(buf, len, "vhost-user");
+		return;
+	}
+	pthread_mutex_lock(&dev->lock);
+	state = dev->session != NULL ? "connected"
+		: !dev->serving	     ? "link down"
+		: dev->client	     ? "connecting"
+				     : "listening";
+	snprintf(buf, len, "socket %s %s", dev->path, state);
+	pthread_mutex_unlock(&dev->lock);
+}
+
+static const struct vdpa_frontend_ops vhost_user_ops = {
+	.probe = vhost_user_probe,
+	.remove = vhost_user_remove,
+	.config_changed = vhost_user_config_changed,
+	.failed = vhost_user_failed,
+	.set_link = vhost_user_set_link,
+	.describe = vhost_user_describe,
+};
+
+static const struct vdpa_param vhost_user_params[] = {
+	{.name = "socket",
+	 .type = VDPA_PARAM_STRING,
+	 .metavar = "PATH",
+	 .min = 1,
+	 .max = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1,
+	 .help = "unix socket that the front end (QEMU, virtio-user) connects to"},
+	{.name = "client",
+	 .type = VDPA_PARAM_FLAG,
+	 .help = "connect to the socket, again and again, instead of creating it"},
+	{.name = "mode",
+	 .type = VDPA_PARAM_MODE,
+	 .metavar = "MODE",
+	 .help = "permissions of the socket, octal; default 0600"},
+	{.name = "group",
+	 .type = VDPA_PARAM_STRING,
+	 .metavar = "NAME",
+	 .min = 1,
+	 .max = 255,
+	 .help = "group of the socket, by name or number; default: that of the process"},
+	{.name = NULL},
+};
+
+struct vdpa_frontend vdpa_vhost_user_frontend = {
+	.name = "vhost-user",
+	.help = "serves the device on a vhost-user socket",
+	.ops = &vhost_user_ops,
+	.params = vhost_user_params,
+	.implied_by = "socket",
+};

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The vhost-user front end, in three files.
+ *
+ *   vhost_user.c          the socket of a device, its connections, what rte_vhost calls
+ *   vhost_user_msg.c      one message: the table of requests, their checks and handlers
+ *   vhost_user_session.c  one connection's device: rings, memory, log; when the device starts
+ *
+ * rte_vhost carries the messages and nothing else: it owns the sockets, reads a message with its
+ * file descriptors and sends the reply. Every message is answered in our pre-handler, so
+ * rte_vhost's own idea of the device stays empty: it maps no guest memory, reads no ring, and never
+ * believes a device to be ready. One set of checks then guards all that a front end can say, and
+ * there is one owner of each file descriptor.
+ *
+ * Threads: a session belongs to rte_vhost's thread, which serves one message of one socket at a
+ * time. Fields marked (S) are shared with the control loop and guarded by vhu_device.lock, which
+ * nobody holds while calling into the core.
+ */
+
+#ifndef VHOST_USER_PRIV_H
+#define VHOST_USER_PRIV_H
+
+#include <pthread.h>
+#include <sys/queue.h>
+#include <sys/types.h>
+
+#include "vdpa_frontend.h"
+#include "vhost_user_proto.h"
+
+/* A connection that has been refused this many messages is closed. */
+#define VHU_REFUSALS_MAX 16
+
+/* A file of the front end, mapped and guarded against being shrunk. */
+struct vhu_shm {
+	uint8_t *addr;
+	size_t len; /* bytes from addr on */
+	void *map;
+	size_t map_len;
+	bool faulted;		     /* written by the fault handler */
+	struct vdpa_dirty_log dirty; /* the same as a dirty log: lives as long as the mapping */
+};
+
+/* A virtqueue as the front end has described it. */
+struct vhu_ring {
+	uint32_t num; /* 0: not set */
+	bool addr_set;
+	bool log; /* used ring at log_addr of the log */
+	bool base_set;
+	bool kicked;   /* SET_VRING_KICK was seen: with an fd or to say that we shall poll */
+	bool enabled;  /* SET_VRING_ENABLE */
+	bool started;  /* the front end may believe it running: until GET_VRING_BASE or a reset */
+	uint32_t base; /* as SET_VRING_BASE has it */
+	uint64_t desc_user, driver_user, device_user;
+	uint64_t log_addr;
+	uint64_t desc, driver, device; /* IOVAs, from the start on */
+	int kick_fd;
+	int call_fd;
+	int err_fd; /* (S) */
+};
+
+struct vhu_device;
+
+struct vhu_session {
+	struct vhu_device *dev;
+	int vid;
+	int fd;	      /* our duplicate of the connection */
+	bool dead;    /* replaced by a newer connection; rte_vhost has not noticed the end yet */
+	bool refused; /* the connection ends because of a message that was logged */
+	unsigned int refusals;
+
+	uint64_t features; /* SET_FEATURES */
+	uint64_t protocol; /* SET_PROTOCOL_FEATURES */
+	bool features_set;
+	bool status_used;
+	uint8_t status;
+
+	bool running; /* vdpa_device_start() succeeded and no stop since */
+	bool failed;  /* the device failed; no start until the front end has stopped its rings */
+	bool logging;
+	struct vdpa_iotlb *iotlb;
+	struct vhu_shm *log;
+	struct vhu_shm *inflight;
+	uint16_t inflight_queues;
+	size_t inflight_stride;
+	int backend_fd; /* (S) SET_BACKEND_REQ_FD; -1: none */
+
+	uint16_t nrings;
+	struct vhu_ring rings[];
+};
+
+/* A device with its socket. */
+struct vhu_device {
+	struct vdpa_device *vdev;
+	char *path;
+	bool client;
+	mode_t mode;
+	gid_t group; /* (gid_t)-1: unchanged */
+	bool is_net;
+	uint16_t nvqs;
+	uint64_t features; /* offered */
+	uint64_t protocol; /* offered */
+	bool serving;	   /* registered with rte_vhost; management's */
+
+	pthread_mutex_t lock;
+	struct vhu_session *session; /* (S) NULL: not connected */
+	TAILQ_ENTRY(vhu_device) next;
+};
+
+/* vhost_user_msg.c */
+
+/* Result for rte_vhost (enum rte_vhost_msg_result). fds: where rte_vhost keeps the message's. */
+int vdpa_vhu_handle(struct vhu_session *s, struct vhu_msg *msg, int *fds, int *nfds);
+
+/* vhost_user_session.c: 0 or a negative errno with vdpa_error_message(). */
+
+struct vhu_session *vdpa_vhu_session_new(struct vhu_device *dev, int vid);
+/* Stops the device. Nobody else may use the session any more. */
+void vdpa_vhu_session_free(struct vhu_session *s);
+/* Stop the device and forget what the front end said of its rings. */
+void vdpa_vhu_session_reset(struct vhu_session *s);
+/* Start what has become ready. */
+void vdpa_vhu_session_advance(struct vhu_session *s);
+/* Note that the device failed meanwhile. */
+void vdpa_vhu_session_poll_failure(struct vhu_session *s);
+/* Log to where and whether SET_FEATURES, SET_LOG_BASE and SET_VRING_ADDR want it. */
+int vdpa_vhu_session_update_log(struct vhu_session *s);
+int vdpa_vhu_session_set_memory(struct vhu_session *s, const struct vdpa_mem_region_spec *specs,
+				unsigned int n);
+/* Where the ring's three parts lie; -EFAULT when not in memory. */
+int vdpa_vhu_ring_translate(struct vhu_session *s, struct vhu_ring *ring);
+/* GET_VRING_BASE: stop it, say where. */
+void vdpa_vhu_ring_stop(struct vhu_session *s, uint16_t idx, uint32_t *base);
+int vdpa_vhu_ring_enable(struct vhu_session *s, uint16_t idx, bool enable);
+/* Take over fd (-1: none). */
+int vdpa_vhu_ring_set_kick(struct vhu_session *s, uint16_t idx, int fd);
+int vdpa_vhu_ring_set_call(struct vhu_session *s, uint16_t idx, int fd);
+void vdpa_vhu_ring_set_err(struct vhu_session *s, uint16_t idx, int fd);
+
+/* vhost_user_shm.c */
+
+/* Map len bytes at offset of fd's file; the caller keeps fd. */
+int vdpa_vhu_shm_map(struct vhu_shm **out, int fd, uint64_t offset, uint64_t len);
+/* NULL: no-op. */
+void vdpa_vhu_shm_unmap(struct vhu_shm *shm);
+/* Bytes of one queue's inflight area. */
+size_t vdpa_vhu_inflight_stride(bool packed, uint16_t queue_size);
+
+#endif /* VHOST_USER_PRIV_H */

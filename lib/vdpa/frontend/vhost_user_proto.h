@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* vhost-user on the wire: what QEMU's specification (interop/vhost-user) defines, host-endian. */
+
+#ifndef VHOST_USER_PROTO_H
+#define VHOST_USER_PROTO_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum vhu_request {
+	VHU_GET_FEATURES = 1,
+	VHU_SET_FEATURES = 2,
+	VHU_SET_OWNER = 3,
+	VHU_RESET_OWNER = 4,
+	VHU_SET_MEM_TABLE = 5,
+	VHU_SET_LOG_BASE = 6,
+	VHU_SET_LOG_FD = 7,
+	VHU_SET_VRING_NUM = 8,
+	VHU_SET_VRING_ADDR = 9,
+	VHU_SET_VRING_BASE = 10,
+	VHU_GET_VRING_BASE = 11,
+	VHU_SET_VRING_KICK = 12,
+	VHU_SET_VRING_CALL = 13,
+	VHU_SET_VRING_ERR = 14,
+	VHU_GET_PROTOCOL_FEATURES = 15,
+	VHU_SET_PROTOCOL_FEATURES = 16,
+	VHU_GET_QUEUE_NUM = 17,
+	VHU_SET_VRING_ENABLE = 18,
+	VHU_SEND_RARP = 19,
+	VHU_NET_SET_MTU = 20,
+	VHU_SET_BACKEND_REQ_FD = 21,
+	VHU_GET_CONFIG = 24,
+	VHU_SET_CONFIG = 25,
+	VHU_GET_INFLIGHT_FD = 31,
+	VHU_SET_INFLIGHT_FD = 32,
+	VHU_RESET_DEVICE = 34,
+	VHU_SET_STATUS = 39,
+	VHU_GET_STATUS = 40,
+	VHU_REQUEST_MAX = 41,
+};
+
+/* Messages from us to the front end, on the fd of SET_BACKEND_REQ_FD. */
+#define VHU_BACKEND_CONFIG_CHANGE_MSG 2
+
+#define VHU_FLAGS_VERSION_MASK 0x3u
+#define VHU_FLAGS_VERSION      0x1u
+#define VHU_FLAGS_REPLY	       0x4u
+#define VHU_FLAGS_NEED_REPLY   0x8u
+
+/* Payload of SET_VRING_KICK, CALL and ERR. */
+#define VHU_FILE_INDEX_MASK 0xffu
+#define VHU_FILE_NOFD	    0x100u
+
+/* Flag of SET_VRING_ADDR: the used ring is logged at log_guest_addr. */
+#define VHU_VRING_F_LOG 0x1u
+
+#define VHU_MEM_REGIONS_MAX 8
+#define VHU_MSG_FDS_MAX	    8
+#define VHU_CONFIG_SIZE_MAX 256
+#define VHU_VRING_NUM_MAX   32768
+
+struct vhu_vring_state {
+	uint32_t index;
+	uint32_t num;
+};
+
+struct vhu_vring_addr {
+	uint32_t index;
+	uint32_t flags;
+	uint64_t desc;
+	uint64_t used;
+	uint64_t avail;
+	uint64_t log;
+};
+
+struct vhu_mem_region {
+	uint64_t guest_addr;
+	uint64_t size;
+	uint64_t user_addr;
+	uint64_t mmap_offset;
+};
+
+struct vhu_memory {
+	uint32_t nregions;
+	uint32_t padding;
+	struct vhu_mem_region regions[VHU_MEM_REGIONS_MAX];
+};
+
+struct vhu_log {
+	uint64_t mmap_size;
+	uint64_t mmap_offset;
+};
+
+struct vhu_inflight {
+	uint64_t mmap_size;
+	uint64_t mmap_offset;
+	uint16_t num_queues;
+	uint16_t queue_size;
+};
+/* The specification has 20 bytes; QEMU and DPDK send the padded struct. */
+#define VHU_INFLIGHT_SIZE_MIN 20
+
+struct vhu_config {
+	uint32_t offset;
+	uint32_t size;
+	uint32_t flags;
+	uint8_t data[VHU_CONFIG_SIZE_MAX];
+};
+#define VHU_CONFIG_HDR_SIZE offsetof(struct vhu_config, data)
+
+struct vhu_msg {
+	uint32_t request;
+	uint32_t flags;
+	uint32_t size; /* of the payload */
+	union {
+		uint64_t u64;
+		struct vhu_vring_state state;
+		struct vhu_vring_addr addr;
+		struct vhu_memory memory;
+		struct vhu_log log;
+		struct vhu_inflight inflight;
+		struct vhu_config config;
+	} payload;
+} __attribute__((packed));
+
+#define VHU_HDR_SIZE offsetof(struct vhu_msg, payload)
+
+_Static_assert(VHU_HDR_SIZE == 12, "message header");
+_Static_assert(sizeof(struct vhu_vring_state) == 8, "vring state");
+_Static_assert(sizeof(struct vhu_vring_addr) == 40, "vring address");
+_Static_assert(sizeof(struct vhu_mem_region) == 32, "memory region");
+_Static_assert(offsetof(struct vhu_memory, regions) == 8, "memory table");
+_Static_assert(sizeof(struct vhu_log) == 16, "log description");
+_Static_assert(sizeof(struct vhu_inflight) == 24, "inflight description");
+_Static_assert(VHU_CONFIG_HDR_SIZE == 12, "configuration header");
+
+#endif /* VHOST_USER_PROTO_H */
