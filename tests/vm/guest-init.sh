@@ -5,7 +5,7 @@
 # The guest's first process: mounts, loads the virtio modules, runs /script with the second serial
 # port as its input and output, and says on it how that ended. The first one is the kernel's console.
 
-export PATH=/bin:/sbin
+export PATH=/bin:/usr/sbin:/sbin
 /bin/busybox mkdir -p /proc /sys /dev /tmp /mnt /sbin /etc
 /bin/busybox --install -s /bin
 mount -t proc proc /proc

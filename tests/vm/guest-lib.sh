@@ -107,3 +107,27 @@ drop_caches()
 	sync
 	echo 3 >/proc/sys/vm/drop_caches
 }
+
+# exercise_disk DISK MIB: format, write, read back from the device, remount, read back again, trim.
+# The file system is left unmounted, with the file "data" gone and "kept" (1 MiB) in it.
+exercise_disk()
+{
+	mkfs.ext4 -q -F "/dev/$1"
+	mount -t ext4 "/dev/$1" /mnt
+	sum=$(write_random /mnt/data "$2")
+	kept=$(write_random /mnt/kept 1)
+	drop_caches
+	[ "$(sha256sum </mnt/data)" = "$sum" ] || fail "$1: read back differs"
+	umount /mnt
+	mount -t ext4 "/dev/$1" /mnt
+	[ "$(sha256sum </mnt/data)" = "$sum" ] || fail "$1: read back after remount differs"
+	rm /mnt/data
+	drop_caches
+	host trim "$1" >/dev/null
+	fstrim /mnt
+	host trimmed "$1" >/dev/null
+	[ "$(sha256sum </mnt/kept)" = "$kept" ] || fail "$1: trim took more than free blocks"
+	umount /mnt
+	result "written-$1" $(($2 + 1))
+	result "verified-$1" $(($2 * 2 + 1))
+}

@@ -114,8 +114,11 @@ def vhost_user_blk(ident, socket, extra=",num-queues=1"):
 class Guest:
     """One QEMU process. Use it in a with statement, which ends it whatever happened."""
 
-    def __init__(self, folder, name, script, devices, memory=256):
-        """folder: for its files; devices: QEMU arguments; memory: MiB, shared with back ends."""
+    def __init__(self, folder, name, script, devices, memory=256, reboot=False):
+        """
+        folder: for its files; devices: QEMU arguments; memory: MiB, shared with back ends;
+        reboot: a reboot starts the guest again, rather than ending it.
+        """
         self.name = name
         self.results = {}
         self.lines = []
@@ -126,7 +129,8 @@ class Guest:
         ramdisk.write_bytes(initramfs(files, script))
         accel = os.environ.get("UVDPA_ACCEL", "tcg")
         self.argv = [
-            QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            QEMU, "-nodefaults", "-no-user-config", "-display", "none",
+            *([] if reboot else ["-no-reboot"]),
             "-machine", "q35,memory-backend=mem", "-accel", accel,
             "-cpu", "max,la57=off,erms=off" if accel == "tcg" else "max",
             "-smp", "1", "-m", str(memory),
