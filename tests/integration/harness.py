@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+
+"""What the integration tests share: the daemon, its telemetry, testpmd, and what a process holds.
+
+The daemon under test is $UVDPA_APP, or vdpa-app on PATH. Everything lives in a private folder and
+under a file prefix of its own; processes are ended by their own handle.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+
+APP = os.environ.get('UVDPA_APP', 'vdpa-app')
+TESTPMD = os.environ.get('UVDPA_TESTPMD', 'dpdk-testpmd')
+# With a sanitizer or a busy machine everything takes longer; nothing takes this long when it works.
+TIMEOUT = 30.0
+
+
+def wait_for(condition, what, timeout=TIMEOUT, interval=0.01):
+    """Poll until condition() is true; its value."""
+    end = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f'timed out after {timeout:g} s waiting for {what}')
+        time.sleep(interval)
+
+
+def skip_unless(condition, reason):
+    """Skip, and say so where the log of a passing test run shows it."""
+    if not condition:
+        print(f'SKIPPED: {reason}', flush=True)
+        raise unittest.SkipTest(reason)
+
+
+class Reader:
+    """Collects a stream line by line, so that a child never blocks on a full pipe."""
+
+    def __init__(self, stream):
+        self.lines = []
+        self._stream = stream
+        self._changed = threading.Condition()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self):
+        for line in self._stream:
+            with self._changed:
+                self.lines.append(line.rstrip('\n'))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def wait(self, pattern, start=0, timeout=TIMEOUT):
+        """The match of the first line from start on that pattern is found in, and the next index."""
+        regex = re.compile(pattern)
+        end = time.monotonic() + timeout
+        i = start
+        with self._changed:
+            while True:
+                for i in range(i, len(self.lines)):
+                    match = regex.search(self.lines[i])
+                    if match:
+                        return match, i + 1
+                i = len(self.lines)
+                left = end - time.monotonic()
+                if self._ended or left <= 0:
+                    raise AssertionError(f'{pattern!r} not seen in:\n' + '\n'.join(self.lines))
+                self._changed.wait(left)
+
+    def join(self):
+        self._thread.join(TIMEOUT)
+        self._stream.close()
+
+    def text(self):
+        return '\n'.join(self.lines)
+
+
+class Telemetry:
+    """A client of DPDK's telemetry socket."""
+
+    def __init__(self, path):
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sock.settimeout(TIMEOUT)
+        self._sock.connect(path)
+        self.info = json.loads(self._sock.recv(16384))
+
+    def ask(self, command):
+        self._sock.send(command.encode())
+        return json.loads(self._sock.recv(16384))[command.split(',')[0]]
+
+    def close(self):
+        self._sock.close()
+
+
+class Daemon:
+    """vdpa-app in a folder of its own. Use it as a context manager."""
+
+    def __init__(self, devices=(), args=(), eal=(), folder=None, user=None):
+        """devices: words after `name`, where {dir} stands for the folder."""
+        self._own_folder = folder is None
+        self.dir = folder or tempfile.mkdtemp(prefix='uvdpa-test.')
+        self.prefix = os.path.basename(self.dir)
+        self.devices = [words.format(dir=self.dir) for words in devices]
+        self._user = user
+        command = list(user or []) + [APP, f'--file-prefix={self.prefix}', *eal, '--']
+        for words in self.devices:
+            command += ['--dev', words]
+        self.command = command + list(args)
+        self.process = None
+
+    def socket(self, name):
+        return os.path.join(self.dir, name + '.sock')
+
+    def runtime_dir(self):
+        if self._user or os.getuid() != 0:
+            return os.path.join(self.dir, 'dpdk', self.prefix)
+        return f'/var/run/dpdk/{self.prefix}'
+
+    def start(self):
+        env = dict(os.environ, XDG_RUNTIME_DIR=self.dir)
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, errors='replace', env=env)
+        self.out = Reader(self.process.stdout)
+        self.err = Reader(self.process.stderr)
+        try:
+            self.out.wait('^ready$')
+        except AssertionError as error:
+            self.kill()
+            raise AssertionError(f'the daemon does not start: {error}\n{self.err.text()}')
+        return self
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def telemetry(self):
+        return contextlib.closing(
+            Telemetry(os.path.join(self.runtime_dir(), 'dpdk_telemetry.v2')))
+
+    def ask(self, command):
+        with self.telemetry() as client:
+            return client.ask(command)
+
+    def show(self, name):
+        return self.ask(f'/vdpa/dev/show,{name}')
+
+    def stats(self, name):
+        return self.ask(f'/vdpa/dev/stats,{name}')
+
+    def _end(self):
+        self.out.join()
+        self.err.join()
+
+    def stop(self, signum=signal.SIGTERM):
+        """Stop it; the exit code."""
+        self.process.send_signal(signum)
+        try:
+            code = self.process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            self._end()
+            raise AssertionError(f'the daemon does not stop:\n{self.err.text()}')
+        self._end()
+        return code
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._end()
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, kind, value, traceback):
+        code = 0
+        if self.process.poll() is None:
+            code = self.stop()
+        else:
+            code = self.process.returncode
+            self._end()
+        if kind is not None:
+            print(self.out.text(), self.err.text(), sep='\n', flush=True)
+        self.cleanup()
+        if kind is None and code != 0:
+            raise AssertionError(f'the daemon ended with {code}:\n{self.err.text()}')
+
+    def cleanup(self):
+        if self._own_folder:
+            shutil.rmtree(self.dir, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.runtime_dir())
+
+
+class Testpmd:
+    """dpdk-testpmd with virtio-user or other ports, driven by its prompt."""
+
+    _count = 0
+
+    def __init__(self, vdevs, queues=1, lcores='0,1', memory=('--no-huge', '-m', '256'),
+                 args=(), netns=None):
+        Testpmd._count += 1
+        prefix = f'uvdpa-pmd.{os.getpid()}.{Testpmd._count}'
+        share = '--no-shconf' if '--no-huge' in memory else '--in-memory'
+        command = list(netns or [])
+        command += [TESTPMD, '-l', lcores, *memory, share, '--no-pci', '--no-telemetry',
+                    f'--file-prefix={prefix}', '--log-level=*:warning']
+        for vdev in vdevs:
+            command += ['--vdev', vdev]
+        command += ['--', '-i', '--total-num-mbufs=8192', f'--rxq={queues}', f'--txq={queues}',
+                    '--nb-cores=1', '--no-lsc-interrupt', *args]
+        self.command = command
+        self.prefix = prefix
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors='replace', bufsize=1)
+        self.out = Reader(self.process.stdout)
+        self._pos = 0
+        self._serial = 0
+        self.run('show port summary all')
+
+    def run(self, command):
+        """Run a command at the prompt; the lines that it printed."""
+        self._serial += 1
+        # A command that fails to parse echoes the marker: that is when the one before is done.
+        marker = f'done{self._serial}'
+        start = self._pos
+        try:
+            self.process.stdin.write(f'{command}\n{marker}\n')
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        _, self._pos = self.out.wait(rf'\b{marker}\b', start)
+        return '\n'.join(self.out.lines[start:self._pos])
+
+    def port_stats(self, port=0):
+        text = self.run(f'show port stats {port}')
+        return {key: int(value) for key, value in
+                re.findall(r'([RT]X-(?:packets|missed|bytes|errors|nombuf)):\s+(\d+)', text)}
+
+    def link(self, port=0):
+        text = self.run(f'show port info {port}')
+        return re.search(r'Link status: (\w+)', text).group(1)
+
+    def quit(self):
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write('quit\n')
+            self.process.stdin.flush()
+        try:
+            self.process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._close()
+        return self.process.returncode
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self._close()
+
+    def _close(self):
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.out.join()
+        with contextlib.suppress(OSError):
+            os.rmdir(f'/var/run/dpdk/{self.prefix}')
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, traceback):
+        if self.process.poll() is None:
+            if kind is None:
+                self.quit()
+            else:
+                self.kill()
+        else:
+            self._close()
+        if kind is not None:
+            print(self.out.text(), flush=True)
+
+
+def virtio_user(path, index=0, queues=1, packed=False, in_order=False, mrg_rxbuf=True,
+                queue_size=256, **more):
+    """A --vdev argument."""
+    words = [f'net_virtio_user{index}', f'path={path}', f'queues={queues}',
+             f'queue_size={queue_size}', f'packed_vq={int(packed)}',
+             f'in_order={int(in_order)}', f'mrg_rxbuf={int(mrg_rxbuf)}']
+    words += [f'{key}={value}' for key, value in more.items()]
+    return ','.join(words)
+
+
+def fds(pid):
+    """What the open file descriptors point to, sorted."""
+    names = []
+    for fd in os.listdir(f'/proc/{pid}/fd'):
+        with contextlib.suppress(FileNotFoundError):
+            names.append(re.sub(r'\[\d+\]', '', os.readlink(f'/proc/{pid}/fd/{fd}')))
+    return sorted(names)
+
+
+def threads(pid):
+    """Thread names, sorted."""
+    names = []
+    for tid in os.listdir(f'/proc/{pid}/task'):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            with open(f'/proc/{pid}/task/{tid}/comm') as f:
+                names.append(f.read().strip())
+    return sorted(names)
+
+
+def _status_field(path, field):
+    with open(path) as f:
+        return int(re.search(rf'^{field}:\s+(\d+)', f.read(), re.M).group(1))
+
+
+def rss_kib(pid):
+    return _status_field(f'/proc/{pid}/status', 'VmRSS')
+
+
+def mappings(pid):
+    with open(f'/proc/{pid}/maps') as f:
+        return sum(1 for _ in f)
+
+
+def context_switches(pid):
+    """Context switches of each thread by name, voluntary and not: each wake-up ends in one."""
+    counts = {}
+    for tid in os.listdir(f'/proc/{pid}/task'):
+        base = f'/proc/{pid}/task/{tid}'
+        with open(f'{base}/comm') as f:
+            name = f.read().strip()
+        counts[name] = counts.get(name, 0) + sum(
+            _status_field(f'{base}/status', field)
+            for field in ('voluntary_ctxt_switches', 'nonvoluntary_ctxt_switches'))
+    return counts
+
+
+def cpu_seconds(pid):
+    with open(f'/proc/{pid}/stat') as f:
+        fields = f.read().rsplit(')', 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')

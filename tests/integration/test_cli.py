@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+
+"""vdpa-app's command line: mistakes, start, stop."""
+
+import grp
+import os
+import pwd
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+import unittest
+
+import harness
+
+NET = 'name net0 mgmtdev sim_net socket {dir}/net0.sock'
+
+
+class Mistakes(unittest.TestCase):
+    """One line on stderr that names the mistake and what is allowed, exit code 2, at once."""
+
+    def refuse(self, args, *expected):
+        result = subprocess.run([harness.APP, *args], stdin=subprocess.DEVNULL,
+                                capture_output=True, text=True, timeout=harness.TIMEOUT)
+        self.assertEqual(result.returncode, 2, result)
+        self.assertEqual(len(result.stderr.splitlines()), 1, result.stderr)
+        self.assertEqual(result.stdout, '')
+        for text in expected:
+            self.assertIn(text, result.stderr)
+
+    def refuse_words(self, words, *expected):
+        self.refuse(['--dev', words], '--dev 1', *expected)
+
+    def test_unknown_option(self):
+        self.refuse(['--bogus'], '--bogus', '--help')
+        self.refuse(['-x'], '-x', '--help')
+        self.refuse(['stray'], 'stray', '--help')
+
+    def test_eal_option_without_separator_gets_a_hint(self):
+        self.refuse(['-l', '0'], "-l", "EAL options stand before")
+
+    def test_missing_value(self):
+        self.refuse(['--dev'], '--dev', 'needs a value')
+
+    def test_numbers(self):
+        for value in ('', '-1', 'x', '1000001', '99999999999999999999', '1 ', '0x1'):
+            self.refuse(['--poll-us', value], '--poll-us', '0 to 1000000')
+        self.refuse(['--stats', '0'], '--stats', '1 to 86400')
+
+    def test_poll_lcores(self):
+        for value in ('', 'a', '1-', '3-1', ',', '1,,2', '99999'):
+            self.refuse(['--poll-lcores', value], '--poll-lcores', 'list of CPUs')
+        self.refuse(['--poll-lcores', '0,0'], 'given twice')
+        absent = max(os.sched_getaffinity(0)) + 1
+        self.refuse(['--poll-lcores', str(absent)], f'{absent} is not a CPU')
+
+    def test_log_level(self):
+        self.refuse(['--log-level', 'loud'], 'loud', 'debug')
+
+    def test_words(self):
+        self.refuse_words('', 'name NAME mgmtdev MGMTDEV')
+        self.refuse_words('name net0', 'mgmtdev')
+        self.refuse_words('name net0 mgmtdev sim_net bogus 1', 'bogus', 'mac')
+        self.refuse_words('name a/b mgmtdev sim_net', 'a/b')
+        self.refuse_words('name net0 mgmtdev nothing', 'nothing', 'sim_net')
+        self.refuse_words('name net0 mgmtdev sim_net backend bogus', 'bogus', 'loopback')
+
+    def test_mac(self):
+        for mac in ('1', '52:54:00:00:00', '52:54:00:00:00:0g', '01:00:00:00:00:00',
+                    '00:00:00:00:00:00', '52:54:00:00:00:01:02'):
+            self.refuse_words(f'name net0 mgmtdev sim_net mac {mac}', mac)
+
+    def test_size(self):
+        for size in ('0', '1Q', '-1', '', '99999999999999T'):
+            self.refuse_words(f'name blk0 mgmtdev sim_blk backend ram "{size}"', 'ram')
+
+    def test_socket_path_too_long(self):
+        self.refuse_words(f'name net0 mgmtdev sim_net socket /tmp/{"x" * 108}', '107')
+
+    def test_config_file_names_the_line(self):
+        with tempfile.NamedTemporaryFile('w', suffix='.conf') as f:
+            f.write('# a comment\n\n  name ok mgmtdev sim_net\nname net0 mgmtdev none\n')
+            f.flush()
+            self.refuse(['--config', f.name], f'{f.name}:4', 'none')
+        self.refuse(['--config', '/nonexistent/file'], '/nonexistent/file')
+
+
+class Information(unittest.TestCase):
+    def run_ok(self, *args):
+        return subprocess.run([harness.APP, *args], stdin=subprocess.DEVNULL, check=True,
+                              capture_output=True, text=True, timeout=harness.TIMEOUT).stdout
+
+    def test_list_and_help(self):
+        words = self.run_ok('--list')
+        for word in ('sim_net', 'sim_blk', 'vhost-user', 'mac', 'backend', 'socket'):
+            self.assertIn(word, words)
+        text = self.run_ok('--help')
+        self.assertIn('--poll-lcores', text)
+        self.assertIn(words, text)
+
+    def test_version(self):
+        self.assertRegex(self.run_ok('--version'), r'^vdpa-app \d+\.\d+\.\d+, DPDK ')
+
+
+class Life(unittest.TestCase):
+    def test_signals_stop_it_cleanly(self):
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            daemon = harness.Daemon([NET]).start()
+            try:
+                self.assertTrue(os.path.exists(daemon.socket('net0')))
+                self.assertEqual(daemon.stop(signum), 0)
+                self.assertFalse(os.path.exists(daemon.socket('net0')))
+                self.assertEqual(os.listdir(daemon.runtime_dir()), [])
+                self.assertEqual(daemon.err.text(), '')
+            finally:
+                daemon.cleanup()
+
+    def test_more_signals_while_it_stops_change_nothing(self):
+        daemon = harness.Daemon([NET.replace('net0', f'net{i}') for i in range(16)]).start()
+        try:
+            while daemon.process.poll() is None:
+                daemon.process.send_signal(signal.SIGTERM)
+                daemon.process.send_signal(signal.SIGINT)
+                time.sleep(0.001)
+            self.assertEqual(daemon.stop(), 0)
+            self.assertEqual([n for n in os.listdir(daemon.dir) if n.endswith('.sock')], [])
+        finally:
+            daemon.cleanup()
+
+    def test_start_lines(self):
+        with harness.Daemon([NET + ' mac 52:54:00:00:00:01']) as daemon:
+            self.assertRegex(daemon.out.lines[0],
+                             rf'^net0: sim_net, mac 52:54:00:00:00:01, .*{daemon.dir}/net0.sock')
+
+    def test_configuration_file(self):
+        with tempfile.TemporaryDirectory(prefix='uvdpa-test.') as folder:
+            path = os.path.join(folder, 'a.conf')
+            with open(path, 'w') as f:
+                f.write(f'# two\nname a mgmtdev sim_net socket {folder}/a.sock\n'
+                        f'\tname b mgmtdev sim_blk backend ram 1M socket "{folder}/b c.sock"\n')
+            with harness.Daemon(args=['--config', path]) as daemon:
+                self.assertEqual(daemon.ask('/vdpa/dev/list'), ['a', 'b'])
+                self.assertTrue(os.path.exists(f'{folder}/b c.sock'))
+
+    def fails(self, devices, code, *expected, folder=None):
+        daemon = harness.Daemon(devices, folder=folder)
+        try:
+            result = subprocess.run(daemon.command, stdin=subprocess.DEVNULL, capture_output=True,
+                                    text=True, timeout=harness.TIMEOUT)
+            self.assertEqual(result.returncode, code, result)
+            for text in expected:
+                self.assertIn(text, result.stderr)
+            self.assertNotIn('ready', result.stdout)
+        finally:
+            daemon.cleanup()
+
+    def test_socket_in_use(self):
+        with harness.Daemon([NET]) as daemon:
+            self.fails([f'name net1 mgmtdev sim_net socket {daemon.dir}/net0.sock'], 1,
+                       'net0.sock', 'in use')
+            # The one that owns it is not disturbed.
+            with socket.socket(socket.AF_UNIX) as s:
+                s.connect(daemon.socket('net0'))
+
+    def test_socket_left_by_a_killed_daemon_is_taken_over(self):
+        with tempfile.TemporaryDirectory(prefix='uvdpa-test.') as folder:
+            daemon = harness.Daemon([NET], folder=folder).start()
+            daemon.kill()
+            self.assertTrue(os.path.exists(daemon.socket('net0')))
+            with harness.Daemon([NET], folder=folder) as daemon:
+                with socket.socket(socket.AF_UNIX) as s:
+                    s.connect(daemon.socket('net0'))
+
+    def test_socket_path_that_is_another_file_is_left_alone(self):
+        with tempfile.TemporaryDirectory(prefix='uvdpa-test.') as folder:
+            path = os.path.join(folder, 'net0.sock')
+            with open(path, 'w') as f:
+                f.write('precious')
+            self.fails([NET], 1, path, folder=folder)
+            with open(path) as f:
+                self.assertEqual(f.read(), 'precious')
+
+    def test_same_name_twice(self):
+        self.fails([NET, 'name net0 mgmtdev sim_net'], 1, 'net0')
+
+    def test_failed_start_leaves_no_socket(self):
+        with tempfile.TemporaryDirectory(prefix='uvdpa-test.') as folder:
+            self.fails([NET, 'name net1 mgmtdev sim_net socket {dir}/none/net1.sock'], 1,
+                       'net1', folder=folder)
+            self.assertFalse(os.path.exists(os.path.join(folder, 'net0.sock')))
+
+    def test_two_daemons_at_once(self):
+        with harness.Daemon([NET]) as one, harness.Daemon([NET]) as two:
+            for daemon in (one, two):
+                self.assertEqual(daemon.ask('/vdpa/dev/list'), ['net0'])
+                self.assertEqual(daemon.ask('/info')['pid'], daemon.pid)
+
+    def test_periodic_statistics(self):
+        with harness.Daemon([NET], args=['--stats', '1']) as daemon:
+            _, at = daemon.out.wait(r'^\d\d:\d\d:\d\d net0: ')
+            daemon.out.wait(r'^\d\d:\d\d:\d\d net0: ', at)
+
+    def test_polling_lcore(self):
+        cpu = min(os.sched_getaffinity(0))
+        with harness.Daemon([NET], args=['--poll-lcores', str(cpu)]) as daemon:
+            self.assertEqual(daemon.ask('/vdpa/dev/list'), ['net0'])
+            before = harness.cpu_seconds(daemon.pid)
+            time.sleep(1)
+            self.assertGreater(harness.cpu_seconds(daemon.pid), before, 'nobody polls')
+
+
+class Access(unittest.TestCase):
+    def mode(self, path):
+        return stat.S_IMODE(os.stat(path).st_mode)
+
+    def test_sockets_are_the_owners_alone(self):
+        old = os.umask(0)
+        try:
+            with harness.Daemon([NET]) as daemon:
+                self.assertEqual(self.mode(daemon.socket('net0')), 0o600)
+        finally:
+            os.umask(old)
+
+    def test_mode_and_group(self):
+        harness.skip_unless(os.getuid() == 0, 'only root can give a socket to any group')
+        group = grp.getgrgid(pwd.getpwnam('nobody').pw_gid).gr_name
+        with harness.Daemon([NET + f' mode 0660 group {group}']) as daemon:
+            path = daemon.socket('net0')
+            self.assertEqual(self.mode(path), 0o660)
+            self.assertEqual(grp.getgrgid(os.stat(path).st_gid).gr_name, group)
+
+    def test_ordinary_user(self):
+        harness.skip_unless(os.getuid() == 0 and shutil.which('setpriv'),
+                            'needs root and setpriv to become an ordinary user')
+        nobody = pwd.getpwnam('nobody')
+        folder = tempfile.mkdtemp(prefix='uvdpa-test.')
+        try:
+            os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+            user = ['setpriv', f'--reuid={nobody.pw_uid}', f'--regid={nobody.pw_gid}',
+                    '--clear-groups', '--no-new-privs', '--inh-caps=-all']
+            with harness.Daemon([NET, 'name blk0 mgmtdev sim_blk backend ram 1M socket '
+                                      '{dir}/blk0.sock'], folder=folder, user=user) as daemon:
+                self.assertEqual(os.stat(daemon.socket('net0')).st_uid, nobody.pw_uid)
+                self.assertEqual(daemon.ask('/vdpa/dev/list'), ['net0', 'blk0'])
+        finally:
+            shutil.rmtree(folder)
+
+
+class Telemetry(unittest.TestCase):
+    def test_devices_come_and_go_at_run_time(self):
+        with harness.Daemon() as daemon, daemon.telemetry() as client:
+            self.assertEqual(client.ask('/vdpa/dev/list'), [])
+            self.assertIn('sim_net', client.ask('/vdpa/mgmtdev/list'))
+            self.assertIn('help', client.ask('/vdpa/mgmtdev/show,sim_net'))
+            words = NET.format(dir=daemon.dir)
+            self.assertEqual(client.ask(f'/vdpa/dev/add,{words}'), {'result': 'ok'})
+            self.assertIn('net0', client.ask(f'/vdpa/dev/add,{words}')['error'])
+            self.assertEqual(client.ask('/vdpa/dev/show,net0')['mgmtdev'], 'sim_net')
+            self.assertIn('device', client.ask('/vdpa/dev/stats,net0'))
+            self.assertIn('packets', str(client.ask('/vdpa/dev/stats,net0,0')))
+            self.assertIn('below', client.ask('/vdpa/dev/stats,net0,99')['error'])
+            self.assertEqual(client.ask('/vdpa/dev/set,net0 link down'), {'result': 'ok'})
+            self.assertEqual(client.ask('/vdpa/dev/show,net0')['link'], 'down')
+            self.assertIn('link', client.ask('/vdpa/dev/set,net0 link sideways')['error'])
+            self.assertEqual(client.ask('/vdpa/dev/del,net0'), {'result': 'ok'})
+            self.assertIn('none', client.ask('/vdpa/dev/del,net0')['error'])
+            self.assertEqual(client.ask('/vdpa/dev/list'), [])
+            self.assertFalse(os.path.exists(daemon.socket('net0')))
+
+    def test_bad_parameters_are_answered(self):
+        with harness.Daemon() as daemon, daemon.telemetry() as client:
+            for command in ('show', 'stats', 'del', 'set', 'add'):
+                for params in ('', ',', ', ', ',none', ',' + 'x' * 900, ',\x01\x7f', ',"'):
+                    reply = client.ask(f'/vdpa/dev/{command}{params}')
+                    self.assertEqual(list(reply), ['error'], (command, params, reply))
+
+    def test_a_device_with_many_queues_fits_a_reply(self):
+        words = 'name net0 mgmtdev sim_net max_vqp 64 socket {dir}/net0.sock'
+        with harness.Daemon([words]) as daemon, daemon.telemetry() as client:
+            stats = client.ask('/vdpa/dev/stats,net0')
+            self.assertIn('device', stats)
+            self.assertIn('packets', str(client.ask('/vdpa/dev/stats,net0,127')))
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)
