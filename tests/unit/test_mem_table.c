@@ -413,7 +413,7 @@ huge_pages_are_mapped_and_repaired_whole(void **state)
 	const uint64_t huge = 2 << 20;
 	int fd = memfd_create("test_mem_table", MFD_CLOEXEC | MFD_HUGETLB | 21u << 26);
 	struct vdpa_mem_region_spec s = spec(0x100000, PAGE, PAGE, fd);
-	struct vdpa_iotlb *tlb;
+	struct vdpa_iotlb *tlb = NULL;
 
 	if (fd < 0 || ftruncate(fd, (off_t)huge) < 0 || vdpa_iotlb_create(NULL, &s, 1, &tlb) < 0) {
 		if (fd >= 0)
