@@ -22,7 +22,8 @@
 
 #define FRONTENDS_MAX 8
 
-static struct vdpa_driver *const builtin_drivers[] = {NULL};
+extern struct vdpa_driver vdpa_sim_driver;
+static struct vdpa_driver *const builtin_drivers[] = {&vdpa_sim_driver, NULL};
 static struct vdpa_frontend *const builtin_frontends[] = {&vdpa_vhost_user_frontend, NULL};
 
 static pthread_mutex_t mgmt_lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;

@@ -24,6 +24,9 @@
 #ifndef SIM_H
 #define SIM_H
 
+#include <inttypes.h>
+
+#include <rte_branch_prediction.h>
 #include <rte_common.h>
 #include <rte_spinlock.h>
 
@@ -82,7 +85,8 @@ struct sim_queue {
 	uint64_t log_used_iova;
 	struct vdpa_event kick;
 
-	uint64_t kicks; /**< kicks received */
+	uint64_t kicks;	   /**< kicks received by eventfd */
+	uint64_t sw_kicks; /**< by the op; atomic */
 } __rte_cache_aligned;
 
 /** A simulated device; a class's own data hangs off priv. */
@@ -102,9 +106,13 @@ struct sim_device {
 	struct sim_queue *vqs; /**< nvqs of them */
 
 	struct sim_worker *worker;
-	struct vdpa_poller poller;
-	uint16_t nrunning; /**< worker's: entries of running */
-	uint16_t *running; /**< worker's: indexes of running virtqueues */
+	struct vdpa_poller poller;  /**< in the loop while started */
+	struct vdpa_task kick_task; /**< a kick that came by the op */
+	bool armed;		    /**< worker's: kicks were asked for */
+	bool paused;		    /**< worker's: queues stand still for a change of memory */
+	bool set_up;		    /**< class->setup succeeded */
+	uint16_t nrunning;	    /**< worker's: entries of running */
+	uint16_t *running;	    /**< worker's: indexes of running virtqueues */
 
 	rte_spinlock_t config_lock; /**< of the three below, held for a copy only */
 	uint32_t generation;
@@ -246,9 +254,6 @@ sim_count(uint64_t *counter, uint64_t n)
 
 /* Workers (worker.c). */
 
-/** How workers are made from now on: vdpa_init()'s parameters, copied. NULL: the defaults. */
-int sim_worker_configure(const struct vdpa_init_params *params);
-
 /** One more user of a worker; of NULL: the next one in turn, created if need be. NULL:
  * vdpa_error().
  */
@@ -259,12 +264,13 @@ struct vdpa_event_loop *sim_worker_loop(const struct sim_worker *worker);
 
 /* Management (sim_driver.c). */
 
+extern struct vdpa_driver vdpa_sim_driver;
+
 /** A device of the simulator by name while it exists; NULL otherwise. A reference for the caller.
  */
 struct sim_device *sim_find(const struct sim_class *class, const char *name);
 
-/** Make a device of a class from its words, not registered; the class's management device calls it.
- */
+/** Make a device of a class from its words, not registered. */
 int sim_device_create(const struct sim_class *class, struct vdpa_mgmt_dev *mdev, const char *name,
 		      const struct vdpa_args *args, struct sim_device **out);
 

@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Packets between virtqueues, and between a virtqueue and buffers of ours. One copy, one flush and
+ * one signal for a burst. The header that a driver wrote is not looked at: no offload is offered,
+ * so it says nothing.
+ */
+
+#include <string.h>
+
+#include <rte_byteorder.h>
+#include <rte_memcpy.h>
+#include <rte_prefetch.h>
+
+#include "net.h"
+
+#define HDR sizeof(struct net_hdr)
+
+/* Receive chains of a pass: taken from the ring, used up one by one, the rest given back. */
+struct rx_cursor {
+	struct sim_queue *q;
+	struct vdpa_vq_chain *chains;
+	unsigned int n, next;
+	unsigned int skipped; /* pushed without data */
+	int err;
+};
+
+/* A position in a list of buffers. */
+struct iov_cursor {
+	const struct iovec *iov;
+	uint32_t n;
+	size_t off;
+};
+
+static inline void
+bind_iov(struct vdpa_vq_chain *chains, struct iovec (*iov)[NET_IOV], unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++) {
+		chains[i].iov = iov[i];
+		chains[i].iov_max = NET_IOV;
+	}
+}
+
+static void
+rx_fill(struct rx_cursor *rx, unsigned int want)
+{
+	int ret;
+
+	want = RTE_MIN(want, (unsigned int)NET_RX_CHAINS - rx->n);
+	if (want == 0 || rx->err != 0)
+		return;
+	ret = vdpa_vq_pop_burst(rx->q->vq, &rx->chains[rx->n], want);
+	if (likely(ret >= 0)) {
+		rx->n += (unsigned int)ret;
+		return;
+	}
+	if (ret == -EMSGSIZE) {
+		if (rx->n == 0) {
+			/* A buffer in too many pieces: back unused, once, the next pass goes on. */
+			vdpa_vq_push(rx->q->vq, &rx->chains[0], 0);
+			rx->skipped++;
+		} else {
+			vdpa_vq_rewind(rx->q->vq, &rx->chains[rx->n]);
+		}
+		return;
+	}
+	rx->err = ret;
+}
+
+static void
+rx_begin(struct rx_cursor *rx, struct sim_queue *q, unsigned int want)
+{
+	struct net_burst *b = net_of(q)->burst;
+
+	*rx = (struct rx_cursor){.q = q, .chains = b->rx};
+	rx_fill(rx, want);
+}
+
+static void
+rx_end(struct rx_cursor *rx)
+{
+	if (rx->next < rx->n)
+		vdpa_vq_rewind(rx->q->vq, &rx->chains[rx->next]);
+	if (rx->next + rx->skipped > 0) {
+		vdpa_vq_flush(rx->q->vq);
+		vdpa_vq_notify(rx->q->vq);
+	}
+	if (unlikely(rx->err != 0))
+		sim_queue_fail(rx->q, rx->err);
+}
+
+static void
+iov_read(struct iov_cursor *c, uint8_t *dst, size_t len)
+{
+	while (len > 0) {
+		size_t part = RTE_MIN(len, c->iov->iov_len - c->off);
+
+		if (dst != NULL) {
+			rte_memcpy(dst, (const uint8_t *)c->iov->iov_base + c->off, part);
+			dst += part;
+		}
+		len -= part;
+		c->off += part;
+		if (c->off == c->iov->iov_len) {
+			c->iov++;
+			c->off = 0;
+		}
+	}
+}
+
+/* Copy from src to the writable part of a chain, from its byte `at` on. */
+static void
+chain_write(const struct vdpa_vq_chain *chain, size_t at, struct iov_cursor *src, size_t len)
+{
+	const struct iovec *v = &chain->iov[chain->nout];
+
+	while (at >= v->iov_len) {
+		at -= v->iov_len;
+		v++;
+	}
+	while (len > 0) {
+		size_t part = RTE_MIN(len, v->iov_len - at);
+
+		iov_read(src, (uint8_t *)v->iov_base + at, part);
+		len -= part;
+		at = 0;
+		v++;
+	}
+}
+
+static void
+chain_write_hdr(const struct vdpa_vq_chain *chain, const struct net_hdr *hdr)
+{
+	struct iovec v = {.iov_base = (void *)(uintptr_t)hdr, .iov_len = sizeof(*hdr)};
+	struct iov_cursor src = {.iov = &v, .n = 1};
+
+	chain_write(chain, 0, &src, sizeof(*hdr));
+}
+
+enum rx_result {
+	RX_DONE,
+	RX_WAIT, /* no buffers now */
+	RX_DROP, /* never, for *why */
+};
+
+/* The general case: fragments on either side, and packets that take several receive chains. */
+static __rte_noinline enum rx_result
+rx_put_slow(struct rx_cursor *rx, struct iov_cursor src, uint32_t len, enum net_drop *why)
+{
+	const struct net_device *nd = net_of(rx->q);
+	struct net_hdr hdr = {0};
+	unsigned int k = 0;
+	uint64_t room = 0;
+
+	for (;;) {
+		const struct vdpa_vq_chain *c;
+
+		if (rx->next + k == rx->n) {
+			unsigned int had = rx->n;
+
+			rx_fill(rx, NET_BURST);
+			if (rx->n == had) {
+				*why = NET_DROP_TOO_SMALL;
+				/* All that one pass or the whole ring can hold was too small. */
+				return rx->next == 0 && (k == NET_RX_CHAINS || k == rx->q->num)
+					       ? RX_DROP
+					       : RX_WAIT;
+			}
+		}
+		c = &rx->chains[rx->next + k];
+		if (unlikely(k == 0 && c->in_len < HDR)) {
+			vdpa_vq_push(rx->q->vq, c, 0);
+			rx->next++;
+			continue;
+		}
+		room += c->in_len;
+		k++;
+		if (room >= len + HDR)
+			break;
+		if (!nd->mrg) {
+			*why = NET_DROP_TOO_SMALL;
+			return RX_DROP;
+		}
+	}
+	hdr.num_buffers = rte_cpu_to_le_16((uint16_t)k);
+	chain_write_hdr(&rx->chains[rx->next], &hdr);
+	for (unsigned int i = 0; i < k; i++) {
+		const struct vdpa_vq_chain *c = &rx->chains[rx->next + i];
+		uint32_t at = i == 0 ? HDR : 0;
+		uint32_t part = RTE_MIN(len, c->in_len - at);
+
+		if (part > 0)
+			chain_write(c, at, &src, part);
+		vdpa_vq_push(rx->q->vq, c, at + part);
+		len -= part;
+	}
+	rx->next += k;
+	return RX_DONE;
+}
+
+/* One packet of len bytes at src. */
+static inline enum rx_result
+rx_put(struct rx_cursor *rx, const struct iov_cursor *src, uint32_t len, bool linear,
+       enum net_drop *why)
+{
+	if (likely(linear && rx->next < rx->n)) {
+		struct vdpa_vq_chain *c = &rx->chains[rx->next];
+
+		if (likely(c->nin == 1 && c->in_len >= len + HDR)) {
+			uint8_t *dst = c->iov[c->nout].iov_base;
+			const uint64_t zero = 0;
+			const uint32_t one = rte_cpu_to_le_32(1u << 16);
+
+			memcpy(dst, &zero, sizeof(zero));
+			memcpy(dst + 8, &one, sizeof(one));
+			rte_memcpy(dst + HDR, (const uint8_t *)src->iov->iov_base + src->off, len);
+			vdpa_vq_push(rx->q->vq, c, len + HDR);
+			rx->next++;
+			return RX_DONE;
+		}
+	}
+	return rx_put_slow(rx, *src, len, why);
+}
+
+/* The start of a frame for the filters, read once. */
+static bool
+wanted(const struct net_device *to, struct iov_cursor src, uint32_t len, enum net_drop *why)
+{
+	uint8_t head[18];
+
+	if (len > to->frame_max) {
+		*why = NET_DROP_OVER_MTU;
+		return false;
+	}
+	if (likely(!to->filtering))
+		return true;
+	iov_read(&src, head, RTE_MIN(len, (uint32_t)sizeof(head)));
+	*why = NET_DROP_FILTERED;
+	return net_filter_pass(to, head, len);
+}
+
+/* Where the frame of a chain begins; its length, 0 for what is none. */
+static inline uint32_t
+tx_frame(const struct vdpa_vq_chain *c, struct iov_cursor *src)
+{
+	size_t skip = HDR;
+
+	if (unlikely(c->nout == 0 || c->out_len <= HDR || c->out_len - HDR > NET_FRAME_MAX))
+		return 0;
+	src->iov = c->iov;
+	src->n = c->nout;
+	while (skip >= src->iov->iov_len) {
+		skip -= src->iov->iov_len;
+		src->iov++;
+		src->n--;
+	}
+	src->off = skip;
+	return c->out_len - HDR;
+}
+
+unsigned int
+net_tx_pop(struct sim_queue *txq, unsigned int n)
+{
+	struct net_burst *b = net_of(txq)->burst;
+	int ret;
+
+	n = RTE_MIN(n, (unsigned int)NET_BURST);
+	bind_iov(b->tx, b->tx_iov, n);
+	ret = vdpa_vq_pop_burst(txq->vq, b->tx, n);
+	if (likely(ret >= 0))
+		return (unsigned int)ret;
+	if (ret == -EMSGSIZE) {
+		/* To be returned like the others; with no buffers it is malformed. */
+		b->tx[0].nout = 0;
+		b->tx[0].nin = 0;
+		return 1;
+	}
+	sim_queue_fail(txq, ret);
+	return 0;
+}
+
+uint32_t
+net_tx_copy(const struct vdpa_vq_chain *chain, uint8_t *buf, uint32_t room)
+{
+	struct iov_cursor src = {0};
+	uint32_t len = tx_frame(chain, &src);
+
+	if (len > room)
+		return 0;
+	iov_read(&src, buf, len);
+	return len;
+}
+
+void
+net_tx_done(struct sim_queue *txq, unsigned int n)
+{
+	const struct vdpa_vq_chain *tx = net_of(txq)->burst->tx;
+
+	for (unsigned int i = 0; i < n; i++)
+		vdpa_vq_push(txq->vq, &tx[i], 0);
+	vdpa_vq_flush(txq->vq);
+	vdpa_vq_notify(txq->vq);
+}
+
+unsigned int
+net_tx_discard(struct sim_queue *txq, enum net_drop why, unsigned int budget)
+{
+	unsigned int n = net_tx_pop(txq, budget);
+
+	if (n > 0) {
+		net_tx_done(txq, n);
+		net_drop(txq, why, n);
+	}
+	return n;
+}
+
+static unsigned int
+forward_burst(struct sim_queue *txq, struct sim_queue *rxq, unsigned int budget)
+{
+	struct net_device *to = net_of(rxq);
+	struct net_burst *b = net_of(txq)->burst;
+	uint64_t packets = 0, bytes = 0;
+	unsigned int n, i;
+	struct rx_cursor rx;
+
+	bind_iov(to->burst->rx, to->burst->rx_iov, NET_RX_CHAINS);
+	n = net_tx_pop(txq, budget);
+	if (n == 0)
+		return 0;
+	for (i = 0; i < n; i++)
+		rte_prefetch0(b->tx[i].iov[0].iov_base);
+	rx_begin(&rx, rxq, n);
+	for (i = 0; i < rx.n; i++)
+		rte_prefetch0(rx.chains[i].iov[0].iov_base);
+
+	for (i = 0; i < n; i++) {
+		const struct vdpa_vq_chain *c = &b->tx[i];
+		struct iov_cursor src = {0};
+		uint32_t len = tx_frame(c, &src);
+		enum rx_result res;
+		enum net_drop why = NET_DROP_MALFORMED;
+
+		if (unlikely(len == 0)) {
+			net_drop(txq, why, 1);
+			continue;
+		}
+		if (unlikely(!wanted(to, src, len, &why))) {
+			net_drop(rxq, why, 1);
+			continue;
+		}
+		res = rx_put(&rx, &src, len, src.n == 1, &why);
+		if (unlikely(res == RX_WAIT))
+			break;
+		if (unlikely(res == RX_DROP)) {
+			net_drop(rxq, why, 1);
+			continue;
+		}
+		packets++;
+		bytes += len;
+	}
+	rx_end(&rx);
+	if (i < n)
+		vdpa_vq_rewind(txq->vq, &b->tx[i]);
+	if (i > 0) {
+		net_tx_done(txq, i);
+		sim_count(&net_counters(txq)->packets, packets);
+		sim_count(&net_counters(txq)->bytes, bytes);
+		sim_count(&net_counters(rxq)->packets, packets);
+		sim_count(&net_counters(rxq)->bytes, bytes);
+	}
+	/* A buffer that was skipped is progress too: the next pass finds the one after it. */
+	return i + rx.skipped;
+}
+
+unsigned int
+net_forward(struct sim_queue *txq, struct sim_queue *rxq, enum net_drop why, unsigned int budget)
+{
+	unsigned int done = 0, n;
+
+	do {
+		n = rxq != NULL ? forward_burst(txq, rxq, budget - done)
+				: net_tx_discard(txq, why, budget - done);
+		done += n;
+	} while (n >= NET_BURST && done < budget && txq->running && (rxq == NULL || rxq->running));
+	return done;
+}
+
+unsigned int
+net_deliver(struct sim_queue *rxq, const struct iovec *frames, unsigned int n)
+{
+	struct net_device *nd = net_of(rxq);
+	uint64_t packets = 0, bytes = 0;
+	struct rx_cursor rx;
+
+	bind_iov(nd->burst->rx, nd->burst->rx_iov, NET_RX_CHAINS);
+	rx_begin(&rx, rxq, n);
+	for (unsigned int i = 0; i < n; i++) {
+		const struct iov_cursor src = {.iov = &frames[i], .n = 1};
+		uint32_t len = (uint32_t)frames[i].iov_len;
+		enum net_drop why = NET_DROP_NO_BUFFER;
+		enum rx_result res;
+
+		if (!wanted(nd, src, len, &why)) {
+			net_drop(rxq, why, 1);
+			continue;
+		}
+		res = rx_put(&rx, &src, len, true, &why);
+		if (res != RX_DONE) {
+			net_drop(rxq, res == RX_WAIT ? NET_DROP_NO_BUFFER : why, 1);
+			continue;
+		}
+		packets++;
+		bytes += len;
+	}
+	rx_end(&rx);
+	sim_count(&net_counters(rxq)->packets, packets);
+	sim_count(&net_counters(rxq)->bytes, bytes);
+	return (unsigned int)packets;
+}

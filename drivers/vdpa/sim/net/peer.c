@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Back end peer: two devices, each the other's wire. They share a worker, so a packet goes from one
+ * guest's memory to the other's in one copy and without a lock. Either may be created first, and
+ * go.
+ */
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "net.h"
+
+struct peer {
+	struct net_device *nd;
+	struct net_device *other; /* the worker's; NULL: away */
+	char other_name[VDPA_NAME_MAX];
+	TAILQ_ENTRY(peer) next;
+};
+
+/* Every device with this back end. Taken on control paths only, never on a worker. */
+static pthread_mutex_t peers_lock = PTHREAD_MUTEX_INITIALIZER;
+static TAILQ_HEAD(, peer) peers = TAILQ_HEAD_INITIALIZER(peers);
+
+/* Under the lock: the device that p names, or that names p. */
+static struct peer *
+find_other(const struct peer *p)
+{
+	struct peer *o;
+
+	TAILQ_FOREACH (o, &peers, next)
+		if (strcmp(o->nd->dev->vdev.name, p->other_name) == 0)
+			return o;
+	return NULL;
+}
+
+static int
+peer_init(struct net_device *nd, const struct vdpa_arg *arg)
+{
+	struct peer *p = calloc(1, sizeof(*p)), *o;
+	const char *name = nd->dev->vdev.name;
+	int rc = 0;
+
+	if (p == NULL)
+		return vdpa_error(ENOMEM, "out of memory");
+	p->nd = nd;
+	snprintf(p->other_name, sizeof(p->other_name), "%s", arg->str);
+	if (strcmp(name, p->other_name) == 0)
+		rc = vdpa_error(EINVAL, "backend peer '%s': a device cannot be its own peer", name);
+	pthread_mutex_lock(&peers_lock);
+	o = rc == 0 ? find_other(p) : NULL;
+	if (o != NULL && strcmp(o->other_name, name) != 0)
+		rc = vdpa_error(EBUSY, "backend peer '%s': it is the peer of '%s'", p->other_name,
+				o->other_name);
+	if (rc == 0) {
+		/* With the other one's worker, also when that has not got one yet: see setup. */
+		if (o != NULL && o->nd->dev->worker != NULL)
+			nd->dev->worker = sim_worker_get(o->nd->dev->worker);
+		TAILQ_INSERT_TAIL(&peers, p, next);
+		nd->backend_priv = p;
+	}
+	pthread_mutex_unlock(&peers_lock);
+	if (rc < 0)
+		free(p);
+	return rc;
+}
+
+static int
+work_link(void *arg)
+{
+	struct peer **pair = arg;
+
+	pair[0]->other = pair[1]->nd;
+	pair[1]->other = pair[0]->nd;
+	return 0;
+}
+
+static int
+work_unlink(void *arg)
+{
+	struct peer *p = arg;
+
+	if (p->other != NULL) {
+		struct peer *o = p->other->backend_priv;
+
+		o->other = NULL;
+		p->other = NULL;
+	}
+	return 0;
+}
+
+static int
+peer_setup(struct net_device *nd)
+{
+	struct peer *p = nd->backend_priv, *o;
+	int rc = 0;
+
+	pthread_mutex_lock(&peers_lock);
+	o = find_other(p);
+	if (o != NULL && o->nd->dev->set_up) {
+		struct peer *pair[2] = {p, o};
+
+		if (o->nd->dev->worker != nd->dev->worker)
+			rc = vdpa_error(EBUSY, "backend peer '%s': it is being created",
+					p->other_name);
+		else
+			sim_call(nd->dev, work_link, pair);
+	}
+	pthread_mutex_unlock(&peers_lock);
+	return rc;
+}
+
+static void
+peer_teardown(struct net_device *nd)
+{
+	struct peer *p = nd->backend_priv;
+
+	pthread_mutex_lock(&peers_lock);
+	sim_call(nd->dev, work_unlink, p);
+	pthread_mutex_unlock(&peers_lock);
+}
+
+static void
+peer_fini(struct net_device *nd)
+{
+	struct peer *p = nd->backend_priv;
+
+	pthread_mutex_lock(&peers_lock);
+	TAILQ_REMOVE(&peers, p, next);
+	pthread_mutex_unlock(&peers_lock);
+	free(p);
+}
+
+static struct sim_queue *
+peer_sink(struct net_device *nd, struct sim_queue *txq)
+{
+	const struct peer *p = nd->backend_priv;
+
+	if (p->other == NULL || !p->other->link_up)
+		return NULL;
+	return net_rxq(p->other, txq->idx / 2);
+}
+
+static unsigned int
+peer_tx(struct net_device *nd, struct sim_queue *txq, unsigned int budget)
+{
+	struct sim_queue *rxq = peer_sink(nd, txq);
+
+	return net_forward(txq, rxq, NET_DROP_NO_PEER, budget);
+}
+
+static struct net_device *
+peer_source(struct net_device *nd)
+{
+	const struct peer *p = nd->backend_priv;
+
+	return p->other;
+}
+
+static void
+peer_send(struct net_device *nd, const void *frame, uint32_t len)
+{
+	const struct peer *p = nd->backend_priv;
+	struct iovec v = {.iov_base = (void *)(uintptr_t)frame, .iov_len = len};
+	struct sim_queue *rxq = p->other != NULL && p->other->link_up ? net_rxq(p->other, 0) : NULL;
+
+	if (rxq != NULL)
+		net_deliver(rxq, &v, 1);
+}
+
+const struct net_backend net_peer = {
+	.name = "peer",
+	.init = peer_init,
+	.setup = peer_setup,
+	.teardown = peer_teardown,
+	.fini = peer_fini,
+	.tx = peer_tx,
+	.sink = peer_sink,
+	.source = peer_source,
+	.send = peer_send,
+};

@@ -1,0 +1,1050 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The simulator core: config ops of a device whose virtqueues are executed in software. What
+ * touches a virtqueue runs on the device's worker; functions that do are named sim_work_*() and get
+ * a struct work. See sim.h for what a class adds.
+ */
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+
+#include "sim.h"
+
+#define S_DRIVER_OK 0x04
+#define S_FAILED    0x80
+
+/* Arguments of a function on the worker. */
+struct work {
+	struct sim_device *dev;
+	struct sim_queue *q;
+	int fd;
+	bool on;
+	struct vdpa_iotlb *tlb;
+	const struct vdpa_dirty_log *log;
+	const uint64_t *used_iova;
+	const uint8_t *buf;
+	size_t offset, len;
+};
+
+struct vdpa_event_loop *
+sim_loop(const struct sim_device *dev)
+{
+	return sim_worker_loop(dev->worker);
+}
+
+int
+sim_call(struct sim_device *dev, int (*fn)(void *arg), void *arg)
+{
+	return vdpa_event_loop_call(sim_loop(dev), fn, arg);
+}
+
+void
+sim_wake(struct sim_device *dev)
+{
+	vdpa_poller_wake(&dev->poller);
+}
+
+static int
+work(int (*fn)(void *arg), struct work w)
+{
+	return sim_call(w.dev, fn, &w);
+}
+
+/* Running virtqueues. */
+
+static void
+running_add(struct sim_queue *q)
+{
+	struct sim_device *dev = q->dev;
+
+	dev->running[dev->nrunning++] = q->idx;
+	q->running = true;
+	/* Whatever was made available before its kick could be seen. */
+	vdpa_vq_disable_kicks(q->vq);
+	if (dev->class->vq_start != NULL)
+		dev->class->vq_start(q);
+	sim_wake(dev);
+}
+
+static void
+running_del(struct sim_queue *q)
+{
+	struct sim_device *dev = q->dev;
+	uint16_t i = 0;
+
+	while (dev->running[i] != q->idx)
+		i++;
+	memmove(&dev->running[i], &dev->running[i + 1],
+		(size_t)(dev->nrunning - i - 1) * sizeof(dev->running[0]));
+	dev->nrunning--;
+	q->running = false;
+	if (dev->class->vq_stop != NULL)
+		dev->class->vq_stop(q);
+}
+
+static bool
+device_may_run(const struct sim_device *dev)
+{
+	return (dev->status & (S_DRIVER_OK | S_FAILED)) == S_DRIVER_OK && !dev->suspended;
+}
+
+static void
+queue_update(struct sim_queue *q)
+{
+	bool run =
+		q->ready && q->enabled && !q->failed && !q->dev->paused && device_may_run(q->dev);
+
+	if (run && !q->running)
+		running_add(q);
+	else if (!run && q->running)
+		running_del(q);
+}
+
+/* Bring the device and its virtqueues to what status, suspension and readiness ask for. */
+static void
+device_update(struct sim_device *dev)
+{
+	bool run = device_may_run(dev);
+
+	if (run && !dev->started) {
+		dev->started = true;
+		vdpa_poller_add(sim_loop(dev), &dev->poller);
+		if (dev->class->start != NULL)
+			dev->class->start(dev);
+	}
+	for (uint16_t i = 0; i < dev->nvqs; i++)
+		queue_update(&dev->vqs[i]);
+	if (!run && dev->started) {
+		if (dev->class->stop != NULL)
+			dev->class->stop(dev);
+		vdpa_poller_del(&dev->poller);
+		dev->started = false;
+	}
+}
+
+void
+sim_queue_fail(struct sim_queue *q, int err)
+{
+	const char *reason = vdpa_vq_error(q->vq);
+
+	if (q->failed)
+		return;
+	q->failed = true;
+	queue_update(q);
+	vdpa_device_fail(&q->dev->vdev, q->idx, err, "%s",
+			 reason[0] != '\0' ? reason : "the request cannot be executed");
+}
+
+static unsigned int
+sim_poll(struct vdpa_poller *poller)
+{
+	struct sim_device *dev = poller->arg;
+	const struct sim_class *class = dev->class;
+	unsigned int work_done = 0;
+
+	if (unlikely(dev->armed)) {
+		dev->armed = false;
+		for (uint16_t i = 0; i < dev->nrunning; i++)
+			vdpa_vq_disable_kicks(dev->vqs[dev->running[i]].vq);
+	}
+	for (uint16_t i = 0; i < dev->nrunning;) {
+		struct sim_queue *q = &dev->vqs[dev->running[i]];
+
+		work_done += class->process(q, SIM_BUDGET);
+		/* An error has taken it out of the list: the next one stands here now. */
+		if (likely(i < dev->nrunning && dev->running[i] == q->idx))
+			i++;
+	}
+	if (class->poll != NULL)
+		work_done += class->poll(dev, SIM_BUDGET);
+	return work_done;
+}
+
+static bool
+sim_sleep(struct vdpa_poller *poller)
+{
+	struct sim_device *dev = poller->arg;
+	const struct sim_class *class = dev->class;
+	bool busy = false;
+
+	dev->armed = true;
+	for (uint16_t i = 0; i < dev->nrunning && !busy; i++) {
+		struct sim_queue *q = &dev->vqs[dev->running[i]];
+
+		busy = class->arm != NULL ? class->arm(q) : vdpa_vq_enable_kicks(q->vq);
+	}
+	if (!busy && class->arm_device != NULL)
+		busy = class->arm_device(dev);
+	return !busy;
+}
+
+static void
+queue_kicked(struct sim_queue *q)
+{
+	sim_count(&q->kicks, 1);
+	sim_wake(q->dev);
+	if (q->running && q->dev->class->kicked != NULL)
+		q->dev->class->kicked(q);
+}
+
+/*
+ * The eventfd is not read: edge-triggered, every write of the driver's is an event, a read would be
+ * a system call more for each, and one that blocks when a front end takes the count away first.
+ */
+static void
+kick_event(struct vdpa_event *ev, uint32_t revents)
+{
+	struct sim_queue *q = ev->arg;
+
+	if (revents & EPOLLIN) {
+		queue_kicked(q);
+		return;
+	}
+	if (revents & (EPOLLERR | EPOLLHUP))
+		vdpa_event_del(ev);
+}
+
+/* Virtqueues, under the device's lock. */
+
+/* Wait until nothing of q (NULL: of any virtqueue) is under way in the class. */
+static unsigned int
+outstanding(struct sim_device *dev, const struct sim_queue *only)
+{
+	unsigned int n = 0;
+
+	for (uint16_t i = 0; i < dev->nvqs; i++)
+		if (only == NULL || only == &dev->vqs[i])
+			n += dev->class->outstanding(&dev->vqs[i]);
+	return n;
+}
+
+static int
+work_outstanding(void *arg)
+{
+	struct work *w = arg;
+
+	return (int)outstanding(w->dev, w->q);
+}
+
+static int
+drain(struct sim_device *dev, struct sim_queue *q)
+{
+	struct timespec nap = {.tv_nsec = 50000};
+	uint64_t waited = 0;
+
+	if (dev->class->outstanding == NULL)
+		return 0;
+	while (work(work_outstanding, (struct work){.dev = dev, .q = q}) > 0) {
+		if (waited > (uint64_t)SIM_DRAIN_TIMEOUT_MS * 1000000) {
+			VDPA_LOG(ERR, "%s: queue %d: requests do not end within %u ms",
+				 dev->vdev.name, q != NULL ? q->idx : -1, SIM_DRAIN_TIMEOUT_MS);
+			return -ETIMEDOUT;
+		}
+		nanosleep(&nap, NULL);
+		waited += (uint64_t)nap.tv_nsec;
+		nap.tv_nsec = RTE_MIN(nap.tv_nsec * 2, 1000000L);
+	}
+	return 0;
+}
+
+static int
+sim_set_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
+		   uint64_t device)
+{
+	struct sim_queue *q = &sim_dev(vdev)->vqs[idx];
+
+	q->desc = desc;
+	q->driver = driver;
+	q->device = device;
+	return 0;
+}
+
+static int
+sim_set_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num)
+{
+	sim_dev(vdev)->vqs[idx].num = num;
+	return 0;
+}
+
+static void
+kick_task(struct vdpa_task *task)
+{
+	struct sim_device *dev = task->arg;
+
+	/* Which queue it was for does not matter: all are looked at. */
+	for (uint16_t i = 0; i < dev->nrunning; i++) {
+		struct sim_queue *q = &dev->vqs[dev->running[i]];
+
+		if (dev->class->kicked != NULL)
+			dev->class->kicked(q);
+	}
+	sim_wake(dev);
+}
+
+static void
+sim_kick_vq(struct vdpa_device *vdev, uint16_t idx)
+{
+	struct sim_device *dev = sim_dev(vdev);
+
+	__atomic_add_fetch(&dev->vqs[idx].sw_kicks, 1, __ATOMIC_RELAXED);
+	vdpa_task_post(sim_loop(dev), &dev->kick_task);
+}
+
+static void
+sim_kick_vq_with_data(struct vdpa_device *vdev, uint32_t data)
+{
+	uint16_t idx = data & 0xffff;
+
+	/* The rest of it is a hint about the avail position; the ring is looked at anyway. */
+	if (idx < sim_dev(vdev)->nvqs)
+		sim_kick_vq(vdev, idx);
+}
+
+static int
+work_set_kick(void *arg)
+{
+	struct work *w = arg;
+
+	vdpa_event_del(&w->q->kick);
+	if (w->fd < 0)
+		return 0;
+	w->q->kick = (struct vdpa_event){
+		.fd = w->fd, .events = EPOLLIN | EPOLLET, .handler = kick_event, .arg = w->q};
+	return vdpa_event_add(sim_loop(w->dev), &w->q->kick);
+}
+
+static int
+sim_set_vq_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
+{
+	struct sim_device *dev = sim_dev(vdev);
+
+	return work(work_set_kick, (struct work){.dev = dev, .q = &dev->vqs[idx], .fd = fd});
+}
+
+static int
+work_set_cb(void *arg)
+{
+	struct work *w = arg;
+
+	w->q->call_fd = w->fd;
+	vdpa_vq_set_call(w->q->vq, w->fd);
+	return 0;
+}
+
+static int
+sim_set_vq_cb(struct vdpa_device *vdev, uint16_t idx, int fd)
+{
+	struct sim_device *dev = sim_dev(vdev);
+
+	return work(work_set_cb, (struct work){.dev = dev, .q = &dev->vqs[idx], .fd = fd});
+}
+
+static int
+queue_setup(struct sim_queue *q)
+{
+	const struct vdpa_vq_params params = {
+		.features = q->dev->features,
+		.num = q->num,
+		.desc = q->desc,
+		.driver = q->driver,
+		.device = q->device,
+		.state = q->state,
+		.inflight = q->inflight,
+	};
+	int rc = vdpa_vq_setup(q->vq, &params, q->dev->tlb);
+
+	if (rc < 0)
+		return rc;
+	vdpa_vq_set_call(q->vq, q->call_fd);
+	vdpa_vq_set_log(q->vq, q->dev->log, q->log_used_iova);
+	return 0;
+}
+
+static int
+work_ready(void *arg)
+{
+	struct work *w = arg;
+	int rc = queue_setup(w->q);
+
+	if (rc < 0)
+		return rc;
+	w->q->ready = true;
+	w->q->enabled = true;
+	queue_update(w->q);
+	return 0;
+}
+
+static int
+work_stop(void *arg)
+{
+	struct work *w = arg;
+
+	w->q->ready = false;
+	queue_update(w->q);
+	return 0;
+}
+
+static int
+work_teardown(void *arg)
+{
+	struct work *w = arg;
+
+	/* One that an error broke has no state to keep: it stays what it was started with. */
+	vdpa_vq_get_state(w->q->vq, &w->q->state);
+	vdpa_vq_teardown(w->q->vq);
+	return 0;
+}
+
+static int
+sim_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
+{
+	struct sim_device *dev = sim_dev(vdev);
+	struct sim_queue *q = &dev->vqs[idx];
+	const struct work w = {.dev = dev, .q = q};
+	int rc;
+
+	if (q->ready == ready)
+		return 0;
+	if (ready) {
+		rc = work(work_ready, w);
+		return rc < 0 ? vdpa_error(rc, "%s: queue %u: %s", vdev->name, idx,
+					   vdpa_vq_error(q->vq))
+			      : 0;
+	}
+	work(work_stop, w);
+	rc = drain(dev, q);
+	if (rc == 0)
+		work(work_teardown, w);
+	return rc;
+}
+
+static bool
+sim_get_vq_ready(struct vdpa_device *vdev, uint16_t idx)
+{
+	return sim_dev(vdev)->vqs[idx].ready;
+}
+
+static int
+work_enable(void *arg)
+{
+	struct work *w = arg;
+
+	w->q->enabled = w->on;
+	queue_update(w->q);
+	return 0;
+}
+
+static int
+sim_set_vq_enable(struct vdpa_device *vdev, uint16_t idx, bool enable)
+{
+	struct sim_device *dev = sim_dev(vdev);
+	struct sim_queue *q = &dev->vqs[idx];
+
+	work(work_enable, (struct work){.dev = dev, .q = q, .on = enable});
+	return enable ? 0 : drain(dev, q);
+}
+
+static int
+work_reload(void *arg)
+{
+	struct work *w = arg;
+
+	return queue_setup(w->q);
+}
+
+static int
+sim_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state)
+{
+	struct sim_device *dev = sim_dev(vdev);
+	struct sim_queue *q = &dev->vqs[idx];
+
+	q->state = *state;
+	return q->ready ? work(work_reload, (struct work){.dev = dev, .q = q}) : 0;
+}
+
+static int
+work_get_state(void *arg)
+{
+	struct work *w = arg;
+
+	return vdpa_vq_get_state(w->q->vq, &w->q->state);
+}
+
+static int
+sim_get_vq_state(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
+{
+	struct sim_device *dev = sim_dev(vdev);
+	struct sim_queue *q = &dev->vqs[idx];
+	int rc = q->ready ? work(work_get_state, (struct work){.dev = dev, .q = q}) : 0;
+
+	*state = q->state;
+	return rc;
+}
+
+static int
+sim_set_vq_inflight(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_inflight *inflight)
+{
+	sim_dev(vdev)->vqs[idx].inflight = *inflight;
+	return 0;
+}
+
+/* What the driver said about a virtqueue is forgotten; it is not ready. */
+static void
+queue_forget(struct sim_queue *q)
+{
+	q->enabled = false;
+	q->failed = false;
+	q->num = 0;
+	q->desc = q->driver = q->device = 0;
+	memset(&q->state, 0, sizeof(q->state));
+	q->inflight = (struct vdpa_vq_inflight){0};
+	q->log_used_iova = UINT64_MAX;
+}
+
+static int
+sim_reset_vq(struct vdpa_device *vdev, uint16_t idx)
+{
+	int rc = sim_set_vq_ready(vdev, idx, false);
+
+	if (rc == 0)
+		queue_forget(&sim_dev(vdev)->vqs[idx]);
+	return rc;
+}
+
+static int
+sim_get_vendor_vq_stats(struct vdpa_device *vdev, uint16_t idx, struct vdpa_stat *stats,
+			unsigned int n)
+{
+	struct sim_device *dev = sim_dev(vdev);
+	struct sim_queue *q = &dev->vqs[idx];
+	struct vdpa_vq_counters c;
+	uint64_t kicks = __atomic_load_n(&q->kicks, __ATOMIC_RELAXED) +
+			 __atomic_load_n(&q->sw_kicks, __ATOMIC_RELAXED);
+	int i = 0;
+
+	vdpa_vq_counters(q->vq, &c);
+	i = sim_stat(stats, n, i, "received_desc", &c.popped);
+	i = sim_stat(stats, n, i, "completed_desc", &c.pushed);
+	i = sim_stat(stats, n, i, "kicks", &kicks);
+	i = sim_stat(stats, n, i, "calls", &c.calls);
+	if (dev->class->vq_stats != NULL)
+		i += dev->class->vq_stats(q, (unsigned int)i < n ? stats + i : NULL,
+					  (unsigned int)i < n ? n - (unsigned int)i : 0);
+	return i;
+}
+
+/* The device. */
+
+static uint16_t
+sim_get_vq_count(struct vdpa_device *vdev)
+{
+	return sim_dev(vdev)->nvqs;
+}
+
+static uint32_t
+sim_get_vq_align(struct vdpa_device *vdev)
+{
+	return 16;
+}
+
+static uint16_t
+sim_get_vq_num_max(struct vdpa_device *vdev)
+{
+	return sim_dev(vdev)->vq_num_max;
+}
+
+static uint64_t
+sim_get_device_features(struct vdpa_device *vdev)
+{
+	return sim_dev(vdev)->device_features;
+}
+
+static uint64_t
+sim_get_backend_features(struct vdpa_device *vdev)
+{
+	return SIM_BIT(VDPA_BACKEND_F_SUSPEND) | SIM_BIT(VDPA_BACKEND_F_RESUME) |
+	       SIM_BIT(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK);
+}
+
+static int
+sim_set_driver_features(struct vdpa_device *vdev, uint64_t features)
+{
+	struct sim_device *dev = sim_dev(vdev);
+	int rc;
+
+	if ((features & SIM_BIT(SIM_F_VERSION_1)) == 0)
+		return vdpa_error(EINVAL, "%s: a driver without VIRTIO_F_VERSION_1 is not served",
+				  vdev->name);
+	if ((features & ~dev->device_features) != 0)
+		return -EINVAL;
+	if (dev->class->check_features != NULL) {
+		rc = dev->class->check_features(dev, features);
+		if (rc < 0)
+			return rc;
+	}
+	dev->features = features;
+	return 0;
+}
+
+static uint64_t
+sim_get_driver_features(struct vdpa_device *vdev)
+{
+	return sim_dev(vdev)->features;
+}
+
+static int
+sim_set_config_cb(struct vdpa_device *vdev, int fd)
+{
+	struct sim_device *dev = sim_dev(vdev);
+
+	rte_spinlock_lock(&dev->config_lock);
+	dev->config_fd = fd;
+	rte_spinlock_unlock(&dev->config_lock);
+	return 0;
+}
+
+static uint32_t
+sim_get_device_id(struct vdpa_device *vdev)
+{
+	return sim_dev(vdev)->class->device_id;
+}
+
+static uint32_t
+sim_get_vendor_id(struct vdpa_device *vdev)
+{
+	return 0;
+}
+
+static uint8_t
+sim_get_status(struct vdpa_device *vdev)
+{
+	return sim_dev(vdev)->status;
+}
+
+static int
+work_update(void *arg)
+{
+	struct work *w = arg;
+
+	device_update(w->dev);
+	return 0;
+}
+
+static int
+sim_set_status(struct vdpa_device *vdev, uint8_t status)
+{
+	struct sim_device *dev = sim_dev(vdev);
+
+	dev->status = status;
+	return work(work_update, (struct work){.dev = dev});
+}
+
+static int
+work_quiesce(void *arg)
+{
+	struct work *w = arg;
+	struct sim_device *dev = w->dev;
+
+	dev->status = 0;
+	dev->suspended = false;
+	for (uint16_t i = 0; i < dev->nvqs; i++) {
+		vdpa_event_del(&dev->vqs[i].kick);
+		dev->vqs[i].ready = false;
+	}
+	device_update(dev);
+	return 0;
+}
+
+static int
+work_reset(void *arg)
+{
+	struct work *w = arg;
+	struct sim_device *dev = w->dev;
+
+	for (uint16_t i = 0; i < dev->nvqs; i++) {
+		struct sim_queue *q = &dev->vqs[i];
+
+		vdpa_vq_teardown(q->vq);
+		vdpa_vq_set_call(q->vq, -1);
+		vdpa_vq_set_log(q->vq, NULL, UINT64_MAX);
+		q->call_fd = -1;
+		queue_forget(q);
+	}
+	dev->features = 0;
+	dev->log = NULL;
+	vdpa_iotlb_put(dev->tlb);
+	dev->tlb = NULL;
+	if (dev->class->reset != NULL)
+		dev->class->reset(dev);
+	return 0;
+}
+
+static int
+sim_reset(struct vdpa_device *vdev)
+{
+	struct sim_device *dev = sim_dev(vdev);
+	int rc;
+
+	sim_set_config_cb(vdev, -1);
+	work(work_quiesce, (struct work){.dev = dev});
+	rc = drain(dev, NULL);
+	if (rc < 0)
+		return rc;
+	return work(work_reset, (struct work){.dev = dev});
+}
+
+static int
+sim_suspend(struct vdpa_device *vdev)
+{
+	struct sim_device *dev = sim_dev(vdev);
+
+	dev->suspended = true;
+	work(work_update, (struct work){.dev = dev});
+	return drain(dev, NULL);
+}
+
+static int
+sim_resume(struct vdpa_device *vdev)
+{
+	struct sim_device *dev = sim_dev(vdev);
+
+	dev->suspended = false;
+	return work(work_update, (struct work){.dev = dev});
+}
+
+/* Configuration space. */
+
+static size_t
+sim_get_config_size(struct vdpa_device *vdev)
+{
+	return sim_dev(vdev)->class->config_size;
+}
+
+static int
+sim_get_config(struct vdpa_device *vdev, size_t offset, void *buf, size_t len)
+{
+	struct sim_device *dev = sim_dev(vdev);
+
+	rte_spinlock_lock(&dev->config_lock);
+	memcpy(buf, dev->config + offset, len);
+	rte_spinlock_unlock(&dev->config_lock);
+	return 0;
+}
+
+static int
+work_set_config(void *arg)
+{
+	struct work *w = arg;
+
+	return w->dev->class->set_config(w->dev, w->offset, w->buf, w->len);
+}
+
+static int
+sim_set_config(struct vdpa_device *vdev, size_t offset, const void *buf, size_t len)
+{
+	struct sim_device *dev = sim_dev(vdev);
+
+	if (dev->class->set_config == NULL)
+		return -EOPNOTSUPP;
+	return work(work_set_config,
+		    (struct work){.dev = dev, .buf = buf, .offset = offset, .len = len});
+}
+
+static uint32_t
+sim_get_generation(struct vdpa_device *vdev)
+{
+	return __atomic_load_n(&sim_dev(vdev)->generation, __ATOMIC_ACQUIRE);
+}
+
+void
+sim_config_write(struct sim_device *dev, size_t offset, const void *buf, size_t len, bool notify)
+{
+	rte_spinlock_lock(&dev->config_lock);
+	memcpy(dev->config + offset, buf, len);
+	__atomic_add_fetch(&dev->generation, 1, __ATOMIC_RELEASE);
+	if (notify && dev->config_fd >= 0)
+		eventfd_write(dev->config_fd, 1);
+	rte_spinlock_unlock(&dev->config_lock);
+}
+
+static int
+sim_get_stats(struct vdpa_device *vdev, struct vdpa_stat *stats, unsigned int n)
+{
+	struct sim_device *dev = sim_dev(vdev);
+
+	return dev->class->stats != NULL ? dev->class->stats(dev, stats, n) : 0;
+}
+
+static int
+work_announce(void *arg)
+{
+	struct work *w = arg;
+
+	return w->dev->class->announce(w->dev, w->buf);
+}
+
+static int
+sim_announce(struct vdpa_device *vdev, const uint8_t mac[6])
+{
+	struct sim_device *dev = sim_dev(vdev);
+
+	if (dev->class->announce == NULL)
+		return -EOPNOTSUPP;
+	return work(work_announce, (struct work){.dev = dev, .buf = mac});
+}
+
+/* Memory. */
+
+static bool
+ring_in(const struct sim_queue *q, const struct vdpa_iotlb *tlb)
+{
+	bool packed = (q->dev->features & SIM_BIT(SIM_F_RING_PACKED)) != 0;
+	uint64_t event = (q->dev->features & SIM_BIT(SIM_F_EVENT_IDX)) != 0 ? 2 : 0;
+	uint64_t num = q->num;
+
+	return tlb != NULL && vdpa_iotlb_range(tlb, q->desc, 16 * num) != NULL &&
+	       vdpa_iotlb_range(tlb, q->driver, packed ? 4 : 4 + 2 * num + event) != NULL &&
+	       vdpa_iotlb_range(tlb, q->device, packed ? 4 : 4 + 8 * num + event) != NULL;
+}
+
+static int
+work_pause(void *arg)
+{
+	struct work *w = arg;
+
+	w->dev->paused = w->on;
+	device_update(w->dev);
+	return 0;
+}
+
+static int
+work_set_map(void *arg)
+{
+	struct work *w = arg;
+	struct sim_device *dev = w->dev;
+
+	for (uint16_t i = 0; i < dev->nvqs; i++)
+		if (dev->vqs[i].ready && !dev->vqs[i].failed && !ring_in(&dev->vqs[i], w->tlb))
+			return vdpa_error(EFAULT, "queue %u is not in the new memory", i);
+	for (uint16_t i = 0; i < dev->nvqs; i++) {
+		struct sim_queue *q = &dev->vqs[i];
+		int rc;
+
+		if (!q->ready || q->failed)
+			continue;
+		rc = vdpa_vq_set_iotlb(q->vq, w->tlb);
+		if (rc < 0)
+			sim_queue_fail(q, rc);
+	}
+	vdpa_iotlb_put(dev->tlb);
+	dev->tlb = vdpa_iotlb_get(w->tlb);
+	return 0;
+}
+
+static int
+sim_set_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
+{
+	struct sim_device *dev = sim_dev(vdev);
+	int rc = 0;
+
+	/* A class that completes later holds addresses of the old table: let it come to an end. */
+	if (dev->class->outstanding != NULL) {
+		work(work_pause, (struct work){.dev = dev, .on = true});
+		rc = drain(dev, NULL);
+	}
+	if (rc == 0)
+		rc = work(work_set_map, (struct work){.dev = dev, .tlb = tlb});
+	if (dev->class->outstanding != NULL)
+		work(work_pause, (struct work){.dev = dev, .on = false});
+	return rc;
+}
+
+static int
+work_log(void *arg)
+{
+	struct work *w = arg;
+	struct sim_device *dev = w->dev;
+
+	dev->log = w->log;
+	for (uint16_t i = 0; i < dev->nvqs; i++) {
+		struct sim_queue *q = &dev->vqs[i];
+
+		q->log_used_iova = w->used_iova != NULL ? w->used_iova[i] : UINT64_MAX;
+		vdpa_vq_set_log(q->vq, w->log, q->log_used_iova);
+	}
+	return 0;
+}
+
+static int
+sim_log_start(struct vdpa_device *vdev, const struct vdpa_dirty_log *log, const uint64_t *used_iova)
+{
+	return work(work_log,
+		    (struct work){.dev = sim_dev(vdev), .log = log, .used_iova = used_iova});
+}
+
+static int
+sim_log_sync(struct vdpa_device *vdev)
+{
+	/* Marked as it is written. */
+	return 0;
+}
+
+static int
+sim_log_stop(struct vdpa_device *vdev)
+{
+	return work(work_log, (struct work){.dev = sim_dev(vdev)});
+}
+
+static void
+sim_free(struct vdpa_device *vdev)
+{
+	struct sim_device *dev = sim_dev(vdev);
+
+	if (dev->set_up && dev->class->teardown != NULL)
+		dev->class->teardown(dev);
+	vdpa_task_cancel(&dev->kick_task);
+	for (uint16_t i = 0; dev->vqs != NULL && i < dev->nvqs; i++)
+		vdpa_vq_free(dev->vqs[i].vq);
+	free(dev->vqs);
+	free(dev->running);
+	vdpa_iotlb_put(dev->tlb);
+	if (dev->worker != NULL)
+		sim_worker_put(dev->worker);
+	if (dev->class != NULL)
+		dev->class->fini(dev);
+}
+
+static const struct vdpa_config_ops sim_ops = {
+	.set_vq_address = sim_set_vq_address,
+	.set_vq_num = sim_set_vq_num,
+	.kick_vq = sim_kick_vq,
+	.kick_vq_with_data = sim_kick_vq_with_data,
+	.set_vq_kick = sim_set_vq_kick,
+	.set_vq_cb = sim_set_vq_cb,
+	.set_vq_ready = sim_set_vq_ready,
+	.get_vq_ready = sim_get_vq_ready,
+	.set_vq_enable = sim_set_vq_enable,
+	.set_vq_state = sim_set_vq_state,
+	.get_vq_state = sim_get_vq_state,
+	.set_vq_inflight = sim_set_vq_inflight,
+	.reset_vq = sim_reset_vq,
+	.get_vendor_vq_stats = sim_get_vendor_vq_stats,
+	.get_vq_count = sim_get_vq_count,
+	.get_vq_align = sim_get_vq_align,
+	.get_vq_num_max = sim_get_vq_num_max,
+	.get_device_features = sim_get_device_features,
+	.get_backend_features = sim_get_backend_features,
+	.set_driver_features = sim_set_driver_features,
+	.get_driver_features = sim_get_driver_features,
+	.set_config_cb = sim_set_config_cb,
+	.get_device_id = sim_get_device_id,
+	.get_vendor_id = sim_get_vendor_id,
+	.get_status = sim_get_status,
+	.set_status = sim_set_status,
+	.reset = sim_reset,
+	.suspend = sim_suspend,
+	.resume = sim_resume,
+	.get_config_size = sim_get_config_size,
+	.get_config = sim_get_config,
+	.set_config = sim_set_config,
+	.get_generation = sim_get_generation,
+	.get_stats = sim_get_stats,
+	.announce = sim_announce,
+	.set_map = sim_set_map,
+	.log_start = sim_log_start,
+	.log_sync = sim_log_sync,
+	.log_stop = sim_log_stop,
+	.free = sim_free,
+};
+
+/* The words of SIM_PARAMS. */
+static int
+take_words(struct sim_device *dev, const struct vdpa_args *args)
+{
+	uint64_t size = vdpa_args_u64(args, "queue_size", SIM_VQ_NUM_DFLT);
+	const struct vdpa_arg *mask = vdpa_args_find(args, "device_features");
+
+	if ((size & (size - 1)) != 0)
+		return vdpa_error(EINVAL, "queue_size %" PRIu64 ": must be a power of two", size);
+	dev->vq_num_max = (uint16_t)size;
+	if (mask == NULL)
+		return 0;
+	if ((mask->u64 & ~dev->device_features) != 0)
+		return vdpa_error(EINVAL,
+				  "device_features 0x%" PRIx64 ": the device has 0x%" PRIx64,
+				  mask->u64, dev->device_features);
+	dev->device_features = mask->u64 | SIM_BIT(SIM_F_VERSION_1);
+	return 0;
+}
+
+static int
+alloc_queues(struct sim_device *dev)
+{
+	size_t size = (size_t)dev->nvqs * sizeof(dev->vqs[0]);
+
+	dev->vqs = aligned_alloc(RTE_CACHE_LINE_SIZE, size);
+	if (dev->vqs == NULL)
+		return vdpa_error(ENOMEM, "out of memory");
+	memset(dev->vqs, 0, size);
+	dev->running = calloc(dev->nvqs, sizeof(dev->running[0]));
+	for (uint16_t i = 0; i < dev->nvqs; i++) {
+		struct sim_queue *q = &dev->vqs[i];
+
+		q->dev = dev;
+		q->idx = i;
+		q->call_fd = -1;
+		q->log_used_iova = UINT64_MAX;
+		q->vq = vdpa_vq_alloc(-1);
+		if (q->vq == NULL || dev->running == NULL)
+			return vdpa_error(ENOMEM, "out of memory");
+	}
+	return 0;
+}
+
+int
+sim_device_create(const struct sim_class *class, struct vdpa_mgmt_dev *mdev, const char *name,
+		  const struct vdpa_args *args, struct sim_device **out)
+{
+	struct sim_device *dev = vdpa_alloc_device(struct sim_device, vdev, name, &sim_ops, 1, 1);
+	int rc;
+
+	if (dev == NULL)
+		return -errno;
+	dev->vdev.mdev = mdev;
+	dev->config_fd = -1;
+	rte_spinlock_init(&dev->config_lock);
+	dev->poller = (struct vdpa_poller){.poll = sim_poll, .sleep = sim_sleep, .arg = dev};
+	dev->kick_task = (struct vdpa_task){.run = kick_task, .arg = dev};
+	rc = class->init(dev, args);
+	if (rc < 0)
+		goto err;
+	dev->class = class;
+	rc = take_words(dev, args);
+	if (rc == 0)
+		rc = alloc_queues(dev);
+	if (rc < 0)
+		goto err;
+	if (dev->worker == NULL)
+		dev->worker = sim_worker_get(NULL);
+	if (dev->worker == NULL) {
+		rc = -ENOMEM;
+		goto err;
+	}
+	if (class->setup != NULL) {
+		rc = class->setup(dev);
+		if (rc < 0)
+			goto err;
+	}
+	dev->set_up = true;
+	*out = dev;
+	return 0;
+
+err:
+	vdpa_put_device(&dev->vdev);
+	return rc;
+}
