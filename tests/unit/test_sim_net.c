@@ -1,0 +1,521 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* sim_net and the simulator core, driven as a front end and a guest's driver drive them. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "../../drivers/vdpa/sim/net/net.h"
+#include "ring_driver.h"
+#include "vdpa_frontend.h"
+
+#define MEM_SIZE (4u << 20)
+#define NUM	 64
+#define QUEUES	 3
+#define HDR	 12
+#define BUFS	 (RING_MEM_IOVA + 0x100000)
+#define BASE	 (SIM_BIT(SIM_F_VERSION_1) | SIM_BIT(SIM_F_INDIRECT_DESC))
+
+struct guest {
+	struct vdpa_device *vdev;
+	struct ring_mem mem;
+	struct ring_driver ring[QUEUES];
+	struct vdpa_vq_config vqs[QUEUES];
+	uint64_t next_buf;
+};
+
+static void
+guest_start(struct guest *g, const char *name, const char *words, uint64_t features,
+	    unsigned int nqueues)
+{
+	const uint64_t size = MEM_SIZE;
+	struct vdpa_start_config start = {
+		.features = features | BASE, .vqs = g->vqs, .nvqs = (uint16_t)nqueues};
+	char line[256];
+
+	memset(g, 0, sizeof(*g));
+	snprintf(line, sizeof(line), "name %s mgmtdev sim_net mac 52:54:00:00:00:01 %s", name,
+		 words);
+	if (vdpa_dev_add(line) < 0)
+		fail_msg("dev add: %s", vdpa_error_message());
+	g->vdev = vdpa_find_device(name);
+	assert_non_null(g->vdev);
+	assert_int_equal(ring_mem_init(&g->mem, &size, 1), 0);
+	g->next_buf = BUFS;
+	start.iotlb = g->mem.tlb;
+	for (unsigned int i = 0; i < nqueues; i++) {
+		struct ring_driver *r = &g->ring[i];
+
+		assert_int_equal(ring_driver_init(r, &g->mem, start.features, NUM,
+						  RING_MEM_IOVA + 0x10000 * i),
+				 0);
+		g->vqs[i] = (struct vdpa_vq_config){.ready = true,
+						    .enabled = true,
+						    .num = NUM,
+						    .desc = r->desc,
+						    .driver = r->drv,
+						    .device = r->dev,
+						    .kick_fd = eventfd(0, EFD_NONBLOCK),
+						    .call_fd = eventfd(0, EFD_NONBLOCK)};
+		if (r->packed) {
+			g->vqs[i].state.packed.last_avail_counter = 1;
+			g->vqs[i].state.packed.last_used_counter = 1;
+		}
+	}
+	if (vdpa_device_start(g->vdev, &start) < 0)
+		fail_msg("start: %s", vdpa_error_message());
+}
+
+static void
+guest_end(struct guest *g)
+{
+	char name[VDPA_NAME_MAX];
+
+	snprintf(name, sizeof(name), "%s", g->vdev->name);
+	vdpa_put_device(g->vdev);
+	assert_int_equal(vdpa_dev_del(name), 0);
+	for (unsigned int i = 0; i < QUEUES; i++)
+		if (g->vqs[i].ready) {
+			close(g->vqs[i].kick_fd);
+			close(g->vqs[i].call_fd);
+			ring_driver_fini(&g->ring[i]);
+		}
+	ring_mem_fini(&g->mem);
+}
+
+static uint64_t
+new_buf(struct guest *g)
+{
+	uint64_t iova = g->next_buf;
+
+	g->next_buf += 2048;
+	return iova;
+}
+
+static uint64_t
+post_rx(struct guest *g, uint32_t len)
+{
+	struct ring_buf b = {.iova = new_buf(g), .len = len, .write = true};
+
+	assert_true(ring_driver_post(&g->ring[0], &b, 1) >= 0);
+	eventfd_write(g->vqs[0].kick_fd, 1);
+	return b.iova;
+}
+
+static void
+send_frame(struct guest *g, const void *frame, uint32_t len)
+{
+	struct ring_buf b = {.iova = new_buf(g), .len = HDR + len};
+	uint8_t *va = ring_mem_va(&g->mem, b.iova);
+
+	memset(va, 0xee, HDR);
+	memcpy(va + HDR, frame, len);
+	assert_true(ring_driver_post(&g->ring[1], &b, 1) >= 0);
+	eventfd_write(g->vqs[1].kick_fd, 1);
+}
+
+/* Bounded: a second at most. */
+static bool
+wait_used(struct guest *g, unsigned int q, uint32_t *len)
+{
+	uint16_t id;
+
+	for (unsigned int i = 0; i < 10000; i++) {
+		if (ring_driver_poll(&g->ring[q], &id, len))
+			return true;
+		usleep(100);
+	}
+	return false;
+}
+
+static uint64_t
+queue_stat(struct guest *g, uint16_t q, const char *name)
+{
+	struct vdpa_stat s[32];
+	int n = g->vdev->config->get_vendor_vq_stats(g->vdev, q, s, 32);
+
+	for (int i = 0; i < n; i++)
+		if (strcmp(s[i].name, name) == 0)
+			return s[i].value;
+	fail_msg("no statistic %s", name);
+	return 0;
+}
+
+static void
+make_frame(uint8_t frame[64], const uint8_t dst[6])
+{
+	for (unsigned int i = 0; i < 64; i++)
+		frame[i] = (uint8_t)(i * 7);
+	memcpy(frame, dst, 6);
+	frame[12] = 0x88;
+	frame[13] = 0xb5;
+}
+
+static const uint8_t guest_mac[6] = {0x52, 0x54, 0, 0, 0, 1};
+static const uint8_t other_mac[6] = {0x52, 0x54, 0, 0, 0, 9};
+
+static void
+loops_back(uint64_t features)
+{
+	uint8_t frame[64], *got;
+	struct guest g;
+	uint64_t rx;
+	uint32_t len;
+
+	make_frame(frame, other_mac);
+	guest_start(&g, "lo0", "", features, 2);
+	for (unsigned int i = 0; i < 3 * NUM; i++) {
+		g.next_buf = BUFS;
+		rx = post_rx(&g, 1536);
+		frame[20] = (uint8_t)i;
+		send_frame(&g, frame, 64);
+		assert_true(wait_used(&g, 0, &len));
+		assert_int_equal(len, HDR + 64);
+		got = ring_mem_va(&g.mem, rx);
+		assert_int_equal(got[0], 0);
+		assert_int_equal(got[10] | got[11] << 8, 1);
+		assert_memory_equal(got + HDR, frame, 64);
+		assert_true(wait_used(&g, 1, &len));
+		assert_int_equal(len, 0);
+	}
+	assert_int_equal(queue_stat(&g, 0, "rx_packets"), 3 * NUM);
+	assert_int_equal(queue_stat(&g, 1, "tx_packets"), 3 * NUM);
+	assert_int_equal(queue_stat(&g, 1, "tx_bytes"), 3 * NUM * 64);
+	guest_end(&g);
+}
+
+static void
+loopback_returns_what_was_sent_split(void **state)
+{
+	loops_back(0);
+	loops_back(SIM_BIT(SIM_F_EVENT_IDX) | SIM_BIT(SIM_F_IN_ORDER));
+}
+
+static void
+loopback_returns_what_was_sent_packed(void **state)
+{
+	loops_back(SIM_BIT(SIM_F_RING_PACKED));
+	loops_back(SIM_BIT(SIM_F_RING_PACKED) | SIM_BIT(SIM_F_EVENT_IDX));
+}
+
+static void
+packets_wait_for_receive_buffers_without_loss(void **state)
+{
+	uint8_t frame[64];
+	struct guest g;
+	uint32_t len;
+
+	make_frame(frame, other_mac);
+	guest_start(&g, "lo0", "", 0, 2);
+	for (unsigned int i = 0; i < 10; i++)
+		send_frame(&g, frame, 64);
+	usleep(20000);
+	assert_int_equal(queue_stat(&g, 1, "tx_packets"), 0);
+	for (unsigned int i = 0; i < 10; i++) {
+		post_rx(&g, 1536);
+		assert_true(wait_used(&g, 0, &len));
+		assert_true(wait_used(&g, 1, &len));
+	}
+	assert_int_equal(queue_stat(&g, 0, "rx_packets"), 10);
+	guest_end(&g);
+}
+
+static void
+a_packet_fills_several_mergeable_buffers(void **state)
+{
+	uint8_t frame[64];
+	struct guest g;
+	uint64_t rx[3];
+	uint32_t len[3];
+
+	make_frame(frame, other_mac);
+	guest_start(&g, "lo0", "", SIM_BIT(NET_F_MRG_RXBUF), 2);
+	for (unsigned int i = 0; i < 3; i++)
+		rx[i] = post_rx(&g, 30);
+	send_frame(&g, frame, 64);
+	for (unsigned int i = 0; i < 3; i++)
+		assert_true(wait_used(&g, 0, &len[i]));
+	assert_int_equal(len[0], 30);
+	assert_int_equal(len[1], 30);
+	assert_int_equal(len[2], HDR + 64 - 60);
+	assert_int_equal(((uint8_t *)ring_mem_va(&g.mem, rx[0]))[10], 3);
+	assert_memory_equal((uint8_t *)ring_mem_va(&g.mem, rx[0]) + HDR, frame, 18);
+	assert_memory_equal(ring_mem_va(&g.mem, rx[1]), frame + 18, 30);
+	assert_memory_equal(ring_mem_va(&g.mem, rx[2]), frame + 48, 16);
+	guest_end(&g);
+}
+
+static void
+a_packet_too_long_for_one_buffer_is_dropped_and_counted(void **state)
+{
+	uint8_t frame[64];
+	struct guest g;
+	uint32_t len;
+
+	make_frame(frame, other_mac);
+	guest_start(&g, "lo0", "", 0, 2);
+	post_rx(&g, 30);
+	send_frame(&g, frame, 64);
+	assert_true(wait_used(&g, 1, &len));
+	assert_int_equal(queue_stat(&g, 0, "drop_too_small"), 1);
+	guest_end(&g);
+}
+
+static void
+peers_exchange_packets_and_may_be_away(void **state)
+{
+	uint8_t frame[64];
+	struct guest a, b;
+	uint32_t len;
+
+	make_frame(frame, other_mac);
+	guest_start(&a, "pa", "backend peer pb", 0, 2);
+	send_frame(&a, frame, 64);
+	assert_true(wait_used(&a, 1, &len));
+	assert_int_equal(queue_stat(&a, 1, "drop_no_peer"), 1);
+
+	guest_start(&b, "pb", "backend peer pa", SIM_BIT(SIM_F_RING_PACKED), 2);
+	assert_int_equal(vdpa_dev_add("name pc mgmtdev sim_net backend peer pa"), -EBUSY);
+	send_frame(&a, frame, 64);
+	usleep(10000);
+	assert_int_equal(queue_stat(&a, 1, "tx_packets"), 0);
+	post_rx(&b, 1536);
+	assert_true(wait_used(&b, 0, &len));
+	assert_int_equal(len, HDR + 64);
+	assert_true(wait_used(&a, 1, &len));
+	post_rx(&a, 1536);
+	send_frame(&b, frame, 64);
+	assert_true(wait_used(&a, 0, &len));
+	assert_int_equal(queue_stat(&b, 1, "tx_packets"), queue_stat(&a, 0, "rx_packets"));
+
+	guest_end(&b);
+	send_frame(&a, frame, 64);
+	assert_true(wait_used(&a, 1, &len));
+	assert_int_equal(queue_stat(&a, 1, "drop_no_peer"), 2);
+	guest_end(&a);
+}
+
+static void
+echo_answers_arp_for_any_address(void **state)
+{
+	uint8_t arp[42] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54, 0,	 0, 0, 1, 8, 6,	 0,
+			   1,	 8,    0,    6,	   4,	 0,    1,    0x52, 0x54, 0, 0, 0, 1, 10, 0,
+			   0,	 1,    0,    0,	   0,	 0,    0,    0,	   10,	 0, 0, 77};
+	const uint8_t *got;
+	struct guest g;
+	uint64_t rx;
+	uint32_t len;
+
+	guest_start(&g, "ec0", "backend echo", 0, 2);
+	rx = post_rx(&g, 1536);
+	send_frame(&g, arp, sizeof(arp));
+	assert_true(wait_used(&g, 0, &len));
+	got = ring_mem_va(&g.mem, rx);
+	got += HDR;
+	assert_memory_equal(got, guest_mac, 6);
+	assert_memory_not_equal(got + 6, guest_mac, 6);
+	assert_int_equal(got[21], 2);
+	assert_memory_equal(got + 28, arp + 38, 4);
+	assert_memory_equal(got + 38, arp + 28, 4);
+	guest_end(&g);
+}
+
+static uint8_t
+control(struct guest *g, const uint8_t *cmd, uint32_t len)
+{
+	struct ring_buf b[2] = {{.iova = new_buf(g), .len = len},
+				{.iova = new_buf(g), .len = 1, .write = true}};
+	uint8_t *ack = ring_mem_va(&g->mem, b[1].iova);
+	uint32_t used;
+
+	memcpy(ring_mem_va(&g->mem, b[0].iova), cmd, len);
+	*ack = 0xff;
+	assert_true(ring_driver_post(&g->ring[2], b, 2) >= 0);
+	eventfd_write(g->vqs[2].kick_fd, 1);
+	assert_true(wait_used(g, 2, &used));
+	return *ack;
+}
+
+static void
+receive_filters_follow_the_control_queue(void **state)
+{
+	const uint8_t promisc_off[] = {0, 0, 0}, allmulti[] = {0, 1, 1}, bad[] = {9, 0, 0};
+	const uint8_t group[6] = {0x01, 0, 0x5e, 0, 0, 1};
+	const uint8_t set_mac[] = {1, 1, 0x52, 0x54, 0, 0, 0, 9};
+	uint8_t frame[64], mac[6];
+	struct guest g;
+	uint32_t len;
+
+	guest_start(&g, "lo0", "",
+		    SIM_BIT(NET_F_CTRL_VQ) | SIM_BIT(NET_F_CTRL_RX) | SIM_BIT(NET_F_CTRL_MAC_ADDR),
+		    3);
+	for (unsigned int i = 0; i < 8; i++)
+		post_rx(&g, 1536);
+	assert_int_equal(control(&g, bad, sizeof(bad)), 1);
+	assert_int_equal(control(&g, promisc_off, sizeof(promisc_off)), 0);
+	make_frame(frame, other_mac);
+	send_frame(&g, frame, 64);
+	assert_true(wait_used(&g, 1, &len));
+	assert_int_equal(queue_stat(&g, 0, "drop_filtered"), 1);
+	make_frame(frame, guest_mac);
+	send_frame(&g, frame, 64);
+	assert_true(wait_used(&g, 0, &len));
+	make_frame(frame, group);
+	send_frame(&g, frame, 64);
+	assert_true(wait_used(&g, 1, &len) && wait_used(&g, 1, &len));
+	assert_int_equal(queue_stat(&g, 0, "drop_filtered"), 2);
+	assert_int_equal(control(&g, allmulti, sizeof(allmulti)), 0);
+	send_frame(&g, frame, 64);
+	assert_true(wait_used(&g, 0, &len));
+	assert_int_equal(control(&g, set_mac, sizeof(set_mac)), 0);
+	make_frame(frame, other_mac);
+	send_frame(&g, frame, 64);
+	assert_true(wait_used(&g, 0, &len));
+	assert_int_equal(vdpa_get_config(g.vdev, 0, mac, 6), 0);
+	assert_memory_equal(mac, other_mac, 6);
+	assert_int_equal(vdpa_device_stop(g.vdev), 0);
+	assert_int_equal(vdpa_get_config(g.vdev, 0, mac, 6), 0);
+	assert_memory_equal(mac, guest_mac, 6);
+	guest_end(&g);
+}
+
+static void
+nothing_flows_while_the_link_is_down(void **state)
+{
+	uint8_t frame[64];
+	uint16_t status;
+	struct guest g;
+	uint32_t len;
+
+	make_frame(frame, other_mac);
+	guest_start(&g, "lo0", "", SIM_BIT(NET_F_STATUS), 2);
+	post_rx(&g, 1536);
+	assert_int_equal(vdpa_dev_set("lo0 link down"), 0);
+	assert_int_equal(vdpa_get_config(g.vdev, 6, &status, 2), 0);
+	assert_int_equal(status, 0);
+	send_frame(&g, frame, 64);
+	assert_true(wait_used(&g, 1, &len));
+	assert_int_equal(queue_stat(&g, 1, "drop_link_down"), 1);
+	assert_int_equal(vdpa_dev_set("lo0 link up"), 0);
+	send_frame(&g, frame, 64);
+	assert_true(wait_used(&g, 0, &len));
+	guest_end(&g);
+}
+
+static void
+a_bad_descriptor_fails_its_device_only(void **state)
+{
+	struct ring_buf bad = {.iova = 0xdead0000000, .len = 64};
+	uint8_t frame[64];
+	struct guest a, b;
+	char why[256];
+	uint32_t len;
+
+	make_frame(frame, other_mac);
+	guest_start(&a, "bad0", "", 0, 2);
+	guest_start(&b, "good0", "", 0, 2);
+	assert_true(ring_driver_post(&a.ring[1], &bad, 1) >= 0);
+	eventfd_write(a.vqs[1].kick_fd, 1);
+	for (unsigned int i = 0; i < 1000 && vdpa_device_get_state(a.vdev) != VDPA_STATE_FAILED;
+	     i++)
+		usleep(1000);
+	assert_int_equal(vdpa_device_get_state(a.vdev), VDPA_STATE_FAILED);
+	vdpa_device_failure(a.vdev, why, sizeof(why));
+	assert_non_null(strstr(why, "queue 1: descriptor outside memory"));
+	post_rx(&b, 1536);
+	send_frame(&b, frame, 64);
+	assert_true(wait_used(&b, 0, &len));
+	guest_end(&a);
+	guest_end(&b);
+}
+
+static void
+a_stopped_queue_goes_on_where_it_was(void **state)
+{
+	uint8_t frame[64];
+	struct guest g;
+	uint32_t len;
+
+	make_frame(frame, other_mac);
+	guest_start(&g, "lo0", "", 0, 2);
+	for (unsigned int i = 0; i < 5; i++) {
+		post_rx(&g, 1536);
+		send_frame(&g, frame, 64);
+		assert_true(wait_used(&g, 0, &len) && wait_used(&g, 1, &len));
+	}
+	assert_int_equal(vdpa_device_stop_vq(g.vdev, 1, &g.vqs[1].state), 0);
+	assert_int_equal(g.vqs[1].state.split.avail_index, 5);
+	post_rx(&g, 1536);
+	send_frame(&g, frame, 64);
+	assert_int_equal(vdpa_device_start_vq(g.vdev, 1, &g.vqs[1]), 0);
+	assert_true(wait_used(&g, 0, &len));
+	assert_int_equal(queue_stat(&g, 0, "rx_packets"), 6);
+	guest_end(&g);
+}
+
+static void
+idle_devices_share_one_thread_that_sleeps(void **state)
+{
+	struct vdpa_event_loop_stats before, after;
+	struct guest g[8];
+	char name[8];
+
+	for (unsigned int i = 0; i < 8; i++) {
+		snprintf(name, sizeof(name), "id%u", i);
+		guest_start(&g[i], name, "", 0, 2);
+		post_rx(&g[i], 1536);
+		assert_ptr_equal(sim_loop(sim_dev(g[i].vdev)), sim_loop(sim_dev(g[0].vdev)));
+	}
+	usleep(50000);
+	vdpa_event_loop_stats(sim_loop(sim_dev(g[0].vdev)), &before);
+	usleep(200000);
+	vdpa_event_loop_stats(sim_loop(sim_dev(g[0].vdev)), &after);
+	assert_int_equal(after.wakeups, before.wakeups);
+	assert_int_equal(after.polls, before.polls);
+	for (unsigned int i = 0; i < 8; i++)
+		guest_end(&g[i]);
+}
+
+static int
+group_setup(void **state)
+{
+	return vdpa_init(NULL);
+}
+
+static int
+group_teardown(void **state)
+{
+	vdpa_cleanup();
+	return 0;
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(loopback_returns_what_was_sent_split),
+		cmocka_unit_test(loopback_returns_what_was_sent_packed),
+		cmocka_unit_test(packets_wait_for_receive_buffers_without_loss),
+		cmocka_unit_test(a_packet_fills_several_mergeable_buffers),
+		cmocka_unit_test(a_packet_too_long_for_one_buffer_is_dropped_and_counted),
+		cmocka_unit_test(peers_exchange_packets_and_may_be_away),
+		cmocka_unit_test(echo_answers_arp_for_any_address),
+		cmocka_unit_test(receive_filters_follow_the_control_queue),
+		cmocka_unit_test(nothing_flows_while_the_link_is_down),
+		cmocka_unit_test(a_bad_descriptor_fails_its_device_only),
+		cmocka_unit_test(a_stopped_queue_goes_on_where_it_was),
+		cmocka_unit_test(idle_devices_share_one_thread_that_sleeps),
+	};
+
+	return cmocka_run_group_tests(tests, group_setup, group_teardown);
+}
