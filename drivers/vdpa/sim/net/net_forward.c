@@ -309,8 +309,8 @@ net_tx_discard(struct sim_queue *txq, enum net_drop why, unsigned int budget)
 	unsigned int n = net_tx_pop(txq, budget);
 
 	if (n > 0) {
-		net_tx_done(txq, n);
 		net_drop(txq, why, n);
+		net_tx_done(txq, n);
 	}
 	return n;
 }
@@ -359,16 +359,18 @@ forward_burst(struct sim_queue *txq, struct sim_queue *rxq, unsigned int budget)
 		packets++;
 		bytes += len;
 	}
-	rx_end(&rx);
-	if (i < n)
-		vdpa_vq_rewind(txq->vq, &b->tx[i]);
-	if (i > 0) {
-		net_tx_done(txq, i);
+	/* Counted first: who sees the packet finds it counted. */
+	if (packets > 0) {
 		sim_count(&net_counters(txq)->packets, packets);
 		sim_count(&net_counters(txq)->bytes, bytes);
 		sim_count(&net_counters(rxq)->packets, packets);
 		sim_count(&net_counters(rxq)->bytes, bytes);
 	}
+	rx_end(&rx);
+	if (i < n)
+		vdpa_vq_rewind(txq->vq, &b->tx[i]);
+	if (i > 0)
+		net_tx_done(txq, i);
 	/* A buffer that was skipped is progress too: the next pass finds the one after it. */
 	return i + rx.skipped;
 }
@@ -413,8 +415,8 @@ net_deliver(struct sim_queue *rxq, const struct iovec *frames, unsigned int n)
 		packets++;
 		bytes += len;
 	}
-	rx_end(&rx);
 	sim_count(&net_counters(rxq)->packets, packets);
 	sim_count(&net_counters(rxq)->bytes, bytes);
+	rx_end(&rx);
 	return (unsigned int)packets;
 }
