@@ -689,7 +689,7 @@ refuse(struct request *req, int rc, int64_t idx)
 	struct vhu_session *s = req->s;
 	const char *device = s->dev->vdev->name, *why = vdpa_error_message();
 	bool known = req->row != NULL && req->row->handle != NULL;
-	char name[16];
+	char name[sizeof("request 4294967295")];
 
 	snprintf(name, sizeof(name), "request %u", req->msg->request);
 	if (idx >= 0)

@@ -61,6 +61,9 @@ enum vhu_request {
 #define VHU_CONFIG_SIZE_MAX 256
 #define VHU_VRING_NUM_MAX   32768
 
+/* The payload begins at byte 12 of a message: 8-byte members lie on 4-byte boundaries. */
+#define VHU_WIRE __attribute__((packed, aligned(4)))
+
 struct vhu_vring_state {
 	uint32_t index;
 	uint32_t num;
@@ -73,32 +76,33 @@ struct vhu_vring_addr {
 	uint64_t used;
 	uint64_t avail;
 	uint64_t log;
-};
+} VHU_WIRE;
 
 struct vhu_mem_region {
 	uint64_t guest_addr;
 	uint64_t size;
 	uint64_t user_addr;
 	uint64_t mmap_offset;
-};
+} VHU_WIRE;
 
 struct vhu_memory {
 	uint32_t nregions;
 	uint32_t padding;
 	struct vhu_mem_region regions[VHU_MEM_REGIONS_MAX];
-};
+} VHU_WIRE;
 
 struct vhu_log {
 	uint64_t mmap_size;
 	uint64_t mmap_offset;
-};
+} VHU_WIRE;
 
 struct vhu_inflight {
 	uint64_t mmap_size;
 	uint64_t mmap_offset;
 	uint16_t num_queues;
 	uint16_t queue_size;
-};
+	uint32_t padding;
+} VHU_WIRE;
 /* The specification has 20 bytes; QEMU and DPDK send the padded struct. */
 #define VHU_INFLIGHT_SIZE_MIN 20
 

@@ -14,6 +14,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <linux/vhost.h>
@@ -249,13 +250,16 @@ ring_config(struct vhu_session *s, uint16_t idx, struct vdpa_vq_config *conf)
 static void
 start_failed(struct vhu_session *s, int rc)
 {
-	char why[200];
+	const char *name = s->dev->vdev->name, *why = vdpa_error_message();
+	size_t len = strlen(name);
 
 	if (rc == -ENODEV)
 		return;
-	snprintf(why, sizeof(why), "%s", vdpa_error_message());
 	s->failed = true;
 	s->running = false;
+	/* The report names the device itself. */
+	if (strncmp(why, name, len) == 0 && strncmp(why + len, ": ", 2) == 0)
+		why += len + 2;
 	vdpa_device_fail(s->dev->vdev, -1, rc, "start: %s", why);
 }
 
