@@ -83,6 +83,9 @@ stop_device(struct vhu_session *s)
 
 	if (!s->running && !s->failed)
 		return;
+	/* The log may be unmapped behind this; a device that fails to stop must not write to it. */
+	if (s->logging)
+		vdpa_device_set_log(s->dev->vdev, NULL, NULL);
 	rc = vdpa_device_stop(s->dev->vdev);
 	if (rc < 0 && rc != -ENODEV)
 		VDPA_LOG(ERR, "%s: vhost-user: stop: %s", s->dev->vdev->name, vdpa_error_message());
