@@ -110,14 +110,17 @@ class Telemetry:
 class Daemon:
     """vdpa-app in a folder of its own. Use it as a context manager."""
 
-    def __init__(self, devices=(), args=(), eal=(), folder=None, user=None):
-        """devices: words after `name`, where {dir} stands for the folder."""
+    def __init__(self, devices=(), args=(), eal=(), folder=None, user=None,
+                 launcher=()):
+        """devices: words of dev add, where {dir} stands for the folder; launcher: a command that
+        executes the daemon, with user for one that makes it an ordinary user's."""
         self._own_folder = folder is None
         self.dir = folder or tempfile.mkdtemp(prefix='uvdpa-test.')
         self.prefix = os.path.basename(self.dir)
         self.devices = [words.format(dir=self.dir) for words in devices]
         self._user = user
-        command = list(user or []) + [APP, f'--file-prefix={self.prefix}', *eal, '--']
+        command = [*launcher, *(user or []), APP, f'--file-prefix={self.prefix}', *eal,
+                   '--']
         for words in self.devices:
             command += ['--dev', words]
         self.command = command + list(args)
@@ -214,13 +217,15 @@ class Testpmd:
 
     _count = 0
 
-    def __init__(self, vdevs, queues=1, lcores='0,1', memory=('--no-huge', '-m', '256'),
+    def __init__(self, vdevs, queues=1, lcores='-l0,1', memory=('--no-huge', '-m', '256'),
                  args=(), netns=None):
+        skip_unless(shutil.which(TESTPMD), f'{TESTPMD} is not installed (package dpdk)')
         Testpmd._count += 1
         prefix = f'uvdpa-pmd.{os.getpid()}.{Testpmd._count}'
         share = '--no-shconf' if '--no-huge' in memory else '--in-memory'
         command = list(netns or [])
-        command += [TESTPMD, '-l', lcores, *memory, share, '--no-pci', '--no-telemetry',
+        # To a pipe, what it prints would otherwise come only when a buffer is full.
+        command += ['stdbuf', '-oL', TESTPMD, lcores, *memory, share, '--no-pci', '--no-telemetry',
                     f'--file-prefix={prefix}', '--log-level=*:warning']
         for vdev in vdevs:
             command += ['--vdev', vdev]
@@ -239,7 +244,8 @@ class Testpmd:
     def run(self, command):
         """Run a command at the prompt; the lines that it printed."""
         self._serial += 1
-        # A command that fails to parse echoes the marker: that is when the one before is done.
+        # Commands are read one after the other: the answer to one that does not exist says that the
+        # one before is done.
         marker = f'done{self._serial}'
         start = self._pos
         try:
@@ -247,7 +253,8 @@ class Testpmd:
             self.process.stdin.flush()
         except BrokenPipeError:
             pass
-        _, self._pos = self.out.wait(rf'\b{marker}\b', start)
+        _, at = self.out.wait(rf'\b{marker}\b', start)
+        _, self._pos = self.out.wait('Command not found', at)
         return '\n'.join(self.out.lines[start:self._pos])
 
     def port_stats(self, port=0):
@@ -306,6 +313,11 @@ def virtio_user(path, index=0, queues=1, packed=False, in_order=False, mrg_rxbuf
              f'in_order={int(in_order)}', f'mrg_rxbuf={int(mrg_rxbuf)}']
     words += [f'{key}={value}' for key, value in more.items()]
     return ','.join(words)
+
+
+def drops(stats):
+    """Packets that a sim_net device dropped, both ways."""
+    return stats['device']['rx_drops'] + stats['device']['tx_drops']
 
 
 def fds(pid):

@@ -208,9 +208,6 @@ class Life(unittest.TestCase):
         cpu = min(os.sched_getaffinity(0))
         with harness.Daemon([NET], args=['--poll-lcores', str(cpu)]) as daemon:
             self.assertEqual(daemon.ask('/vdpa/dev/list'), ['net0'])
-            before = harness.cpu_seconds(daemon.pid)
-            time.sleep(1)
-            self.assertGreater(harness.cpu_seconds(daemon.pid), before, 'nobody polls')
 
 
 class Access(unittest.TestCase):
