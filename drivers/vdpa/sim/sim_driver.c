@@ -10,7 +10,7 @@
 
 #include "sim.h"
 
-static const struct sim_class *const classes[] = {&sim_net_class};
+static const struct sim_class *const classes[] = {&sim_net_class, &sim_blk_class};
 
 static struct vdpa_mgmt_dev mgmt_devs[RTE_DIM(classes)];
 

@@ -11,8 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-
-#include <rte_cycles.h>
+#include <time.h>
 
 #include "sim_blk.h"
 
@@ -25,6 +24,15 @@
  * suspended loses none; then they are cancelled, in time for the core's own limit.
  */
 #define CANCEL_AFTER_MS (SIM_DRAIN_TIMEOUT_MS / 2)
+
+static uint64_t
+now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
 
 static void
 set_inflight(struct sim_blk_queue *bq)
@@ -169,7 +177,7 @@ on_drain(struct vdpa_task *task)
 	if (bq->nfree == bq->depth)
 		return;
 	if (__atomic_load_n(&bq->stopping, __ATOMIC_ACQUIRE) && !bq->cancelled &&
-	    rte_get_tsc_cycles() - bq->stop_tsc > rte_get_tsc_hz() / MS_PER_S * CANCEL_AFTER_MS) {
+	    now_ms() - bq->stopped_at > CANCEL_AFTER_MS) {
 		bq->cancelled = true;
 		VDPA_LOG(WARNING, "%s: queue %u: cancelling %u requests that do not end",
 			 bq->q->dev->vdev.name, bq->q->idx, bq->depth - bq->nfree);
@@ -290,7 +298,7 @@ sim_blk_vq_stop(struct sim_queue *q)
 {
 	struct sim_blk_queue *bq = q->priv;
 
-	bq->stop_tsc = rte_get_tsc_cycles();
+	bq->stopped_at = now_ms();
 	__atomic_store_n(&bq->stopping, true, __ATOMIC_RELEASE);
 	set_inflight(bq);
 }

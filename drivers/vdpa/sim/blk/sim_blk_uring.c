@@ -40,6 +40,7 @@ struct uring_channel {
 	struct io_uring ring;
 	unsigned int unsubmitted;
 	bool cancelling;
+	bool end_logged; /* that the file ends early: once, a guest can ask for it at will */
 	/* Guest memory that O_DIRECT cannot use goes through one buffer, one I/O after another. */
 	uint8_t *bounce;
 	struct sim_blk_io *bounce_owner;
@@ -175,7 +176,8 @@ uring_submit(struct sim_blk_channel *ch, struct sim_blk_io *io)
 	io->left = io->len;
 	io->bounced = file->direct && (io->op == SIM_BLK_READ || io->op == SIM_BLK_WRITE) &&
 		      !fits_direct(file, io);
-	ch->inflight++;
+	if (ch->inflight++ == 0)
+		uc->cancelling = false;
 	if (io->bounced && uc->bounce_owner != NULL) {
 		STAILQ_INSERT_TAIL(&uc->bounce_waiters, io, next);
 		return false;
@@ -238,8 +240,10 @@ uring_complete(struct uring_channel *uc, struct sim_blk_io *io, int res)
 		if (unlikely(res == 0 && io->left > 0)) {
 			/* The end of the file where there was none: what the guest wrote is gone.
 			 */
-			VDPA_LOG(ERR, "%s: %s ends before its size of %" PRIu64 " bytes",
-				 file->device, file->path, file->be.size);
+			if (!uc->end_logged)
+				VDPA_LOG(ERR, "%s: %s ends before its size of %" PRIu64 " bytes",
+					 file->device, file->path, file->be.size);
+			uc->end_logged = true;
 			io->result = -EIO;
 			return 1;
 		}
