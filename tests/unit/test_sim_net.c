@@ -305,6 +305,37 @@ peers_exchange_packets_and_may_be_away(void **state)
 	guest_end(&a);
 }
 
+/* The sender sleeps for want of buffers; the receiver's device wakes for something else meanwhile.
+ */
+static void
+a_sender_that_waits_for_its_peer_is_woken_by_new_buffers(void **state)
+{
+	uint8_t frame[64];
+	struct guest a, b;
+	uint16_t before;
+	uint32_t len;
+
+	make_frame(frame, other_mac);
+	guest_start(&a, "pa", "backend peer pb", 0, 2);
+	guest_start(&b, "pb", "backend peer pa", 0, 2);
+	send_frame(&a, frame, 64);
+	usleep(20000);
+	post_rx(&a, 1536);
+	send_frame(&b, frame, 64);
+	assert_true(wait_used(&a, 0, &len));
+	usleep(20000);
+	before = b.ring[0].avail;
+	assert_true(ring_driver_post(
+			    &b.ring[0],
+			    &(struct ring_buf){.iova = new_buf(&b), .len = 1536, .write = true},
+			    1) >= 0);
+	if (ring_driver_kick_wanted(&b.ring[0], before))
+		eventfd_write(b.vqs[0].kick_fd, 1);
+	assert_true(wait_used(&b, 0, &len));
+	guest_end(&b);
+	guest_end(&a);
+}
+
 static void
 echo_answers_arp_for_any_address(void **state)
 {
@@ -509,6 +540,7 @@ main(void)
 		cmocka_unit_test(a_packet_fills_several_mergeable_buffers),
 		cmocka_unit_test(a_packet_too_long_for_one_buffer_is_dropped_and_counted),
 		cmocka_unit_test(peers_exchange_packets_and_may_be_away),
+		cmocka_unit_test(a_sender_that_waits_for_its_peer_is_woken_by_new_buffers),
 		cmocka_unit_test(echo_answers_arp_for_any_address),
 		cmocka_unit_test(receive_filters_follow_the_control_queue),
 		cmocka_unit_test(nothing_flows_while_the_link_is_down),

@@ -149,8 +149,12 @@ sim_poll(struct vdpa_poller *poller)
 
 	if (unlikely(dev->armed)) {
 		dev->armed = false;
-		for (uint16_t i = 0; i < dev->nrunning; i++)
-			vdpa_vq_disable_kicks(dev->vqs[dev->running[i]].vq);
+		for (uint16_t i = 0; i < dev->nrunning; i++) {
+			struct sim_queue *q = &dev->vqs[dev->running[i]];
+
+			if (!q->own_kicks)
+				vdpa_vq_disable_kicks(q->vq);
+		}
 	}
 	for (uint16_t i = 0; i < dev->nrunning;) {
 		struct sim_queue *q = &dev->vqs[dev->running[i]];

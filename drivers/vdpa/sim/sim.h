@@ -74,7 +74,8 @@ struct sim_queue {
 	bool running; /**< process() may be called; see above */
 	bool ready;
 	bool enabled;
-	bool failed; /**< stopped by an error until the device is reset */
+	bool own_kicks; /**< the class's: it asks for kicks itself, the core leaves them alone */
+	bool failed;	/**< stopped by an error until the device is reset */
 
 	/* Set up by the config ops, taken over when the queue becomes ready. */
 	uint32_t num;

@@ -330,10 +330,14 @@ net_kicked(struct sim_queue *q)
 		sim_wake(from->dev);
 }
 
-/* A receive queue comes or goes: who sends to it looks again. */
+/*
+ * A receive queue comes or goes: who sends to it looks again. Its kicks are the sender's to ask for
+ * (net_arm()), which may be another device: this one waking up must not turn them off.
+ */
 static void
 net_vq_change(struct sim_queue *q)
 {
+	q->own_kicks = (q->idx & 1) == 0 && q->idx != ctrl_idx(net_of(q));
 	if ((q->idx & 1) == 0)
 		net_kicked(q);
 }

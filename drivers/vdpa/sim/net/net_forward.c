@@ -74,6 +74,7 @@ rx_begin(struct rx_cursor *rx, struct sim_queue *q, unsigned int want)
 	struct net_burst *b = net_of(q)->burst;
 
 	*rx = (struct rx_cursor){.q = q, .chains = b->rx};
+	vdpa_vq_disable_kicks(q->vq);
 	rx_fill(rx, want);
 }
 
