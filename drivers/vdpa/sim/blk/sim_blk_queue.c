@@ -260,8 +260,8 @@ sim_blk_process(struct sim_queue *q, unsigned int budget)
 		finish(bq, req);
 		pushed = true;
 	}
-	if (taken > 0 || work > 0 || bq->resubmit)
-		kick_channel(bq);
+	/* Also when nothing was pushed: a completion may have led to the next system call. */
+	kick_channel(bq);
 	if (pushed)
 		publish(bq);
 	else
