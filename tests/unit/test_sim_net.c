@@ -361,6 +361,88 @@ echo_answers_arp_for_any_address(void **state)
 	guest_end(&g);
 }
 
+static uint32_t
+sum16(const uint8_t *p, uint32_t len, uint32_t sum)
+{
+	for (uint32_t i = 0; i < len; i++)
+		sum += (uint32_t)p[i] << (i % 2 == 0 ? 8 : 0);
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+static void
+put16(uint8_t *p, uint32_t v)
+{
+	p[0] = (uint8_t)(v >> 8);
+	p[1] = (uint8_t)v;
+}
+
+static void
+echo_answers_ping_with_good_checksums(void **state)
+{
+	uint8_t v4[14 + 20 + 8 + 33] = {0x02, 0, 0, 0, 0, 1, 0x52, 0x54, 0, 0, 0, 1, 8, 0, 0x45};
+	uint8_t v6[14 + 40 + 8 + 33] = {0x02, 0, 0, 0, 0,    1,	   0x52, 0x54,
+					0,    0, 0, 1, 0x86, 0xdd, 0x60};
+	const uint8_t *got;
+	struct guest g;
+	uint64_t rx;
+	uint32_t len;
+
+	put16(v4 + 16, sizeof(v4) - 14);
+	v4[22] = 3;
+	v4[23] = 1;
+	memcpy(v4 + 26, (uint8_t[]){10, 0, 0, 1, 10, 0, 0, 7}, 8);
+	put16(v4 + 24, ~sum16(v4 + 14, 20, 0));
+	v4[34] = 8;
+	for (unsigned int i = 38; i < sizeof(v4); i++)
+		v4[i] = (uint8_t)i;
+	put16(v4 + 36, ~sum16(v4 + 34, sizeof(v4) - 34, 0));
+	guest_start(&g, "ec0", "backend echo", 0, 2);
+	rx = post_rx(&g, 1536);
+	send_frame(&g, v4, sizeof(v4));
+	assert_true(wait_used(&g, 0, &len));
+	assert_int_equal(len, HDR + sizeof(v4));
+	got = ring_mem_va(&g.mem, rx);
+	got += HDR;
+	assert_int_equal(got[34], 0);
+	assert_int_equal(sum16(got + 14, 20, 0), 0xffff);
+	assert_int_equal(sum16(got + 34, sizeof(v4) - 34, 0), 0xffff);
+	assert_memory_equal(got + 26, v4 + 30, 4);
+	assert_memory_equal(got + 30, v4 + 26, 4);
+	assert_memory_equal(got + 38, v4 + 38, sizeof(v4) - 38);
+
+	put16(v6 + 18, sizeof(v6) - 54);
+	v6[20] = 58;
+	v6[21] = 255;
+	v6[22] = v6[38] = 0xfd;
+	v6[37] = 1;
+	v6[53] = 7;
+	v6[54] = 128;
+	for (unsigned int i = 58; i < sizeof(v6); i++)
+		v6[i] = (uint8_t)i;
+	put16(v6 + 56, ~sum16(v6 + 54, sizeof(v6) - 54, sum16(v6 + 22, 32, 58 + sizeof(v6) - 54)));
+	rx = post_rx(&g, 1536);
+	send_frame(&g, v6, sizeof(v6));
+	assert_true(wait_used(&g, 0, &len));
+	assert_int_equal(len, HDR + sizeof(v6));
+	got = ring_mem_va(&g.mem, rx);
+	got += HDR;
+	assert_int_equal(got[54], 129);
+	assert_int_equal(got[53], 1);
+	assert_int_equal(
+		sum16(got + 54, sizeof(v6) - 54, sum16(got + 22, 32, 58 + sizeof(v6) - 54)),
+		0xffff);
+	/* A damaged request gets no answer. */
+	v4[60] ^= 1;
+	post_rx(&g, 1536);
+	assert_true(wait_used(&g, 1, &len) && wait_used(&g, 1, &len));
+	send_frame(&g, v4, sizeof(v4));
+	assert_true(wait_used(&g, 1, &len));
+	assert_int_equal(queue_stat(&g, 1, "drop_unanswered"), 1);
+	guest_end(&g);
+}
+
 static uint8_t
 control(struct guest *g, const uint8_t *cmd, uint32_t len)
 {
@@ -542,6 +624,7 @@ main(void)
 		cmocka_unit_test(peers_exchange_packets_and_may_be_away),
 		cmocka_unit_test(a_sender_that_waits_for_its_peer_is_woken_by_new_buffers),
 		cmocka_unit_test(echo_answers_arp_for_any_address),
+		cmocka_unit_test(echo_answers_ping_with_good_checksums),
 		cmocka_unit_test(receive_filters_follow_the_control_queue),
 		cmocka_unit_test(nothing_flows_while_the_link_is_down),
 		cmocka_unit_test(a_bad_descriptor_fails_its_device_only),
