@@ -18,11 +18,11 @@
 #include "device_priv.h"
 #include "mgmt.h"
 #include "vdpa_log.h"
+#include "vdpa_priv.h"
 #include "vhost_user.h"
 
 #define FRONTENDS_MAX 8
 
-extern struct vdpa_driver vdpa_sim_driver;
 static struct vdpa_driver *const builtin_drivers[] = {&vdpa_sim_driver, NULL};
 static struct vdpa_frontend *const builtin_frontends[] = {&vdpa_vhost_user_frontend, NULL};
 

@@ -265,8 +265,6 @@ struct vdpa_event_loop *sim_worker_loop(const struct sim_worker *worker);
 
 /* Management (sim_driver.c). */
 
-extern struct vdpa_driver vdpa_sim_driver;
-
 /** A device of the simulator by name while it exists; NULL otherwise. A reference for the caller.
  */
 struct sim_device *sim_find(const struct sim_class *class, const char *name);

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "sim.h"
+#include "vdpa_priv.h"
 
 static const struct sim_class *const classes[] = {&sim_net_class, &sim_blk_class};
 
