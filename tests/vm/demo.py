@@ -54,6 +54,7 @@ def testpmd(folder, packed):
                       f"packed_vq={int(packed)}",
             "--", "-i", "--total-num-mbufs=8192", "--port-topology=loop"]
     log = pathlib.Path(folder) / "testpmd.log"
+    (pathlib.Path(folder) / "testpmd").mkdir(exist_ok=True)
     with open(log, "wb") as out:
         proc = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=out, stderr=out,
                                 env=dict(os.environ, RUNTIME_DIRECTORY=f"{folder}/testpmd"))
