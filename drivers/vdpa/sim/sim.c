@@ -145,6 +145,7 @@ sim_poll(struct vdpa_poller *poller)
 {
 	struct sim_device *dev = poller->arg;
 	const struct sim_class *class = dev->class;
+	uint64_t start = rte_rdtsc();
 	unsigned int work_done = 0;
 
 	if (unlikely(dev->armed)) {
@@ -166,6 +167,8 @@ sim_poll(struct vdpa_poller *poller)
 	}
 	if (class->poll != NULL)
 		work_done += class->poll(dev, SIM_BUDGET);
+	if (work_done != 0)
+		sim_count(&dev->busy_cycles, rte_rdtsc() - start);
 	return work_done;
 }
 
@@ -781,7 +784,9 @@ sim_get_stats(struct vdpa_device *vdev, struct vdpa_stat *stats, unsigned int n)
 {
 	struct sim_device *dev = sim_dev(vdev);
 
-	return dev->class->stats != NULL ? dev->class->stats(dev, stats, n) : 0;
+	int i = dev->class->stats != NULL ? dev->class->stats(dev, stats, n) : 0;
+
+	return sim_stat(stats, n, i, "busy_cycles", &dev->busy_cycles);
 }
 
 static int
