@@ -53,7 +53,11 @@
 	 RTE_BIT64(VIRTIO_NET_F_CTRL_VLAN) | RTE_BIT64(VIRTIO_NET_F_CTRL_RX_EXTRA) |               \
 	 RTE_BIT64(VIRTIO_NET_F_CTRL_MAC_ADDR) | RTE_BIT64(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS))
 
-/* The devices, and the sessions by connection number. */
+/*
+ * The devices, and the sessions by connection number. rte_vhost gives the number of a connection
+ * that it drops for rte_vhost_driver_unregister() away before we hear of it, so each device has a
+ * list of its sessions too, and an entry of the table may belong to somebody else by then.
+ */
 static pthread_mutex_t devices_lock = PTHREAD_MUTEX_INITIALIZER;
 static TAILQ_HEAD(, vhu_device) devices = TAILQ_HEAD_INITIALIZER(devices);
 static struct vhu_session *sessions[RTE_MAX_VHOST_DEVICE]; /* devices_lock */
@@ -88,30 +92,55 @@ device_of(int vid)
 	return dev;
 }
 
+static void
+publish(struct vhu_session *s)
+{
+	pthread_mutex_lock(&devices_lock);
+	sessions[s->vid] = s;
+	TAILQ_INSERT_TAIL(&s->dev->sessions, s, next);
+	pthread_mutex_unlock(&devices_lock);
+}
+
+/* Under devices_lock. Whoever withdraws a session is the one to free it. */
+static void
+withdraw(struct vhu_session *s)
+{
+	TAILQ_REMOVE(&s->dev->sessions, s, next);
+	if (sessions[s->vid] == s)
+		sessions[s->vid] = NULL;
+}
+
 static bool
 is_session_fd(struct vhu_device *dev, int fd)
 {
+	struct vhu_session *s;
 	struct stat a, b;
 	bool found = false;
 
 	if (fstat(fd, &a) < 0)
 		return true;
 	pthread_mutex_lock(&devices_lock);
-	for (unsigned int i = 0; !found && i < RTE_MAX_VHOST_DEVICE; i++)
-		found = sessions[i] != NULL && sessions[i]->dev == dev && sessions[i]->fd >= 0 &&
-			fstat(sessions[i]->fd, &b) == 0 && a.st_ino == b.st_ino;
+	TAILQ_FOREACH (s, &dev->sessions, next)
+		found |= s->fd >= 0 && fstat(s->fd, &b) == 0 && a.st_ino == b.st_ino;
 	pthread_mutex_unlock(&devices_lock);
 	return found;
 }
 
-/* Whether fd is a connection of this device's socket that has no session yet. */
+/*
+ * Whether fd is a connection of this device's socket that has no session yet. A front end may have
+ * sent us a socket bound to the same path elsewhere: like every descriptor that it sends, and
+ * unlike what rte_vhost has accepted, that one is closed on exec.
+ */
 static bool
 is_new_connection(struct vhu_device *dev, int fd)
 {
 	struct sockaddr_un un = {.sun_family = AF_UNSPEC};
 	socklen_t len = sizeof(un);
-	int listening = 0, rc;
+	int listening = 0, flags, rc;
 
+	flags = fcntl(fd, F_GETFD);
+	if (flags < 0 || (flags & FD_CLOEXEC) != 0)
+		return false;
 	rc = dev->client ? getpeername(fd, (struct sockaddr *)&un, &len)
 			 : getsockname(fd, (struct sockaddr *)&un, &len);
 	if (rc < 0 || un.sun_family != AF_UNIX || len <= offsetof(struct sockaddr_un, sun_path) ||
@@ -180,13 +209,14 @@ replace_session(struct vhu_session *old)
 
 	dead = vdpa_vhu_session_new(old->dev, old->vid);
 	pthread_mutex_lock(&devices_lock);
-	sessions[old->vid] = dead;
+	withdraw(old);
+	pthread_mutex_unlock(&devices_lock);
 	if (dead != NULL) {
 		dead->dead = true;
 		dead->fd = old->fd;
 		old->fd = -1;
+		publish(dead);
 	}
-	pthread_mutex_unlock(&devices_lock);
 	detach(old);
 	vdpa_vhu_session_free(old);
 }
@@ -264,9 +294,7 @@ new_connection(int vid)
 		return -1;
 	}
 	s->fd = fd;
-	pthread_mutex_lock(&devices_lock);
-	sessions[vid] = s;
-	pthread_mutex_unlock(&devices_lock);
+	publish(s);
 	pthread_mutex_lock(&dev->lock);
 	dev->session = s;
 	pthread_mutex_unlock(&dev->lock);
@@ -282,7 +310,7 @@ destroy_connection(int vid)
 	if (s == NULL)
 		return;
 	pthread_mutex_lock(&devices_lock);
-	sessions[vid] = NULL;
+	withdraw(s);
 	pthread_mutex_unlock(&devices_lock);
 	detach(s);
 	if (!s->dead) {
@@ -368,6 +396,30 @@ start_thread(void *arg)
 	return NULL;
 }
 
+/* On return no callback of this device runs or will; the socket is gone. */
+static void
+stop_serving(struct vhu_device *dev)
+{
+	if (!dev->serving)
+		return;
+	rte_vhost_driver_unregister(dev->path);
+	dev->serving = false;
+	/* rte_vhost closes the connections without a word. */
+	for (;;) {
+		struct vhu_session *s;
+
+		pthread_mutex_lock(&devices_lock);
+		s = TAILQ_FIRST(&dev->sessions);
+		if (s != NULL)
+			withdraw(s);
+		pthread_mutex_unlock(&devices_lock);
+		if (s == NULL)
+			return;
+		detach(s);
+		vdpa_vhu_session_free(s);
+	}
+}
+
 static int
 start_serving(struct vhu_device *dev)
 {
@@ -412,34 +464,10 @@ start_serving(struct vhu_device *dev)
 	return 0;
 
 err:
-	rte_vhost_driver_unregister(path);
+	/* Somebody may be connected already. */
+	dev->serving = true;
+	stop_serving(dev);
 	return rc;
-}
-
-/* On return no callback of this device runs or will; the socket is gone. */
-static void
-stop_serving(struct vhu_device *dev)
-{
-	if (!dev->serving)
-		return;
-	rte_vhost_driver_unregister(dev->path);
-	dev->serving = false;
-	/* rte_vhost closes the connections without a word. */
-	for (unsigned int i = 0; i < RTE_MAX_VHOST_DEVICE; i++) {
-		struct vhu_session *s;
-
-		pthread_mutex_lock(&devices_lock);
-		s = sessions[i];
-		if (s != NULL && s->dev == dev)
-			sessions[i] = NULL;
-		else
-			s = NULL;
-		pthread_mutex_unlock(&devices_lock);
-		if (s == NULL)
-			continue;
-		detach(s);
-		vdpa_vhu_session_free(s);
-	}
 }
 
 static void
@@ -514,6 +542,7 @@ vhost_user_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 	if (dev == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	pthread_mutex_init(&dev->lock, NULL);
+	TAILQ_INIT(&dev->sessions);
 	dev->vdev = vdev;
 	rc = parse(dev, args);
 	if (rc < 0)

@@ -86,6 +86,7 @@ struct vhu_session {
 	size_t inflight_stride;
 	int backend_fd; /* (S) SET_BACKEND_REQ_FD; -1: none */
 
+	TAILQ_ENTRY(vhu_session) next; /* of its device; vhost_user.c's */
 	uint16_t nrings;
 	struct vhu_ring rings[];
 };
@@ -104,7 +105,8 @@ struct vhu_device {
 	bool serving;	   /* registered with rte_vhost; management's */
 
 	pthread_mutex_t lock;
-	struct vhu_session *session; /* (S) NULL: not connected */
+	struct vhu_session *session;	    /* (S) NULL: not connected */
+	TAILQ_HEAD(, vhu_session) sessions; /* that one and dead ones; vhost_user.c's */
 	TAILQ_ENTRY(vhu_device) next;
 };
 
