@@ -27,10 +27,11 @@ relay_kick(struct vdpa_event *ev, uint32_t revents)
 	if (read(ev->fd, &count, sizeof(count)) < 0) {
 		if (errno == EAGAIN || errno == EINTR)
 			return;
-		/* Not an eventfd after all: it would wake us for ever. */
-		vdpa_event_del(ev);
+		/* Not an eventfd after all: it would wake us for ever. Deleted last, nobody waits
+		 * for this call from then on. */
 		vdpa_device_fail(vdev, (int)(vq - vdev->core->vqs), errno,
 				 "the kick file descriptor cannot be read");
+		vdpa_event_del(ev);
 		return;
 	}
 	vdev->config->kick_vq(vdev, (uint16_t)(vq - vdev->core->vqs));
