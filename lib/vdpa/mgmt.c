@@ -52,6 +52,18 @@ static const struct vdpa_param common_params[] = {
 	{.name = NULL},
 };
 
+void
+vdpa_mgmt_lock(void)
+{
+	pthread_mutex_lock(&mgmt_lock);
+}
+
+void
+vdpa_mgmt_unlock(void)
+{
+	pthread_mutex_unlock(&mgmt_lock);
+}
+
 static struct vdpa_mgmt_dev *
 find_mgmtdev(const char *name)
 {

@@ -197,10 +197,17 @@ dump(const char *name, json_t *(*show)(struct vdpa_device *vdev))
 	return text;
 }
 
+/* Under the management lock: a front end is asked for its part, and a device may be deleted by
+ * another thread at any moment. */
 char *
 vdpa_dev_show(const char *name)
 {
-	return dump(name, show_device);
+	char *text;
+
+	vdpa_mgmt_lock();
+	text = dump(name, show_device);
+	vdpa_mgmt_unlock();
+	return text;
 }
 
 char *

@@ -3,8 +3,9 @@
 
 /* The core's rules: status, steps out of order, start that unwinds, failure, words. */
 
-#include <errno.h>
 #include <dirent.h>
+#include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -480,6 +481,50 @@ configuration_is_bounded_and_generation_safe(void **state)
 	assert_int_equal(vdpa_get_config(f->vdev, 0, buf, 4), -EIO);
 }
 
+static bool describing, removed, removed_while_describing;
+
+static void
+describe_slowly(struct vdpa_device *vdev, char *buf, size_t len)
+{
+	__atomic_store_n(&describing, true, __ATOMIC_SEQ_CST);
+	usleep(50000);
+	removed_while_describing = __atomic_load_n(&removed, __ATOMIC_SEQ_CST);
+}
+
+static void
+note_removal(struct vdpa_device *vdev)
+{
+	__atomic_store_n(&removed, true, __ATOMIC_SEQ_CST);
+}
+
+static void *
+show_fake0(void *arg)
+{
+	return vdpa_dev_show("fake0");
+}
+
+static void
+a_device_that_is_being_shown_keeps_its_front_end(void **state)
+{
+	static const struct vdpa_frontend_ops ops = {.describe = describe_slowly,
+						     .remove = note_removal};
+	struct vdpa_frontend fe = {.name = "slow", .ops = &ops};
+	struct fixture *f = *state;
+	pthread_t thread;
+	void *text;
+
+	f->vdev->core->fe = &fe;
+	assert_int_equal(pthread_create(&thread, NULL, show_fake0, NULL), 0);
+	while (!__atomic_load_n(&describing, __ATOMIC_SEQ_CST))
+		usleep(100);
+	assert_int_equal(vdpa_dev_del("fake0"), 0);
+	assert_int_equal(pthread_join(thread, &text), 0);
+	assert_non_null(text);
+	free(text);
+	assert_true(removed);
+	assert_false(removed_while_describing);
+}
+
 static int
 group_setup(void **state)
 {
@@ -518,6 +563,7 @@ main(void)
 		TEST(nothing_works_after_unregistration),
 		TEST(names_are_unique_and_plain),
 		TEST(configuration_is_bounded_and_generation_safe),
+		TEST(a_device_that_is_being_shown_keeps_its_front_end),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);
