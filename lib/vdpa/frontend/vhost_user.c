@@ -549,6 +549,9 @@ vhost_user_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 		goto err_free;
 	dev->is_net = vdpa_get_device_id(vdev) == VIRTIO_ID_NET;
 	dev->nvqs = vdpa_get_vq_count(vdev);
+	/* The control queue comes behind the pairs. */
+	if (dev->is_net)
+		dev->nvqs &= (uint16_t)~1u;
 	offer(dev);
 
 	pthread_mutex_lock(&devices_lock);

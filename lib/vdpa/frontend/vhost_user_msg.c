@@ -177,7 +177,7 @@ set_owner(struct request *req)
 static int
 reset_device(struct request *req)
 {
-	vdpa_vhu_session_reset(req->s);
+	vdpa_vhu_session_reset(req->s, false);
 	return 0;
 }
 
@@ -561,8 +561,10 @@ set_status(struct request *req)
 		return vdpa_error(EINVAL, "status 0x%" PRIx64 " is more than 8 bits",
 				  req->msg->payload.u64);
 	s->status_used = true;
+	/* QEMU 7.2 to 8.0 stops a device by status 0 first and asks where its queues stand after.
+	 */
 	if (req->msg->payload.u64 == 0)
-		vdpa_vhu_session_reset(s);
+		vdpa_vhu_session_reset(s, true);
 	s->status = (uint8_t)req->msg->payload.u64;
 	return 0;
 }

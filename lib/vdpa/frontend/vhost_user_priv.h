@@ -99,7 +99,7 @@ struct vhu_device {
 	mode_t mode;
 	gid_t group; /* (gid_t)-1: unchanged */
 	bool is_net;
-	uint16_t nvqs;
+	uint16_t nvqs;	   /* that a front end sees: of a net device, the queue pairs */
 	uint64_t features; /* offered */
 	uint64_t protocol; /* offered */
 	bool serving;	   /* registered with rte_vhost; management's */
@@ -120,8 +120,9 @@ int vdpa_vhu_handle(struct vhu_session *s, struct vhu_msg *msg, int *fds, int *n
 struct vhu_session *vdpa_vhu_session_new(struct vhu_device *dev, int vid);
 /* Stops the device. Nobody else may use the session any more. */
 void vdpa_vhu_session_free(struct vhu_session *s);
-/* Stop the device and forget what the front end said of its rings. */
-void vdpa_vhu_session_reset(struct vhu_session *s);
+/* Stop the device and forget what the front end said of its rings; but where they stopped, on
+ * request. */
+void vdpa_vhu_session_reset(struct vhu_session *s, bool keep_bases);
 /* Start what has become ready. */
 void vdpa_vhu_session_advance(struct vhu_session *s);
 /* Note that the device failed meanwhile. */

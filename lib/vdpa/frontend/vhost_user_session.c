@@ -113,20 +113,6 @@ vdpa_vhu_session_free(struct vhu_session *s)
 	free(s);
 }
 
-void
-vdpa_vhu_session_reset(struct vhu_session *s)
-{
-	stop_device(s);
-	for (uint16_t i = 0; i < s->nrings; i++) {
-		struct vhu_ring *r = &s->rings[i];
-
-		close_fd(&r->kick_fd);
-		/* call and err stay: QEMU sets them once, before the first reset. */
-		*r = (struct vhu_ring){.kick_fd = -1, .call_fd = r->call_fd, .err_fd = r->err_fd};
-	}
-	s->status = 0;
-}
-
 /* Base as SET_VRING_BASE and GET_VRING_BASE have it: split, the avail index; packed, avail index
  * and wrap counter in the lower 16 bits, used ones in the upper. */
 static struct vdpa_vq_state
@@ -441,6 +427,30 @@ vdpa_vhu_ring_stop(struct vhu_session *s, uint16_t idx, uint32_t *base)
 		stop_device(s);
 	close_fd(&r->kick_fd);
 	close_fd(&r->call_fd);
+}
+
+void
+vdpa_vhu_session_reset(struct vhu_session *s, bool keep_bases)
+{
+	uint32_t base;
+
+	if (keep_bases)
+		for (uint16_t i = 0; i < s->nrings; i++)
+			if (s->rings[i].started)
+				vdpa_vhu_ring_stop(s, i, &base);
+	stop_device(s);
+	for (uint16_t i = 0; i < s->nrings; i++) {
+		struct vhu_ring *r = &s->rings[i], old = *r;
+
+		close_fd(&r->kick_fd);
+		/* call and err stay: QEMU sets them once, before the first reset. */
+		*r = (struct vhu_ring){.kick_fd = -1, .call_fd = old.call_fd, .err_fd = old.err_fd};
+		if (keep_bases) {
+			r->base = old.base;
+			r->base_set = old.base_set;
+		}
+	}
+	s->status = 0;
 }
 
 int

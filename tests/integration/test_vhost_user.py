@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+"""What a well-behaved front end gets: states of queues, status, inflight area, queue numbers."""
+
+import os
+import struct
+import unittest
+
+from vhost_user_client import *
+
+
+class VhostUser(HostileTest):
+    DEVICES = HostileTest.DEVICES + (
+        "name blk mgmtdev sim_blk backend ram 4M",
+        "name pairs mgmtdev sim_net backend loopback max_vqp 4",
+    )
+
+    def queue_states(self, ring_type, before, protocol):
+        """Where the queues stand after three exchanges and what before() does."""
+        net = self.net(ring_type, protocol=protocol).start()
+        if protocol & P_STATUS:
+            net.client.u64(SET_STATUS, 7)
+        for _ in range(3):
+            net.exchange()
+        before(net.client)
+        states = []
+        for ring in net.rx, net.tx:
+            index, state = struct.unpack("<II", net.client.ask(GET_VRING_BASE, struct.pack("<II", ring.index, 0)))
+            self.assertEqual(index, ring.index)
+            states.append(state)
+        # And go on from there on the same connection.
+        net.rx.start(net.client, base=states[0])
+        net.tx.start(net.client, base=states[1])
+        if protocol & P_STATUS:
+            net.client.u64(SET_STATUS, 7)
+        net.exchange()
+        net.close()
+        self.closers.remove(net)
+        return states
+
+    def test_state_after_stop(self):
+        packed = 3 | 1 << 15 | 3 << 16 | 1 << 31
+        self.assertEqual(self.queue_states(SplitRing, lambda c: None, P_REPLY_ACK), [3, 3])
+        self.assertEqual(self.queue_states(PackedRing, lambda c: None, P_REPLY_ACK), [packed, packed])
+
+    def test_state_after_status_0(self):
+        """QEMU 7.2 resets the status before it asks where the queues stand."""
+        states = self.queue_states(SplitRing, lambda c: c.u64(SET_STATUS, 0), P_REPLY_ACK | P_STATUS)
+        self.assertEqual(states, [3, 3])
+
+    def test_queue_numbers(self):
+        for name, number in ("victim", 1), ("pairs", 4), ("blk", 1):
+            with self.subTest(name), Client(self.daemon.path(name)) as client:
+                client.negotiate(protocol=P_REPLY_ACK | P_MQ)
+                self.assertEqual(client.ask_u64(GET_QUEUE_NUM), number)
+
+    def test_inflight_area_outlives_the_connection(self):
+        with Client(self.daemon.path("blk")) as client:
+            client.negotiate(protocol=P_REPLY_ACK | P_INFLIGHT)
+            fds = []
+            area = client.ask(GET_INFLIGHT_FD, struct.pack("<QQHHI", 0, 0, 1, 64, 0), fds)
+            size, offset, queues, entries = struct.unpack_from("<QQHH", area)
+            self.assertEqual(len(fds), 1)
+            self.assertGreaterEqual(os.fstat(fds[0]).st_size, size + offset)
+            self.assertEqual((queues, entries), (1, 64))
+        with Client(self.daemon.path("blk")) as client:
+            client.negotiate(protocol=P_REPLY_ACK | P_INFLIGHT)
+            self.assertEqual(client.ack(SET_INFLIGHT_FD, area, fds), 0)
+            memory = self.memory()
+            self.assertEqual(client.set_memory(memory), 0)
+            ring = SplitRing(memory, 0)
+            self.assertEqual(ring.start(client), 0)
+            # GET_ID (type 8): header, 20 bytes, status.
+            at = memory.alloc(4096)
+            memory.write(at, struct.pack("<IIQ", 8, 0, 0))
+            ring.set_desc(0, memory.GPA + at, 16, DESC_NEXT, 1)
+            ring.set_desc(1, memory.GPA + at + 16, 20, DESC_NEXT | DESC_WRITE, 2)
+            ring.set_desc(2, memory.GPA + at + 36, 1, DESC_WRITE)
+            memory.write(at + 36, b"\xff")
+            ring.submit(0)
+            ring.kick()
+            self.assertEqual(wait_until(ring.poll), 21)
+            self.assertEqual(memory.read(at + 36, 1), b"\0")
+            header = os.pread(fds[0], 16, offset)
+            version, entries, _, used = struct.unpack_from("<HHHH", header, 8)
+            self.assertEqual((version, entries, used), (1, 64, 1))
+        os.close(fds[0])
+
+
+if __name__ == "__main__":
+    unittest.main()
