@@ -87,11 +87,11 @@ void vdpa_iotlb_put(struct vdpa_iotlb *tlb);
 typedef int (*vdpa_iotlb_diff_fn)(const struct vdpa_mem_region *region, void *arg);
 
 /**
- * Go from `old` to `new` (either may be NULL): unmap() for each region only in old, then map() for
- * each only in new. On failure what was done is undone in reverse, by the opposite callback, and
+ * Go from `old` to `now` (either may be NULL): unmap() for each region only in old, then map() for
+ * each only in now. On failure what was done is undone in reverse, by the opposite callback, and
  * the first error is returned.
  */
-int vdpa_iotlb_diff(const struct vdpa_iotlb *old, const struct vdpa_iotlb *new,
+int vdpa_iotlb_diff(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now,
 		    vdpa_iotlb_diff_fn map, vdpa_iotlb_diff_fn unmap, void *arg);
 
 /** Front-end address to IOVA, for a range within one region. 0 or -EFAULT. */
