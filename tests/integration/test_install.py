@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+
+"""The application in doc/examples builds by pkg-config, from the build tree and from an installed one,
+shared and static, and serves a device."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+import harness
+import vhost_user_client
+
+SOURCE = os.environ.get('UVDPA_SOURCE', '')
+BUILD = os.environ.get('UVDPA_BUILD', '')
+
+
+def run(*command, **kwargs):
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            **kwargs)
+    if result.returncode != 0:
+        raise AssertionError(f'{shlex.join(command)}:\n{result.stdout}')
+    return result.stdout
+
+
+class Example(unittest.TestCase):
+    def setUp(self):
+        harness.skip_unless(SOURCE and BUILD, 'UVDPA_SOURCE and UVDPA_BUILD name no trees')
+        harness.skip_unless(shutil.which('cc') and shutil.which('pkg-config'),
+                            'needs cc and pkg-config')
+        self.dir = tempfile.mkdtemp(prefix='uvdpa-test.')
+        self.addCleanup(shutil.rmtree, self.dir)
+
+    def build(self, pkg_config_path, static=False):
+        env = dict(os.environ, PKG_CONFIG_PATH=pkg_config_path)
+
+        def ask(*args):
+            return shlex.split(run('pkg-config', *args, env=env))
+
+        flags = ask('--cflags', '--libs', 'uvdpa')
+        if static:
+            # uvdpa alone, with what its file says that it needs; DPDK stays shared, since linking
+            # all of DPDK statically takes development packages that Debian's does not ask for.
+            private = [word for word in ask('--print-requires-private', 'uvdpa')
+                       if word[0].isalpha()]
+            flags = [flag.replace('-luvdpa', '-l:libuvdpa.a') for flag in flags]
+            flags += ask('--libs', *private)
+        program = os.path.join(self.dir, 'minimal')
+        run('cc', '-Wall', '-Werror', os.path.join(SOURCE, 'doc/examples/minimal.c'), '-o',
+            program, *flags)
+        return program
+
+    def serve(self, program, library_path):
+        """Run it and pass traffic through its device."""
+        path = os.path.join(self.dir, 'net0.sock')
+        process = subprocess.Popen(
+            [program, '--no-huge', '-m', '64', '--no-shconf', '--no-pci', '--no-telemetry', '--',
+             path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, env=dict(os.environ, LD_LIBRARY_PATH=library_path))
+        out = harness.Reader(process.stdout)
+        try:
+            out.wait('^net0 is served')
+            with vhost_user_client.NetDriver(path) as driver:
+                driver.start()
+                driver.exchange()
+                driver.exchange()
+        finally:
+            process.stdin.close()
+            try:
+                code = process.wait(harness.TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = process.wait()
+            out.join()
+        self.assertEqual(code, 0, out.text())
+        self.assertFalse(os.path.exists(path))
+
+    def uses_shared_library(self, program, library_path):
+        text = run('ldd', program, env=dict(os.environ, LD_LIBRARY_PATH=library_path))
+        return 'libuvdpa' in text
+
+    def test_against_the_build_tree(self):
+        program = self.build(os.path.join(BUILD, 'meson-uninstalled'))
+        self.assertTrue(self.uses_shared_library(program, BUILD))
+        self.serve(program, BUILD)
+
+    def test_against_an_installed_tree(self):
+        prefix = os.path.join(self.dir, 'root')
+        env = dict(os.environ, DESTDIR=prefix)
+        run('meson', 'install', '--no-rebuild', '-C', BUILD, env=env)
+        pcs = run('find', prefix, '-name', 'uvdpa.pc').split()
+        self.assertEqual(len(pcs), 1, pcs)
+        # The file names the final prefix: let it name the one it is under now.
+        with open(pcs[0]) as f:
+            text = f.read()
+        with open(pcs[0], 'w') as f:
+            f.write(text.replace('prefix=', f'prefix={prefix}', 1))
+        folder = os.path.dirname(pcs[0])
+        library_path = os.path.dirname(folder)
+        self.assertTrue(os.path.isfile(os.path.join(library_path, 'libuvdpa.a')))
+
+        program = self.build(folder)
+        self.assertTrue(self.uses_shared_library(program, library_path))
+        self.serve(program, library_path)
+
+        program = self.build(folder, static=True)
+        self.assertFalse(self.uses_shared_library(program, library_path))
+        self.serve(program, library_path)
+
+        # Every installed header stands on its own, in C and in C++.
+        headers = run('find', prefix, '-path', '*/uvdpa/*.h').split()
+        self.assertIn('vdpa.h', [os.path.basename(h) for h in headers])
+        flags = shlex.split(run('pkg-config', '--cflags', 'uvdpa',
+                                env=dict(os.environ, PKG_CONFIG_PATH=folder)))
+        for header in headers:
+            for language in ('c', 'c++'):
+                if language == 'c++' and not shutil.which('c++'):
+                    continue
+                run('c++' if language == 'c++' else 'cc', '-fsyntax-only', '-x', language,
+                    '-include', header, '/dev/null', *flags)
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)
