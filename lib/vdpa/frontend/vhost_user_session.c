@@ -250,6 +250,14 @@ start_failed(struct vhu_session *s, int rc)
 	if (strncmp(why, name, len) == 0 && strncmp(why + len, ": ", 2) == 0)
 		why += len + 2;
 	vdpa_device_fail(s->dev->vdev, -1, rc, "start: %s", why);
+	/* The control loop stops it, later; and eventfds, log and inflight area are the front end's
+	 * to take away from now on. */
+	for (uint16_t i = 0; i < s->nrings; i++) {
+		struct vdpa_vq_state state;
+
+		if (s->rings[i].started)
+			(void)vdpa_device_stop_vq(s->dev->vdev, i, &state);
+	}
 }
 
 static void
