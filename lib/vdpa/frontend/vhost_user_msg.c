@@ -20,7 +20,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <linux/vhost.h>
@@ -199,9 +198,8 @@ set_mem_table(struct request *req)
 				  n);
 	for (uint32_t i = 0; i < n; i++) {
 		const struct vhu_mem_region *r = &memory->regions[i];
-		struct stat st;
 
-		if (fstat(req->fds[i], &st) < 0 || !S_ISREG(st.st_mode))
+		if (!vdpa_vhu_is_shm(req->fds[i]))
 			return vdpa_error(EINVAL,
 					  "memory region at 0x%" PRIx64
 					  ": the file is not a shared memory file",
@@ -408,11 +406,15 @@ static int
 set_backend_req_fd(struct request *req)
 {
 	struct vhu_session *s = req->s;
-	struct stat st;
-	int fd;
+	socklen_t dlen = sizeof(int), tlen = sizeof(int);
+	int fd, domain, type;
 
-	if (fstat(req->fds[0], &st) < 0 || !S_ISSOCK(st.st_mode))
-		return vdpa_error(EINVAL, "the file descriptor is no socket");
+	/* Other families do not all keep to MSG_DONTWAIT. */
+	if (getsockopt(req->fds[0], SOL_SOCKET, SO_DOMAIN, &domain, &dlen) < 0 ||
+	    getsockopt(req->fds[0], SOL_SOCKET, SO_TYPE, &type, &tlen) < 0 || domain != AF_UNIX ||
+	    type != SOCK_STREAM)
+		return vdpa_error(EINVAL,
+				  "the file descriptor is no socket of AF_UNIX and SOCK_STREAM");
 	fd = take_fd(req, 0);
 	pthread_mutex_lock(&s->dev->lock);
 	if (s->backend_fd >= 0)

@@ -143,6 +143,11 @@ void vdpa_vhu_ring_set_err(struct vhu_session *s, uint16_t idx, int fd);
 
 /* vhost_user_shm.c */
 
+/*
+ * Whether fd is a file in memory: memfd, tmpfs, hugetlbfs. Asks the file system nothing. Any other,
+ * above all one served by a process (FUSE) or over a network, could keep each access waiting.
+ */
+bool vdpa_vhu_is_shm(int fd);
 /* Map len bytes at offset of fd's file; the caller keeps fd. */
 int vdpa_vhu_shm_map(struct vhu_shm **out, int fd, uint64_t offset, uint64_t len);
 /* NULL: no-op. */

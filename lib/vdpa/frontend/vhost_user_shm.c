@@ -7,6 +7,7 @@
  */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -18,6 +19,13 @@
 
 #include "vhost_user_priv.h"
 
+bool
+vdpa_vhu_is_shm(int fd)
+{
+	/* Only these three have seals. */
+	return fcntl(fd, F_GET_SEALS) >= 0;
+}
+
 int
 vdpa_vhu_shm_map(struct vhu_shm **out, int fd, uint64_t offset, uint64_t len)
 {
@@ -26,10 +34,10 @@ vdpa_vhu_shm_map(struct vhu_shm **out, int fd, uint64_t offset, uint64_t len)
 	struct stat st;
 	int rc;
 
+	if (!vdpa_vhu_is_shm(fd))
+		return vdpa_error(EINVAL, "the file is not a shared memory file");
 	if (fstat(fd, &st) < 0)
 		return vdpa_error(errno, "the file: %m");
-	if (!S_ISREG(st.st_mode))
-		return vdpa_error(EINVAL, "the file is not a shared memory file");
 	size = (uint64_t)st.st_size;
 	if (len == 0 || offset > size || len > size - offset)
 		return vdpa_error(EINVAL,
