@@ -128,8 +128,12 @@ class Vring(HostileTest):
 
     def test_full_call_eventfd_holds_nobody_up(self):
         net = self.net().start()
-        os.eventfd_write(net.rx.call_fd, (1 << 64) - 2)
-        os.eventfd_write(net.tx.call_fd, (1 << 64) - 2)
+        for ring in net.rx, net.tx:
+            fd = os.eventfd(0)
+            net.client.owned.append(fd)
+            os.eventfd_write(fd, (1 << 64) - 2)
+            self.assertEqual(net.client.u64(SET_VRING_CALL, ring.index, [fd]), 0)
+        net.exchange()
         net.exchange()
         self.healthy.exchange()
 
