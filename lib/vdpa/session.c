@@ -22,11 +22,8 @@ relay_kick(struct vdpa_event *ev, uint32_t revents)
 {
 	struct vdpa_core_vq *vq = ev->arg;
 	struct vdpa_device *vdev = vq->vdev;
-	eventfd_t count;
 
-	if (read(ev->fd, &count, sizeof(count)) < 0) {
-		if (errno == EAGAIN || errno == EINTR)
-			return;
+	if (!vdpa_eventfd_take(ev->fd)) {
 		/* Not an eventfd after all: it would wake us for ever. Deleted last, nobody waits
 		 * for this call from then on. */
 		vdpa_device_fail(vdev, (int)(vq - vdev->core->vqs), errno,
@@ -385,7 +382,7 @@ vdpa_device_set_vq_call(struct vdpa_device *vdev, uint16_t idx, int fd)
 		/* A signal on the old one is still there to be read; without one it was lost: make
 		 * up for it. */
 		if (fd >= 0 && had_none)
-			eventfd_write(fd, 1);
+			vdpa_eventfd_signal(fd);
 	}
 	vdpa_device_unlock(vdev);
 	return rc;

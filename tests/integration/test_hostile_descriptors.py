@@ -106,6 +106,18 @@ class Descriptors(vu.HostileTest):
                 client = self.connect(protocol=vu.P_REPLY_ACK | vu.P_BACKEND_REQ)
                 self.assert_refused(client, vu.SET_BACKEND_REQ_FD, b"", [sock.fileno()], cause="no socket of AF_UNIX")
 
+    def test_a_full_eventfd_made_blocking_again_holds_nobody_up(self):
+        """O_NONBLOCK is the open file's, so the front end can take it away at any time."""
+        net = self.net().start()
+        for ring in net.rx, net.tx:
+            os.set_blocking(ring.call_fd, True)
+            os.eventfd_write(ring.call_fd, 2**64 - 2)
+        net.exchange()
+        net.exchange()
+        self.healthy.exchange()
+        for ring in net.rx, net.tx:
+            self.assertGreaterEqual(os.eventfd_read(ring.call_fd), 2**64 - 2)
+
 
 if __name__ == "__main__":
     unittest.main()

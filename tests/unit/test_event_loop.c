@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -367,6 +368,48 @@ an_idle_loop_never_wakes(void **state)
 		vdpa_poller_del(&w[i].poller);
 }
 
+static void
+every_signal_of_an_eventfd_counts(void **state)
+{
+	int fd = eventfd(0, EFD_NONBLOCK), status;
+	eventfd_t value;
+	pid_t pid;
+
+	for (unsigned int i = 0; i < 1000; i++)
+		vdpa_eventfd_signal(fd);
+	assert_int_equal(eventfd_read(fd, &value), 0);
+	assert_int_equal(value, 1000);
+	pid = fork();
+	if (pid == 0) {
+		vdpa_eventfd_signal(fd);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_int_equal(eventfd_read(fd, &value), 0);
+	assert_int_equal(value, 1);
+	close(fd);
+}
+
+static void
+an_eventfd_that_would_block_is_not_waited_for(void **state)
+{
+	int fd = eventfd(0, 0);
+	eventfd_t value;
+
+	/* A wait here lasts until SIGALRM ends the program. */
+	alarm(10);
+	assert_true(vdpa_eventfd_take(fd));
+	assert_int_equal(eventfd_write(fd, UINT64_MAX - 1), 0);
+	vdpa_eventfd_signal(fd);
+	vdpa_eventfd_signal(fd);
+	assert_int_equal(eventfd_read(fd, &value), 0);
+	assert_true(value >= UINT64_MAX - 1);
+	alarm(0);
+	close(fd);
+	assert_false(vdpa_eventfd_take(fd));
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int
@@ -383,6 +426,8 @@ main(void)
 		TEST(a_cancelled_task_neither_runs_nor_is_running),
 		TEST(no_work_is_lost_between_polling_and_sleeping),
 		TEST(an_idle_loop_never_wakes),
+		TEST(every_signal_of_an_eventfd_counts),
+		TEST(an_eventfd_that_would_block_is_not_waited_for),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -34,6 +34,7 @@
 #include <rte_common.h>
 
 #include "vdpa_compat.h"
+#include "vdpa_event.h"
 #include "vdpa_log.h"
 #include "vhost_user.h"
 #include "vhost_user_priv.h"
@@ -636,7 +637,7 @@ vhost_user_failed(struct vdpa_device *vdev, int qidx)
 	pthread_mutex_lock(&dev->lock);
 	for (uint16_t i = 0; dev->session != NULL && i < dev->session->nrings; i++)
 		if (dev->session->rings[i].err_fd >= 0 && (qidx < 0 || qidx == i))
-			eventfd_write(dev->session->rings[i].err_fd, 1);
+			vdpa_eventfd_signal(dev->session->rings[i].err_fd);
 	pthread_mutex_unlock(&dev->lock);
 }
 

@@ -133,6 +133,16 @@ void vdpa_task_post(struct vdpa_event_loop *loop, struct vdpa_task *task);
 /** Take a task back: when it returns, the task is not queued and not running (but for itself). */
 void vdpa_task_cancel(struct vdpa_task *task);
 
+/**
+ * Signal an eventfd that others have too. Never waits, whatever they have done to the counter or to
+ * its O_NONBLOCK. One system call. Where the kernel denies asynchronous I/O (io_setup(2)) it is a
+ * plain write.
+ */
+void vdpa_eventfd_signal(int fd);
+
+/** Reset the counter of such an eventfd, without waiting. False when it cannot be read. */
+bool vdpa_eventfd_take(int fd);
+
 #ifdef __cplusplus
 }
 #endif

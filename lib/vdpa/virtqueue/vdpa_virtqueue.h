@@ -128,8 +128,8 @@ int vdpa_vq_get_state(const struct vdpa_virtqueue *vq, struct vdpa_vq_state *sta
 const char *vdpa_vq_error(const struct vdpa_virtqueue *vq);
 
 /**
- * eventfd that vdpa_vq_notify() writes; -1 for none. The caller keeps it open while set. It becomes
- * non-blocking, for both ends: the other could else make the write wait. Kept across set-ups.
+ * eventfd that vdpa_vq_notify() signals; -1 for none. The caller keeps it open while set. Kept
+ * across set-ups.
  */
 void vdpa_vq_set_call(struct vdpa_virtqueue *vq, int fd);
 

@@ -7,13 +7,12 @@
  * each call, not a function pointer: the branch is predicted and the callee a tail call.
  */
 
-#include <fcntl.h>
 #include <numa.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 
 #include <linux/virtio_config.h>
 
+#include "vdpa_event.h"
 #include "virtqueue_priv.h"
 
 struct vdpa_virtqueue *
@@ -183,14 +182,6 @@ vdpa_vq_error(const struct vdpa_virtqueue *vq)
 void
 vdpa_vq_set_call(struct vdpa_virtqueue *vq, int fd)
 {
-	int flags;
-
-	/* The fd is the front end's: a counter at its limit, or a pipe, must not block us. */
-	if (fd >= 0) {
-		flags = fcntl(fd, F_GETFL);
-		if (flags >= 0 && !(flags & O_NONBLOCK))
-			(void)fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-	}
 	vq->call_fd = fd;
 }
 
@@ -491,8 +482,7 @@ vdpa_vq_notify(struct vdpa_virtqueue *vq)
 	vq->signalled_valid = true;
 	if (!wanted)
 		return false;
-	/* EAGAIN: the counter is at its limit, so a signal is pending already. */
-	(void)eventfd_write(vq->call_fd, 1);
+	vdpa_eventfd_signal(vq->call_fd);
 	vdpa_vq_count(&vq->counters.calls, 1);
 	return true;
 }
