@@ -17,6 +17,7 @@
 #include <rte_bitops.h>
 #include <rte_common.h>
 
+#include "error_priv.h"
 #include "vdpa_driver.h"
 #include "vdpa_event.h"
 #include "vdpa_frontend.h"
@@ -96,6 +97,20 @@ vdpa_device_started(const struct vdpa_device *vdev)
 {
 	return vdev->core->state == VDPA_STATE_RUNNING || vdev->core->state == VDPA_STATE_SUSPENDED;
 }
+
+/*
+ * status.c: an op of the driver failed (told: vdpa_error_count() before it). Keeps the message that
+ * it set, which knows more, else says which op it was; names device and queue (-1: the device).
+ */
+int vdpa_op_failed(struct vdpa_device *vdev, int qidx, const char *op, int rc, unsigned int told);
+
+/* Call an op: its result, with a message where it fails. */
+#define VDPA_OP(vdev, qidx, op, call)                                                              \
+	({                                                                                         \
+		unsigned int told_ = vdpa_error_count();                                           \
+		int rc_ = (call);                                                                  \
+		rc_ < 0 ? vdpa_op_failed(vdev, qidx, op, rc_, told_) : rc_;                        \
+	})
 
 /* status.c: the steps, under the device's lock. Each checks the rules and calls the op. */
 int vdpa_step_reset(struct vdpa_device *vdev);

@@ -9,13 +9,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "error_priv.h"
 #include "vdpa_args.h"
 #include "vdpa_log.h"
 #include "vdpa.h"
 
-#define ERROR_MESSAGE_MAX 512
-
-static __thread char error_message[ERROR_MESSAGE_MAX];
+static __thread char error_message[VDPA_ERROR_MAX];
+static __thread unsigned int error_count;
 
 RTE_LOG_REGISTER(vdpa_logtype, lib.uvdpa, NOTICE);
 
@@ -27,7 +27,14 @@ vdpa_error(int err, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(error_message, sizeof(error_message), fmt, ap);
 	va_end(ap);
+	error_count++;
 	return -abs(err);
+}
+
+unsigned int
+vdpa_error_count(void)
+{
+	return error_count;
 }
 
 const char *

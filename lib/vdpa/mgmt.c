@@ -437,7 +437,7 @@ vdpa_dev_add(const char *words)
 	if (req.fe != NULL)
 		rc = bind_frontend(vdev, req.fe, &req.args);
 	if (rc < 0) {
-		char why[512];
+		char why[VDPA_ERROR_MAX];
 
 		snprintf(why, sizeof(why), "%s", vdpa_error_message());
 		req.mdev->ops->dev_del(req.mdev, vdev);

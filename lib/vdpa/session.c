@@ -45,51 +45,22 @@ static int
 attach_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
 {
 	struct vdpa_core_vq *vq = &vdev->core->vqs[idx];
-	int rc;
 
-	if (vdev->config->set_vq_kick != NULL) {
-		rc = vdev->config->set_vq_kick(vdev, idx, fd);
-		if (rc < 0)
-			return vdpa_error(rc, "%s: queue %u: set_vq_kick: %s", vdev->name, idx,
-					  strerror(-rc));
-		return 0;
-	}
+	if (vdev->config->set_vq_kick != NULL)
+		return VDPA_OP(vdev, idx, "set_vq_kick", vdev->config->set_vq_kick(vdev, idx, fd));
 	vdpa_event_del(&vq->relay);
 	if (fd < 0)
 		return 0;
 	vq->relay =
 		(struct vdpa_event){.fd = fd, .events = EPOLLIN, .handler = relay_kick, .arg = vq};
-	rc = vdpa_event_add(vdpa_event_loop_control(), &vq->relay);
-	if (rc < 0)
-		return vdpa_error(rc, "%s: queue %u: the kick file descriptor: %s", vdev->name, idx,
-				  strerror(-rc));
-	return 0;
+	return VDPA_OP(vdev, idx, "kick relay",
+		       vdpa_event_add(vdpa_event_loop_control(), &vq->relay));
 }
 
 static int
 attach_call(struct vdpa_device *vdev, uint16_t idx, int fd)
 {
-	int rc = vdev->config->set_vq_cb(vdev, idx, fd);
-
-	if (rc < 0)
-		return vdpa_error(rc, "%s: queue %u: set_vq_cb: %s", vdev->name, idx,
-				  strerror(-rc));
-	return 0;
-}
-
-static int
-enable_vq(struct vdpa_device *vdev, uint16_t idx, bool enable)
-{
-	const struct vdpa_config_ops *ops = vdev->config;
-	int rc;
-
-	if (ops->set_vq_enable == NULL)
-		return vdpa_step_vq_ready(vdev, idx, enable);
-	rc = ops->set_vq_enable(vdev, idx, enable);
-	if (rc < 0)
-		return vdpa_error(rc, "%s: queue %u: set_vq_enable: %s", vdev->name, idx,
-				  strerror(-rc));
-	return 0;
+	return VDPA_OP(vdev, idx, "set_vq_cb", vdev->config->set_vq_cb(vdev, idx, fd));
 }
 
 /* Every step of one queue, to ready. Unwound by vdpa_session_stop() or undo_vq(). */
@@ -104,13 +75,11 @@ setup_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *co
 		rc = vdpa_step_vq_address(vdev, idx, conf->desc, conf->driver, conf->device);
 	if (rc == 0)
 		rc = vdpa_step_vq_state(vdev, idx, &conf->state);
-	if (rc == 0 && conf->inflight.addr != NULL) {
-		rc = ops->set_vq_inflight != NULL ? ops->set_vq_inflight(vdev, idx, &conf->inflight)
-						  : -EOPNOTSUPP;
-		if (rc < 0)
-			vdpa_error(rc, "%s: queue %u: inflight area: %s", vdev->name, idx,
-				   strerror(-rc));
-	}
+	if (rc == 0 && conf->inflight.addr != NULL)
+		rc = VDPA_OP(vdev, idx, "inflight area",
+			     ops->set_vq_inflight != NULL
+				     ? ops->set_vq_inflight(vdev, idx, &conf->inflight)
+				     : -EOPNOTSUPP);
 	if (rc == 0)
 		rc = attach_call(vdev, idx, conf->call_fd);
 	if (rc == 0)
@@ -118,7 +87,7 @@ setup_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *co
 	if (rc == 0 && (conf->enabled || ops->set_vq_enable != NULL))
 		rc = vdpa_step_vq_ready(vdev, idx, true);
 	if (rc == 0 && !conf->enabled && ops->set_vq_enable != NULL)
-		rc = enable_vq(vdev, idx, false);
+		rc = VDPA_OP(vdev, idx, "set_vq_enable", ops->set_vq_enable(vdev, idx, false));
 	if (rc == 0)
 		vdev->core->vqs[idx].conf = *conf;
 	return rc;
@@ -168,15 +137,13 @@ session_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf)
 	for (uint16_t i = 0; rc == 0 && i < conf->nvqs; i++)
 		if (conf->vqs[i].ready)
 			rc = setup_vq(vdev, i, &conf->vqs[i]);
-	if (rc == 0 && ops->set_config_cb != NULL) {
-		rc = ops->set_config_cb(vdev, vdev->core->config_fd);
-		if (rc < 0)
-			vdpa_error(rc, "%s: set_config_cb: %s", vdev->name, strerror(-rc));
-	}
+	if (rc == 0 && ops->set_config_cb != NULL)
+		rc = VDPA_OP(vdev, -1, "set_config_cb",
+			     ops->set_config_cb(vdev, vdev->core->config_fd));
 	if (rc == 0)
 		rc = vdpa_step_status(vdev, status |= VDPA_S_DRIVER_OK);
 	if (rc < 0) {
-		char why[VDPA_FAILURE_MAX];
+		char why[VDPA_ERROR_MAX];
 
 		/* The reset may fail too; what is told is the first cause. */
 		snprintf(why, sizeof(why), "%s", vdpa_error_message());
@@ -215,41 +182,90 @@ vdpa_device_stop(struct vdpa_device *vdev)
 	return rc;
 }
 
+/* After a suspension for the sake of one queue: the others must not stand still unnoticed. */
+static void
+go_on(struct vdpa_device *vdev)
+{
+	int rc = vdpa_step_resume(vdev);
+
+	if (rc < 0)
+		vdpa_device_fail(vdev, -1, rc, "it does not resume");
+}
+
+/* Whether queues come and go while the device runs; else they do before DRIVER_OK only. */
+static bool
+takes_late_vqs(struct vdpa_device *vdev)
+{
+	return (vdpa_get_backend_features(vdev) &
+		RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) != 0;
+}
+
 /*
- * Stop and start again with one queue more (add >= 0), for devices that take queues before
- * DRIVER_OK only. Every running queue goes on where it was.
+ * Stop and start again with one queue as conf has it, for devices that take queues before DRIVER_OK
+ * only. Every queue that was set up goes on where it was.
  */
 static int
-restart_with(struct vdpa_device *vdev, uint16_t add, const struct vdpa_vq_config *conf)
+restart_with(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf)
 {
 	struct vdpa_device_core *core = vdev->core;
 	struct vdpa_vq_config vqs[VDPA_VQ_MAX];
 	struct vdpa_start_config start = {
 		.features = core->features, .vqs = vqs, .nvqs = core->nvqs};
+	char why[VDPA_ERROR_MAX];
 	int rc;
 
 	if (core->logging)
-		return vdpa_error(EOPNOTSUPP, "%s: queue %u: cannot be added during a migration",
-				  vdev->name, add);
+		return vdpa_error(EOPNOTSUPP,
+				  "%s: queue %u: the device cannot start again during a migration",
+				  vdev->name, idx);
 	rc = vdpa_step_suspend(vdev);
 	if (rc < 0)
 		return rc;
 	for (uint16_t i = 0; i < core->nvqs; i++) {
-		vqs[i] = core->vqs[i].conf;
-		vqs[i].ready = core->vqs[i].ready;
-		if (!vqs[i].ready)
+		vqs[i] = i == idx ? *conf : core->vqs[i].conf;
+		/* A disabled one is not ready, but set up. */
+		vqs[i].ready = i == idx || core->vqs[i].conf.num != 0;
+		if (core->vqs[i].conf.num == 0)
 			continue;
-		rc = vdev->config->get_vq_state(vdev, i, &vqs[i].state);
+		rc = VDPA_OP(vdev, i, "get_vq_state",
+			     vdev->config->get_vq_state(vdev, i, &vqs[i].state));
 		if (rc < 0)
-			return vdpa_error(rc, "%s: queue %u: get_vq_state: %s", vdev->name, i,
-					  strerror(-rc));
+			goto err_resume;
 	}
-	vqs[add] = *conf;
-	vqs[add].ready = true;
 	start.iotlb = vdpa_iotlb_get(core->iotlb);
 	rc = session_start(vdev, &start);
 	vdpa_iotlb_put(start.iotlb);
 	return rc;
+
+err_resume:
+	/* The others go on as they were. */
+	snprintf(why, sizeof(why), "%s", vdpa_error_message());
+	go_on(vdev);
+	return vdpa_error(rc, "%s", why);
+}
+
+/* Where the device has no notion of enabling, a disabled queue is one that is not ready. */
+static int
+enable_vq(struct vdpa_device *vdev, uint16_t idx, bool enable)
+{
+	const struct vdpa_config_ops *ops = vdev->config;
+	struct vdpa_vq_config *conf = &vdev->core->vqs[idx].conf, changed = *conf;
+	int rc;
+
+	if (ops->set_vq_enable != NULL)
+		return VDPA_OP(vdev, idx, "set_vq_enable", ops->set_vq_enable(vdev, idx, enable));
+	if (!takes_late_vqs(vdev)) {
+		changed.enabled = enable;
+		return restart_with(vdev, idx, &changed);
+	}
+	if (enable) {
+		rc = vdpa_step_vq_state(vdev, idx, &conf->state);
+		return rc < 0 ? rc : vdpa_step_vq_ready(vdev, idx, true);
+	}
+	rc = vdpa_step_vq_ready(vdev, idx, false);
+	return rc < 0 ? rc
+		      : VDPA_OP(vdev, idx, "get_vq_state",
+				ops->get_vq_state(vdev, idx, &conf->state));
 }
 
 /* Checks of a call about one queue of a running session. */
@@ -278,14 +294,13 @@ vdpa_device_start_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_v
 		rc = vdpa_error(EBUSY, "%s: queue %u: is started", vdev->name, idx);
 	if (rc < 0)
 		goto out;
-	if ((vdpa_get_backend_features(vdev) & RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) ==
-	    0) {
+	if (!takes_late_vqs(vdev)) {
 		rc = restart_with(vdev, idx, conf);
 		goto out;
 	}
 	rc = setup_vq(vdev, idx, conf);
 	if (rc < 0) {
-		char why[VDPA_FAILURE_MAX];
+		char why[VDPA_ERROR_MAX];
 
 		snprintf(why, sizeof(why), "%s", vdpa_error_message());
 		undo_vq(vdev, idx);
@@ -308,6 +323,7 @@ any_vq_ready(const struct vdpa_device *vdev)
 int
 vdpa_device_stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 {
+	char why[VDPA_ERROR_MAX];
 	struct vdpa_core_vq *vq;
 	int rc;
 
@@ -323,23 +339,21 @@ vdpa_device_stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state
 	if (vq->ready) {
 		/* Where queues come and go one by one, stop this one; else all, they stop together.
 		 */
-		if ((vdpa_get_backend_features(vdev) &
-		     RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) != 0 ||
-		    vdev->config->suspend == NULL)
+		if (takes_late_vqs(vdev) || vdev->config->suspend == NULL)
 			rc = vdpa_step_vq_ready(vdev, idx, false);
 		else
 			rc = vdpa_step_suspend(vdev);
 	}
-	if (rc == 0) {
-		rc = vdev->config->get_vq_state(vdev, idx, state);
-		if (rc < 0)
-			vdpa_error(rc, "%s: queue %u: get_vq_state: %s", vdev->name, idx,
-				   strerror(-rc));
-	}
+	if (rc == 0)
+		rc = VDPA_OP(vdev, idx, "get_vq_state",
+			     vdev->config->get_vq_state(vdev, idx, state));
+	/* What follows may fail too; what is told is the first cause. */
+	snprintf(why, sizeof(why), "%s", rc < 0 ? vdpa_error_message() : "");
 	undo_vq(vdev, idx);
-	if (vdev->core->state == VDPA_STATE_SUSPENDED && vdev->config->resume != NULL &&
-	    any_vq_ready(vdev))
-		vdpa_step_resume(vdev);
+	if (vdev->core->state == VDPA_STATE_SUSPENDED && any_vq_ready(vdev))
+		go_on(vdev);
+	if (rc < 0)
+		vdpa_error(rc, "%s", why);
 out:
 	vdpa_device_unlock(vdev);
 	return rc;
@@ -434,12 +448,11 @@ vdpa_device_set_log(struct vdpa_device *vdev, const struct vdpa_dirty_log *log,
 		rc = log == NULL ? 0 : vdpa_error(EOPNOTSUPP, "%s: has no dirty log", vdev->name);
 	} else {
 		if (log != NULL)
-			rc = vdev->config->log_start(vdev, log, used_iova);
+			rc = VDPA_OP(vdev, -1, "log_start",
+				     vdev->config->log_start(vdev, log, used_iova));
 		else if (core->logging)
-			rc = vdev->config->log_stop(vdev);
-		if (rc < 0)
-			vdpa_error(rc, "%s: dirty log: %s", vdev->name, strerror(-rc));
-		else
+			rc = VDPA_OP(vdev, -1, "log_stop", vdev->config->log_stop(vdev));
+		if (rc == 0)
 			core->logging = log != NULL;
 	}
 	vdpa_device_unlock(vdev);
@@ -457,7 +470,7 @@ vdpa_device_announce(struct vdpa_device *vdev, const uint8_t mac[6])
 	else if (vdev->config->announce == NULL)
 		rc = vdpa_error(EOPNOTSUPP, "%s: cannot announce", vdev->name);
 	else
-		rc = vdev->config->announce(vdev, mac);
+		rc = VDPA_OP(vdev, -1, "announce", vdev->config->announce(vdev, mac));
 	vdpa_device_unlock(vdev);
 	return rc;
 }
@@ -473,7 +486,8 @@ vdpa_get_vq_notification(struct vdpa_device *vdev, uint16_t idx,
 	if (rc == 0 && vdev->config->get_vq_notification == NULL)
 		rc = vdpa_error(EOPNOTSUPP, "%s: has no doorbell to give away", vdev->name);
 	if (rc == 0)
-		rc = vdev->config->get_vq_notification(vdev, idx, area);
+		rc = VDPA_OP(vdev, idx, "get_vq_notification",
+			     vdev->config->get_vq_notification(vdev, idx, area));
 	vdpa_device_unlock(vdev);
 	return rc;
 }

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <linux/virtio_config.h>
@@ -23,17 +24,20 @@
 #define VIRTIO_F_RING_PACKED 34
 #endif
 
-/* An op failed: keep its own message where it set one, else say which step it was. */
-static int
-step_failed(struct vdpa_device *vdev, const char *step, int rc)
+int
+vdpa_op_failed(struct vdpa_device *vdev, int qidx, const char *op, int rc, unsigned int told)
 {
-	return vdpa_error(rc, "%s: %s: %s", vdev->name, step, strerror(-rc));
-}
+	size_t len = strlen(vdev->name);
+	char own[VDPA_ERROR_MAX], queue[32] = "";
 
-static int
-vq_step_failed(struct vdpa_device *vdev, uint16_t idx, const char *step, int rc)
-{
-	return vdpa_error(rc, "%s: queue %u: %s: %s", vdev->name, idx, step, strerror(-rc));
+	snprintf(own, sizeof(own), "%s", vdpa_error_message());
+	if (qidx >= 0)
+		snprintf(queue, sizeof(queue), "queue %d: ", qidx);
+	if (vdpa_error_count() == told)
+		return vdpa_error(rc, "%s: %s%s: %s", vdev->name, queue, op, strerror(-rc));
+	if (strncmp(own, vdev->name, len) == 0 && own[len] == ':')
+		return rc;
+	return vdpa_error(rc, "%s: %s%s", vdev->name, queue, own);
 }
 
 static int
@@ -70,7 +74,7 @@ vdpa_step_quiesce(struct vdpa_device *vdev)
 
 	for (uint16_t i = 0; i < core->nvqs; i++)
 		vdpa_session_vq_detach(vdev, i);
-	rc = vdev->config->reset(vdev);
+	rc = VDPA_OP(vdev, -1, "the device does not reset", vdev->config->reset(vdev));
 	for (uint16_t i = 0; i < core->nvqs; i++) {
 		core->vqs[i].ready = false;
 		core->vqs[i].conf = (struct vdpa_vq_config){.kick_fd = -1, .call_fd = -1};
@@ -82,7 +86,7 @@ vdpa_step_quiesce(struct vdpa_device *vdev)
 	if (rc < 0) {
 		/* It may still use the memory: the table in force stays mapped. */
 		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
-		return step_failed(vdev, "the device does not reset", rc);
+		return rc;
 	}
 	vdpa_iotlb_put(core->iotlb);
 	core->iotlb = NULL;
@@ -148,9 +152,9 @@ vdpa_step_status(struct vdpa_device *vdev, uint8_t status)
 	if (added == 0)
 		return 0;
 
-	rc = vdev->config->set_status(vdev, status);
+	rc = VDPA_OP(vdev, -1, "set_status", vdev->config->set_status(vdev, status));
 	if (rc < 0)
-		return step_failed(vdev, "set_status", rc);
+		return rc;
 	if ((added & VDPA_S_FEATURES_OK) != 0 &&
 	    (vdev->config->get_status(vdev) & VDPA_S_FEATURES_OK) == 0)
 		return vdpa_error(EINVAL, "%s: the device refuses the features 0x%" PRIx64,
@@ -183,9 +187,10 @@ vdpa_step_features(struct vdpa_device *vdev, uint64_t features)
 	if (extra != 0)
 		return vdpa_error(EINVAL, "%s: the device does not have the features 0x%" PRIx64,
 				  vdev->name, extra);
-	rc = vdev->config->set_driver_features(vdev, features);
+	rc = VDPA_OP(vdev, -1, "set_driver_features",
+		     vdev->config->set_driver_features(vdev, features));
 	if (rc < 0)
-		return step_failed(vdev, "set_driver_features", rc);
+		return rc;
 	core->features = features;
 	core->features_set = true;
 	return 0;
@@ -244,13 +249,15 @@ vdpa_step_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
 	if (rc < 0)
 		return rc;
 	if (vdev->config->set_map != NULL)
-		rc = vdev->config->set_map(vdev, asid, tlb);
+		rc = VDPA_OP(vdev, -1, "set_map", vdev->config->set_map(vdev, asid, tlb));
 	else if (asid == 0)
-		rc = vdpa_iotlb_diff(core->iotlb, tlb, map_region, unmap_region, vdev);
+		rc = VDPA_OP(vdev, -1, "dma_map",
+			     vdpa_iotlb_diff(core->iotlb, tlb, map_region, unmap_region, vdev));
 	else
-		rc = -EOPNOTSUPP;
+		rc = vdpa_error(EOPNOTSUPP, "%s: address space %u: it maps one only", vdev->name,
+				asid);
 	if (rc < 0)
-		return step_failed(vdev, "memory map", rc);
+		return rc;
 	if (asid == 0) {
 		struct vdpa_iotlb *old = core->iotlb;
 
@@ -304,9 +311,9 @@ vdpa_step_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num)
 	if (!packed && (num & (num - 1)) != 0)
 		return vdpa_error(EINVAL, "%s: queue %u: size %u of a split ring, no power of two",
 				  vdev->name, idx, num);
-	rc = ops->set_vq_num(vdev, idx, num);
+	rc = VDPA_OP(vdev, idx, "set_vq_num", ops->set_vq_num(vdev, idx, num));
 	if (rc < 0)
-		return vq_step_failed(vdev, idx, "set_vq_num", rc);
+		return rc;
 	vdev->core->vqs[idx].conf.num = num;
 	return 0;
 }
@@ -354,9 +361,10 @@ vdpa_step_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint
 				     device, packed ? 4 : 6 + 8 * num, 4);
 	if (rc < 0)
 		return rc;
-	rc = vdev->config->set_vq_address(vdev, idx, desc, driver, device);
+	rc = VDPA_OP(vdev, idx, "set_vq_address",
+		     vdev->config->set_vq_address(vdev, idx, desc, driver, device));
 	if (rc < 0)
-		return vq_step_failed(vdev, idx, "set_vq_address", rc);
+		return rc;
 	conf->desc = desc;
 	conf->driver = driver;
 	conf->device = device;
@@ -371,9 +379,9 @@ vdpa_step_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_
 
 	if (rc < 0)
 		return rc;
-	rc = vdev->config->set_vq_state(vdev, idx, state);
+	rc = VDPA_OP(vdev, idx, "set_vq_state", vdev->config->set_vq_state(vdev, idx, state));
 	if (rc < 0)
-		return vq_step_failed(vdev, idx, "set_vq_state", rc);
+		return rc;
 	vdev->core->vqs[idx].conf.state = *state;
 	return 0;
 }
@@ -399,9 +407,9 @@ vdpa_step_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 	if (ready && vq->conf.desc == 0 && vq->conf.driver == 0 && vq->conf.device == 0)
 		return vdpa_error(EPROTO, "%s: queue %u: ready before its addresses", vdev->name,
 				  idx);
-	rc = vdev->config->set_vq_ready(vdev, idx, ready);
+	rc = VDPA_OP(vdev, idx, "set_vq_ready", vdev->config->set_vq_ready(vdev, idx, ready));
 	if (rc < 0)
-		return vq_step_failed(vdev, idx, "set_vq_ready", rc);
+		return rc;
 	vq->ready = ready;
 	return 0;
 }
@@ -419,9 +427,9 @@ vdpa_step_suspend(struct vdpa_device *vdev)
 		return vdpa_error(EPROTO, "%s: suspend before DRIVER_OK", vdev->name);
 	if (vdev->config->suspend == NULL)
 		return vdpa_error(EOPNOTSUPP, "%s: the device cannot suspend", vdev->name);
-	rc = vdev->config->suspend(vdev);
+	rc = VDPA_OP(vdev, -1, "suspend", vdev->config->suspend(vdev));
 	if (rc < 0)
-		return step_failed(vdev, "suspend", rc);
+		return rc;
 	vdpa_device_set_state(vdev, VDPA_STATE_SUSPENDED);
 	return 0;
 }
@@ -438,9 +446,9 @@ vdpa_step_resume(struct vdpa_device *vdev)
 				  vdev->name);
 	if (vdev->config->resume == NULL)
 		return vdpa_error(EOPNOTSUPP, "%s: the device cannot resume", vdev->name);
-	rc = vdev->config->resume(vdev);
+	rc = VDPA_OP(vdev, -1, "resume", vdev->config->resume(vdev));
 	if (rc < 0)
-		return step_failed(vdev, "resume", rc);
+		return rc;
 	vdpa_device_set_state(vdev, VDPA_STATE_RUNNING);
 	return 0;
 }
@@ -495,8 +503,7 @@ step_group_asid(struct vdpa_device *vdev, uint32_t group, uint32_t asid)
 	if (vdev->config->set_group_asid == NULL)
 		return asid == 0 ? 0
 				 : vdpa_error(EOPNOTSUPP, "%s: has one address space", vdev->name);
-	rc = vdev->config->set_group_asid(vdev, group, asid);
-	return rc < 0 ? step_failed(vdev, "set_group_asid", rc) : 0;
+	return VDPA_OP(vdev, -1, "set_group_asid", vdev->config->set_group_asid(vdev, group, asid));
 }
 
 int
@@ -584,7 +591,8 @@ vdpa_get_config(struct vdpa_device *vdev, size_t offset, void *buf, size_t len)
 	for (unsigned int i = 0; rc == 0 && i < CONFIG_TRIES; i++) {
 		before = vdev->config->get_generation != NULL ? vdev->config->get_generation(vdev)
 							      : 0;
-		rc = vdev->config->get_config(vdev, offset, buf, len);
+		rc = VDPA_OP(vdev, -1, "get_config",
+			     vdev->config->get_config(vdev, offset, buf, len));
 		after = vdev->config->get_generation != NULL ? vdev->config->get_generation(vdev)
 							     : 0;
 		if (before == after)
@@ -606,7 +614,8 @@ vdpa_set_config(struct vdpa_device *vdev, size_t offset, const void *buf, size_t
 	if (rc == 0 && vdev->config->set_config == NULL)
 		rc = vdpa_error(EOPNOTSUPP, "%s: the configuration is read-only", vdev->name);
 	if (rc == 0)
-		rc = vdev->config->set_config(vdev, offset, buf, len);
+		rc = VDPA_OP(vdev, -1, "set_config",
+			     vdev->config->set_config(vdev, offset, buf, len));
 	vdpa_device_unlock(vdev);
 	return rc;
 }

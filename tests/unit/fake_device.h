@@ -35,6 +35,7 @@ struct fake_device {
 	unsigned int calls;   /* fallible ops called */
 	unsigned int fail_at; /* fail the n-th of them from 1; 0: none */
 	bool fail_reset;
+	bool tells;	       /* and say why */
 	const char *failed_op; /* which one that was */
 	unsigned int *freed;   /* counts frees */
 };

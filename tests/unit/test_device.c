@@ -321,6 +321,33 @@ start_unwinds_wherever_it_fails(void **state)
 	nothing_is_left(f);
 }
 
+/* The driver knows why; what the core could say of it is less. */
+static void
+the_message_of_an_op_is_kept(void **state)
+{
+	struct fixture *f = *state;
+
+	f->fake->tells = true;
+	for (unsigned int at = 1;; at++) {
+		f->fake->calls = 0;
+		f->fake->fail_at = at;
+		if (vdpa_device_start(f->vdev, &f->start) == 0)
+			break;
+		if (strstr(f->fake->failed_op, "_vq_") != NULL)
+			assert_non_null(strstr(vdpa_error_message(), "fake0: queue "));
+		else
+			assert_string_equal(vdpa_error_message(), "fake0: the fan has stopped");
+		assert_non_null(strstr(vdpa_error_message(), ": the fan has stopped"));
+	}
+	/* An old message is not taken for the op's. */
+	f->fake->tells = false;
+	f->fake->calls = 0;
+	f->fake->fail_at = 1;
+	vdpa_error(EIO, "something else");
+	assert_int_equal(vdpa_suspend(f->vdev), -EIO);
+	assert_string_equal(vdpa_error_message(), "fake0: suspend: Input/output error");
+}
+
 static int
 setup_own_kick(void **state)
 {
@@ -361,6 +388,51 @@ kicks_are_relayed_until_the_queue_stops(void **state)
 	eventfd_write(f->kick_fd[0], 1);
 	usleep(20000);
 	assert_int_equal(f->fake->vq[0].kicks, kicks);
+}
+
+static void
+a_disabled_queue_goes_on_where_it_stopped(void **state)
+{
+	struct fixture *f = *state;
+
+	for (unsigned int late = 0; late < 2; late++) {
+		f->fake->backend_features =
+			late ? UINT64_C(1) << VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK : 0;
+		assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+		f->fake->vq[0].state.split.avail_index = 42;
+		assert_int_equal(vdpa_device_enable_vq(f->vdev, 0, false), 0);
+		assert_false(f->fake->vq[0].ready);
+		assert_true(f->fake->vq[1].ready);
+		/* What becomes of the device meanwhile does not lose it. */
+		if (!late)
+			assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), 0);
+		else
+			f->fake->vq[0].state.split.avail_index = 0;
+		assert_int_equal(vdpa_device_enable_vq(f->vdev, 0, true), 0);
+		assert_true(f->fake->vq[0].ready);
+		assert_int_equal(f->fake->vq[0].state.split.avail_index, 42);
+		assert_int_equal(f->fake->vq[0].kick_fd, f->fake->vq[1].kick_fd);
+		assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
+		assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	}
+}
+
+static void
+a_failed_restart_for_a_late_queue_leaves_the_others_running(void **state)
+{
+	struct fixture *f = *state;
+
+	f->fake->backend_features = 0;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	/* The second op: reading where the first queue stands. */
+	f->fake->calls = 0;
+	f->fake->fail_at = 2;
+	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), -EIO);
+	assert_string_equal(f->fake->failed_op, "fake_get_vq_state");
+	assert_non_null(strstr(vdpa_error_message(), "queue 0: get_vq_state"));
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
+	assert_false(f->fake->suspended);
+	assert_true(f->fake->vq[0].ready && f->fake->vq[1].ready);
 }
 
 static void
@@ -556,6 +628,9 @@ main(void)
 						teardown),
 		TEST(a_device_that_does_not_reset_is_failed_until_it_does),
 		TEST(kicks_are_relayed_until_the_queue_stops),
+		TEST(the_message_of_an_op_is_kept),
+		TEST(a_disabled_queue_goes_on_where_it_stopped),
+		TEST(a_failed_restart_for_a_late_queue_leaves_the_others_running),
 		TEST(a_late_queue_restarts_a_device_that_cannot_take_it),
 		TEST(a_late_queue_starts_alone_where_the_device_can),
 		TEST(other_queues_go_on_when_one_stops),

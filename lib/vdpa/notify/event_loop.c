@@ -24,7 +24,9 @@
 #include <rte_launch.h>
 #include <rte_lcore.h>
 
+#include "error_priv.h"
 #include "event_loop_priv.h"
+#include "vdpa.h"
 #include "vdpa_args.h"
 #include "vdpa_event.h"
 
@@ -341,6 +343,7 @@ struct loop_call {
 	void *arg;
 	int rc;
 	bool done; /* the loop's lock */
+	char message[VDPA_ERROR_MAX];
 };
 
 static void
@@ -348,8 +351,11 @@ call_run(struct vdpa_task *task)
 {
 	struct loop_call *call = task->arg;
 	struct vdpa_event_loop *loop = task->loop;
+	unsigned int told = vdpa_error_count();
 	int rc = call->fn(call->arg);
 
+	if (rc < 0 && vdpa_error_count() != told)
+		snprintf(call->message, sizeof(call->message), "%s", vdpa_error_message());
 	pthread_mutex_lock(&loop->lock);
 	call->rc = rc;
 	call->done = true;
@@ -360,16 +366,23 @@ call_run(struct vdpa_task *task)
 int
 vdpa_event_loop_call(struct vdpa_event_loop *loop, int (*fn)(void *arg), void *arg)
 {
-	struct loop_call call = {.fn = fn, .arg = arg};
+	struct loop_call call;
 
 	if (vdpa_event_loop_is_self(loop))
 		return fn(arg);
+	call.fn = fn;
+	call.arg = arg;
+	call.done = false;
+	call.message[0] = '\0';
 	call.task = (struct vdpa_task){.run = call_run, .arg = &call};
 	vdpa_task_post(loop, &call.task);
 	pthread_mutex_lock(&loop->lock);
 	while (!call.done)
 		pthread_cond_wait(&loop->done, &loop->lock);
 	pthread_mutex_unlock(&loop->lock);
+	/* What was said over there is the caller's error. */
+	if (call.message[0] != '\0')
+		vdpa_error(call.rc, "%s", call.message);
 	return call.rc;
 }
 

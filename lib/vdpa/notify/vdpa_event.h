@@ -98,7 +98,8 @@ bool vdpa_event_loop_is_self(const struct vdpa_event_loop *loop);
  * Run fn(arg) on the loop's thread and wait for it to return. Runs it directly when called from
  * that thread. What runs on a loop is bounded, so the wait is. The caller must hold no lock that a
  * handler, poller or task of this loop takes.
- * @return what fn returned.
+ * @return what fn returned; where that is an error with a message (vdpa_error()), the message is
+ * the caller's.
  */
 int vdpa_event_loop_call(struct vdpa_event_loop *loop, int (*fn)(void *arg), void *arg);
 
