@@ -109,7 +109,7 @@ class Cycles(unittest.TestCase):
             process.stdin.close()
             process.stdout.close()
 
-    def testpmd(self, daemon, i):
+    def run_testpmd(self, daemon, i):
         port = harness.virtio_user(daemon.socket('net0'), packed=bool(i % 2))
         with harness.Testpmd([port]) as pmd:
             pmd.run('start tx_first')
@@ -126,7 +126,7 @@ class Cycles(unittest.TestCase):
         self.check(self.killed)
 
     def test_testpmd_closed_and_killed(self):
-        self.check(self.testpmd, cycles=4, warm_up=2)
+        self.check(self.run_testpmd, cycles=4, warm_up=2)
 
     def test_devices_added_and_removed(self):
         def cycle(daemon, i):

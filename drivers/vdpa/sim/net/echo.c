@@ -8,6 +8,8 @@
  * counted.
  */
 
+#include <netinet/ip6.h>
+#include <netinet/ip_icmp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,7 +46,7 @@ struct neigh_msg {
 	uint8_t target[16];
 	uint8_t opt_type, opt_len;
 	uint8_t opt_addr[RTE_ETHER_ADDR_LEN];
-} __rte_packed;
+} __attribute__((packed));
 _Static_assert(sizeof(struct neigh_msg) == 32, "RFC 4861, 4.4");
 
 static int
@@ -133,7 +135,7 @@ answer_ipv4(const struct echo *e, uint8_t *frame, uint32_t l2, uint32_t len)
 	    (ip->fragment_offset & RTE_BE16(RTE_IPV4_HDR_MF_FLAG | RTE_IPV4_HDR_OFFSET_MASK)) != 0)
 		return 0;
 	icmp = (void *)(frame + l2 + hlen);
-	if (icmp->icmp_type != RTE_IP_ICMP_ECHO_REQUEST || icmp->icmp_code != 0 ||
+	if (icmp->icmp_type != ICMP_ECHO || icmp->icmp_code != 0 ||
 	    sum16(icmp, total - hlen, 0) != 0xffff)
 		return 0;
 	/* Not to a group: nobody there would answer by that address. */
@@ -145,7 +147,7 @@ answer_ipv4(const struct echo *e, uint8_t *frame, uint32_t l2, uint32_t len)
 	ip->time_to_live = 64;
 	ip->hdr_checksum = 0;
 	ip->hdr_checksum = rte_cpu_to_be_16((uint16_t)~sum16(ip, hlen, 0));
-	icmp->icmp_type = RTE_IP_ICMP_ECHO_REPLY;
+	icmp->icmp_type = ICMP_ECHOREPLY;
 	icmp->icmp_cksum = 0;
 	sum = sum16(icmp, total - hlen, 0);
 	icmp->icmp_cksum = rte_cpu_to_be_16((uint16_t)~sum);
@@ -154,31 +156,31 @@ answer_ipv4(const struct echo *e, uint8_t *frame, uint32_t l2, uint32_t len)
 }
 
 static uint16_t
-icmp6_cksum(const struct rte_ipv6_hdr *ip, const void *msg, uint32_t len)
+icmp6_cksum(const struct ip6_hdr *ip, const void *msg, uint32_t len)
 {
 	/* Addresses, length and next header (RFC 8200, 8.1). */
-	return (uint16_t)~sum16(msg, len, sum16(ip->src_addr, 32, len + IPPROTO_ICMPV6));
+	return (uint16_t)~sum16(msg, len, sum16(&ip->ip6_src, 32, len + IPPROTO_ICMPV6));
 }
 
 static uint32_t
 answer_neigh(const struct echo *e, uint8_t *frame, uint32_t l2, uint32_t len)
 {
-	struct rte_ipv6_hdr *ip = (void *)(frame + l2);
+	struct ip6_hdr *ip = (void *)(frame + l2);
 	struct neigh_msg *msg = (void *)(ip + 1);
 	static const uint8_t unspecified[16];
 	const uint32_t total = l2 + sizeof(*ip) + sizeof(*msg);
 
-	if (rte_be_to_cpu_16(ip->payload_len) < offsetof(struct neigh_msg, opt_type) ||
-	    msg->target[0] == 0xff || ip->hop_limits != 255)
+	if (rte_be_to_cpu_16(ip->ip6_plen) < offsetof(struct neigh_msg, opt_type) ||
+	    msg->target[0] == 0xff || ip->ip6_hlim != 255)
 		return 0;
 	/* Duplicate address detection: the address is the guest's, to say otherwise would take it.
 	 */
-	if (memcmp(ip->src_addr, unspecified, 16) == 0 ||
-	    memcmp(ip->src_addr, msg->target, 16) == 0)
+	if (memcmp(ip->ip6_src.s6_addr, unspecified, 16) == 0 ||
+	    memcmp(ip->ip6_src.s6_addr, msg->target, 16) == 0)
 		return 0;
-	memcpy(ip->dst_addr, ip->src_addr, 16);
-	memcpy(ip->src_addr, msg->target, 16);
-	ip->payload_len = rte_cpu_to_be_16(sizeof(*msg));
+	memcpy(ip->ip6_dst.s6_addr, ip->ip6_src.s6_addr, 16);
+	memcpy(ip->ip6_src.s6_addr, msg->target, 16);
+	ip->ip6_plen = rte_cpu_to_be_16(sizeof(*msg));
 	msg->type = ICMP6_NEIGH_ADVERT;
 	msg->code = 0;
 	msg->cksum = 0;
@@ -195,24 +197,24 @@ answer_neigh(const struct echo *e, uint8_t *frame, uint32_t l2, uint32_t len)
 static uint32_t
 answer_ipv6(const struct echo *e, uint8_t *frame, uint32_t l2, uint32_t len)
 {
-	struct rte_ipv6_hdr *ip = (void *)(frame + l2);
+	struct ip6_hdr *ip = (void *)(frame + l2);
 	uint8_t *msg = (uint8_t *)(ip + 1), addr[16];
 	uint32_t plen;
 	uint16_t cksum;
 
-	if (len < l2 + sizeof(*ip) + 8 || frame[l2] >> 4 != 6 || ip->proto != IPPROTO_ICMPV6)
+	if (len < l2 + sizeof(*ip) + 8 || frame[l2] >> 4 != 6 || ip->ip6_nxt != IPPROTO_ICMPV6)
 		return 0;
-	plen = rte_be_to_cpu_16(ip->payload_len);
+	plen = rte_be_to_cpu_16(ip->ip6_plen);
 	if (plen < 8 || plen > len - l2 - sizeof(*ip) || icmp6_cksum(ip, msg, plen) != 0)
 		return 0;
 	if (msg[0] == ICMP6_NEIGH_SOLICIT)
 		return answer_neigh(e, frame, l2, len);
-	if (msg[0] != ICMP6_ECHO_REQUEST || msg[1] != 0 || ip->dst_addr[0] == 0xff)
+	if (msg[0] != ICMP6_ECHO_REQUEST || msg[1] != 0 || ip->ip6_dst.s6_addr[0] == 0xff)
 		return 0;
-	memcpy(addr, ip->src_addr, 16);
-	memcpy(ip->src_addr, ip->dst_addr, 16);
-	memcpy(ip->dst_addr, addr, 16);
-	ip->hop_limits = 64;
+	memcpy(addr, ip->ip6_src.s6_addr, 16);
+	memcpy(ip->ip6_src.s6_addr, ip->ip6_dst.s6_addr, 16);
+	memcpy(ip->ip6_dst.s6_addr, addr, 16);
+	ip->ip6_hlim = 64;
 	msg[0] = ICMP6_ECHO_REPLY;
 	msg[2] = msg[3] = 0;
 	cksum = rte_cpu_to_be_16(icmp6_cksum(ip, msg, plen));

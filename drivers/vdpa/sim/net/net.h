@@ -51,7 +51,7 @@ struct net_hdr {
 	uint16_t csum_start;
 	uint16_t csum_offset;
 	uint16_t num_buffers;
-} __rte_packed;
+} __attribute__((packed));
 _Static_assert(sizeof(struct net_hdr) == 12, "virtio 1.2, 5.1.6");
 
 /* virtio_net_config up to mtu. */
@@ -60,7 +60,7 @@ struct net_config {
 	uint16_t status;
 	uint16_t max_virtqueue_pairs;
 	uint16_t mtu;
-} __rte_packed;
+} __attribute__((packed));
 _Static_assert(sizeof(struct net_config) == 12, "virtio 1.2, 5.1.4");
 
 struct net_device;
