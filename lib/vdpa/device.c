@@ -120,7 +120,8 @@ fail_task_run(struct vdpa_task *task)
 	qidx = core->fail_qidx;
 	pthread_mutex_unlock(&core->fail_lock);
 	if (stop) {
-		vdpa_step_quiesce(vdev);
+		if (vdpa_step_quiesce(vdev) < 0)
+			VDPA_LOG(ERR, "%s", vdpa_error_message());
 		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
 	}
 	vdpa_device_unlock(vdev);
@@ -167,7 +168,6 @@ vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_o
 	pthread_mutex_init(&core->lock, NULL);
 	pthread_mutex_init(&core->fail_lock, NULL);
 	core->refcnt = 1;
-	core->alloc_size = size;
 	core->config_fd = -1;
 	core->fail_task = (struct vdpa_task){.run = fail_task_run, .arg = vdev};
 	return vdev;
@@ -256,7 +256,8 @@ vdpa_unregister_device(struct vdpa_device *vdev)
 		vdpa_device_unlock(vdev);
 		return;
 	}
-	vdpa_session_stop(vdev);
+	if (vdpa_session_stop(vdev) < 0)
+		VDPA_LOG(ERR, "%s", vdpa_error_message());
 	vdpa_device_set_state(vdev, VDPA_STATE_REMOVED);
 	pthread_mutex_lock(&core->fail_lock);
 	core->fail_open = false;

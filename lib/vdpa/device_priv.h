@@ -51,7 +51,6 @@ struct vdpa_device_core {
 	pthread_mutex_t lock;
 	enum vdpa_device_state state; /* written under (L); read by atomic load */
 	uint32_t refcnt;	      /* atomic */
-	size_t alloc_size;
 
 	uint8_t status;		  /* (L) what the driver has set */
 	uint64_t features;	  /* (L) negotiated */

@@ -218,7 +218,6 @@ kick_event(struct vdpa_event *ev, uint32_t revents)
 
 /* Virtqueues, under the device's lock. */
 
-/* Wait until nothing of q (NULL: of any virtqueue) is under way in the class. */
 static unsigned int
 outstanding(struct sim_device *dev, const struct sim_queue *only)
 {
@@ -238,6 +237,7 @@ work_outstanding(void *arg)
 	return (int)outstanding(w->dev, w->q);
 }
 
+/* Wait until nothing of q (NULL: of any virtqueue) is under way in the class. */
 static int
 drain(struct sim_device *dev, struct sim_queue *q)
 {
@@ -247,11 +247,9 @@ drain(struct sim_device *dev, struct sim_queue *q)
 	if (dev->class->outstanding == NULL)
 		return 0;
 	while (work(work_outstanding, (struct work){.dev = dev, .q = q}) > 0) {
-		if (waited > (uint64_t)SIM_DRAIN_TIMEOUT_MS * 1000000) {
-			VDPA_LOG(ERR, "%s: queue %d: requests do not end within %u ms",
-				 dev->vdev.name, q != NULL ? q->idx : -1, SIM_DRAIN_TIMEOUT_MS);
-			return -ETIMEDOUT;
-		}
+		if (waited > (uint64_t)dev->drain_timeout_ms * 1000000)
+			return vdpa_error(ETIMEDOUT, "requests do not end within %u ms",
+					  dev->drain_timeout_ms);
 		nanosleep(&nap, NULL);
 		waited += (uint64_t)nap.tv_nsec;
 		nap.tv_nsec = RTE_MIN(nap.tv_nsec * 2, 1000000L);
@@ -391,7 +389,7 @@ work_stop(void *arg)
 {
 	struct work *w = arg;
 
-	w->q->ready = false;
+	w->q->enabled = false;
 	queue_update(w->q);
 	return 0;
 }
@@ -401,6 +399,7 @@ work_teardown(void *arg)
 {
 	struct work *w = arg;
 
+	w->q->ready = false;
 	/* One that an error broke has no state to keep: it stays what it was started with. */
 	vdpa_vq_get_state(w->q->vq, &w->q->state);
 	vdpa_vq_teardown(w->q->vq);
@@ -425,9 +424,12 @@ sim_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 	}
 	work(work_stop, w);
 	rc = drain(dev, q);
-	if (rc == 0)
-		work(work_teardown, w);
-	return rc;
+	if (rc < 0) {
+		/* Its requests still use it: ready, though it does not run, until a reset. */
+		vdpa_device_fail(vdev, idx, rc, "%s", vdpa_error_message());
+		return rc;
+	}
+	return work(work_teardown, w);
 }
 
 static bool
@@ -451,9 +453,13 @@ sim_set_vq_enable(struct vdpa_device *vdev, uint16_t idx, bool enable)
 {
 	struct sim_device *dev = sim_dev(vdev);
 	struct sim_queue *q = &dev->vqs[idx];
+	int rc;
 
 	work(work_enable, (struct work){.dev = dev, .q = q, .on = enable});
-	return enable ? 0 : drain(dev, q);
+	rc = enable ? 0 : drain(dev, q);
+	if (rc < 0)
+		work(work_enable, (struct work){.dev = dev, .q = q, .on = true});
+	return rc;
 }
 
 static int
@@ -667,8 +673,9 @@ work_quiesce(void *arg)
 	return 0;
 }
 
+/* Let go of what is the front end's: rings, call eventfds, dirty log, inflight areas. */
 static int
-work_reset(void *arg)
+work_detach(void *arg)
 {
 	struct work *w = arg;
 	struct sim_device *dev = w->dev;
@@ -682,8 +689,18 @@ work_reset(void *arg)
 		q->call_fd = -1;
 		queue_forget(q);
 	}
-	dev->features = 0;
 	dev->log = NULL;
+	return 0;
+}
+
+static int
+work_reset(void *arg)
+{
+	struct work *w = arg;
+	struct sim_device *dev = w->dev;
+
+	work_detach(w);
+	dev->features = 0;
 	vdpa_iotlb_put(dev->tlb);
 	dev->tlb = NULL;
 	if (dev->class->reset != NULL)
@@ -700,8 +717,14 @@ sim_reset(struct vdpa_device *vdev)
 	sim_set_config_cb(vdev, -1);
 	work(work_quiesce, (struct work){.dev = dev});
 	rc = drain(dev, NULL);
-	if (rc < 0)
+	if (rc < 0) {
+		/*
+		 * Requests may still read and write guest memory: it stays mapped, here and, as the
+		 * reset fails, in the core. All else goes: the front end takes it back now.
+		 */
+		work(work_detach, (struct work){.dev = dev});
 		return rc;
+	}
 	return work(work_reset, (struct work){.dev = dev});
 }
 
@@ -710,9 +733,16 @@ sim_suspend(struct vdpa_device *vdev)
 {
 	struct sim_device *dev = sim_dev(vdev);
 
+	int rc;
+
 	dev->suspended = true;
 	work(work_update, (struct work){.dev = dev});
-	return drain(dev, NULL);
+	rc = drain(dev, NULL);
+	if (rc < 0) {
+		dev->suspended = false;
+		work(work_update, (struct work){.dev = dev});
+	}
+	return rc;
 }
 
 static int
@@ -783,7 +813,6 @@ static int
 sim_get_stats(struct vdpa_device *vdev, struct vdpa_stat *stats, unsigned int n)
 {
 	struct sim_device *dev = sim_dev(vdev);
-
 	int i = dev->class->stats != NULL ? dev->class->stats(dev, stats, n) : 0;
 
 	return sim_stat(stats, n, i, "busy_cycles", &dev->busy_cycles);
@@ -839,7 +868,8 @@ work_set_map(void *arg)
 
 	for (uint16_t i = 0; i < dev->nvqs; i++)
 		if (dev->vqs[i].ready && !dev->vqs[i].failed && !ring_in(&dev->vqs[i], w->tlb))
-			return vdpa_error(EFAULT, "queue %u is not in the new memory", i);
+			return vdpa_error(EFAULT, "the rings of queue %u are not in the new memory",
+					  i);
 	for (uint16_t i = 0; i < dev->nvqs; i++) {
 		struct sim_queue *q = &dev->vqs[i];
 		int rc;
@@ -913,6 +943,7 @@ static void
 sim_free(struct vdpa_device *vdev)
 {
 	struct sim_device *dev = sim_dev(vdev);
+	bool stuck = dev->set_up && dev->class->outstanding != NULL && outstanding(dev, NULL) > 0;
 
 	if (dev->set_up && dev->class->teardown != NULL)
 		dev->class->teardown(dev);
@@ -921,7 +952,9 @@ sim_free(struct vdpa_device *vdev)
 		vdpa_vq_free(dev->vqs[i].vq);
 	free(dev->vqs);
 	free(dev->running);
-	vdpa_iotlb_put(dev->tlb);
+	/* Memory that somebody may still write to is never unmapped. */
+	if (!stuck)
+		vdpa_iotlb_put(dev->tlb);
 	if (dev->worker != NULL)
 		sim_worker_put(dev->worker);
 	if (dev->class != NULL)
@@ -1026,6 +1059,7 @@ sim_device_create(const struct sim_class *class, struct vdpa_mgmt_dev *mdev, con
 		return -errno;
 	dev->vdev.mdev = mdev;
 	dev->config_fd = -1;
+	dev->drain_timeout_ms = SIM_DRAIN_TIMEOUT_MS;
 	rte_spinlock_init(&dev->config_lock);
 	dev->poller = (struct vdpa_poller){.poll = sim_poll, .sleep = sim_sleep, .arg = dev};
 	dev->kick_task = (struct vdpa_task){.run = kick_task, .arg = dev};

@@ -97,6 +97,7 @@ struct sim_device {
 	void *priv;
 	uint16_t nvqs;
 	uint16_t vq_num_max;
+	unsigned int drain_timeout_ms; /**< SIM_DRAIN_TIMEOUT_MS; a test has less patience */
 	uint64_t device_features;
 	uint64_t features; /**< negotiated */
 	uint8_t status;
@@ -141,12 +142,16 @@ struct sim_class {
 	int (*init)(struct sim_device *dev, const struct vdpa_args *args);
 	/** Optional: virtqueues and worker exist, the device is not yet on the bus. */
 	int (*setup)(struct sim_device *dev);
-	/** Optional: undo setup(), off the bus, nothing runs. The worker still exists. */
+	/**
+	 * Optional: undo setup(), off the bus, nothing runs. The worker still exists. Requests
+	 * that outstanding() still counts never ended: their memory must be left alone, as the core
+	 * leaves the guest's.
+	 */
 	void (*teardown)(struct sim_device *dev);
 	/** Undo init(). */
 	void (*fini)(struct sim_device *dev);
-	/** Optional: attribute words of dev set. Without the device's lock; vdpa_error() on
-	 * failure. */
+	/** Optional: attribute words of dev set. With the device's lock; vdpa_error() on failure.
+	 */
 	int (*set_attr)(struct sim_device *dev, const struct vdpa_args *args);
 	/** Optional: -EINVAL with vdpa_error() for a set of features it cannot run. */
 	int (*check_features)(struct sim_device *dev, uint64_t features);
@@ -179,7 +184,8 @@ struct sim_class {
 	 * Optional, for classes that complete later: chains popped and not yet pushed. After
 	 * vq_stop() the core waits, bounded, off the worker until it is 0, before it takes state or
 	 * memory away. The class pushes, flushes and notifies completions of a stopped virtqueue as
-	 * usual.
+	 * usual; when the wait was in vain these calls have no effect any more, but guest memory is
+	 * still there.
 	 */
 	unsigned int (*outstanding)(struct sim_queue *q);
 	/** Optional: DRIVER_OK was set (or the device resumed); it ends (reset, suspend). */

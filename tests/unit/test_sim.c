@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* The simulator core with a class that completes late, or never: it pops and keeps. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "../../drivers/vdpa/sim/sim.h"
+#include "ring_driver.h"
+#include "vdpa_frontend.h"
+
+#define MEM_SIZE (1u << 20)
+#define NUM	 16
+#define BUF	 (RING_MEM_IOVA + 0x80000)
+
+/* One request at a time, of a device with one virtqueue. */
+struct keeper {
+	struct vdpa_vq_chain chain;
+	struct iovec iov[4];
+	unsigned int kept; /* atomic */
+};
+
+static int
+keeper_init(struct sim_device *dev, const struct vdpa_args *args)
+{
+	struct keeper *k = calloc(1, sizeof(*k));
+
+	k->chain.iov = k->iov;
+	k->chain.iov_max = 4;
+	dev->priv = k;
+	dev->nvqs = 1;
+	dev->device_features = SIM_RING_FEATURES;
+	return 0;
+}
+
+static void
+keeper_fini(struct sim_device *dev)
+{
+	free(dev->priv);
+}
+
+static unsigned int
+keeper_process(struct sim_queue *q, unsigned int budget)
+{
+	struct keeper *k = q->dev->priv;
+
+	if (k->kept > 0 || vdpa_vq_pop(q->vq, &k->chain) != 1)
+		return 0;
+	__atomic_store_n(&k->kept, 1, __ATOMIC_RELEASE);
+	return 1;
+}
+
+static unsigned int
+keeper_outstanding(struct sim_queue *q)
+{
+	struct keeper *k = q->dev->priv;
+
+	return __atomic_load_n(&k->kept, __ATOMIC_ACQUIRE);
+}
+
+static const struct sim_class keeper_class = {
+	.name = "keeper",
+	.device_id = 2,
+	.config_size = 8,
+	.max_vqs = 1,
+	.init = keeper_init,
+	.fini = keeper_fini,
+	.process = keeper_process,
+	.outstanding = keeper_outstanding,
+};
+
+struct fixture {
+	struct sim_device *dev;
+	struct vdpa_device *vdev;
+	struct keeper *keeper;
+	struct ring_mem mem;
+	struct ring_driver ring;
+	struct vdpa_vq_config conf;
+	struct vdpa_start_config start;
+};
+
+static void
+post(struct fixture *f)
+{
+	struct ring_buf b = {.iova = BUF, .len = 8, .write = true};
+
+	assert_true(ring_driver_post(&f->ring, &b, 1) >= 0);
+	eventfd_write(f->conf.kick_fd, 1);
+}
+
+/* Bounded wait for what the worker does. */
+#define EVENTUALLY(cond)                                                                           \
+	do {                                                                                       \
+		for (unsigned int i_ = 0; i_ < 5000 && !(cond); i_++)                              \
+			usleep(1000);                                                              \
+		assert_true(cond);                                                                 \
+	} while (0)
+
+/* Complete what is kept, as a class does: on the worker, into guest memory, then push. */
+static int
+complete(void *arg)
+{
+	struct fixture *f = arg;
+	struct sim_queue *q = &f->dev->vqs[0];
+
+	memcpy(f->keeper->iov[0].iov_base, "complete", 8);
+	vdpa_vq_push(q->vq, &f->keeper->chain, 8);
+	vdpa_vq_flush(q->vq);
+	vdpa_vq_notify(q->vq);
+	__atomic_store_n(&f->keeper->kept, 0, __ATOMIC_RELEASE);
+	return 0;
+}
+
+static int
+setup(void **state)
+{
+	static const struct vdpa_args no_words;
+	const uint64_t size = MEM_SIZE;
+	struct fixture *f = calloc(1, sizeof(*f));
+	struct ring_driver *r = &f->ring;
+
+	assert_int_equal(sim_device_create(&keeper_class, NULL, "keep0", &no_words, &f->dev), 0);
+	f->dev->drain_timeout_ms = 20;
+	f->vdev = &f->dev->vdev;
+	f->keeper = f->dev->priv;
+	assert_int_equal(vdpa_register_device(f->vdev), 0);
+	assert_int_equal(ring_mem_init(&f->mem, &size, 1), 0);
+	assert_int_equal(ring_driver_init(r, &f->mem, SIM_BIT(SIM_F_VERSION_1), NUM, RING_MEM_IOVA),
+			 0);
+	f->conf = (struct vdpa_vq_config){.ready = true,
+					  .enabled = true,
+					  .num = NUM,
+					  .desc = r->desc,
+					  .driver = r->drv,
+					  .device = r->dev,
+					  .kick_fd = eventfd(0, EFD_NONBLOCK),
+					  .call_fd = eventfd(0, EFD_NONBLOCK)};
+	f->start = (struct vdpa_start_config){.features = SIM_BIT(SIM_F_VERSION_1),
+					      .iotlb = f->mem.tlb,
+					      .vqs = &f->conf,
+					      .nvqs = 1};
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	post(f);
+	EVENTUALLY(keeper_outstanding(&f->dev->vqs[0]) == 1);
+	*state = f;
+	return 0;
+}
+
+static int
+teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	if (keeper_outstanding(&f->dev->vqs[0]) > 0)
+		sim_call(f->dev, complete, f);
+	vdpa_unregister_device(f->vdev);
+	vdpa_put_device(f->vdev);
+	assert_int_equal(f->mem.tlb->refcnt, 1);
+	close(f->conf.kick_fd);
+	close(f->conf.call_fd);
+	ring_driver_fini(&f->ring);
+	ring_mem_fini(&f->mem);
+	free(f);
+	return 0;
+}
+
+/* The front end takes back eventfds and log when the device stops, however it stops. */
+static void
+a_reset_in_vain_keeps_guest_memory_and_nothing_else(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t bits[64] = {0};
+	const struct vdpa_dirty_log log = {.bitmap = bits, .size = sizeof(bits)};
+	const uint64_t used_iova = f->ring.dev;
+	eventfd_t count;
+
+	assert_int_equal(vdpa_device_set_log(f->vdev, &log, &used_iova), 0);
+	assert_int_equal(vdpa_device_stop(f->vdev), -ETIMEDOUT);
+	assert_non_null(strstr(vdpa_error_message(), "keep0: requests do not end"));
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_FAILED);
+	assert_ptr_equal(f->dev->tlb, f->mem.tlb);
+	sim_call(f->dev, complete, f);
+	assert_memory_equal(ring_mem_va(&f->mem, BUF), "complete", 8);
+	assert_int_equal(eventfd_read(f->conf.call_fd, &count), -1);
+	for (unsigned int i = 0; i < sizeof(bits); i++)
+		assert_int_equal(bits[i], 0);
+	/* Now it can be reset. */
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_null(f->dev->tlb);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_IDLE);
+}
+
+static void
+a_queue_that_does_not_stop_fails_its_device(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_vq_state where;
+	char why[256];
+
+	assert_int_equal(vdpa_device_stop_vq(f->vdev, 0, &where), -ETIMEDOUT);
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	vdpa_device_failure(f->vdev, why, sizeof(why));
+	assert_string_equal(why, "queue 0: requests do not end within 20 ms (ETIMEDOUT)");
+	sim_call(f->dev, complete, f);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+}
+
+static void
+a_suspension_in_vain_is_none(void **state)
+{
+	struct fixture *f = *state;
+	uint32_t len;
+	uint16_t id;
+
+	assert_int_equal(vdpa_suspend(f->vdev), -ETIMEDOUT);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
+	assert_int_equal(vdpa_device_enable_vq(f->vdev, 0, false), -ETIMEDOUT);
+	sim_call(f->dev, complete, f);
+	assert_true(ring_driver_poll(&f->ring, &id, &len));
+	post(f);
+	EVENTUALLY(keeper_outstanding(&f->dev->vqs[0]) == 1);
+}
+
+static void
+memory_under_a_request_is_not_changed(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(vdpa_device_set_iotlb(f->vdev, f->mem.tlb), -ETIMEDOUT);
+	sim_call(f->dev, complete, f);
+	assert_int_equal(vdpa_device_set_iotlb(f->vdev, f->mem.tlb), 0);
+	post(f);
+	EVENTUALLY(keeper_outstanding(&f->dev->vqs[0]) == 1);
+}
+
+/* Said on the worker's thread, heard on the caller's. */
+static void
+memory_without_the_rings_is_refused_with_the_reason(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_mem_region_spec spec = {.iova = 0x40000000,
+					    .uaddr = RING_MEM_UADDR,
+					    .size = MEM_SIZE,
+					    .fd = f->mem.region[0].fd};
+	struct vdpa_iotlb *tlb;
+
+	sim_call(f->dev, complete, f);
+	assert_int_equal(vdpa_iotlb_create(NULL, &spec, 1, &tlb), 0);
+	assert_int_equal(vdpa_device_set_iotlb(f->vdev, tlb), -EFAULT);
+	assert_string_equal(vdpa_error_message(),
+			    "keep0: the rings of queue 0 are not in the new memory");
+	vdpa_iotlb_put(tlb);
+}
+
+static int
+group_setup(void **state)
+{
+	return vdpa_init(NULL);
+}
+
+static int
+group_teardown(void **state)
+{
+	vdpa_cleanup();
+	return 0;
+}
+
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(a_reset_in_vain_keeps_guest_memory_and_nothing_else),
+		TEST(a_queue_that_does_not_stop_fails_its_device),
+		TEST(a_suspension_in_vain_is_none),
+		TEST(memory_under_a_request_is_not_changed),
+		TEST(memory_without_the_rings_is_refused_with_the_reason),
+	};
+
+	return cmocka_run_group_tests(tests, group_setup, group_teardown);
+}
