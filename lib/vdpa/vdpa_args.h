@@ -75,7 +75,8 @@ const char *vdpa_args_str(const struct vdpa_args *args, const char *word, const 
 bool vdpa_args_has(const struct vdpa_args *args, const char *word);
 
 /**
- * Set the calling thread's error message.
+ * Set the calling thread's error message: one line, no full stop, no newline; it may begin with the
+ * device's name and a colon.
  * @return -err (err positive or negative), for `return vdpa_error(EINVAL, "...", ...);`
  */
 int vdpa_error(int err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -5,10 +5,16 @@
  * @file vdpa_driver.h
  * For authors of vDPA drivers: config ops, devices, management devices, driver registry.
  *
- * A driver implements struct vdpa_config_ops, the kernel's by name and meaning. The core calls
- * every op with the device's lock held, so ops of one device never run at the same time; an op must
- * not call back into the core except where a function's comment allows it. Ops that can fail return
- * 0 or a negative errno. A NULL optional op says that the device lacks the capability.
+ * A driver implements struct vdpa_config_ops, the kernel's by name and meaning. The core calls ops
+ * with the device's lock held, so ops of one device do not run at the same time; an op must not
+ * call back into the core except where a function's comment allows it. Without the lock, from any
+ * thread and at any time, it calls the kicks, the statistics, and what is the same from
+ * registration on: get_vq_count, get_vq_num_max, get_device_features, get_backend_features,
+ * get_device_id, get_vendor_id and get_config_size.
+ *
+ * Ops that can fail return 0 or a negative errno; one that sets a message (vdpa_error()) is quoted,
+ * of another the core says its name and the errno. A NULL optional op says that the device lacks
+ * the capability.
  */
 
 #ifndef VDPA_DRIVER_H
@@ -54,10 +60,12 @@ struct vdpa_stat {
 #define VDPA_BACKEND_F_IOTLB_PERSIST	      8
 
 /**
- * What a device can do. Order of calls, kept by the core:
+ * What a device can do. Order of calls of a start, kept by the core (virtio 1.2, 3.1.1):
  * reset, set_status(ACKNOWLEDGE), (DRIVER), get_device_features, set_driver_features,
  * set_status(FEATURES_OK), set_map or dma_map, for each virtqueue set_vq_num, set_vq_address,
- * set_vq_state, set_vq_cb, set_vq_kick, set_vq_ready(true); set_config_cb; set_status(DRIVER_OK).
+ * set_vq_state, set_vq_inflight, set_vq_cb, set_vq_kick, set_vq_ready(true),
+ * set_vq_enable(false) for one that starts disabled; set_config_cb; set_status(DRIVER_OK). A stop
+ * is log_stop, where a log runs and the front end ends it, and reset.
  */
 struct vdpa_config_ops {
 	/* Virtqueues. idx is below get_vq_count(). */
@@ -80,8 +88,8 @@ struct vdpa_config_ops {
 	bool (*get_vq_ready)(struct vdpa_device *vdev, uint16_t idx);
 	/**
 	 * Optional: vhost-user's SET_VRING_ENABLE on a ready queue; a disabled one keeps its state
-	 * and moves no data. NULL: the core uses set_vq_ready. Queues are enabled when they become
-	 * ready.
+	 * and moves no data. NULL: the core uses set_vq_ready, with the queue's state kept by
+	 * get_vq_state and set_vq_state. Queues are enabled when they become ready.
 	 */
 	int (*set_vq_enable)(struct vdpa_device *vdev, uint16_t idx, bool enable);
 	/** Where to start. -EOPNOTSUPP for a state the device cannot load. */
@@ -131,8 +139,10 @@ struct vdpa_config_ops {
 	int (*set_status)(struct vdpa_device *vdev, uint8_t status);
 	/**
 	 * Back to the state after registration: status 0, nothing ready, no fd, no callback, no
-	 * map. It must succeed or the device is FAILED for good: -EIO or -ETIMEDOUT. On return the
-	 * device neither reads nor writes guest memory.
+	 * map. On return the device neither reads nor writes guest memory; where it cannot be sure
+	 * of that within a bounded time it returns -EIO or -ETIMEDOUT: the device is FAILED until
+	 * another reset succeeds, and the memory stays mapped. Eventfds, dirty log and inflight
+	 * areas must be let go in either case: they are closed and unmapped behind it.
 	 */
 	int (*reset)(struct vdpa_device *vdev);
 	/** Optional: stop all queues, keep their state; get_vq_state is valid on return. */
@@ -152,18 +162,18 @@ struct vdpa_config_ops {
 	/** Optional: announce the guest (vhost-user SEND_RARP) by this MAC address. */
 	int (*announce)(struct vdpa_device *vdev, const uint8_t mac[6]);
 
-	/* DMA: set_map, or dma_map and dma_unmap, or neither (then the core maps for the device).
-	 */
+	/* DMA: set_map, or dma_map and dma_unmap; one of the two must be there. */
 
 	/** Optional: an address space before DRIVER_OK. */
 	int (*set_group_asid)(struct vdpa_device *vdev, uint32_t group, uint32_t asid);
 	/**
 	 * Optional: the whole table of an address space. On return the device no longer uses the
-	 * table before. Take a reference to keep it (vdpa_iotlb_get()); NULL: no memory. May be
-	 * called while running.
+	 * table before; on failure it still uses that one and not the new one. Take a reference to
+	 * keep it (vdpa_iotlb_get()); NULL: no memory. May be called while running.
 	 */
 	int (*set_map)(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb);
-	/** Optional: one region more, one less. While running too. */
+	/** Optional: one region more, one less. While running too. A change that fails half-way is
+	 * taken back by the opposite calls. */
 	int (*dma_map)(struct vdpa_device *vdev, uint32_t asid,
 		       const struct vdpa_mem_region *region);
 	int (*dma_unmap)(struct vdpa_device *vdev, uint32_t asid,
@@ -176,6 +186,8 @@ struct vdpa_config_ops {
 	/**
 	 * Log writes to guest memory from now on. used_iova[idx] is the log address of each queue's
 	 * used ring, UINT64_MAX for one that has none. A software device writes log->bitmap itself.
+	 * Called again with another log, or other addresses, while one runs: it replaces it. log is
+	 * the front end's, and valid until log_stop or reset returns, be it with an error.
 	 */
 	int (*log_start)(struct vdpa_device *vdev, const struct vdpa_dirty_log *log,
 			 const uint64_t *used_iova);
@@ -204,9 +216,11 @@ struct vdpa_device {
  * Allocate a device; it is the driver's alone until it is registered.
  *
  * @param size  bytes of the driver's struct, whose first member is struct vdpa_device; zeroed.
- * @param name  1 to VDPA_NAME_MAX - 1 characters of [A-Za-z0-9._-].
- * @return NULL with vdpa_error_message() and errno set: EINVAL for a bad name or a mandatory op
- * that is NULL, ENOMEM.
+ * @param name     1 to VDPA_NAME_MAX - 1 characters of [A-Za-z0-9._-].
+ * @param ngroups  virtqueue groups; 0 is 1.
+ * @param nas      address spaces; 0 is 1.
+ * @return the device with one reference, the caller's; NULL with vdpa_error_message() and errno
+ * set: EINVAL for a bad name or a mandatory op that is NULL, ENOMEM. From any thread.
  */
 struct vdpa_device *vdpa_alloc_device_size(size_t size, const char *name,
 					   const struct vdpa_config_ops *ops, uint32_t ngroups,
@@ -216,16 +230,22 @@ struct vdpa_device *vdpa_alloc_device_size(size_t size, const char *name,
 		sizeof(type) + 0 * sizeof(char[offsetof(type, member) == 0 ? 1 : -1]), name, ops,  \
 		ngroups, nas))
 
-/** Drop a reference; the last one calls ops->free. For a device never registered: frees it. */
+/** Drop a reference; the last one calls ops->free and frees the device. From any thread. */
 void vdpa_put_device(struct vdpa_device *vdev);
+/** Take a reference; the caller has one, or the device still on the bus. From any thread. */
 void vdpa_get_device(struct vdpa_device *vdev);
 
-/** Put it on the bus, IDLE. -EEXIST for a name in use. */
+/**
+ * Reset it and put it on the bus, IDLE; the bus has a reference of its own.
+ * @return 0; -EBUSY when it is registered already; -EINVAL for a number of virtqueues other than 1
+ * to VDPA_VQ_MAX; -EEXIST for a name in use; -ENOMEM; what the device's reset or eventfd(2) says.
+ */
 int vdpa_register_device(struct vdpa_device *vdev);
 
 /**
- * Take it off the bus: its front end is removed, the device reset and the bus' reference dropped.
- * Not from an op or a loop that serves it.
+ * Take it off the bus: the device is reset and refuses every further call, its front end is
+ * removed, the bus' reference dropped. A second time: no-op. Not from an op, a front end's callback
+ * or a loop that serves it.
  */
 void vdpa_unregister_device(struct vdpa_device *vdev);
 
@@ -247,20 +267,24 @@ void vdpa_device_fail(struct vdpa_device *vdev, int qidx, int err, const char *f
 /** The first failure's text since the last reset; "" for none. The device's lock is not needed. */
 void vdpa_device_failure(struct vdpa_device *vdev, char *buf, size_t len);
 
-/** State now; it may change at once unless the caller holds the device still. */
+/** State now; it may change at once unless the caller holds the device still. From any thread. */
 enum vdpa_device_state vdpa_device_get_state(const struct vdpa_device *vdev);
 
 /* Management devices. */
 
+/** With the management lock held: one of these at a time in the process. */
 struct vdpa_mgmt_dev_ops {
 	/**
 	 * Make and register a device. args are checked against params and hold at least the name.
 	 * A negative errno with vdpa_error() on failure.
 	 */
 	int (*dev_add)(struct vdpa_mgmt_dev *mdev, const char *name, const struct vdpa_args *args);
-	/** Unregister and put a device of this management device. */
+	/** Unregister the device and drop the reference that dev_add kept, if it kept one. */
 	void (*dev_del)(struct vdpa_mgmt_dev *mdev, struct vdpa_device *vdev);
-	/** Optional: change attributes; args are checked against attr_params. */
+	/**
+	 * Optional: change attributes; args are checked against attr_params. With the device's lock
+	 * held, so that no op runs at the same time.
+	 */
 	int (*dev_set_attr)(struct vdpa_mgmt_dev *mdev, struct vdpa_device *vdev,
 			    const struct vdpa_args *args);
 };
@@ -280,9 +304,9 @@ struct vdpa_mgmt_dev {
 	TAILQ_ENTRY(vdpa_mgmt_dev) next; /**< the core's */
 };
 
-/** -EEXIST for a name in use. */
+/** Take mdev, which stays the caller's memory, into the list. 0; -EEXIST for a name in use. */
 int vdpa_mgmtdev_register(struct vdpa_mgmt_dev *mdev);
-/** Its devices are deleted first. */
+/** Take it out; its devices are deleted first. */
 void vdpa_mgmtdev_unregister(struct vdpa_mgmt_dev *mdev);
 
 /* Drivers. */
@@ -303,7 +327,12 @@ struct vdpa_driver {
 	TAILQ_ENTRY(vdpa_driver) next; /**< the core's */
 };
 
+/**
+ * Register a driver and probe the parents it names plainly. 0; the first errno of a probe but
+ * -ENODEV: then it is not registered. From any thread.
+ */
 int vdpa_register_driver(struct vdpa_driver *drv);
+/** Remove its management devices with their devices, and forget it. */
 void vdpa_unregister_driver(struct vdpa_driver *drv);
 
 #ifdef __cplusplus

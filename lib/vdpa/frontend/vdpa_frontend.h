@@ -57,14 +57,20 @@ struct vdpa_frontend {
 	TAILQ_ENTRY(vdpa_frontend) next; /**< the core's */
 };
 
+/** 0; -EEXIST for a name in use; -ENOSPC for more than 8 front ends. From any thread. */
 int vdpa_register_frontend(struct vdpa_frontend *fe);
+/** Delete the devices that it serves, and forget it. */
 void vdpa_unregister_frontend(struct vdpa_frontend *fe);
 
 /** The front end's private data of a device. */
 void vdpa_set_drvdata(struct vdpa_device *vdev, void *data);
 void *vdpa_get_drvdata(const struct vdpa_device *vdev);
 
-/* The device as a consumer sees it. -ENODEV from each of these once the device is unregistered. */
+/*
+ * The device as a consumer sees it. From any thread but the device's own ops. Once the device is
+ * unregistered, calls that return an int fail with -ENODEV, or -EPROTO where they need a started
+ * one; the others go on saying what is fixed for the device's life, for whoever has a reference.
+ */
 
 uint32_t vdpa_get_device_id(struct vdpa_device *vdev);
 uint16_t vdpa_get_vq_count(struct vdpa_device *vdev);
@@ -83,8 +89,11 @@ int vdpa_get_config(struct vdpa_device *vdev, size_t offset, void *buf, size_t l
 int vdpa_set_config(struct vdpa_device *vdev, size_t offset, const void *buf, size_t len);
 
 /**
- * The step-by-step calls, checked: each returns -EBUSY or -EPROTO for a step out of order (message
- * names it). vdpa_set_status() accepts only added bits; 0 is vdpa_reset().
+ * The step-by-step calls, checked (virtio 1.2, 2.1 and 3.1): each returns 0; -EBUSY or -EPROTO for
+ * a step out of order (the message names it); -EINVAL for a queue, size, address space or features
+ * that the device does not have; -EFAULT for ring memory outside one region; -EIO when the device
+ * has FAILED; -EOPNOTSUPP for what it cannot; or the errno of the driver's op.
+ * vdpa_set_status() accepts only added bits; 0 is vdpa_reset().
  */
 int vdpa_reset(struct vdpa_device *vdev);
 int vdpa_set_status(struct vdpa_device *vdev, uint8_t status);
@@ -128,7 +137,11 @@ struct vdpa_start_config {
  */
 int vdpa_device_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf);
 
-/** To IDLE from any state; what stop_vq did not ask for is forgotten. */
+/**
+ * To IDLE from any state; what stop_vq did not ask for is forgotten. What the driver's reset
+ * returns when that fails: the device is FAILED then, and the memory stays mapped until it does
+ * reset or is freed.
+ */
 int vdpa_device_stop(struct vdpa_device *vdev);
 
 /**
@@ -138,9 +151,17 @@ int vdpa_device_stop(struct vdpa_device *vdev);
  */
 int vdpa_device_start_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf);
 
-/** Stop one virtqueue and say where it stopped. A queue that never started: its initial state. */
+/**
+ * Stop one virtqueue and say where it stopped. A device that stops as a whole only is suspended for
+ * it and resumed when others still run. -EPROTO for a queue or device that is not started; -EIO for
+ * a device that has failed; else the op's errno, and the queue is gone nevertheless.
+ */
 int vdpa_device_stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state);
 
+/**
+ * SET_VRING_ENABLE of a started queue; it keeps its state. A device that can do it neither by
+ * set_vq_enable nor while it runs is stopped and started again for it.
+ */
 int vdpa_device_enable_vq(struct vdpa_device *vdev, uint16_t idx, bool enable);
 /** Swap the call eventfd of a running queue; the queue does not stop. */
 int vdpa_device_set_vq_call(struct vdpa_device *vdev, uint16_t idx, int fd);

@@ -71,8 +71,9 @@ struct vdpa_iotlb {
  * @param out   receives the table, with one reference for the caller.
  * @return 0; -EINVAL for a region of size 0, one that wraps around, is not aligned to 8 bytes,
  * overlaps another (in IOVA or in front-end addresses) or lies past the end of its file; -E2BIG for
- * n over VDPA_MEM_REGIONS_MAX; -EBADF for a bad fd; -ENOMEM or another errno of mmap(2). Nothing is
- * left then.
+ * n over VDPA_MEM_REGIONS_MAX; -EBADF for a bad fd; -ENOSPC when the SIGBUS handler has no slot
+ * left for it (8192 mappings in the process); -ENOMEM or another errno of mmap(2). Nothing is left
+ * then. From any thread.
  */
 int vdpa_iotlb_create(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spec *specs,
 		      unsigned int n, struct vdpa_iotlb **out);

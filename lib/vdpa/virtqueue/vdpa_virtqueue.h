@@ -39,7 +39,10 @@ extern "C" {
 /** Largest virtqueue size (virtio 1.2, 2.7). */
 #define VDPA_VQ_NUM_MAX 32768
 
-/** State of a virtqueue that is not the initial one; virtio-mem of the kernel's vdpa_vq_state. */
+/**
+ * Where a virtqueue stands: the kernel's vdpa_vq_state, split or packed as was negotiated.
+ * Initially all zero but the wrap counters, which are 1.
+ */
 struct vdpa_vq_state {
 	union {
 		struct {
@@ -95,8 +98,9 @@ struct vdpa_vq_chain {
 
 struct vdpa_virtqueue;
 
-/** Bytes of a struct vdpa_virtqueue; for embedding use vdpa_vq_alloc(). */
+/** A virtqueue, not set up, in memory of that NUMA node (-1: any); NULL when there is none. */
 struct vdpa_virtqueue *vdpa_vq_alloc(int numa_node);
+/** Tear it down and free it. NULL: no-op. */
 void vdpa_vq_free(struct vdpa_virtqueue *vq);
 
 /**
