@@ -135,14 +135,21 @@ vdpa_mgmtdev_register(struct vdpa_mgmt_dev *mdev)
 	return rc;
 }
 
+/* By what made it; by ourselves where an application did. */
+static int
+delete_device(struct vdpa_device *vdev, void *arg)
+{
+	if (vdev->mdev != NULL)
+		vdev->mdev->ops->dev_del(vdev->mdev, vdev);
+	else
+		vdpa_unregister_device(vdev);
+	return 0;
+}
+
 static int
 delete_if_of(struct vdpa_device *vdev, void *arg)
 {
-	struct vdpa_mgmt_dev *mdev = arg;
-
-	if (vdev->mdev == mdev)
-		mdev->ops->dev_del(mdev, vdev);
-	return 0;
+	return vdev->mdev == arg ? delete_device(vdev, NULL) : 0;
 }
 
 void
@@ -224,13 +231,7 @@ vdpa_register_frontend(struct vdpa_frontend *fe)
 static int
 delete_if_served_by(struct vdpa_device *vdev, void *arg)
 {
-	if (vdev->core->fe == arg) {
-		if (vdev->mdev != NULL)
-			vdev->mdev->ops->dev_del(vdev->mdev, vdev);
-		else
-			vdpa_unregister_device(vdev);
-	}
-	return 0;
+	return vdev->core->fe == arg ? delete_device(vdev, NULL) : 0;
 }
 
 void
@@ -242,21 +243,11 @@ vdpa_unregister_frontend(struct vdpa_frontend *fe)
 	pthread_mutex_unlock(&mgmt_lock);
 }
 
-static int
-unregister(struct vdpa_device *vdev, void *arg)
-{
-	if (vdev->mdev != NULL)
-		vdev->mdev->ops->dev_del(vdev->mdev, vdev);
-	else
-		vdpa_unregister_device(vdev);
-	return 0;
-}
-
 void
 vdpa_mgmt_fini(void)
 {
 	pthread_mutex_lock(&mgmt_lock);
-	vdpa_bus_for_each(unregister, NULL);
+	vdpa_bus_for_each(delete_device, NULL);
 	while (!TAILQ_EMPTY(&drivers))
 		vdpa_unregister_driver(TAILQ_FIRST(&drivers));
 	while (!TAILQ_EMPTY(&frontends))
@@ -468,10 +459,7 @@ vdpa_dev_del(const char *name)
 	if (vdev == NULL) {
 		rc = no_such_device(name);
 	} else {
-		if (vdev->mdev != NULL)
-			vdev->mdev->ops->dev_del(vdev->mdev, vdev);
-		else
-			vdpa_unregister_device(vdev);
+		delete_device(vdev, NULL);
 		vdpa_put_device(vdev);
 	}
 	pthread_mutex_unlock(&mgmt_lock);

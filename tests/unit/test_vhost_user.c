@@ -123,6 +123,36 @@ a_failed_start_takes_the_eventfds_from_the_queues_that_run(void **state)
 	assert_int_equal(vq.call_fd, -1);
 }
 
+/* A line of the log names the device and the queue once. */
+static void
+what_a_line_begins_with_is_not_said_again(void **state)
+{
+	struct fixture *f = *state;
+
+	vdpa_error(EIO, "fake0: queue 1: it is stuck");
+	assert_string_equal(vdpa_vhu_why(&f->dev, 1), "it is stuck");
+	assert_string_equal(vdpa_vhu_why(&f->dev, 0), "queue 1: it is stuck");
+	assert_string_equal(vdpa_vhu_why(&f->dev, -1), "queue 1: it is stuck");
+	vdpa_error(EIO, "fake01: queue 1");
+	assert_string_equal(vdpa_vhu_why(&f->dev, 1), "fake01: queue 1");
+}
+
+static void
+a_failed_start_names_queue_and_cause_once(void **state)
+{
+	struct fixture *f = *state;
+	char why[256];
+
+	f->fake->tells = true;
+	f->fake->calls = 0;
+	f->fake->fail_at = 6;
+	make_ring(f->s, 0, UADDR);
+	vdpa_vhu_session_advance(f->s);
+	assert_true(f->s->failed);
+	vdpa_device_failure(&f->fake->vdev, why, sizeof(why));
+	assert_string_equal(why, "start: queue 0: the fan has stopped (EIO)");
+}
+
 static int
 group_setup(void **state)
 {
@@ -143,6 +173,10 @@ main(void)
 		cmocka_unit_test_setup_teardown(
 			a_failed_start_takes_the_eventfds_from_the_queues_that_run, setup,
 			teardown),
+		cmocka_unit_test_setup_teardown(what_a_line_begins_with_is_not_said_again, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(a_failed_start_names_queue_and_cause_once, setup,
+						teardown),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

@@ -691,7 +691,7 @@ static int
 refuse(struct request *req, int rc, int64_t idx)
 {
 	struct vhu_session *s = req->s;
-	const char *device = s->dev->vdev->name, *why = vdpa_error_message();
+	const char *device = s->dev->vdev->name, *why = vdpa_vhu_why(s->dev, idx);
 	bool known = req->row != NULL && req->row->handle != NULL;
 	char name[sizeof("request 4294967295")];
 

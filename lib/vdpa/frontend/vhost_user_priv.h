@@ -117,6 +117,10 @@ int vdpa_vhu_handle(struct vhu_session *s, struct vhu_msg *msg, int *fds, int *n
 
 /* vhost_user_session.c: 0 or a negative errno with vdpa_error_message(). */
 
+/* The thread's error message without the device's name and "queue IDX: " in front (-1: no queue),
+ * for lines that begin with them. */
+const char *vdpa_vhu_why(const struct vhu_device *dev, int64_t idx);
+
 struct vhu_session *vdpa_vhu_session_new(struct vhu_device *dev, int vid);
 /* Stops the device. Nobody else may use the session any more. */
 void vdpa_vhu_session_free(struct vhu_session *s);

@@ -59,6 +59,21 @@ close_fd(int *fd)
 	*fd = -1;
 }
 
+const char *
+vdpa_vhu_why(const struct vhu_device *dev, int64_t idx)
+{
+	const char *why = vdpa_error_message();
+	char prefix[VDPA_NAME_MAX + 2], queue[sizeof("queue -9223372036854775808: ")];
+
+	snprintf(prefix, sizeof(prefix), "%s: ", dev->vdev->name);
+	if (strncmp(why, prefix, strlen(prefix)) == 0)
+		why += strlen(prefix);
+	snprintf(queue, sizeof(queue), "queue %" PRId64 ": ", idx);
+	if (strncmp(why, queue, strlen(queue)) == 0)
+		why += strlen(queue);
+	return why;
+}
+
 struct vhu_session *
 vdpa_vhu_session_new(struct vhu_device *dev, int vid)
 {
@@ -88,7 +103,8 @@ stop_device(struct vhu_session *s)
 		vdpa_device_set_log(s->dev->vdev, NULL, NULL);
 	rc = vdpa_device_stop(s->dev->vdev);
 	if (rc < 0 && rc != -ENODEV)
-		VDPA_LOG(ERR, "%s: vhost-user: stop: %s", s->dev->vdev->name, vdpa_error_message());
+		VDPA_LOG(ERR, "%s: vhost-user: stop: %s", s->dev->vdev->name,
+			 vdpa_vhu_why(s->dev, -1));
 	s->running = false;
 	s->failed = false;
 	s->logging = false;
@@ -239,17 +255,12 @@ ring_config(struct vhu_session *s, uint16_t idx, struct vdpa_vq_config *conf)
 static void
 start_failed(struct vhu_session *s, int rc)
 {
-	const char *name = s->dev->vdev->name, *why = vdpa_error_message();
-	size_t len = strlen(name);
-
 	if (rc == -ENODEV)
 		return;
 	s->failed = true;
 	s->running = false;
 	/* The report names the device itself. */
-	if (strncmp(why, name, len) == 0 && strncmp(why + len, ": ", 2) == 0)
-		why += len + 2;
-	vdpa_device_fail(s->dev->vdev, -1, rc, "start: %s", why);
+	vdpa_device_fail(s->dev->vdev, -1, rc, "start: %s", vdpa_vhu_why(s->dev, -1));
 	/* The control loop stops it, later; and eventfds, log and inflight area are the front end's
 	 * to take away from now on. */
 	for (uint16_t i = 0; i < s->nrings; i++) {
@@ -418,7 +429,7 @@ vdpa_vhu_ring_stop(struct vhu_session *s, uint16_t idx, uint32_t *base)
 			r->base = state_to_base(s, &state);
 		} else {
 			VDPA_LOG(ERR, "%s: vhost-user: queue %u: stop: %s", s->dev->vdev->name, idx,
-				 vdpa_error_message());
+				 vdpa_vhu_why(s->dev, idx));
 			r->base = failed_base(s, r);
 		}
 		r->base_set = true;
