@@ -5,10 +5,10 @@
  * @file sim.h
  * The simulator core and its device classes.
  *
- * The core (sim.c) is a complete struct vdpa_config_ops for a device whose virtqueues are executed
- * in software: features, status, configuration space, memory, kicks, calls, suspend and resume,
- * dirty log, inflight areas, statistics. A class is a struct sim_class: what the device is (net,
- * block) and one function that executes a virtqueue.
+ * The core (sim_ops.c, sim_run.c, sim_device.c) is a complete struct vdpa_config_ops for a device
+ * whose virtqueues are executed in software: features, status, configuration space, memory, kicks,
+ * calls, suspend and resume, dirty log, inflight areas, statistics. A class is a struct sim_class:
+ * what the device is (net, block) and one function that executes a virtqueue.
  *
  * Threads. A device belongs to one worker (worker.c), an event loop that may serve many devices. On
  * it run: process, poll, arm, kicked, vq_start, vq_stop, start, stop, set_config, and handlers of

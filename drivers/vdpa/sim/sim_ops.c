@@ -2,260 +2,17 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The simulator core: config ops of a device whose virtqueues are executed in software. What
- * touches a virtqueue runs on the device's worker; functions that do are named sim_work_*() and get
- * a struct work. See sim.h for what a class adds.
+ * The config ops of a simulated device, with the device's lock held. What touches a virtqueue is
+ * moved to the device's worker: functions that run there are named work_*() and get a struct
+ * sim_work. When a virtqueue runs, and how, is in sim_run.c.
  */
 
-#include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <time.h>
 
-#include "sim.h"
-
-#define S_DRIVER_OK 0x04
-#define S_FAILED    0x80
-
-/* Arguments of a function on the worker. */
-struct work {
-	struct sim_device *dev;
-	struct sim_queue *q;
-	int fd;
-	bool on;
-	struct vdpa_iotlb *tlb;
-	const struct vdpa_dirty_log *log;
-	const uint64_t *used_iova;
-	const uint8_t *buf;
-	size_t offset, len;
-};
-
-struct vdpa_event_loop *
-sim_loop(const struct sim_device *dev)
-{
-	return sim_worker_loop(dev->worker);
-}
-
-int
-sim_call(struct sim_device *dev, int (*fn)(void *arg), void *arg)
-{
-	return vdpa_event_loop_call(sim_loop(dev), fn, arg);
-}
-
-void
-sim_wake(struct sim_device *dev)
-{
-	vdpa_poller_wake(&dev->poller);
-}
-
-static int
-work(int (*fn)(void *arg), struct work w)
-{
-	return sim_call(w.dev, fn, &w);
-}
-
-/* Running virtqueues. */
-
-static void
-running_add(struct sim_queue *q)
-{
-	struct sim_device *dev = q->dev;
-
-	dev->running[dev->nrunning++] = q->idx;
-	q->running = true;
-	/* Whatever was made available before its kick could be seen. */
-	vdpa_vq_disable_kicks(q->vq);
-	if (dev->class->vq_start != NULL)
-		dev->class->vq_start(q);
-	sim_wake(dev);
-}
-
-static void
-running_del(struct sim_queue *q)
-{
-	struct sim_device *dev = q->dev;
-	uint16_t i = 0;
-
-	while (dev->running[i] != q->idx)
-		i++;
-	memmove(&dev->running[i], &dev->running[i + 1],
-		(size_t)(dev->nrunning - i - 1) * sizeof(dev->running[0]));
-	dev->nrunning--;
-	q->running = false;
-	if (dev->class->vq_stop != NULL)
-		dev->class->vq_stop(q);
-}
-
-static bool
-device_may_run(const struct sim_device *dev)
-{
-	return (dev->status & (S_DRIVER_OK | S_FAILED)) == S_DRIVER_OK && !dev->suspended;
-}
-
-static void
-queue_update(struct sim_queue *q)
-{
-	bool run =
-		q->ready && q->enabled && !q->failed && !q->dev->paused && device_may_run(q->dev);
-
-	if (run && !q->running)
-		running_add(q);
-	else if (!run && q->running)
-		running_del(q);
-}
-
-/* Bring the device and its virtqueues to what status, suspension and readiness ask for. */
-static void
-device_update(struct sim_device *dev)
-{
-	bool run = device_may_run(dev);
-
-	if (run && !dev->started) {
-		dev->started = true;
-		vdpa_poller_add(sim_loop(dev), &dev->poller);
-		if (dev->class->start != NULL)
-			dev->class->start(dev);
-	}
-	for (uint16_t i = 0; i < dev->nvqs; i++)
-		queue_update(&dev->vqs[i]);
-	if (!run && dev->started) {
-		if (dev->class->stop != NULL)
-			dev->class->stop(dev);
-		vdpa_poller_del(&dev->poller);
-		dev->started = false;
-	}
-}
-
-void
-sim_queue_fail(struct sim_queue *q, int err)
-{
-	const char *reason = vdpa_vq_error(q->vq);
-
-	if (q->failed)
-		return;
-	q->failed = true;
-	queue_update(q);
-	vdpa_device_fail(&q->dev->vdev, q->idx, err, "%s",
-			 reason[0] != '\0' ? reason : "the request cannot be executed");
-}
-
-static unsigned int
-sim_poll(struct vdpa_poller *poller)
-{
-	struct sim_device *dev = poller->arg;
-	const struct sim_class *class = dev->class;
-	uint64_t start = rte_rdtsc();
-	unsigned int work_done = 0;
-
-	if (unlikely(dev->armed)) {
-		dev->armed = false;
-		for (uint16_t i = 0; i < dev->nrunning; i++) {
-			struct sim_queue *q = &dev->vqs[dev->running[i]];
-
-			if (!q->own_kicks)
-				vdpa_vq_disable_kicks(q->vq);
-		}
-	}
-	for (uint16_t i = 0; i < dev->nrunning;) {
-		struct sim_queue *q = &dev->vqs[dev->running[i]];
-
-		work_done += class->process(q, SIM_BUDGET);
-		/* An error has taken it out of the list: the next one stands here now. */
-		if (likely(i < dev->nrunning && dev->running[i] == q->idx))
-			i++;
-	}
-	if (class->poll != NULL)
-		work_done += class->poll(dev, SIM_BUDGET);
-	if (work_done != 0)
-		sim_count(&dev->busy_cycles, rte_rdtsc() - start);
-	return work_done;
-}
-
-static bool
-sim_sleep(struct vdpa_poller *poller)
-{
-	struct sim_device *dev = poller->arg;
-	const struct sim_class *class = dev->class;
-	bool busy = false;
-
-	dev->armed = true;
-	for (uint16_t i = 0; i < dev->nrunning && !busy; i++) {
-		struct sim_queue *q = &dev->vqs[dev->running[i]];
-
-		busy = class->arm != NULL ? class->arm(q) : vdpa_vq_enable_kicks(q->vq);
-	}
-	if (!busy && class->arm_device != NULL)
-		busy = class->arm_device(dev);
-	return !busy;
-}
-
-static void
-queue_kicked(struct sim_queue *q)
-{
-	sim_count(&q->kicks, 1);
-	sim_wake(q->dev);
-	if (q->running && q->dev->class->kicked != NULL)
-		q->dev->class->kicked(q);
-}
-
-/*
- * The eventfd is not read: edge-triggered, every write of the driver's is an event, a read would be
- * a system call more for each, and one that blocks when a front end takes the count away first.
- */
-static void
-kick_event(struct vdpa_event *ev, uint32_t revents)
-{
-	struct sim_queue *q = ev->arg;
-
-	if (revents & EPOLLIN) {
-		queue_kicked(q);
-		return;
-	}
-	if (revents & (EPOLLERR | EPOLLHUP))
-		vdpa_event_del(ev);
-}
+#include "sim_priv.h"
 
 /* Virtqueues, under the device's lock. */
-
-static unsigned int
-outstanding(struct sim_device *dev, const struct sim_queue *only)
-{
-	unsigned int n = 0;
-
-	for (uint16_t i = 0; i < dev->nvqs; i++)
-		if (only == NULL || only == &dev->vqs[i])
-			n += dev->class->outstanding(&dev->vqs[i]);
-	return n;
-}
-
-static int
-work_outstanding(void *arg)
-{
-	struct work *w = arg;
-
-	return (int)outstanding(w->dev, w->q);
-}
-
-/* Wait until nothing of q (NULL: of any virtqueue) is under way in the class. */
-static int
-drain(struct sim_device *dev, struct sim_queue *q)
-{
-	struct timespec nap = {.tv_nsec = 50000};
-	uint64_t waited = 0;
-
-	if (dev->class->outstanding == NULL)
-		return 0;
-	while (work(work_outstanding, (struct work){.dev = dev, .q = q}) > 0) {
-		if (waited > (uint64_t)dev->drain_timeout_ms * 1000000)
-			return vdpa_error(ETIMEDOUT, "requests do not end within %u ms",
-					  dev->drain_timeout_ms);
-		nanosleep(&nap, NULL);
-		waited += (uint64_t)nap.tv_nsec;
-		nap.tv_nsec = RTE_MIN(nap.tv_nsec * 2, 1000000L);
-	}
-	return 0;
-}
 
 static int
 sim_set_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
@@ -274,21 +31,6 @@ sim_set_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num)
 {
 	sim_dev(vdev)->vqs[idx].num = num;
 	return 0;
-}
-
-static void
-kick_task(struct vdpa_task *task)
-{
-	struct sim_device *dev = task->arg;
-
-	/* Which queue it was for does not matter: all are looked at. */
-	for (uint16_t i = 0; i < dev->nrunning; i++) {
-		struct sim_queue *q = &dev->vqs[dev->running[i]];
-
-		if (dev->class->kicked != NULL)
-			dev->class->kicked(q);
-	}
-	sim_wake(dev);
 }
 
 static void
@@ -313,14 +55,9 @@ sim_kick_vq_with_data(struct vdpa_device *vdev, uint32_t data)
 static int
 work_set_kick(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 
-	vdpa_event_del(&w->q->kick);
-	if (w->fd < 0)
-		return 0;
-	w->q->kick = (struct vdpa_event){
-		.fd = w->fd, .events = EPOLLIN | EPOLLET, .handler = kick_event, .arg = w->q};
-	return vdpa_event_add(sim_loop(w->dev), &w->q->kick);
+	return sim_queue_listen(w->q, w->fd);
 }
 
 static int
@@ -328,13 +65,14 @@ sim_set_vq_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
 {
 	struct sim_device *dev = sim_dev(vdev);
 
-	return work(work_set_kick, (struct work){.dev = dev, .q = &dev->vqs[idx], .fd = fd});
+	return sim_on_worker(work_set_kick,
+			     (struct sim_work){.dev = dev, .q = &dev->vqs[idx], .fd = fd});
 }
 
 static int
 work_set_cb(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 
 	w->q->call_fd = w->fd;
 	vdpa_vq_set_call(w->q->vq, w->fd);
@@ -346,7 +84,8 @@ sim_set_vq_cb(struct vdpa_device *vdev, uint16_t idx, int fd)
 {
 	struct sim_device *dev = sim_dev(vdev);
 
-	return work(work_set_cb, (struct work){.dev = dev, .q = &dev->vqs[idx], .fd = fd});
+	return sim_on_worker(work_set_cb,
+			     (struct sim_work){.dev = dev, .q = &dev->vqs[idx], .fd = fd});
 }
 
 static int
@@ -373,31 +112,31 @@ queue_setup(struct sim_queue *q)
 static int
 work_ready(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 	int rc = queue_setup(w->q);
 
 	if (rc < 0)
 		return rc;
 	w->q->ready = true;
 	w->q->enabled = true;
-	queue_update(w->q);
+	sim_queue_update(w->q);
 	return 0;
 }
 
 static int
 work_stop(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 
 	w->q->enabled = false;
-	queue_update(w->q);
+	sim_queue_update(w->q);
 	return 0;
 }
 
 static int
 work_teardown(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 
 	w->q->ready = false;
 	/* One that an error broke has no state to keep: it stays what it was started with. */
@@ -411,25 +150,25 @@ sim_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 {
 	struct sim_device *dev = sim_dev(vdev);
 	struct sim_queue *q = &dev->vqs[idx];
-	const struct work w = {.dev = dev, .q = q};
+	const struct sim_work w = {.dev = dev, .q = q};
 	int rc;
 
 	if (q->ready == ready)
 		return 0;
 	if (ready) {
-		rc = work(work_ready, w);
+		rc = sim_on_worker(work_ready, w);
 		return rc < 0 ? vdpa_error(rc, "%s: queue %u: %s", vdev->name, idx,
 					   vdpa_vq_error(q->vq))
 			      : 0;
 	}
-	work(work_stop, w);
-	rc = drain(dev, q);
+	sim_on_worker(work_stop, w);
+	rc = sim_drain(dev, q);
 	if (rc < 0) {
 		/* Its requests still use it: ready, though it does not run, until a reset. */
 		vdpa_device_fail(vdev, idx, rc, "%s", vdpa_error_message());
 		return rc;
 	}
-	return work(work_teardown, w);
+	return sim_on_worker(work_teardown, w);
 }
 
 static bool
@@ -441,10 +180,10 @@ sim_get_vq_ready(struct vdpa_device *vdev, uint16_t idx)
 static int
 work_enable(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 
 	w->q->enabled = w->on;
-	queue_update(w->q);
+	sim_queue_update(w->q);
 	return 0;
 }
 
@@ -455,17 +194,17 @@ sim_set_vq_enable(struct vdpa_device *vdev, uint16_t idx, bool enable)
 	struct sim_queue *q = &dev->vqs[idx];
 	int rc;
 
-	work(work_enable, (struct work){.dev = dev, .q = q, .on = enable});
-	rc = enable ? 0 : drain(dev, q);
+	sim_on_worker(work_enable, (struct sim_work){.dev = dev, .q = q, .on = enable});
+	rc = enable ? 0 : sim_drain(dev, q);
 	if (rc < 0)
-		work(work_enable, (struct work){.dev = dev, .q = q, .on = true});
+		sim_on_worker(work_enable, (struct sim_work){.dev = dev, .q = q, .on = true});
 	return rc;
 }
 
 static int
 work_reload(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 
 	return queue_setup(w->q);
 }
@@ -477,13 +216,13 @@ sim_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_st
 	struct sim_queue *q = &dev->vqs[idx];
 
 	q->state = *state;
-	return q->ready ? work(work_reload, (struct work){.dev = dev, .q = q}) : 0;
+	return q->ready ? sim_on_worker(work_reload, (struct sim_work){.dev = dev, .q = q}) : 0;
 }
 
 static int
 work_get_state(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 
 	return vdpa_vq_get_state(w->q->vq, &w->q->state);
 }
@@ -493,7 +232,8 @@ sim_get_vq_state(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *s
 {
 	struct sim_device *dev = sim_dev(vdev);
 	struct sim_queue *q = &dev->vqs[idx];
-	int rc = q->ready ? work(work_get_state, (struct work){.dev = dev, .q = q}) : 0;
+	int rc =
+		q->ready ? sim_on_worker(work_get_state, (struct sim_work){.dev = dev, .q = q}) : 0;
 
 	*state = q->state;
 	return rc;
@@ -642,9 +382,9 @@ sim_get_status(struct vdpa_device *vdev)
 static int
 work_update(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 
-	device_update(w->dev);
+	sim_device_update(w->dev);
 	return 0;
 }
 
@@ -654,13 +394,13 @@ sim_set_status(struct vdpa_device *vdev, uint8_t status)
 	struct sim_device *dev = sim_dev(vdev);
 
 	dev->status = status;
-	return work(work_update, (struct work){.dev = dev});
+	return sim_on_worker(work_update, (struct sim_work){.dev = dev});
 }
 
 static int
 work_quiesce(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 	struct sim_device *dev = w->dev;
 
 	dev->status = 0;
@@ -669,7 +409,7 @@ work_quiesce(void *arg)
 		vdpa_event_del(&dev->vqs[i].kick);
 		dev->vqs[i].ready = false;
 	}
-	device_update(dev);
+	sim_device_update(dev);
 	return 0;
 }
 
@@ -677,7 +417,7 @@ work_quiesce(void *arg)
 static int
 work_detach(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 	struct sim_device *dev = w->dev;
 
 	for (uint16_t i = 0; i < dev->nvqs; i++) {
@@ -696,7 +436,7 @@ work_detach(void *arg)
 static int
 work_reset(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 	struct sim_device *dev = w->dev;
 
 	work_detach(w);
@@ -715,17 +455,17 @@ sim_reset(struct vdpa_device *vdev)
 	int rc;
 
 	sim_set_config_cb(vdev, -1);
-	work(work_quiesce, (struct work){.dev = dev});
-	rc = drain(dev, NULL);
+	sim_on_worker(work_quiesce, (struct sim_work){.dev = dev});
+	rc = sim_drain(dev, NULL);
 	if (rc < 0) {
 		/*
 		 * Requests may still read and write guest memory: it stays mapped, here and, as the
 		 * reset fails, in the core. All else goes: the front end takes it back now.
 		 */
-		work(work_detach, (struct work){.dev = dev});
+		sim_on_worker(work_detach, (struct sim_work){.dev = dev});
 		return rc;
 	}
-	return work(work_reset, (struct work){.dev = dev});
+	return sim_on_worker(work_reset, (struct sim_work){.dev = dev});
 }
 
 static int
@@ -736,11 +476,11 @@ sim_suspend(struct vdpa_device *vdev)
 	int rc;
 
 	dev->suspended = true;
-	work(work_update, (struct work){.dev = dev});
-	rc = drain(dev, NULL);
+	sim_on_worker(work_update, (struct sim_work){.dev = dev});
+	rc = sim_drain(dev, NULL);
 	if (rc < 0) {
 		dev->suspended = false;
-		work(work_update, (struct work){.dev = dev});
+		sim_on_worker(work_update, (struct sim_work){.dev = dev});
 	}
 	return rc;
 }
@@ -751,7 +491,7 @@ sim_resume(struct vdpa_device *vdev)
 	struct sim_device *dev = sim_dev(vdev);
 
 	dev->suspended = false;
-	return work(work_update, (struct work){.dev = dev});
+	return sim_on_worker(work_update, (struct sim_work){.dev = dev});
 }
 
 /* Configuration space. */
@@ -776,7 +516,7 @@ sim_get_config(struct vdpa_device *vdev, size_t offset, void *buf, size_t len)
 static int
 work_set_config(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 
 	return w->dev->class->set_config(w->dev, w->offset, w->buf, w->len);
 }
@@ -788,8 +528,9 @@ sim_set_config(struct vdpa_device *vdev, size_t offset, const void *buf, size_t 
 
 	if (dev->class->set_config == NULL)
 		return -EOPNOTSUPP;
-	return work(work_set_config,
-		    (struct work){.dev = dev, .buf = buf, .offset = offset, .len = len});
+	return sim_on_worker(
+		work_set_config,
+		(struct sim_work){.dev = dev, .buf = buf, .offset = offset, .len = len});
 }
 
 static uint32_t
@@ -821,7 +562,7 @@ sim_get_stats(struct vdpa_device *vdev, struct vdpa_stat *stats, unsigned int n)
 static int
 work_announce(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 
 	return w->dev->class->announce(w->dev, w->buf);
 }
@@ -833,7 +574,7 @@ sim_announce(struct vdpa_device *vdev, const uint8_t mac[6])
 
 	if (dev->class->announce == NULL)
 		return -EOPNOTSUPP;
-	return work(work_announce, (struct work){.dev = dev, .buf = mac});
+	return sim_on_worker(work_announce, (struct sim_work){.dev = dev, .buf = mac});
 }
 
 /* Memory. */
@@ -853,17 +594,17 @@ ring_in(const struct sim_queue *q, const struct vdpa_iotlb *tlb)
 static int
 work_pause(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 
 	w->dev->paused = w->on;
-	device_update(w->dev);
+	sim_device_update(w->dev);
 	return 0;
 }
 
 static int
 work_set_map(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 	struct sim_device *dev = w->dev;
 
 	for (uint16_t i = 0; i < dev->nvqs; i++)
@@ -893,20 +634,20 @@ sim_set_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
 
 	/* A class that completes later holds addresses of the old table: let it come to an end. */
 	if (dev->class->outstanding != NULL) {
-		work(work_pause, (struct work){.dev = dev, .on = true});
-		rc = drain(dev, NULL);
+		sim_on_worker(work_pause, (struct sim_work){.dev = dev, .on = true});
+		rc = sim_drain(dev, NULL);
 	}
 	if (rc == 0)
-		rc = work(work_set_map, (struct work){.dev = dev, .tlb = tlb});
+		rc = sim_on_worker(work_set_map, (struct sim_work){.dev = dev, .tlb = tlb});
 	if (dev->class->outstanding != NULL)
-		work(work_pause, (struct work){.dev = dev, .on = false});
+		sim_on_worker(work_pause, (struct sim_work){.dev = dev, .on = false});
 	return rc;
 }
 
 static int
 work_log(void *arg)
 {
-	struct work *w = arg;
+	struct sim_work *w = arg;
 	struct sim_device *dev = w->dev;
 
 	dev->log = w->log;
@@ -922,8 +663,9 @@ work_log(void *arg)
 static int
 sim_log_start(struct vdpa_device *vdev, const struct vdpa_dirty_log *log, const uint64_t *used_iova)
 {
-	return work(work_log,
-		    (struct work){.dev = sim_dev(vdev), .log = log, .used_iova = used_iova});
+	return sim_on_worker(
+		work_log,
+		(struct sim_work){.dev = sim_dev(vdev), .log = log, .used_iova = used_iova});
 }
 
 static int
@@ -936,32 +678,10 @@ sim_log_sync(struct vdpa_device *vdev)
 static int
 sim_log_stop(struct vdpa_device *vdev)
 {
-	return work(work_log, (struct work){.dev = sim_dev(vdev)});
+	return sim_on_worker(work_log, (struct sim_work){.dev = sim_dev(vdev)});
 }
 
-static void
-sim_free(struct vdpa_device *vdev)
-{
-	struct sim_device *dev = sim_dev(vdev);
-	bool stuck = dev->set_up && dev->class->outstanding != NULL && outstanding(dev, NULL) > 0;
-
-	if (dev->set_up && dev->class->teardown != NULL)
-		dev->class->teardown(dev);
-	vdpa_task_cancel(&dev->kick_task);
-	for (uint16_t i = 0; dev->vqs != NULL && i < dev->nvqs; i++)
-		vdpa_vq_free(dev->vqs[i].vq);
-	free(dev->vqs);
-	free(dev->running);
-	/* Memory that somebody may still write to is never unmapped. */
-	if (!stuck)
-		vdpa_iotlb_put(dev->tlb);
-	if (dev->worker != NULL)
-		sim_worker_put(dev->worker);
-	if (dev->class != NULL)
-		dev->class->fini(dev);
-}
-
-static const struct vdpa_config_ops sim_ops = {
+const struct vdpa_config_ops sim_ops = {
 	.set_vq_address = sim_set_vq_address,
 	.set_vq_num = sim_set_vq_num,
 	.kick_vq = sim_kick_vq,
@@ -1003,91 +723,3 @@ static const struct vdpa_config_ops sim_ops = {
 	.log_stop = sim_log_stop,
 	.free = sim_free,
 };
-
-/* The words of SIM_PARAMS. */
-static int
-take_words(struct sim_device *dev, const struct vdpa_args *args)
-{
-	uint64_t size = vdpa_args_u64(args, "queue_size", SIM_VQ_NUM_DFLT);
-	const struct vdpa_arg *mask = vdpa_args_find(args, "device_features");
-
-	if ((size & (size - 1)) != 0)
-		return vdpa_error(EINVAL, "queue_size %" PRIu64 ": must be a power of two", size);
-	dev->vq_num_max = (uint16_t)size;
-	if (mask == NULL)
-		return 0;
-	if ((mask->u64 & ~dev->device_features) != 0)
-		return vdpa_error(EINVAL,
-				  "device_features 0x%" PRIx64 ": the device has 0x%" PRIx64,
-				  mask->u64, dev->device_features);
-	dev->device_features = mask->u64 | SIM_BIT(SIM_F_VERSION_1);
-	return 0;
-}
-
-static int
-alloc_queues(struct sim_device *dev)
-{
-	size_t size = (size_t)dev->nvqs * sizeof(dev->vqs[0]);
-
-	dev->vqs = aligned_alloc(RTE_CACHE_LINE_SIZE, size);
-	if (dev->vqs == NULL)
-		return vdpa_error(ENOMEM, "out of memory");
-	memset(dev->vqs, 0, size);
-	dev->running = calloc(dev->nvqs, sizeof(dev->running[0]));
-	for (uint16_t i = 0; i < dev->nvqs; i++) {
-		struct sim_queue *q = &dev->vqs[i];
-
-		q->dev = dev;
-		q->idx = i;
-		q->call_fd = -1;
-		q->log_used_iova = UINT64_MAX;
-		q->vq = vdpa_vq_alloc(-1);
-		if (q->vq == NULL || dev->running == NULL)
-			return vdpa_error(ENOMEM, "out of memory");
-	}
-	return 0;
-}
-
-int
-sim_device_create(const struct sim_class *class, struct vdpa_mgmt_dev *mdev, const char *name,
-		  const struct vdpa_args *args, struct sim_device **out)
-{
-	struct sim_device *dev = vdpa_alloc_device(struct sim_device, vdev, name, &sim_ops, 1, 1);
-	int rc;
-
-	if (dev == NULL)
-		return -errno;
-	dev->vdev.mdev = mdev;
-	dev->config_fd = -1;
-	dev->drain_timeout_ms = SIM_DRAIN_TIMEOUT_MS;
-	rte_spinlock_init(&dev->config_lock);
-	dev->poller = (struct vdpa_poller){.poll = sim_poll, .sleep = sim_sleep, .arg = dev};
-	dev->kick_task = (struct vdpa_task){.run = kick_task, .arg = dev};
-	rc = class->init(dev, args);
-	if (rc < 0)
-		goto err;
-	dev->class = class;
-	rc = take_words(dev, args);
-	if (rc == 0)
-		rc = alloc_queues(dev);
-	if (rc < 0)
-		goto err;
-	if (dev->worker == NULL)
-		dev->worker = sim_worker_get(NULL);
-	if (dev->worker == NULL) {
-		rc = -ENOMEM;
-		goto err;
-	}
-	if (class->setup != NULL) {
-		rc = class->setup(dev);
-		if (rc < 0)
-			goto err;
-	}
-	dev->set_up = true;
-	*out = dev;
-	return 0;
-
-err:
-	vdpa_put_device(&dev->vdev);
-	return rc;
-}

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * A simulated device comes and goes: its words, its memory, its class and its worker. What happens
+ * in between is in sim_ops.c.
+ */
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim_priv.h"
+
+/* The words of SIM_PARAMS. */
+static int
+take_words(struct sim_device *dev, const struct vdpa_args *args)
+{
+	uint64_t size = vdpa_args_u64(args, "queue_size", SIM_VQ_NUM_DFLT);
+	const struct vdpa_arg *mask = vdpa_args_find(args, "device_features");
+
+	if ((size & (size - 1)) != 0)
+		return vdpa_error(EINVAL, "queue_size %" PRIu64 ": must be a power of two", size);
+	dev->vq_num_max = (uint16_t)size;
+	if (mask == NULL)
+		return 0;
+	if ((mask->u64 & ~dev->device_features) != 0)
+		return vdpa_error(EINVAL,
+				  "device_features 0x%" PRIx64 ": the device has 0x%" PRIx64,
+				  mask->u64, dev->device_features);
+	dev->device_features = mask->u64 | SIM_BIT(SIM_F_VERSION_1);
+	return 0;
+}
+
+static int
+alloc_queues(struct sim_device *dev)
+{
+	size_t size = (size_t)dev->nvqs * sizeof(dev->vqs[0]);
+
+	dev->vqs = aligned_alloc(RTE_CACHE_LINE_SIZE, size);
+	if (dev->vqs == NULL)
+		return vdpa_error(ENOMEM, "out of memory");
+	memset(dev->vqs, 0, size);
+	dev->running = calloc(dev->nvqs, sizeof(dev->running[0]));
+	for (uint16_t i = 0; i < dev->nvqs; i++) {
+		struct sim_queue *q = &dev->vqs[i];
+
+		q->dev = dev;
+		q->idx = i;
+		q->call_fd = -1;
+		q->log_used_iova = UINT64_MAX;
+		q->vq = vdpa_vq_alloc(-1);
+		if (q->vq == NULL || dev->running == NULL)
+			return vdpa_error(ENOMEM, "out of memory");
+	}
+	return 0;
+}
+
+int
+sim_device_create(const struct sim_class *class, struct vdpa_mgmt_dev *mdev, const char *name,
+		  const struct vdpa_args *args, struct sim_device **out)
+{
+	struct sim_device *dev = vdpa_alloc_device(struct sim_device, vdev, name, &sim_ops, 1, 1);
+	int rc;
+
+	if (dev == NULL)
+		return -errno;
+	dev->vdev.mdev = mdev;
+	dev->config_fd = -1;
+	dev->drain_timeout_ms = SIM_DRAIN_TIMEOUT_MS;
+	rte_spinlock_init(&dev->config_lock);
+	sim_run_init(dev);
+	rc = class->init(dev, args);
+	if (rc < 0)
+		goto err;
+	dev->class = class;
+	rc = take_words(dev, args);
+	if (rc == 0)
+		rc = alloc_queues(dev);
+	if (rc < 0)
+		goto err;
+	if (dev->worker == NULL)
+		dev->worker = sim_worker_get(NULL);
+	if (dev->worker == NULL) {
+		rc = -ENOMEM;
+		goto err;
+	}
+	if (class->setup != NULL) {
+		rc = class->setup(dev);
+		if (rc < 0)
+			goto err;
+	}
+	dev->set_up = true;
+	*out = dev;
+	return 0;
+
+err:
+	vdpa_put_device(&dev->vdev);
+	return rc;
+}
+
+void
+sim_free(struct vdpa_device *vdev)
+{
+	struct sim_device *dev = sim_dev(vdev);
+	bool stuck =
+		dev->set_up && dev->class->outstanding != NULL && sim_outstanding(dev, NULL) > 0;
+
+	if (dev->set_up && dev->class->teardown != NULL)
+		dev->class->teardown(dev);
+	vdpa_task_cancel(&dev->kick_task);
+	for (uint16_t i = 0; dev->vqs != NULL && i < dev->nvqs; i++)
+		vdpa_vq_free(dev->vqs[i].vq);
+	free(dev->vqs);
+	free(dev->running);
+	/* Memory that somebody may still write to is never unmapped. */
+	if (!stuck)
+		vdpa_iotlb_put(dev->tlb);
+	if (dev->worker != NULL)
+		sim_worker_put(dev->worker);
+	if (dev->class != NULL)
+		dev->class->fini(dev);
+}

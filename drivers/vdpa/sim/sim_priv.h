@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* Between the three files of the simulator core: sim_device.c, sim_ops.c and sim_run.c. */
+
+#ifndef SIM_PRIV_H
+#define SIM_PRIV_H
+
+#include "sim.h"
+
+/* Arguments of a function on the worker. */
+struct sim_work {
+	struct sim_device *dev;
+	struct sim_queue *q;
+	int fd;
+	bool on;
+	struct vdpa_iotlb *tlb;
+	const struct vdpa_dirty_log *log;
+	const uint64_t *used_iova;
+	const uint8_t *buf;
+	size_t offset, len;
+};
+
+/* Run fn with w on the device's worker and wait: see sim_call(). */
+int sim_on_worker(int (*fn)(void *arg), struct sim_work w);
+
+/* sim_run.c; on the worker. */
+
+/* Bring a virtqueue to what readiness, enabling and the device's state ask for. */
+void sim_queue_update(struct sim_queue *q);
+/* Bring the device and its virtqueues to what status, suspension and readiness ask for. */
+void sim_device_update(struct sim_device *dev);
+/* Be woken by kicks of fd; -1: no longer. */
+int sim_queue_listen(struct sim_queue *q, int fd);
+/* How much of q (NULL: of any virtqueue) is under way in a class that has outstanding(). */
+unsigned int sim_outstanding(struct sim_device *dev, const struct sim_queue *q);
+
+/* sim_run.c; on the caller's thread. */
+
+/* Poller and task of a new device. */
+void sim_run_init(struct sim_device *dev);
+/* Wait, bounded, until nothing of q (NULL: of any virtqueue) is under way in the class. 0 or
+ * -ETIMEDOUT. */
+int sim_drain(struct sim_device *dev, struct sim_queue *q);
+
+/* sim_ops.c */
+extern const struct vdpa_config_ops sim_ops;
+
+/* sim_device.c: the op `free`. */
+void sim_free(struct vdpa_device *vdev);
+
+#endif /* SIM_PRIV_H */
