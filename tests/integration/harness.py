@@ -111,15 +111,16 @@ class Daemon:
     """vdpa-app in a folder of its own. Use it as a context manager."""
 
     def __init__(self, devices=(), args=(), eal=(), folder=None, user=None,
-                 launcher=()):
+                 launcher=(), app=None):
         """devices: words of dev add, where {dir} stands for the folder; launcher: a command that
-        executes the daemon, with user for one that makes it an ordinary user's."""
+        executes the daemon, with user for one that makes it an ordinary user's; app: another
+        daemon than the one just built."""
         self._own_folder = folder is None
         self.dir = folder or tempfile.mkdtemp(prefix='uvdpa-test.')
         self.prefix = os.path.basename(self.dir)
         self.devices = [words.format(dir=self.dir) for words in devices]
         self._user = user
-        command = [*launcher, *(user or []), APP, f'--file-prefix={self.prefix}', *eal,
+        command = [*launcher, *(user or []), app or APP, f'--file-prefix={self.prefix}', *eal,
                    '--']
         for words in self.devices:
             command += ['--dev', words]
@@ -219,7 +220,7 @@ class Testpmd:
 
     def __init__(self, vdevs, queues=1, lcores='-l0,1', memory=('--no-huge', '-m', '256'),
                  args=(), netns=None):
-        skip_unless(shutil.which(TESTPMD), f'{TESTPMD} is not installed (package dpdk)')
+        skip_unless(shutil.which(TESTPMD), f'{TESTPMD} is not installed (package dpdk-dev)')
         Testpmd._count += 1
         prefix = f'uvdpa-pmd.{os.getpid()}.{Testpmd._count}'
         share = '--no-shconf' if '--no-huge' in memory else '--in-memory'

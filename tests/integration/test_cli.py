@@ -6,6 +6,7 @@
 import grp
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -237,10 +238,16 @@ class Access(unittest.TestCase):
         folder = tempfile.mkdtemp(prefix='uvdpa-test.')
         try:
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-            user = ['setpriv', f'--reuid={nobody.pw_uid}', f'--regid={nobody.pw_gid}',
+            # The build may lie where only root can look, such as root's home: take it out of there.
+            libs = subprocess.run(['ldd', harness.APP], capture_output=True, text=True, check=True)
+            for file in (harness.APP, re.search(r'(/\S*/libuvdpa\.so\S*)', libs.stdout).group(1)):
+                shutil.copy(file, folder)
+            user = ['env', f'LD_LIBRARY_PATH={folder}',
+                    'setpriv', f'--reuid={nobody.pw_uid}', f'--regid={nobody.pw_gid}',
                     '--clear-groups', '--no-new-privs', '--inh-caps=-all']
             with harness.Daemon([NET, 'name blk0 mgmtdev sim_blk backend ram 1M socket '
-                                      '{dir}/blk0.sock'], folder=folder, user=user) as daemon:
+                                      '{dir}/blk0.sock'], folder=folder, user=user,
+                                app=os.path.join(folder, 'vdpa-app')) as daemon:
                 self.assertEqual(os.stat(daemon.socket('net0')).st_uid, nobody.pw_uid)
                 self.assertEqual(daemon.ask('/vdpa/dev/list'), ['net0', 'blk0'])
         finally:
