@@ -2,11 +2,13 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The vhost-user front end, in three files.
+ * The vhost-user front end, by file.
  *
  *   vhost_user.c          the socket of a device, its connections, what rte_vhost calls
- *   vhost_user_msg.c      one message: the table of requests, their checks and handlers
+ *   vhost_user_msg.c      one message: its file descriptors, its checks, its refusal
+ *   vhost_user_requests.c the table of requests, their handlers
  *   vhost_user_session.c  one connection's device: rings, memory, log; when the device starts
+ *   vhost_user_shm.c      files of the front end other than guest memory
  *
  * rte_vhost carries the messages and nothing else: it owns the sockets, reads a message with its
  * file descriptors and sends the reply. Every message is answered in our pre-handler, so

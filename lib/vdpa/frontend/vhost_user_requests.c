@@ -1,0 +1,598 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The requests of a vhost-user front end: a handler for each, and the table with a row for each
+ * that we serve: its size, its file descriptors, what must have been negotiated. A handler finds
+ * all of that checked; what it refuses has had no effect. One that keeps a file descriptor puts -1
+ * in its place.
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <linux/vhost.h>
+#include <linux/virtio_config.h>
+#include <rte_bitops.h>
+#include <rte_common.h>
+
+#include "vdpa_compat.h"
+#include "vhost_user_request.h"
+
+#ifndef VIRTIO_F_RING_PACKED
+#define VIRTIO_F_RING_PACKED 34
+#endif
+
+/* virtio 1.2, 5.1.4: the smallest MTU there is; the largest a u16 holds. */
+#define MTU_MIN 68
+#define MTU_MAX 65535
+
+static int
+reply_u64(struct vhu_received *req, uint64_t value)
+{
+	req->msg->payload.u64 = value;
+	req->msg->size = sizeof(value);
+	return 0;
+}
+
+static int
+take_fd(struct vhu_received *req, unsigned int i)
+{
+	int fd = req->fds[i];
+
+	req->fds[i] = -1;
+	return fd;
+}
+
+/* Kick, call and error descriptors are eventfds. Made non-blocking: a full counter or one that was
+ * read by somebody else must not hold up a thread of ours. */
+static int
+check_eventfd(int fd)
+{
+	char link[32], path[32];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	n = readlink(path, link, sizeof(link) - 1);
+	if (n < 0)
+		return vdpa_error(errno, "%s: %m", path);
+	link[n] = '\0';
+	if (strcmp(link, "anon_inode:[eventfd]") != 0)
+		return vdpa_error(EINVAL, "the file descriptor is no eventfd (%s)", link);
+	if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
+		return vdpa_error(errno, "fcntl: %m");
+	return 0;
+}
+
+/* The eventfd of SET_VRING_KICK, CALL or ERR, taken over; -1: the front end gives none. */
+static int
+take_eventfd(struct vhu_received *req, int *fd)
+{
+	uint64_t value = req->msg->payload.u64;
+	bool none = (value & VHU_FILE_NOFD) != 0;
+	int rc;
+
+	if ((value & ~(uint64_t)(VHU_FILE_INDEX_MASK | VHU_FILE_NOFD)) != 0)
+		return vdpa_error(EINVAL, "reserved bits are set (0x%" PRIx64 ")", value);
+	if (req->nfds != (none ? 0 : 1))
+		return vdpa_error(EINVAL, "%u file descriptors, expected %d", req->nfds, !none);
+	*fd = -1;
+	if (none)
+		return 0;
+	rc = check_eventfd(req->fds[0]);
+	if (rc == 0)
+		*fd = take_fd(req, 0);
+	return rc;
+}
+
+static struct vhu_ring *
+ring_of(struct vhu_received *req)
+{
+	return &req->s->rings[req->idx];
+}
+
+static int
+check_not_running(struct vhu_received *req)
+{
+	if (ring_of(req)->started)
+		return vdpa_error(EBUSY, "the queue runs");
+	return 0;
+}
+
+static int
+get_features(struct vhu_received *req)
+{
+	return reply_u64(req, req->s->dev->features);
+}
+
+static int
+set_features(struct vhu_received *req)
+{
+	struct vhu_session *s = req->s;
+	uint64_t features = req->msg->payload.u64, old = s->features;
+	int rc;
+
+	if ((features & ~s->dev->features) != 0)
+		return vdpa_error(EINVAL, "features 0x%" PRIx64 " were not offered",
+				  features & ~s->dev->features);
+	if ((s->running || s->failed) && ((features ^ old) & ~RTE_BIT64(VHOST_F_LOG_ALL)) != 0)
+		return vdpa_error(EBUSY, "features 0x%" PRIx64 " change while the device runs",
+				  features ^ old);
+	s->features = features;
+	s->features_set = true;
+	rc = vdpa_vhu_session_update_log(s);
+	if (rc < 0)
+		s->features = old;
+	return rc;
+}
+
+static int
+set_owner(struct vhu_received *req)
+{
+	return 0;
+}
+
+static int
+reset_device(struct vhu_received *req)
+{
+	vdpa_vhu_session_reset(req->s, false);
+	return 0;
+}
+
+static int
+set_mem_table(struct vhu_received *req)
+{
+	const struct vhu_memory *memory = &req->msg->payload.memory;
+	struct vdpa_mem_region_spec specs[VHU_MEM_REGIONS_MAX];
+	uint32_t n = memory->nregions;
+
+	if (n == 0 || n > VHU_MEM_REGIONS_MAX)
+		return vdpa_error(EINVAL, "%u memory regions, allowed are 1 to %d", n,
+				  VHU_MEM_REGIONS_MAX);
+	if (req->msg->size != offsetof(struct vhu_memory, regions) + n * sizeof(memory->regions[0]))
+		return vdpa_error(EINVAL, "%u bytes do not hold %u memory regions", req->msg->size,
+				  n);
+	if (req->nfds != n)
+		return vdpa_error(EINVAL, "%u file descriptors for %u memory regions", req->nfds,
+				  n);
+	for (uint32_t i = 0; i < n; i++) {
+		const struct vhu_mem_region *r = &memory->regions[i];
+
+		if (!vdpa_vhu_is_shm(req->fds[i]))
+			return vdpa_error(EINVAL,
+					  "memory region at 0x%" PRIx64
+					  ": the file is not a shared memory file",
+					  r->guest_addr);
+		specs[i] = (struct vdpa_mem_region_spec){.iova = r->guest_addr,
+							 .uaddr = r->user_addr,
+							 .size = r->size,
+							 .offset = r->mmap_offset,
+							 .fd = req->fds[i]};
+	}
+	return vdpa_vhu_session_set_memory(req->s, specs, n);
+}
+
+static int
+set_log_base(struct vhu_received *req)
+{
+	struct vhu_session *s = req->s;
+	struct vhu_shm *log, *old = s->log;
+	int rc;
+
+	rc = vdpa_vhu_shm_map(&log, req->fds[0], req->msg->payload.log.mmap_offset,
+			      req->msg->payload.log.mmap_size);
+	if (rc < 0)
+		return rc;
+	s->log = log;
+	rc = vdpa_vhu_session_update_log(s);
+	if (rc < 0) {
+		s->log = old;
+		vdpa_vhu_shm_unmap(log);
+		return rc;
+	}
+	vdpa_vhu_shm_unmap(old);
+	req->msg->size = 0;
+	return 0;
+}
+
+/* The eventfd would say that the log was written; nobody waits for it. */
+static int
+set_log_fd(struct vhu_received *req)
+{
+	return 0;
+}
+
+static int
+set_vring_num(struct vhu_received *req)
+{
+	uint32_t num = req->msg->payload.state.num;
+	bool packed = (req->s->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
+	int rc = check_not_running(req);
+
+	if (rc < 0)
+		return rc;
+	if (num == 0 || num > VHU_VRING_NUM_MAX)
+		return vdpa_error(EINVAL, "size %u, allowed are 1 to %d", num, VHU_VRING_NUM_MAX);
+	if (!packed && (num & (num - 1)) != 0)
+		return vdpa_error(EINVAL, "size %u is not a power of two", num);
+	ring_of(req)->num = num;
+	return 0;
+}
+
+static int
+set_vring_addr(struct vhu_received *req)
+{
+	const struct vhu_vring_addr *addr = &req->msg->payload.addr;
+	struct vhu_ring *r = ring_of(req), old = *r;
+	int rc;
+
+	if ((addr->flags & ~VHU_VRING_F_LOG) != 0)
+		return vdpa_error(EINVAL, "flags 0x%x are unknown", addr->flags);
+	if (r->num == 0)
+		return vdpa_error(EINVAL, "the size is not set");
+	/* While it runs only the log address may change: a migration begins or ends so. */
+	if (r->started && (addr->desc != r->desc_user || addr->avail != r->driver_user ||
+			   addr->used != r->device_user))
+		return vdpa_error(EBUSY, "the queue runs");
+	r->desc_user = addr->desc;
+	r->driver_user = addr->avail;
+	r->device_user = addr->used;
+	r->log = (addr->flags & VHU_VRING_F_LOG) != 0;
+	r->log_addr = addr->log;
+	r->addr_set = true;
+	rc = vdpa_vhu_ring_translate(req->s, r);
+	if (rc == 0 && r->started)
+		rc = vdpa_vhu_session_update_log(req->s);
+	if (rc < 0)
+		*r = old;
+	return rc;
+}
+
+static int
+set_vring_base(struct vhu_received *req)
+{
+	struct vhu_ring *r = ring_of(req);
+	int rc = check_not_running(req);
+
+	if (rc < 0)
+		return rc;
+	r->base = req->msg->payload.state.num;
+	r->base_set = true;
+	return 0;
+}
+
+static int
+get_vring_base(struct vhu_received *req)
+{
+	uint32_t base;
+
+	vdpa_vhu_ring_stop(req->s, req->idx, &base);
+	req->msg->payload.state.num = base;
+	req->msg->size = sizeof(req->msg->payload.state);
+	return 0;
+}
+
+static int
+set_vring_kick(struct vhu_received *req)
+{
+	int fd, rc = take_eventfd(req, &fd);
+
+	return rc < 0 ? rc : vdpa_vhu_ring_set_kick(req->s, req->idx, fd);
+}
+
+static int
+set_vring_call(struct vhu_received *req)
+{
+	int fd, rc = take_eventfd(req, &fd);
+
+	return rc < 0 ? rc : vdpa_vhu_ring_set_call(req->s, req->idx, fd);
+}
+
+static int
+set_vring_err(struct vhu_received *req)
+{
+	int fd, rc = take_eventfd(req, &fd);
+
+	if (rc == 0)
+		vdpa_vhu_ring_set_err(req->s, req->idx, fd);
+	return rc;
+}
+
+static int
+set_vring_enable(struct vhu_received *req)
+{
+	uint32_t enable = req->msg->payload.state.num;
+
+	if (enable > 1)
+		return vdpa_error(EINVAL, "enable %u, allowed are 0 and 1", enable);
+	return vdpa_vhu_ring_enable(req->s, req->idx, enable != 0);
+}
+
+static int
+get_protocol_features(struct vhu_received *req)
+{
+	return reply_u64(req, req->s->dev->protocol);
+}
+
+static int
+set_protocol_features(struct vhu_received *req)
+{
+	uint64_t protocol = req->msg->payload.u64;
+
+	if ((protocol & ~req->s->dev->protocol) != 0)
+		return vdpa_error(EINVAL, "protocol features 0x%" PRIx64 " were not offered",
+				  protocol & ~req->s->dev->protocol);
+	pthread_mutex_lock(&req->s->dev->lock);
+	req->s->protocol = protocol;
+	pthread_mutex_unlock(&req->s->dev->lock);
+	return 0;
+}
+
+/* Front ends count a net device's queue pairs. */
+static int
+get_queue_num(struct vhu_received *req)
+{
+	const struct vhu_device *dev = req->s->dev;
+
+	return reply_u64(req, dev->is_net ? dev->nvqs / 2u : dev->nvqs);
+}
+
+static int
+send_rarp(struct vhu_received *req)
+{
+	uint8_t mac[6];
+	int rc;
+
+	memcpy(mac, &req->msg->payload.u64, sizeof(mac));
+	rc = vdpa_device_announce(req->s->dev->vdev, mac);
+	/* Where the device does not announce, the guest's first packets must do. */
+	return rc == -EOPNOTSUPP || !req->s->running ? 0 : rc;
+}
+
+/* The MTU that the front end shows its guest; what we offer is what the device has. */
+static int
+net_set_mtu(struct vhu_received *req)
+{
+	uint64_t mtu = req->msg->payload.u64;
+
+	if (mtu < MTU_MIN || mtu > MTU_MAX)
+		return vdpa_error(EINVAL, "MTU %" PRIu64 ", allowed are %d to %d", mtu, MTU_MIN,
+				  MTU_MAX);
+	return 0;
+}
+
+static int
+set_backend_req_fd(struct vhu_received *req)
+{
+	struct vhu_session *s = req->s;
+	socklen_t dlen = sizeof(int), tlen = sizeof(int);
+	int fd, domain, type;
+
+	/* Other families do not all keep to MSG_DONTWAIT. */
+	if (getsockopt(req->fds[0], SOL_SOCKET, SO_DOMAIN, &domain, &dlen) < 0 ||
+	    getsockopt(req->fds[0], SOL_SOCKET, SO_TYPE, &type, &tlen) < 0 || domain != AF_UNIX ||
+	    type != SOCK_STREAM)
+		return vdpa_error(EINVAL,
+				  "the file descriptor is no socket of AF_UNIX and SOCK_STREAM");
+	fd = take_fd(req, 0);
+	pthread_mutex_lock(&s->dev->lock);
+	if (s->backend_fd >= 0)
+		close(s->backend_fd);
+	s->backend_fd = fd;
+	pthread_mutex_unlock(&s->dev->lock);
+	return 0;
+}
+
+static int
+check_config(struct vhu_received *req)
+{
+	const struct vhu_config *config = &req->msg->payload.config;
+
+	if (config->size > VHU_CONFIG_SIZE_MAX || config->offset > VHU_CONFIG_SIZE_MAX ||
+	    config->offset + config->size > VHU_CONFIG_SIZE_MAX)
+		return vdpa_error(EINVAL, "%u bytes at offset %u, allowed is up to %d",
+				  config->size, config->offset, VHU_CONFIG_SIZE_MAX);
+	if (req->msg->size != VHU_CONFIG_HDR_SIZE + config->size)
+		return vdpa_error(EINVAL, "%u bytes of configuration in a payload of %u",
+				  config->size, req->msg->size);
+	return 0;
+}
+
+/* A front end may know a longer configuration than the device has: the rest reads as 0. */
+static int
+get_config(struct vhu_received *req)
+{
+	struct vdpa_device *vdev = req->s->dev->vdev;
+	struct vhu_config *config = &req->msg->payload.config;
+	size_t have = vdpa_get_config_size(vdev), len = 0;
+	int rc = check_config(req);
+
+	if (rc < 0)
+		return rc;
+	memset(config->data, 0, config->size);
+	if (config->offset < have)
+		len = RTE_MIN((size_t)config->size, have - config->offset);
+	if (len > 0)
+		rc = vdpa_get_config(vdev, config->offset, config->data, len);
+	return rc;
+}
+
+static int
+set_config(struct vhu_received *req)
+{
+	const struct vhu_config *config = &req->msg->payload.config;
+	int rc = check_config(req);
+
+	if (rc < 0)
+		return rc;
+	return vdpa_set_config(req->s->dev->vdev, config->offset, config->data, config->size);
+}
+
+/* Queues and size of an inflight area, checked. */
+static int
+check_inflight(struct vhu_received *req)
+{
+	const struct vhu_inflight *inflight = &req->msg->payload.inflight;
+
+	if (inflight->num_queues == 0 || inflight->num_queues > req->s->nrings)
+		return vdpa_error(EINVAL, "%u queues, the device has %u", inflight->num_queues,
+				  req->s->nrings);
+	if (inflight->queue_size == 0 || inflight->queue_size > VHU_VRING_NUM_MAX)
+		return vdpa_error(EINVAL, "queue size %u, allowed are 1 to %d",
+				  inflight->queue_size, VHU_VRING_NUM_MAX);
+	for (uint16_t i = 0; i < req->s->nrings; i++)
+		if (req->s->rings[i].started)
+			return vdpa_error(EBUSY, "queue %u runs", i);
+	return 0;
+}
+
+static size_t
+inflight_stride(const struct vhu_received *req)
+{
+	return vdpa_vhu_inflight_stride((req->s->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0,
+					req->msg->payload.inflight.queue_size);
+}
+
+static void
+keep_inflight(struct vhu_received *req, struct vhu_shm *area)
+{
+	struct vhu_session *s = req->s;
+
+	vdpa_vhu_shm_unmap(s->inflight);
+	s->inflight = area;
+	s->inflight_queues = req->msg->payload.inflight.num_queues;
+	s->inflight_stride = inflight_stride(req);
+}
+
+/* An area of zeroes: its version 0 says that the device is to initialise it. */
+static int
+get_inflight_fd(struct vhu_received *req)
+{
+	struct vhu_inflight *inflight = &req->msg->payload.inflight;
+	struct vhu_shm *area;
+	uint64_t size;
+	int fd, rc;
+
+	rc = check_inflight(req);
+	if (rc < 0)
+		return rc;
+	size = inflight_stride(req) * inflight->num_queues;
+	fd = memfd_create("vhost-user-inflight", MFD_CLOEXEC);
+	if (fd < 0)
+		return vdpa_error(errno, "memfd: %m");
+	rc = ftruncate(fd, (off_t)size) < 0 ? vdpa_error(errno, "memfd: %m")
+					    : vdpa_vhu_shm_map(&area, fd, 0, size);
+	if (rc < 0) {
+		close(fd);
+		return rc;
+	}
+	keep_inflight(req, area);
+	inflight->mmap_size = size;
+	inflight->mmap_offset = 0;
+	/* Closed behind the reply. */
+	req->fds[0] = fd;
+	req->nfds = 1;
+	return 0;
+}
+
+static int
+set_inflight_fd(struct vhu_received *req)
+{
+	const struct vhu_inflight *inflight = &req->msg->payload.inflight;
+	struct vhu_shm *area;
+	int rc = check_inflight(req);
+
+	if (rc < 0)
+		return rc;
+	if (inflight->mmap_size < inflight_stride(req) * inflight->num_queues)
+		return vdpa_error(EINVAL, "%" PRIu64 " bytes do not hold %u queues of %u entries",
+				  inflight->mmap_size, inflight->num_queues, inflight->queue_size);
+	rc = vdpa_vhu_shm_map(&area, req->fds[0], inflight->mmap_offset, inflight->mmap_size);
+	if (rc == 0)
+		keep_inflight(req, area);
+	return rc;
+}
+
+static int
+set_status(struct vhu_received *req)
+{
+	struct vhu_session *s = req->s;
+
+	if (req->msg->payload.u64 > UINT8_MAX)
+		return vdpa_error(EINVAL, "status 0x%" PRIx64 " is more than 8 bits",
+				  req->msg->payload.u64);
+	s->status_used = true;
+	/* QEMU 7.2 to 8.0 stops a device by status 0 first and asks where its queues stand after.
+	 */
+	if (req->msg->payload.u64 == 0)
+		vdpa_vhu_session_reset(s, true);
+	s->status = (uint8_t)req->msg->payload.u64;
+	return 0;
+}
+
+static int
+get_status(struct vhu_received *req)
+{
+	const struct vhu_session *s = req->s;
+
+	return reply_u64(req, s->status | (s->failed ? VIRTIO_CONFIG_S_NEEDS_RESET : 0));
+}
+
+#define MEM_SIZE(n) (offsetof(struct vhu_memory, regions) + (n) * sizeof(struct vhu_mem_region))
+
+/* name, handler, payload size, fds, queue, effect, protocol features */
+static const struct vhu_row table[VHU_REQUEST_MAX] = {
+#define ROW(request, handler, smin, smax, fmin, fmax, index, effect, protocol)                     \
+	[VHU_##request] = {#request, handler, smin, smax, fmin, fmax, VHU_##index, effect, protocol}
+	ROW(GET_FEATURES, get_features, 0, 0, 0, 0, INDEX_NONE, VHU_EFFECT_REPLY, 0),
+	ROW(SET_FEATURES, set_features, 8, 8, 0, 0, INDEX_NONE, VHU_EFFECT_ADVANCE, 0),
+	ROW(SET_OWNER, set_owner, 0, 0, 0, 0, INDEX_NONE, 0, 0),
+	ROW(RESET_OWNER, reset_device, 0, 0, 0, 0, INDEX_NONE, 0, 0),
+	ROW(SET_MEM_TABLE, set_mem_table, MEM_SIZE(1), MEM_SIZE(VHU_MEM_REGIONS_MAX), 1,
+	    VHU_MEM_REGIONS_MAX, INDEX_NONE, VHU_EFFECT_ADVANCE, 0),
+	ROW(SET_LOG_BASE, set_log_base, 16, 16, 1, 1, INDEX_NONE, VHU_EFFECT_REPLY,
+	    VHU_PROTOCOL(LOG_SHMFD)),
+	ROW(SET_LOG_FD, set_log_fd, 0, 8, 1, 1, INDEX_NONE, 0, 0),
+	ROW(SET_VRING_NUM, set_vring_num, 8, 8, 0, 0, INDEX_STATE, VHU_EFFECT_ADVANCE, 0),
+	ROW(SET_VRING_ADDR, set_vring_addr, 40, 40, 0, 0, INDEX_ADDR, VHU_EFFECT_ADVANCE, 0),
+	ROW(SET_VRING_BASE, set_vring_base, 8, 8, 0, 0, INDEX_STATE, 0, 0),
+	ROW(GET_VRING_BASE, get_vring_base, 8, 8, 0, 0, INDEX_STATE, VHU_EFFECT_REPLY, 0),
+	ROW(SET_VRING_KICK, set_vring_kick, 8, 8, 0, 1, INDEX_FILE, VHU_EFFECT_ADVANCE, 0),
+	ROW(SET_VRING_CALL, set_vring_call, 8, 8, 0, 1, INDEX_FILE, 0, 0),
+	ROW(SET_VRING_ERR, set_vring_err, 8, 8, 0, 1, INDEX_FILE, 0, 0),
+	ROW(GET_PROTOCOL_FEATURES, get_protocol_features, 0, 0, 0, 0, INDEX_NONE, VHU_EFFECT_REPLY,
+	    0),
+	ROW(SET_PROTOCOL_FEATURES, set_protocol_features, 8, 8, 0, 0, INDEX_NONE, 0, 0),
+	ROW(GET_QUEUE_NUM, get_queue_num, 0, 0, 0, 0, INDEX_NONE, VHU_EFFECT_REPLY,
+	    VHU_PROTOCOL(MQ)),
+	ROW(SET_VRING_ENABLE, set_vring_enable, 8, 8, 0, 0, INDEX_STATE, VHU_EFFECT_ADVANCE, 0),
+	ROW(SEND_RARP, send_rarp, 8, 8, 0, 0, INDEX_NONE, 0, VHU_PROTOCOL(RARP)),
+	ROW(NET_SET_MTU, net_set_mtu, 8, 8, 0, 0, INDEX_NONE, 0, VHU_PROTOCOL(NET_MTU)),
+	ROW(SET_BACKEND_REQ_FD, set_backend_req_fd, 0, 8, 1, 1, INDEX_NONE, 0,
+	    VHU_PROTOCOL(BACKEND_REQ)),
+	ROW(GET_CONFIG, get_config, VHU_CONFIG_HDR_SIZE, sizeof(struct vhu_config), 0, 0,
+	    INDEX_NONE, VHU_EFFECT_REPLY, VHU_PROTOCOL(CONFIG)),
+	ROW(SET_CONFIG, set_config, VHU_CONFIG_HDR_SIZE, sizeof(struct vhu_config), 0, 0,
+	    INDEX_NONE, 0, VHU_PROTOCOL(CONFIG)),
+	ROW(GET_INFLIGHT_FD, get_inflight_fd, VHU_INFLIGHT_SIZE_MIN, sizeof(struct vhu_inflight), 0,
+	    0, INDEX_NONE, VHU_EFFECT_REPLY, VHU_PROTOCOL(INFLIGHT_SHMFD)),
+	ROW(SET_INFLIGHT_FD, set_inflight_fd, VHU_INFLIGHT_SIZE_MIN, sizeof(struct vhu_inflight), 1,
+	    1, INDEX_NONE, 0, VHU_PROTOCOL(INFLIGHT_SHMFD)),
+	ROW(RESET_DEVICE, reset_device, 0, 0, 0, 0, INDEX_NONE, 0, VHU_PROTOCOL(RESET_DEVICE)),
+	ROW(SET_STATUS, set_status, 8, 8, 0, 0, INDEX_NONE, VHU_EFFECT_ADVANCE,
+	    VHU_PROTOCOL(STATUS)),
+	ROW(GET_STATUS, get_status, 0, 0, 0, 0, INDEX_NONE, VHU_EFFECT_REPLY, VHU_PROTOCOL(STATUS)),
+#undef ROW
+};
+
+const struct vhu_row *
+vdpa_vhu_row(uint32_t request)
+{
+	return request < RTE_DIM(table) && table[request].handle != NULL ? &table[request] : NULL;
+}
