@@ -102,10 +102,12 @@ void
 sim_free(struct vdpa_device *vdev)
 {
 	struct sim_device *dev = sim_dev(vdev);
-	bool stuck =
-		dev->set_up && dev->class->outstanding != NULL && sim_outstanding(dev, NULL) > 0;
+	bool set_up = dev->set_up;
+	bool stuck = set_up && dev->class->outstanding != NULL && sim_outstanding(dev, NULL) > 0;
 
-	if (dev->set_up && dev->class->teardown != NULL)
+	/* First, so that nobody who is being set up joins what is being taken down. */
+	dev->set_up = false;
+	if (set_up && dev->class->teardown != NULL)
 		dev->class->teardown(dev);
 	vdpa_task_cancel(&dev->kick_task);
 	for (uint16_t i = 0; dev->vqs != NULL && i < dev->nvqs; i++)
@@ -115,8 +117,9 @@ sim_free(struct vdpa_device *vdev)
 	/* Memory that somebody may still write to is never unmapped. */
 	if (!stuck)
 		vdpa_iotlb_put(dev->tlb);
-	if (dev->worker != NULL)
-		sim_worker_put(dev->worker);
+	/* The worker last: until fini() a device of the class may ask to share it. */
 	if (dev->class != NULL)
 		dev->class->fini(dev);
+	if (dev->worker != NULL)
+		sim_worker_put(dev->worker);
 }

@@ -485,39 +485,39 @@ vdpa_vhu_ring_enable(struct vhu_session *s, uint16_t idx, bool enable)
 	return rc;
 }
 
-int
-vdpa_vhu_ring_set_kick(struct vhu_session *s, uint16_t idx, int fd)
+/* Take over fd in the place of *old, which a running device has let go of when told. */
+static int
+swap_fd(struct vhu_session *s, uint16_t idx, int *old, int fd,
+	int (*tell)(struct vdpa_device *vdev, uint16_t idx, int fd))
 {
-	struct vhu_ring *r = &s->rings[idx];
 	int rc = 0;
 
-	if (r->started && s->running)
-		rc = vdpa_device_set_vq_kick(s->dev->vdev, idx, fd);
+	if (s->rings[idx].started && s->running)
+		rc = tell(s->dev->vdev, idx, fd);
 	if (rc < 0) {
 		close_fd(&fd);
 		return rc;
 	}
-	close_fd(&r->kick_fd);
-	r->kick_fd = fd;
-	r->kicked = true;
+	close_fd(old);
+	*old = fd;
 	return 0;
+}
+
+int
+vdpa_vhu_ring_set_kick(struct vhu_session *s, uint16_t idx, int fd)
+{
+	struct vhu_ring *r = &s->rings[idx];
+	int rc = swap_fd(s, idx, &r->kick_fd, fd, vdpa_device_set_vq_kick);
+
+	if (rc == 0)
+		r->kicked = true;
+	return rc;
 }
 
 int
 vdpa_vhu_ring_set_call(struct vhu_session *s, uint16_t idx, int fd)
 {
-	struct vhu_ring *r = &s->rings[idx];
-	int rc = 0;
-
-	if (r->started && s->running)
-		rc = vdpa_device_set_vq_call(s->dev->vdev, idx, fd);
-	if (rc < 0) {
-		close_fd(&fd);
-		return rc;
-	}
-	close_fd(&r->call_fd);
-	r->call_fd = fd;
-	return 0;
+	return swap_fd(s, idx, &s->rings[idx].call_fd, fd, vdpa_device_set_vq_call);
 }
 
 void
