@@ -2,27 +2,21 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The vhost-user front end: a socket for each device, on rte_vhost's public API. Owns the sockets,
- * the table of sessions by rte_vhost's connection number, and what is offered to a front end. One
+ * The vhost-user front end: what rte_vhost calls, and what the core calls. Owns the devices, the
+ * table of sessions by rte_vhost's connection number, and what is offered to a front end. One
  * connection at a time.
- *
- * rte_vhost has one thread for all sockets, so a front end that stops in the middle of a message
- * would stop everybody's: every connection gets a time-out for reads and writes.
  */
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -38,9 +32,6 @@
 #include "vdpa_log.h"
 #include "vhost_user.h"
 #include "vhost_user_priv.h"
-
-/* How long one message may keep the shared thread waiting for its rest or for room to reply. */
-#define MESSAGE_TIMEOUT_MS 100
 
 #define SOCKET_MODE_DEFAULT 0600
 
@@ -112,9 +103,9 @@ withdraw(struct vhu_session *s)
 }
 
 static bool
-is_session_fd(struct vhu_device *dev, int fd)
+is_session_fd(const struct vhu_device *dev, int fd)
 {
-	struct vhu_session *s;
+	const struct vhu_session *s;
 	struct stat a, b;
 	bool found = false;
 
@@ -125,62 +116,6 @@ is_session_fd(struct vhu_device *dev, int fd)
 		found |= s->fd >= 0 && fstat(s->fd, &b) == 0 && a.st_ino == b.st_ino;
 	pthread_mutex_unlock(&devices_lock);
 	return found;
-}
-
-/*
- * Whether fd is a connection of this device's socket that has no session yet. A front end may have
- * sent us a socket bound to the same path elsewhere: like every descriptor that it sends, and
- * unlike what rte_vhost has accepted, that one is closed on exec.
- */
-static bool
-is_new_connection(struct vhu_device *dev, int fd)
-{
-	struct sockaddr_un un = {.sun_family = AF_UNSPEC};
-	socklen_t len = sizeof(un);
-	int listening = 0, flags, rc;
-
-	flags = fcntl(fd, F_GETFD);
-	if (flags < 0 || (flags & FD_CLOEXEC) != 0)
-		return false;
-	rc = dev->client ? getpeername(fd, (struct sockaddr *)&un, &len)
-			 : getsockname(fd, (struct sockaddr *)&un, &len);
-	if (rc < 0 || un.sun_family != AF_UNIX || len <= offsetof(struct sockaddr_un, sun_path) ||
-	    strncmp(un.sun_path, dev->path, sizeof(un.sun_path)) != 0)
-		return false;
-	len = sizeof(listening);
-	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || listening)
-		return false;
-	return !is_session_fd(dev, fd);
-}
-
-/*
- * rte_vhost does not tell the connection's file descriptor: look for it. Returns a duplicate of it
- * with the time-outs set, -1 when it is not to be found.
- */
-static int
-claim_connection(struct vhu_device *dev)
-{
-	const struct timeval timeout = {.tv_usec = MESSAGE_TIMEOUT_MS * 1000};
-	DIR *dir = opendir("/proc/self/fd");
-	struct dirent *entry;
-	int claimed = -1;
-
-	if (dir == NULL)
-		return -1;
-	while (claimed < 0 && (entry = readdir(dir)) != NULL) {
-		char *end;
-		long fd = strtol(entry->d_name, &end, 10);
-
-		if (*end != '\0' || end == entry->d_name || !is_new_connection(dev, (int)fd))
-			continue;
-		if (setsockopt((int)fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)) < 0 ||
-		    setsockopt((int)fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) < 0 ||
-		    fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
-			break;
-		claimed = fcntl((int)fd, F_DUPFD_CLOEXEC, 0);
-	}
-	closedir(dir);
-	return claimed;
 }
 
 static bool
@@ -278,7 +213,7 @@ new_connection(int vid)
 	}
 	if (vid < 0 || vid >= RTE_MAX_VHOST_DEVICE)
 		return -1;
-	fd = claim_connection(dev);
+	fd = vdpa_vhu_socket_claim(dev, is_session_fd);
 	if (fd < 0) {
 		VDPA_LOG(ERR, "%s: vhost-user: connection refused: no time-out can be set on it",
 			 dev->vdev->name);
@@ -345,58 +280,6 @@ static const struct rte_vhost_device_ops device_ops = {
 	.destroy_connection = destroy_connection,
 };
 
-/* Remove what an earlier process left at the path; refuse everything else. */
-static int
-clear_path(const char *path)
-{
-	struct sockaddr_un un = {.sun_family = AF_UNIX};
-	struct stat st;
-	int fd, rc;
-
-	if (lstat(path, &st) < 0)
-		return errno == ENOENT ? 0 : vdpa_error(errno, "socket '%s': %m", path);
-	if (!S_ISSOCK(st.st_mode))
-		return vdpa_error(EEXIST, "socket '%s': a file that is no socket is there", path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return vdpa_error(errno, "socket '%s': %m", path);
-	memcpy(un.sun_path, path, strlen(path) + 1);
-	rc = connect(fd, (struct sockaddr *)&un, sizeof(un)) < 0 ? errno : 0;
-	close(fd);
-	if (rc != ECONNREFUSED)
-		return vdpa_error(EADDRINUSE, "socket '%s': is in use by another process", path);
-	if (unlink(path) < 0)
-		return vdpa_error(errno, "socket '%s': a stale one cannot be removed: %m", path);
-	return 0;
-}
-
-struct start_job {
-	const char *path;
-	mode_t mask;
-	int rc;
-};
-
-/*
- * rte_vhost binds in rte_vhost_driver_start(), and a socket must not be open to more users than
- * asked for, not for a moment. umask() is the whole process', but for a thread that has left its
- * shared file system attributes: so the start has a thread of its own.
- */
-static void *
-start_thread(void *arg)
-{
-	struct start_job *job = arg;
-	mode_t old = 0;
-	bool own = unshare(CLONE_FS) == 0;
-
-	/* Where that is forbidden (some containers): the whole process', which can only narrow what
-	 * another thread creates meanwhile. */
-	old = umask(job->mask);
-	job->rc = rte_vhost_driver_start(job->path);
-	if (!own)
-		umask(old);
-	return NULL;
-}
-
 /* On return no callback of this device runs or will; the socket is gone. */
 static void
 stop_serving(struct vhu_device *dev)
@@ -424,13 +307,11 @@ stop_serving(struct vhu_device *dev)
 static int
 start_serving(struct vhu_device *dev)
 {
-	struct start_job job = {.path = dev->path, .mask = 0777 & ~(dev->mode & 0600)};
 	const char *path = dev->path;
-	pthread_t thread;
 	int rc;
 
 	if (!dev->client) {
-		rc = clear_path(path);
+		rc = vdpa_vhu_socket_clear(path);
 		if (rc < 0)
 			return rc;
 	}
@@ -442,25 +323,9 @@ start_serving(struct vhu_device *dev)
 		rc = vdpa_error(EIO, "socket '%s': rte_vhost refuses the device", path);
 		goto err;
 	}
-	rc = pthread_create(&thread, NULL, start_thread, &job);
-	if (rc != 0) {
-		rc = vdpa_error(rc, "socket '%s': thread: %s", path, strerror(rc));
+	rc = vdpa_vhu_socket_start(dev);
+	if (rc < 0)
 		goto err;
-	}
-	pthread_join(thread, NULL);
-	if (job.rc < 0) {
-		rc = vdpa_error(EIO, "socket '%s': cannot be %s", path,
-				dev->client ? "connected" : "created; is its folder writable?");
-		goto err;
-	}
-	if (!dev->client && dev->group != (gid_t)-1 && lchown(path, (uid_t)-1, dev->group) < 0) {
-		rc = vdpa_error(errno, "socket '%s': group: %m", path);
-		goto err;
-	}
-	if (!dev->client && (dev->mode & 0600) != dev->mode && chmod(path, dev->mode) < 0) {
-		rc = vdpa_error(errno, "socket '%s': mode: %m", path);
-		goto err;
-	}
 	dev->serving = true;
 	return 0;
 

@@ -4,7 +4,8 @@
 /*
  * The vhost-user front end, by file.
  *
- *   vhost_user.c          the socket of a device, its connections, what rte_vhost calls
+ *   vhost_user.c          devices and their connections; what rte_vhost and the core call
+ *   vhost_user_socket.c   the socket itself: path, permissions, time-outs
  *   vhost_user_msg.c      one message: its file descriptors, its checks, its refusal
  *   vhost_user_requests.c the table of requests, their handlers
  *   vhost_user_session.c  one connection's device: rings, memory, log; when the device starts
@@ -146,6 +147,20 @@ int vdpa_vhu_ring_enable(struct vhu_session *s, uint16_t idx, bool enable);
 int vdpa_vhu_ring_set_kick(struct vhu_session *s, uint16_t idx, int fd);
 int vdpa_vhu_ring_set_call(struct vhu_session *s, uint16_t idx, int fd);
 void vdpa_vhu_ring_set_err(struct vhu_session *s, uint16_t idx, int fd);
+
+/* vhost_user_socket.c */
+
+/* Remove what an earlier process left at the path; refuse everything else. */
+int vdpa_vhu_socket_clear(const char *path);
+/* Bind or connect the socket that is registered with rte_vhost, with the device's permissions. On
+ * failure it may have been bound. */
+int vdpa_vhu_socket_start(const struct vhu_device *dev);
+/*
+ * rte_vhost does not tell a new connection's file descriptor: look for the one that is_known() does
+ * not know. Returns a duplicate of it with the time-outs set, -1 when it is not to be found.
+ */
+int vdpa_vhu_socket_claim(const struct vhu_device *dev,
+			  bool (*is_known)(const struct vhu_device *dev, int fd));
 
 /* vhost_user_shm.c */
 
