@@ -380,10 +380,11 @@ sim_get_status(struct vdpa_device *vdev)
 }
 
 static int
-work_update(void *arg)
+work_set_status(void *arg)
 {
 	struct sim_work *w = arg;
 
+	w->dev->status = w->status;
 	sim_device_update(w->dev);
 	return 0;
 }
@@ -391,10 +392,8 @@ work_update(void *arg)
 static int
 sim_set_status(struct vdpa_device *vdev, uint8_t status)
 {
-	struct sim_device *dev = sim_dev(vdev);
-
-	dev->status = status;
-	return sim_on_worker(work_update, (struct sim_work){.dev = dev});
+	return sim_on_worker(work_set_status,
+			     (struct sim_work){.dev = sim_dev(vdev), .status = status});
 }
 
 static int
@@ -469,29 +468,33 @@ sim_reset(struct vdpa_device *vdev)
 }
 
 static int
+work_suspend(void *arg)
+{
+	struct sim_work *w = arg;
+
+	w->dev->suspended = w->on;
+	sim_device_update(w->dev);
+	return 0;
+}
+
+static int
 sim_suspend(struct vdpa_device *vdev)
 {
 	struct sim_device *dev = sim_dev(vdev);
 
 	int rc;
 
-	dev->suspended = true;
-	sim_on_worker(work_update, (struct sim_work){.dev = dev});
+	sim_on_worker(work_suspend, (struct sim_work){.dev = dev, .on = true});
 	rc = sim_drain(dev, NULL);
-	if (rc < 0) {
-		dev->suspended = false;
-		sim_on_worker(work_update, (struct sim_work){.dev = dev});
-	}
+	if (rc < 0)
+		sim_on_worker(work_suspend, (struct sim_work){.dev = dev, .on = false});
 	return rc;
 }
 
 static int
 sim_resume(struct vdpa_device *vdev)
 {
-	struct sim_device *dev = sim_dev(vdev);
-
-	dev->suspended = false;
-	return sim_on_worker(work_update, (struct sim_work){.dev = dev});
+	return sim_on_worker(work_suspend, (struct sim_work){.dev = sim_dev(vdev), .on = false});
 }
 
 /* Configuration space. */

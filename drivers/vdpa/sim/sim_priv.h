@@ -14,6 +14,7 @@ struct sim_work {
 	struct sim_queue *q;
 	int fd;
 	bool on;
+	uint8_t status;
 	struct vdpa_iotlb *tlb;
 	const struct vdpa_dirty_log *log;
 	const uint64_t *used_iova;
