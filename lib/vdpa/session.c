@@ -235,7 +235,13 @@ restart_with(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config
 	start.iotlb = vdpa_iotlb_get(core->iotlb);
 	rc = session_start(vdev, &start);
 	vdpa_iotlb_put(start.iotlb);
-	return rc;
+	if (rc < 0) {
+		/* Queues that ran are gone, which is more than this call's failure. */
+		snprintf(why, sizeof(why), "%s", vdpa_error_message());
+		vdpa_device_fail(vdev, idx, rc, "the device did not start again");
+		return vdpa_error(rc, "%s", why);
+	}
+	return 0;
 
 err_resume:
 	/* The others go on as they were. */

@@ -435,6 +435,33 @@ a_failed_restart_for_a_late_queue_leaves_the_others_running(void **state)
 	assert_true(f->fake->vq[0].ready && f->fake->vq[1].ready);
 }
 
+/* Whatever fails on the way: the device goes on, or it is FAILED and its front end hears of it. */
+static void
+a_failed_restart_never_leaves_a_device_idle_unheard(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int failed = 0;
+
+	f->fake->backend_features = 0;
+	for (unsigned int at = 1;; at++) {
+		f->fake->fail_at = 0;
+		assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+		f->fake->calls = 0;
+		f->fake->fail_at = at;
+		if (vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]) == 0)
+			break;
+		assert_in_range(at, 1, 100);
+		if (vdpa_device_get_state(f->vdev) != VDPA_STATE_RUNNING) {
+			EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+			failed++;
+		}
+		f->fake->fail_at = 0;
+		assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	}
+	/* Suspend and the two states let it go on; the steps of the start do not. */
+	assert_true(failed > 10);
+}
+
 static void
 a_late_queue_restarts_a_device_that_cannot_take_it(void **state)
 {
@@ -631,6 +658,7 @@ main(void)
 		TEST(the_message_of_an_op_is_kept),
 		TEST(a_disabled_queue_goes_on_where_it_stopped),
 		TEST(a_failed_restart_for_a_late_queue_leaves_the_others_running),
+		TEST(a_failed_restart_never_leaves_a_device_idle_unheard),
 		TEST(a_late_queue_restarts_a_device_that_cannot_take_it),
 		TEST(a_late_queue_starts_alone_where_the_device_can),
 		TEST(other_queues_go_on_when_one_stops),
