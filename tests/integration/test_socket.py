@@ -17,6 +17,8 @@ class Socket(unittest.TestCase):
     def setUp(self):
         self.dir = tempfile.TemporaryDirectory(prefix="uvdpa-test-")
         self.addCleanup(self.dir.cleanup)
+        # EAL leaves its runtime folder behind: let it be in ours.
+        self.env = dict(os.environ, RUNTIME_DIRECTORY=self.dir.name)
 
     def path(self, name):
         return os.path.join(self.dir.name, name)
@@ -25,7 +27,7 @@ class Socket(unittest.TestCase):
         """The daemon's exit code and what it says."""
         argv = [os.environ["UVDPA_APP"], "--no-huge", "-m", "64", f"--file-prefix=s{os.getpid()}", "--no-telemetry"]
         argv += ["--", "--dev", f"name net0 mgmtdev sim_net {words}"]
-        run = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+        run = subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=30, check=False)
         return run.returncode, run.stdout + run.stderr
 
     def daemon(self, words):
@@ -91,7 +93,7 @@ class Socket(unittest.TestCase):
         argv = [os.environ["UVDPA_APP"], "--no-huge", "-m", "64", f"--file-prefix=s{os.getpid()}", "--no-telemetry", "--"]
         for name in "net0", "net1":
             argv += ["--dev", f"name {name} mgmtdev sim_net socket {path}"]
-        run = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+        run = subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=30, check=False)
         self.assertNotEqual(run.returncode, 0)
         self.assertIn(f"socket '{path}': is in use by net0", run.stdout + run.stderr)
 
@@ -104,7 +106,7 @@ class Socket(unittest.TestCase):
         self.assertTrue(os.path.exists(path))
         argv = [os.environ["UVDPA_APP"], "--no-huge", "-m", "64", f"--file-prefix=s{os.getpid()}", "--no-telemetry"]
         argv += ["--", "--dev", f"name net0 mgmtdev sim_net backend loopback socket {path}"]
-        with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as again:
+        with subprocess.Popen(argv, env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as again:
             try:
                 self.assertTrue(wait_until(lambda: self.connects(path), 20))
                 with NetDriver(path) as net:

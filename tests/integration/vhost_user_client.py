@@ -13,6 +13,7 @@ import mmap
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -398,11 +399,11 @@ class Daemon:
     """vdpa-app with its log."""
 
     def __init__(self, devices, extra=()):
-        self.dir = tempfile.mkdtemp(prefix="uvdpa-test-")
-        self.log_path = os.path.join(self.dir, "log")
         program = os.environ.get("UVDPA_APP")
         if not program:
             raise unittest.SkipTest("UVDPA_APP names no daemon")
+        self.dir = tempfile.mkdtemp(prefix="uvdpa-test-")
+        self.log_path = os.path.join(self.dir, "log")
         argv = [program, "--no-huge", "-m", "128", f"--file-prefix=t{os.getpid()}", "--no-telemetry", "--"]
         self.names = []
         for words in devices:
@@ -410,7 +411,9 @@ class Daemon:
             self.names.append(name)
             argv += ["--dev", f"{words} socket {self.path(name)}"]
         with open(self.log_path, "wb") as log:
-            self.process = subprocess.Popen(argv + list(extra), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            # EAL leaves its runtime folder behind: let it be in ours.
+            self.process = subprocess.Popen(argv + list(extra), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            env=dict(os.environ, RUNTIME_DIRECTORY=self.dir))
         if not wait_until(lambda: self.process.poll() is not None or "\nready" in "\n" + self.log(), 30):
             self.stop()
         if self.process.poll() is not None:
@@ -442,9 +445,7 @@ class Daemon:
                 self.process.wait()
         code = self.process.returncode
         log = self.log()
-        for name in os.listdir(self.dir):
-            os.unlink(os.path.join(self.dir, name))
-        os.rmdir(self.dir)
+        shutil.rmtree(self.dir)
         return code, log
 
 
