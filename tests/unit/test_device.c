@@ -3,7 +3,6 @@
 
 /* The core's rules: status, steps out of order, start that unwinds, failure, words. */
 
-#include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -17,6 +16,8 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+
+#include "test_util.h"
 #include <linux/virtio_config.h>
 
 #include "device_priv.h"
@@ -35,19 +36,6 @@ struct fixture {
 	int mem_fd, kick_fd[FAKE_VQS], call_fd;
 	unsigned int freed;
 };
-
-static unsigned int
-count_fds(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	unsigned int n = 0;
-
-	assert_non_null(dir);
-	while (readdir(dir) != NULL)
-		n++;
-	closedir(dir);
-	return n;
-}
 
 static void
 make_device(struct fixture *f, bool own_kick)
@@ -115,14 +103,6 @@ teardown(void **state)
 	free(f);
 	return 0;
 }
-
-/* Wait, bounded, for what another thread does. */
-#define EVENTUALLY(cond)                                                                           \
-	do {                                                                                       \
-		for (unsigned int i_ = 0; i_ < 5000 && !(cond); i_++)                              \
-			usleep(1000);                                                              \
-		assert_true(cond);                                                                 \
-	} while (0)
 
 static void
 status_bits_are_set_in_order(void **state)

@@ -17,16 +17,11 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+
+#include "test_util.h"
 #include <rte_lcore.h>
 
 #include "vdpa_event.h"
-
-#define EVENTUALLY(cond)                                                                           \
-	do {                                                                                       \
-		for (unsigned int i_ = 0; i_ < 5000 && !(cond); i_++)                              \
-			usleep(1000);                                                              \
-		assert_true(cond);                                                                 \
-	} while (0)
 
 #define LOAD(x) __atomic_load_n(&(x), __ATOMIC_SEQ_CST)
 #define INC(x)	__atomic_add_fetch(&(x), 1, __ATOMIC_SEQ_CST)

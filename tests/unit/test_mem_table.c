@@ -5,7 +5,6 @@
  * The guest memory table: regions, versions, faults, dirty log.
  */
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -20,6 +19,8 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+
+#include "test_util.h"
 
 #include "fault.h"
 #include "vdpa.h"
@@ -36,19 +37,6 @@ file_of(uint64_t size)
 	assert_true(fd >= 0);
 	assert_int_equal(ftruncate(fd, (off_t)size), 0);
 	return fd;
-}
-
-static unsigned int
-open_fds(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	unsigned int n = 0;
-
-	assert_non_null(dir);
-	while (readdir(dir) != NULL)
-		n++;
-	closedir(dir);
-	return n;
 }
 
 static unsigned int
@@ -123,7 +111,7 @@ bad_regions_are_refused_and_leave_nothing(void **state)
 	struct vdpa_mem_region_spec s[VDPA_MEM_REGIONS_MAX + 1];
 
 	assert_int_equal(pipe(pipes), 0);
-	fds = open_fds();
+	fds = count_fds();
 #define REFUSED(err, n, ...)                                                                       \
 	do {                                                                                       \
 		struct vdpa_mem_region_spec bad[] = {__VA_ARGS__};                                 \
@@ -158,11 +146,11 @@ bad_regions_are_refused_and_leave_nothing(void **state)
 	REFUSED(EACCES, 2, spec(0, PAGE, 0, fd), spec(0x10000, PAGE, 0, ro));
 	close(ro);
 	assert_null(tlb);
-	assert_int_equal(open_fds(), fds);
+	assert_int_equal(count_fds(), fds);
 	assert_int_equal(mappings(), maps);
 	assert_int_equal(vdpa_iotlb_create(NULL, s, VDPA_MEM_REGIONS_MAX, &tlb), 0);
 	vdpa_iotlb_put(tlb);
-	assert_int_equal(open_fds(), fds);
+	assert_int_equal(count_fds(), fds);
 	assert_int_equal(mappings(), maps);
 	close(pipes[0]);
 	close(pipes[1]);

@@ -14,6 +14,8 @@
 
 #include <cmocka.h>
 
+#include "test_util.h"
+
 #include "../../drivers/vdpa/sim/sim.h"
 #include "ring_driver.h"
 #include "vdpa_frontend.h"
@@ -96,14 +98,6 @@ post(struct fixture *f)
 	assert_true(ring_driver_post(&f->ring, &b, 1) >= 0);
 	eventfd_write(f->conf.kick_fd, 1);
 }
-
-/* Bounded wait for what the worker does. */
-#define EVENTUALLY(cond)                                                                           \
-	do {                                                                                       \
-		for (unsigned int i_ = 0; i_ < 5000 && !(cond); i_++)                              \
-			usleep(1000);                                                              \
-		assert_true(cond);                                                                 \
-	} while (0)
 
 /* Complete what is kept, as a class does: on the worker, into guest memory, then push. */
 static int

@@ -481,7 +481,6 @@ static int
 sim_suspend(struct vdpa_device *vdev)
 {
 	struct sim_device *dev = sim_dev(vdev);
-
 	int rc;
 
 	sim_on_worker(work_suspend, (struct sim_work){.dev = dev, .on = true});
