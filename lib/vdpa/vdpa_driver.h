@@ -28,6 +28,7 @@
 
 #include "vdpa.h"
 #include "vdpa_args.h"
+#include "vdpa_dma.h"
 #include "vdpa_memory.h"
 #include "vdpa_virtqueue.h"
 
@@ -162,7 +163,7 @@ struct vdpa_config_ops {
 	/** Optional: announce the guest (vhost-user SEND_RARP) by this MAC address. */
 	int (*announce)(struct vdpa_device *vdev, const uint8_t mac[6]);
 
-	/* DMA: set_map, or dma_map and dma_unmap; one of the two must be there. */
+	/* DMA: set_map, or dma_map and dma_unmap, or neither and struct vdpa_device.dma. */
 
 	/** Optional: an address space before DRIVER_OK. */
 	int (*set_group_asid)(struct vdpa_device *vdev, uint32_t group, uint32_t asid);
@@ -207,8 +208,11 @@ struct vdpa_device {
 	char name[VDPA_NAME_MAX];
 	const struct vdpa_config_ops *config;
 	struct vdpa_mgmt_dev *mdev; /**< what made it; NULL when an application did */
-	uint32_t ngroups;	    /**< virtqueue groups */
-	uint32_t nas;		    /**< address spaces */
+	/** Set by a driver without set_map and dma_map before it registers: the core maps guest
+	 * memory into this domain, and out of it after every reset. */
+	struct vdpa_dma_domain *dma;
+	uint32_t ngroups; /**< virtqueue groups */
+	uint32_t nas;	  /**< address spaces */
 	struct vdpa_device_core *core;
 };
 

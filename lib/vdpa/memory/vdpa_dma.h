@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/**
+ * @file vdpa_dma.h
+ * DMA domains: which memory a device that uses the platform's IOMMU can reach, and at which IOVA.
+ *
+ * A transport (VFIO container, vfio-user connection) makes a domain from its two functions, map and
+ * unmap; a driver without map ops of its own gives the domain to the core (struct vdpa_device.dma),
+ * which brings the guest's memory into it and out of it, region by region, as the table changes.
+ * Several devices may share a domain (functions of one IOMMU group must): a mapping that two of
+ * them ask for exists once and is counted.
+ *
+ * Memory of the driver's own (a control queue's ring) gets an IOVA that no guest memory has,
+ * vdpa_dma_alloc(). A guest can name that IOVA in a descriptor: what lies there is as untrusted as
+ * guest memory.
+ */
+
+#ifndef VDPA_DMA_H
+#define VDPA_DMA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vdpa_memory.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct vdpa_dma_domain;
+
+/** Usable IOVAs, both ends inclusive. */
+struct vdpa_dma_range {
+	uint64_t first;
+	uint64_t last;
+};
+
+/** One piece of memory in a domain. */
+struct vdpa_dma_mapping {
+	uint64_t iova;
+	uint64_t size;	 /**< bytes */
+	void *va;	 /**< our mapping of it; VFIO pins by this */
+	int fd;		 /**< shared memory file, not -1; vfio-user sends this */
+	uint64_t offset; /**< of va in fd, bytes */
+};
+
+/** How a transport maps. Called with the domain's lock held, one at a time. */
+struct vdpa_dma_ops {
+	/** Readable and writable by the device on return. 0 or a negative errno with vdpa_error().
+	 */
+	int (*map)(void *arg, const struct vdpa_dma_mapping *m);
+	/**
+	 * On return the device cannot reach it. 0; also when the transport is gone, because then
+	 * nothing is left to unmap. A negative errno with vdpa_error(): it is still mapped.
+	 */
+	int (*unmap)(void *arg, const struct vdpa_dma_mapping *m);
+};
+
+/** Limits of a domain, as the transport found them. */
+struct vdpa_dma_limits {
+	const struct vdpa_dma_range *ranges; /**< usable IOVAs, ascending, disjoint; copied */
+	unsigned int n_ranges;		     /**< 0: all of them */
+	uint64_t page_size;		     /**< alignment of IOVA and size, bytes; power of two */
+	unsigned int max_mappings;	     /**< 0: no limit */
+};
+
+/**
+ * Make a domain, with one reference for the caller.
+ * @param name  for messages, such as "pci/0000:06:00.2"; copied.
+ * @param arg   for ops; outlives the domain.
+ * @return 0; -EINVAL for limits that make no sense; -ENOMEM. From any thread.
+ */
+int vdpa_dma_domain_create(const char *name, const struct vdpa_dma_ops *ops, void *arg,
+			   const struct vdpa_dma_limits *limits, struct vdpa_dma_domain **out);
+
+/**
+ * Unmap all that is left (one warning says how much) and free the domain. Its devices are gone.
+ */
+void vdpa_dma_domain_destroy(struct vdpa_dma_domain *dom);
+
+/**
+ * Map a region of guest memory for one more user.
+ * @return 0; -EINVAL with a message for IOVAs that the IOMMU cannot translate or that are reserved
+ * (it names them), or that are not aligned to its pages; -EBUSY for IOVAs at which other memory is
+ * mapped (the message names whose); -ENOSPC beyond max_mappings; -ENOMEM (the message names
+ * RLIMIT_MEMLOCK where that is it); what ops->map says. From any thread.
+ */
+int vdpa_dma_map(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region);
+
+/** One user less; the last unmaps. 0; -ENOENT for what is not mapped; what ops->unmap says. */
+int vdpa_dma_unmap(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region);
+
+/** Memory of the driver's own that the device can reach. */
+struct vdpa_dma_buf {
+	void *va; /**< zeroed */
+	uint64_t iova;
+	size_t size; /**< bytes, whole pages */
+	int fd;
+};
+
+/**
+ * Allocate and map at the highest free IOVAs (guest memory is at the low ones).
+ * @return 0; -ENOSPC when there is no hole; -ENOMEM; what ops->map says. Nothing is left then.
+ */
+int vdpa_dma_alloc(struct vdpa_dma_domain *dom, size_t size, struct vdpa_dma_buf *buf);
+/** Unmap and free. Zeroed buf: no-op. */
+void vdpa_dma_free(struct vdpa_dma_domain *dom, struct vdpa_dma_buf *buf);
+
+/** Counts since the domain was made, and what is mapped now. */
+struct vdpa_dma_stats {
+	uint64_t maps, unmaps; /**< calls of ops */
+	uint64_t bytes_mapped; /**< now */
+	uint32_t mappings;     /**< now */
+};
+void vdpa_dma_get_stats(struct vdpa_dma_domain *dom, struct vdpa_dma_stats *stats);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* VDPA_DMA_H */

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/**
+ * @file vdpa_pci.h
+ * PCI functions for drivers: registers, doorbell pages, MSI-X, DMA, over whatever reaches them.
+ *
+ * A function is opened by the name of its management device: `pci/0000:06:00.2` (the kernel's
+ * vfio-pci) or `vfio-user/PATH` (a device in another process, on the UNIX socket PATH). A driver
+ * cannot tell the two apart. It never dereferences a BAR for registers: reads and writes name (BAR,
+ * offset) and are checked against the BAR's size; only doorbell and memory areas are mapped.
+ *
+ * A function is not trusted. Reads of one that is gone (surprise removal, disconnected, a request
+ * that was not answered in time) give all ones, writes do nothing, both at once and for good:
+ * vdpa_pci_error() says so. Every wait is bounded.
+ *
+ * Threads: calls on one function may come from any thread; each is atomic by itself. The kick path
+ * (vdpa_pci_post16(), vdpa_pci_post32()) never waits.
+ */
+
+#ifndef VDPA_PCI_H
+#define VDPA_PCI_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vdpa_dma.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** BARs are 0 to 5. */
+#define VDPA_PCI_BARS 6
+
+struct vdpa_pci;
+
+/** How vdpa_pci_open() opens a function. Zero-initialise it; a zero field is the default. */
+struct vdpa_pci_params {
+	/** Accept a group in the kernel's no-IOMMU mode: the device can then reach all memory. */
+	bool noiommu;
+	/** Longest wait for one answer over vfio-user, milliseconds; default 1000. */
+	unsigned int timeout_ms;
+};
+
+/** What a function says that it is. */
+struct vdpa_pci_id {
+	uint16_t vendor, device;
+	uint16_t subsystem_vendor, subsystem;
+	uint32_t class_code; /**< 24 bits */
+	uint8_t revision;
+};
+
+/**
+ * Open a function: it is ours alone, memory decoding on, bus master off, no interrupt set.
+ *
+ * @param name    `pci/ADDRESS` (or just the address) or `vfio-user/PATH`.
+ * @param params  NULL for the defaults.
+ * @return 0; a negative errno with one line that names the function, the fact and the command that
+ * mends it: -EINVAL for a name that is neither; -ENODEV for no such function; -EBUSY for one that
+ * is bound to another driver or open elsewhere, or whose group is not viable (it names the function
+ * in the way and its driver); -EACCES for /dev/vfio without permission; -ENOTSUP for no IOMMU, or
+ * no-IOMMU mode without params->noiommu; -ECONNREFUSED, -ENOENT for a socket where nobody listens;
+ * -EPROTO for a vfio-user server that does not keep to the protocol; -ETIMEDOUT for one that does
+ * not answer; -ENOMEM. Nothing is left open then.
+ */
+int vdpa_pci_open(const char *name, const struct vdpa_pci_params *params, struct vdpa_pci **out);
+
+/** Interrupts off, bus master off, reset where it can be, everything unmapped and closed. NULL:
+ * no-op. */
+void vdpa_pci_close(struct vdpa_pci *pci);
+
+/** The full name, `pci/0000:06:00.2` or `vfio-user/PATH`; for messages. */
+const char *vdpa_pci_name(const struct vdpa_pci *pci);
+const struct vdpa_pci_id *vdpa_pci_get_id(const struct vdpa_pci *pci);
+/** NUMA node, -1 when unknown. */
+int vdpa_pci_numa_node(const struct vdpa_pci *pci);
+
+/**
+ * 0 while the function answers; the negative errno of the first failure once it does not any more:
+ * -ENODEV removed or disconnected, -ETIMEDOUT, -EPROTO; vdpa_pci_error_text() is its one line.
+ */
+int vdpa_pci_error(const struct vdpa_pci *pci);
+const char *vdpa_pci_error_text(const struct vdpa_pci *pci);
+
+/** Ask the function whether it is there: reads its vendor id. False marks it as removed. */
+bool vdpa_pci_present(struct vdpa_pci *pci);
+
+/* Configuration space. */
+
+/** -EINVAL past its size (256 or 4096 bytes); vdpa_pci_error() when it is gone (buf is all ones).
+ */
+int vdpa_pci_config_read(struct vdpa_pci *pci, unsigned int offset, void *buf, size_t len);
+int vdpa_pci_config_write(struct vdpa_pci *pci, unsigned int offset, const void *buf, size_t len);
+
+/**
+ * Walk the capability list (PCI 3.0, 6.7).
+ * @param id     capability id, e.g. 0x09 vendor specific.
+ * @param after  0 to begin, or the offset that the last call returned.
+ * @return offset in configuration space; -ENOENT when there is none (any more); -EPROTO for a list
+ * that loops or points outside the header (the message says where).
+ */
+int vdpa_pci_find_cap(struct vdpa_pci *pci, uint8_t id, unsigned int after);
+
+/* BARs. */
+
+/** Size of a BAR in bytes; 0: none, or I/O ports (which are not supported). */
+uint64_t vdpa_pci_bar_size(const struct vdpa_pci *pci, unsigned int bar);
+
+/** Whether [offset, offset + len) lies within the BAR; for capabilities, before they are believed.
+ */
+bool vdpa_pci_bar_has(const struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t len);
+
+/**
+ * Registers, host byte order (PCI is little endian). offset is aligned to the width. Outside the
+ * BAR, or misaligned, is a driver's error: all ones or no effect, and the function is marked failed
+ * (-EFAULT).
+ */
+uint8_t vdpa_pci_read8(struct vdpa_pci *pci, unsigned int bar, uint64_t offset);
+uint16_t vdpa_pci_read16(struct vdpa_pci *pci, unsigned int bar, uint64_t offset);
+uint32_t vdpa_pci_read32(struct vdpa_pci *pci, unsigned int bar, uint64_t offset);
+uint64_t vdpa_pci_read64(struct vdpa_pci *pci, unsigned int bar, uint64_t offset);
+void vdpa_pci_write8(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint8_t value);
+void vdpa_pci_write16(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint16_t value);
+void vdpa_pci_write32(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint32_t value);
+void vdpa_pci_write64(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t value);
+
+/** Posted writes for doorbells that could not be mapped: ordered, not waited for. */
+void vdpa_pci_post16(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint16_t value);
+void vdpa_pci_post32(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint32_t value);
+
+/** A mapped part of a BAR. */
+struct vdpa_pci_area {
+	volatile void *va; /**< of the offset asked for */
+	int fd;		   /**< the transport's; mmap(fd, fd_offset) reaches the same */
+	uint64_t fd_offset;
+	uint64_t size; /**< bytes */
+	void *map;     /**< what was mmap()ed */
+	size_t map_len;
+};
+
+/**
+ * Map [offset, offset + size) of a BAR.
+ * @return 0; -EOPNOTSUPP when the transport or device traps this part (use vdpa_pci_post16());
+ * -EFAULT past the BAR; what mmap(2) says. An area must be unmapped before the function is closed.
+ */
+int vdpa_pci_map(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t size,
+		 struct vdpa_pci_area *area);
+void vdpa_pci_unmap(struct vdpa_pci *pci, struct vdpa_pci_area *area);
+
+/* Interrupts. Eventfds stay the caller's, open until replaced. */
+
+/** MSI-X vectors that the function has; 0: none. */
+unsigned int vdpa_pci_nr_vectors(const struct vdpa_pci *pci);
+
+/**
+ * Enable MSI-X with vectors 0 .. n - 1, each without an eventfd (masked); n within
+ * vdpa_pci_nr_vectors(). 0; -EBUSY when enabled; -ENOSPC when the system grants fewer; else the
+ * transport's errno.
+ */
+int vdpa_pci_msix_enable(struct vdpa_pci *pci, unsigned int n);
+/** MSI-X off, every eventfd forgotten. No-op when off. */
+void vdpa_pci_msix_disable(struct vdpa_pci *pci);
+/**
+ * Signal fd for a vector from now on; -1 masks it. Swapping neither stops the device nor touches
+ * other vectors; an interrupt that arrives during the swap may be lost: signal the new fd once.
+ */
+int vdpa_pci_msix_set(struct vdpa_pci *pci, unsigned int vector, int fd);
+/** The INTx line: signal fd when it is raised, masked then until vdpa_pci_intx_unmask(); -1: off.
+ * -EOPNOTSUPP where there is none. */
+int vdpa_pci_intx_set(struct vdpa_pci *pci, int fd);
+int vdpa_pci_intx_unmask(struct vdpa_pci *pci);
+
+/** What a function tells out of band. */
+enum vdpa_pci_event {
+	VDPA_PCI_EVENT_ERROR,  /**< uncorrectable error (AER); vfio-user: protocol failure */
+	VDPA_PCI_EVENT_REMOVE, /**< the kernel asks for it back; vfio-user: the server hung up */
+};
+/** Signal fd for an event; -1: no longer. -EOPNOTSUPP where the function cannot tell. */
+int vdpa_pci_event_set(struct vdpa_pci *pci, enum vdpa_pci_event event, int fd);
+
+/* DMA. */
+
+/** Let it do DMA (PCI command, bit 2), or stop it. 0 or vdpa_pci_error(). */
+int vdpa_pci_set_bus_master(struct vdpa_pci *pci, bool on);
+/** Function-level reset; bus master is off and configuration as after vdpa_pci_open() then.
+ * -EOPNOTSUPP where it has none. */
+int vdpa_pci_reset(struct vdpa_pci *pci);
+/** Its DMA domain, for vdpa_device.dma; the function's, until it is closed. */
+struct vdpa_dma_domain *vdpa_pci_dma(struct vdpa_pci *pci);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* VDPA_PCI_H */
