@@ -3,7 +3,11 @@
 
 /**
  * @file ring_driver.h
- * For tests: guest memory in memfds, and a driver's side of a virtqueue, split or packed.
+ * Guest memory in memfds, and a driver's side of a virtqueue, split or packed: what test-vdpa and
+ * the unit tests drive devices with. Little-endian, as the machines they run on.
+ *
+ * The device is not trusted: ring_driver_take() checks all that it says, and names the first thing
+ * that cannot be.
  */
 
 #ifndef RING_DRIVER_H
@@ -58,8 +62,21 @@ struct ring_driver {
 	uint32_t n_free;     /* descriptors */
 	uint32_t n_ids;	     /* packed: free ids */
 	uint16_t *free_list; /* split: descriptors; packed: ids; a stack */
-	uint16_t *ndesc;     /* by id */
+	uint16_t *ndesc;     /* by id; 0: not under way */
 	uint16_t *next;	     /* split: chain links of our own */
+	uint32_t *room;	     /* by id: bytes that the device may write */
+	uint32_t under_way;  /* chains */
+
+	/* VIRTIO_F_IN_ORDER: descriptors (split) or ids (packed) are taken in turn, and a device
+	 * may say one used entry for several chains. */
+	bool in_order;
+	uint16_t turn;	 /* next descriptor or id */
+	uint16_t *order; /* ids under way, oldest at order_at */
+	uint32_t order_at;
+	uint32_t batch;	    /* chains that the last entry stands for, still to be taken */
+	uint32_t batch_len; /* of the last of them */
+
+	char bad[160]; /* what the device did that cannot be; "": nothing */
 };
 
 /** Bytes that a ring of this size takes from its IOVA on. */
@@ -81,7 +98,13 @@ int ring_driver_post(struct ring_driver *d, const struct ring_buf *bufs, unsigne
 int ring_driver_post_indirect(struct ring_driver *d, const struct ring_buf *bufs, unsigned int n,
 			      uint64_t table);
 
-/** Take one used chain. */
+/**
+ * Take one used chain. 1; 0 when there is none; -EPROTO for a used index beyond what was made
+ * available, an id that is not under way, more bytes than the chain's buffers hold: d->bad says
+ * which, and it stays so until ring_driver_reset().
+ */
+int ring_driver_take(struct ring_driver *d, uint16_t *id, uint32_t *len);
+/** The same for a device whose lengths are not looked at; aborts where the ring is bad. */
 bool ring_driver_poll(struct ring_driver *d, uint16_t *id, uint32_t *len);
 
 /** Driver's event suppression: no calls, all calls, or a call for used position `pos` (split:
@@ -91,6 +114,9 @@ void ring_driver_want_calls(struct ring_driver *d);
 void ring_driver_want_call_at(struct ring_driver *d, uint16_t pos, bool wrap);
 /** Whether the device wants a kick for the chain posted last. */
 bool ring_driver_kick_wanted(const struct ring_driver *d, uint16_t before);
+/** Whether it wants one for all that was posted since the position `avail`, `wrap` (those fields
+ * then). */
+bool ring_driver_kick_since(const struct ring_driver *d, uint16_t avail, bool wrap);
 
 /** Parts of the ring in guest memory. */
 struct vring_desc *ring_driver_desc(const struct ring_driver *d);
