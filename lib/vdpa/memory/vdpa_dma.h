@@ -52,6 +52,7 @@ struct vdpa_dma_ops {
 	 */
 	int (*map)(void *arg, const struct vdpa_dma_mapping *m);
 	/**
+	 * By iova and size; va is NULL and fd -1 where the memory is gone before the mapping.
 	 * On return the device cannot reach it. 0; also when the transport is gone, because then
 	 * nothing is left to unmap. A negative errno with vdpa_error(): it is still mapped.
 	 */
@@ -67,7 +68,7 @@ struct vdpa_dma_limits {
 };
 
 /**
- * Make a domain, with one reference for the caller.
+ * Make a domain.
  * @param name  for messages, such as "pci/0000:06:00.2"; copied.
  * @param arg   for ops; outlives the domain.
  * @return 0; -EINVAL for limits that make no sense; -ENOMEM. From any thread.
@@ -77,6 +78,7 @@ int vdpa_dma_domain_create(const char *name, const struct vdpa_dma_ops *ops, voi
 
 /**
  * Unmap all that is left (one warning says how much) and free the domain. Its devices are gone.
+ * NULL: no-op.
  */
 void vdpa_dma_domain_destroy(struct vdpa_dma_domain *dom);
 
@@ -108,7 +110,7 @@ int vdpa_dma_alloc(struct vdpa_dma_domain *dom, size_t size, struct vdpa_dma_buf
 /** Unmap and free. Zeroed buf: no-op. */
 void vdpa_dma_free(struct vdpa_dma_domain *dom, struct vdpa_dma_buf *buf);
 
-/** Counts since the domain was made, and what is mapped now. */
+/** Counts since the domain was made, and what is mapped now. From any thread, without waiting. */
 struct vdpa_dma_stats {
 	uint64_t maps, unmaps; /**< calls of ops */
 	uint64_t bytes_mapped; /**< now */
