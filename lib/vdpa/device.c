@@ -53,9 +53,28 @@ missing_op(const struct vdpa_config_ops *ops)
 	if ((ops->log_start == NULL) != (ops->log_stop == NULL) ||
 	    (ops->log_start == NULL) != (ops->log_sync == NULL))
 		return "log_start, log_sync or log_stop";
-	if (ops->set_map == NULL && ops->dma_map == NULL)
-		return "set_map or dma_map";
 	return NULL;
+}
+
+/* Who brings guest memory into the device's reach: the driver or, in a DMA domain, the core. */
+static int
+check_dma(const struct vdpa_device *vdev)
+{
+	bool own = vdev->config->set_map != NULL || vdev->config->dma_map != NULL;
+
+	if (!own && vdev->dma == NULL)
+		return vdpa_error(
+			EINVAL,
+			"%s: the driver has neither set_map nor dma_map and dma_unmap, and "
+			"gives no DMA domain",
+			vdev->name);
+	if (own && vdev->dma != NULL)
+		return vdpa_error(EINVAL,
+				  "%s: the driver has %s and gives a DMA domain: allowed is one of "
+				  "them",
+				  vdev->name,
+				  vdev->config->set_map != NULL ? "set_map" : "dma_map");
+	return 0;
 }
 
 static bool
@@ -199,6 +218,9 @@ vdpa_register_device(struct vdpa_device *vdev)
 	if (nvqs == 0 || nvqs > VDPA_VQ_MAX)
 		return vdpa_error(EINVAL, "%s: %u virtqueues, allowed are 1 to %u", vdev->name,
 				  nvqs, VDPA_VQ_MAX);
+	rc = check_dma(vdev);
+	if (rc < 0)
+		return rc;
 	core->vqs = calloc(nvqs, sizeof(*core->vqs));
 	if (core->vqs == NULL)
 		return vdpa_error(ENOMEM, "%s: out of memory", vdev->name);

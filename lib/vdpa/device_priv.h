@@ -56,6 +56,7 @@ struct vdpa_device_core {
 	uint64_t features;	  /* (L) negotiated */
 	bool features_set;	  /* (L) set_driver_features succeeded since reset */
 	struct vdpa_iotlb *iotlb; /* (L) memory in force */
+	uint64_t dma_mapped;	  /* (L) bit i: region i of it is in the DMA domain */
 	struct vdpa_core_vq *vqs; /* (L) */
 	uint16_t nvqs;		  /* fixed at registration */
 	int config_fd;		  /* eventfd that the device signals; from registration on */
@@ -110,6 +111,18 @@ int vdpa_op_failed(struct vdpa_device *vdev, int qidx, const char *op, int rc, u
 		int rc_ = (call);                                                                  \
 		rc_ < 0 ? vdpa_op_failed(vdev, qidx, op, rc_, told_) : rc_;                        \
 	})
+
+/*
+ * dma.c: the memory of a device that maps it region by region, by ops or in its DMA domain; under
+ * the device's lock. Go from the table in force to tlb; on failure that one stays, and the device
+ * fails where not even that can be had.
+ */
+int vdpa_dma_change(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
+/*
+ * After a reset (rc: what it returned): bring all memory out of the device's reach, where the core
+ * can, and forget it. What is left in its reach stays in core->iotlb, and the errno says so.
+ */
+int vdpa_dma_end(struct vdpa_device *vdev, int rc);
 
 /* status.c: the steps, under the device's lock. Each checks the rules and calls the op. */
 int vdpa_step_reset(struct vdpa_device *vdev);

@@ -83,14 +83,10 @@ vdpa_step_quiesce(struct vdpa_device *vdev)
 	core->features = 0;
 	core->features_set = false;
 	core->logging = false;
-	if (rc < 0) {
-		/* It may still use the memory: the table in force stays mapped. */
+	rc = vdpa_dma_end(vdev, rc);
+	if (rc < 0)
 		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
-		return rc;
-	}
-	vdpa_iotlb_put(core->iotlb);
-	core->iotlb = NULL;
-	return 0;
+	return rc;
 }
 
 int
@@ -196,23 +192,6 @@ vdpa_step_features(struct vdpa_device *vdev, uint64_t features)
 	return 0;
 }
 
-/* One region more or less for a driver that maps region by region. */
-static int
-map_region(const struct vdpa_mem_region *region, void *arg)
-{
-	struct vdpa_device *vdev = arg;
-
-	return vdev->config->dma_map(vdev, 0, region);
-}
-
-static int
-unmap_region(const struct vdpa_mem_region *region, void *arg)
-{
-	struct vdpa_device *vdev = arg;
-
-	return vdev->config->dma_unmap(vdev, 0, region);
-}
-
 static int
 check_iova_range(struct vdpa_device *vdev, const struct vdpa_iotlb *tlb)
 {
@@ -251,8 +230,7 @@ vdpa_step_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
 	if (vdev->config->set_map != NULL)
 		rc = VDPA_OP(vdev, -1, "set_map", vdev->config->set_map(vdev, asid, tlb));
 	else if (asid == 0)
-		rc = VDPA_OP(vdev, -1, "dma_map",
-			     vdpa_iotlb_diff(core->iotlb, tlb, map_region, unmap_region, vdev));
+		rc = VDPA_OP(vdev, -1, "memory", vdpa_dma_change(vdev, tlb));
 	else
 		rc = vdpa_error(EOPNOTSUPP, "%s: address space %u: it maps one only", vdev->name,
 				asid);
@@ -262,6 +240,7 @@ vdpa_step_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
 		struct vdpa_iotlb *old = core->iotlb;
 
 		core->iotlb = vdpa_iotlb_get(tlb);
+		core->dma_mapped = tlb != NULL && tlb->n > 0 ? UINT64_MAX >> (64 - tlb->n) : 0;
 		vdpa_iotlb_put(old);
 	}
 	return 0;

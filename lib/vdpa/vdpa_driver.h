@@ -142,8 +142,9 @@ struct vdpa_config_ops {
 	 * Back to the state after registration: status 0, nothing ready, no fd, no callback, no
 	 * map. On return the device neither reads nor writes guest memory; where it cannot be sure
 	 * of that within a bounded time it returns -EIO or -ETIMEDOUT: the device is FAILED until
-	 * another reset succeeds, and the memory stays mapped. Eventfds, dirty log and inflight
-	 * areas must be let go in either case: they are closed and unmapped behind it.
+	 * another reset succeeds, and the memory stays mapped; but for a DMA domain, from which the
+	 * core takes the guest's memory in either case. Eventfds, dirty log and inflight areas must
+	 * be let go in either case too: they are closed and unmapped behind it.
 	 */
 	int (*reset)(struct vdpa_device *vdev);
 	/** Optional: stop all queues, keep their state; get_vq_state is valid on return. */
@@ -208,8 +209,11 @@ struct vdpa_device {
 	char name[VDPA_NAME_MAX];
 	const struct vdpa_config_ops *config;
 	struct vdpa_mgmt_dev *mdev; /**< what made it; NULL when an application did */
-	/** Set by a driver without set_map and dma_map before it registers: the core maps guest
-	 * memory into this domain, and out of it after every reset. */
+	/**
+	 * Set by a driver without set_map and dma_map before it registers, and only by such a one:
+	 * the core maps guest memory into this domain as the table changes, and out of it after
+	 * every reset. Outlives the registration.
+	 */
 	struct vdpa_dma_domain *dma;
 	uint32_t ngroups; /**< virtqueue groups */
 	uint32_t nas;	  /**< address spaces */
@@ -242,7 +246,8 @@ void vdpa_get_device(struct vdpa_device *vdev);
 /**
  * Reset it and put it on the bus, IDLE; the bus has a reference of its own.
  * @return 0; -EBUSY when it is registered already; -EINVAL for a number of virtqueues other than 1
- * to VDPA_VQ_MAX; -EEXIST for a name in use; -ENOMEM; what the device's reset or eventfd(2) says.
+ * to VDPA_VQ_MAX, and when neither or both of map ops and a DMA domain are there; -EEXIST for a
+ * name in use; -ENOMEM; what the device's reset or eventfd(2) says.
  */
 int vdpa_register_device(struct vdpa_device *vdev);
 

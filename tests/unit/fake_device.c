@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copyright (c) 2026 uvdpa contributors */
 
+#include <errno.h>
 #include <string.h>
 
 #include <linux/virtio_config.h>
@@ -245,22 +246,78 @@ fake_free(struct vdpa_device *vdev)
 
 #define FAKE_OPS                                                                                   \
 	.set_vq_address = fake_set_vq_address, .set_vq_num = fake_set_vq_num,                      \
-	.kick_vq = fake_kick_vq, .set_vq_cb = fake_set_vq_cb, .set_vq_ready = fake_set_vq_ready,   \
-	.get_vq_ready = fake_get_vq_ready, .set_vq_state = fake_set_vq_state,                      \
-	.get_vq_state = fake_get_vq_state, .get_vq_count = fake_get_vq_count,                      \
-	.get_vq_align = fake_get_vq_align, .get_vq_num_max = fake_get_vq_num_max,                  \
-	.get_vq_num_min = fake_get_vq_num_min, .get_device_features = fake_get_device_features,    \
+	.kick_vq = fake_kick_vq, .set_vq_cb = fake_set_vq_cb, .get_vq_ready = fake_get_vq_ready,   \
+	.get_vq_count = fake_get_vq_count, .get_vq_align = fake_get_vq_align,                      \
+	.get_vq_num_max = fake_get_vq_num_max, .get_vq_num_min = fake_get_vq_num_min,              \
+	.get_device_features = fake_get_device_features,                                           \
 	.get_backend_features = fake_get_backend_features,                                         \
 	.set_driver_features = fake_set_driver_features,                                           \
 	.get_driver_features = fake_get_driver_features, .set_config_cb = fake_set_config_cb,      \
 	.get_device_id = fake_get_device_id, .get_vendor_id = fake_get_vendor_id,                  \
 	.get_status = fake_get_status, .set_status = fake_set_status, .reset = fake_reset,         \
-	.suspend = fake_suspend, .resume = fake_resume, .get_config_size = fake_get_config_size,   \
-	.get_config = fake_get_config, .get_generation = fake_get_generation,                      \
-	.set_map = fake_set_map, .free = fake_free
+	.get_config_size = fake_get_config_size, .get_config = fake_get_config,                    \
+	.get_generation = fake_get_generation, .free = fake_free
 
-static const struct vdpa_config_ops relayed_ops = {FAKE_OPS};
-static const struct vdpa_config_ops own_kick_ops = {FAKE_OPS, .set_vq_kick = fake_set_vq_kick};
+#define SOFTWARE_OPS                                                                               \
+	.set_vq_ready = fake_set_vq_ready, .set_vq_state = fake_set_vq_state,                      \
+	.get_vq_state = fake_get_vq_state, .suspend = fake_suspend, .resume = fake_resume,         \
+	.set_map = fake_set_map
+
+static const struct vdpa_config_ops relayed_ops = {FAKE_OPS, SOFTWARE_OPS};
+static const struct vdpa_config_ops own_kick_ops = {FAKE_OPS, SOFTWARE_OPS,
+						    .set_vq_kick = fake_set_vq_kick};
+
+static int
+hw_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
+{
+	if (!ready && !FAKE(vdev)->stops_vqs)
+		return -EOPNOTSUPP;
+	return fake_set_vq_ready(vdev, idx, ready);
+}
+
+static int
+hw_set_vq_enable(struct vdpa_device *vdev, uint16_t idx, bool enable)
+{
+	FAKE(vdev)->vq[idx].disabled = !enable;
+	return op(vdev, __func__);
+}
+
+static int
+hw_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state)
+{
+	struct vdpa_vq_state initial = {0};
+
+	if ((FAKE(vdev)->features & UINT64_C(1) << VIRTIO_F_RING_PACKED) != 0)
+		initial.packed.last_avail_counter = initial.packed.last_used_counter = 1;
+	if (memcmp(state, &initial, sizeof(initial)) != 0)
+		return vdpa_error(EOPNOTSUPP, "starts at the beginning of a ring only");
+	return op(vdev, __func__);
+}
+
+static int
+hw_get_vq_state(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
+{
+	return -EOPNOTSUPP;
+}
+
+#define HARDWARE_OPS                                                                               \
+	.set_vq_ready = hw_set_vq_ready, .set_vq_state = hw_set_vq_state,                          \
+	.get_vq_state = hw_get_vq_state
+
+static const struct vdpa_config_ops hardware_ops = {FAKE_OPS, HARDWARE_OPS};
+static const struct vdpa_config_ops enabling_ops = {FAKE_OPS, HARDWARE_OPS,
+						    .set_vq_enable = hw_set_vq_enable};
+
+struct fake_device *
+fake_hardware_new(const char *name, struct vdpa_dma_domain *dma, bool enables)
+{
+	struct fake_device *fake = vdpa_alloc_device(struct fake_device, vdev, name,
+						     enables ? &enabling_ops : &hardware_ops, 1, 1);
+
+	if (fake != NULL)
+		fake->vdev.dma = dma;
+	return fake;
+}
 
 struct fake_device *
 fake_device_new(const char *name, bool own_kick)

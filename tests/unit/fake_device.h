@@ -15,7 +15,7 @@ struct fake_vq {
 	uint64_t desc, driver, device;
 	struct vdpa_vq_state state;
 	int call_fd, kick_fd;
-	bool ready;
+	bool ready, disabled;
 	unsigned int kicks;
 };
 
@@ -36,11 +36,19 @@ struct fake_device {
 	unsigned int fail_at; /* fail the n-th of them from 1; 0: none */
 	bool fail_reset;
 	bool tells;	       /* and say why */
+	bool stops_vqs;	       /* hardware: one queue can be stopped by itself */
 	const char *failed_op; /* which one that was */
 	unsigned int *freed;   /* counts frees */
 };
 
 /* Allocate; caller registers. own_kick: the device takes kick fds itself. */
 struct fake_device *fake_device_new(const char *name, bool own_kick);
+
+/*
+ * One like a standard virtio function: its memory is in a DMA domain, it can neither suspend nor
+ * stop one queue, and can neither report nor load where a queue stands. enables: it has
+ * set_vq_enable.
+ */
+struct fake_device *fake_hardware_new(const char *name, struct vdpa_dma_domain *dma, bool enables);
 
 #endif /* FAKE_DEVICE_H */

@@ -140,7 +140,7 @@ int vdpa_device_start(struct vdpa_device *vdev, const struct vdpa_start_config *
 /**
  * To IDLE from any state; what stop_vq did not ask for is forgotten. What the driver's reset
  * returns when that fails: the device is FAILED then, and the memory stays mapped until it does
- * reset or is freed.
+ * reset or is freed (in a DMA domain it does not: there the IOMMU keeps the device out).
  */
 int vdpa_device_stop(struct vdpa_device *vdev);
 

@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* What the core does for devices like a standard virtio function: guest memory in a DMA domain. */
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <linux/virtio_config.h>
+
+#include "device_priv.h"
+#include "event_loop_priv.h"
+#include "fake_device.h"
+#include "test_util.h"
+
+#define REGIONS	    3
+#define REGION_SIZE 0x10000
+#define IOVA(i)	    (0x100000 * ((uint64_t)(i) + 1))
+#define V1	    (UINT64_C(1) << VIRTIO_F_VERSION_1)
+
+/* The transport below the domain: which IOVAs are mapped, and which call is to fail. */
+struct transport {
+	uint64_t mapped[16];
+	unsigned int n;
+	unsigned int maps, unmaps;
+	unsigned int fail_map, fail_unmap; /* the n-th from 1 and all later ones; 0: none */
+};
+
+struct fixture {
+	struct transport transport;
+	struct vdpa_dma_domain *dma;
+	struct fake_device *fake;
+	struct vdpa_device *vdev;
+	struct vdpa_iotlb *tlb; /* regions 0 and 1 */
+	struct vdpa_vq_config vqs[FAKE_VQS];
+	struct vdpa_start_config start;
+	int fd[REGIONS];
+	unsigned int freed;
+};
+
+static int
+transport_map(void *arg, const struct vdpa_dma_mapping *m)
+{
+	struct transport *t = arg;
+
+	if (++t->maps >= t->fail_map && t->fail_map != 0)
+		return vdpa_error(ENOSPC, "the IOMMU is full");
+	assert_true(t->n < 16);
+	t->mapped[t->n++] = m->iova;
+	return 0;
+}
+
+static int
+transport_unmap(void *arg, const struct vdpa_dma_mapping *m)
+{
+	struct transport *t = arg;
+
+	if (++t->unmaps >= t->fail_unmap && t->fail_unmap != 0)
+		return vdpa_error(EIO, "the IOMMU does not answer");
+	for (unsigned int i = 0; i < t->n; i++)
+		if (t->mapped[i] == m->iova) {
+			t->mapped[i] = t->mapped[--t->n];
+			return 0;
+		}
+	fail_msg("0x%lx is not mapped", (unsigned long)m->iova);
+	return -ENOENT;
+}
+
+static const struct vdpa_dma_ops transport_ops = {.map = transport_map, .unmap = transport_unmap};
+
+static bool
+is_mapped(const struct fixture *f, unsigned int region)
+{
+	for (unsigned int i = 0; i < f->transport.n; i++)
+		if (f->transport.mapped[i] == IOVA(region))
+			return true;
+	return false;
+}
+
+/* A table of the regions whose bits are set. */
+static struct vdpa_iotlb *
+table(struct fixture *f, const struct vdpa_iotlb *old, unsigned int regions)
+{
+	struct vdpa_mem_region_spec specs[REGIONS];
+	struct vdpa_iotlb *tlb = NULL;
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < REGIONS; i++)
+		if ((regions & 1u << i) != 0)
+			specs[n++] = (struct vdpa_mem_region_spec){.iova = IOVA(i),
+								   .uaddr = IOVA(i),
+								   .size = REGION_SIZE,
+								   .fd = f->fd[i]};
+	assert_int_equal(vdpa_iotlb_create(old, specs, n, &tlb), 0);
+	return tlb;
+}
+
+static int
+setup(void **state)
+{
+	struct vdpa_dma_limits limits = {.page_size = 4096};
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	for (unsigned int i = 0; i < REGIONS; i++) {
+		f->fd[i] = memfd_create("guest", MFD_CLOEXEC);
+		assert_int_equal(ftruncate(f->fd[i], REGION_SIZE), 0);
+	}
+	f->tlb = table(f, NULL, 0x3);
+	assert_int_equal(
+		vdpa_dma_domain_create("iommu", &transport_ops, &f->transport, &limits, &f->dma),
+		0);
+	f->fake = fake_hardware_new("hw0", f->dma, false);
+	assert_non_null(f->fake);
+	f->fake->freed = &f->freed;
+	f->vdev = &f->fake->vdev;
+	assert_int_equal(vdpa_register_device(f->vdev), 0);
+	for (unsigned int i = 0; i < FAKE_VQS; i++)
+		f->vqs[i] = (struct vdpa_vq_config){.ready = i < 2,
+						    .enabled = true,
+						    .num = 8,
+						    .desc = IOVA(0) + i * 0x1000,
+						    .driver = IOVA(0) + i * 0x1000 + 0x400,
+						    .device = IOVA(0) + i * 0x1000 + 0x800,
+						    .kick_fd = -1,
+						    .call_fd = -1};
+	f->start = (struct vdpa_start_config){
+		.features = V1, .iotlb = f->tlb, .vqs = f->vqs, .nvqs = FAKE_VQS};
+	*state = f;
+	return 0;
+}
+
+static int
+teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	f->fake->fail_reset = false;
+	f->transport.fail_unmap = 0;
+	vdpa_unregister_device(f->vdev);
+	assert_int_equal(f->transport.n, 0);
+	vdpa_put_device(f->vdev);
+	assert_int_equal(f->freed, 1);
+	vdpa_dma_domain_destroy(f->dma);
+	assert_int_equal(f->tlb->refcnt, 1);
+	vdpa_iotlb_put(f->tlb);
+	for (unsigned int i = 0; i < REGIONS; i++)
+		close(f->fd[i]);
+	free(f);
+	return 0;
+}
+
+static void
+memory_is_mapped_by_a_start_and_gone_after_a_stop(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_true(is_mapped(f, 0) && is_mapped(f, 1));
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_int_equal(f->transport.n, 0);
+	assert_int_equal(f->tlb->refcnt, 1);
+	/* By whatever ends it. */
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	vdpa_device_fail(f->vdev, -1, EIO, "broken");
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	assert_int_equal(f->transport.n, 0);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	vdpa_unregister_device(f->vdev);
+	assert_int_equal(f->transport.n, 0);
+}
+
+static void
+a_start_that_fails_leaves_nothing_mapped(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int at;
+
+	for (at = 1; at < 100; at++) {
+		f->fake->calls = 0;
+		f->fake->fail_at = at;
+		if (vdpa_device_start(f->vdev, &f->start) == 0)
+			break;
+		assert_int_equal(f->transport.n, 0);
+		assert_int_equal(f->tlb->refcnt, 1);
+	}
+	assert_in_range(at, 10, 99);
+	f->fake->fail_at = 0;
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	f->transport.maps = 0;
+	f->transport.fail_map = 2;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -ENOSPC);
+	assert_non_null(strstr(vdpa_error_message(), "hw0: "));
+	assert_non_null(strstr(vdpa_error_message(), "the IOMMU is full"));
+	assert_int_equal(f->transport.n, 0);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_IDLE);
+}
+
+static void
+a_device_that_does_not_reset_is_kept_out_by_the_iommu(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	f->fake->fail_reset = true;
+	assert_int_equal(vdpa_device_stop(f->vdev), -ETIMEDOUT);
+	assert_non_null(strstr(vdpa_error_message(), "does not reset"));
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_FAILED);
+	assert_int_equal(f->transport.n, 0);
+	/* It is harmless: the process need not keep the memory. */
+	assert_int_equal(f->tlb->refcnt, 1);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -ETIMEDOUT);
+	f->fake->fail_reset = false;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_int_equal(f->transport.n, 2);
+}
+
+static void
+memory_that_cannot_be_unmapped_fails_the_device_until_it_can(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	f->transport.fail_unmap = 2;
+	assert_int_equal(vdpa_device_stop(f->vdev), -EIO);
+	assert_non_null(strstr(vdpa_error_message(), "the IOMMU does not answer"));
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_FAILED);
+	assert_int_equal(f->transport.n, 1);
+	assert_true(f->tlb->refcnt > 1);
+	/* What is unmapped already is not unmapped again. */
+	f->transport.fail_unmap = 0;
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_int_equal(f->transport.n, 0);
+	assert_int_equal(f->transport.unmaps, 3);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_IDLE);
+}
+
+static void
+hotplug_while_running_maps_only_what_changed(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_iotlb *more = table(f, f->tlb, 0x7), *less = table(f, more, 0x5);
+
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_int_equal(vdpa_device_set_iotlb(f->vdev, more), 0);
+	assert_int_equal(f->transport.maps, 3);
+	assert_int_equal(f->transport.unmaps, 0);
+	assert_int_equal(vdpa_device_set_iotlb(f->vdev, less), 0);
+	assert_int_equal(f->transport.maps, 3);
+	assert_int_equal(f->transport.unmaps, 1);
+	assert_true(is_mapped(f, 0) && !is_mapped(f, 1) && is_mapped(f, 2));
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_int_equal(f->transport.n, 0);
+	vdpa_iotlb_put(more);
+	vdpa_iotlb_put(less);
+}
+
+static void
+a_change_of_memory_that_fails_is_taken_back(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_iotlb *other = table(f, f->tlb, 0x5);
+
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	/* Region 1 is unmapped, region 2 cannot be mapped, region 1 comes back. */
+	f->transport.fail_unmap = 2;
+	f->transport.maps = 0;
+	f->transport.fail_map = 1;
+	assert_int_equal(vdpa_device_set_iotlb(f->vdev, other), -ENOSPC);
+	assert_non_null(strstr(vdpa_error_message(), "the IOMMU is full"));
+	/* Here it could not come back either: the device is missing memory, which nobody hides. */
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	f->transport.fail_unmap = f->transport.fail_map = 0;
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_int_equal(f->transport.n, 0);
+	vdpa_iotlb_put(other);
+}
+
+/* Only the first map fails: what was taken away for the change comes back. */
+static int
+map_fails_once(void *arg, const struct vdpa_dma_mapping *m)
+{
+	struct transport *t = arg;
+
+	if (t->maps + 1 == t->fail_map) {
+		t->maps++;
+		return vdpa_error(ENOSPC, "the IOMMU is full");
+	}
+	t->fail_map = t->fail_map > t->maps ? t->fail_map : 0;
+	return transport_map(arg, m);
+}
+
+static void
+memory_taken_away_for_a_failed_change_comes_back(void **state)
+{
+	static const struct vdpa_dma_ops ops = {.map = map_fails_once, .unmap = transport_unmap};
+	struct vdpa_dma_limits limits = {.page_size = 4096};
+	struct fixture *f = *state;
+	struct vdpa_iotlb *other = table(f, f->tlb, 0x5);
+	struct vdpa_dma_domain *dma;
+	struct fake_device *fake;
+	unsigned int freed = 0;
+
+	assert_int_equal(vdpa_dma_domain_create("once", &ops, &f->transport, &limits, &dma), 0);
+	fake = fake_hardware_new("hw1", dma, false);
+	fake->freed = &freed;
+	assert_int_equal(vdpa_register_device(&fake->vdev), 0);
+	assert_int_equal(vdpa_device_start(&fake->vdev, &f->start), 0);
+	f->transport.fail_map = 3;
+	assert_int_equal(vdpa_device_set_iotlb(&fake->vdev, other), -ENOSPC);
+	assert_int_equal(vdpa_device_get_state(&fake->vdev), VDPA_STATE_RUNNING);
+	assert_true(is_mapped(f, 0) && is_mapped(f, 1) && !is_mapped(f, 2));
+	vdpa_unregister_device(&fake->vdev);
+	assert_int_equal(f->transport.n, 0);
+	vdpa_put_device(&fake->vdev);
+	assert_int_equal(freed, 1);
+	vdpa_dma_domain_destroy(dma);
+	vdpa_iotlb_put(other);
+}
+
+static void
+a_device_needs_one_way_to_map_and_no_more(void **state)
+{
+	struct fixture *f = *state;
+	struct fake_device *none = fake_hardware_new("none", NULL, false);
+	struct fake_device *both = fake_device_new("both", false);
+
+	assert_int_equal(vdpa_register_device(&none->vdev), -EINVAL);
+	assert_non_null(strstr(vdpa_error_message(), "neither set_map nor dma_map"));
+	both->vdev.dma = f->dma;
+	assert_int_equal(vdpa_register_device(&both->vdev), -EINVAL);
+	assert_non_null(strstr(vdpa_error_message(), "set_map and gives a DMA domain"));
+	vdpa_put_device(&none->vdev);
+	vdpa_put_device(&both->vdev);
+}
+
+static int
+group_setup(void **state)
+{
+	return vdpa_event_control_init();
+}
+
+static int
+group_teardown(void **state)
+{
+	vdpa_event_control_fini();
+	return 0;
+}
+
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(memory_is_mapped_by_a_start_and_gone_after_a_stop),
+		TEST(a_start_that_fails_leaves_nothing_mapped),
+		TEST(a_device_that_does_not_reset_is_kept_out_by_the_iommu),
+		TEST(memory_that_cannot_be_unmapped_fails_the_device_until_it_can),
+		TEST(hotplug_while_running_maps_only_what_changed),
+		TEST(a_change_of_memory_that_fails_is_taken_back),
+		TEST(memory_taken_away_for_a_failed_change_comes_back),
+		TEST(a_device_needs_one_way_to_map_and_no_more),
+	};
+
+	return cmocka_run_group_tests(tests, group_setup, group_teardown);
+}
