@@ -8,6 +8,7 @@
  */
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,7 +43,7 @@ static const struct vdpa_param common_params[] = {
 	{.name = "mgmtdev",
 	 .type = VDPA_PARAM_STRING,
 	 .metavar = "MGMTDEV",
-	 .max = VDPA_NAME_MAX - 1,
+	 .max = VDPA_MGMTDEV_NAME_MAX - 1,
 	 .help = "what makes it, see the list of management devices"},
 	{.name = "frontend",
 	 .type = VDPA_PARAM_STRING,
@@ -77,48 +78,112 @@ find_mgmtdev(const char *name)
 
 /* A pattern of a driver: a name, or a prefix with an asterisk. */
 static bool
-pattern_matches(const char *pattern, const char *name)
+is_prefix(const char *pattern)
 {
 	size_t len = strlen(pattern);
 
-	if (len > 0 && pattern[len - 1] == '*')
-		return strncmp(pattern, name, len - 1) == 0;
-	return strcmp(pattern, name) == 0;
+	return len > 0 && pattern[len - 1] == '*';
 }
 
-/* The management device of that name, asking the drivers that match it when there is none yet. */
+static bool
+pattern_matches(const char *pattern, const char *name)
+{
+	return is_prefix(pattern) ? strncmp(pattern, name, strlen(pattern) - 1) == 0
+				  : strcmp(pattern, name) == 0;
+}
+
+static bool
+driver_matches(const struct vdpa_driver *drv, const char *name)
+{
+	for (const char *const *m = drv->match; *m != NULL; m++)
+		if (pattern_matches(*m, name))
+			return true;
+	return false;
+}
+
+static void __attribute__((format(printf, 4, 5)))
+append(char *buf, size_t size, size_t *used, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	if (*used < size)
+		*used += (size_t)vsnprintf(buf + *used, size - *used, fmt, ap);
+	va_end(ap);
+}
+
+/* Names that can be given for a management device: "sim_net, sim_blk, pci/..., vfio-user/...". */
+static void
+known_mgmtdevs(char *buf, size_t size)
+{
+	const struct vdpa_mgmt_dev *mdev;
+	const struct vdpa_driver *drv;
+	size_t used = 0;
+
+	buf[0] = '\0';
+	TAILQ_FOREACH (mdev, &mgmt_devs, next)
+		if (mdev->drv == NULL)
+			append(buf, size, &used, "%s%s", used > 0 ? ", " : "", mdev->name);
+	TAILQ_FOREACH (drv, &drivers, next)
+		for (const char *const *m = drv->match; *m != NULL; m++)
+			if (is_prefix(*m))
+				append(buf, size, &used, "%s%.*s...", used > 0 ? ", " : "",
+				       (int)strlen(*m) - 1, *m);
+}
+
+/*
+ * The management device of that name, asking the drivers that match it when there is none yet. One
+ * that comes of a pattern is released by put_mgmtdev().
+ */
 static int
 get_mgmtdev(const char *name, struct vdpa_mgmt_dev **out)
 {
 	struct vdpa_mgmt_dev *mdev = find_mgmtdev(name);
 	struct vdpa_driver *drv;
-	char known[256] = "";
-	size_t used = 0;
+	char known[256];
 	int rc;
 
-	if (mdev == NULL) {
-		TAILQ_FOREACH (drv, &drivers, next) {
-			for (const char *const *m = drv->match; *m != NULL; m++) {
-				if (!pattern_matches(*m, name))
-					continue;
-				rc = drv->probe(drv, name);
-				if (rc < 0 && rc != -ENODEV)
-					return rc;
-				break;
-			}
-		}
+	if (strlen(name) >= VDPA_MGMTDEV_NAME_MAX)
+		return vdpa_error(EINVAL, "mgmtdev '%s': %zu characters, allowed are up to %d",
+				  name, strlen(name), VDPA_MGMTDEV_NAME_MAX - 1);
+	TAILQ_FOREACH (drv, &drivers, next) {
+		if (mdev != NULL)
+			break;
+		if (!driver_matches(drv, name))
+			continue;
+		rc = drv->probe(drv, name);
+		if (rc < 0 && rc != -ENODEV)
+			return rc;
 		mdev = find_mgmtdev(name);
+		if (mdev != NULL)
+			mdev->drv = drv;
 	}
 	if (mdev != NULL) {
 		*out = mdev;
 		return 0;
 	}
-	TAILQ_FOREACH (mdev, &mgmt_devs, next)
-		if (used < sizeof(known))
-			used += (size_t)snprintf(known + used, sizeof(known) - used, "%s%s",
-						 used > 0 ? ", " : "", mdev->name);
+	known_mgmtdevs(known, sizeof(known));
 	return vdpa_error(ENODEV, "mgmtdev '%s': there is none of that name, there are %s", name,
 			  known);
+}
+
+static int
+is_of(struct vdpa_device *vdev, void *arg)
+{
+	return vdev->mdev == arg;
+}
+
+/* A named parent's management device is there for its devices only. Keeps the error message. */
+static void
+put_mgmtdev(struct vdpa_mgmt_dev *mdev)
+{
+	char why[VDPA_ERROR_MAX];
+
+	if (mdev == NULL || mdev->drv == NULL || vdpa_bus_for_each(is_of, mdev) != 0)
+		return;
+	snprintf(why, sizeof(why), "%s", vdpa_error_message());
+	mdev->drv->release(mdev->drv, mdev);
+	vdpa_error(0, "%s", why);
 }
 
 int
@@ -126,7 +191,10 @@ vdpa_mgmtdev_register(struct vdpa_mgmt_dev *mdev)
 {
 	int rc = 0;
 
+	if (strlen(mdev->name) >= VDPA_MGMTDEV_NAME_MAX)
+		return vdpa_error(EINVAL, "mgmtdev '%s': the name is too long", mdev->name);
 	pthread_mutex_lock(&mgmt_lock);
+	mdev->drv = NULL;
 	if (find_mgmtdev(mdev->name) != NULL)
 		rc = vdpa_error(EEXIST, "mgmtdev '%s': is registered", mdev->name);
 	else
@@ -182,10 +250,14 @@ vdpa_register_driver(struct vdpa_driver *drv)
 {
 	int rc = 0;
 
+	for (const char *const *m = drv->match; *m != NULL; m++)
+		if (is_prefix(*m) && drv->release == NULL)
+			return vdpa_error(EINVAL, "driver '%s': parents like %s need a release",
+					  drv->name, *m);
 	pthread_mutex_lock(&mgmt_lock);
 	TAILQ_INSERT_TAIL(&drivers, drv, next);
 	for (const char *const *m = drv->match; rc == 0 && *m != NULL; m++)
-		if (strchr(*m, '*') == NULL) {
+		if (!is_prefix(*m)) {
 			rc = drv->probe(drv, *m);
 			if (rc == -ENODEV)
 				rc = 0;
@@ -231,7 +303,13 @@ vdpa_register_frontend(struct vdpa_frontend *fe)
 static int
 delete_if_served_by(struct vdpa_device *vdev, void *arg)
 {
-	return vdev->core->fe == arg ? delete_device(vdev, NULL) : 0;
+	struct vdpa_mgmt_dev *mdev = vdev->mdev;
+
+	if (vdev->core->fe == arg) {
+		delete_device(vdev, NULL);
+		put_mgmtdev(mdev);
+	}
+	return 0;
 }
 
 void
@@ -366,6 +444,7 @@ parse_add(const char *text, struct add_request *req)
 		rc = choose_frontend(req, fes, used, n);
 	if (rc == 0)
 		return 0;
+	put_mgmtdev(req->mdev);
 err:
 	vdpa_words_free(&req->words);
 	return rc;
@@ -381,8 +460,10 @@ vdpa_dev_check(const char *words)
 	rc = register_builtins();
 	if (rc == 0)
 		rc = parse_add(words, &req);
-	if (rc == 0)
+	if (rc == 0) {
+		put_mgmtdev(req.mdev);
 		vdpa_words_free(&req.words);
+	}
 	pthread_mutex_unlock(&mgmt_lock);
 	return rc;
 }
@@ -436,6 +517,7 @@ vdpa_dev_add(const char *words)
 	}
 	vdpa_put_device(vdev);
 out_words:
+	put_mgmtdev(req.mdev);
 	vdpa_words_free(&req.words);
 out:
 	pthread_mutex_unlock(&mgmt_lock);
@@ -451,6 +533,7 @@ no_such_device(const char *name)
 int
 vdpa_dev_del(const char *name)
 {
+	struct vdpa_mgmt_dev *mdev;
 	struct vdpa_device *vdev;
 	int rc = 0;
 
@@ -459,8 +542,10 @@ vdpa_dev_del(const char *name)
 	if (vdev == NULL) {
 		rc = no_such_device(name);
 	} else {
+		mdev = vdev->mdev;
 		delete_device(vdev, NULL);
 		vdpa_put_device(vdev);
+		put_mgmtdev(mdev);
 	}
 	pthread_mutex_unlock(&mgmt_lock);
 	return rc;
@@ -516,10 +601,29 @@ vdpa_dev_set(const char *text)
 	return rc;
 }
 
+/* What a driver makes of parents that somebody names. */
+static void
+print_parents_help(FILE *out, const struct vdpa_driver *drv)
+{
+	const char *separator = "\nManagement devices";
+
+	for (const char *const *m = drv->match; *m != NULL; m++)
+		if (is_prefix(*m)) {
+			fprintf(out, "%s %.*s...", separator, (int)strlen(*m) - 1, *m);
+			separator = ",";
+		}
+	if (*separator != ',')
+		return;
+	fprintf(out, ": %s\n", drv->help != NULL ? drv->help : drv->name);
+	if (drv->params != NULL)
+		vdpa_params_print(out, drv->params);
+}
+
 char *
 vdpa_words_help(void)
 {
 	struct vdpa_mgmt_dev *mdev;
+	struct vdpa_driver *drv;
 	struct vdpa_frontend *fe;
 	char *text = NULL;
 	size_t len;
@@ -532,6 +636,8 @@ vdpa_words_help(void)
 	pthread_mutex_lock(&mgmt_lock);
 	register_builtins();
 	TAILQ_FOREACH (mdev, &mgmt_devs, next) {
+		if (mdev->drv != NULL)
+			continue;
 		fprintf(out, "\nManagement device %s: %s\n", mdev->name, mdev->help);
 		vdpa_params_print(out, mdev->params);
 		if (mdev->attr_params != NULL) {
@@ -539,6 +645,8 @@ vdpa_words_help(void)
 			vdpa_params_print(out, mdev->attr_params);
 		}
 	}
+	TAILQ_FOREACH (drv, &drivers, next)
+		print_parents_help(out, drv);
 	TAILQ_FOREACH (fe, &frontends, next) {
 		fprintf(out, "\nFront end %s: %s\n", fe->name, fe->help);
 		vdpa_params_print(out, fe->params);

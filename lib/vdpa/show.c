@@ -221,9 +221,11 @@ collect_mgmtdev(struct vdpa_mgmt_dev *mdev, void *arg)
 {
 	json_t *all = arg, *obj = json_object(), *classes = json_array();
 
-	json_array_append_new(classes, json_string(mdev->device_id == VIRTIO_ID_NET	? "net"
-						   : mdev->device_id == VIRTIO_ID_BLOCK ? "block"
-											: "other"));
+	if (mdev->device_id != 0)
+		json_array_append_new(classes,
+				      json_string(mdev->device_id == VIRTIO_ID_NET     ? "net"
+						  : mdev->device_id == VIRTIO_ID_BLOCK ? "block"
+										       : "other"));
 	json_object_set_new(obj, "supported_classes", classes);
 	json_object_set_new(obj, "max_supported_vqs", json_integer(mdev->max_supported_vqs));
 	json_object_set_new(obj, "dev_features", hex(mdev->supported_features));

@@ -248,15 +248,19 @@ reply_keys(struct rte_tel_data *d, json_t *root)
 	return 0;
 }
 
-/* The name in "NAME" or "NAME,REST", blanks around it dropped. */
+/* The name in "NAME" or "NAME,REST", blanks around it dropped, with its NUL within size bytes. */
 static const char *
-take_name(const char *params, char name[VDPA_NAME_MAX], struct rte_tel_data *d)
+take_name(const char *params, char *name, size_t size, struct rte_tel_data *d)
 {
+	char text[80];
+
 	const char *start = params != NULL ? params + strspn(params, " \t") : "";
 	size_t len = strcspn(start, ", \t\r\n");
 
-	if (len == 0 || len >= VDPA_NAME_MAX) {
-		reply_pair(d, "error", "a name of 1 to 63 characters is expected after the comma");
+	if (len == 0 || len >= size) {
+		snprintf(text, sizeof(text),
+			 "a name of 1 to %zu characters is expected after the comma", size - 1);
+		reply_pair(d, "error", text);
 		return NULL;
 	}
 	memcpy(name, start, len);
@@ -273,11 +277,11 @@ handle_mgmtdev_list(const char *cmd, const char *params, struct rte_tel_data *d)
 static int
 handle_mgmtdev_show(const char *cmd, const char *params, struct rte_tel_data *d)
 {
-	char name[VDPA_NAME_MAX];
+	char name[VDPA_MGMTDEV_NAME_MAX];
 	json_t *root, *mdev;
 	int ret;
 
-	if (take_name(params, name, d) == NULL)
+	if (take_name(params, name, sizeof(name), d) == NULL)
 		return 0;
 	root = parse(vdpa_mgmtdev_show());
 	if (root == NULL)
@@ -302,7 +306,7 @@ handle_dev_show(const char *cmd, const char *params, struct rte_tel_data *d)
 	json_t *root;
 	int ret;
 
-	if (take_name(params, name, d) == NULL)
+	if (take_name(params, name, sizeof(name), d) == NULL)
 		return 0;
 	root = parse(vdpa_dev_show(name));
 	if (root == NULL)
@@ -339,7 +343,7 @@ handle_dev_stats(const char *cmd, const char *params, struct rte_tel_data *d)
 	char *text;
 	int ret;
 
-	rest = take_name(params, name, d);
+	rest = take_name(params, name, sizeof(name), d);
 	if (rest == NULL)
 		return 0;
 	text = vdpa_dev_stats(name);
@@ -372,7 +376,7 @@ handle_dev_del(const char *cmd, const char *params, struct rte_tel_data *d)
 {
 	char name[VDPA_NAME_MAX];
 
-	if (take_name(params, name, d) == NULL)
+	if (take_name(params, name, sizeof(name), d) == NULL)
 		return 0;
 	return reply_result(d, vdpa_dev_del(name));
 }

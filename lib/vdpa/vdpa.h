@@ -28,10 +28,12 @@
 extern "C" {
 #endif
 
-/** Longest device, management device or front-end name, with its NUL. */
-#define VDPA_NAME_MAX 64
+/** Longest device or front-end name, with its NUL. */
+#define VDPA_NAME_MAX	      64
+/** Longest name of a management device, with its NUL: `vfio-user/` and the path of a socket. */
+#define VDPA_MGMTDEV_NAME_MAX 118
 /** Largest number of virtqueues of one device. */
-#define VDPA_VQ_MAX   256
+#define VDPA_VQ_MAX	      256
 
 struct vdpa_device;
 

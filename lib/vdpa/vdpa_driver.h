@@ -301,19 +301,23 @@ struct vdpa_mgmt_dev_ops {
 /** Something that makes devices: `sim_net`, `pci/0000:06:00.2`, ... The owner's; static or
  * embedded. */
 struct vdpa_mgmt_dev {
-	const char *name;
+	const char *name; /**< shorter than VDPA_MGMTDEV_NAME_MAX */
 	const char *help; /**< one line */
 	const struct vdpa_mgmt_dev_ops *ops;
-	uint32_t device_id; /**< virtio device id it makes */
+	uint32_t device_id; /**< virtio device id it makes; 0: not known before there is one */
 	uint64_t supported_features;
 	uint16_t max_supported_vqs;
 	const struct vdpa_param *params;      /**< words of dev add, ended by a NULL name */
 	const struct vdpa_param *attr_params; /**< words of dev set; NULL: none */
 	void *priv;
+	struct vdpa_driver *drv; /**< the core's: made for a parent that somebody named, by it */
 	TAILQ_ENTRY(vdpa_mgmt_dev) next; /**< the core's */
 };
 
-/** Take mdev, which stays the caller's memory, into the list. 0; -EEXIST for a name in use. */
+/**
+ * Take mdev, which stays the caller's memory, into the list. 0; -EEXIST for a name in use; -EINVAL
+ * for one that is too long.
+ */
 int vdpa_mgmtdev_register(struct vdpa_mgmt_dev *mdev);
 /** Take it out; its devices are deleted first. */
 void vdpa_mgmtdev_unregister(struct vdpa_mgmt_dev *mdev);
@@ -329,16 +333,29 @@ struct vdpa_driver {
 	 * parent.
 	 */
 	const char *const *match;
-	/** Register the management device of a parent. -ENODEV: not mine, ask the next driver. */
+	/** Optional, where a pattern ends in an asterisk: what `--help` says of such parents. */
+	const char *help;
+	const struct vdpa_param *params;
+	/**
+	 * Register the management device of a parent. -ENODEV: not mine, ask the next driver. For a
+	 * pattern it looks at no more than the name: words are checked before there is a device, or
+	 * an EAL. dev_add opens the parent.
+	 */
 	int (*probe)(struct vdpa_driver *drv, const char *parent);
+	/**
+	 * Unregister and free a management device that was probed by a pattern. Called when it has
+	 * no device any more, and when none came of it (words that were only checked, a dev_add
+	 * that failed): there are never more of them than devices. Mandatory with such a pattern.
+	 */
+	void (*release)(struct vdpa_driver *drv, struct vdpa_mgmt_dev *mdev);
 	/** Unregister the management devices it made. */
 	void (*remove)(struct vdpa_driver *drv);
 	TAILQ_ENTRY(vdpa_driver) next; /**< the core's */
 };
 
 /**
- * Register a driver and probe the parents it names plainly. 0; the first errno of a probe but
- * -ENODEV: then it is not registered. From any thread.
+ * Register a driver and probe the parents it names plainly. 0; -EINVAL for one with a pattern and
+ * no release; the first errno of a probe but -ENODEV: then it is not registered. From any thread.
  */
 int vdpa_register_driver(struct vdpa_driver *drv);
 /** Remove its management devices with their devices, and forget it. */
