@@ -1,47 +1,23 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (c) 2026 uvdpa contributors
-"""A small guest: a Debian kernel and busybox in QEMU, which runs one script and says how it ended.
-
-The guest has two serial ports: the kernel's console, kept in a log, and the script's input and
-output. On the latter, lines that start with @@ are for us: `@@exit N`, `@@result NAME VALUE` and
-`@@host WORD ARGS...`, a request that the script waits for (see guest-lib.sh). The exit code of QEMU
-says nothing; that of the script does.
-"""
+"""A small guest: Debian's cloud kernel and busybox, which uses devices and little else."""
 
 import os
 import pathlib
-import select
 import shutil
-import signal
 import subprocess
-import time
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-QEMU = "qemu-system-x86_64"
-BOOT_TIMEOUT = 120  # seconds for boot and script together, unless a test says otherwise
+import machine
+from machine import BOOT_TIMEOUT, HERE, ROOT  # noqa: F401, what tests of guests import from here
 
-
-class GuestError(Exception):
-    """The guest did not do what it was to do; the text has the end of its logs."""
-
-
-def guest_files():
-    """The fetched kernel's folder, None when there is none."""
-    done = subprocess.run([ROOT / "scripts" / "fetch-guest", "--check"], capture_output=True,
-                          text=True, check=False)
-    return pathlib.Path(done.stdout.strip()) if done.returncode == 0 else None
+GuestError = machine.MachineError
 
 
 def missing():
     """Why no guest can run here, None when one can."""
-    if shutil.which(QEMU) is None:
-        return f"{QEMU} is not installed"
-    if guest_files() is None:
-        return "no guest kernel: run scripts/setup vm"
     if mkfs() is None:
-        return "mkfs.ext4 is not installed"
-    return None
+        return "mkfs.ext4 is not installed: run scripts/setup vm"
+    return machine.missing("guest")
 
 
 def mkfs():
@@ -57,47 +33,6 @@ def libraries(program):
                 yield word
 
 
-class Cpio:
-    """An archive in the newc format that the kernel unpacks as its first root."""
-
-    def __init__(self):
-        self.parts = []
-        self.folders = set()
-
-    def _entry(self, name, mode, data=b""):
-        name = name.encode() + b"\0"
-        fields = (len(self.parts) + 1, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name), 0)
-        head = b"070701" + b"".join(b"%08X" % f for f in fields) + name
-        self.parts.append(head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4))
-
-    def file(self, name, data, mode=0o755):
-        name = name.lstrip("/")
-        for parent in reversed(pathlib.PurePath(name).parents[:-1]):
-            if parent not in self.folders:
-                self.folders.add(parent)
-                self._entry(str(parent), 0o040755)
-        self._entry(name, 0o100000 | mode, data)
-
-    def data(self):
-        self._entry("TRAILER!!!", 0)
-        return b"".join(self.parts)
-
-
-def initramfs(files, script):
-    cpio = Cpio()
-    cpio.file("init", (HERE / "guest-init.sh").read_bytes())
-    cpio.file("lib.sh", (HERE / "guest-lib.sh").read_bytes())
-    cpio.file("script", script.encode())
-    cpio.file("bin/busybox", (files / "busybox").read_bytes())
-    for module in sorted((files / "modules").iterdir()):
-        cpio.file(f"modules/{module.name}", module.read_bytes(), 0o644)
-    program = mkfs()
-    cpio.file("usr/sbin/mkfs.ext4", pathlib.Path(program).read_bytes())
-    for lib in libraries(program):
-        cpio.file(lib, pathlib.Path(lib).read_bytes())
-    return cpio.data()
-
-
 def vhost_user_net(ident, socket, mac, extra=""):
     """QEMU's arguments for a net device; 7.2 without KVM wants vectors=0."""
     return ["-chardev", f"socket,id=c-{ident},path={socket},reconnect=1",
@@ -111,116 +46,20 @@ def vhost_user_blk(ident, socket, extra=",num-queues=1"):
             "-device", f"vhost-user-blk-pci,id={ident},chardev=c-{ident}{extra}"]
 
 
-class Guest:
-    """One QEMU process. Use it in a with statement, which ends it whatever happened."""
+class Guest(machine.Machine):
+    """A guest whose memory back ends can share."""
 
-    def __init__(self, folder, name, script, devices, memory=256, reboot=False):
+    def __init__(self, folder, name, script, devices, memory=256, reboot=False, qemu=machine.QEMU):
         """
-        folder: for its files; devices: QEMU arguments; memory: MiB, shared with back ends;
-        reboot: a reboot starts the guest again, rather than ending it.
+        folder: for its files; devices: QEMU arguments; memory: MiB; reboot: a reboot starts the
+        guest again, rather than ending it.
         """
-        self.name = name
-        self.results = {}
-        self.lines = []
-        self.console = pathlib.Path(folder) / f"{name}.console"
-        self.log = pathlib.Path(folder) / f"{name}.log"
-        files = guest_files()
-        ramdisk = pathlib.Path(folder) / f"{name}.cpio"
-        ramdisk.write_bytes(initramfs(files, script))
-        accel = os.environ.get("UVDPA_ACCEL", "tcg")
-        self.argv = [
-            QEMU, "-nodefaults", "-no-user-config", "-display", "none",
+        program = mkfs()
+        files = {path: pathlib.Path(path).read_bytes() for path in libraries(program)}
+        files["usr/sbin/mkfs.ext4"] = pathlib.Path(program).read_bytes()
+        files["lib.sh"] = (HERE / "guest-lib.sh").read_bytes()
+        super().__init__(folder, name, "guest", script, files, [
             *([] if reboot else ["-no-reboot"]),
-            "-machine", "q35,memory-backend=mem", "-accel", accel,
-            "-cpu", "max,la57=off,erms=off" if accel == "tcg" else "max",
-            "-smp", "1", "-m", str(memory),
+            "-machine", "q35,memory-backend=mem",
             "-object", f"memory-backend-memfd,id=mem,size={memory}M,share=on",
-            "-serial", f"file:{self.console}", "-serial", "stdio", "-monitor", "none",
-            "-kernel", str(files / "vmlinux"), "-initrd", str(ramdisk),
-            "-append", "console=ttyS0 panic=-1 nokaslr quiet loglevel=4 mitigations=off "
-                       "tsc=reliable no_timer_check audit=0 8250.nr_uarts=2 "
-                       "random.trust_cpu=on net.ifnames=0",
-            *devices]
-        self.proc = None
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *exc):
-        self.kill()
-
-    def start(self):
-        self.stderr = open(self.log, "wb")
-        self.proc = subprocess.Popen(self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                     stderr=self.stderr, start_new_session=True)
-
-    @property
-    def pid(self):
-        return self.proc.pid
-
-    def kill(self, sig=signal.SIGKILL):
-        """End QEMU; SIGKILL is what a crash looks like to the back end."""
-        if self.proc is None:
-            return
-        if self.proc.poll() is None:
-            self.proc.send_signal(sig)
-        self.proc.wait()
-        self.proc.stdin.close()
-        self.proc.stdout.close()
-        self.stderr.close()
-        self.proc = None
-
-    def _tail(self):
-        console = self.console.read_text(errors="replace") if self.console.exists() else ""
-        return (f"--- {self.name}: script ---\n" + "\n".join(self.lines[-40:]) +
-                f"\n--- {self.name}: kernel ---\n" + "\n".join(console.splitlines()[-25:]) +
-                f"\n--- {self.name}: QEMU ---\n" + self.log.read_text(errors="replace")[-2000:])
-
-    def _line(self, line, handlers):
-        """Act on a line of the script's; returns the exit code when it is that."""
-        if line.startswith("@@exit "):
-            return int(line.split()[1])
-        if line.startswith("@@result "):
-            _, name, value = (line.split(" ", 2) + [""])[:3]
-            self.results[name] = value
-        elif line.startswith("@@host "):
-            words = line.split()[1:]
-            try:
-                answer = handlers[words[0]](*words[1:])
-            except Exception as e:  # the guest reports it, with where it was
-                answer = f"error: {type(e).__name__}: {e}"
-            self.proc.stdin.write((str(answer or "ok").splitlines()[0] + "\n").encode())
-            self.proc.stdin.flush()
-        return None
-
-    def run(self, handlers=None, timeout=BOOT_TIMEOUT, until=None):
-        """
-        Let the script run to its end, or to a @@result of the name `until`, and return the
-        results. handlers: what `host WORD` does, by WORD.
-        """
-        deadline = time.monotonic() + timeout
-        out = self.proc.stdout.fileno()
-        rest = b""
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise GuestError(f"{self.name}: not done within {timeout} s\n{self._tail()}")
-            if not select.select([out], [], [], min(left, 1.0))[0]:
-                continue
-            data = os.read(out, 65536)
-            if not data:
-                raise GuestError(f"{self.name}: QEMU ended (code {self.proc.wait()})\n"
-                                 f"{self._tail()}")
-            *lines, rest = (rest + data).split(b"\n")
-            for raw in lines:
-                line = raw.decode(errors="replace").rstrip("\r")
-                self.lines.append(line)
-                code = self._line(line, handlers or {})
-                if code is not None:
-                    if code != 0:
-                        raise GuestError(f"{self.name}: the script failed (code {code})\n"
-                                         f"{self._tail()}")
-                    return self.results
-            if until in self.results:
-                return self.results
+            *devices], memory, qemu)

@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (c) 2026 uvdpa contributors
 #
-# The guest's first process: mounts, loads the virtio modules, runs /script with the second serial
-# port as its input and output, and says on it how that ended. The first one is the kernel's console.
+# A machine's first process: mounts, loads modules, runs /script with the second serial port as its
+# input and output, and says on it how that ended. The first one is the kernel's console.
+#
+# /prepare.sh, where there is one, does what else the machine needs and may set $run.
 
 export PATH=/bin:/usr/sbin:/sbin
 /bin/busybox mkdir -p /proc /sys /dev /tmp /mnt /sbin /etc
@@ -16,7 +18,9 @@ for module in /modules/*.ko; do
 	insmod "$module" || echo "insmod $module failed" >/dev/ttyS1
 done
 stty -F /dev/ttyS1 raw -echo
-sh -eu -c '. /lib.sh; . /script' </dev/ttyS1 >/dev/ttyS1 2>&1
+run="sh -eu -c '. /lib.sh; . /script'"
+[ ! -f /prepare.sh ] || . /prepare.sh >/dev/ttyS1 2>&1
+eval "$run" </dev/ttyS1 >/dev/ttyS1 2>&1
 code=$?
 [ "$code" -eq 0 ] || dmesg | tail -n 30 >/dev/ttyS1
 echo "@@exit $code" >/dev/ttyS1

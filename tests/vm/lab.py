@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+"""The laboratory: a virtual machine that stands in for one with hardware.
+
+Its root is the host's, read-only, with an overlay in memory: programs, libraries, sources and the
+build tree are where they are on the host, and whatever a script writes is gone afterwards. It has an
+IOMMU and vfio-pci, so that QEMU's PCI devices serve as hardware that others have written. See
+doc/testing.md; `tests/vm/lab` runs a command in it from a shell.
+"""
+
+import os
+import shlex
+
+import machine
+from machine import HERE, ROOT
+
+LabError = machine.MachineError
+
+# A device's DMA goes through the IOMMU only with iommu_platform=on.
+MODERN = ",disable-legacy=on,iommu_platform=on,romfile="
+IOMMUS = {
+    # Interrupt remapping needs the split irqchip; without caching-mode QEMU's devices behind
+    # another VM's vfio-pci are not seen.
+    "intel": (["-device", "intel-iommu,intremap=on,caching-mode=on"], "intel_iommu=on"),
+    "virtio": (["-device", "virtio-iommu-pci"], ""),
+    "none": ([], "intel_iommu=off"),
+}
+
+
+def missing():
+    """Why no laboratory can run here, None when one can."""
+    return machine.missing("lab")
+
+
+def pci(slot):
+    """The address inside the laboratory of a device given with addr=SLOT."""
+    return f"0000:00:{slot:02x}.0"
+
+
+def net(slot, netdev, mac, extra=""):
+    """QEMU's arguments for a virtio-net function; netdev: its back end, without the id."""
+    return ["-netdev", f"{netdev},id=net{slot:x}",
+            "-device", f"virtio-net-pci,id=dev{slot:x},addr={slot:#x},netdev=net{slot:x},mac={mac}"
+                       f"{MODERN}{extra}"]
+
+
+def blk(slot, image, extra=""):
+    """The same for a virtio-blk function on a raw image of the host's."""
+    return ["-blockdev", f"driver=file,filename={image},node-name=blk{slot:x},cache.direct=off",
+            "-device", f"virtio-blk-pci,id=dev{slot:x},addr={slot:#x},drive=blk{slot:x}"
+                       f"{MODERN}{extra}"]
+
+
+class Lab(machine.Machine):
+    """A laboratory in which bash runs script. Use it in a with statement."""
+
+    def __init__(self, folder, name, script, devices=(), iommu="intel", memory=2048, env=()):
+        """
+        folder: for its files, on the host; devices: QEMU arguments, see net() and blk(); iommu:
+        intel, virtio or none; memory: MiB; env: a dictionary of further variables for the script.
+        """
+        arguments, cmdline = IOMMUS[iommu]
+        environment = {"PATH": os.environ.get("PATH", "/bin") + ":/usr/sbin:/sbin",
+                       "HOME": os.environ.get("HOME", "/"), "LC_ALL": "C.UTF-8",
+                       "PYTHONDONTWRITEBYTECODE": "1", **dict(env)}
+        files = {
+            "prepare.sh": (HERE / "lab-prepare.sh").read_bytes(),
+            "lib.sh": (HERE / "lab-lib.sh").read_bytes(),
+            "environment": "".join(f"export {k}={shlex.quote(str(v))}\n"
+                                   for k, v in environment.items()).encode() +
+                           f"cd {shlex.quote(str(ROOT))}\n".encode(),
+        }
+        super().__init__(folder, name, "lab", script, files, [
+            "-no-reboot", "-machine", "q35,kernel-irqchip=split", *arguments,
+            "-fsdev", "local,id=hostroot,path=/,security_model=none,readonly=on,multidevs=remap",
+            "-device", "virtio-9p-pci,fsdev=hostroot,mount_tag=hostroot", *devices], memory,
+            cmdline=f"apparmor=0 {cmdline} lab.iommu={iommu}")
