@@ -32,12 +32,13 @@ struct vdpa_pci_region {
 	uint32_t flags; /* VFIO_REGION_INFO_FLAG_* */
 	int fd;		/* to mmap; -1: not to be mapped */
 	uint64_t fd_offset;
-	/* Parts that can be mapped; n_parts 0 with FLAG_MMAP: all of it. Checked against size. */
+	/* Parts that can be mapped; n_parts 0 with FLAG_MMAP: all of it. */
 	unsigned int n_parts;
 	struct vdpa_pci_mmap_part parts[VDPA_PCI_SPARSE_MAX];
 };
 
-/* What a transport has found out on open; pci.c checks what has a meaning in PCI. */
+/* What a transport has found out on open. pci.c checks it: sizes, parts, what has a meaning in PCI.
+ * All zero, fd -1 and numa_node -1 when the transport gets it. */
 struct vdpa_pci_info {
 	struct vdpa_pci_region regions[VDPA_PCI_REGIONS];
 	unsigned int nr_irqs[VFIO_PCI_NUM_IRQS]; /* by VFIO_PCI_*_IRQ_INDEX; 0: none */
@@ -48,14 +49,17 @@ struct vdpa_pci_info {
 struct vdpa_pci_transport {
 	const char *prefix; /* "pci/", "vfio-user/" */
 	/*
-	 * Connect and fill *info; *dma is the transport's until close. A negative errno with
-	 * vdpa_error(), nothing left open.
+	 * Connect and fill *info; *dma is the transport's until close. where follows the prefix.
+	 * vdpa_pci_name(pci) works already. A negative errno with vdpa_error(), nothing left open.
 	 */
 	int (*open)(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params *params,
 		    struct vdpa_pci_info *info, struct vdpa_dma_domain **dma, void **handle);
 	void (*close)(void *handle);
-	/* len is 1, 2, 4 or 8, or any for configuration space. 0 or a negative errno: the function
-	 * is then gone (vdpa_pci_gone() has been called or is by pci.c). */
+	/*
+	 * Little endian bytes; len is 1, 2, 4 or 8, or any for configuration space. 0, or a
+	 * negative errno with vdpa_error(): the function is then gone (vdpa_pci_gone() has been
+	 * called or is by pci.c, with that message).
+	 */
 	int (*read)(void *handle, unsigned int region, uint64_t offset, void *buf, size_t len);
 	int (*write)(void *handle, unsigned int region, uint64_t offset, const void *buf,
 		     size_t len);
@@ -77,8 +81,9 @@ extern const struct vdpa_pci_transport vdpa_pci_vfio, vdpa_pci_vfio_user;
 void vdpa_pci_set_test_transport(const struct vdpa_pci_transport *transport);
 
 /*
- * The function is gone, for good: the first call counts and is logged, signals the error or remove
- * event. From any thread, with no lock of a transport that its read or write takes.
+ * The function is gone, for good: the first call counts, is logged and signals the remove event
+ * (-ENODEV) or the error event (else). The message is one line that begins with the function's
+ * name, as vdpa_error()'s do. From any thread; it takes no lock but its own.
  */
 void vdpa_pci_gone(struct vdpa_pci *pci, int err, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

@@ -84,7 +84,11 @@ int vdpa_pci_numa_node(const struct vdpa_pci *pci);
 int vdpa_pci_error(const struct vdpa_pci *pci);
 const char *vdpa_pci_error_text(const struct vdpa_pci *pci);
 
-/** Ask the function whether it is there: reads its vendor id. False marks it as removed. */
+/**
+ * Ask the function whether it is there: reads its class code (a kernel answers for the vendor id
+ * even after removal). False when it is gone, now or before. Registers that read all ones ask by
+ * themselves.
+ */
 bool vdpa_pci_present(struct vdpa_pci *pci);
 
 /* Configuration space. */
@@ -177,7 +181,10 @@ enum vdpa_pci_event {
 	VDPA_PCI_EVENT_ERROR,  /**< uncorrectable error (AER); vfio-user: protocol failure */
 	VDPA_PCI_EVENT_REMOVE, /**< the kernel asks for it back; vfio-user: the server hung up */
 };
-/** Signal fd for an event; -1: no longer. -EOPNOTSUPP where the function cannot tell. */
+/**
+ * Signal fd for an event; -1: no longer. A function that cannot tell by itself signals it when an
+ * access finds out. At once for what has happened already. 0 or the transport's errno.
+ */
 int vdpa_pci_event_set(struct vdpa_pci *pci, enum vdpa_pci_event event, int fd);
 
 /* DMA. */

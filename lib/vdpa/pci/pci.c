@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * A PCI function: opened by name over a transport, what its header says, the command register,
+ * reset, close. Owns struct vdpa_pci. Checks what a transport has found out before it is used.
+ */
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <rte_common.h>
+
+#include "pci_device.h"
+#include "vdpa.h"
+#include "vdpa_args.h"
+#include "vdpa_log.h"
+
+/* "0000:06:00.2" with a domain of up to 32 bits, and its NUL. */
+#define ADDRESS_MAX 20
+
+/* The transport for which an address stands by itself. */
+#define KERNEL_PREFIX "pci/"
+
+/* Ends with NULL. */
+static const struct vdpa_pci_transport *const transports[] = {
+	NULL,
+};
+static const struct vdpa_pci_transport *test_transport;
+
+void
+vdpa_pci_set_test_transport(const struct vdpa_pci_transport *transport)
+{
+	test_transport = transport;
+}
+
+/* The function as a whole. */
+
+const char *
+vdpa_pci_name(const struct vdpa_pci *pci)
+{
+	return pci->name;
+}
+
+const struct vdpa_pci_id *
+vdpa_pci_get_id(const struct vdpa_pci *pci)
+{
+	return &pci->id;
+}
+
+int
+vdpa_pci_numa_node(const struct vdpa_pci *pci)
+{
+	return pci->info.numa_node;
+}
+
+struct vdpa_dma_domain *
+vdpa_pci_dma(struct vdpa_pci *pci)
+{
+	return pci->dma;
+}
+
+static int
+set_command(struct vdpa_pci *pci, uint16_t set, uint16_t clear)
+{
+	uint16_t command;
+	int ret;
+
+	pthread_mutex_lock(&pci->lock);
+	ret = vdpa_pci_config_read16(pci, PCI_COMMAND, &command);
+	if (ret == 0 && ((command & set) != set || (command & clear) != 0))
+		ret = vdpa_pci_config_write16(pci, PCI_COMMAND,
+					      (uint16_t)((command | set) & ~clear));
+	pthread_mutex_unlock(&pci->lock);
+	return ret;
+}
+
+int
+vdpa_pci_set_bus_master(struct vdpa_pci *pci, bool on)
+{
+	return on ? set_command(pci, PCI_COMMAND_MASTER, 0)
+		  : set_command(pci, 0, PCI_COMMAND_MASTER);
+}
+
+int
+vdpa_pci_reset(struct vdpa_pci *pci)
+{
+	unsigned int told = vdpa_error_count();
+	int ret;
+
+	if (!pci->info.can_reset)
+		return vdpa_error(EOPNOTSUPP, "%s: the function cannot be reset", pci->name);
+	vdpa_pci_irqs_off(pci);
+	ret = vdpa_pci_set_bus_master(pci, false);
+	if (ret < 0)
+		return ret;
+	ret = pci->ops->reset(pci->handle);
+	if (ret < 0) {
+		if (vdpa_pci_error(pci) != 0)
+			return vdpa_pci_gone_error(pci);
+		return vdpa_error_count() != told
+			       ? ret
+			       : vdpa_error(ret, "%s: reset: %s", pci->name, strerror(-ret));
+	}
+	return set_command(pci, PCI_COMMAND_MEMORY, PCI_COMMAND_MASTER);
+}
+
+/* What the function says that it is; it must answer, and be one that a driver can drive. */
+static int
+read_header(struct vdpa_pci *pci)
+{
+	struct vdpa_pci_id *id = &pci->id;
+	uint32_t word;
+	uint8_t type;
+	int ret;
+
+	ret = vdpa_pci_config_read32(pci, PCI_VENDOR_ID, &word);
+	if (ret < 0)
+		return ret;
+	id->vendor = (uint16_t)word;
+	id->device = (uint16_t)(word >> 16);
+	ret = vdpa_pci_config_read32(pci, PCI_CLASS_REVISION, &word);
+	if (ret < 0)
+		return ret;
+	if (word == UINT32_MAX || id->vendor == UINT16_MAX)
+		return vdpa_error(ENODEV,
+				  "%s: the device does not answer, its configuration space reads "
+				  "all ones; see that it has power and is plugged in",
+				  pci->name);
+	id->class_code = word >> 8;
+	id->revision = (uint8_t)word;
+	ret = vdpa_pci_config_read(pci, PCI_HEADER_TYPE, &type, sizeof(type));
+	if (ret < 0)
+		return ret;
+	if ((type & PCI_HEADER_TYPE_MASK) != 0)
+		return vdpa_error(ENOTSUP, "%s: is a bridge (header type %d), not a device",
+				  pci->name, type & PCI_HEADER_TYPE_MASK);
+	ret = vdpa_pci_config_read32(pci, PCI_SUBSYSTEM_VENDOR_ID, &word);
+	if (ret < 0)
+		return ret;
+	id->subsystem_vendor = (uint16_t)word;
+	id->subsystem = (uint16_t)(word >> 16);
+	return 0;
+}
+
+/* Believe of the regions what can be. */
+static int
+check_bars(struct vdpa_pci *pci)
+{
+	bool upper = false; /* half of the BAR before */
+	uint32_t word;
+	int ret;
+
+	for (unsigned int i = 0; i < VDPA_PCI_BARS; i++) {
+		struct vdpa_pci_region *r = &pci->info.regions[i];
+
+		if (upper) {
+			upper = false;
+			r->size = 0;
+			continue;
+		}
+		if (r->size == 0)
+			continue;
+		ret = vdpa_pci_config_read32(pci, PCI_BASE_ADDRESS_0 + 4 * i, &word);
+		if (ret < 0)
+			return ret;
+		if ((word & PCI_BASE_ADDRESS_SPACE_IO) != 0) {
+			r->size = 0;
+			continue;
+		}
+		upper = (word & PCI_BASE_ADDRESS_MEM_TYPE_MASK) == PCI_BASE_ADDRESS_MEM_TYPE_64;
+		if ((r->size & (r->size - 1)) != 0)
+			return vdpa_error(
+				EPROTO,
+				"%s: BAR %u has 0x%" PRIx64
+				" bytes, which is no power of two; the device is at fault",
+				pci->name, i, r->size);
+		if (r->fd_offset > INT64_MAX || r->size > INT64_MAX - r->fd_offset)
+			return vdpa_error(EPROTO, "%s: BAR %u of 0x%" PRIx64 " bytes wraps around",
+					  pci->name, i, r->size);
+		if (r->n_parts > VDPA_PCI_SPARSE_MAX)
+			return vdpa_error(EPROTO, "%s: BAR %u has %u mappable parts, at most %d",
+					  pci->name, i, r->n_parts, VDPA_PCI_SPARSE_MAX);
+		for (unsigned int j = 0; j < r->n_parts; j++) {
+			const struct vdpa_pci_mmap_part *p = &r->parts[j];
+
+			if (p->offset > r->size || p->size > r->size - p->offset)
+				return vdpa_error(EPROTO,
+						  "%s: BAR %u: mappable part at 0x%" PRIx64
+						  " of 0x%" PRIx64
+						  " bytes ends outside its 0x%" PRIx64
+						  "; the device is at fault",
+						  pci->name, i, p->offset, p->size, r->size);
+		}
+	}
+	return 0;
+}
+
+/* "0000:06:00.2" or "06:00.2" into the first form; nothing may follow. */
+static bool
+parse_address(const char *s, char out[static ADDRESS_MAX])
+{
+	unsigned int domain = 0, bus, slot, function;
+	int end = 0;
+
+	if ((sscanf(s, "%8x:%2x:%2x.%1x%n", &domain, &bus, &slot, &function, &end) != 4 ||
+	     s[end] != '\0')) {
+		domain = 0;
+		if (sscanf(s, "%2x:%2x.%1x%n", &bus, &slot, &function, &end) != 3 || s[end] != '\0')
+			return false;
+	}
+	if (strspn(s, "0123456789abcdefABCDEF:.") != strlen(s) || slot > 0x1f || function > 7)
+		return false;
+	snprintf(out, ADDRESS_MAX, "%04x:%02x:%02x.%x", domain, bus, slot, function);
+	return true;
+}
+
+static bool
+serves(const struct vdpa_pci_transport *t, const char *name)
+{
+	return t != NULL && strncmp(name, t->prefix, strlen(t->prefix)) == 0;
+}
+
+/* The transport of a name, and the name in full. */
+static int
+resolve(struct vdpa_pci *pci, const char *name)
+{
+	char address[ADDRESS_MAX];
+	bool bare = parse_address(name, address);
+	const char *full = bare ? KERNEL_PREFIX : name, *where;
+
+	pci->ops = test_transport;
+	for (unsigned int i = 0; !serves(pci->ops, full); i++) {
+		pci->ops = transports[i];
+		if (pci->ops == NULL)
+			return vdpa_error(EINVAL,
+					  "%s: not the name of a PCI function; give pci/ADDRESS, "
+					  "such as pci/0000:06:00.2, or vfio-user/PATH",
+					  name);
+	}
+	where = bare ? name : name + strlen(pci->ops->prefix);
+	if (strcmp(pci->ops->prefix, KERNEL_PREFIX) == 0) {
+		if (!parse_address(where, address))
+			return vdpa_error(EINVAL, "%s: not a PCI address such as 0000:06:00.2",
+					  name);
+		where = address;
+	}
+	if (asprintf(&pci->name, "%s%s", pci->ops->prefix, where) < 0) {
+		pci->name = NULL;
+		return vdpa_error(ENOMEM, "%s: out of memory", name);
+	}
+	return 0;
+}
+
+static void
+pci_free(struct vdpa_pci *pci)
+{
+	pthread_mutex_destroy(&pci->gone_lock);
+	pthread_mutex_destroy(&pci->lock);
+	free(pci->name);
+	free(pci);
+}
+
+int
+vdpa_pci_open(const char *name, const struct vdpa_pci_params *params, struct vdpa_pci **out)
+{
+	static const struct vdpa_pci_params defaults = {.timeout_ms = 0};
+	struct vdpa_pci *pci;
+	int ret;
+
+	pci = calloc(1, sizeof(*pci));
+	if (pci == NULL)
+		return vdpa_error(ENOMEM, "%s: out of memory", name);
+	/* With default attributes neither can fail. */
+	(void)pthread_mutex_init(&pci->lock, NULL);
+	(void)pthread_mutex_init(&pci->gone_lock, NULL);
+	pci->info.numa_node = -1;
+	for (unsigned int i = 0; i < VDPA_PCI_REGIONS; i++)
+		pci->info.regions[i].fd = -1;
+	for (unsigned int i = 0; i < RTE_DIM(pci->event_fd); i++)
+		pci->event_fd[i] = -1;
+
+	ret = resolve(pci, name);
+	if (ret < 0)
+		goto err_free;
+	ret = pci->ops->open(pci, pci->name + strlen(pci->ops->prefix),
+			     params != NULL ? params : &defaults, &pci->info, &pci->dma,
+			     &pci->handle);
+	if (ret < 0)
+		goto err_free;
+	pci->config_size = RTE_MIN(pci->info.regions[VDPA_PCI_REGION_CONFIG].size,
+				   (uint64_t)PCI_CFG_SPACE_EXP_SIZE);
+	if (pci->config_size < PCI_CFG_SPACE_SIZE) {
+		ret = vdpa_error(EPROTO, "%s: configuration space of %u bytes, at least %d",
+				 pci->name, pci->config_size, PCI_CFG_SPACE_SIZE);
+		goto err_close;
+	}
+	ret = read_header(pci);
+	if (ret < 0)
+		goto err_close;
+	ret = check_bars(pci);
+	if (ret < 0)
+		goto err_close;
+	ret = vdpa_pci_msix_init(pci);
+	if (ret < 0)
+		goto err_close;
+	ret = set_command(pci, PCI_COMMAND_MEMORY, PCI_COMMAND_MASTER);
+	if (ret < 0)
+		goto err_close;
+	pci->opened = true;
+	VDPA_LOG(INFO, "%s: %04x:%04x opened, %u MSI-X vectors", pci->name, pci->id.vendor,
+		 pci->id.device, pci->nr_vectors);
+	*out = pci;
+	return 0;
+
+err_close:
+	pci->ops->close(pci->handle);
+err_free:
+	pci_free(pci);
+	return ret;
+}
+
+void
+vdpa_pci_close(struct vdpa_pci *pci)
+{
+	if (pci == NULL)
+		return;
+	/* The caller's eventfds are not signalled any more. */
+	(void)vdpa_pci_event_set(pci, VDPA_PCI_EVENT_ERROR, -1);
+	(void)vdpa_pci_event_set(pci, VDPA_PCI_EVENT_REMOVE, -1);
+	vdpa_pci_irqs_off(pci);
+	if (vdpa_pci_error(pci) == 0 && vdpa_pci_set_bus_master(pci, false) == 0 &&
+	    pci->info.can_reset && pci->ops->reset(pci->handle) < 0)
+		VDPA_LOG(WARNING, "%s: not reset: %s", pci->name, vdpa_error_message());
+	pci->ops->close(pci->handle);
+	VDPA_LOG(INFO, "%s: closed", pci->name);
+	pci_free(pci);
+}

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* The PCI function in memory: a transport whose other end is a struct fake_pci. */
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <rte_byteorder.h>
+
+#include "fake_pci.h"
+
+#include "pci_priv.h"
+#include "vdpa_args.h"
+#include "vdpa_event.h"
+
+#define FAKE_CAPS_START 0x40
+#define CONFIG		VDPA_PCI_REGION_CONFIG
+
+static struct fake_pci *functions;
+
+static void
+put16(struct fake_pci *f, unsigned int at, uint16_t value)
+{
+	value = rte_cpu_to_le_16(value);
+	memcpy(&f->config[at], &value, sizeof(value));
+}
+
+static void
+put32(uint8_t *to, uint32_t value)
+{
+	value = rte_cpu_to_le_32(value);
+	memcpy(to, &value, sizeof(value));
+}
+
+/* DMA: a list of what is mapped. */
+
+static int
+fake_dma_map(void *arg, const struct vdpa_dma_mapping *m)
+{
+	struct fake_pci *f = arg;
+
+	if (f->map_err != 0)
+		return vdpa_error(f->map_err, "fake/%s: DMA not mapped", f->name);
+	assert_in_range(f->n_mapped, 0, 63);
+	f->mapped[f->n_mapped++] = *m;
+	return 0;
+}
+
+static int
+fake_dma_unmap(void *arg, const struct vdpa_dma_mapping *m)
+{
+	struct fake_pci *f = arg;
+
+	if (f->unmap_err != 0)
+		return vdpa_error(f->unmap_err, "fake/%s: DMA not unmapped", f->name);
+	for (unsigned int i = 0; i < f->n_mapped; i++) {
+		if (f->mapped[i].iova == m->iova && f->mapped[i].size == m->size) {
+			f->mapped[i] = f->mapped[--f->n_mapped];
+			return 0;
+		}
+	}
+	fail_msg("fake/%s: IOVA 0x%lx was not mapped", f->name, (unsigned long)m->iova);
+	return -ENOENT;
+}
+
+void *
+fake_pci_dma(const struct fake_pci *f, uint64_t iova, uint64_t len)
+{
+	for (unsigned int i = 0; i < f->n_mapped; i++) {
+		const struct vdpa_dma_mapping *m = &f->mapped[i];
+
+		if (iova - m->iova < m->size && len <= m->size - (iova - m->iova))
+			return (uint8_t *)m->va + (iova - m->iova);
+	}
+	return NULL;
+}
+
+/* The transport. */
+
+static int
+fake_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params *params,
+	  struct vdpa_pci_info *info, struct vdpa_dma_domain **dma, void **handle)
+{
+	static const struct vdpa_dma_ops ops = {.map = fake_dma_map, .unmap = fake_dma_unmap};
+	const struct vdpa_dma_limits limits = {.page_size = (uint64_t)sysconf(_SC_PAGESIZE)};
+	struct fake_pci *f = functions;
+	int ret;
+
+	while (f != NULL && strcmp(f->name, where) != 0)
+		f = f->next;
+	if (f == NULL)
+		return vdpa_error(ENODEV, "fake/%s: no such function", where);
+	if (f->open_err != 0)
+		return vdpa_error(f->open_err, "fake/%s: not opened", where);
+	if (f->open != NULL)
+		return vdpa_error(EBUSY, "fake/%s: is open", where);
+	ret = vdpa_dma_domain_create(vdpa_pci_name(pci), &ops, f, &limits, &f->dma);
+	if (ret < 0)
+		return ret;
+
+	info->regions[CONFIG].size = f->config_size;
+	info->regions[CONFIG].flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
+	for (unsigned int i = 0; i < VDPA_PCI_BARS; i++) {
+		const struct fake_pci_bar *b = &f->bar[i];
+		struct vdpa_pci_region *r = &info->regions[i];
+
+		r->size = b->size;
+		if (b->size == 0)
+			continue;
+		r->flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
+		if (!b->mappable)
+			continue;
+		r->flags |= VFIO_REGION_INFO_FLAG_MMAP;
+		r->fd = b->fd;
+		r->n_parts = b->n_parts;
+		for (unsigned int j = 0; j < b->n_parts; j++)
+			r->parts[j] = (struct vdpa_pci_mmap_part){.offset = b->parts[j].offset,
+								  .size = b->parts[j].size};
+	}
+	memcpy(info->nr_irqs, f->nr_irqs, sizeof(f->nr_irqs));
+	info->can_reset = f->can_reset;
+	info->numa_node = f->numa_node;
+	f->open = pci;
+	*dma = f->dma;
+	*handle = f;
+	return 0;
+}
+
+static void
+fake_close(void *handle)
+{
+	struct fake_pci *f = handle;
+
+	vdpa_dma_domain_destroy(f->dma);
+	f->dma = NULL;
+	f->open = NULL;
+}
+
+static uint8_t *
+memory(struct fake_pci *f, unsigned int region, uint64_t offset, size_t len)
+{
+	if (region == CONFIG) {
+		assert_true(offset + len <= f->config_size);
+		return &f->config[offset];
+	}
+	assert_in_range(region, 0, VDPA_PCI_BARS - 1);
+	assert_true(offset + len <= f->bar[region].size);
+	assert_true(len == 1 || len == 2 || len == 4 || len == 8);
+	return &f->bar[region].mem[offset];
+}
+
+static int
+fake_read(void *handle, unsigned int region, uint64_t offset, void *buf, size_t len)
+{
+	struct fake_pci *f = handle;
+
+	if (f->io_err != 0)
+		return vdpa_error(f->io_err, "fake/%s: no answer", f->name);
+	if (f->all_ones) {
+		memset(buf, 0xff, len);
+		return 0;
+	}
+	memcpy(buf, memory(f, region, offset, len), len);
+	if (f->on_read != NULL)
+		f->on_read(f, region, offset, buf, len);
+	return 0;
+}
+
+/* Of the header only the command register can be written; see f->on_write for more. */
+static int
+fake_write(void *handle, unsigned int region, uint64_t offset, const void *buf, size_t len)
+{
+	struct fake_pci *f = handle;
+	uint8_t *to = memory(f, region, offset, len);
+
+	if (f->io_err != 0)
+		return vdpa_error(f->io_err, "fake/%s: no answer", f->name);
+	if (f->all_ones)
+		return 0;
+	if (region != CONFIG || offset >= FAKE_CAPS_START || (offset == 4 && len == 2))
+		memcpy(to, buf, len);
+	if (f->on_write != NULL)
+		f->on_write(f, region, offset, buf, len);
+	return 0;
+}
+
+static int
+fake_post(void *handle, unsigned int region, uint64_t offset, const void *buf, size_t len)
+{
+	struct fake_pci *f = handle;
+
+	f->posts++;
+	if (f->on_post == NULL)
+		return fake_write(handle, region, offset, buf, len);
+	if (f->io_err != 0)
+		return vdpa_error(f->io_err, "fake/%s: no answer", f->name);
+	if (!f->all_ones)
+		f->on_post(f, region, offset, buf, len);
+	return 0;
+}
+
+static int
+fake_set_irqs(void *handle, unsigned int index, unsigned int start, unsigned int count,
+	      const int *fds)
+{
+	struct fake_pci *f = handle;
+
+	f->irq_calls++;
+	if (f->irq_err != 0)
+		return vdpa_error(f->irq_err, "fake/%s: interrupt not set", f->name);
+	assert_in_range(index, 0, VFIO_PCI_NUM_IRQS - 1);
+	assert_true(f->nr_irqs[index] > 0);
+	assert_true((fds == NULL) == (count == 0));
+	assert_true(start + count <= f->nr_irqs[index]);
+	if (index == VFIO_PCI_MSIX_IRQ_INDEX) {
+		assert_true(start + count <= FAKE_PCI_VECTORS);
+		if (count == 0) {
+			f->msix_on = false;
+			f->n_msix = 0;
+			return 0;
+		}
+		if (!f->msix_on) {
+			f->msix_on = true;
+			f->n_msix = start + count;
+		}
+		assert_true(start + count <= f->n_msix);
+		memcpy(&f->msix[start], fds, count * sizeof(fds[0]));
+		return 0;
+	}
+	if (index == VFIO_PCI_INTX_IRQ_INDEX) {
+		f->intx = count > 0 ? fds[0] : -1;
+		f->intx_masked = false;
+	} else if (index == VFIO_PCI_ERR_IRQ_INDEX) {
+		f->err = count > 0 ? fds[0] : -1;
+	} else if (index == VFIO_PCI_REQ_IRQ_INDEX) {
+		f->req = count > 0 ? fds[0] : -1;
+	}
+	return 0;
+}
+
+static int
+fake_unmask_irq(void *handle, unsigned int index)
+{
+	struct fake_pci *f = handle;
+
+	if (f->irq_err != 0)
+		return vdpa_error(f->irq_err, "fake/%s: interrupt not unmasked", f->name);
+	assert_int_equal(index, VFIO_PCI_INTX_IRQ_INDEX);
+	f->intx_masked = false;
+	return 0;
+}
+
+static int
+fake_reset(void *handle)
+{
+	struct fake_pci *f = handle;
+
+	if (f->reset_err != 0)
+		return vdpa_error(f->reset_err, "fake/%s: not reset", f->name);
+	f->resets++;
+	put16(f, 4, 0);
+	f->msix_on = false;
+	f->n_msix = 0;
+	if (f->on_reset != NULL)
+		f->on_reset(f);
+	return 0;
+}
+
+static const struct vdpa_pci_transport fake_transport = {
+	.prefix = "fake/",
+	.open = fake_open,
+	.close = fake_close,
+	.read = fake_read,
+	.write = fake_write,
+	.post = fake_post,
+	.set_irqs = fake_set_irqs,
+	.unmask_irq = fake_unmask_irq,
+	.reset = fake_reset,
+};
+
+/* The test's side. */
+
+void
+fake_pci_init(struct fake_pci *f, const char *name)
+{
+	memset(f, 0, sizeof(*f));
+	f->name = name;
+	f->config_size = 256;
+	f->numa_node = -1;
+	f->can_reset = true;
+	f->intx = f->err = f->req = -1;
+	for (unsigned int i = 0; i < FAKE_PCI_VECTORS; i++)
+		f->msix[i] = -1;
+	for (unsigned int i = 0; i < VDPA_PCI_BARS; i++)
+		f->bar[i].fd = -1;
+	f->next_cap = FAKE_CAPS_START;
+	put16(f, 0x00, 0x1af4);
+	put16(f, 0x02, 0x1041);
+	f->config[0x08] = 1;
+	f->config[0x0b] = 0x02; /* network controller */
+	put16(f, 0x2c, 0x1af4);
+	put16(f, 0x2e, 0x1100);
+	f->next = functions;
+	functions = f;
+	vdpa_pci_set_test_transport(&fake_transport);
+}
+
+void
+fake_pci_fini(struct fake_pci *f)
+{
+	struct fake_pci **at = &functions;
+
+	assert_null(f->open);
+	while (*at != f)
+		at = &(*at)->next;
+	*at = f->next;
+	for (unsigned int i = 0; i < VDPA_PCI_BARS; i++) {
+		if (f->bar[i].fd < 0)
+			continue;
+		munmap(f->bar[i].mem, f->bar[i].size);
+		close(f->bar[i].fd);
+	}
+	if (functions == NULL)
+		vdpa_pci_set_test_transport(NULL);
+}
+
+void
+fake_pci_add_bar(struct fake_pci *f, unsigned int bar, uint64_t size, bool mappable)
+{
+	struct fake_pci_bar *b = &f->bar[bar];
+
+	b->size = size;
+	b->mappable = mappable;
+	b->fd = memfd_create("fake_pci", MFD_CLOEXEC);
+	assert_true(b->fd >= 0);
+	assert_int_equal(ftruncate(b->fd, (off_t)size), 0);
+	b->mem = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, b->fd, 0);
+	assert_ptr_not_equal(b->mem, MAP_FAILED);
+	put32(&f->config[0x10 + 4 * bar], 0x4); /* memory, 64 bits */
+}
+
+uint8_t
+fake_pci_add_cap(struct fake_pci *f, const void *body, size_t len)
+{
+	uint8_t at = f->next_cap;
+
+	assert_true(at + len <= 256);
+	memcpy(&f->config[at], body, len);
+	f->config[at + 1] = 0;
+	f->config[f->last_cap != 0 ? f->last_cap + 1 : 0x34] = at;
+	f->config[0x06] |= 1 << 4; /* has a capability list */
+	f->last_cap = at;
+	f->next_cap = (uint8_t)((at + len + 3) & ~3u);
+	return at;
+}
+
+void
+fake_pci_add_msix(struct fake_pci *f, unsigned int n, unsigned int bar, uint32_t table,
+		  uint32_t pba)
+{
+	uint8_t cap[12] = {0x11};
+
+	cap[2] = (uint8_t)(n - 1);
+	cap[3] = (uint8_t)((n - 1) >> 8);
+	put32(&cap[4], table | bar);
+	put32(&cap[8], pba | bar);
+	fake_pci_add_cap(f, cap, sizeof(cap));
+	f->nr_irqs[VFIO_PCI_MSIX_IRQ_INDEX] = n;
+}
+
+bool
+fake_pci_raise(struct fake_pci *f, unsigned int vector)
+{
+	if (!f->msix_on || vector >= f->n_msix || f->msix[vector] < 0)
+		return false;
+	vdpa_eventfd_signal(f->msix[vector]);
+	return true;
+}
+
+bool
+fake_pci_raise_intx(struct fake_pci *f)
+{
+	if (f->intx < 0 || f->intx_masked)
+		return false;
+	f->intx_masked = true;
+	vdpa_eventfd_signal(f->intx);
+	return true;
+}
