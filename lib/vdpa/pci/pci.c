@@ -334,7 +334,7 @@ vdpa_pci_close(struct vdpa_pci *pci)
 	vdpa_pci_irqs_off(pci);
 	if (vdpa_pci_error(pci) == 0 && vdpa_pci_set_bus_master(pci, false) == 0 &&
 	    pci->info.can_reset && pci->ops->reset(pci->handle) < 0)
-		VDPA_LOG(WARNING, "%s: not reset: %s", pci->name, vdpa_error_message());
+		VDPA_LOG(WARNING, "%s; closed without a reset", vdpa_error_message());
 	pci->ops->close(pci->handle);
 	VDPA_LOG(INFO, "%s: closed", pci->name);
 	pci_free(pci);

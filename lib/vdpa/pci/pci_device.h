@@ -27,6 +27,7 @@ struct vdpa_pci {
 	pthread_mutex_t lock;	   /* the command register, and interrupts: */
 	unsigned int msix_enabled; /* vectors; 0: off */
 	bool intx_on;
+	bool event_on[VDPA_PCI_EVENT_REMOVE + 1]; /* as an interrupt of the transport */
 
 	/* Taken inside anything else. */
 	pthread_mutex_t gone_lock;

@@ -109,7 +109,7 @@ msix_off(struct vdpa_pci *pci)
 		return;
 	if (msix_set_enable(pci, false) < 0 ||
 	    pci->ops->set_irqs(pci->handle, VFIO_PCI_MSIX_IRQ_INDEX, 0, 0, NULL) < 0)
-		VDPA_LOG(WARNING, "%s: MSI-X not disabled: %s", pci->name, vdpa_error_message());
+		VDPA_LOG(WARNING, "%s; MSI-X may still be on", vdpa_error_message());
 }
 
 static void
@@ -120,7 +120,7 @@ intx_off(struct vdpa_pci *pci)
 	pci->intx_on = false;
 	if (vdpa_pci_error(pci) == 0 &&
 	    pci->ops->set_irqs(pci->handle, VFIO_PCI_INTX_IRQ_INDEX, 0, 0, NULL) < 0)
-		VDPA_LOG(WARNING, "%s: INTx not disabled: %s", pci->name, vdpa_error_message());
+		VDPA_LOG(WARNING, "%s; INTx may still be on", vdpa_error_message());
 }
 
 void
@@ -247,10 +247,12 @@ vdpa_pci_event_set(struct vdpa_pci *pci, enum vdpa_pci_event event, int fd)
 		vdpa_eventfd_signal(fd);
 	pthread_mutex_unlock(&pci->gone_lock);
 	/* A failure from here on signals fd by vdpa_pci_gone(). */
-	if (!gone && pci->info.nr_irqs[index] > 0) {
+	if (!gone && pci->info.nr_irqs[index] > 0 && (fd >= 0 || pci->event_on[event])) {
 		ret = fd >= 0 ? pci->ops->set_irqs(pci->handle, index, 0, 1, &fd)
 			      : pci->ops->set_irqs(pci->handle, index, 0, 0, NULL);
-		if (ret < 0 && fd >= 0) {
+		if (ret == 0) {
+			pci->event_on[event] = fd >= 0;
+		} else if (fd >= 0) {
 			pthread_mutex_lock(&pci->gone_lock);
 			pci->event_fd[event] = -1;
 			pthread_mutex_unlock(&pci->gone_lock);
