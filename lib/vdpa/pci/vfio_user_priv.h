@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The vfio-user client by its parts: vfio_user_conn.c owns the socket, vfio_user_info.c asks the
+ * server what the device is and checks the answers, vfio_user.c is the transport.
+ */
+
+#ifndef VDPA_VFIO_USER_PRIV_H
+#define VDPA_VFIO_USER_PRIV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pci_priv.h"
+#include "vfio_user_proto.h"
+
+struct vfu_conn;
+
+/* One request and what its reply may be. */
+struct vfu_call {
+	uint16_t command;
+	const void *arg; /* the fixed part */
+	size_t arg_len;
+	const void *data; /* what follows it */
+	size_t data_len;
+	const int *fds; /* sent along; the caller keeps them */
+	unsigned int n_fds;
+	void *reply; /* the payload of the reply goes here: reply_min to reply_max bytes of it */
+	size_t reply_min, reply_max;
+	size_t reply_len; /* out */
+	int *reply_fd;	  /* the file that may come along goes here, -1 for none; NULL: none may */
+};
+
+/*
+ * Connect to the socket at path. name is for messages. 0, or a negative errno with vdpa_error().
+ */
+int vdpa_vfu_connect(const char *name, const char *path, unsigned int timeout_ms,
+		     struct vfu_conn **out);
+/* NULL: no-op. Nothing may be in flight. */
+void vdpa_vfu_disconnect(struct vfu_conn *conn);
+
+/*
+ * From now on the end of the connection is told to pci.c, and noticed without traffic where there
+ * is a control loop.
+ */
+int vdpa_vfu_watch(struct vfu_conn *conn, struct vdpa_pci *pci);
+
+/*
+ * Send a request and wait for its reply. 0; a negative errno with vdpa_error(): what the server
+ * answered, or that of the connection's end (vdpa_vfu_error()). From any thread, one at a time.
+ */
+int vdpa_vfu_call(struct vfu_conn *conn, struct vfu_call *call);
+
+/* A REGION_WRITE of at most 8 bytes that no reply is asked for. Never waits. */
+int vdpa_vfu_post(struct vfu_conn *conn, uint32_t region, uint64_t offset, const void *buf,
+		  size_t len);
+
+/* End the connection: a reply to the command was well-formed and yet nonsense. Returns -EPROTO,
+ * with vdpa_error(). */
+int vdpa_vfu_violation(struct vfu_conn *conn, uint16_t command, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* 0 while the connection stands, otherwise the negative errno of its end. */
+int vdpa_vfu_error(struct vfu_conn *conn);
+
+const char *vdpa_vfu_command_name(uint16_t command);
+
+/* What the server can take, from its VERSION reply. */
+struct vfu_caps {
+	unsigned int max_fds;  /* in one message: 1 to VFIO_USER_FDS_MAX */
+	uint32_t max_xfer;     /* bytes of one access: 8 to VFIO_USER_XFER_MAX */
+	unsigned int max_maps; /* DMA mappings */
+	uint64_t page_size;    /* their alignment, a power of two */
+};
+
+/* VERSION. 0 or a negative errno with vdpa_error(); so the next. */
+int vdpa_vfu_negotiate(struct vfu_conn *conn, const char *name, struct vfu_caps *caps);
+/* GET_INFO, GET_REGION_INFO, GET_IRQ_INFO. The files in info->regions[].fd are the caller's, after
+ * a failure too; none is -1. */
+int vdpa_vfu_get_info(struct vfu_conn *conn, const char *name, struct vdpa_pci_info *info);
+
+#endif /* VDPA_VFIO_USER_PRIV_H */
