@@ -641,3 +641,14 @@ vdpa_has_inflight(const struct vdpa_device *vdev)
 {
 	return vdev->config->set_vq_inflight != NULL;
 }
+
+int
+vdpa_get_vq_stats(struct vdpa_device *vdev, uint16_t idx, struct vdpa_stat *stats, unsigned int n)
+{
+	if (idx >= vdev->core->nvqs)
+		return vdpa_error(EINVAL, "%s: queue %u: there are %u", vdev->name, idx,
+				  vdev->core->nvqs);
+	if (vdev->config->get_vendor_vq_stats == NULL)
+		return 0;
+	return vdev->config->get_vendor_vq_stats(vdev, idx, stats, n);
+}

@@ -83,6 +83,11 @@ bool vdpa_has_log(const struct vdpa_device *vdev);
 bool vdpa_has_inflight(const struct vdpa_device *vdev);
 uint8_t vdpa_get_status(struct vdpa_device *vdev);
 
+/** Up to n statistics of a queue; how many there are, 0 where the device has none. Without the
+ * lock. -EINVAL for a queue that there is not. */
+int vdpa_get_vq_stats(struct vdpa_device *vdev, uint16_t idx, struct vdpa_stat *stats,
+		      unsigned int n);
+
 /** Generation-safe read. -EINVAL when offset + len is past the configuration. */
 int vdpa_get_config(struct vdpa_device *vdev, size_t offset, void *buf, size_t len);
 /** -EINVAL as above; -EOPNOTSUPP where it is read-only. */
