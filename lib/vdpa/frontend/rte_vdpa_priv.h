@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The front end rte_vdpa inside: one struct a device that is registered with DPDK's rte_vdpa, and
+ * what its files call of each other. rte_vdpa.c has the devices and their life, rte_vdpa_ops.c what
+ * rte_vhost asks of them, rte_vdpa_session.c a session: from dev_conf to dev_close.
+ *
+ * rte_vhost calls the operations on its one thread, for some messages with the locks of all its
+ * virtqueues held, so nothing in them may take those (rte_vhost_vring_call() and the like).
+ */
+
+#ifndef RTE_VDPA_PRIV_H
+#define RTE_VDPA_PRIV_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "rte_vdpa_dpdk.h"
+#include "vdpa_frontend.h"
+
+#define VDPA_RTE_NO_VID (-1)
+
+/* Statistics of a queue at most, and different ones of all queues of a device. */
+#define VDPA_RTE_STATS_MAX 32
+
+struct vdpa_rte_ring {
+	bool ready;    /* rte_vhost's word: set up and enabled */
+	bool started;  /* the device has it */
+	bool disabled; /* started, and the device was told to pause it */
+	/* Duplicates: rte_vhost closes its own while the device still uses them. */
+	int kick_fd;
+	int call_fd;
+	uint64_t used; /* its device area, for the dirty log */
+};
+
+/* A mapping of the dirty log of our own: rte_vhost unmaps its one without a word. */
+struct vdpa_rte_log {
+	void *map;
+	size_t map_len;
+	struct vdpa_dirty_log dirty;
+	bool faulted;
+};
+
+struct vdpa_rte_device {
+	TAILQ_ENTRY(vdpa_rte_device) next;
+	struct vdpa_device *vdev;
+	struct rte_device *rte; /* compared only: the bus frees it when it likes */
+	struct rte_vdpa_device *registered;
+	bool is_net;
+	uint16_t nrings;
+
+	/* The session. */
+	int vid; /* VDPA_RTE_NO_VID: nobody is connected, as far as we know */
+	bool running;
+	bool packed;
+	bool settling; /* a paused ring is to be looked at */
+	struct vdpa_iotlb *iotlb;
+	struct vdpa_rte_log *log; /* NULL: none */
+
+	/* Statistics: names by id, and what reset_stats takes as zero, by queue and id. */
+	unsigned int nstats;
+	const char *stat_names[VDPA_RTE_STATS_MAX];
+	uint64_t *stat_zero;
+
+	struct vdpa_rte_ring rings[];
+};
+
+/*
+ * Guards the list of devices and everything in them. Control path only. Order: management lock,
+ * this one, a device's. Not held around calls into rte_vdpa's list, which has a lock of its own.
+ */
+extern pthread_mutex_t vdpa_rte_lock;
+
+/* Under the lock. */
+struct vdpa_rte_device *vdpa_rte_find(const struct rte_vdpa_device *registered);
+struct vdpa_rte_device *vdpa_rte_find_vid(int vid);
+
+/* rte_vdpa_ops.c */
+extern struct rte_vdpa_dev_ops vdpa_rte_ops;
+/* Collect the names of its statistics. 0 or -ENOMEM. */
+int vdpa_rte_stats_init(struct vdpa_rte_device *dev);
+/* Whether rte_vdpa has a type for it. */
+bool vdpa_rte_type_of(struct vdpa_device *vdev, uint32_t *type);
+
+/* rte_vdpa_session.c, under the lock. */
+int vdpa_rte_session_start(struct vdpa_rte_device *dev);
+void vdpa_rte_session_stop(struct vdpa_rte_device *dev);
+int vdpa_rte_session_ring(struct vdpa_rte_device *dev, uint16_t idx, bool ready);
+int vdpa_rte_session_features(struct vdpa_rte_device *dev);
+/* Forget the connection; stops what runs. */
+void vdpa_rte_session_end(struct vdpa_rte_device *dev);
+/* Without the lock: nothing of the device runs later. */
+void vdpa_rte_session_cancel(struct vdpa_rte_device *dev);
+
+#endif /* RTE_VDPA_PRIV_H */

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * DPDK's device arguments as words of dev add. Pure functions; what the words mean is the grammar's
+ * to check.
+ */
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "rte_vdpa_words.h"
+#include "vdpa_args.h"
+
+/*
+ * Copy one item, "word=value" as "word value", and go behind it and its comma. NULL, or what is
+ * wrong with it.
+ */
+static const char *
+copy_item(FILE *out, const char **in)
+{
+	bool quoted = false, in_value = false;
+	const char *c = *in;
+
+	if (*c == ',' || *c == '=')
+		return "an item does not begin with a word";
+	for (; *c != '\0' && (quoted || *c != ','); c++) {
+		if (*c == '"')
+			quoted = !quoted;
+		if (*c != '=' || quoted || in_value) {
+			fputc(*c, out);
+			continue;
+		}
+		/* An absent value must not make the next word one. */
+		if (c[1] == '\0' || c[1] == ',')
+			return "a value is missing after '='";
+		in_value = true;
+		fputc(' ', out);
+	}
+	if (quoted)
+		return "a quotation mark is not closed";
+	*in = *c == ',' ? c + 1 : c;
+	return NULL;
+}
+
+char *
+vdpa_rte_words(const char *name, const char *devargs)
+{
+	char *text = NULL;
+	const char *in = devargs == NULL ? "" : devargs, *wrong;
+	size_t len;
+	FILE *out = open_memstream(&text, &len);
+
+	if (out == NULL)
+		goto err_memory;
+	fprintf(out, "name %s", name);
+	while (*in != '\0') {
+		fputc(' ', out);
+		wrong = copy_item(out, &in);
+		if (wrong != NULL) {
+			vdpa_error(EINVAL, "arguments '%s': %s", devargs, wrong);
+			goto err_out;
+		}
+	}
+	fprintf(out, " frontend rte_vdpa");
+	if (fclose(out) != 0)
+		goto err_memory;
+	return text;
+
+err_out:
+	fclose(out);
+	free(text);
+	return NULL;
+err_memory:
+	free(text);
+	vdpa_error(ENOMEM, "out of memory");
+	return NULL;
+}

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* How words of dev add are spelled in DPDK's device arguments. */
+
+#ifndef RTE_VDPA_WORDS_H
+#define RTE_VDPA_WORDS_H
+
+/*
+ * "mgmtdev=sim_net,backend=peer net1" and the name "uvdpa0" to "name uvdpa0 mgmtdev sim_net backend
+ * peer net1 frontend rte_vdpa": items are separated by commas, word and value by the item's first
+ * equals sign. Between double quotes, both are as any other character.
+ * @return text to free(); NULL with vdpa_error() for an item without a word, a value that is
+ * missing or a quotation mark that is not closed (EINVAL), or out of memory.
+ */
+char *vdpa_rte_words(const char *name, const char *devargs);
+
+#endif /* RTE_VDPA_WORDS_H */
