@@ -36,6 +36,9 @@
 struct vdpa_core_vq {
 	struct vdpa_vq_config conf; /* (L) as started last */
 	bool ready;		    /* (L) set_vq_ready(true) was called and not undone */
+	bool was_reset;		    /* (L) by itself, and may be set up again */
+	bool halted;		    /* (L) stopped with the whole device; state says where */
+	struct vdpa_vq_state state; /* (L) */
 	struct vdpa_event relay;    /* kick eventfd to ops->kick_vq, on the control loop */
 	struct vdpa_device *vdev;
 };
@@ -139,6 +142,21 @@ int vdpa_step_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa
 int vdpa_step_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready);
 int vdpa_step_suspend(struct vdpa_device *vdev);
 int vdpa_step_resume(struct vdpa_device *vdev);
+
+/*
+ * ring_state.c: what a queue's rings in guest memory say.
+ *
+ * Whether no buffer was used: then a start from the beginning loses nothing.
+ */
+bool vdpa_ring_is_fresh(const struct vdpa_iotlb *tlb, bool packed,
+			const struct vdpa_vq_config *conf);
+/*
+ * Where a device that no longer runs has left it. True: exactly there, nothing that was taken is
+ * lost. Else the best that can be said: of a split ring how far it was used, of a packed one
+ * nothing; but always a place that is not the beginning, so that nobody takes it for a start.
+ */
+bool vdpa_ring_stopped_at(const struct vdpa_iotlb *tlb, bool packed,
+			  const struct vdpa_vq_config *conf, struct vdpa_vq_state *state);
 
 /* session.c: take a queue's kick relay down; outside of a session it is a no-op. Under the lock. */
 void vdpa_session_vq_detach(struct vdpa_device *vdev, uint16_t idx);

@@ -76,7 +76,7 @@ vdpa_step_quiesce(struct vdpa_device *vdev)
 		vdpa_session_vq_detach(vdev, i);
 	rc = VDPA_OP(vdev, -1, "the device does not reset", vdev->config->reset(vdev));
 	for (uint16_t i = 0; i < core->nvqs; i++) {
-		core->vqs[i].ready = false;
+		core->vqs[i].ready = core->vqs[i].was_reset = core->vqs[i].halted = false;
 		core->vqs[i].conf = (struct vdpa_vq_config){.kick_fd = -1, .call_fd = -1};
 	}
 	core->status = 0;
@@ -263,7 +263,7 @@ check_vq_setup(struct vdpa_device *vdev, uint16_t idx, const char *what)
 	if (core->vqs[idx].ready)
 		return vdpa_error(EBUSY, "%s: queue %u: %s while it is ready", vdev->name, idx,
 				  what);
-	if (core->state == VDPA_STATE_RUNNING &&
+	if (core->state == VDPA_STATE_RUNNING && !core->vqs[idx].was_reset &&
 	    (vdpa_get_backend_features(vdev) & RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) ==
 		    0)
 		return vdpa_error(EBUSY, "%s: queue %u: %s after DRIVER_OK, which it cannot take",
@@ -634,6 +634,18 @@ bool
 vdpa_has_log(const struct vdpa_device *vdev)
 {
 	return vdev->config->log_start != NULL;
+}
+
+bool
+vdpa_has_vq_enable(const struct vdpa_device *vdev)
+{
+	return vdev->config->set_vq_enable != NULL;
+}
+
+bool
+vdpa_has_vq_notification(const struct vdpa_device *vdev)
+{
+	return vdev->config->get_vq_notification != NULL;
 }
 
 bool

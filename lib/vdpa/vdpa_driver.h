@@ -90,18 +90,25 @@ struct vdpa_config_ops {
 	/**
 	 * Optional: vhost-user's SET_VRING_ENABLE on a ready queue; a disabled one keeps its state
 	 * and moves no data. NULL: the core uses set_vq_ready, with the queue's state kept by
-	 * get_vq_state and set_vq_state. Queues are enabled when they become ready.
+	 * get_vq_state and set_vq_state; a device that cannot keep it leaves the queue as it is.
+	 * Queues are enabled when they become ready.
 	 */
 	int (*set_vq_enable)(struct vdpa_device *vdev, uint16_t idx, bool enable);
-	/** Where to start. -EOPNOTSUPP for a state the device cannot load. */
+	/** Where to start. -EOPNOTSUPP for a state the device cannot load; a standard virtio device
+	 * loads the initial one only. */
 	int (*set_vq_state)(struct vdpa_device *vdev, uint16_t idx,
 			    const struct vdpa_vq_state *state);
-	/** Where it stopped; while suspended, or not ready. */
+	/** Where it stopped; while suspended, or not ready. -EOPNOTSUPP: the device does not know,
+	 * and the core looks at the rings. */
 	int (*get_vq_state)(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state);
 	/** Optional: software block devices. Before ready; addr NULL: none. */
 	int (*set_vq_inflight)(struct vdpa_device *vdev, uint16_t idx,
 			       const struct vdpa_vq_inflight *inflight);
-	/** Optional: reset one queue (VIRTIO_F_RING_RESET). */
+	/**
+	 * Optional: reset one queue that is ready; used where VIRTIO_F_RING_RESET is negotiated and
+	 * suspend is NULL. It is not ready then and may be set up again while the device runs
+	 * (virtio 1.2, 2.6.1). A device that has neither is reset to stop one of its queues.
+	 */
 	int (*reset_vq)(struct vdpa_device *vdev, uint16_t idx);
 	/** Optional: up to n statistics of a queue. Returns how many there are. Any thread. */
 	int (*get_vendor_vq_stats)(struct vdpa_device *vdev, uint16_t idx, struct vdpa_stat *stats,

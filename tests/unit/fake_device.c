@@ -8,6 +8,10 @@
 
 #include "fake_device.h"
 
+#ifndef VIRTIO_F_RING_RESET
+#define VIRTIO_F_RING_RESET 40
+#endif
+
 #define FAKE(vdev) ((struct fake_device *)(vdev))
 
 /* Count a fallible op; -EIO when it is the one to fail. */
@@ -115,7 +119,8 @@ fake_get_vq_num_min(struct vdpa_device *vdev)
 static uint64_t
 fake_get_device_features(struct vdpa_device *vdev)
 {
-	return UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_F_RING_PACKED;
+	return UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_F_RING_PACKED |
+	       (uint64_t)FAKE(vdev)->resets_vqs << VIRTIO_F_RING_RESET;
 }
 
 static uint64_t
@@ -174,6 +179,9 @@ fake_reset(struct vdpa_device *vdev)
 {
 	struct fake_device *fake = FAKE(vdev);
 
+	fake->resets++;
+	if (fake->on_reset != NULL)
+		fake->on_reset(fake->on_reset_arg);
 	if (fake->fail_reset)
 		return -ETIMEDOUT;
 	memset(fake->vq, 0, sizeof(fake->vq));
@@ -270,9 +278,14 @@ static const struct vdpa_config_ops own_kick_ops = {FAKE_OPS, SOFTWARE_OPS,
 static int
 hw_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 {
-	if (!ready && !FAKE(vdev)->stops_vqs)
-		return -EOPNOTSUPP;
-	return fake_set_vq_ready(vdev, idx, ready);
+	return ready ? fake_set_vq_ready(vdev, idx, ready) : -EOPNOTSUPP;
+}
+
+static int
+hw_reset_vq(struct vdpa_device *vdev, uint16_t idx)
+{
+	FAKE(vdev)->vq[idx].ready = false;
+	return op(vdev, __func__);
 }
 
 static int
@@ -302,7 +315,7 @@ hw_get_vq_state(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *st
 
 #define HARDWARE_OPS                                                                               \
 	.set_vq_ready = hw_set_vq_ready, .set_vq_state = hw_set_vq_state,                          \
-	.get_vq_state = hw_get_vq_state
+	.get_vq_state = hw_get_vq_state, .reset_vq = hw_reset_vq
 
 static const struct vdpa_config_ops hardware_ops = {FAKE_OPS, HARDWARE_OPS};
 static const struct vdpa_config_ops enabling_ops = {FAKE_OPS, HARDWARE_OPS,

@@ -35,8 +35,11 @@ struct fake_device {
 	unsigned int calls;   /* fallible ops called */
 	unsigned int fail_at; /* fail the n-th of them from 1; 0: none */
 	bool fail_reset;
-	bool tells;	       /* and say why */
-	bool stops_vqs;	       /* hardware: one queue can be stopped by itself */
+	bool tells;	 /* and say why */
+	bool resets_vqs; /* hardware: offers RING_RESET */
+	unsigned int resets;
+	void (*on_reset)(void *arg); /* before it stops */
+	void *on_reset_arg;
 	const char *failed_op; /* which one that was */
 	unsigned int *freed;   /* counts frees */
 };
@@ -45,9 +48,8 @@ struct fake_device {
 struct fake_device *fake_device_new(const char *name, bool own_kick);
 
 /*
- * One like a standard virtio function: its memory is in a DMA domain, it can neither suspend nor
- * stop one queue, and can neither report nor load where a queue stands. enables: it has
- * set_vq_enable.
+ * One like a standard virtio function: its memory is in a DMA domain, it cannot suspend, and can
+ * neither report nor load where a queue stands. enables: it has set_vq_enable.
  */
 struct fake_device *fake_hardware_new(const char *name, struct vdpa_dma_domain *dma, bool enables);
 

@@ -79,6 +79,10 @@ uint64_t vdpa_get_backend_features(struct vdpa_device *vdev);
 size_t vdpa_get_config_size(struct vdpa_device *vdev);
 /** Whether dirty logging is possible. */
 bool vdpa_has_log(const struct vdpa_device *vdev);
+/** Whether the device itself enables and disables queues. */
+bool vdpa_has_vq_enable(const struct vdpa_device *vdev);
+/** Whether it may give doorbells away. */
+bool vdpa_has_vq_notification(const struct vdpa_device *vdev);
 /** Whether inflight areas are possible. */
 bool vdpa_has_inflight(const struct vdpa_device *vdev);
 uint8_t vdpa_get_status(struct vdpa_device *vdev);
@@ -152,20 +156,27 @@ int vdpa_device_stop(struct vdpa_device *vdev);
 /**
  * One more virtqueue of a running device. Where the device cannot enable a queue after DRIVER_OK
  * (VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK) the core stops and starts it again with all queues,
- * keeping their states.
+ * keeping their states; where it cannot keep them (no suspend), only as long as no queue has used a
+ * buffer. -EOPNOTSUPP afterwards, and the others go on: give such a device all queues at its start.
  */
 int vdpa_device_start_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf);
 
 /**
  * Stop one virtqueue and say where it stopped. A device that stops as a whole only is suspended for
- * it and resumed when others still run. -EPROTO for a queue or device that is not started; -EIO for
- * a device that has failed; else the op's errno, and the queue is gone nevertheless.
+ * it and resumed when others still run. One that cannot suspend is reset by the first of these
+ * calls, unless it can reset one queue: the other queues stand still then, take what changes
+ * without effect, and each call says where another stood. What such a device cannot tell the rings
+ * do: a split one how far it was used, which is the place only if nothing was in flight; the device
+ * can start from the beginning of a ring only, so it does not start from a wrong place. -EPROTO for
+ * a queue or device that is not started; -EIO for a device that has failed; else the op's errno,
+ * and the queue is gone nevertheless.
  */
 int vdpa_device_stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state);
 
 /**
  * SET_VRING_ENABLE of a started queue; it keeps its state. A device that can do it neither by
- * set_vq_enable nor while it runs is stopped and started again for it.
+ * set_vq_enable nor while it runs is stopped and started again for it; one that could not go on
+ * afterwards leaves the queue as it is.
  */
 int vdpa_device_enable_vq(struct vdpa_device *vdev, uint16_t idx, bool enable);
 /** Swap the call eventfd of a running queue; the queue does not stop. */

@@ -153,6 +153,7 @@ vdpa_vhu_handle(struct vhu_session *s, struct vhu_msg *msg, int *fds, int *nfds)
 {
 	struct vhu_received req = {.s = s, .msg = msg, .row = vdpa_vhu_row(msg->request)};
 	bool reply;
+	uint64_t value = msg->size >= sizeof(value) ? msg->payload.u64 : 0;
 	int64_t idx = -1;
 	int rc;
 
@@ -165,12 +166,19 @@ vdpa_vhu_handle(struct vhu_session *s, struct vhu_msg *msg, int *fds, int *nfds)
 		vdpa_vhu_session_poll_failure(s);
 		rc = req.row->handle(&req);
 	}
+	if (rc == 0 && (req.row->effect & VHU_EFFECT_NOTE) != 0)
+		vdpa_vhu_ring_note(s, req.idx);
 	if (rc < 0) {
 		rc = refuse(&req, rc, idx);
 		close_fds(&req);
 		return rc;
 	}
-	VDPA_LOG(DEBUG, "%s: vhost-user: %s", s->dev->vdev->name, req.row->name);
+	if (idx >= 0)
+		VDPA_LOG(DEBUG, "%s: vhost-user: queue %" PRId64 ": %s 0x%" PRIx64,
+			 s->dev->vdev->name, idx, req.row->name, value);
+	else
+		VDPA_LOG(DEBUG, "%s: vhost-user: %s 0x%" PRIx64, s->dev->vdev->name, req.row->name,
+			 value);
 	reply = (req.row->effect & VHU_EFFECT_REPLY) != 0;
 	if (reply && req.nfds > 0) {
 		fds[0] = req.fds[0];

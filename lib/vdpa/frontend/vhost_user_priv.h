@@ -54,6 +54,9 @@ struct vhu_ring {
 	bool kicked;   /* SET_VRING_KICK was seen: with an fd or to say that we shall poll */
 	bool enabled;  /* SET_VRING_ENABLE */
 	bool started;  /* the front end may believe it running: until GET_VRING_BASE or a reset */
+	bool known;    /* the front end has spoken of it, so it has such a queue */
+	bool unused;   /* it was enabled without being set up, after another was */
+	bool late;     /* the running device did not take it: until GET_VRING_BASE or a reset */
 	uint32_t base; /* as SET_VRING_BASE has it */
 	uint64_t desc_user, driver_user, device_user;
 	uint64_t log_addr;
@@ -143,6 +146,8 @@ int vdpa_vhu_ring_translate(struct vhu_session *s, struct vhu_ring *ring);
 /* GET_VRING_BASE: stop it, say where. */
 void vdpa_vhu_ring_stop(struct vhu_session *s, uint16_t idx, uint32_t *base);
 int vdpa_vhu_ring_enable(struct vhu_session *s, uint16_t idx, bool enable);
+/* The front end has such a queue. */
+void vdpa_vhu_ring_note(struct vhu_session *s, uint16_t idx);
 /* Take over fd (-1: none). */
 int vdpa_vhu_ring_set_kick(struct vhu_session *s, uint16_t idx, int fd);
 int vdpa_vhu_ring_set_call(struct vhu_session *s, uint16_t idx, int fd);

@@ -7,7 +7,9 @@
  *
  * A ring starts when it has a size, addresses, a kick (or the word that we shall poll), is enabled,
  * and the driver is ready (DRIVER_OK, where the front end reports the status). The first one starts
- * the device, later ones join it; GET_VRING_BASE of the last one stops it.
+ * the device, later ones join it; GET_VRING_BASE of the last one stops it. A device that takes all
+ * its queues before DRIVER_OK starts when the front end has set up all that it has; see
+ * all_rings_are_there().
  */
 
 #include <errno.h>
@@ -19,12 +21,14 @@
 
 #include <linux/vhost.h>
 #include <linux/virtio_config.h>
+#include <linux/virtio_net.h>
 #include <linux/virtio_ring.h>
 #include <rte_bitops.h>
 #include <rte_byteorder.h>
 #include <rte_common.h>
 
 #include "vdpa_compat.h"
+#include "vdpa_event.h"
 #include "vdpa_log.h"
 #include "vhost_user_priv.h"
 
@@ -208,17 +212,69 @@ vdpa_vhu_ring_translate(struct vhu_session *s, struct vhu_ring *r)
 	return translate_in(s, s->iotlb, r, &r->desc, &r->driver, &r->device);
 }
 
+/* Whether queues may join the device while it runs. */
+static bool
+takes_late_rings(const struct vhu_session *s)
+{
+	return (vdpa_get_backend_features(s->dev->vdev) &
+		RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) != 0;
+}
+
+static bool
+ring_is_set_up(const struct vhu_session *s, const struct vhu_ring *r)
+{
+	return s->features_set && s->iotlb != NULL && r->num != 0 && r->addr_set && r->kicked;
+}
+
+static bool
+ring_is_enabled(const struct vhu_session *s, const struct vhu_ring *r)
+{
+	return r->enabled || (s->features & RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES)) == 0;
+}
+
 static bool
 ring_is_ready(const struct vhu_session *s, const struct vhu_ring *r)
 {
-	if (!s->features_set || s->iotlb == NULL || r->num == 0 || !r->addr_set || !r->kicked)
-		return false;
-	if (!r->enabled && (s->features & RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES)) != 0)
+	if (!ring_is_set_up(s, r) || !ring_is_enabled(s, r))
 		return false;
 	return !s->status_used || (s->status & VIRTIO_CONFIG_S_DRIVER_OK) != 0;
 }
 
-/* What the core is to know of a ring. */
+/*
+ * Whether the front end has set up all the queues that it will, for a device that takes none later.
+ * DRIVER_OK says so where the status is reported. Elsewhere nothing does, and it is concluded: the
+ * front end has spoken of each of its queues before the first is set up (QEMU and virtio-user send
+ * a call eventfd for each at first); of a net device without MQ the guest uses one pair; and a
+ * queue of another device that is enabled without having been set up, after others were, is one
+ * that the guest does not use (QEMU enables all at the end).
+ */
+static bool
+all_rings_are_there(const struct vhu_session *s)
+{
+	bool enables = vdpa_has_vq_enable(s->dev->vdev);
+	uint16_t n = s->nrings;
+
+	if (s->status_used || (s->protocol & RTE_BIT64(VHOST_USER_PROTOCOL_F_STATUS)) != 0)
+		return (s->status & VIRTIO_CONFIG_S_DRIVER_OK) != 0;
+	if (s->dev->is_net && (s->features & RTE_BIT64(VIRTIO_NET_F_MQ)) == 0)
+		n = RTE_MIN(n, 2);
+	for (uint16_t i = 0; i < n; i++) {
+		const struct vhu_ring *r = &s->rings[i];
+
+		if (!r->known)
+			continue;
+		if (!ring_is_set_up(s, r)) {
+			if (!r->unused || s->dev->is_net)
+				return false;
+		} else if (!enables && !ring_is_enabled(s, r)) {
+			return false;
+		}
+	}
+	return true;
+}
+
+/* What the core is to know of a ring. Where the device has no notion of enabling, and its queues
+ * cannot be started one by one, a ring that is set up runs. */
 static int
 ring_config(struct vhu_session *s, uint16_t idx, struct vdpa_vq_config *conf)
 {
@@ -234,7 +290,8 @@ ring_config(struct vhu_session *s, uint16_t idx, struct vdpa_vq_config *conf)
 	}
 	*conf = (struct vdpa_vq_config){
 		.ready = true,
-		.enabled = true,
+		.enabled = ring_is_enabled(s, r) ||
+			   (!takes_late_rings(s) && !vdpa_has_vq_enable(s->dev->vdev)),
 		.num = r->num,
 		.desc = r->desc,
 		.driver = r->driver,
@@ -277,31 +334,53 @@ start_device(struct vhu_session *s)
 	struct vdpa_vq_config *vqs = calloc(s->nrings, sizeof(*vqs));
 	struct vdpa_start_config conf = {
 		.features = device_features(s), .iotlb = s->iotlb, .vqs = vqs, .nvqs = s->nrings};
+	bool late = takes_late_rings(s);
 	unsigned int n = 0;
 	int rc = 0;
 
+	for (uint16_t i = 0; i < s->nrings; i++)
+		n += ring_is_ready(s, &s->rings[i]);
+	if (n == 0 || (!late && !all_rings_are_there(s))) {
+		free(vqs);
+		return;
+	}
 	if (vqs == NULL) {
 		start_failed(s, vdpa_error(ENOMEM, "out of memory"));
 		return;
 	}
 	for (uint16_t i = 0; i < s->nrings; i++) {
+		const struct vhu_ring *r = &s->rings[i];
+
 		vqs[i].kick_fd = vqs[i].call_fd = -1;
-		if (!ring_is_ready(s, &s->rings[i]))
+		if (late ? !ring_is_ready(s, r) : !ring_is_set_up(s, r))
 			continue;
 		s->rings[i].started = true;
-		n++;
 		if (rc == 0)
 			rc = ring_config(s, i, &vqs[i]);
 	}
-	if (n > 0) {
-		if (rc == 0)
-			rc = vdpa_device_start(s->dev->vdev, &conf);
-		if (rc < 0)
-			start_failed(s, rc);
-		else
-			s->running = true;
-	}
+	if (rc == 0)
+		rc = vdpa_device_start(s->dev->vdev, &conf);
+	if (rc < 0)
+		start_failed(s, rc);
+	else
+		s->running = true;
 	free(vqs);
+}
+
+/* A device that runs and did not take one more queue goes on with the others. */
+static void
+ring_is_late(struct vhu_session *s, uint16_t idx)
+{
+	struct vhu_ring *r = &s->rings[idx];
+
+	r->started = false;
+	r->late = true;
+	VDPA_LOG(ERR, "%s: vhost-user: queue %u: does not start: %s", s->dev->vdev->name, idx,
+		 vdpa_vhu_why(s->dev, idx));
+	pthread_mutex_lock(&s->dev->lock);
+	if (r->err_fd >= 0)
+		vdpa_eventfd_signal(r->err_fd);
+	pthread_mutex_unlock(&s->dev->lock);
 }
 
 void
@@ -320,13 +399,15 @@ vdpa_vhu_session_advance(struct vhu_session *s)
 	for (uint16_t i = 0; s->running && i < s->nrings; i++) {
 		struct vhu_ring *r = &s->rings[i];
 
-		if (r->started || !ring_is_ready(s, r))
+		if (r->started || r->late || !ring_is_ready(s, r))
 			continue;
 		r->started = true;
 		rc = ring_config(s, i, &conf);
 		if (rc == 0)
 			rc = vdpa_device_start_vq(s->dev->vdev, i, &conf);
-		if (rc < 0)
+		if (rc == -EOPNOTSUPP && vdpa_device_get_state(s->dev->vdev) == VDPA_STATE_RUNNING)
+			ring_is_late(s, i);
+		else if (rc < 0)
 			start_failed(s, rc);
 		changed = true;
 	}
@@ -438,8 +519,7 @@ vdpa_vhu_ring_stop(struct vhu_session *s, uint16_t idx, uint32_t *base)
 		r->base_set = true;
 	}
 	*base = r->base_set || !is_packed(s) ? r->base : PACKED_BASE_INITIAL;
-	r->started = false;
-	r->kicked = false;
+	r->started = r->kicked = r->unused = r->late = false;
 	for (uint16_t i = 0; i < s->nrings; i++)
 		last &= !s->rings[i].started;
 	if (last)
@@ -463,7 +543,10 @@ vdpa_vhu_session_reset(struct vhu_session *s, bool keep_bases)
 
 		close_fd(&r->kick_fd);
 		/* call and err stay: QEMU sets them once, before the first reset. */
-		*r = (struct vhu_ring){.kick_fd = -1, .call_fd = old.call_fd, .err_fd = old.err_fd};
+		*r = (struct vhu_ring){.kick_fd = -1,
+				       .call_fd = old.call_fd,
+				       .err_fd = old.err_fd,
+				       .known = old.known};
 		if (keep_bases) {
 			r->base = old.base;
 			r->base_set = old.base_set;
@@ -472,12 +555,21 @@ vdpa_vhu_session_reset(struct vhu_session *s, bool keep_bases)
 	s->status = 0;
 }
 
+void
+vdpa_vhu_ring_note(struct vhu_session *s, uint16_t idx)
+{
+	s->rings[idx].known = true;
+}
+
 int
 vdpa_vhu_ring_enable(struct vhu_session *s, uint16_t idx, bool enable)
 {
 	struct vhu_ring *r = &s->rings[idx];
 	int rc = 0;
 
+	r->unused = false;
+	for (uint16_t i = 0; enable && !ring_is_set_up(s, r) && i < s->nrings; i++)
+		r->unused |= ring_is_set_up(s, &s->rings[i]);
 	if (r->started && s->running)
 		rc = vdpa_device_enable_vq(s->dev->vdev, idx, enable);
 	if (rc == 0)

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Where a virtqueue stands, by what its rings in guest memory say: for devices that can neither
+ * report nor load it, as no standard virtio device can. Reads only, each value once; the guest may
+ * write what it likes there, and then misleads its own queue.
+ */
+
+#include <string.h>
+
+#include <rte_byteorder.h>
+
+#include "device_priv.h"
+
+/* Split ring: flags and index before the entries (virtio 1.2, 2.7.6 and 2.7.8). */
+#define RING_IDX     2
+#define RING_ENTRIES 4
+#define USED_ELEM    8
+
+/* Packed ring: a descriptor, and its two flags (2.8.1). */
+#define PACKED_DESC  16
+#define PACKED_FLAGS 14
+#define PACKED_AVAIL (1u << 7)
+#define PACKED_USED  (1u << 15)
+
+static bool
+is_zero(const uint8_t *p, size_t len)
+{
+	return len == 0 || (p[0] == 0 && memcmp(p, p + 1, len - 1) == 0);
+}
+
+static bool
+read_idx(const struct vdpa_iotlb *tlb, uint64_t ring, uint16_t *idx)
+{
+	const uint16_t *p = vdpa_iotlb_range(tlb, ring + RING_IDX, sizeof(*p));
+
+	if (p == NULL)
+		return false;
+	*idx = rte_le_to_cpu_16(__atomic_load_n(p, __ATOMIC_ACQUIRE));
+	return true;
+}
+
+/* The index alone would look the same after 65536 buffers; the entries would not. */
+static bool
+split_is_fresh(const struct vdpa_iotlb *tlb, const struct vdpa_vq_config *conf)
+{
+	size_t len = (size_t)USED_ELEM * conf->num;
+	const uint8_t *entries = vdpa_iotlb_range(tlb, conf->device + RING_ENTRIES, len);
+	uint16_t used;
+
+	return entries != NULL && read_idx(tlb, conf->device, &used) && used == 0 &&
+	       is_zero(entries, len);
+}
+
+/* No descriptor was used in the first round, nor is any left of a later one: each is either
+ * untouched or made available in the first round. */
+static bool
+packed_is_fresh(const struct vdpa_iotlb *tlb, const struct vdpa_vq_config *conf)
+{
+	const uint8_t *ring = vdpa_iotlb_range(tlb, conf->desc, (uint64_t)PACKED_DESC * conf->num);
+
+	if (ring == NULL)
+		return false;
+	for (uint32_t i = 0; i < conf->num; i++) {
+		uint8_t desc[PACKED_DESC];
+		uint16_t flags;
+
+		memcpy(desc, ring + (size_t)i * PACKED_DESC, sizeof(desc));
+		memcpy(&flags, desc + PACKED_FLAGS, sizeof(flags));
+		flags = rte_le_to_cpu_16(flags);
+		if ((flags & (PACKED_AVAIL | PACKED_USED)) != PACKED_AVAIL &&
+		    !is_zero(desc, sizeof(desc)))
+			return false;
+	}
+	return true;
+}
+
+bool
+vdpa_ring_is_fresh(const struct vdpa_iotlb *tlb, bool packed, const struct vdpa_vq_config *conf)
+{
+	return packed ? packed_is_fresh(tlb, conf) : split_is_fresh(tlb, conf);
+}
+
+bool
+vdpa_ring_stopped_at(const struct vdpa_iotlb *tlb, bool packed, const struct vdpa_vq_config *conf,
+		     struct vdpa_vq_state *state)
+{
+	uint16_t avail, used;
+
+	memset(state, 0, sizeof(*state));
+	if (packed) {
+		if (!packed_is_fresh(tlb, conf))
+			return false;
+		state->packed.last_avail_counter = state->packed.last_used_counter = 1;
+		return true;
+	}
+	if (!read_idx(tlb, conf->device, &used) || !read_idx(tlb, conf->driver, &avail))
+		return false;
+	state->split.avail_index = used;
+	if (avail == used || split_is_fresh(tlb, conf))
+		return true;
+	/* In the middle, though the index has come round to the beginning. */
+	if (used == 0)
+		state->split.avail_index = avail;
+	return false;
+}
