@@ -2,13 +2,13 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The vfio-user client against a server that answers well, badly, late or not at all. Tests of the
+ * The vfio-user client against a server that means well, but may be slow or busy. Tests of the
  * transport call it directly; what a driver sees of it goes through vdpa_pci_open().
  */
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -20,82 +20,12 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
-#include "test_util.h"
-
 #include "event_loop_priv.h"
-#include "pci_priv.h"
-#include "vdpa.h"
-#include "vdpa_event.h"
-#include "vfu_server.h"
-
-#define T	(&vdpa_pci_vfio_user)
-#define LOAD(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
-#define CONFIG	VFIO_PCI_CONFIG_REGION_INDEX
-
-static struct vfu_server server;
-static unsigned int fds_before;
-
-/* An open function, without pci.c. */
-struct function {
-	struct vdpa_pci_info info;
-	struct vdpa_dma_domain *dma;
-	void *handle;
-};
-
-static int
-setup(void **state)
-{
-	fds_before = count_fds();
-	vfu_server_init(&server);
-	return 0;
-}
-
-/* No file descriptor is left, here or in the server, whatever the test did. */
-static int
-teardown(void **state)
-{
-	vfu_server_stop(&server);
-	assert_int_equal(count_fds(), fds_before);
-	return 0;
-}
-
-static int
-open_function(struct function *f, unsigned int timeout_ms)
-{
-	const struct vdpa_pci_params params = {.timeout_ms = timeout_ms};
-
-	memset(f, 0, sizeof(*f));
-	return T->open(NULL, server.path, &params, &f->info, &f->dma, &f->handle);
-}
-
-/* With the default time-out: this machine may be slow. */
-static void
-start_and_open(struct function *f)
-{
-	assert_true(vfu_server_start(&server));
-	assert_int_equal(open_function(f, 0), 0);
-}
-
-static int64_t
-now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
-static void
-assert_message(const char *part)
-{
-	if (strstr(vdpa_error_message(), part) == NULL)
-		fail_msg("\"%s\" does not say \"%s\"", vdpa_error_message(), part);
-}
+#include "vfu_test.h"
 
 /* Good paths. */
 
@@ -236,26 +166,6 @@ the_server_signals_the_eventfd_of_a_vector(void **state)
 	close(fd);
 }
 
-/* A table of one region of memory at 1 MiB. */
-static struct vdpa_iotlb *
-guest_memory(uint64_t size, uint64_t offset)
-{
-	int fd = memfd_create("guest", MFD_CLOEXEC);
-	struct vdpa_iotlb *tlb;
-
-	assert_int_equal(ftruncate(fd, (off_t)(size + offset)), 0);
-	assert_int_equal(vdpa_iotlb_create(NULL,
-					   &(struct vdpa_mem_region_spec){.iova = 0x100000,
-									  .uaddr = 0x100000,
-									  .size = size,
-									  .offset = offset,
-									  .fd = fd},
-					   1, &tlb),
-			 0);
-	close(fd);
-	return tlb;
-}
-
 static void
 memory_is_mapped_with_its_file_and_unmapped(void **state)
 {
@@ -374,491 +284,6 @@ a_server_that_does_not_accept_costs_one_time_out(void **state)
 	unlink(un.sun_path);
 }
 
-/* Replies that are wrong. A case changes the nth reply to a command. */
-
-struct spoil {
-	uint16_t command;
-	unsigned int skip;
-	void (*change)(struct vfu_reply *reply);
-	unsigned int count; /* of it so far */
-};
-
-static void
-spoil_hook(struct vfu_server *s, const struct vfio_user_header *request, struct vfu_reply *reply)
-{
-	struct spoil *spoil = s->arg;
-
-	if (request->command == spoil->command && spoil->count++ == spoil->skip)
-		spoil->change(reply);
-}
-
-static void
-wrong_id(struct vfu_reply *r)
-{
-	r->hdr.id++;
-}
-
-static void
-posts_id(struct vfu_reply *r)
-{
-	r->hdr.id = 0x8001;
-	r->hdr.command = VFIO_USER_REGION_WRITE;
-}
-
-static void
-wrong_command(struct vfu_reply *r)
-{
-	r->hdr.command++;
-}
-
-static void
-wrong_type(struct vfu_reply *r)
-{
-	r->hdr.flags = 3;
-}
-
-static void
-unknown_flag(struct vfu_reply *r)
-{
-	r->hdr.flags |= 0x100;
-}
-
-static void
-size_too_small(struct vfu_reply *r)
-{
-	r->hdr.size = 15;
-}
-
-static void
-size_zero(struct vfu_reply *r)
-{
-	r->hdr.size = 0;
-}
-
-static void
-size_huge(struct vfu_reply *r)
-{
-	r->hdr.size = UINT32_MAX;
-}
-
-static void
-header_only(struct vfu_reply *r)
-{
-	r->hdr.size = 16;
-	r->len = 0;
-}
-
-static void
-one_byte_more(struct vfu_reply *r)
-{
-	r->data[r->len++] = 0;
-	r->hdr.size++;
-}
-
-static void
-one_byte_less(struct vfu_reply *r)
-{
-	r->len--;
-	r->hdr.size--;
-}
-
-static void
-one_fd_more(struct vfu_reply *r)
-{
-	r->fds[r->n_fds++] = 0;
-}
-
-static void
-eight_fds(struct vfu_reply *r)
-{
-	while (r->n_fds < 8)
-		r->fds[r->n_fds++] = 0;
-}
-
-static void
-error_with_data(struct vfu_reply *r)
-{
-	r->hdr.flags |= VFIO_USER_ERROR;
-	r->hdr.error = EPERM;
-}
-
-static void
-refused(struct vfu_reply *r)
-{
-	header_only(r);
-	r->n_fds = 0;
-	r->hdr.flags |= VFIO_USER_ERROR;
-	r->hdr.error = EPERM;
-}
-
-static void
-refused_without_errno(struct vfu_reply *r)
-{
-	refused(r);
-	r->hdr.error = 0;
-}
-
-static void
-refused_with_no_errno(struct vfu_reply *r)
-{
-	refused(r);
-	r->hdr.error = 0x80000000;
-}
-
-static void
-refused_with_fd(struct vfu_reply *r)
-{
-	refused(r);
-	one_fd_more(r);
-}
-
-static void
-hangup(struct vfu_reply *r)
-{
-	r->drop = r->hangup = true;
-}
-
-static void
-hangup_after_20_bytes(struct vfu_reply *r)
-{
-	r->cut = 20;
-	r->hangup = true;
-}
-
-static void
-hangup_after_7_bytes(struct vfu_reply *r)
-{
-	r->cut = 7;
-	r->hangup = true;
-}
-
-static void
-dropped(struct vfu_reply *r)
-{
-	r->drop = true;
-}
-
-static void
-cut_to_20_bytes(struct vfu_reply *r)
-{
-	r->cut = 20;
-}
-
-static void
-cut_to_7_bytes(struct vfu_reply *r)
-{
-	r->cut = 7;
-}
-
-#define DATA(type) ((struct type *)r->data)
-#define CHANGE(name, code)                                                                         \
-	static void name(struct vfu_reply *r)                                                      \
-	{                                                                                          \
-		code;                                                                              \
-	}
-
-static void
-set_json(struct vfu_reply *r, const char *json)
-{
-	strcpy((char *)r->data + 4, json);
-	r->len = 4 + strlen(json) + 1;
-	r->hdr.size = (uint32_t)(16 + r->len);
-}
-
-CHANGE(other_major, DATA(vfio_user_version)->major = 1)
-CHANGE(newer_minor, DATA(vfio_user_version)->minor = 9)
-CHANGE(json_without_end, r->len--; r->hdr.size--)
-CHANGE(json_with_nul, r->data[20] = 0)
-CHANGE(json_garbage, set_json(r, "{capabilities"))
-CHANGE(json_no_object, set_json(r, "[]"))
-CHANGE(json_caps_no_object, set_json(r, "{\"capabilities\":7}"))
-CHANGE(json_fds_text, set_json(r, "{\"capabilities\":{\"max_msg_fds\":\"8\"}}"))
-CHANGE(json_fds_real, set_json(r, "{\"capabilities\":{\"max_msg_fds\":1e30}}"))
-CHANGE(json_fds_negative, set_json(r, "{\"capabilities\":{\"max_msg_fds\":-1}}"))
-CHANGE(json_fds_zero, set_json(r, "{\"capabilities\":{\"max_msg_fds\":0}}"))
-CHANGE(json_xfer_small, set_json(r, "{\"capabilities\":{\"max_data_xfer_size\":7}}"))
-CHANGE(json_maps_zero, set_json(r, "{\"capabilities\":{\"max_dma_maps\":0}}"))
-CHANGE(json_pgsizes_zero, set_json(r, "{\"capabilities\":{\"pgsizes\":0}}"))
-
-static void
-json_deep(struct vfu_reply *r)
-{
-	char json[4000];
-
-	memset(json, '[', sizeof(json) - 1);
-	json[sizeof(json) - 1] = '\0';
-	set_json(r, json);
-}
-
-CHANGE(info_argsz, DATA(vfio_user_device_info)->argsz = 15)
-CHANGE(info_no_pci, DATA(vfio_user_device_info)->flags = 0)
-CHANGE(info_few_regions, DATA(vfio_user_device_info)->num_regions = 7)
-
-#define INFO  DATA(vfio_user_region_info)
-#define CAP   ((struct vfio_region_info_cap_sparse_mmap *)(r->data + 32))
-#define AREAS CAP->areas
-CHANGE(region_argsz_small, INFO->argsz = 31)
-CHANGE(region_argsz_less, INFO->argsz = (uint32_t)r->len - 1)
-CHANGE(region_index, INFO->index++)
-CHANGE(cap_in_header, INFO->cap_offset = 24)
-CHANGE(cap_odd, INFO->cap_offset = 33)
-CHANGE(cap_outside, INFO->cap_offset = 0xfffffff8)
-CHANGE(cap_at_end, INFO->cap_offset = (uint32_t)r->len)
-CHANGE(cap_loops, CAP->header.next = 32)
-CHANGE(cap_next_outside, CAP->header.next = 0x7ffffff8)
-CHANGE(cap_version, CAP->header.version = 2)
-CHANGE(areas_many, CAP->nr_areas = UINT32_MAX)
-CHANGE(area_past_end, AREAS[0].size++)
-CHANGE(area_wraps, AREAS[0].offset = UINT64_MAX - 4095)
-CHANGE(offset_past_file, INFO->offset = 1)
-CHANGE(offset_wraps, INFO->offset = UINT64_MAX - 4095)
-CHANGE(size_past_file, INFO->size = 8 * 4096; AREAS[0].offset = 4096 * 4)
-
-CHANGE(irq_index, DATA(vfio_user_irq_info)->index++)
-CHANGE(irq_argsz, DATA(vfio_user_irq_info)->argsz = 0)
-
-CHANGE(access_offset, DATA(vfio_user_region_access)->offset ^= 4)
-CHANGE(access_region, DATA(vfio_user_region_access)->region++)
-CHANGE(access_count, DATA(vfio_user_region_access)->count--)
-
-CHANGE(unmap_address, DATA(vfio_user_dma_unmap)->address++)
-CHANGE(unmap_size, DATA(vfio_user_dma_unmap)->size--)
-
-struct wrong {
-	const char *name;
-	uint16_t command;
-	unsigned int skip;
-	void (*change)(struct vfu_reply *reply);
-	int rc;
-	const char *says;
-};
-
-/* Every request of an open, with what no reply may be. */
-static void
-a_wrong_answer_ends_the_open(void **state)
-{
-	static const struct wrong generic[] = {
-		{"wrong_id", 0, 0, wrong_id, -EPROTO, "reply "},
-		{"posts_id", 0, 0, posts_id, -EPROTO, "reply 32769 to command 10"},
-		{"wrong_command", 0, 0, wrong_command, -EPROTO, "reply "},
-		{"wrong_type", 0, 0, wrong_type, -EPROTO, "flags 0x3"},
-		{"unknown_flag", 0, 0, unknown_flag, -EPROTO, "flags 0x101"},
-		{"size_too_small", 0, 0, size_too_small, -EPROTO, "a message of 15 bytes"},
-		{"size_zero", 0, 0, size_zero, -EPROTO, "a message of 0 bytes"},
-		{"size_huge", 0, 0, size_huge, -EPROTO, "a message of 4294967295 bytes"},
-		{"header_only", 0, 0, header_only, -EPROTO, "a reply with 0 bytes of data"},
-		{"two_fds_more", 0, 0, eight_fds, -EPROTO, "file descriptor"},
-		{"error_with_data", 0, 0, error_with_data, -EPROTO, NULL},
-		{"refused", 0, 0, refused, -EPERM, "the server answers: Operation not permitted"},
-		{"no_errno", 0, 0, refused_without_errno, -EIO, "the server answers"},
-		{"bad_errno", 0, 0, refused_with_no_errno, -EIO, "the server answers"},
-		{"refused_with_fd", 0, 0, refused_with_fd, -EPROTO, "was not asked for"},
-		{"hangup", 0, 0, hangup, -ENODEV, "the server hung up"},
-		{"hangup_20", 0, 0, hangup_after_20_bytes, -ENODEV, "in the middle of a message"},
-		{"hangup_7", 0, 0, hangup_after_7_bytes, -ENODEV, "in the middle of a message"},
-	};
-	static const uint16_t commands[] = {VFIO_USER_VERSION, VFIO_USER_DEVICE_GET_INFO,
-					    VFIO_USER_DEVICE_GET_REGION_INFO,
-					    VFIO_USER_DEVICE_GET_IRQ_INFO};
-	struct function f;
-
-	assert_true(vfu_server_start(&server));
-	for (unsigned int c = 0; c < 4; c++) {
-		for (unsigned int i = 0; i < sizeof(generic) / sizeof(generic[0]); i++) {
-			struct spoil spoil = {.command = commands[c], .change = generic[i].change};
-			int rc;
-
-			vfu_server_set_hook(&server, spoil_hook, &spoil);
-			rc = open_function(&f, 0);
-			if (rc != generic[i].rc)
-				fail_msg("%s of command %u: %d, %s", generic[i].name, commands[c],
-					 rc, vdpa_error_message());
-			assert_message(server.path);
-			if (generic[i].says != NULL)
-				assert_message(generic[i].says);
-			EVENTUALLY(LOAD(server.open_connections) == 0);
-		}
-	}
-}
-
-static void
-a_senseless_answer_ends_the_open(void **state)
-{
-	static const struct wrong wrong[] = {
-		{"one_fd", VFIO_USER_VERSION, 0, one_fd_more, -EPROTO, "was not asked for"},
-		{"major", VFIO_USER_VERSION, 0, other_major, -EPROTO, "version 1.1"},
-		{"minor", VFIO_USER_VERSION, 0, newer_minor, -EPROTO, "version 0.9"},
-		{"no_end", VFIO_USER_VERSION, 0, json_without_end, -EPROTO, "NUL"},
-		{"nul", VFIO_USER_VERSION, 0, json_with_nul, -EPROTO, "NUL"},
-		{"garbage", VFIO_USER_VERSION, 0, json_garbage, -EPROTO, "no JSON"},
-		{"deep", VFIO_USER_VERSION, 0, json_deep, -EPROTO, "no JSON"},
-		{"array", VFIO_USER_VERSION, 0, json_no_object, -EPROTO, "no JSON object"},
-		{"caps", VFIO_USER_VERSION, 0, json_caps_no_object, -EPROTO, "no object"},
-		{"fds_text", VFIO_USER_VERSION, 0, json_fds_text, -EPROTO, "no integer"},
-		{"fds_real", VFIO_USER_VERSION, 0, json_fds_real, -EPROTO, "no integer"},
-		{"fds_negative", VFIO_USER_VERSION, 0, json_fds_negative, -EPROTO, "is -1"},
-		{"fds_zero", VFIO_USER_VERSION, 0, json_fds_zero, -ENOTSUP, "no file desc"},
-		{"xfer", VFIO_USER_VERSION, 0, json_xfer_small, -EPROTO, "is 7, outside 8"},
-		{"maps", VFIO_USER_VERSION, 0, json_maps_zero, -EPROTO, "max_dma_maps"},
-		{"pgsizes", VFIO_USER_VERSION, 0, json_pgsizes_zero, -EPROTO, "pgsizes"},
-
-		{"one_fd", VFIO_USER_DEVICE_GET_INFO, 0, one_fd_more, -EPROTO, "not asked for"},
-		{"long", VFIO_USER_DEVICE_GET_INFO, 0, one_byte_more, -EPROTO, "17 bytes"},
-		{"short", VFIO_USER_DEVICE_GET_INFO, 0, one_byte_less, -EPROTO, "15 bytes"},
-		{"argsz", VFIO_USER_DEVICE_GET_INFO, 0, info_argsz, -EPROTO, "argsz is 15"},
-		{"no_pci", VFIO_USER_DEVICE_GET_INFO, 0, info_no_pci, -ENOTSUP, "no PCI"},
-		{"regions", VFIO_USER_DEVICE_GET_INFO, 0, info_few_regions, -EPROTO, "7 regions"},
-
-#define REGION VFIO_USER_DEVICE_GET_REGION_INFO
-		{"two_fds", REGION, 4, one_fd_more, -EPROTO, "more file descriptors"},
-		{"argsz_small", REGION, 4, region_argsz_small, -EPROTO, "argsz 31"},
-		{"argsz_less", REGION, 4, region_argsz_less, -EPROTO, "argsz"},
-		{"index", REGION, 4, region_index, -EPROTO, "answered is region 5"},
-		{"cap_in_header", REGION, 4, cap_in_header, -EPROTO, "capability at 24"},
-		{"cap_odd", REGION, 4, cap_odd, -EPROTO, "capability at 33"},
-		{"cap_outside", REGION, 4, cap_outside, -EPROTO, "capability at 4294967288"},
-		{"cap_at_end", REGION, 4, cap_at_end, -EPROTO, "capability at 64"},
-		{"cap_loops", REGION, 4, cap_loops, -EPROTO, "capability at 32"},
-		{"cap_next", REGION, 4, cap_next_outside, -EPROTO, "capability at 2147483640"},
-		{"cap_version", REGION, 4, cap_version, -EPROTO, "version 2"},
-		{"areas_many", REGION, 4, areas_many, -EPROTO, "4294967295 sparse areas"},
-		{"area_past_end", REGION, 4, area_past_end, -EPROTO, "4097 bytes at 12288"},
-		{"area_wraps", REGION, 4, area_wraps, -EPROTO, "of 16384"},
-		{"offset", REGION, 4, offset_past_file, -EPROTO, "of a file of 16384"},
-		{"offset_wraps", REGION, 4, offset_wraps, -EPROTO, "of a file of 16384"},
-		{"size", REGION, 4, size_past_file, -EPROTO, "of a file of 16384"},
-
-		{"irq_index", VFIO_USER_DEVICE_GET_IRQ_INFO, 2, irq_index, -EPROTO,
-		 "answered is 3"},
-		{"irq_argsz", VFIO_USER_DEVICE_GET_IRQ_INFO, 2, irq_argsz, -EPROTO, "argsz 0"},
-		{"irq_fd", VFIO_USER_DEVICE_GET_IRQ_INFO, 2, one_fd_more, -EPROTO, "not asked for"},
-	};
-	struct function f;
-
-	assert_true(vfu_server_start(&server));
-	for (unsigned int i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
-		struct spoil spoil = {.command = wrong[i].command,
-				      .skip = wrong[i].skip,
-				      .change = wrong[i].change};
-		int rc;
-
-		vfu_server_set_hook(&server, spoil_hook, &spoil);
-		rc = open_function(&f, 0);
-		if (rc != wrong[i].rc || strstr(vdpa_error_message(), wrong[i].says) == NULL)
-			fail_msg("%s of command %u: %d, %s", wrong[i].name, wrong[i].command, rc,
-				 vdpa_error_message());
-		EVENTUALLY(LOAD(server.open_connections) == 0);
-	}
-}
-
-/* Each of these ends the connection: what comes after fails at once with the same cause. */
-static void
-a_wrong_answer_ends_the_function(void **state)
-{
-	static const struct wrong wrong[] = {
-		{"read_id", VFIO_USER_REGION_READ, 0, wrong_id, -EPROTO, "REGION_READ: reply"},
-		{"read_short", VFIO_USER_REGION_READ, 0, one_byte_less, -EPROTO, "19 bytes"},
-		{"read_long", VFIO_USER_REGION_READ, 0, one_byte_more, -EPROTO, "21 bytes"},
-		{"read_offset", VFIO_USER_REGION_READ, 0, access_offset, -EPROTO, "answered is"},
-		{"read_region", VFIO_USER_REGION_READ, 0, access_region, -EPROTO, "answered is"},
-		{"read_count", VFIO_USER_REGION_READ, 0, access_count, -EPROTO, "answered is 3"},
-		{"read_fd", VFIO_USER_REGION_READ, 0, one_fd_more, -EPROTO, "not asked for"},
-		{"read_hangup", VFIO_USER_REGION_READ, 0, hangup, -ENODEV, "REGION_READ: the serv"},
-		{"write_short", VFIO_USER_REGION_WRITE, 0, one_byte_less, -EPROTO, "15 bytes"},
-		{"write_offset", VFIO_USER_REGION_WRITE, 0, access_offset, -EPROTO, "answered is"},
-		{"write_count", VFIO_USER_REGION_WRITE, 0, access_count, -EPROTO, "answered is 3"},
-		{"write_hangup", VFIO_USER_REGION_WRITE, 0, hangup, -ENODEV, "hung up"},
-		{"irqs_long", VFIO_USER_DEVICE_SET_IRQS, 0, one_byte_more, -EPROTO, "1 bytes"},
-		{"reset_long", VFIO_USER_DEVICE_RESET, 0, one_byte_more, -EPROTO, "1 bytes"},
-		{"map_long", VFIO_USER_DMA_MAP, 0, one_byte_more, -EPROTO, "1 bytes"},
-	};
-	struct vdpa_iotlb *tlb = guest_memory(65536, 0);
-	struct function f;
-	uint32_t value = 0;
-
-	assert_true(vfu_server_start(&server));
-	for (unsigned int i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
-		struct spoil spoil = {.command = wrong[i].command, .change = wrong[i].change};
-		char message[256];
-		int rc;
-
-		vfu_server_set_hook(&server, NULL, NULL);
-		assert_int_equal(open_function(&f, 0), 0);
-		vfu_server_set_hook(&server, spoil_hook, &spoil);
-		switch (wrong[i].command) {
-		case VFIO_USER_REGION_READ:
-			rc = T->read(f.handle, 4, 8, &value, 4);
-			break;
-		case VFIO_USER_REGION_WRITE:
-			rc = T->write(f.handle, 4, 8, &value, 4);
-			break;
-		case VFIO_USER_DEVICE_SET_IRQS:
-			rc = T->unmask_irq(f.handle, 0);
-			break;
-		case VFIO_USER_DEVICE_RESET:
-			rc = T->reset(f.handle);
-			break;
-		default:
-			rc = vdpa_dma_map(f.dma, tlb->regions[0]);
-		}
-		if (rc != wrong[i].rc || strstr(vdpa_error_message(), wrong[i].says) == NULL)
-			fail_msg("%s: %d, %s", wrong[i].name, rc, vdpa_error_message());
-		snprintf(message, sizeof(message), "%s", vdpa_error_message());
-		assert_int_equal(T->read(f.handle, 4, 0, &value, 4), wrong[i].rc);
-		assert_string_equal(vdpa_error_message(), message);
-		assert_int_equal(T->post(f.handle, 4, 12288, &value, 2), wrong[i].rc);
-		T->close(f.handle);
-		EVENTUALLY(LOAD(server.open_connections) == 0);
-	}
-	vdpa_iotlb_put(tlb);
-}
-
-static void
-what_the_server_refuses_is_refused_and_no_more(void **state)
-{
-	struct vdpa_iotlb *tlb = guest_memory(65536, 0);
-	struct spoil spoil = {.command = VFIO_USER_DMA_MAP, .change = refused};
-	struct function f;
-	uint32_t value = 0;
-
-	start_and_open(&f);
-	vfu_server_set_hook(&server, spoil_hook, &spoil);
-	assert_int_equal(vdpa_dma_map(f.dma, tlb->regions[0]), -EPERM);
-	assert_message("DMA_MAP: the server answers: Operation not permitted");
-	assert_int_equal(vdpa_dma_map(f.dma, tlb->regions[0]), 0);
-	spoil = (struct spoil){.command = VFIO_USER_DMA_UNMAP, .change = refused};
-	assert_int_equal(vdpa_dma_unmap(f.dma, tlb->regions[0]), -EPERM);
-	assert_int_equal(vdpa_dma_unmap(f.dma, tlb->regions[0]), 0);
-	assert_int_equal(T->read(f.handle, CONFIG, 0, &value, 4), 0);
-	T->close(f.handle);
-	vdpa_iotlb_put(tlb);
-}
-
-/* Nothing is left to unmap where nobody is. */
-static void
-unmapping_succeeds_when_the_server_is_gone_or_lies(void **state)
-{
-	static void (*const changes[])(struct vfu_reply *) = {hangup, unmap_address, unmap_size,
-							      wrong_id, dropped};
-	struct vdpa_iotlb *tlb = guest_memory(65536, 0);
-	struct function f;
-
-	assert_true(vfu_server_start(&server));
-	for (unsigned int i = 0; i < 5; i++) {
-		struct spoil spoil = {.command = VFIO_USER_DMA_UNMAP, .change = changes[i]};
-		uint32_t value;
-
-		vfu_server_set_hook(&server, spoil_hook, &spoil);
-		assert_int_equal(open_function(&f, 200), 0);
-		assert_int_equal(vdpa_dma_map(f.dma, tlb->regions[0]), 0);
-		assert_int_equal(vdpa_dma_unmap(f.dma, tlb->regions[0]), 0);
-		assert_true(T->read(f.handle, CONFIG, 0, &value, 4) < 0);
-		T->close(f.handle);
-		EVENTUALLY(LOAD(server.open_connections) == 0);
-	}
-	vdpa_iotlb_put(tlb);
-}
-
 /* Regions. */
 
 static void
@@ -913,38 +338,6 @@ a_region_that_cannot_be_mapped_is_not(void **state)
 /* Time. */
 
 static void
-an_answer_that_does_not_come_costs_one_time_out(void **state)
-{
-	static const struct wrong wrong[] = {
-		{"dropped", 0, 0, dropped, 0, "REGION_READ: no answer in 100 ms"},
-		{"20_bytes", 0, 0, cut_to_20_bytes, 0, "only 20 of 36 bytes of an answer in 100"},
-		{"7_bytes", 0, 0, cut_to_7_bytes, 0, "REGION_READ: no answer in 100 ms"},
-	};
-	struct function f;
-
-	assert_true(vfu_server_start(&server));
-	for (unsigned int i = 0; i < 3; i++) {
-		struct spoil spoil = {.command = VFIO_USER_REGION_READ, .change = wrong[i].change};
-		uint32_t value;
-		int64_t start;
-
-		vfu_server_set_hook(&server, spoil_hook, &spoil);
-		assert_int_equal(open_function(&f, 100), 0);
-		start = now_ms();
-		assert_int_equal(T->read(f.handle, 4, 0, &value, 4), -ETIMEDOUT);
-		assert_message(wrong[i].says);
-		assert_true(now_ms() - start >= 99);
-		/* From then on nothing waits. */
-		start = now_ms();
-		for (unsigned int j = 0; j < 100; j++)
-			assert_int_equal(T->read(f.handle, 4, 0, &value, 4), -ETIMEDOUT);
-		assert_true(now_ms() - start < 100);
-		T->close(f.handle);
-		EVENTUALLY(LOAD(server.open_connections) == 0);
-	}
-}
-
-static void
 late_hook(struct vfu_server *s, const struct vfio_user_header *request, struct vfu_reply *reply)
 {
 	reply->delay_us = *(unsigned int *)s->arg;
@@ -984,58 +377,6 @@ answers_just_in_time_exhaust_the_patience(void **state)
 	assert_message("after answers that came late");
 	/* 3 time-outs of patience, 50 - 60/8 ms less each time; the machine may be slow. */
 	assert_true(now_ms() - start > 400);
-	T->close(f.handle);
-}
-
-/* The other direction. */
-
-static void
-ask_hook(struct vfu_server *s, const struct vfio_user_header *request, struct vfu_reply *reply)
-{
-	const struct {
-		struct vfio_user_header hdr;
-		uint64_t address, count;
-	} ask = {
-		.hdr = {.id = 77,
-			.command = VFIO_USER_DMA_READ,
-			.size = sizeof(ask),
-			.flags = VFIO_USER_TYPE_CMD},
-		.count = 4,
-	};
-	unsigned int n = *(unsigned int *)s->arg;
-
-	if (request->command != VFIO_USER_REGION_READ)
-		return;
-	*(unsigned int *)s->arg = 0;
-	for (unsigned int i = 0; i < n; i++) {
-		struct vfio_user_header answer;
-
-		assert_int_equal(send(s->fd, &ask, sizeof(ask), MSG_NOSIGNAL), sizeof(ask));
-		if (n > 16)
-			continue;
-		assert_int_equal(recv(s->fd, &answer, sizeof(answer), MSG_WAITALL), sizeof(answer));
-		assert_int_equal(answer.id, 77);
-		assert_int_equal(answer.command, VFIO_USER_DMA_READ);
-		assert_int_equal(answer.size, 16);
-		assert_int_equal(answer.flags, VFIO_USER_TYPE_REPLY | VFIO_USER_ERROR);
-		assert_int_equal(answer.error, ENOTSUP);
-	}
-}
-
-static void
-requests_of_the_server_are_refused(void **state)
-{
-	unsigned int n = 3;
-	struct function f;
-	uint32_t value;
-
-	start_and_open(&f);
-	vfu_server_set_hook(&server, ask_hook, &n);
-	assert_int_equal(T->read(f.handle, CONFIG, 0, &value, 4), 0);
-	assert_int_equal(value, 0x10411af4);
-	n = 100;
-	assert_int_equal(T->read(f.handle, CONFIG, 0, &value, 4), -EPROTO);
-	assert_message("without end");
 	T->close(f.handle);
 }
 
@@ -1254,6 +595,50 @@ threads_may_share_a_function(void **state)
 	T->close(f.handle);
 }
 
+/* What a driver sees. */
+
+static void
+a_driver_reaches_the_function_by_its_name(void **state)
+{
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	struct vdpa_pci_area area;
+	struct vdpa_pci *pci;
+	uint16_t *page;
+	char name[64];
+
+	assert_true(vfu_server_start(&server));
+	snprintf(name, sizeof(name), "vfio-user/%s", server.path);
+	assert_int_equal(vdpa_pci_open(name, NULL, &pci), 0);
+	assert_string_equal(vdpa_pci_name(pci), name);
+	assert_int_equal(vdpa_pci_get_id(pci)->vendor, 0x1af4);
+	assert_int_equal(vdpa_pci_get_id(pci)->device, 0x1041);
+	assert_int_equal(vdpa_pci_bar_size(pci, 4), 16384);
+	assert_int_equal(vdpa_pci_nr_vectors(pci), 20);
+	vdpa_pci_write64(pci, 4, 32, 0x1122334455667788);
+	assert_int_equal(vdpa_pci_read32(pci, 4, 36), 0x11223344);
+	/* The doorbell page is shared memory, the others are not. */
+	assert_int_equal(vdpa_pci_map(pci, 4, 0, 4096, &area), -EOPNOTSUPP);
+	assert_int_equal(vdpa_pci_map(pci, 4, 12288, 4096, &area), 0);
+	page = mmap(NULL, 4096, PROT_READ, MAP_SHARED, server.regions[4].fd, 12288);
+	assert_ptr_not_equal(page, MAP_FAILED);
+	*(volatile uint16_t *)area.va = 5;
+	assert_int_equal(page[0], 5);
+	munmap(page, 4096);
+	vdpa_pci_unmap(pci, &area);
+
+	assert_int_equal(vdpa_pci_msix_enable(pci, 3), 0);
+	assert_int_equal(vdpa_pci_msix_set(pci, 0, fd), 0);
+	eventfd_write(server.vector0, 1);
+	assert_int_equal(eventfd_read(fd, &(eventfd_t){0}), 0);
+	vdpa_pci_msix_disable(pci);
+	assert_int_equal(server.irqs[server.n_irqs - 1].count, 0);
+	assert_int_equal(vdpa_pci_set_bus_master(pci, true), 0);
+	assert_int_equal(server.memory[CONFIG][4] & 6, 6);
+	vdpa_pci_close(pci);
+	assert_int_equal(server.memory[CONFIG][4] & 4, 0);
+	close(fd);
+}
+
 int
 main(void)
 {
@@ -1270,17 +655,10 @@ main(void)
 		TEST(memory_left_mapped_is_unmapped_on_close),
 		TEST(a_socket_where_nobody_listens_is_refused),
 		TEST(a_server_that_does_not_accept_costs_one_time_out),
-		TEST(a_wrong_answer_ends_the_open),
-		TEST(a_senseless_answer_ends_the_open),
-		TEST(a_wrong_answer_ends_the_function),
-		TEST(what_the_server_refuses_is_refused_and_no_more),
-		TEST(unmapping_succeeds_when_the_server_is_gone_or_lies),
 		TEST(a_region_may_have_many_areas_and_other_capabilities),
 		TEST(a_region_that_cannot_be_mapped_is_not),
-		TEST(an_answer_that_does_not_come_costs_one_time_out),
 		TEST(an_answer_that_is_late_but_in_time_is_taken),
 		TEST(answers_just_in_time_exhaust_the_patience),
-		TEST(requests_of_the_server_are_refused),
 		TEST(a_post_is_a_write_that_asks_for_no_reply),
 		TEST(a_post_does_not_wait_behind_a_slow_request),
 		TEST(doorbells_wait_for_room_in_the_socket_and_none_is_lost),
@@ -1288,6 +666,7 @@ main(void)
 		TEST(a_server_that_takes_no_doorbells_is_given_up),
 		TEST(a_server_that_answers_posts_is_borne_with),
 		TEST(threads_may_share_a_function),
+		TEST(a_driver_reaches_the_function_by_its_name),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

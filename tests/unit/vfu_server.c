@@ -81,6 +81,12 @@ vfu_server_set_hook(struct vfu_server *s, vfu_hook hook, void *arg)
 	__atomic_store_n(&s->hook, hook, __ATOMIC_RELEASE);
 }
 
+void
+vfu_server_hangup(struct vfu_server *s)
+{
+	shutdown(s->fd, SHUT_RDWR);
+}
+
 /* Wait until fd is readable; false when the server shall stop. */
 static bool
 readable(struct vfu_server *s, int fd)

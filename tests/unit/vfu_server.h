@@ -100,6 +100,8 @@ void vfu_server_init(struct vfu_server *s);
 bool vfu_server_start(struct vfu_server *s);
 /* Hang up and take everything back. */
 void vfu_server_stop(struct vfu_server *s);
+/* End the connection that is open, as a server that dies. */
+void vfu_server_hangup(struct vfu_server *s);
 /* Spoil replies from now on; NULL: no more. */
 void vfu_server_set_hook(struct vfu_server *s, vfu_hook hook, void *arg);
 
