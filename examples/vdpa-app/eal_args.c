@@ -8,7 +8,7 @@
  *   memory    huge pages that are free, in anonymous files; else ordinary memory
  *   lcores    one, not bound to a CPU, since it only waits for signals; and those that poll
  *   devices   no PCI scan: simulated devices need none
- *   names     file prefix vdpa-app, so that telemetry clients find the daemon by it
+ *   names     file prefix of the program's name, so that telemetry clients find the daemon by it
  *   log       warnings of DPDK's, notices of ours
  *
  * They stand before the user's, so that where both are given the user's is the one in force.
@@ -23,6 +23,7 @@
 #include <sys/mman.h>
 
 #include "eal_args.h"
+#include "program.h"
 
 /* Huge pages wanted before they are worth using, and ordinary memory in their stead. The latter is
  * address space: pages are allocated when they are written. */
@@ -205,16 +206,16 @@ add_lcores(struct app_eal_args *args, const struct app_options *opts)
 			continue;
 		cpus = main_cpus(&allowed, &(const struct app_options){0});
 		fprintf(stderr,
-			"vdpa-app: --poll-lcores: %u is not a CPU that this process may "
+			"%s: --poll-lcores: %u is not a CPU that this process may "
 			"run on: %s\n",
-			opts->poll_lcores[i], cpus != NULL ? cpus : "");
+			app_program.name, opts->poll_lcores[i], cpus != NULL ? cpus : "");
 		free(cpus);
 		return -EINVAL;
 	}
 	while (is_poll_lcore(opts, main_lcore))
 		main_lcore++;
 	if (main_lcore >= RTE_MAX_LCORE) {
-		fprintf(stderr, "vdpa-app: --poll-lcores: at most %u CPUs can poll\n",
+		fprintf(stderr, "%s: --poll-lcores: at most %u CPUs can poll\n", app_program.name,
 			RTE_MAX_LCORE - 1);
 		return -EINVAL;
 	}
@@ -264,7 +265,7 @@ app_eal_args_build(struct app_eal_args *args, const struct app_options *opts)
 	int i, ret;
 
 	memset(args, 0, sizeof(*args));
-	ret = add_arg(args, "vdpa-app");
+	ret = add_arg(args, "%s", app_program.name);
 	if (ret == 0)
 		ret = add_memory(args, &given);
 	if (ret == 0 && !given.lcores)
@@ -275,7 +276,7 @@ app_eal_args_build(struct app_eal_args *args, const struct app_options *opts)
 	if (ret == 0 && !given.pci && !given.iova)
 		ret = add_arg(args, "--iova-mode=va");
 	if (ret == 0 && !given.prefix)
-		ret = add_arg(args, "--file-prefix=vdpa-app");
+		ret = add_arg(args, "--file-prefix=%s", app_program.name);
 	if (ret == 0)
 		ret = add_log_levels(args, opts);
 	for (i = 0; ret == 0 && i < opts->eal_argc; i++)

@@ -2,7 +2,7 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * vdpa-app: the daemon. It starts EAL and uvdpa, adds the devices it was told of, and waits for a
+ * The daemon. It starts EAL and uvdpa, adds the devices it was told of, and waits for a
  * signal to stop; the library's threads do the work. It uses the library's public API only.
  */
 
@@ -23,6 +23,7 @@
 
 #include "eal_args.h"
 #include "options.h"
+#include "program.h"
 #include "report.h"
 
 /* Exit codes; see --help. */
@@ -64,11 +65,13 @@ print_words_help(void)
 	char *text = vdpa_words_help();
 
 	if (text == NULL) {
-		fprintf(stderr, "vdpa-app: %s\n", vdpa_error_message());
+		fprintf(stderr, "%s: %s\n", app_program.name, vdpa_error_message());
 		return APP_FAILED;
 	}
 	fputs(text, stdout);
 	free(text);
+	if (app_program.print_help != NULL)
+		app_program.print_help();
 	return APP_STOPPED;
 }
 
@@ -83,16 +86,16 @@ check_poll_lcores(const struct app_options *opts)
 
 		if (!rte_lcore_is_enabled(lcore)) {
 			fprintf(stderr,
-				"vdpa-app: --poll-lcores: %u is not among the EAL lcores "
+				"%s: --poll-lcores: %u is not among the EAL lcores "
 				"given by -l or --lcores\n",
-				lcore);
+				app_program.name, lcore);
 			return -EINVAL;
 		}
 		if (lcore == rte_get_main_lcore()) {
 			fprintf(stderr,
-				"vdpa-app: --poll-lcores: %u is the main lcore, which only "
+				"%s: --poll-lcores: %u is the main lcore, which only "
 				"waits for signals; give one more to EAL\n",
-				lcore);
+				app_program.name, lcore);
 			return -EINVAL;
 		}
 	}
@@ -108,7 +111,7 @@ add_devices(const struct app_options *opts)
 	for (i = 0; i < opts->n_devs; i++) {
 		ret = vdpa_dev_add(opts->devs[i].words);
 		if (ret < 0) {
-			fprintf(stderr, "vdpa-app: %s: %s\n", opts->devs[i].where,
+			fprintf(stderr, "%s: %s: %s\n", app_program.name, opts->devs[i].where,
 				vdpa_error_message());
 			return ret;
 		}
@@ -162,16 +165,25 @@ serve(const struct app_options *opts, const sigset_t *stop)
 		return APP_USAGE;
 	ret = vdpa_init(&params);
 	if (ret < 0) {
-		fprintf(stderr, "vdpa-app: cannot start: %s\n", vdpa_error_message());
+		fprintf(stderr, "%s: cannot start: %s\n", app_program.name, vdpa_error_message());
 		return APP_FAILED;
 	}
-	ret = add_devices(opts);
+	if (app_program.start != NULL)
+		ret = app_program.start();
+	if (ret < 0)
+		fprintf(stderr, "%s: cannot start: %s\n", app_program.name, vdpa_error_message());
+	else
+		ret = add_devices(opts);
 	if (ret == 0) {
 		app_report_devices();
 		puts("ready");
 		run(stop, opts->stats_s);
 		puts("stopping");
+		if (opts->json)
+			app_report_json();
 	}
+	if (app_program.stop != NULL)
+		app_program.stop();
 	vdpa_cleanup();
 	if (ret == 0)
 		return APP_STOPPED;
@@ -187,11 +199,15 @@ main(int argc, char **argv)
 	int ret, code;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (app_program.register_words != NULL && app_program.register_words() < 0) {
+		fprintf(stderr, "%s: %s\n", app_program.name, vdpa_error_message());
+		return APP_FAILED;
+	}
 	ret = app_options_parse(&opts, argc, argv);
 	if (ret < 0)
 		return ret == -EINVAL ? APP_USAGE : APP_FAILED;
 	if (opts.version) {
-		printf("vdpa-app %s, %s\n", APP_VERSION, rte_version());
+		printf("%s %s, %s\n", app_program.name, APP_VERSION, rte_version());
 		code = APP_STOPPED;
 		goto out;
 	}
@@ -209,12 +225,13 @@ main(int argc, char **argv)
 	ret = app_eal_args_build(&eal, &opts);
 	if (ret < 0) {
 		if (ret == -ENOMEM)
-			fputs("vdpa-app: out of memory\n", stderr);
+			fprintf(stderr, "%s: out of memory\n", app_program.name);
 		code = ret == -EINVAL ? APP_USAGE : APP_FAILED;
 		goto out;
 	}
 	if (rte_eal_init(eal.argc, eal.argv) < 0) {
-		fprintf(stderr, "vdpa-app: EAL does not start: %s\n", rte_strerror(rte_errno));
+		fprintf(stderr, "%s: EAL does not start: %s\n", app_program.name,
+			rte_strerror(rte_errno));
 		code = rte_errno == EINVAL ? APP_USAGE : APP_FAILED;
 		goto out;
 	}

@@ -17,6 +17,7 @@
 #include <vdpa.h>
 
 #include "options.h"
+#include "program.h"
 
 enum {
 	OPT_DEV = 256,
@@ -24,6 +25,7 @@ enum {
 	OPT_POLL_LCORES,
 	OPT_POLL_US,
 	OPT_STATS,
+	OPT_JSON,
 	OPT_LOG_LEVEL,
 	OPT_LIST,
 	OPT_HELP,
@@ -36,6 +38,7 @@ static const struct option long_options[] = {
 	{"poll-lcores", required_argument, NULL, OPT_POLL_LCORES},
 	{"poll-us", required_argument, NULL, OPT_POLL_US},
 	{"stats", required_argument, NULL, OPT_STATS},
+	{"json", no_argument, NULL, OPT_JSON},
 	{"log-level", required_argument, NULL, OPT_LOG_LEVEL},
 	{"list", no_argument, NULL, OPT_LIST},
 	{"help", no_argument, NULL, OPT_HELP},
@@ -46,12 +49,11 @@ static const struct option long_options[] = {
 void
 app_usage(void)
 {
-	printf("usage: vdpa-app [EAL options --] [options]\n"
+	printf("usage: %s [EAL options --] [options]\n"
 	       "\n"
-	       "Serve vDPA devices to virtual machines and DPDK applications.\n"
+	       "%s\n"
 	       "\n"
-	       "  --dev WORDS         add a device, e.g. --dev \"name net0 mgmtdev sim_net socket "
-	       "/run/net0.sock\";\n"
+	       "  --dev WORDS         add a device, e.g. --dev \"%s\";\n"
 	       "                      may be repeated\n"
 	       "  --config FILE       add the devices of FILE: the same words, one device a line, "
 	       "# "
@@ -62,23 +64,25 @@ app_usage(void)
 	       "sleeping, 0 to %u (%u)\n"
 	       "  --stats SECONDS     print a line of statistics per device every SECONDS, 1 to "
 	       "%u\n"
+	       "  --json              print all statistics as a line of JSON when stopping\n"
 	       "  --log-level LEVEL   error, warning, notice, info or debug (notice); "
 	       "PATTERN:LEVEL "
 	       "for one DPDK log type\n"
 	       "  --list              list management devices and front ends with their words\n"
 	       "  --help              this text, and that of --list\n"
-	       "  --version           versions of vdpa-app and of DPDK\n"
+	       "  --version           versions of this program and of DPDK\n"
 	       "\n"
 	       "Exit code: 0 stopped by SIGINT, SIGTERM or SIGHUP; 1 could not start; 2 wrong "
 	       "usage.\n",
-	       APP_POLL_US_MAX, VDPA_POLL_US_DEFAULT, APP_STATS_MAX);
+	       app_program.name, app_program.summary, app_program.example, APP_POLL_US_MAX,
+	       VDPA_POLL_US_DEFAULT, APP_STATS_MAX);
 }
 
 static int __attribute__((format(printf, 1, 2))) usage_error(const char *fmt, ...)
 {
 	va_list ap;
 
-	fputs("vdpa-app: ", stderr);
+	fprintf(stderr, "%s: ", app_program.name);
 	va_start(ap, fmt);
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
@@ -89,7 +93,7 @@ static int __attribute__((format(printf, 1, 2))) usage_error(const char *fmt, ..
 static int
 out_of_memory(void)
 {
-	fputs("vdpa-app: out of memory\n", stderr);
+	fprintf(stderr, "%s: out of memory\n", app_program.name);
 	return -ENOMEM;
 }
 
@@ -320,6 +324,9 @@ app_options_parse(struct app_options *opts, int argc, char **argv)
 		case OPT_STATS:
 			ret = parse_option_number("--stats", optarg, 1, APP_STATS_MAX,
 						  &opts->stats_s);
+			break;
+		case OPT_JSON:
+			opts->json = true;
 			break;
 		case OPT_LOG_LEVEL:
 			ret = check_log_level(optarg);

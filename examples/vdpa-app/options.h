@@ -2,7 +2,7 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The command line of vdpa-app: what the user asked for, checked before EAL starts.
+ * The command line: what the user asked for, checked before EAL starts.
  */
 
 #ifndef APP_OPTIONS_H
@@ -33,6 +33,7 @@ struct app_options {
 	unsigned int poll_us;  /* as struct vdpa_init_params has it */
 	unsigned int stats_s;  /* 0: no statistics lines */
 	const char *log_level; /* NULL: the default */
+	bool json;	       /* statistics when stopping */
 	bool help;
 	bool list;
 	bool version;

@@ -15,6 +15,7 @@
 
 #include <vdpa.h>
 
+#include "program.h"
 #include "report.h"
 
 /* An object keyed by device name, NULL when it cannot be had. */
@@ -101,5 +102,22 @@ app_report_stats(void)
 		print_counters(json_object_get(dev, "device"));
 		putchar('\n');
 	}
+	json_decref(root);
+}
+
+void
+app_report_json(void)
+{
+	json_t *root = parse(vdpa_dev_stats(NULL)), *own, *value;
+	const char *name;
+	char *text;
+
+	own = app_program.stats != NULL ? app_program.stats() : NULL;
+	json_object_foreach(own, name, value)
+		json_object_set(json_object_get(root, name), app_program.stats_key, value);
+	text = json_dumps(root, JSON_COMPACT);
+	puts(text != NULL ? text : "{}");
+	free(text);
+	json_decref(own);
 	json_decref(root);
 }

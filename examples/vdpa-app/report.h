@@ -14,4 +14,7 @@ void app_report_devices(void);
 /* One line for each device: the time and its counters. */
 void app_report_stats(void);
 
+/* One line of JSON: all statistics of every device, keyed by its name. */
+void app_report_json(void);
+
 #endif /* APP_REPORT_H */

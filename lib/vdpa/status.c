@@ -611,6 +611,12 @@ vdpa_get_vq_count(struct vdpa_device *vdev)
 	return vdev->core->nvqs;
 }
 
+uint16_t
+vdpa_get_vq_num_max(struct vdpa_device *vdev)
+{
+	return vdev->config->get_vq_num_max(vdev);
+}
+
 uint64_t
 vdpa_get_device_features(struct vdpa_device *vdev)
 {

@@ -74,6 +74,8 @@ void *vdpa_get_drvdata(const struct vdpa_device *vdev);
 
 uint32_t vdpa_get_device_id(struct vdpa_device *vdev);
 uint16_t vdpa_get_vq_count(struct vdpa_device *vdev);
+/** Largest size of a virtqueue. */
+uint16_t vdpa_get_vq_num_max(struct vdpa_device *vdev);
 uint64_t vdpa_get_device_features(struct vdpa_device *vdev);
 uint64_t vdpa_get_backend_features(struct vdpa_device *vdev);
 size_t vdpa_get_config_size(struct vdpa_device *vdev);
