@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Doorbells of a function: a word of memory for each queue, which a client may map and write
+ * without a message, and an eventfd for each queue, which is what the device waits for. Looking at
+ * the words is done by a timer on a loop of its own, again after poll_us while there are rings and
+ * more and more seldom while there are none; functions that trap doorbells have no timer.
+ */
+
+#ifndef MODEL_DOORBELL_H
+#define MODEL_DOORBELL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vdpa_event.h"
+
+/* Longest time between two looks at doorbells that do not ring, microseconds. */
+#define DOORBELL_IDLE_US_MAX 1000u
+
+struct doorbell_queue {
+	int kick_fd;
+	/* Counters; atomic. */
+	uint64_t by_memory, by_message;
+};
+
+struct doorbells {
+	uint16_t n;
+	uint32_t mult;
+	int fd; /* the words' memory file */
+	uint8_t *mem;
+	size_t len, offset;
+	struct doorbell_queue *queues;
+
+	bool poll;    /* else trapped */
+	bool running; /* atomic */
+	unsigned int poll_us, wait_us;
+	struct vdpa_event timer;
+};
+
+/*
+ * mult is the distance of words in bytes; they lie in len bytes, whole pages, of the file at
+ * offset. poll_us 0: trap. 0 or a negative errno with vdpa_error(), then nothing is left.
+ */
+int doorbells_init(struct doorbells *d, struct vdpa_event_loop *loop, uint16_t n, uint32_t mult,
+		   size_t offset, size_t len, unsigned int poll_us);
+void doorbells_fini(struct doorbells *d);
+
+/* Look from now on; rings that came before are seen at once. */
+void doorbells_start(struct doorbells *d);
+/* Look no longer, and forget what has rung. */
+void doorbells_stop(struct doorbells *d);
+
+/* A ring that came by message. */
+void doorbells_ring(struct doorbells *d, uint16_t idx);
+
+#endif /* MODEL_DOORBELL_H */

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The names of faults. What each does is where it happens: look for MODEL_FAULT_BIT(NAME).
+ */
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <rte_common.h>
+
+#include "fault.h"
+#include "vdpa_args.h"
+
+static const struct {
+	const char *name, *help;
+} faults[MODEL_FAULT_COUNT] = {
+	[MODEL_FAULT_QUEUE_NEVER_ENABLES] = {"queue_never_enables",
+					     "queue_enable reads 0, and no queue runs"},
+	[MODEL_FAULT_RESET_NEVER_COMPLETES] = {"reset_never_completes",
+					       "after a reset the status keeps its bits, and "
+					       "queue_reset reads 1"},
+	[MODEL_FAULT_NEEDS_RESET] = {"needs_reset",
+				     "the device fails when it is started; at run time: at once"},
+	[MODEL_FAULT_ALL_ONES] = {"all_ones",
+				  "registers and configuration space read all ones, as of a "
+				  "function that is gone"},
+	[MODEL_FAULT_TRUNCATED_REPLY] = {"truncated_reply", "replies lack their second half"},
+	[MODEL_FAULT_DELAYED_REPLY] = {"delayed_reply", "replies come late, by delay_ms"},
+	[MODEL_FAULT_NO_REPLY] = {"no_reply", "requests are executed and not answered"},
+	[MODEL_FAULT_WRONG_USED_INDEX] = {"wrong_used_index",
+					  "running queues claim buffers that were never theirs"},
+	[MODEL_FAULT_SPURIOUS_INTERRUPTS] = {"spurious_interrupts",
+					     "every vector fires again and again without cause"},
+	[MODEL_FAULT_LOST_INTERRUPTS] = {"lost_interrupts", "no queue interrupts"},
+	[MODEL_FAULT_DISCONNECT] = {"disconnect",
+				    "hangs up when the driver sets DRIVER_OK; at run time: at "
+				    "once"},
+	[MODEL_FAULT_FEATURES_REFUSED] = {"features_refused", "FEATURES_OK never stays set"},
+	[MODEL_FAULT_UNSTABLE_GENERATION] = {"unstable_generation",
+					     "the configuration's generation differs at every "
+					     "read"},
+	[MODEL_FAULT_BAD_CAPABILITY] = {"bad_capability",
+					"the common configuration's capability points past its "
+					"BAR"},
+	[MODEL_FAULT_SMALL_BAR] = {"small_bar", "BAR 4 ends before the device configuration"},
+	[MODEL_FAULT_NO_VECTOR] = {"no_vector", "every MSI-X vector is refused"},
+};
+
+const char *
+model_fault_name(enum model_fault fault)
+{
+	return faults[fault].name;
+}
+
+const char *
+model_fault_help(enum model_fault fault)
+{
+	return faults[fault].help;
+}
+
+static int
+unknown(const char *name, size_t len)
+{
+	char known[512] = "";
+	size_t n = 0;
+
+	for (unsigned int i = 0; i < MODEL_FAULT_COUNT && n < sizeof(known); i++)
+		n += (size_t)snprintf(known + n, sizeof(known) - n, ", %s", faults[i].name);
+	return vdpa_error(EINVAL, "fault '%.*s': allowed are none%s", (int)RTE_MIN(len, (size_t)64),
+			  name, known);
+}
+
+int
+model_fault_parse(const char *text, uint32_t *mask)
+{
+	*mask = 0;
+	if (strcmp(text, "none") == 0)
+		return 0;
+	for (;;) {
+		size_t len = strcspn(text, ",");
+		unsigned int i;
+
+		for (i = 0; i < MODEL_FAULT_COUNT; i++)
+			if (strlen(faults[i].name) == len && memcmp(faults[i].name, text, len) == 0)
+				break;
+		if (i == MODEL_FAULT_COUNT)
+			return unknown(text, len);
+		*mask |= UINT32_C(1) << i;
+		if (text[len] == '\0')
+			return 0;
+		text += len + 1;
+	}
+}
+
+void
+model_fault_format(uint32_t mask, char *buf, size_t len)
+{
+	size_t n = 0;
+
+	snprintf(buf, len, "%s", mask == 0 ? "none" : "");
+	for (unsigned int i = 0; i < MODEL_FAULT_COUNT && n < len; i++)
+		if ((mask & (UINT32_C(1) << i)) != 0)
+			n += (size_t)snprintf(buf + n, len - n, "%s%s", n > 0 ? "," : "",
+					      faults[i].name);
+}

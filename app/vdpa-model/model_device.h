@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* A device of the front end "vfio-user", between the files that make one of it. */
+
+#ifndef MODEL_DEVICE_H
+#define MODEL_DEVICE_H
+
+#include <sys/queue.h>
+
+#include "dma_table.h"
+#include "doorbell.h"
+#include "interrupt.h"
+#include "vdpa_frontend.h"
+#include "vfio_user_server.h"
+#include "virtio_pci.h"
+
+/* What the core has of a queue. */
+struct model_queue {
+	bool started;
+	bool parked; /* it ran, and goes on from state when its memory is back */
+	int call_fd; /* what the device was given */
+	struct vdpa_vq_state state;
+};
+
+/* On `loop`, but for what is said to be atomic. */
+struct model_device {
+	struct vdpa_device *vdev;
+	char *path;
+	struct vdpa_event_loop *loop;
+	struct vp_function vp;
+	struct doorbells doorbells;
+	struct model_interrupts irqs;
+	struct dma_table dma;
+	struct vfu_server *server;
+	struct model_queue *queues;
+	bool running;	/* the core runs it */
+	bool connected; /* atomic */
+
+	struct vdpa_event relay; /* an eventfd for queue interrupts that must show in the ISR */
+	struct vdpa_task config_task, failed_task, disconnect_task;
+
+	uint32_t fault;		/* mask of MODEL_FAULT_*; atomic */
+	unsigned int delay_ms;	/* of delayed replies; atomic */
+	struct vdpa_event tick; /* of faults that happen by themselves */
+
+	TAILQ_ENTRY(model_device) next; /* the front end's */
+};
+
+extern const struct vp_ops model_vp_ops;
+extern const struct vfu_ops model_vfu_ops;
+
+/* vp, doorbells, vdev and loop are set up. Fini after a failure too. */
+int model_device_init(struct model_device *md);
+void model_device_fini(struct model_device *md);
+/* The routes of all queues anew: what decides them has changed. */
+void model_device_route(struct model_device *md);
+
+/* Faults that act by themselves (fault_actions.c). */
+int model_faults_init(struct model_device *md);
+void model_faults_fini(struct model_device *md);
+/* Begin or end them, as the mask and the device's state say. */
+void model_faults_update(struct model_device *md);
+/* A new mask, on the loop: those that act at once do. */
+void model_faults_change(struct model_device *md, uint32_t mask);
+
+#endif /* MODEL_DEVICE_H */

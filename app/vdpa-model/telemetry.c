@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Telemetry commands of the model: its counters, and faults at run time. They own nothing.
+ */
+
+#include <stdio.h>
+#include <string.h>
+
+#include <rte_common.h>
+#include <rte_telemetry.h>
+#include <rte_version.h>
+
+#include "fault.h"
+#include "model.h"
+#include "vdpa.h"
+#include "vdpa_args.h"
+
+#if RTE_VERSION < RTE_VERSION_NUM(23, 3, 0, 0)
+#define tel_add_dict_uint rte_tel_data_add_dict_u64
+#else
+#define tel_add_dict_uint rte_tel_data_add_dict_uint
+#endif
+
+/* Telemetry takes 256 fields, and strings of 127 characters. */
+static void
+add_text(struct rte_tel_data *d, const char *name, const char *text)
+{
+	char cut[RTE_TEL_MAX_STRING_LEN];
+
+	snprintf(cut, sizeof(cut), "%s", text);
+	rte_tel_data_add_dict_string(d, name, cut);
+}
+
+static int
+reply_error(struct rte_tel_data *d, const char *text)
+{
+	rte_tel_data_start_dict(d);
+	add_text(d, "error", text);
+	return 0;
+}
+
+static int
+handle_faults(const char *cmd, const char *params, struct rte_tel_data *d)
+{
+	rte_tel_data_start_dict(d);
+	for (unsigned int i = 0; i < MODEL_FAULT_COUNT; i++)
+		add_text(d, model_fault_name(i), model_fault_help(i));
+	return 0;
+}
+
+/* DEVICE,NAME[,NAME...] or DEVICE,none */
+static int
+handle_fault(const char *cmd, const char *params, struct rte_tel_data *d)
+{
+	const char *comma = params != NULL ? strchr(params, ',') : NULL;
+	char name[VDPA_NAME_MAX];
+
+	if (comma == NULL || comma == params || comma - params >= VDPA_NAME_MAX)
+		return reply_error(d, "a device and a fault are expected: DEVICE,NAME or "
+				      "DEVICE,none");
+	snprintf(name, sizeof(name), "%.*s", (int)(comma - params), params);
+	if (model_set_fault(name, comma + 1) < 0)
+		return reply_error(d, vdpa_error_message());
+	rte_tel_data_start_dict(d);
+	add_text(d, "result", "ok");
+	return 0;
+}
+
+static void
+add_queue(struct rte_tel_data *d, size_t i, json_t *queue)
+{
+	struct rte_tel_data *inner = rte_tel_data_alloc();
+	const char *key;
+	json_t *value;
+	char name[24];
+
+	if (inner == NULL)
+		return;
+	rte_tel_data_start_dict(inner);
+	json_object_foreach(queue, key, value)
+		tel_add_dict_uint(inner, key, (uint64_t)json_integer_value(value));
+	snprintf(name, sizeof(name), "%zu", i);
+	rte_tel_data_add_dict_container(d, name, inner, 0);
+}
+
+static int
+handle_stats(const char *cmd, const char *params, struct rte_tel_data *d)
+{
+	json_t *stats, *queues, *queue;
+	struct rte_tel_data *list;
+	size_t i;
+
+	stats = params != NULL ? model_stats(params) : NULL;
+	if (stats == NULL)
+		return reply_error(d, "the front end vfio-user serves no such device");
+	rte_tel_data_start_dict(d);
+	add_text(d, "socket", json_string_value(json_object_get(stats, "socket")));
+	add_text(d, "connected",
+		 json_is_true(json_object_get(stats, "connected")) ? "true" : "false");
+	add_text(d, "fault", json_string_value(json_object_get(stats, "fault")));
+	queues = json_object_get(stats, "queues");
+	list = rte_tel_data_alloc();
+	if (list != NULL) {
+		rte_tel_data_start_dict(list);
+		json_array_foreach(queues, i, queue) add_queue(list, i, queue);
+		rte_tel_data_add_dict_container(d, "queues", list, 0);
+	}
+	json_decref(stats);
+	return 0;
+}
+
+int
+model_telemetry_init(void)
+{
+	static const struct {
+		const char *name;
+		telemetry_cb handler;
+		const char *help;
+	} commands[] = {
+		{"/model/stats", handle_stats,
+		 "Returns client, faults and rings of a function. Parameters: DEVICE"},
+		{"/model/faults", handle_faults,
+		 "Returns the faults that there are. No parameters"},
+		{"/model/fault", handle_fault,
+		 "Sets the faults of a function. Parameters: DEVICE,NAME[,NAME...] or DEVICE,none"},
+	};
+
+	for (unsigned int i = 0; i < RTE_DIM(commands); i++) {
+		int rc = rte_telemetry_register_cmd(commands[i].name, commands[i].handler,
+						    commands[i].help);
+
+		if (rc < 0)
+			return vdpa_error(rc, "telemetry command %s: %s", commands[i].name,
+					  strerror(-rc));
+	}
+	return 0;
+}

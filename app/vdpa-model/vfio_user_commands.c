@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The commands of vfio-user, one row of a table each. A handler finds the message's payload, at
+ * least as long as its row says, and writes the reply's; what it returns is 0 or a negative errno,
+ * which becomes an error reply.
+ */
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <rte_common.h>
+
+#include "vdpa.h"
+#include "vdpa_args.h"
+#include "vdpa_log.h"
+#include "vfio_user_server_priv.h"
+
+#define DEVICE_FLAGS (VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET)
+
+#define UNMAP_FLAG_DIRTY_BITMAP 1u
+#define UNMAP_FLAG_ALL		2u
+
+/* A message that is being executed. */
+struct call {
+	struct vfu_server *s;
+	const void *in; /* payload */
+	size_t in_len;
+	void *out; /* room for VFIO_USER_MSG_MAX less the header */
+	size_t out_len;
+};
+
+static int
+do_version(struct call *c)
+{
+	/* QEMU takes no reply longer than its own request, of 214 bytes. */
+	static const char json[] = "{\"capabilities\":{\"max_msg_fds\":" RTE_STR(
+		VFIO_USER_FDS_MAX) ",\"max_data_xfer_size\":" RTE_STR(VFIO_USER_XFER_MAX) ",\"max_"
+											  "dma_"
+											  "maps\":"
+											  "64,"
+											  "\"pgsize"
+											  "s\":"
+											  "4096}}";
+	const struct vfio_user_version *v = c->in;
+	struct vfio_user_version *reply = c->out;
+
+	_Static_assert(sizeof(struct vfio_user_header) + sizeof(*v) + sizeof(json) < 214, "QEMU");
+	if (c->s->version_done)
+		return vdpa_error(EINVAL, "VERSION a second time");
+	if (v->major != VFIO_USER_MAJOR)
+		return vdpa_error(EINVAL, "VERSION %u.%u: this is %u.%u", v->major, v->minor,
+				  VFIO_USER_MAJOR, VFIO_USER_MINOR);
+	/* What the client says of itself limits only what it would be sent: nothing comes near. */
+	if (c->in_len > sizeof(*v) && ((const char *)c->in)[c->in_len - 1] != '\0')
+		return vdpa_error(EINVAL, "VERSION: the text does not end");
+	reply->major = VFIO_USER_MAJOR;
+	reply->minor = RTE_MIN(v->minor, (uint16_t)VFIO_USER_MINOR);
+	memcpy(reply + 1, json, sizeof(json));
+	c->out_len = sizeof(*reply) + sizeof(json);
+	c->s->version_done = true;
+	return 0;
+}
+
+static int
+do_dma_map(struct call *c)
+{
+	const struct vfio_user_dma_map *map = c->in;
+
+	if ((map->flags & ~(VFIO_USER_DMA_READABLE | VFIO_USER_DMA_WRITABLE)) != 0)
+		return vdpa_error(EINVAL, "DMA_MAP: flags 0x%x", map->flags);
+	return c->s->params.ops->dma_map(c->s->params.arg, map,
+					 c->s->n_fds > 0 ? c->s->fds[0] : -1);
+}
+
+static int
+do_dma_unmap(struct call *c)
+{
+	const struct vfio_user_dma_unmap *unmap = c->in;
+
+	if ((unmap->flags & UNMAP_FLAG_DIRTY_BITMAP) != 0)
+		return vdpa_error(ENOTSUP, "DMA_UNMAP: there is no dirty log");
+	if ((unmap->flags & ~UNMAP_FLAG_ALL) != 0)
+		return vdpa_error(EINVAL, "DMA_UNMAP: flags 0x%x", unmap->flags);
+	if (unmap->flags == UNMAP_FLAG_ALL && (unmap->address != 0 || unmap->size != 0))
+		return vdpa_error(EINVAL, "DMA_UNMAP of all with an address or a size");
+	memcpy(c->out, unmap, sizeof(*unmap));
+	c->out_len = sizeof(*unmap);
+	return c->s->params.ops->dma_unmap(c->s->params.arg, c->in);
+}
+
+static int
+do_get_info(struct call *c)
+{
+	struct vfio_user_device_info *info = c->out;
+
+	*info = (struct vfio_user_device_info){.argsz = sizeof(*info),
+					       .flags = DEVICE_FLAGS,
+					       .num_regions = VFIO_PCI_NUM_REGIONS,
+					       .num_irqs = VFIO_PCI_NUM_IRQS};
+	c->out_len = sizeof(*info);
+	return 0;
+}
+
+/* Region information and the one area of it that can be mapped. */
+struct region_reply {
+	struct vfio_user_region_info info;
+	struct {
+		uint16_t id, version;
+		uint32_t next;
+		uint32_t nr_areas, reserved;
+		uint64_t offset, size;
+	} sparse;
+} __attribute__((packed));
+_Static_assert(sizeof(struct vfio_region_info_cap_sparse_mmap) +
+			       sizeof(struct vfio_region_sparse_mmap_area) ==
+		       sizeof(((struct region_reply *)0)->sparse),
+	       "linux/vfio.h");
+
+static int
+do_region_info(struct call *c)
+{
+	const struct vfio_user_region_info *asked = c->in;
+	struct vfu_region region = {.fd = -1};
+	struct region_reply *r = c->out;
+
+	if (asked->index >= VFIO_PCI_NUM_REGIONS)
+		return vdpa_error(EINVAL, "region %u", asked->index);
+	if (asked->argsz < sizeof(r->info))
+		return vdpa_error(EINVAL, "GET_REGION_INFO: argsz %u", asked->argsz);
+	c->s->params.ops->region_info(c->s->params.arg, asked->index, &region);
+	memset(r, 0, sizeof(*r));
+	r->info.argsz = sizeof(r->info);
+	r->info.index = asked->index;
+	r->info.flags = region.flags;
+	r->info.size = region.size;
+	c->out_len = sizeof(r->info);
+	if ((region.flags & VFIO_REGION_INFO_FLAG_MMAP) == 0)
+		return 0;
+	/* A client with too little room is told how much it takes, and asks again. */
+	r->info.argsz = sizeof(*r);
+	r->info.flags |= VFIO_REGION_INFO_FLAG_CAPS;
+	if (asked->argsz < sizeof(*r))
+		return 0;
+	r->info.cap_offset = offsetof(struct region_reply, sparse);
+	r->sparse.id = VFIO_REGION_INFO_CAP_SPARSE_MMAP;
+	r->sparse.version = 1;
+	r->sparse.nr_areas = 1;
+	r->sparse.offset = region.map_offset;
+	r->sparse.size = region.map_size;
+	c->out_len = sizeof(*r);
+	c->s->out_fd = region.fd;
+	return 0;
+}
+
+static int
+do_irq_info(struct call *c)
+{
+	const struct vfio_user_irq_info *asked = c->in;
+	struct vfio_user_irq_info *info = c->out;
+	uint32_t index = asked->index;
+
+	if (index >= VFIO_PCI_NUM_IRQS)
+		return vdpa_error(EINVAL, "interrupt index %u", index);
+	*info = (struct vfio_user_irq_info){.argsz = sizeof(*info), .index = index};
+	info->count = c->s->params.ops->irq_count(c->s->params.arg, index);
+	if (info->count > 0)
+		info->flags = VFIO_IRQ_INFO_EVENTFD;
+	if (info->count > 0 && index == VFIO_PCI_INTX_IRQ_INDEX)
+		info->flags |= VFIO_IRQ_INFO_MASKABLE | VFIO_IRQ_INFO_AUTOMASKED;
+	c->out_len = sizeof(*info);
+	return 0;
+}
+
+static int
+do_set_irqs(struct call *c)
+{
+	const struct vfio_user_irq_set *set = c->in;
+	uint32_t data = set->flags & VFIO_IRQ_SET_DATA_TYPE_MASK;
+	uint32_t action = set->flags & VFIO_IRQ_SET_ACTION_TYPE_MASK, count;
+
+	if (set->index >= VFIO_PCI_NUM_IRQS)
+		return vdpa_error(EINVAL, "interrupt index %u", set->index);
+	count = c->s->params.ops->irq_count(c->s->params.arg, set->index);
+	if (set->start > count || set->count > count - set->start)
+		return vdpa_error(EINVAL, "interrupts %u to %u of index %u: there are %u",
+				  set->start, set->start + set->count, set->index, count);
+	if (__builtin_popcount(data) != 1 || __builtin_popcount(action) != 1 ||
+	    (set->flags & ~(data | action)) != 0)
+		return vdpa_error(EINVAL, "SET_IRQS: flags 0x%x", set->flags);
+	if (data == VFIO_IRQ_SET_DATA_BOOL && c->in_len < sizeof(*set) + set->count)
+		return vdpa_error(EINVAL, "SET_IRQS: %u bytes of data are missing", set->count);
+	if (c->s->n_fds > 0 && (data != VFIO_IRQ_SET_DATA_EVENTFD || c->s->n_fds != set->count))
+		return vdpa_error(EINVAL, "SET_IRQS: %u file descriptors for %u interrupts",
+				  c->s->n_fds, set->count);
+	return c->s->params.ops->set_irqs(c->s->params.arg, set, (const uint8_t *)(set + 1),
+					  c->s->fds, c->s->n_fds);
+}
+
+/* Whether an access lies within its region. */
+static int
+check_access(struct call *c, const struct vfio_user_region_access *a)
+{
+	struct vfu_region region = {.fd = -1};
+
+	if (a->count == 0 || a->count > VFIO_USER_XFER_MAX)
+		return vdpa_error(EINVAL, "an access of %u bytes", a->count);
+	if (a->region >= VFIO_PCI_NUM_REGIONS)
+		return vdpa_error(EINVAL, "region %u", a->region);
+	c->s->params.ops->region_info(c->s->params.arg, a->region, &region);
+	if (a->offset > region.size || a->count > region.size - a->offset)
+		return vdpa_error(
+			EINVAL, "an access to 0x%" PRIx64 " of %u bytes in region %u of 0x%" PRIx64,
+			a->offset, a->count, a->region, region.size);
+	return 0;
+}
+
+static int
+do_region_read(struct call *c)
+{
+	const struct vfio_user_region_access *a = c->in;
+	struct vfio_user_region_access *reply = c->out;
+	int rc = check_access(c, a);
+
+	if (rc < 0)
+		return rc;
+	*reply = *a;
+	c->s->params.ops->region_read(c->s->params.arg, a->region, a->offset, reply + 1, a->count);
+	c->out_len = sizeof(*reply) + reply->count;
+	return 0;
+}
+
+static int
+do_region_write(struct call *c)
+{
+	const struct vfio_user_region_access *a = c->in;
+	struct vfio_user_region_access *reply = c->out;
+	int rc = check_access(c, a);
+
+	if (rc < 0)
+		return rc;
+	if (c->in_len - sizeof(*a) < a->count)
+		return vdpa_error(EINVAL, "a write of %u bytes with %zu", a->count,
+				  c->in_len - sizeof(*a));
+	*reply = *a;
+	c->out_len = sizeof(*reply);
+	c->s->params.ops->region_write(c->s->params.arg, a->region, a->offset, a + 1, a->count);
+	return 0;
+}
+
+static int
+do_reset(struct call *c)
+{
+	c->s->params.ops->reset(c->s->params.arg);
+	return 0;
+}
+
+static const struct command {
+	const char *name;
+	int (*handler)(struct call *c);
+	size_t payload;	  /* bytes, at least */
+	unsigned int fds; /* at most */
+} commands[] = {
+	[VFIO_USER_VERSION] = {"VERSION", do_version, sizeof(struct vfio_user_version), 0},
+	[VFIO_USER_DMA_MAP] = {"DMA_MAP", do_dma_map, sizeof(struct vfio_user_dma_map), 1},
+	[VFIO_USER_DMA_UNMAP] = {"DMA_UNMAP", do_dma_unmap, sizeof(struct vfio_user_dma_unmap), 0},
+	[VFIO_USER_DEVICE_GET_INFO] = {"GET_INFO", do_get_info,
+				       sizeof(struct vfio_user_device_info), 0},
+	[VFIO_USER_DEVICE_GET_REGION_INFO] = {"GET_REGION_INFO", do_region_info,
+					      sizeof(struct vfio_user_region_info), 0},
+	[VFIO_USER_DEVICE_GET_IRQ_INFO] = {"GET_IRQ_INFO", do_irq_info,
+					   sizeof(struct vfio_user_irq_info), 0},
+	[VFIO_USER_DEVICE_SET_IRQS] = {"SET_IRQS", do_set_irqs, sizeof(struct vfio_user_irq_set),
+				       VFIO_USER_FDS_MAX},
+	[VFIO_USER_REGION_READ] = {"REGION_READ", do_region_read,
+				   sizeof(struct vfio_user_region_access), 0},
+	[VFIO_USER_REGION_WRITE] = {"REGION_WRITE", do_region_write,
+				    sizeof(struct vfio_user_region_access), 0},
+	[VFIO_USER_DEVICE_RESET] = {"RESET", do_reset, 0, 0},
+};
+
+static int
+execute(struct call *c, const struct vfio_user_header *hdr)
+{
+	const struct command *cmd =
+		hdr->command < RTE_DIM(commands) ? &commands[hdr->command] : NULL;
+
+	if ((hdr->flags & VFIO_USER_TYPE_MASK) != VFIO_USER_TYPE_CMD)
+		return vdpa_error(EINVAL, "a reply that nobody waits for");
+	if (cmd == NULL || cmd->handler == NULL)
+		return vdpa_error(ENOTSUP, "command %u", hdr->command);
+	if (!c->s->version_done && hdr->command != VFIO_USER_VERSION)
+		return vdpa_error(EINVAL, "%s before VERSION", cmd->name);
+	if (c->in_len < cmd->payload)
+		return vdpa_error(EINVAL, "%s of %zu bytes", cmd->name, c->in_len);
+	if (c->s->n_fds > cmd->fds)
+		return vdpa_error(EINVAL, "%s with %u file descriptors", cmd->name, c->s->n_fds);
+	return cmd->handler(c);
+}
+
+void
+vfu_command(struct vfu_server *s)
+{
+	const struct vfio_user_header *hdr = (const void *)s->in;
+	struct vfio_user_header *reply = (void *)s->out;
+	struct call c = {
+		.s = s, .in = hdr + 1, .in_len = hdr->size - sizeof(*hdr), .out = reply + 1};
+	int rc = execute(&c, hdr);
+
+	if (rc < 0)
+		VDPA_LOG(INFO, "%s: vfio-user: refused: %s", s->params.name, vdpa_error_message());
+	if ((hdr->flags & VFIO_USER_NO_REPLY) != 0 ||
+	    (hdr->flags & VFIO_USER_TYPE_MASK) != VFIO_USER_TYPE_CMD) {
+		s->out_fd = -1;
+		return;
+	}
+	*reply = (struct vfio_user_header){
+		.id = hdr->id, .command = hdr->command, .flags = VFIO_USER_TYPE_REPLY};
+	if (rc < 0) {
+		reply->flags |= VFIO_USER_ERROR;
+		reply->error = (uint32_t)-rc;
+		c.out_len = 0;
+	}
+	s->out_len = sizeof(*reply) + c.out_len;
+	reply->size = (uint32_t)s->out_len;
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* Between vfio_user_server.c, the sockets, and vfio_user_commands.c, the messages. */
+
+#ifndef MODEL_VFIO_USER_SERVER_PRIV_H
+#define MODEL_VFIO_USER_SERVER_PRIV_H
+
+#include <stdbool.h>
+#include <sys/un.h>
+
+#include "vfio_user_server.h"
+
+struct vfu_server {
+	struct vfu_params params;
+	struct sockaddr_un addr;
+	bool bound;
+	struct vdpa_event listener, client, delay; /* client.fd -1: none */
+	bool version_done;
+	bool delayed; /* a reply waits for its time */
+
+	/* The message that is being read, and the file descriptors that came with it. */
+	uint8_t in[VFIO_USER_MSG_MAX] __attribute__((aligned(8)));
+	size_t in_len;
+	int fds[VFIO_USER_FDS_MAX];
+	unsigned int n_fds;
+
+	/* The reply on its way; the file descriptor goes with its first byte and is the device's.
+	 */
+	uint8_t out[VFIO_USER_MSG_MAX] __attribute__((aligned(8)));
+	size_t out_len, out_sent;
+	int out_fd;
+};
+
+/* Execute the complete message in `in`; its reply, if it is to have one, is in `out` then. */
+void vfu_command(struct vfu_server *s);
+
+#endif /* MODEL_VFIO_USER_SERVER_PRIV_H */

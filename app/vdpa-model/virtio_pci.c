@@ -1,0 +1,492 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The BARs of a virtio-pci function: common configuration, ISR status, device configuration,
+ * doorbells that are not shared memory. The rules are those of virtio 1.2, 2.1, 3.1 and 4.1; what a
+ * driver writes against them has no effect.
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <linux/virtio_config.h>
+#include <linux/virtio_pci.h>
+#include <rte_byteorder.h>
+#include <rte_common.h>
+
+#include "fault.h"
+#include "vdpa_args.h"
+#include "vdpa_log.h"
+#include "virtio_pci_priv.h"
+
+#define MSIX_ENTRY_LEN	   16
+#define MSIX_ENTRY_CONTROL 12 /* its lowest bit masks the vector */
+
+#define STATUS_DRIVER_BITS                                                                         \
+	(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_DRIVER_OK |        \
+	 VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_FAILED)
+
+#define BIT64(n) (UINT64_C(1) << (n))
+
+/* Common configuration as the driver reads it. */
+struct vp_common {
+	uint32_t device_feature_select, device_feature, driver_feature_select, driver_feature;
+	uint16_t config_msix_vector, num_queues;
+	uint8_t device_status, config_generation;
+	uint16_t queue_select, queue_size, queue_msix_vector, queue_enable, queue_notify_off;
+	uint64_t queue_desc, queue_driver, queue_device;
+	uint16_t queue_notify_data, queue_reset, admin_queue_index, admin_queue_num;
+} __attribute__((packed));
+_Static_assert(sizeof(struct vp_common) == VP_COMMON_LEN, "virtio 1.2, 4.1.4.3");
+_Static_assert(offsetof(struct vp_common, queue_desc) == VIRTIO_PCI_COMMON_Q_DESCLO, "");
+_Static_assert(offsetof(struct vp_common, queue_reset) == VIRTIO_PCI_COMMON_Q_RESET, "");
+
+static struct vp_queue *
+selected(struct vp_function *vp)
+{
+	return vp->queue_select < vp->params.nvqs ? &vp->queues[vp->queue_select] : NULL;
+}
+
+static void
+queue_init(struct vp_function *vp, struct vp_queue *q)
+{
+	*q = (struct vp_queue){.size = vp->params.queue_size_max, .vector = VP_NO_VECTOR};
+}
+
+static void
+table_init(struct vp_function *vp)
+{
+	memset(vp->msix_table, 0, (size_t)vp->params.vectors * MSIX_ENTRY_LEN);
+	for (unsigned int i = 0; i < vp->params.vectors; i++)
+		vp->msix_table[i * MSIX_ENTRY_LEN + MSIX_ENTRY_CONTROL] = 1;
+}
+
+int
+vp_init(struct vp_function *vp, const struct vp_params *params)
+{
+	uint64_t doorbells = (uint64_t)params->notify_mult * params->nvqs;
+
+	memset(vp, 0, sizeof(*vp));
+	if (params->nvqs == 0 || params->vectors == 0 || params->vectors > VP_VECTORS_MAX ||
+	    params->device_size > VP_DEVICE_MAX)
+		return vdpa_error(EINVAL,
+				  "%u queues, %u vectors and %zu bytes of configuration: "
+				  "no virtio-pci function has that",
+				  params->nvqs, params->vectors, params->device_size);
+	vp->params = *params;
+	vp->notify_len = RTE_ALIGN_CEIL(doorbells, (uint64_t)VP_PAGE);
+	vp->queues = calloc(params->nvqs, sizeof(*vp->queues));
+	vp->msix_table = malloc((size_t)params->vectors * MSIX_ENTRY_LEN);
+	if (vp->queues == NULL || vp->msix_table == NULL) {
+		vp_fini(vp);
+		return vdpa_error(ENOMEM, "out of memory");
+	}
+	table_init(vp);
+	for (uint16_t i = 0; i < params->nvqs; i++)
+		queue_init(vp, &vp->queues[i]);
+	vp->config_vector = VP_NO_VECTOR;
+	vp_config_init(vp);
+	return 0;
+}
+
+void
+vp_fini(struct vp_function *vp)
+{
+	free(vp->queues);
+	free(vp->msix_table);
+	vp->queues = NULL;
+	vp->msix_table = NULL;
+}
+
+void
+vp_device_reset(struct vp_function *vp)
+{
+	vp->params.ops->reset(vp->params.arg);
+	vp->status = 0;
+	vp->device_feature_select = vp->driver_feature_select = 0;
+	vp->driver_features = 0;
+	vp->queue_select = 0;
+	vp->isr = 0;
+	vp->queue_reset_stuck = false;
+	vp->config_vector = VP_NO_VECTOR;
+	for (uint16_t i = 0; i < vp->params.nvqs; i++)
+		queue_init(vp, &vp->queues[i]);
+	vp->params.ops->intx(vp->params.arg);
+}
+
+void
+vp_function_reset(struct vp_function *vp)
+{
+	vp_device_reset(vp);
+	vp_config_reset(vp);
+	table_init(vp);
+}
+
+bool
+vp_needs_reset(struct vp_function *vp)
+{
+	bool running = (vp->status & VIRTIO_CONFIG_S_DRIVER_OK) != 0;
+
+	if (vp->status == 0)
+		return false;
+	vp->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
+	return running;
+}
+
+void
+vp_raise_isr(struct vp_function *vp, uint8_t bits)
+{
+	vp->isr |= bits;
+	vp->params.ops->intx(vp->params.arg);
+}
+
+/* What the driver can tell from the generation must not be told by a read before it. */
+static void
+look_at_device_config(struct vp_function *vp)
+{
+	uint8_t now[VP_DEVICE_MAX];
+	size_t len = vp->params.device_size;
+
+	if (len == 0 || vp->params.ops->read_device(vp->params.arg, 0, now, len) < 0)
+		return;
+	if (memcmp(now, vp->device_config, len) != 0) {
+		memcpy(vp->device_config, now, len);
+		vp->generation++;
+	}
+}
+
+static uint32_t
+feature_word(uint64_t features, uint32_t select)
+{
+	return select < 2 ? (uint32_t)(features >> (32 * select)) : 0;
+}
+
+static void
+fill_common(struct vp_function *vp, struct vp_common *c)
+{
+	const struct vp_queue *q = selected(vp);
+
+	memset(c, 0, sizeof(*c));
+	c->device_feature_select = rte_cpu_to_le_32(vp->device_feature_select);
+	c->device_feature =
+		rte_cpu_to_le_32(feature_word(vp->params.features, vp->device_feature_select));
+	c->driver_feature_select = rte_cpu_to_le_32(vp->driver_feature_select);
+	c->driver_feature =
+		rte_cpu_to_le_32(feature_word(vp->driver_features, vp->driver_feature_select));
+	c->config_msix_vector = rte_cpu_to_le_16(vp->config_vector);
+	c->num_queues = rte_cpu_to_le_16(vp->params.nvqs);
+	c->device_status = vp->status;
+	c->config_generation = vp->generation;
+	c->queue_select = rte_cpu_to_le_16(vp->queue_select);
+	if (q == NULL) {
+		c->queue_msix_vector = rte_cpu_to_le_16(VP_NO_VECTOR);
+		return;
+	}
+	c->queue_size = rte_cpu_to_le_16(q->size);
+	c->queue_msix_vector = rte_cpu_to_le_16(q->vector);
+	c->queue_enable = rte_cpu_to_le_16(q->enabled &&
+					   !vp_has_fault(vp, MODEL_FAULT_BIT(QUEUE_NEVER_ENABLES)));
+	c->queue_notify_off = rte_cpu_to_le_16(vp->queue_select);
+	c->queue_desc = rte_cpu_to_le_64(q->desc);
+	c->queue_driver = rte_cpu_to_le_64(q->driver);
+	c->queue_device = rte_cpu_to_le_64(q->device);
+	c->queue_notify_data = rte_cpu_to_le_16(vp->queue_select);
+	c->queue_reset = rte_cpu_to_le_16(vp->queue_reset_stuck);
+}
+
+static void
+write_features(struct vp_function *vp, uint32_t value)
+{
+	unsigned int shift = 32 * vp->driver_feature_select;
+
+	if (vp->driver_feature_select > 1 || (vp->status & VIRTIO_CONFIG_S_FEATURES_OK) != 0)
+		return;
+	vp->driver_features &= ~((uint64_t)UINT32_MAX << shift);
+	vp->driver_features |= (uint64_t)value << shift;
+}
+
+static bool
+features_are_good(struct vp_function *vp)
+{
+	uint64_t extra = vp->driver_features & ~vp->params.features;
+
+	if (vp_has_fault(vp, MODEL_FAULT_BIT(FEATURES_REFUSED)))
+		return false;
+	if (extra != 0 || (vp->driver_features & BIT64(VIRTIO_F_VERSION_1)) == 0)
+		return false;
+	return vp->params.ops->set_features(vp->params.arg, vp->driver_features) == 0;
+}
+
+static void
+reset_by_driver(struct vp_function *vp)
+{
+	uint8_t old = vp->status;
+
+	vp_device_reset(vp);
+	if (vp_has_fault(vp, MODEL_FAULT_BIT(RESET_NEVER_COMPLETES)))
+		vp->status = old;
+}
+
+static void
+write_status(struct vp_function *vp, uint8_t value)
+{
+	uint8_t added = (uint8_t)(value & STATUS_DRIVER_BITS & ~vp->status);
+
+	if (value == 0) {
+		reset_by_driver(vp);
+		return;
+	}
+	/* Bits come in order (3.1.1), and do not go but by reset. */
+	vp->status |= added & (VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
+			       VIRTIO_CONFIG_S_FAILED);
+	if ((added & VIRTIO_CONFIG_S_FEATURES_OK) != 0 &&
+	    (vp->status & VIRTIO_CONFIG_S_DRIVER) != 0 && features_are_good(vp))
+		vp->status |= VIRTIO_CONFIG_S_FEATURES_OK;
+	if ((added & VIRTIO_CONFIG_S_DRIVER_OK) != 0 &&
+	    (vp->status & VIRTIO_CONFIG_S_FEATURES_OK) != 0) {
+		vp->status |= VIRTIO_CONFIG_S_DRIVER_OK;
+		if (vp->params.ops->start(vp->params.arg) < 0)
+			vp->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
+	}
+}
+
+/* A vector that the function does not have reads back as none (4.1.5.1.2). */
+static uint16_t
+grant_vector(const struct vp_function *vp, uint16_t vector)
+{
+	if (vector >= vp->params.vectors || vp_has_fault(vp, MODEL_FAULT_BIT(NO_VECTOR)))
+		return VP_NO_VECTOR;
+	return vector;
+}
+
+static bool
+has_feature(const struct vp_function *vp, unsigned int bit)
+{
+	return (vp->status & VIRTIO_CONFIG_S_FEATURES_OK) != 0 &&
+	       (vp->driver_features & BIT64(bit)) != 0;
+}
+
+static void
+enable_queue(struct vp_function *vp, struct vp_queue *q)
+{
+	if (q->enabled || q->size == 0)
+		return;
+	q->enabled = true;
+	if ((vp->status & VIRTIO_CONFIG_S_DRIVER_OK) != 0 &&
+	    (vp->status & VIRTIO_CONFIG_S_NEEDS_RESET) == 0 &&
+	    vp->params.ops->start_queue(vp->params.arg, vp->queue_select) < 0)
+		q->enabled = false;
+}
+
+static void
+reset_queue(struct vp_function *vp, struct vp_queue *q)
+{
+	if (!has_feature(vp, VIRTIO_F_RING_RESET))
+		return;
+	if (q->enabled)
+		vp->params.ops->stop_queue(vp->params.arg, vp->queue_select);
+	queue_init(vp, q);
+	vp->params.ops->route_queue(vp->params.arg, vp->queue_select);
+	vp->queue_reset_stuck = vp_has_fault(vp, MODEL_FAULT_BIT(RESET_NEVER_COMPLETES));
+}
+
+static void
+set_half(uint64_t *address, unsigned int half, uint64_t value)
+{
+	*address &= half == 0 ? ~(uint64_t)UINT32_MAX : UINT32_MAX;
+	*address |= (value & UINT32_MAX) << (32 * half);
+}
+
+/* An address of the selected queue, at once or by halves; it is fixed while the queue is enabled.
+ */
+static void
+write_address(struct vp_function *vp, uint32_t offset, size_t len, uint64_t value)
+{
+	struct vp_queue *q = selected(vp);
+	uint64_t *address;
+
+	if (q == NULL || q->enabled)
+		return;
+	if (offset < VIRTIO_PCI_COMMON_Q_AVAILLO)
+		address = &q->desc;
+	else if (offset < VIRTIO_PCI_COMMON_Q_USEDLO)
+		address = &q->driver;
+	else
+		address = &q->device;
+	if (len == 8 && offset % 8 == 0)
+		*address = value;
+	else if (len == 4)
+		set_half(address, offset % 8 / 4, value);
+}
+
+static void
+write_queue(struct vp_function *vp, uint32_t offset, uint16_t value)
+{
+	struct vp_queue *q = selected(vp);
+
+	if (q == NULL)
+		return;
+	switch (offset) {
+	case VIRTIO_PCI_COMMON_Q_SIZE:
+		if (!q->enabled && value != 0 && value <= vp->params.queue_size_max)
+			q->size = value;
+		break;
+	case VIRTIO_PCI_COMMON_Q_MSIX:
+		q->vector = grant_vector(vp, value);
+		vp->params.ops->route_queue(vp->params.arg, vp->queue_select);
+		break;
+	case VIRTIO_PCI_COMMON_Q_ENABLE:
+		if (value == 1)
+			enable_queue(vp, q);
+		break;
+	case VIRTIO_PCI_COMMON_Q_RESET:
+		if (value == 1)
+			reset_queue(vp, q);
+		break;
+	default:
+		break;
+	}
+}
+
+static void
+write_common(struct vp_function *vp, uint32_t offset, size_t len, uint64_t value)
+{
+	if (offset >= VIRTIO_PCI_COMMON_Q_DESCLO && offset < VIRTIO_PCI_COMMON_Q_NDATA) {
+		write_address(vp, offset, len, value);
+		return;
+	}
+	if (len == 4 && offset == VIRTIO_PCI_COMMON_DFSELECT)
+		vp->device_feature_select = (uint32_t)value;
+	else if (len == 4 && offset == VIRTIO_PCI_COMMON_GFSELECT)
+		vp->driver_feature_select = (uint32_t)value;
+	else if (len == 4 && offset == VIRTIO_PCI_COMMON_GF)
+		write_features(vp, (uint32_t)value);
+	else if (len == 2 && offset == VIRTIO_PCI_COMMON_MSIX)
+		vp->config_vector = grant_vector(vp, (uint16_t)value);
+	else if (len == 1 && offset == VIRTIO_PCI_COMMON_STATUS)
+		write_status(vp, (uint8_t)value);
+	else if (len == 2 && offset == VIRTIO_PCI_COMMON_Q_SELECT)
+		vp->queue_select = (uint16_t)value;
+	else if (len == 2)
+		write_queue(vp, offset, (uint16_t)value);
+}
+
+/* The part of [offset, offset + len) that lies in a register block: where in the block, and where
+ * in the buffer. */
+static bool
+part_of(uint64_t offset, size_t len, uint64_t block, uint64_t block_len, uint64_t *in_block,
+	size_t *in_buf, size_t *n)
+{
+	uint64_t first = RTE_MAX(offset, block), last = RTE_MIN(offset + len, block + block_len);
+
+	if (first >= last)
+		return false;
+	*in_block = first - block;
+	*in_buf = (size_t)(first - offset);
+	*n = (size_t)(last - first);
+	return true;
+}
+
+static void
+read_virtio(struct vp_function *vp, uint64_t offset, uint8_t *buf, size_t len)
+{
+	struct vp_common common;
+	uint64_t at;
+	size_t pos, n;
+
+	memset(buf, 0, len);
+	if (part_of(offset, len, VP_COMMON_OFFSET, VP_COMMON_LEN, &at, &pos, &n)) {
+		if (at <= VIRTIO_PCI_COMMON_CFGGENERATION &&
+		    at + n > VIRTIO_PCI_COMMON_CFGGENERATION) {
+			look_at_device_config(vp);
+			if (vp_has_fault(vp, MODEL_FAULT_BIT(UNSTABLE_GENERATION)))
+				vp->generation++;
+		}
+		fill_common(vp, &common);
+		memcpy(buf + pos, (const uint8_t *)&common + at, n);
+	}
+	if (part_of(offset, len, VP_ISR_OFFSET, 1, &at, &pos, &n)) {
+		/* Reading acknowledges (4.1.4.5). */
+		buf[pos] = vp->isr;
+		vp->isr = 0;
+		vp->params.ops->intx(vp->params.arg);
+	}
+	if (part_of(offset, len, VP_DEVICE_OFFSET, vp->params.device_size, &at, &pos, &n)) {
+		look_at_device_config(vp);
+		memcpy(buf + pos, vp->device_config + at, n);
+	}
+}
+
+/* The doorbell of a queue; data names the queue too where notification data was negotiated. */
+static void
+write_doorbell(struct vp_function *vp, uint64_t at, size_t len, uint64_t value)
+{
+	uint64_t idx = at / vp->params.notify_mult;
+
+	if (at % vp->params.notify_mult == 0 && idx < vp->params.nvqs && (len == 2 || len == 4))
+		vp->params.ops->notify(vp->params.arg, (uint16_t)idx, (uint32_t)value);
+}
+
+static void
+write_virtio(struct vp_function *vp, uint64_t offset, const uint8_t *buf, size_t len)
+{
+	uint64_t value = 0, at;
+	size_t pos, n;
+
+	if (len <= sizeof(value))
+		memcpy(&value, buf, len);
+	value = rte_le_to_cpu_64(value);
+	/* A register is written by itself (4.1.3.1). */
+	if (offset >= VP_NOTIFY_OFFSET) {
+		write_doorbell(vp, offset - VP_NOTIFY_OFFSET, len, value);
+	} else if (offset + len <= VP_COMMON_LEN && len <= sizeof(value)) {
+		write_common(vp, (uint32_t)offset, len, value);
+	} else if (part_of(offset, len, VP_DEVICE_OFFSET, vp->params.device_size, &at, &pos, &n)) {
+		vp->params.ops->write_device(vp->params.arg, (size_t)at, buf + pos, n);
+	}
+}
+
+void
+vp_bar_read(struct vp_function *vp, unsigned int bar, uint64_t offset, void *buf, size_t len)
+{
+	size_t table = (size_t)vp->params.vectors * MSIX_ENTRY_LEN, pos, n;
+	uint64_t at;
+
+	if (bar >= RTE_DIM(vp->bar_size) || offset > vp->bar_size[bar] ||
+	    len > vp->bar_size[bar] - offset || vp_has_fault(vp, MODEL_FAULT_BIT(ALL_ONES))) {
+		memset(buf, 0xff, len);
+		return;
+	}
+	switch (bar) {
+	case VP_BAR_VIRTIO:
+		read_virtio(vp, offset, buf, len);
+		break;
+	case VP_BAR_MSIX:
+		memset(buf, 0, len);
+		if (part_of(offset, len, 0, table, &at, &pos, &n))
+			memcpy((uint8_t *)buf + pos, vp->msix_table + at, n);
+		break;
+	default:
+		/* Nothing pends: an interrupt is delivered or it is not, masking is the client's.
+		 */
+		memset(buf, 0, len);
+		break;
+	}
+}
+
+void
+vp_bar_write(struct vp_function *vp, unsigned int bar, uint64_t offset, const void *buf, size_t len)
+{
+	size_t table = (size_t)vp->params.vectors * MSIX_ENTRY_LEN, pos, n;
+	uint64_t at;
+
+	if (bar >= RTE_DIM(vp->bar_size) || offset > vp->bar_size[bar] ||
+	    len > vp->bar_size[bar] - offset || vp_has_fault(vp, MODEL_FAULT_BIT(ALL_ONES)))
+		return;
+	if (bar == VP_BAR_VIRTIO)
+		write_virtio(vp, offset, buf, len);
+	else if (bar == VP_BAR_MSIX && part_of(offset, len, 0, table, &at, &pos, &n))
+		memcpy(vp->msix_table + at, (const uint8_t *)buf + pos, n);
+}

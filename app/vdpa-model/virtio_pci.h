@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * A modern virtio-pci function (virtio 1.2, 4.1) as registers: configuration space with its
+ * capabilities, and the BARs. It knows what a driver may write where and what that means; what is
+ * behind the registers, and how accesses and interrupts travel, is its owner's (struct vp_ops).
+ *
+ *   BAR 1  MSI-X table    BAR 2  pending bits
+ *   BAR 4  0x0000 common configuration   0x1000 ISR status   0x2000 device configuration
+ *          0x3000 notification: one page for a queue, or one for all with 4 bytes for each
+ *
+ * One thread at a time uses a function; its owner sees to that.
+ */
+
+#ifndef MODEL_VIRTIO_PCI_H
+#define MODEL_VIRTIO_PCI_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define VP_PAGE		 4096u
+#define VP_CONFIG_SIZE	 4096u /* PCI Express; what lies past 256 bytes is zero */
+#define VP_BAR_MSIX	 1u
+#define VP_BAR_PBA	 2u
+#define VP_BAR_VIRTIO	 4u
+#define VP_COMMON_OFFSET 0x0000u
+#define VP_COMMON_LEN	 64u
+#define VP_ISR_OFFSET	 0x1000u
+#define VP_DEVICE_OFFSET 0x2000u
+#define VP_NOTIFY_OFFSET 0x3000u
+/* Device configuration that is shown, at most: a page. */
+#define VP_DEVICE_MAX	 VP_PAGE
+#define VP_NO_VECTOR	 0xffffu
+/* PCI Local Bus 3.0, 6.8.2: MSI-X vectors of a function, at most. */
+#define VP_VECTORS_MAX	 2048u
+
+/* An address that no driver writes: the low half is no queue's index. */
+#define VP_DOORBELL_IDLE UINT32_MAX
+
+struct vp_queue {
+	uint16_t size;
+	uint16_t vector;
+	bool enabled;
+	uint64_t desc, driver, device;
+};
+
+/* What the owner does for the function. arg is its own. */
+struct vp_ops {
+	/* FEATURES_OK is being set: 0 when the device takes them. */
+	int (*set_features)(void *arg, uint64_t features);
+	/* DRIVER_OK is being set; a negative errno: the device needs a reset. */
+	int (*start)(void *arg);
+	/* Reset: everything of the driver's is forgotten, queues and routes too. */
+	void (*reset)(void *arg);
+	/* A queue of a running device is enabled, is reset. */
+	int (*start_queue)(void *arg, uint16_t idx);
+	void (*stop_queue)(void *arg, uint16_t idx);
+	/* The vector of a queue has changed. */
+	void (*route_queue)(void *arg, uint16_t idx);
+	/* The INTx line may have changed: see vp_intx_level(). */
+	void (*intx)(void *arg);
+	/* A doorbell was written by a trapped access. */
+	void (*notify)(void *arg, uint16_t idx, uint32_t data);
+	/* Device configuration; offset + len is within device_size. */
+	int (*read_device)(void *arg, size_t offset, void *buf, size_t len);
+	int (*write_device)(void *arg, size_t offset, const void *buf, size_t len);
+};
+
+struct vp_params {
+	uint32_t device_id; /* virtio's: 1 net, 2 block, ... */
+	uint64_t features;
+	uint16_t nvqs;
+	uint16_t queue_size_max;
+	uint16_t vectors;      /* MSI-X, 1 .. VP_VECTORS_MAX */
+	uint32_t notify_mult;  /* bytes between doorbells: VP_PAGE or 4 */
+	size_t device_size;    /* bytes of device configuration */
+	const uint32_t *fault; /* mask of MODEL_FAULT_*, read at every access; atomic */
+	const struct vp_ops *ops;
+	void *arg;
+};
+
+/* Read by the owner; written by virtio_pci*.c only. */
+struct vp_function {
+	struct vp_params params;
+	uint64_t notify_len; /* bytes, whole pages */
+	uint64_t bar_size[6];
+
+	uint8_t config[256], wmask[256];
+	uint8_t msix_cap, pcie_cap, access_cap, common_cap; /* offsets */
+	uint8_t *msix_table;				    /* storage only: see vp_bar_read() */
+
+	uint32_t device_feature_select, driver_feature_select;
+	uint64_t driver_features;
+	uint16_t config_vector, queue_select;
+	uint8_t status, generation, isr;
+	bool queue_reset_stuck;		      /* a reset that never completes */
+	uint8_t device_config[VP_DEVICE_MAX]; /* as it was seen last */
+	struct vp_queue *queues;
+};
+
+/* 0; -EINVAL for parameters that no function has; -ENOMEM. */
+int vp_init(struct vp_function *vp, const struct vp_params *params);
+void vp_fini(struct vp_function *vp);
+
+/* Accesses of any length within the region; what is past it reads all ones. */
+void vp_config_read(struct vp_function *vp, uint64_t offset, void *buf, size_t len);
+void vp_config_write(struct vp_function *vp, uint64_t offset, const void *buf, size_t len);
+void vp_bar_read(struct vp_function *vp, unsigned int bar, uint64_t offset, void *buf, size_t len);
+void vp_bar_write(struct vp_function *vp, unsigned int bar, uint64_t offset, const void *buf,
+		  size_t len);
+
+/* As power-on: of the function (PCI reset, FLR), of the virtio device in it. */
+void vp_function_reset(struct vp_function *vp);
+void vp_device_reset(struct vp_function *vp);
+
+/* The device cannot go on: DEVICE_NEEDS_RESET. True when the driver is to be told. */
+bool vp_needs_reset(struct vp_function *vp);
+/* Queue and configuration interrupts, as the ISR status shows them. */
+void vp_raise_isr(struct vp_function *vp, uint8_t bits);
+/* Whether the INTx line is up: something in the ISR status and not disabled. */
+bool vp_intx_level(const struct vp_function *vp);
+/* Size of a BAR as it is shown: small when the fault says so. */
+uint64_t vp_bar_shown(const struct vp_function *vp, unsigned int bar);
+
+static inline bool
+vp_has_fault(const struct vp_function *vp, uint32_t bit)
+{
+	return vp->params.fault != NULL &&
+	       (__atomic_load_n(vp->params.fault, __ATOMIC_RELAXED) & bit) != 0;
+}
+
+#endif /* MODEL_VIRTIO_PCI_H */
