@@ -27,6 +27,7 @@
 
 /* Ends with NULL. */
 static const struct vdpa_pci_transport *const transports[] = {
+	&vdpa_pci_vfio,
 	&vdpa_pci_vfio_user,
 	NULL,
 };

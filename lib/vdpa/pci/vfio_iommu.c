@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * VFIO groups and type1 containers: one container for each IOMMU group in use, shared by the
+ * functions of the group, with the DMA domain that it is. Owns the registry of open groups and the
+ * files of groups and containers. DPDK's own VFIO is not used: its containers are few, its
+ * calls internal to DPDK, and it maps memory by its own rules.
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/queue.h>
+#include <unistd.h>
+
+#include "vdpa.h"
+#include "vdpa_args.h"
+#include "vdpa_log.h"
+#include "vfio_priv.h"
+
+/* Most bytes of an answer to VFIO_IOMMU_GET_INFO: a header and its capabilities. */
+#define INFO_MAX (64u << 10)
+
+/* A group with its container. */
+struct vfio_group {
+	TAILQ_ENTRY(vfio_group) next;
+	int id;
+	int fd, container;
+	char *name; /* of the function that opened it, for messages */
+	struct vdpa_dma_domain *dma;
+	unsigned int users;
+};
+
+struct vfio_attachment {
+	TAILQ_ENTRY(vfio_attachment) next;
+	char address[VFIO_ADDRESS_MAX];
+	struct vfio_group *group;
+};
+
+static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
+static TAILQ_HEAD(, vfio_group) groups = TAILQ_HEAD_INITIALIZER(groups);
+static TAILQ_HEAD(, vfio_attachment) attachments = TAILQ_HEAD_INITIALIZER(attachments);
+
+const void *
+vdpa_vfio_find_cap(const void *info, uint32_t size, uint32_t first, uint16_t id, uint32_t len)
+{
+	const struct vfio_info_cap_header *cap;
+	uint32_t at = first;
+
+	/* Each lies after the one before. */
+	while (at >= 8 && at <= size && size - at >= sizeof(*cap)) {
+		cap = (const void *)((const uint8_t *)info + at);
+		if (cap->id == id)
+			return size - at >= len ? cap : NULL;
+		if (cap->next <= at)
+			break;
+		at = cap->next;
+	}
+	return NULL;
+}
+
+/* DMA by type1. */
+
+static int
+type1_map(void *arg, const struct vdpa_dma_mapping *m)
+{
+	struct vfio_group *g = arg;
+	struct vfio_iommu_type1_dma_map map = {.argsz = sizeof(map),
+					       .flags = VFIO_DMA_MAP_FLAG_READ |
+							VFIO_DMA_MAP_FLAG_WRITE,
+					       .vaddr = (uintptr_t)m->va,
+					       .iova = m->iova,
+					       .size = m->size};
+
+	if (ioctl(g->container, VFIO_IOMMU_MAP_DMA, &map) < 0)
+		return vdpa_vfio_map_error(g->name, m, errno);
+	return 0;
+}
+
+static int
+type1_unmap(void *arg, const struct vdpa_dma_mapping *m)
+{
+	struct vfio_group *g = arg;
+	struct vfio_iommu_type1_dma_unmap unmap = {
+		.argsz = sizeof(unmap), .iova = m->iova, .size = m->size};
+
+	if (ioctl(g->container, VFIO_IOMMU_UNMAP_DMA, &unmap) < 0)
+		return vdpa_error(errno,
+				  "%s: IOVA 0x%" PRIx64 " of 0x%" PRIx64
+				  " bytes not unmapped: VFIO: %m",
+				  g->name, m->iova, m->size);
+	if (unmap.size != m->size)
+		return vdpa_error(EIO,
+				  "%s: IOVA 0x%" PRIx64 ": VFIO unmapped 0x%" PRIx64
+				  " bytes of 0x%" PRIx64,
+				  g->name, m->iova, (uint64_t)unmap.size, m->size);
+	return 0;
+}
+
+static const struct vdpa_dma_ops type1_ops = {.map = type1_map, .unmap = type1_unmap};
+
+/* Without an IOMMU a device uses physical addresses: a guest's mean nothing to it. */
+static int
+noiommu_map(void *arg, const struct vdpa_dma_mapping *m)
+{
+	struct vfio_group *g = arg;
+
+	return vdpa_error(
+		ENOTSUP,
+		"%s: in no-IOMMU mode guest memory cannot be given to the device; registers "
+		"can be used only",
+		g->name);
+}
+
+static const struct vdpa_dma_ops noiommu_ops = {.map = noiommu_map, .unmap = noiommu_map};
+
+/* Usable IOVAs, page size and number of mappings. The ranges are the caller's to free. */
+static int
+type1_limits(const struct vfio_group *g, struct vdpa_dma_limits *limits,
+	     struct vdpa_dma_range **ranges)
+{
+	const struct vfio_iommu_type1_info_cap_iova_range *range;
+	const struct vfio_iommu_type1_info_dma_avail *avail;
+	struct vfio_iommu_type1_info probe = {.argsz = sizeof(probe)}, *info;
+	uint64_t page_sizes = 0;
+	uint32_t size, caps = 0;
+	int ret = 0;
+
+	if (ioctl(g->container, VFIO_IOMMU_GET_INFO, &probe) < 0)
+		return vdpa_error(errno, "%s: VFIO_IOMMU_GET_INFO: %m", g->name);
+	/* The kernel says in argsz how much there is. */
+	size = probe.argsz < sizeof(probe) ? (uint32_t)sizeof(probe) : probe.argsz;
+	if (size > INFO_MAX)
+		return vdpa_error(EPROTO, "%s: VFIO_IOMMU_GET_INFO: %u bytes", g->name, size);
+	info = calloc(1, size);
+	if (info == NULL)
+		return vdpa_error(ENOMEM, "%s: out of memory", g->name);
+	info->argsz = size;
+	if (ioctl(g->container, VFIO_IOMMU_GET_INFO, info) < 0) {
+		ret = vdpa_error(errno, "%s: VFIO_IOMMU_GET_INFO: %m", g->name);
+		goto out;
+	}
+	if ((info->flags & VFIO_IOMMU_INFO_PGSIZES) != 0)
+		page_sizes = info->iova_pgsizes;
+	if ((info->flags & VFIO_IOMMU_INFO_CAPS) != 0)
+		caps = info->cap_offset;
+	limits->page_size =
+		page_sizes != 0 ? page_sizes & -page_sizes : (uint64_t)sysconf(_SC_PAGESIZE);
+
+	range = vdpa_vfio_find_cap(info, size, caps, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE,
+				   sizeof(*range));
+	if (range != NULL && range->nr_iovas > 0 &&
+	    range->nr_iovas <= size / sizeof(range->iova_ranges[0]) &&
+	    vdpa_vfio_find_cap(
+		    info, size, caps, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE,
+		    (uint32_t)(sizeof(*range) + range->nr_iovas * sizeof(range->iova_ranges[0])))) {
+		*ranges = calloc(range->nr_iovas, sizeof(**ranges));
+		if (*ranges == NULL) {
+			ret = vdpa_error(ENOMEM, "%s: out of memory", g->name);
+			goto out;
+		}
+		for (uint32_t i = 0; i < range->nr_iovas; i++)
+			(*ranges)[i] = (struct vdpa_dma_range){.first = range->iova_ranges[i].start,
+							       .last = range->iova_ranges[i].end};
+		limits->ranges = *ranges;
+		limits->n_ranges = range->nr_iovas;
+	}
+	avail = vdpa_vfio_find_cap(info, size, caps, VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL,
+				   sizeof(*avail));
+	if (avail != NULL)
+		limits->max_mappings = avail->avail;
+out:
+	free(info);
+	return ret;
+}
+
+/* Groups. */
+
+static int
+open_container(const struct vfio_function *fn)
+{
+	char path[VFIO_PATH_MAX];
+	int fd, version;
+
+	snprintf(path, sizeof(path), "%s/vfio", vdpa_vfio_dev_root());
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return vdpa_vfio_open_error(fn, path, errno);
+	version = ioctl(fd, VFIO_GET_API_VERSION);
+	if (version != VFIO_API_VERSION) {
+		close(fd);
+		return vdpa_error(ENOTSUP, "%s: %s speaks version %d of VFIO, not %d", fn->name,
+				  path, version, VFIO_API_VERSION);
+	}
+	return fd;
+}
+
+static int
+open_group(const struct vfio_function *fn)
+{
+	struct vfio_group_status status = {.argsz = sizeof(status)};
+	char path[VFIO_PATH_MAX];
+	int fd, ret;
+
+	snprintf(path, sizeof(path), "%s/%s%d", vdpa_vfio_dev_root(), fn->noiommu ? "noiommu-" : "",
+		 fn->group);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return vdpa_vfio_open_error(fn, path, errno);
+	if (ioctl(fd, VFIO_GROUP_GET_STATUS, &status) < 0)
+		ret = vdpa_error(errno, "%s: %s: VFIO_GROUP_GET_STATUS: %m", fn->name, path);
+	else if ((status.flags & VFIO_GROUP_FLAGS_VIABLE) == 0)
+		ret = vdpa_vfio_not_viable(fn);
+	else
+		return fd;
+	close(fd);
+	return ret;
+}
+
+/* The container gets the group and its kind of IOMMU. */
+static int
+set_iommu(const struct vfio_function *fn, int container, int group)
+{
+	unsigned long type;
+
+	if (ioctl(group, VFIO_GROUP_SET_CONTAINER, &container) < 0)
+		return errno == EPERM
+			       ? vdpa_vfio_not_viable(fn)
+			       : vdpa_error(errno, "%s: VFIO_GROUP_SET_CONTAINER: %m", fn->name);
+	if (fn->noiommu)
+		type = VFIO_NOIOMMU_IOMMU;
+	else if (ioctl(container, VFIO_CHECK_EXTENSION, VFIO_TYPE1v2_IOMMU) > 0)
+		type = VFIO_TYPE1v2_IOMMU;
+	else if (ioctl(container, VFIO_CHECK_EXTENSION, VFIO_TYPE1_IOMMU) > 0)
+		type = VFIO_TYPE1_IOMMU;
+	else
+		return vdpa_error(ENOTSUP,
+				  "%s: VFIO has no type1 IOMMU here; modprobe vfio_iommu_type1",
+				  fn->name);
+	if (ioctl(container, VFIO_SET_IOMMU, type) == 0)
+		return 0;
+	if (errno == EPERM)
+		return vdpa_error(
+			ENOTSUP,
+			"%s: the IOMMU does not remap interrupts, so a device could forge "
+			"them; enable it in the firmware (x2APIC), or accept that: echo 1 > "
+			"/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+			fn->name);
+	return vdpa_error(errno, "%s: VFIO_SET_IOMMU: %m", fn->name);
+}
+
+static int
+group_open(const struct vfio_function *fn, struct vfio_group **out)
+{
+	struct vdpa_dma_limits limits = {.page_size = (uint64_t)sysconf(_SC_PAGESIZE)};
+	struct vdpa_dma_range *ranges = NULL;
+	struct vfio_group *g;
+	int ret;
+
+	g = calloc(1, sizeof(*g));
+	if (g == NULL)
+		return vdpa_error(ENOMEM, "%s: out of memory", fn->name);
+	g->id = fn->group;
+	g->name = strdup(fn->name);
+	if (g->name == NULL) {
+		ret = vdpa_error(ENOMEM, "%s: out of memory", fn->name);
+		goto err_free;
+	}
+	ret = g->fd = open_group(fn);
+	if (ret < 0)
+		goto err_free;
+	ret = g->container = open_container(fn);
+	if (ret < 0)
+		goto err_group;
+	ret = set_iommu(fn, g->container, g->fd);
+	if (ret < 0)
+		goto err_container;
+	if (!fn->noiommu) {
+		ret = type1_limits(g, &limits, &ranges);
+		if (ret < 0)
+			goto err_container;
+	}
+	ret = vdpa_dma_domain_create(fn->name, fn->noiommu ? &noiommu_ops : &type1_ops, g, &limits,
+				     &g->dma);
+	free(ranges);
+	if (ret < 0)
+		goto err_container;
+	if (fn->noiommu)
+		VDPA_LOG(WARNING, "%s: without an IOMMU the device can reach all memory", fn->name);
+	TAILQ_INSERT_TAIL(&groups, g, next);
+	*out = g;
+	return 0;
+
+err_container:
+	close(g->container);
+err_group:
+	close(g->fd);
+err_free:
+	free(g->name);
+	free(g);
+	return ret;
+}
+
+static void
+group_put(struct vfio_group *g)
+{
+	if (--g->users > 0)
+		return;
+	TAILQ_REMOVE(&groups, g, next);
+	vdpa_dma_domain_destroy(g->dma);
+	(void)ioctl(g->fd, VFIO_GROUP_UNSET_CONTAINER);
+	close(g->fd);
+	close(g->container);
+	free(g->name);
+	free(g);
+}
+
+int
+vdpa_vfio_attach(const struct vfio_function *fn, struct vfio_attachment **out, int *device_fd,
+		 struct vdpa_dma_domain **dma)
+{
+	struct vfio_attachment *at;
+	struct vfio_group *g;
+	int ret;
+
+	pthread_mutex_lock(&registry_lock);
+	TAILQ_FOREACH (at, &attachments, next) {
+		if (strcmp(at->address, fn->address) == 0) {
+			ret = vdpa_error(EBUSY, "%s: is open in this process already", fn->name);
+			goto out;
+		}
+	}
+	at = calloc(1, sizeof(*at));
+	if (at == NULL) {
+		ret = vdpa_error(ENOMEM, "%s: out of memory", fn->name);
+		goto out;
+	}
+	TAILQ_FOREACH (g, &groups, next) {
+		if (g->id == fn->group)
+			break;
+	}
+	ret = g == NULL ? group_open(fn, &g) : 0;
+	if (ret < 0)
+		goto err_free;
+	g->users++;
+	ret = ioctl(g->fd, VFIO_GROUP_GET_DEVICE_FD, fn->address);
+	if (ret < 0) {
+		ret = vdpa_error(errno, "%s: VFIO does not open the device: %m; dmesg says why",
+				 fn->name);
+		goto err_group;
+	}
+	memcpy(at->address, fn->address, sizeof(at->address));
+	at->group = g;
+	TAILQ_INSERT_TAIL(&attachments, at, next);
+	*device_fd = ret;
+	*dma = g->dma;
+	*out = at;
+	ret = 0;
+	goto out;
+
+err_group:
+	group_put(g);
+err_free:
+	free(at);
+out:
+	pthread_mutex_unlock(&registry_lock);
+	return ret;
+}
+
+void
+vdpa_vfio_detach(struct vfio_attachment *at)
+{
+	pthread_mutex_lock(&registry_lock);
+	TAILQ_REMOVE(&attachments, at, next);
+	group_put(at->group);
+	pthread_mutex_unlock(&registry_lock);
+	free(at);
+}

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The kernel's VFIO in three parts: vfio_sysfs.c finds a function and says what is in its way,
+ * vfio_iommu.c has it confined and gives a file of the device and a DMA domain (by group and
+ * container; iommufd would be a second way to the same two), vfio.c drives the device by its file.
+ */
+
+#ifndef VFIO_PRIV_H
+#define VFIO_PRIV_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <linux/vfio.h>
+
+#include "vdpa_dma.h"
+#include "vdpa_pci.h"
+
+/* "0000:06:00.2" with a domain of up to 32 bits, and its NUL. */
+#define VFIO_ADDRESS_MAX 20
+#define VFIO_PATH_MAX	 256
+
+/* For tests: where sysfs and /dev/vfio are; NULL: where the kernel puts them. */
+void vdpa_vfio_set_roots(const char *sysfs, const char *dev);
+const char *vdpa_vfio_dev_root(void);
+
+/* What sysfs says of a function. */
+struct vfio_function {
+	const char *name; /* pci/0000:06:00.2, for messages */
+	char address[VFIO_ADDRESS_MAX];
+	int group;     /* of the IOMMU */
+	bool noiommu;  /* its group is in the kernel's no-IOMMU mode */
+	int numa_node; /* -1: unknown */
+};
+
+/*
+ * A function that is there, bound to a VFIO driver and in an IOMMU group; in one without IOMMU only
+ * when params say so. -ENODEV, -EBUSY, -ENOTSUP or -EACCES with a message that says how to mend it.
+ */
+int vdpa_vfio_find(const char *name, const char *address, const struct vdpa_pci_params *params,
+		   struct vfio_function *fn);
+/* The message for a group that is not viable: which function is in the way, and its driver.
+ * -EBUSY. */
+int vdpa_vfio_not_viable(const struct vfio_function *fn);
+/* The message for a file of /dev/vfio that does not open; negative errno of vdpa_pci_open(). */
+int vdpa_vfio_open_error(const struct vfio_function *fn, const char *path, int err);
+/* The message for memory that cannot be mapped; -err. */
+int vdpa_vfio_map_error(const char *name, const struct vdpa_dma_mapping *m, int err);
+
+/* A function in its IOMMU group. */
+struct vfio_attachment;
+
+/*
+ * Have the function confined. *device_fd is the caller's to close before it detaches; *dma is
+ * shared by the functions of a group and lives until the last of them is detached.
+ */
+int vdpa_vfio_attach(const struct vfio_function *fn, struct vfio_attachment **out, int *device_fd,
+		     struct vdpa_dma_domain **dma);
+void vdpa_vfio_detach(struct vfio_attachment *at);
+
+/*
+ * Find a capability in the chain of an answer of VFIO: info has size bytes, the chain begins at
+ * first (0: none). NULL when there is none of the id with at least len bytes.
+ */
+const void *vdpa_vfio_find_cap(const void *info, uint32_t size, uint32_t first, uint16_t id,
+			       uint32_t len);
+
+#endif /* VFIO_PRIV_H */

@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Is a PCI function ready for VFIO, and if not, what mends it: its driver, its IOMMU group and the
+ * others in it, as sysfs and /dev/vfio show them. Reads only, and words the messages; commands in
+ * messages name the kernel's own paths.
+ */
+
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <linux/capability.h>
+
+#include <rte_string_fns.h>
+
+#include "vdpa_args.h"
+#include "vfio_priv.h"
+
+#define DRIVER_MAX   64
+/* The file-name part of a symbolic link, at most. */
+#define LINK_MAX_LEN 512
+
+static const char *sysfs_root = "/sys";
+static const char *dev_root = "/dev/vfio";
+
+void
+vdpa_vfio_set_roots(const char *sysfs, const char *dev)
+{
+	sysfs_root = sysfs != NULL ? sysfs : "/sys";
+	dev_root = dev != NULL ? dev : "/dev/vfio";
+}
+
+const char *
+vdpa_vfio_dev_root(void)
+{
+	return dev_root;
+}
+
+static void
+function_path(char path[static VFIO_PATH_MAX], const char *address, const char *file)
+{
+	snprintf(path, VFIO_PATH_MAX, "%s/bus/pci/devices/%s/%s", sysfs_root, address, file);
+}
+
+static bool
+exists(const char *path)
+{
+	return access(path, F_OK) == 0;
+}
+
+/* The last part of where a link of a function leads; "" when it has none. */
+static void
+read_link(const char *address, const char *link, char *out, size_t size)
+{
+	char path[VFIO_PATH_MAX], to[LINK_MAX_LEN];
+	const char *last;
+	ssize_t n;
+
+	out[0] = '\0';
+	function_path(path, address, link);
+	n = readlink(path, to, sizeof(to) - 1);
+	if (n < 0)
+		return;
+	to[n] = '\0';
+	last = strrchr(to, '/');
+	(void)rte_strscpy(out, last != NULL ? last + 1 : to, size);
+}
+
+static int
+read_number(const char *address, const char *file, int dflt)
+{
+	char path[VFIO_PATH_MAX];
+	int value;
+	FILE *f;
+
+	function_path(path, address, file);
+	f = fopen(path, "re");
+	if (f == NULL)
+		return dflt;
+	if (fscanf(f, "%d", &value) != 1)
+		value = dflt;
+	fclose(f);
+	return value;
+}
+
+/* vfio-pci, or a vendor's variant of it such as mlx5_vfio_pci. */
+static bool
+is_vfio_driver(const char *address, const char *driver)
+{
+	char path[VFIO_PATH_MAX];
+
+	if (strcmp(driver, "vfio-pci") == 0)
+		return true;
+	function_path(path, address, "vfio-dev");
+	return driver[0] != '\0' && exists(path);
+}
+
+/* Bound to nothing, or to another driver. */
+static int
+not_bound(const char *name, const char *address, const char *driver)
+{
+	char path[VFIO_PATH_MAX], bound[DRIVER_MAX + 16], unbind[VFIO_PATH_MAX];
+	const char *load;
+
+	snprintf(path, sizeof(path), "%s/bus/pci/drivers/vfio-pci", sysfs_root);
+	load = exists(path) ? "" : "modprobe vfio-pci; ";
+	snprintf(bound, sizeof(bound), driver[0] != '\0' ? "bound to %s" : "bound to no driver",
+		 driver);
+	unbind[0] = '\0';
+	if (driver[0] != '\0')
+		snprintf(unbind, sizeof(unbind),
+			 "echo %s > /sys/bus/pci/devices/%s/driver/unbind; ", address, address);
+	return vdpa_error(driver[0] != '\0' ? EBUSY : ENODEV,
+			  "%s: %s; bind it to vfio-pci: %secho vfio-pci > "
+			  "/sys/bus/pci/devices/%s/driver_override; %secho %s > "
+			  "/sys/bus/pci/drivers_probe",
+			  name, bound, load, address, unbind, address);
+}
+
+static int
+no_iommu(const char *name, const struct vdpa_pci_params *params)
+{
+	if (params->noiommu)
+		return vdpa_error(
+			ENOTSUP,
+			"%s: in no IOMMU group; for the no-IOMMU mode that was asked for: "
+			"echo 1 > /sys/module/vfio/parameters/"
+			"enable_unsafe_noiommu_mode, then bind it to vfio-pci again",
+			name);
+	return vdpa_error(
+		ENOTSUP,
+		"%s: in no IOMMU group, so that nothing would confine its DMA; enable "
+		"VT-d or AMD-Vi in the firmware and boot Linux with intel_iommu=on (Intel) "
+		"or amd_iommu=on (AMD) on its command line",
+		name);
+}
+
+int
+vdpa_vfio_find(const char *name, const char *address, const struct vdpa_pci_params *params,
+	       struct vfio_function *fn)
+{
+	char path[VFIO_PATH_MAX], driver[DRIVER_MAX], group[16];
+	char *end;
+
+	memset(fn, 0, sizeof(*fn));
+	fn->name = name;
+	(void)rte_strscpy(fn->address, address, sizeof(fn->address));
+	function_path(path, address, "");
+	if (!exists(path))
+		return vdpa_error(ENODEV,
+				  "%s: no such PCI function; ls /sys/bus/pci/devices lists them",
+				  name);
+	read_link(address, "driver", driver, sizeof(driver));
+	read_link(address, "iommu_group", group, sizeof(group));
+	/* Before the driver: without a group vfio-pci does not bind. */
+	if (group[0] == '\0')
+		return no_iommu(name, params);
+	fn->group = (int)strtol(group, &end, 10);
+	if (*end != '\0' || fn->group < 0)
+		return vdpa_error(ENOTSUP, "%s: IOMMU group \"%s\" has no number", name, group);
+	if (!is_vfio_driver(address, driver))
+		return not_bound(name, address, driver);
+	fn->numa_node = read_number(address, "numa_node", -1);
+
+	snprintf(path, sizeof(path), "%s/noiommu-%d", dev_root, fn->group);
+	fn->noiommu = exists(path);
+	if (fn->noiommu && !params->noiommu)
+		return vdpa_error(
+			ENOTSUP,
+			"%s: its group is in no-IOMMU mode, in which the device can reach "
+			"all memory; boot Linux with an IOMMU (intel_iommu=on), or accept "
+			"it by the word noiommu",
+			name);
+	return 0;
+}
+
+/* Drivers that leave a group viable: they do no DMA of the kernel's. */
+static bool
+is_harmless(const char *address, const char *driver)
+{
+	return driver[0] == '\0' || strcmp(driver, "pci-stub") == 0 ||
+	       strcmp(driver, "pcieport") == 0 || is_vfio_driver(address, driver);
+}
+
+int
+vdpa_vfio_not_viable(const struct vfio_function *fn)
+{
+	char path[VFIO_PATH_MAX], other[VFIO_ADDRESS_MAX] = "", driver[DRIVER_MAX] = "";
+	struct dirent *e;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "%s/kernel/iommu_groups/%d/devices", sysfs_root, fn->group);
+	dir = opendir(path);
+	while (dir != NULL && (e = readdir(dir)) != NULL) {
+		char at[VFIO_ADDRESS_MAX], drv[DRIVER_MAX];
+
+		if (e->d_name[0] == '.' || strlen(e->d_name) >= sizeof(at) ||
+		    strcmp(e->d_name, fn->address) == 0)
+			continue;
+		(void)rte_strscpy(at, e->d_name, sizeof(at));
+		read_link(at, "driver", drv, sizeof(drv));
+		/* The lowest, for the same message every time. */
+		if (is_harmless(at, drv) || (other[0] != '\0' && strcmp(at, other) > 0))
+			continue;
+		memcpy(other, at, sizeof(other));
+		memcpy(driver, drv, sizeof(driver));
+	}
+	if (dir != NULL)
+		closedir(dir);
+	if (other[0] == '\0')
+		return vdpa_error(EBUSY,
+				  "%s: IOMMU group %d is not viable: another driver uses it; "
+				  "ls /sys/kernel/iommu_groups/%d/devices lists its functions",
+				  fn->name, fn->group, fn->group);
+	return vdpa_error(EBUSY,
+			  "%s: IOMMU group %d is not viable: %s in it is bound to %s; take it from "
+			  "that driver: echo %s > /sys/bus/pci/devices/%s/driver/unbind",
+			  fn->name, fn->group, other, driver, other, other);
+}
+
+int
+vdpa_vfio_open_error(const struct vfio_function *fn, const char *path, int err)
+{
+	switch (err) {
+	case ENOENT:
+	case ENODEV:
+		return vdpa_error(ENODEV, "%s: %s is not there; load VFIO: modprobe vfio-pci",
+				  fn->name, path);
+	case EACCES:
+		return vdpa_error(EACCES, "%s: no permission for %s; as root: chown %d %s",
+				  fn->name, path, (int)geteuid(), path);
+	case EPERM:
+		return vdpa_error(EACCES,
+				  "%s: %s takes a process with CAP_SYS_RAWIO only; run as root",
+				  fn->name, path);
+	case EBUSY:
+		return vdpa_error(EBUSY,
+				  "%s: IOMMU group %d is open in another process; fuser -v %s says "
+				  "which",
+				  fn->name, fn->group, path);
+	default:
+		return vdpa_error(err, "%s: %s: %s", fn->name, path, strerror(err));
+	}
+}
+
+/* Locked memory of this process in bytes, and whether a limit holds for it. */
+static uint64_t
+locked_memory(bool *limited)
+{
+	unsigned long long kib = 0, caps = 0, value;
+	char line[256];
+	FILE *f;
+
+	f = fopen("/proc/self/status", "re");
+	while (f != NULL && fgets(line, sizeof(line), f) != NULL) {
+		if (sscanf(line, "VmLck: %llu", &value) == 1)
+			kib = value;
+		else if (sscanf(line, "CapEff: %llx", &value) == 1)
+			caps = value;
+	}
+	if (f != NULL)
+		fclose(f);
+	*limited = (caps & (1ULL << CAP_IPC_LOCK)) == 0;
+	return kib << 10;
+}
+
+int
+vdpa_vfio_map_error(const char *name, const struct vdpa_dma_mapping *m, int err)
+{
+	struct rlimit limit = {.rlim_cur = RLIM_INFINITY};
+	uint64_t locked;
+	bool limited;
+
+	switch (err) {
+	case ENOMEM:
+		(void)getrlimit(RLIMIT_MEMLOCK, &limit);
+		locked = locked_memory(&limited);
+		if (limited && limit.rlim_cur != RLIM_INFINITY &&
+		    (locked >= limit.rlim_cur || m->size > limit.rlim_cur - locked))
+			return vdpa_error(ENOMEM,
+					  "%s: %" PRIu64 " KiB of guest memory cannot be locked: "
+					  "%" PRIu64 " of %" PRIu64
+					  " KiB that RLIMIT_MEMLOCK allows are in use; ulimit -l "
+					  "unlimited, or LimitMEMLOCK=infinity of a systemd unit",
+					  name, m->size >> 10, locked >> 10,
+					  (uint64_t)limit.rlim_cur >> 10);
+		return vdpa_error(ENOMEM,
+				  "%s: the kernel has no memory to map %" PRIu64
+				  " KiB at IOVA 0x%" PRIx64,
+				  name, m->size >> 10, m->iova);
+	case ENOSPC:
+		return vdpa_error(ENOSPC,
+				  "%s: the kernel maps no more regions; raise "
+				  "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
+				  name);
+	case EFAULT:
+		return vdpa_error(EFAULT,
+				  "%s: memory at IOVA 0x%" PRIx64 " of 0x%" PRIx64
+				  " bytes cannot be pinned; is its file that long?",
+				  name, m->iova, m->size);
+	default:
+		return vdpa_error(err, "%s: IOVA 0x%" PRIx64 " of 0x%" PRIx64 " bytes: VFIO: %s",
+				  name, m->iova, m->size, strerror(err));
+	}
+}
