@@ -24,7 +24,7 @@
 
 #define FRONTENDS_MAX 8
 
-static struct vdpa_driver *const builtin_drivers[] = {&vdpa_sim_driver, NULL};
+static struct vdpa_driver *const builtin_drivers[] = {&vdpa_sim_driver, &vdpa_virtio_driver, NULL};
 static struct vdpa_frontend *const builtin_frontends[] = {&vdpa_vhost_user_frontend, NULL};
 
 static pthread_mutex_t mgmt_lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;

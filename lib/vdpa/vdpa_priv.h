@@ -21,6 +21,6 @@ struct vdpa_settings {
 const struct vdpa_settings *vdpa_settings(void);
 
 /* The built-in drivers. */
-extern struct vdpa_driver vdpa_sim_driver;
+extern struct vdpa_driver vdpa_sim_driver, vdpa_virtio_driver;
 
 #endif /* VDPA_PRIV_H */

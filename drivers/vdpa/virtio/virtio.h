@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * A vDPA device on a virtio-pci function, and what its files share:
+ *
+ *   virtio_hw.c      registers; knows no vDPA
+ *   virtio_irq.c     which vector serves which queue
+ *   virtio_ctrl.c    the control queue of a net device, which the driver keeps for itself
+ *   virtio_device.c  features, start, stop, virtqueues
+ *   virtio_ops.c     the config ops on top of these
+ *   virtio_driver.c  management devices and their words
+ *
+ * Ops run with the device's lock held. Without it: kicks, statistics, and the handlers on the
+ * control loop (virtio_irq.c), which share what irq.lock guards and atomics, nothing else.
+ */
+
+#ifndef VIRTIO_H
+#define VIRTIO_H
+
+#include <pthread.h>
+
+#include "vdpa_event.h"
+#include "virtio_hw.h"
+
+#define VIRTIO_ID_NET 1
+
+/* Features of a net device (virtio 1.2, 5.1.3), as far as this driver knows them. */
+enum {
+	VIRTIO_NET_CTRL_GUEST_OFFLOADS = 2,
+	VIRTIO_NET_MTU = 3,
+	VIRTIO_NET_MAC = 5,
+	VIRTIO_NET_CTRL_VQ = 17,
+	VIRTIO_NET_CTRL_RX = 18,
+	VIRTIO_NET_CTRL_VLAN = 19,
+	VIRTIO_NET_CTRL_RX_EXTRA = 20,
+	VIRTIO_NET_GUEST_ANNOUNCE = 21,
+	VIRTIO_NET_MQ = 22,
+	VIRTIO_NET_CTRL_MAC_ADDR = 23,
+	VIRTIO_NET_DEVICE_STATS = 50,
+	VIRTIO_NET_HASH_TUNNEL = 51,
+	VIRTIO_NET_VQ_NOTF_COAL = 52,
+	VIRTIO_NET_NOTF_COAL = 53,
+	VIRTIO_NET_HASH_REPORT = 57,
+	VIRTIO_NET_RSS = 60,
+	VIRTIO_NET_STANDBY = 62,
+};
+
+/* A data queue. */
+struct virtio_queue {
+	struct virtio_hw_vq_info info;
+	struct virtio_hw_vq conf;   /* vector apart, which is virtio_irq.c's */
+	bool ready;		    /* enabled in the device */
+	bool enabled;		    /* by the front end */
+	bool ran;		    /* since the last reset: nobody knows where it stands */
+	int call_fd;		    /* irq.lock */
+	uint64_t kicks, call_swaps; /* atomic */
+};
+
+/* A vector of the function, 0 for changes of the configuration. */
+struct virtio_vector {
+	struct virtio_device *dev;
+	struct vdpa_event ev; /* an eventfd of ours on the control loop; fd -1: a guest's instead */
+};
+
+struct virtio_irq {
+	unsigned int limit; /* word `vectors` */
+	unsigned int n;	    /* vectors in use; 0: the INTx line, or none; read by atomic load */
+	bool on;	    /* set up, by vectors or line */
+	struct virtio_vector *vectors; /* n of them, at least 1 */
+	pthread_mutex_t lock;
+	int config_fd;	    /* (lock) */
+	uint8_t generation; /* of the configuration, as told last; control loop */
+	uint64_t relayed;   /* atomic */
+};
+
+/* The control queue. */
+struct virtio_ctrl {
+	bool on; /* enabled, commands can be given */
+	uint16_t idx;
+	uint16_t num;
+	uint32_t doorbell;
+	struct vdpa_dma_buf mem; /* ring and command */
+	uint16_t next;		 /* split: avail and used index; packed: slot */
+	bool wrap;		 /* packed */
+	uint16_t pairs;		 /* as the device has been told */
+	uint64_t commands;	 /* atomic */
+};
+
+struct virtio_device {
+	struct vdpa_device vdev;
+	struct virtio_hw hw;
+	uint64_t hw_features; /* offered by the device */
+	uint64_t offered;     /* to the front end */
+	uint64_t features;    /* negotiated with the front end */
+	uint64_t negotiated;  /* with the device */
+	uint32_t config_size;
+	uint16_t nvqs;
+	uint16_t num_max;
+	uint16_t hw_pairs;     /* net: max_virtqueue_pairs of the device */
+	bool has_mac, has_mtu; /* words */
+	uint8_t mac[6];
+	uint16_t mtu;
+	bool running; /* DRIVER_OK; atomic: kicks look at it */
+	struct virtio_queue *vqs;
+	struct virtio_irq irq;
+	struct virtio_ctrl ctrl;
+	struct vdpa_event gone[2]; /* VDPA_PCI_EVENT_*; control loop */
+};
+
+static inline struct virtio_device *
+virtio_dev(struct vdpa_device *vdev)
+{
+	return (struct virtio_device *)(void *)vdev;
+}
+
+static inline bool
+virtio_has(uint64_t features, unsigned int bit)
+{
+	return (features & VIRTIO_BIT(bit)) != 0;
+}
+
+static inline void
+virtio_count(uint64_t *counter)
+{
+	__atomic_add_fetch(counter, 1, __ATOMIC_RELAXED);
+}
+
+static inline uint64_t
+virtio_counted(const uint64_t *counter)
+{
+	return __atomic_load_n(counter, __ATOMIC_RELAXED);
+}
+
+/* virtio_irq.c */
+
+/* Before anything else of this file; virtio_irq_free() ends it. */
+int virtio_irq_init(struct virtio_device *dev);
+void virtio_irq_free(struct virtio_device *dev);
+/*
+ * Vectors for every data queue and the configuration, after FEATURES_OK: as many as there are, down
+ * to the INTx line. -ENOSPC when there is not even that.
+ */
+int virtio_irq_setup(struct virtio_device *dev);
+/* All off, every eventfd let go. */
+void virtio_irq_teardown(struct virtio_device *dev);
+/* The vector of a queue, for the device. */
+uint16_t virtio_irq_vector(const struct virtio_device *dev, uint16_t idx);
+/* From now on the queue's interrupts reach fd; -1: nobody. */
+int virtio_irq_set_call(struct virtio_device *dev, uint16_t idx, int fd);
+void virtio_irq_set_config(struct virtio_device *dev, int fd);
+
+/* virtio_ctrl.c */
+
+/* What can be asked of the device by the control queue is worth having one. */
+uint64_t virtio_ctrl_features(const struct virtio_device *dev);
+/* Set the queue up, before DRIVER_OK. */
+int virtio_ctrl_setup(struct virtio_device *dev);
+/* What the device is to know at the start, after DRIVER_OK. */
+int virtio_ctrl_start(struct virtio_device *dev);
+/* Once the device is reset. */
+void virtio_ctrl_teardown(struct virtio_device *dev);
+/* Tell the device how many pairs are in use, where that has changed. */
+int virtio_ctrl_update_pairs(struct virtio_device *dev);
+
+/* virtio_device.c */
+
+int virtio_device_set_features(struct virtio_device *dev, uint64_t features);
+int virtio_device_set_status(struct virtio_device *dev, uint8_t status);
+int virtio_device_reset(struct virtio_device *dev);
+int virtio_device_set_ready(struct virtio_device *dev, uint16_t idx, bool ready);
+int virtio_device_set_enable(struct virtio_device *dev, uint16_t idx, bool on);
+int virtio_device_check_state(const struct virtio_device *dev, const struct vdpa_vq_state *state);
+int virtio_device_get_state(struct virtio_device *dev, uint16_t idx, struct vdpa_vq_state *state);
+/* Data path: a kick that came to us. Without the device's lock. */
+void virtio_device_kick(struct virtio_device *dev, uint16_t idx);
+/* As get_vendor_vq_stats and get_stats. */
+int virtio_device_vq_stats(struct virtio_device *dev, uint16_t idx, struct vdpa_stat *stats,
+			   unsigned int n);
+int virtio_device_stats(struct virtio_device *dev, struct vdpa_stat *stats, unsigned int n);
+int virtio_device_read_config(struct virtio_device *dev, size_t offset, void *buf, size_t len);
+
+/* virtio_ops.c, virtio_driver.c */
+
+extern const struct vdpa_config_ops virtio_vdpa_ops;
+void virtio_device_free(struct vdpa_device *vdev);
+
+#endif /* VIRTIO_H */

@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The control queue of a net device (virtio 1.2, 5.1.6.5). Front ends keep the guest's own control
+ * queue to themselves, so the driver has this one: it tells the device how many queue pairs are in
+ * use, which MAC address it has, and to receive everything, for a guest that changes its address
+ * cannot tell us.
+ *
+ * One command at a time, two descriptors, polled with a bound: no interrupt, no thread. The ring
+ * lies at an IOVA that no guest memory has, but a guest can name it in a descriptor of its own and
+ * have the device write there: indexes and answers read from it are checked, and a guest that
+ * forges them deceives nobody but itself.
+ */
+
+#include <errno.h>
+#include <string.h>
+
+#include <rte_atomic.h>
+#include <rte_byteorder.h>
+#include <rte_common.h>
+
+#include "vdpa_log.h"
+#include "virtio.h"
+
+/* Commands, by class. */
+enum {
+	CTRL_RX = 0,
+	CTRL_RX_PROMISC = 0,
+	CTRL_MAC = 1,
+	CTRL_MAC_ADDR_SET = 1,
+	CTRL_MQ = 4,
+	CTRL_MQ_PAIRS_SET = 0,
+};
+
+#define ACK_OK	 0
+#define ACK_NONE 0xff /* not the device's to write */
+
+struct split_desc {
+	uint64_t addr;
+	uint32_t len;
+	uint16_t flags;
+	uint16_t next;
+} __attribute__((packed));
+_Static_assert(sizeof(struct split_desc) == 16, "virtio 1.2, 2.7.5");
+
+struct packed_desc {
+	uint64_t addr;
+	uint32_t len;
+	uint16_t id;
+	uint16_t flags;
+} __attribute__((packed));
+_Static_assert(sizeof(struct packed_desc) == 16, "virtio 1.2, 2.8.13");
+
+#define DESC_F_NEXT  0x0001
+#define DESC_F_WRITE 0x0002
+#define DESC_F_AVAIL 0x0080
+#define DESC_F_USED  0x8000
+
+#define AVAIL_F_NO_INTERRUPT 1
+#define EVENT_F_DISABLE	     1
+
+/* A command takes two descriptors: what the device reads, and its answer. */
+#define CTRL_DESCS 2
+#define CTRL_NUM   64
+#define DATA_MAX   6
+
+struct split_ring {
+	struct split_desc desc[CTRL_NUM];
+	struct {
+		uint16_t flags, idx, ring[CTRL_NUM], used_event;
+	} avail;
+	struct {
+		uint16_t flags, idx;
+		struct {
+			uint32_t id, len;
+		} ring[CTRL_NUM];
+		uint16_t avail_event;
+	} used __attribute__((aligned(4)));
+};
+
+struct packed_ring {
+	struct packed_desc desc[CTRL_NUM];
+	struct {
+		uint16_t off_wrap, flags;
+	} driver, device;
+};
+
+struct command {
+	uint8_t class, command, data[DATA_MAX];
+	uint8_t ack;
+};
+
+/* What the device sees of us. */
+struct ctrl_mem {
+	union {
+		struct split_ring split;
+		struct packed_ring packed;
+	};
+	struct command cmd;
+};
+
+static struct ctrl_mem *
+mem_of(struct virtio_ctrl *c)
+{
+	return c->mem.va;
+}
+
+static bool
+is_packed(const struct virtio_device *dev)
+{
+	return virtio_has(dev->negotiated, VIRTIO_RING_PACKED);
+}
+
+static uint64_t
+iova_of(const struct virtio_ctrl *c, size_t offset)
+{
+	return c->mem.iova + offset;
+}
+
+uint64_t
+virtio_ctrl_features(const struct virtio_device *dev)
+{
+	uint64_t hw = dev->hw_features;
+	uint64_t use = VIRTIO_BIT(VIRTIO_NET_CTRL_RX) | VIRTIO_BIT(VIRTIO_NET_CTRL_MAC_ADDR);
+
+	if (dev->hw.type != VIRTIO_ID_NET || !virtio_has(hw, VIRTIO_NET_CTRL_VQ))
+		return 0;
+	if (dev->nvqs > 2)
+		use |= VIRTIO_BIT(VIRTIO_NET_MQ);
+	return (hw & use) != 0 ? (hw & use) | VIRTIO_BIT(VIRTIO_NET_CTRL_VQ) : 0;
+}
+
+static int
+broken(struct virtio_device *dev, int err, const char *what)
+{
+	/* Nobody knows what it still does with the command: no other follows. */
+	dev->ctrl.on = false;
+	return vdpa_error(err, "%s: control queue: %s", dev->vdev.name, what);
+}
+
+/* Put the command's two parts into the ring and wait until the device has used them. */
+static int
+execute_split(struct virtio_device *dev, const uint64_t *addr, const uint32_t *len)
+{
+	struct virtio_ctrl *c = &dev->ctrl;
+	struct split_ring *ring = &mem_of(c)->split;
+	struct virtio_wait wait;
+	uint16_t used, id;
+
+	/* All of it again each time: what was there may not be ours any more. */
+	ring->desc[0] = (struct split_desc){.addr = rte_cpu_to_le_64(addr[0]),
+					    .len = rte_cpu_to_le_32(len[0]),
+					    .flags = RTE_LE16(DESC_F_NEXT),
+					    .next = RTE_LE16(1)};
+	ring->desc[1] = (struct split_desc){.addr = rte_cpu_to_le_64(addr[1]),
+					    .len = rte_cpu_to_le_32(len[1]),
+					    .flags = RTE_LE16(DESC_F_WRITE)};
+	ring->avail.ring[c->next % c->num] = 0;
+	__atomic_store_n(&ring->avail.idx, rte_cpu_to_le_16((uint16_t)(c->next + 1)),
+			 __ATOMIC_RELEASE);
+	rte_mb();
+	virtio_hw_kick(&dev->hw, c->idx, c->doorbell);
+	virtio_wait_start(&wait, dev->hw.timeout_ms);
+	for (;;) {
+		used = rte_le_to_cpu_16(__atomic_load_n(&ring->used.idx, __ATOMIC_ACQUIRE));
+		if (used != c->next)
+			break;
+		if (!virtio_wait(&wait))
+			return broken(dev, ETIMEDOUT, "the device does not answer in time");
+	}
+	if (used != (uint16_t)(c->next + 1))
+		return broken(dev, EPROTO, "the device uses what it was not given");
+	id = (uint16_t)rte_le_to_cpu_32(ring->used.ring[c->next % c->num].id);
+	if (id != 0)
+		return broken(dev, EPROTO, "the device uses a descriptor it was not given");
+	c->next++;
+	return 0;
+}
+
+static int
+execute_packed(struct virtio_device *dev, const uint64_t *addr, const uint32_t *len)
+{
+	struct virtio_ctrl *c = &dev->ctrl;
+	struct packed_ring *ring = &mem_of(c)->packed;
+	struct packed_desc *head = &ring->desc[c->next], *tail = &ring->desc[c->next + 1];
+	uint16_t avail = c->wrap ? DESC_F_AVAIL : DESC_F_USED;
+	uint16_t used = c->wrap ? DESC_F_AVAIL | DESC_F_USED : 0;
+	struct virtio_wait wait;
+	uint16_t flags;
+
+	*tail = (struct packed_desc){.addr = rte_cpu_to_le_64(addr[1]),
+				     .len = rte_cpu_to_le_32(len[1]),
+				     .id = rte_cpu_to_le_16(c->next),
+				     .flags = rte_cpu_to_le_16(avail | DESC_F_WRITE)};
+	head->addr = rte_cpu_to_le_64(addr[0]);
+	head->len = rte_cpu_to_le_32(len[0]);
+	head->id = rte_cpu_to_le_16(c->next);
+	__atomic_store_n(&head->flags, rte_cpu_to_le_16(avail | DESC_F_NEXT), __ATOMIC_RELEASE);
+	rte_mb();
+	virtio_hw_kick(&dev->hw, c->idx, c->doorbell);
+	virtio_wait_start(&wait, dev->hw.timeout_ms);
+	for (;;) {
+		flags = rte_le_to_cpu_16(__atomic_load_n(&head->flags, __ATOMIC_ACQUIRE));
+		if ((flags & (DESC_F_AVAIL | DESC_F_USED)) == used)
+			break;
+		if (!virtio_wait(&wait))
+			return broken(dev, ETIMEDOUT, "the device does not answer in time");
+	}
+	if (rte_le_to_cpu_16(head->id) != c->next)
+		return broken(dev, EPROTO, "the device uses a descriptor it was not given");
+	/* The size is a power of two: a command never lies across its end. */
+	c->next = (uint16_t)(c->next + CTRL_DESCS);
+	if (c->next == c->num) {
+		c->next = 0;
+		c->wrap = !c->wrap;
+	}
+	return 0;
+}
+
+/* Give a command and wait for its answer, within the device's time-out. */
+static int
+execute(struct virtio_device *dev, uint8_t class, uint8_t command, const void *data, size_t len)
+{
+	struct virtio_ctrl *c = &dev->ctrl;
+	struct command *cmd = &mem_of(c)->cmd;
+	const uint64_t addr[CTRL_DESCS] = {
+		iova_of(c, offsetof(struct ctrl_mem, cmd)),
+		iova_of(c, offsetof(struct ctrl_mem, cmd) + offsetof(struct command, ack)),
+	};
+	const uint32_t lens[CTRL_DESCS] = {
+		(uint32_t)(offsetof(struct command, data) + len),
+		sizeof(cmd->ack),
+	};
+	uint8_t ack;
+	int rc;
+
+	cmd->class = class;
+	cmd->command = command;
+	memcpy(cmd->data, data, len);
+	cmd->ack = ACK_NONE;
+	virtio_count(&c->commands);
+	rc = is_packed(dev) ? execute_packed(dev, addr, lens) : execute_split(dev, addr, lens);
+	if (rc < 0)
+		return rc;
+	ack = __atomic_load_n(&cmd->ack, __ATOMIC_RELAXED);
+	return ack == ACK_OK
+		       ? 0
+		       : vdpa_error(EIO,
+				    "%s: control queue: the device refuses command %u of class "
+				    "%u (answer 0x%02x)",
+				    dev->vdev.name, command, class, ack);
+}
+
+int
+virtio_ctrl_setup(struct virtio_device *dev)
+{
+	struct virtio_ctrl *c = &dev->ctrl;
+	struct virtio_hw_vq_info info;
+	struct virtio_hw_vq vq;
+	bool packed = is_packed(dev);
+	int rc;
+
+	c->on = false;
+	if (!virtio_has(dev->negotiated, VIRTIO_NET_CTRL_VQ))
+		return 0;
+	/* Behind the pairs that the device knows of us to know (5.1.2). */
+	c->idx = virtio_has(dev->negotiated, VIRTIO_NET_MQ) ? (uint16_t)(2 * dev->hw_pairs) : 2;
+	rc = virtio_hw_vq_info(&dev->hw, c->idx, &info);
+	if (rc < 0)
+		return rc;
+	if (info.num_max < CTRL_DESCS)
+		return vdpa_error(EPROTO, "%s: control queue %u: its size is %u", dev->vdev.name,
+				  c->idx, info.num_max);
+	c->num = (uint16_t)rte_align32prevpow2(RTE_MIN(info.num_max, (uint16_t)CTRL_NUM));
+	c->doorbell = info.doorbell;
+	rc = vdpa_dma_alloc(dev->vdev.dma, sizeof(struct ctrl_mem), &c->mem);
+	if (rc < 0)
+		return rc;
+	c->next = 0;
+	c->wrap = true;
+	c->pairs = 1;
+	if (packed)
+		mem_of(c)->packed.driver.flags = RTE_LE16(EVENT_F_DISABLE);
+	else if (!virtio_has(dev->negotiated, VIRTIO_RING_EVENT_IDX))
+		mem_of(c)->split.avail.flags = RTE_LE16(AVAIL_F_NO_INTERRUPT);
+	vq = (struct virtio_hw_vq){
+		.num = c->num,
+		.vector = VIRTIO_NO_VECTOR,
+		.desc = iova_of(c, 0),
+		.driver = iova_of(c, packed ? offsetof(struct ctrl_mem, packed.driver)
+					    : offsetof(struct ctrl_mem, split.avail)),
+		.device = iova_of(c, packed ? offsetof(struct ctrl_mem, packed.device)
+					    : offsetof(struct ctrl_mem, split.used)),
+	};
+	rc = virtio_hw_vq_enable(&dev->hw, c->idx, &vq);
+	/* The memory goes when the device is reset, which the failure leads to. */
+	c->on = rc == 0;
+	return rc;
+}
+
+/* Pairs from the first on that are ready and enabled; the device steers packets to that many. */
+static uint16_t
+pairs_in_use(const struct virtio_device *dev)
+{
+	const struct virtio_queue *q = dev->vqs;
+	uint16_t n = 0;
+
+	while (2 * n + 1 < dev->nvqs && q[2 * n].ready && q[2 * n].enabled && q[2 * n + 1].ready &&
+	       q[2 * n + 1].enabled)
+		n++;
+	return RTE_MAX(n, (uint16_t)1);
+}
+
+int
+virtio_ctrl_update_pairs(struct virtio_device *dev)
+{
+	struct virtio_ctrl *c = &dev->ctrl;
+	uint16_t pairs = pairs_in_use(dev), le = rte_cpu_to_le_16(pairs);
+	int rc;
+
+	if (!c->on || !virtio_has(dev->negotiated, VIRTIO_NET_MQ) || pairs == c->pairs)
+		return 0;
+	rc = execute(dev, CTRL_MQ, CTRL_MQ_PAIRS_SET, &le, sizeof(le));
+	if (rc == 0)
+		c->pairs = pairs;
+	return rc;
+}
+
+int
+virtio_ctrl_start(struct virtio_device *dev)
+{
+	const uint8_t on = 1;
+	int rc = 0;
+
+	if (!dev->ctrl.on)
+		return 0;
+	if (dev->has_mac)
+		rc = execute(dev, CTRL_MAC, CTRL_MAC_ADDR_SET, dev->mac, sizeof(dev->mac));
+	if (rc == 0)
+		rc = virtio_ctrl_update_pairs(dev);
+	if (rc < 0 || !virtio_has(dev->negotiated, VIRTIO_NET_CTRL_RX))
+		return rc;
+	rc = execute(dev, CTRL_RX, CTRL_RX_PROMISC, &on, sizeof(on));
+	if (rc == -EIO) {
+		/* Some functions may not: they deliver what is for their own address. */
+		VDPA_LOG(WARNING,
+			 "%s: not promiscuous: a guest that changes its MAC address gets "
+			 "no packets (%s)",
+			 dev->vdev.name, vdpa_error_message());
+		rc = 0;
+	}
+	return rc;
+}
+
+void
+virtio_ctrl_teardown(struct virtio_device *dev)
+{
+	dev->ctrl.on = false;
+	vdpa_dma_free(dev->vdev.dma, &dev->ctrl.mem);
+	dev->ctrl.mem = (struct vdpa_dma_buf){0};
+}

@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * A virtio device from reset to reset: which features belong to the guest and which to us, the
+ * order of a start, virtqueues that come late or go early, and what can be said of where they
+ * stand.
+ */
+
+#include <errno.h>
+#include <string.h>
+
+#include <rte_byteorder.h>
+#include <rte_common.h>
+
+#include "vdpa_log.h"
+#include "virtio.h"
+
+/* Configuration of a net device (virtio 1.2, 5.1.4): what this driver writes over. */
+#define NET_CONFIG_MAC	 0
+#define NET_CONFIG_PAIRS 8
+#define NET_CONFIG_MTU	 10
+
+int
+virtio_device_set_features(struct virtio_device *dev, uint64_t features)
+{
+	/* Ours to accept, whatever the guest does: an IOMMU stands between the device and all
+	 * memory, and queues come and go one by one where they can. */
+	uint64_t own = VIRTIO_BIT(VIRTIO_ACCESS_PLATFORM) | VIRTIO_BIT(VIRTIO_RING_RESET);
+	uint64_t ctrl = virtio_ctrl_features(dev);
+
+	if (!virtio_has(features, VIRTIO_VERSION_1))
+		return vdpa_error(EINVAL, "a driver without VIRTIO_F_VERSION_1 is not served");
+	/* The place of the control queue depends on it: as the guest has it. */
+	if (!virtio_has(features, VIRTIO_NET_MQ))
+		ctrl &= ~VIRTIO_BIT(VIRTIO_NET_MQ);
+	dev->features = features;
+	dev->negotiated = features | (dev->hw_features & own) | ctrl;
+	virtio_hw_set_features(&dev->hw, dev->negotiated);
+	return virtio_hw_check(&dev->hw);
+}
+
+/* Everything that must stand before the device may run; unwound by a reset. */
+static int
+prepare(struct virtio_device *dev)
+{
+	int rc = virtio_ctrl_setup(dev);
+
+	/* The control queue's doorbell is known only now. */
+	if (rc == 0)
+		virtio_hw_map_doorbells(&dev->hw);
+	if (rc == 0)
+		rc = vdpa_pci_set_bus_master(dev->hw.pci, true);
+	return rc;
+}
+
+static void
+kick(struct virtio_device *dev, uint16_t idx)
+{
+	virtio_hw_kick(&dev->hw, idx, dev->vqs[idx].info.doorbell);
+}
+
+void
+virtio_device_kick(struct virtio_device *dev, uint16_t idx)
+{
+	/* Not before DRIVER_OK (3.1.1): run() makes up for it. */
+	if (!__atomic_load_n(&dev->running, __ATOMIC_SEQ_CST))
+		return;
+	virtio_count(&dev->vqs[idx].kicks);
+	kick(dev, idx);
+}
+
+static int
+run(struct virtio_device *dev)
+{
+	/* From here on kicks go through; those that came before are made up for. */
+	__atomic_store_n(&dev->running, true, __ATOMIC_SEQ_CST);
+	for (uint16_t i = 0; i < dev->nvqs; i++) {
+		if (!dev->vqs[i].ready)
+			continue;
+		dev->vqs[i].ran = true;
+		kick(dev, i);
+	}
+	return virtio_ctrl_start(dev);
+}
+
+int
+virtio_device_set_status(struct virtio_device *dev, uint8_t status)
+{
+	bool starts = (status & VIRTIO_S_DRIVER_OK) != 0 && !dev->running;
+	int rc = starts ? prepare(dev) : 0;
+
+	if (rc < 0)
+		return rc;
+	virtio_hw_set_status(&dev->hw, status);
+	rc = virtio_hw_check(&dev->hw);
+	if (rc < 0)
+		return rc;
+	if (starts)
+		return run(dev);
+	/* The core looks whether the device has kept the bit. */
+	if ((status & VIRTIO_S_FEATURES_OK) != 0 && !dev->irq.on &&
+	    (virtio_hw_get_status(&dev->hw) & VIRTIO_S_FEATURES_OK) != 0)
+		return virtio_irq_setup(dev);
+	return 0;
+}
+
+int
+virtio_device_reset(struct virtio_device *dev)
+{
+	int rc;
+
+	__atomic_store_n(&dev->running, false, __ATOMIC_SEQ_CST);
+	rc = virtio_hw_reset(&dev->hw);
+	/* Eventfds and doorbells go in any case; memory of ours that the device knows stays with it
+	 * until it has let go. */
+	virtio_irq_teardown(dev);
+	virtio_hw_unmap_doorbells(&dev->hw);
+	dev->ctrl.on = false;
+	if (rc == 0) {
+		rc = vdpa_pci_set_bus_master(dev->hw.pci, false);
+		virtio_ctrl_teardown(dev);
+	}
+	for (uint16_t i = 0; i < dev->nvqs; i++) {
+		struct virtio_queue *q = &dev->vqs[i];
+
+		q->conf = (struct virtio_hw_vq){0};
+		q->ready = q->enabled = q->ran = false;
+	}
+	dev->features = dev->negotiated = 0;
+	return rc;
+}
+
+/* Virtqueues. */
+
+static int
+enable(struct virtio_device *dev, uint16_t idx)
+{
+	struct virtio_queue *q = &dev->vqs[idx];
+	int rc;
+
+	/* Without it the device has one pair, and perhaps its control queue in this place. */
+	if (dev->hw.type == VIRTIO_ID_NET && idx >= 2 && !virtio_has(dev->features, VIRTIO_NET_MQ))
+		return vdpa_error(EINVAL, "a second queue pair needs VIRTIO_NET_F_MQ");
+	if (q->conf.num > q->info.num_max)
+		return vdpa_error(EINVAL, "size %u, the device has %u", q->conf.num,
+				  q->info.num_max);
+	q->conf.vector = virtio_irq_vector(dev, idx);
+	rc = virtio_hw_vq_enable(&dev->hw, idx, &q->conf);
+	if (rc < 0)
+		return rc;
+	q->ready = q->enabled = true;
+	if (!dev->running)
+		return 0;
+	q->ran = true;
+	kick(dev, idx);
+	return virtio_ctrl_update_pairs(dev);
+}
+
+static int
+disable(struct virtio_device *dev, uint16_t idx)
+{
+	struct virtio_queue *q = &dev->vqs[idx];
+	int rc;
+
+	if (!virtio_has(dev->negotiated, VIRTIO_RING_RESET))
+		return vdpa_error(EOPNOTSUPP, "a queue of this device stops only with the device");
+	q->ready = false;
+	/* The device is told first: it is not to wait for buffers there. */
+	if (dev->running && virtio_ctrl_update_pairs(dev) < 0)
+		VDPA_LOG(WARNING, "%s", vdpa_error_message());
+	rc = virtio_hw_vq_reset(&dev->hw, idx);
+	if (rc < 0)
+		q->ready = true;
+	return rc;
+}
+
+int
+virtio_device_set_ready(struct virtio_device *dev, uint16_t idx, bool ready)
+{
+	if (dev->vqs[idx].ready == ready)
+		return 0;
+	return ready ? enable(dev, idx) : disable(dev, idx);
+}
+
+/*
+ * A device knows of no such thing, but for pairs of a net device. A queue that is disabled keeps
+ * its place in the ring, and the device goes on with what the guest puts there: nothing, as it has
+ * been told to use fewer pairs, or stops next.
+ */
+int
+virtio_device_set_enable(struct virtio_device *dev, uint16_t idx, bool on)
+{
+	struct virtio_queue *q = &dev->vqs[idx];
+	bool was = q->enabled;
+	int rc;
+
+	q->enabled = on;
+	rc = dev->running ? virtio_ctrl_update_pairs(dev) : 0;
+	if (rc < 0)
+		q->enabled = was;
+	return rc;
+}
+
+int
+virtio_device_check_state(const struct virtio_device *dev, const struct vdpa_vq_state *state)
+{
+	bool packed = virtio_has(dev->features, VIRTIO_RING_PACKED);
+	unsigned int at = packed ? state->packed.last_avail_idx : state->split.avail_index;
+
+	if (packed ? at == 0 && state->packed.last_used_idx == 0 &&
+			     state->packed.last_avail_counter == 1 &&
+			     state->packed.last_used_counter == 1
+		   : at == 0)
+		return 0;
+	return vdpa_error(EOPNOTSUPP,
+			  "starts at %u%s: a virtio device can only start at 0; migration needs "
+			  "shadow rings, which uvdpa does not have yet",
+			  at, packed ? " of a later lap" : "");
+}
+
+int
+virtio_device_get_state(struct virtio_device *dev, uint16_t idx, struct vdpa_vq_state *state)
+{
+	/* What was taken and not yet used is lost with a reset, and nothing says which it was. */
+	if (dev->vqs[idx].ran)
+		return vdpa_error(EOPNOTSUPP,
+				  "where it stopped is not known: a virtio device cannot tell");
+	*state = (struct vdpa_vq_state){0};
+	if (virtio_has(dev->features, VIRTIO_RING_PACKED))
+		state->packed.last_avail_counter = state->packed.last_used_counter = 1;
+	return 0;
+}
+
+/* Configuration. */
+
+/* Write a field of ours over what was read. */
+static void
+overlay(size_t offset, void *buf, size_t len, size_t at, const void *field, size_t size)
+{
+	for (size_t i = 0; i < size; i++)
+		if (at + i >= offset && at + i < offset + len)
+			((uint8_t *)buf)[at + i - offset] = ((const uint8_t *)field)[i];
+}
+
+int
+virtio_device_read_config(struct virtio_device *dev, size_t offset, void *buf, size_t len)
+{
+	uint16_t pairs = rte_cpu_to_le_16(dev->nvqs / 2), mtu = rte_cpu_to_le_16(dev->mtu);
+	int rc = virtio_hw_read_config(&dev->hw, (uint32_t)offset, buf, (uint32_t)len);
+
+	if (rc < 0 || dev->hw.type != VIRTIO_ID_NET)
+		return rc;
+	if (dev->has_mac)
+		overlay(offset, buf, len, NET_CONFIG_MAC, dev->mac, sizeof(dev->mac));
+	if (virtio_has(dev->offered, VIRTIO_NET_MQ))
+		overlay(offset, buf, len, NET_CONFIG_PAIRS, &pairs, sizeof(pairs));
+	if (dev->has_mtu)
+		overlay(offset, buf, len, NET_CONFIG_MTU, &mtu, sizeof(mtu));
+	return 0;
+}
+
+/* Statistics. */
+
+static int
+add_stat(struct vdpa_stat *stats, unsigned int n, int at, const char *name, uint64_t value)
+{
+	if ((unsigned int)at < n)
+		stats[at] = (struct vdpa_stat){.name = name, .value = value};
+	return at + 1;
+}
+
+int
+virtio_device_vq_stats(struct virtio_device *dev, uint16_t idx, struct vdpa_stat *stats,
+		       unsigned int n)
+{
+	struct virtio_queue *q = &dev->vqs[idx];
+	int i = 0;
+
+	i = add_stat(stats, n, i, "kicks_relayed", virtio_counted(&q->kicks));
+	return add_stat(stats, n, i, "call_swaps", virtio_counted(&q->call_swaps));
+}
+
+int
+virtio_device_stats(struct virtio_device *dev, struct vdpa_stat *stats, unsigned int n)
+{
+	uint64_t kicks = 0, swaps = 0;
+	int i = 0;
+
+	for (uint16_t q = 0; q < dev->nvqs; q++) {
+		kicks += virtio_counted(&dev->vqs[q].kicks);
+		swaps += virtio_counted(&dev->vqs[q].call_swaps);
+	}
+	i = add_stat(stats, n, i, "kicks_relayed", kicks);
+	i = add_stat(stats, n, i, "interrupts_relayed", virtio_counted(&dev->irq.relayed));
+	i = add_stat(stats, n, i, "call_swaps", swaps);
+	i = add_stat(stats, n, i, "vectors", __atomic_load_n(&dev->irq.n, __ATOMIC_RELAXED));
+	return add_stat(stats, n, i, "ctrl_commands", virtio_counted(&dev->ctrl.commands));
+}

@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Interrupts: which vector of the function serves which queue, and what it signals.
+ *
+ * The ladder. Vector 0 tells of the configuration; the queues share the n - 1 others, queue i has
+ * number 1 + i mod (n - 1). With as many as there are queues each has its own, and the guest's call
+ * eventfd goes straight to the function: no interrupt wakes us. A vector of several queues signals
+ * an eventfd of ours, and the control loop passes the signal on to each of them (an interrupt too
+ * many is harmless, virtio 1.2, 2.7.7). One vector serves all and the configuration; without any,
+ * the INTx line does, and the ISR status says which of the two it was. Each rung is taken only when
+ * the system and the device grant all of it.
+ *
+ * On the control loop run the handlers of our own eventfds. They take irq.lock and never the
+ * device's lock.
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <rte_common.h>
+
+#include "vdpa_log.h"
+#include "virtio.h"
+
+/* By how much the number of vectors falls with each rung that is not granted. */
+#define RUNG_FACTOR 2
+
+uint16_t
+virtio_irq_vector(const struct virtio_device *dev, uint16_t idx)
+{
+	if (dev->irq.n == 0)
+		return VIRTIO_NO_VECTOR;
+	return dev->irq.n == 1 ? 0 : (uint16_t)(1 + idx % (dev->irq.n - 1));
+}
+
+/* Whether a vector's signal is passed on by us. */
+static bool
+is_relayed(const struct virtio_device *dev, unsigned int vector)
+{
+	return dev->irq.vectors[vector].ev.fd >= 0;
+}
+
+static void
+signal_queues(struct virtio_device *dev, unsigned int vector)
+{
+	struct virtio_irq *irq = &dev->irq;
+
+	virtio_count(&irq->relayed);
+	pthread_mutex_lock(&irq->lock);
+	for (uint16_t i = 0; i < dev->nvqs; i++)
+		if (dev->vqs[i].call_fd >= 0 &&
+		    (irq->n <= 1 || virtio_irq_vector(dev, i) == vector))
+			vdpa_eventfd_signal(dev->vqs[i].call_fd);
+	pthread_mutex_unlock(&irq->lock);
+}
+
+/* The configuration has changed, or the device gives up, which it tells in the same way. */
+static void
+config_changed(struct virtio_device *dev)
+{
+	uint8_t status = virtio_hw_get_status(&dev->hw);
+
+	if (status == VIRTIO_S_GONE && !vdpa_pci_present(dev->hw.pci)) {
+		vdpa_device_fail(&dev->vdev, -1, vdpa_pci_error(dev->hw.pci), "%s",
+				 vdpa_pci_error_text(dev->hw.pci));
+		return;
+	}
+	if ((status & VIRTIO_S_NEEDS_RESET) != 0) {
+		vdpa_device_fail(&dev->vdev, -1, EIO, "the device says that it needs a reset");
+		return;
+	}
+	pthread_mutex_lock(&dev->irq.lock);
+	if (dev->irq.config_fd >= 0)
+		vdpa_eventfd_signal(dev->irq.config_fd);
+	pthread_mutex_unlock(&dev->irq.lock);
+}
+
+static void
+on_config_vector(struct vdpa_event *ev, uint32_t revents)
+{
+	struct virtio_vector *vector = ev->arg;
+
+	if (vdpa_eventfd_take(ev->fd))
+		config_changed(vector->dev);
+}
+
+static void
+on_shared_vector(struct vdpa_event *ev, uint32_t revents)
+{
+	struct virtio_vector *vector = ev->arg;
+	struct virtio_device *dev = vector->dev;
+
+	if (vdpa_eventfd_take(ev->fd))
+		signal_queues(dev, (unsigned int)(vector - dev->irq.vectors));
+}
+
+/* One vector for all: only the generation and the status tell about the configuration. */
+static void
+on_only_vector(struct vdpa_event *ev, uint32_t revents)
+{
+	struct virtio_vector *vector = ev->arg;
+	struct virtio_device *dev = vector->dev;
+	uint8_t generation;
+
+	if (!vdpa_eventfd_take(ev->fd))
+		return;
+	signal_queues(dev, 0);
+	generation = virtio_hw_get_generation(&dev->hw);
+	if (generation != dev->irq.generation ||
+	    (virtio_hw_get_status(&dev->hw) & VIRTIO_S_NEEDS_RESET) != 0) {
+		dev->irq.generation = generation;
+		config_changed(dev);
+	}
+}
+
+static void
+on_line(struct vdpa_event *ev, uint32_t revents)
+{
+	struct virtio_vector *vector = ev->arg;
+	struct virtio_device *dev = vector->dev;
+	uint8_t isr;
+	int rc;
+
+	if (!vdpa_eventfd_take(ev->fd))
+		return;
+	isr = virtio_hw_isr(&dev->hw);
+	if ((isr & VIRTIO_ISR_QUEUE) != 0)
+		signal_queues(dev, 0);
+	if ((isr & VIRTIO_ISR_CONFIG) != 0)
+		config_changed(dev);
+	rc = vdpa_pci_intx_unmask(dev->hw.pci);
+	if (rc < 0)
+		vdpa_device_fail(&dev->vdev, -1, rc, "the interrupt line is not unmasked: %s",
+				 strerror(-rc));
+}
+
+static int
+add_event(struct virtio_device *dev, unsigned int vector,
+	  void (*handler)(struct vdpa_event *ev, uint32_t revents))
+{
+	struct virtio_vector *v = &dev->irq.vectors[vector];
+	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), rc;
+
+	if (fd < 0)
+		return vdpa_error(errno, "%s: eventfd: %s", dev->vdev.name, strerror(errno));
+	v->ev = (struct vdpa_event){.fd = fd, .events = EPOLLIN, .handler = handler, .arg = v};
+	rc = vdpa_event_add(vdpa_event_loop_control(), &v->ev);
+	if (rc < 0) {
+		v->ev.fd = -1;
+		close(fd);
+		return vdpa_error(rc, "%s: event loop: %s", dev->vdev.name, strerror(-rc));
+	}
+	return 0;
+}
+
+/* Nothing is signalled any more when this returns. */
+static void
+let_go(struct virtio_device *dev)
+{
+	struct virtio_irq *irq = &dev->irq;
+	unsigned int n = RTE_MAX(irq->n, 1u);
+
+	if (irq->vectors == NULL)
+		return;
+	if (irq->n > 0)
+		vdpa_pci_msix_disable(dev->hw.pci);
+	else if (irq->on)
+		vdpa_pci_intx_set(dev->hw.pci, -1);
+	for (unsigned int i = 0; i < n; i++) {
+		if (irq->vectors[i].ev.fd < 0)
+			continue;
+		vdpa_event_del(&irq->vectors[i].ev);
+		close(irq->vectors[i].ev.fd);
+	}
+	free(irq->vectors);
+	irq->vectors = NULL;
+	__atomic_store_n(&irq->n, 0, __ATOMIC_RELAXED);
+	irq->on = false;
+}
+
+static int
+alloc_vectors(struct virtio_device *dev, unsigned int n)
+{
+	struct virtio_irq *irq = &dev->irq;
+
+	irq->vectors = calloc(RTE_MAX(n, 1u), sizeof(irq->vectors[0]));
+	if (irq->vectors == NULL)
+		return vdpa_error(ENOMEM, "%s: out of memory", dev->vdev.name);
+	for (unsigned int i = 0; i < RTE_MAX(n, 1u); i++) {
+		irq->vectors[i].dev = dev;
+		irq->vectors[i].ev.fd = -1;
+	}
+	__atomic_store_n(&irq->n, n, __ATOMIC_RELAXED);
+	return 0;
+}
+
+/* Ask the device for all of them now, when another rung can still be taken. */
+static int
+program_vectors(struct virtio_device *dev)
+{
+	int rc = virtio_hw_config_vector(&dev->hw, 0);
+
+	for (uint16_t i = 0; rc == 0 && i < dev->nvqs; i++)
+		rc = virtio_hw_vq_vector(&dev->hw, i, virtio_irq_vector(dev, i));
+	return rc;
+}
+
+/* A rung of n vectors; with less than all it needs it is not taken. */
+static int
+try_vectors(struct virtio_device *dev, unsigned int n)
+{
+	struct virtio_irq *irq = &dev->irq;
+	int rc;
+
+	rc = vdpa_pci_msix_enable(dev->hw.pci, n);
+	if (rc < 0)
+		return rc;
+	rc = alloc_vectors(dev, n);
+	if (rc < 0) {
+		vdpa_pci_msix_disable(dev->hw.pci);
+		return rc;
+	}
+	rc = program_vectors(dev);
+	if (rc == 0)
+		rc = add_event(dev, 0, n == 1 ? on_only_vector : on_config_vector);
+	/* Vector v serves the queues v - 1, v - 1 + (n - 1), ... */
+	for (unsigned int v = 1; rc == 0 && v < n && v - 1 + (n - 1) < dev->nvqs; v++)
+		rc = add_event(dev, v, on_shared_vector);
+	for (unsigned int v = 0; rc == 0 && v < n && is_relayed(dev, v); v++)
+		rc = vdpa_pci_msix_set(dev->hw.pci, v, irq->vectors[v].ev.fd);
+	if (rc < 0)
+		let_go(dev);
+	return rc;
+}
+
+static int
+try_line(struct virtio_device *dev)
+{
+	int rc = alloc_vectors(dev, 0);
+
+	if (rc == 0)
+		rc = add_event(dev, 0, on_line);
+	if (rc == 0) {
+		rc = vdpa_pci_intx_set(dev->hw.pci, dev->irq.vectors[0].ev.fd);
+		if (rc == -EOPNOTSUPP)
+			rc = vdpa_error(ENOSPC,
+					"%s: %s: has neither vectors enough nor an interrupt line",
+					dev->vdev.name, vdpa_pci_name(dev->hw.pci));
+	}
+	if (rc < 0)
+		let_go(dev);
+	return rc;
+}
+
+int
+virtio_irq_setup(struct virtio_device *dev)
+{
+	struct virtio_irq *irq = &dev->irq;
+	unsigned int all = dev->nvqs + 1u, n;
+	int rc = -ENOSPC;
+
+	n = RTE_MIN(vdpa_pci_nr_vectors(dev->hw.pci), irq->limit);
+	n = RTE_MIN(n, all);
+	for (; n > 0 && rc == -ENOSPC; n /= RUNG_FACTOR) {
+		rc = try_vectors(dev, n);
+		if (rc == 0)
+			break;
+		if (rc == -ENOSPC)
+			VDPA_LOG(INFO, "%s: %u vectors are not to be had: %s", dev->vdev.name, n,
+				 vdpa_error_message());
+	}
+	if (rc == -ENOSPC)
+		rc = try_line(dev);
+	if (rc < 0)
+		return rc;
+	irq->on = true;
+	irq->generation = virtio_hw_get_generation(&dev->hw);
+	if (irq->n == 0)
+		VDPA_LOG(NOTICE,
+			 "%s: no MSI-X vectors: %u queues share the interrupt line, by way "
+			 "of this process",
+			 dev->vdev.name, dev->nvqs);
+	else if (irq->n < all)
+		VDPA_LOG(NOTICE,
+			 "%s: %u vectors for %u queues and the configuration: interrupts of "
+			 "queues that share one go by way of this process",
+			 dev->vdev.name, irq->n, dev->nvqs);
+	return 0;
+}
+
+void
+virtio_irq_teardown(struct virtio_device *dev)
+{
+	struct virtio_irq *irq = &dev->irq;
+
+	let_go(dev);
+	pthread_mutex_lock(&irq->lock);
+	irq->config_fd = -1;
+	for (uint16_t i = 0; i < dev->nvqs; i++)
+		dev->vqs[i].call_fd = -1;
+	pthread_mutex_unlock(&irq->lock);
+}
+
+int
+virtio_irq_set_call(struct virtio_device *dev, uint16_t idx, int fd)
+{
+	struct virtio_queue *q = &dev->vqs[idx];
+	unsigned int vector = virtio_irq_vector(dev, idx);
+	int rc;
+
+	/* The function first: the old one is closed once this returns without an error. */
+	if (dev->irq.n > 0 && !is_relayed(dev, vector)) {
+		rc = vdpa_pci_msix_set(dev->hw.pci, vector, fd);
+		if (rc < 0)
+			return rc;
+	}
+	pthread_mutex_lock(&dev->irq.lock);
+	q->call_fd = fd;
+	pthread_mutex_unlock(&dev->irq.lock);
+	if (q->ran && q->ready) {
+		virtio_count(&q->call_swaps);
+		/* One that came in between reached neither. */
+		if (fd >= 0)
+			vdpa_eventfd_signal(fd);
+	}
+	return 0;
+}
+
+void
+virtio_irq_set_config(struct virtio_device *dev, int fd)
+{
+	pthread_mutex_lock(&dev->irq.lock);
+	dev->irq.config_fd = fd;
+	pthread_mutex_unlock(&dev->irq.lock);
+}
+
+int
+virtio_irq_init(struct virtio_device *dev)
+{
+	dev->irq.config_fd = -1;
+	return -pthread_mutex_init(&dev->irq.lock, NULL);
+}
+
+void
+virtio_irq_free(struct virtio_device *dev)
+{
+	let_go(dev);
+	pthread_mutex_destroy(&dev->irq.lock);
+}

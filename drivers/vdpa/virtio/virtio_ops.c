@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The config ops of a virtio-pci function: each hands over to the registers (virtio_hw_*) or to
+ * what needs more than one of them (virtio_device_*, virtio_irq_*). doc/driver-guide.md goes
+ * through it.
+ *
+ * What the core has checked by now is not checked again: queue indexes, the order of steps, sizes
+ * within get_vq_num_max(), rings within guest memory, features within get_device_features().
+ */
+
+#include <errno.h>
+
+#include <rte_common.h>
+
+#include "virtio.h"
+
+#define PCI_VENDOR_REDHAT 0x1af4
+
+/* Virtqueues. */
+
+static int
+virtio_vdpa_set_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
+			   uint64_t device)
+{
+	struct virtio_hw_vq *conf = &virtio_dev(vdev)->vqs[idx].conf;
+
+	conf->desc = desc;
+	conf->driver = driver;
+	conf->device = device;
+	return 0;
+}
+
+static int
+virtio_vdpa_set_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num)
+{
+	virtio_dev(vdev)->vqs[idx].conf.num = (uint16_t)num;
+	return 0;
+}
+
+static void
+virtio_vdpa_kick_vq(struct vdpa_device *vdev, uint16_t idx)
+{
+	virtio_device_kick(virtio_dev(vdev), idx);
+}
+
+static int
+virtio_vdpa_set_vq_cb(struct vdpa_device *vdev, uint16_t idx, int fd)
+{
+	return virtio_irq_set_call(virtio_dev(vdev), idx, fd);
+}
+
+static int
+virtio_vdpa_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
+{
+	return virtio_device_set_ready(virtio_dev(vdev), idx, ready);
+}
+
+static bool
+virtio_vdpa_get_vq_ready(struct vdpa_device *vdev, uint16_t idx)
+{
+	return virtio_dev(vdev)->vqs[idx].ready;
+}
+
+static int
+virtio_vdpa_set_vq_enable(struct vdpa_device *vdev, uint16_t idx, bool enable)
+{
+	return virtio_device_set_enable(virtio_dev(vdev), idx, enable);
+}
+
+static int
+virtio_vdpa_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state)
+{
+	return virtio_device_check_state(virtio_dev(vdev), state);
+}
+
+static int
+virtio_vdpa_get_vq_state(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
+{
+	return virtio_device_get_state(virtio_dev(vdev), idx, state);
+}
+
+static int
+virtio_vdpa_reset_vq(struct vdpa_device *vdev, uint16_t idx)
+{
+	return virtio_device_set_ready(virtio_dev(vdev), idx, false);
+}
+
+static int
+virtio_vdpa_get_vendor_vq_stats(struct vdpa_device *vdev, uint16_t idx, struct vdpa_stat *stats,
+				unsigned int n)
+{
+	return virtio_device_vq_stats(virtio_dev(vdev), idx, stats, n);
+}
+
+static int
+virtio_vdpa_get_vq_notification(struct vdpa_device *vdev, uint16_t idx,
+				struct vdpa_notification_area *area)
+{
+	struct virtio_device *dev = virtio_dev(vdev);
+
+	return virtio_hw_doorbell_page(&dev->hw, dev->vqs[idx].info.doorbell, area);
+}
+
+static uint32_t
+virtio_vdpa_get_vq_size(struct vdpa_device *vdev, uint16_t idx)
+{
+	struct virtio_device *dev = virtio_dev(vdev);
+
+	return RTE_MIN(dev->vqs[idx].info.num_max, dev->num_max);
+}
+
+/* The device. */
+
+static uint16_t
+virtio_vdpa_get_vq_count(struct vdpa_device *vdev)
+{
+	return virtio_dev(vdev)->nvqs;
+}
+
+static uint32_t
+virtio_vdpa_get_vq_align(struct vdpa_device *vdev)
+{
+	return 16;
+}
+
+static uint16_t
+virtio_vdpa_get_vq_num_max(struct vdpa_device *vdev)
+{
+	return virtio_dev(vdev)->num_max;
+}
+
+static uint64_t
+virtio_vdpa_get_device_features(struct vdpa_device *vdev)
+{
+	return virtio_dev(vdev)->offered;
+}
+
+static uint64_t
+virtio_vdpa_get_backend_features(struct vdpa_device *vdev)
+{
+	bool late = virtio_has(virtio_dev(vdev)->hw_features, VIRTIO_RING_RESET);
+
+	return late ? VIRTIO_BIT(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK) : 0;
+}
+
+static int
+virtio_vdpa_set_driver_features(struct vdpa_device *vdev, uint64_t features)
+{
+	return virtio_device_set_features(virtio_dev(vdev), features);
+}
+
+static uint64_t
+virtio_vdpa_get_driver_features(struct vdpa_device *vdev)
+{
+	return virtio_dev(vdev)->features;
+}
+
+static int
+virtio_vdpa_set_config_cb(struct vdpa_device *vdev, int fd)
+{
+	virtio_irq_set_config(virtio_dev(vdev), fd);
+	return 0;
+}
+
+static uint32_t
+virtio_vdpa_get_device_id(struct vdpa_device *vdev)
+{
+	return virtio_dev(vdev)->hw.type;
+}
+
+static uint32_t
+virtio_vdpa_get_vendor_id(struct vdpa_device *vdev)
+{
+	return PCI_VENDOR_REDHAT;
+}
+
+static uint8_t
+virtio_vdpa_get_status(struct vdpa_device *vdev)
+{
+	return virtio_hw_get_status(&virtio_dev(vdev)->hw);
+}
+
+static int
+virtio_vdpa_set_status(struct vdpa_device *vdev, uint8_t status)
+{
+	return virtio_device_set_status(virtio_dev(vdev), status);
+}
+
+static int
+virtio_vdpa_reset(struct vdpa_device *vdev)
+{
+	return virtio_device_reset(virtio_dev(vdev));
+}
+
+/* Configuration. */
+
+static size_t
+virtio_vdpa_get_config_size(struct vdpa_device *vdev)
+{
+	return virtio_dev(vdev)->config_size;
+}
+
+static int
+virtio_vdpa_get_config(struct vdpa_device *vdev, size_t offset, void *buf, size_t len)
+{
+	return virtio_device_read_config(virtio_dev(vdev), offset, buf, len);
+}
+
+static int
+virtio_vdpa_set_config(struct vdpa_device *vdev, size_t offset, const void *buf, size_t len)
+{
+	struct virtio_hw *hw = &virtio_dev(vdev)->hw;
+
+	/* All of it is read-only there (5.1.4). */
+	if (hw->type == VIRTIO_ID_NET)
+		return -EOPNOTSUPP;
+	return virtio_hw_write_config(hw, (uint32_t)offset, buf, (uint32_t)len);
+}
+
+static uint32_t
+virtio_vdpa_get_generation(struct vdpa_device *vdev)
+{
+	return virtio_hw_get_generation(&virtio_dev(vdev)->hw);
+}
+
+static int
+virtio_vdpa_get_stats(struct vdpa_device *vdev, struct vdpa_stat *stats, unsigned int n)
+{
+	return virtio_device_stats(virtio_dev(vdev), stats, n);
+}
+
+const struct vdpa_config_ops virtio_vdpa_ops = {
+	.set_vq_address = virtio_vdpa_set_vq_address,
+	.set_vq_num = virtio_vdpa_set_vq_num,
+	.kick_vq = virtio_vdpa_kick_vq,
+	.set_vq_cb = virtio_vdpa_set_vq_cb,
+	.set_vq_ready = virtio_vdpa_set_vq_ready,
+	.get_vq_ready = virtio_vdpa_get_vq_ready,
+	.set_vq_enable = virtio_vdpa_set_vq_enable,
+	.set_vq_state = virtio_vdpa_set_vq_state,
+	.get_vq_state = virtio_vdpa_get_vq_state,
+	.reset_vq = virtio_vdpa_reset_vq,
+	.get_vendor_vq_stats = virtio_vdpa_get_vendor_vq_stats,
+	.get_vq_notification = virtio_vdpa_get_vq_notification,
+	.get_vq_size = virtio_vdpa_get_vq_size,
+	.get_vq_count = virtio_vdpa_get_vq_count,
+	.get_vq_align = virtio_vdpa_get_vq_align,
+	.get_vq_num_max = virtio_vdpa_get_vq_num_max,
+	.get_device_features = virtio_vdpa_get_device_features,
+	.get_backend_features = virtio_vdpa_get_backend_features,
+	.set_driver_features = virtio_vdpa_set_driver_features,
+	.get_driver_features = virtio_vdpa_get_driver_features,
+	.set_config_cb = virtio_vdpa_set_config_cb,
+	.get_device_id = virtio_vdpa_get_device_id,
+	.get_vendor_id = virtio_vdpa_get_vendor_id,
+	.get_status = virtio_vdpa_get_status,
+	.set_status = virtio_vdpa_set_status,
+	.reset = virtio_vdpa_reset,
+	.get_config_size = virtio_vdpa_get_config_size,
+	.get_config = virtio_vdpa_get_config,
+	.set_config = virtio_vdpa_set_config,
+	.get_generation = virtio_vdpa_get_generation,
+	.get_stats = virtio_vdpa_get_stats,
+	.free = virtio_device_free,
+};

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * A modern virtio-pci function in memory, on fake_pci: the register file of virtio 1.2, 4.1.4, and
+ * a control queue that answers, or does what it should not. Data queues are only registers. Include
+ * it after cmocka.h.
+ */
+
+#ifndef FAKE_VIRTIO_H
+#define FAKE_VIRTIO_H
+
+#include "fake_pci.h"
+
+#define FAKE_VIRTIO_VQS	      12
+#define FAKE_VIRTIO_BAR	      4
+#define FAKE_VIRTIO_BAR_SIZE  0x10000
+#define FAKE_VIRTIO_ISR	      0x1000
+#define FAKE_VIRTIO_CONFIG    0x2000
+#define FAKE_VIRTIO_NOTIFY    0x4000
+#define FAKE_VIRTIO_NO_VECTOR 0xffff
+
+/* How the control queue behaves. */
+enum fake_virtio_ctrl {
+	FAKE_CTRL_ANSWERS,
+	FAKE_CTRL_SILENT,   /* never uses the command */
+	FAKE_CTRL_REFUSES,  /* answers that it failed */
+	FAKE_CTRL_JUMPS,    /* the used index goes further than what was given */
+	FAKE_CTRL_WRONG_ID, /* uses a descriptor that it was not given */
+	FAKE_CTRL_NO_ACK,   /* uses the command without writing an answer */
+};
+
+struct fake_virtio_vq {
+	uint16_t size_max, size, vector, enable, notify_off, reset;
+	uint64_t desc, driver, device;
+	unsigned int kicks; /* doorbells that came as accesses, not by memory */
+};
+
+struct fake_virtio {
+	struct fake_pci pci;
+	uint64_t features, driver_features;
+	uint32_t device_select, driver_select;
+	uint16_t config_vector, num_queues, queue_select;
+	uint8_t status, generation, isr;
+	uint32_t multiplier;
+	struct fake_virtio_vq vq[FAKE_VIRTIO_VQS];
+
+	/* Faults. */
+	bool never_resets;	 /* the status stays */
+	bool resets_by_function; /* but for a reset of the function */
+	bool refuses_features;
+	bool never_enables;
+	bool never_resets_vq;
+	unsigned int vectors_granted; /* others read back as not granted */
+
+	/* The control queue. */
+	enum fake_virtio_ctrl ctrl;
+	uint16_t ctrl_idx, ctrl_at; /* ctrl_at: avail index, or slot */
+	bool ctrl_wrap;
+	unsigned int commands;
+	uint16_t pairs;
+	bool promisc;
+	uint8_t mac[6];
+};
+
+/* A net function "fake/NAME" of pairs queue pairs and a control queue behind them, doorbells four
+ * bytes apart and not to be mapped, vectors for all. */
+void fake_virtio_init(struct fake_virtio *v, const char *name, uint16_t pairs);
+/* The same with doorbells multiplier bytes apart, mappable or not. */
+void fake_virtio_init_doorbells(struct fake_virtio *v, const char *name, uint16_t pairs,
+				uint32_t multiplier, bool mappable);
+void fake_virtio_fini(struct fake_virtio *v);
+/* The configuration space has changed: raise its vector, or the line. */
+void fake_virtio_change_config(struct fake_virtio *v, uint8_t status);
+/* A queue has used buffers. Whether anybody was told. */
+bool fake_virtio_interrupt(struct fake_virtio *v, uint16_t idx);
+/* The capability of that kind in configuration space, to change what it says. */
+uint8_t *fake_virtio_cap(struct fake_virtio *v, uint8_t type);
+
+#endif /* FAKE_VIRTIO_H */
