@@ -17,7 +17,7 @@
 #include <rte_byteorder.h>
 #include <rte_bitops.h>
 
-#include "fault.h"
+#include "model_fault.h"
 #include "model_device.h"
 #include "vdpa_log.h"
 

@@ -24,7 +24,7 @@
 #include <rte_bitops.h>
 #include <rte_common.h>
 
-#include "fault.h"
+#include "model_fault.h"
 #include "model_device.h"
 #include "vdpa_log.h"
 

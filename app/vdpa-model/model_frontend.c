@@ -20,7 +20,7 @@
 #include <rte_common.h>
 #include <rte_lcore.h>
 
-#include "fault.h"
+#include "model_fault.h"
 #include "model.h"
 #include "model_device.h"
 #include "vdpa_log.h"
@@ -156,10 +156,12 @@ vfio_user_remove(struct vdpa_device *vdev)
 	pthread_mutex_lock(&devices_lock);
 	TAILQ_REMOVE(&devices, md, next);
 	pthread_mutex_unlock(&devices_lock);
-	vfu_server_destroy(md->server);
+	vfu_server_stop(md->server);
 	vdpa_set_drvdata(vdev, NULL);
 	model_faults_fini(md);
+	/* Tasks may hang up once more. */
 	model_device_fini(md);
+	vfu_server_destroy(md->server);
 	doorbells_fini(&md->doorbells);
 	vp_fini(&md->vp);
 	free(md->path);

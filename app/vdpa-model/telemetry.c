@@ -12,7 +12,7 @@
 #include <rte_telemetry.h>
 #include <rte_version.h>
 
-#include "fault.h"
+#include "model_fault.h"
 #include "model.h"
 #include "vdpa.h"
 #include "vdpa_args.h"

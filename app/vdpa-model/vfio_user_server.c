@@ -22,7 +22,7 @@
 
 #include <rte_common.h>
 
-#include "fault.h"
+#include "model_fault.h"
 #include "vdpa.h"
 #include "vdpa_args.h"
 #include "vdpa_log.h"
@@ -354,6 +354,43 @@ open_socket(struct vfu_server *s)
 	return 0;
 }
 
+static int
+hang_up_call(void *arg)
+{
+	hang_up(arg);
+	return 0;
+}
+
+static void
+close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+void
+vfu_server_stop(struct vfu_server *s)
+{
+	vdpa_event_del(&s->listener);
+	vdpa_event_loop_call(s->params.loop, hang_up_call, s);
+	vdpa_event_del(&s->delay);
+	close_fd(&s->listener.fd);
+	close_fd(&s->delay.fd);
+	if (s->bound)
+		unlink(s->addr.sun_path);
+	s->bound = false;
+}
+
+void
+vfu_server_destroy(struct vfu_server *s)
+{
+	if (s == NULL)
+		return;
+	vfu_server_stop(s);
+	free(s);
+}
+
 int
 vfu_server_create(const struct vfu_params *params, struct vfu_server **out)
 {
@@ -392,28 +429,4 @@ vfu_server_create(const struct vfu_params *params, struct vfu_server **out)
 err:
 	vfu_server_destroy(s);
 	return rc;
-}
-
-static int
-hang_up_call(void *arg)
-{
-	hang_up(arg);
-	return 0;
-}
-
-void
-vfu_server_destroy(struct vfu_server *s)
-{
-	if (s == NULL)
-		return;
-	vdpa_event_del(&s->listener);
-	vdpa_event_loop_call(s->params.loop, hang_up_call, s);
-	vdpa_event_del(&s->delay);
-	if (s->listener.fd >= 0)
-		close(s->listener.fd);
-	if (s->delay.fd >= 0)
-		close(s->delay.fd);
-	if (s->bound)
-		unlink(s->addr.sun_path);
-	free(s);
 }

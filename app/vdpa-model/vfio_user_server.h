@@ -65,7 +65,10 @@ struct vfu_params {
 /* 0; -EEXIST for a path that somebody listens on, -EINVAL for one that is too long or no socket,
  * else what the system says. */
 int vfu_server_create(const struct vfu_params *params, struct vfu_server **out);
-/* Hang up on the client, remove the socket. Not on the loop. NULL: no-op. */
+/* Hang up on the client, remove the socket: on return the device is called no more. Not on the
+ * loop. */
+void vfu_server_stop(struct vfu_server *s);
+/* Stop it and free it. NULL: no-op. */
 void vfu_server_destroy(struct vfu_server *s);
 /* Hang up on the client. On the loop; the device is told before it returns. */
 void vfu_server_disconnect(struct vfu_server *s);

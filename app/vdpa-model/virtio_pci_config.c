@@ -16,7 +16,7 @@
 #include <rte_byteorder.h>
 #include <rte_common.h>
 
-#include "fault.h"
+#include "model_fault.h"
 #include "virtio_pci.h"
 #include "virtio_pci_priv.h"
 

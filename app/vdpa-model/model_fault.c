@@ -11,7 +11,7 @@
 
 #include <rte_common.h>
 
-#include "fault.h"
+#include "model_fault.h"
 #include "vdpa_args.h"
 
 static const struct {
