@@ -163,6 +163,20 @@ void vdpa_session_vq_detach(struct vdpa_device *vdev, uint16_t idx);
 /* Stop whatever runs: reset, forget memory and queues. The state is IDLE, or FAILED when the reset
  * fails. */
 int vdpa_session_stop(struct vdpa_device *vdev);
+/* vdpa_device_start() under the lock, from any state; what it began is undone when it fails. */
+int vdpa_session_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf);
+/* Every step of one queue, to ready. Unwound by vdpa_session_stop() or vdpa_session_undo_vq(). */
+int vdpa_session_setup_vq(struct vdpa_device *vdev, uint16_t idx,
+			  const struct vdpa_vq_config *conf);
+void vdpa_session_undo_vq(struct vdpa_device *vdev, uint16_t idx);
+/* Bring kicks of fd to the queue, by the device itself where it can, else by the relay; -1: no
+ * longer. */
+int vdpa_session_attach_kick(struct vdpa_device *vdev, uint16_t idx, int fd);
+int vdpa_session_attach_call(struct vdpa_device *vdev, uint16_t idx, int fd);
+
+/* session_vq.c: whether the device was stopped as a whole, and not all of its queues have been told
+ * yet. Under the lock. */
+bool vdpa_session_any_halted(const struct vdpa_device *vdev);
 
 /* bus.c */
 int vdpa_bus_add(struct vdpa_device *vdev);

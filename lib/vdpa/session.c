@@ -2,8 +2,9 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * A session: from vdpa_device_start() to vdpa_device_stop(), and what may change in between
- * (queues, eventfds, memory, dirty log). Built from the steps of status.c; owns the kick relays.
+ * A session: from vdpa_device_start() to vdpa_device_stop(), and what may change of the device in
+ * between (memory, dirty log); of its queues, see session_vq.c. Built from the steps of status.c;
+ * owns the kick relays.
  */
 
 #include <errno.h>
@@ -13,17 +14,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <linux/virtio_config.h>
-
 #include "device_priv.h"
 #include "vdpa_log.h"
-
-#ifndef VIRTIO_F_RING_PACKED
-#define VIRTIO_F_RING_PACKED 34
-#endif
-#ifndef VIRTIO_F_RING_RESET
-#define VIRTIO_F_RING_RESET 40
-#endif
 
 /* The fallback for doorbells that cannot be given away: one read, one op call for a kick. */
 static void
@@ -49,9 +41,8 @@ vdpa_session_vq_detach(struct vdpa_device *vdev, uint16_t idx)
 	vdpa_event_del(&vdev->core->vqs[idx].relay);
 }
 
-/* Bring kicks of fd to the queue: by the device itself where it can, else by the relay. */
-static int
-attach_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
+int
+vdpa_session_attach_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
 {
 	struct vdpa_core_vq *vq = &vdev->core->vqs[idx];
 
@@ -66,15 +57,14 @@ attach_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
 		       vdpa_event_add(vdpa_event_loop_control(), &vq->relay));
 }
 
-static int
-attach_call(struct vdpa_device *vdev, uint16_t idx, int fd)
+int
+vdpa_session_attach_call(struct vdpa_device *vdev, uint16_t idx, int fd)
 {
 	return VDPA_OP(vdev, idx, "set_vq_cb", vdev->config->set_vq_cb(vdev, idx, fd));
 }
 
-/* Every step of one queue, to ready. Unwound by vdpa_session_stop() or undo_vq(). */
-static int
-setup_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf)
+int
+vdpa_session_setup_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf)
 {
 	const struct vdpa_config_ops *ops = vdev->config;
 	int rc;
@@ -90,9 +80,9 @@ setup_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *co
 				     ? ops->set_vq_inflight(vdev, idx, &conf->inflight)
 				     : -EOPNOTSUPP);
 	if (rc == 0)
-		rc = attach_call(vdev, idx, conf->call_fd);
+		rc = vdpa_session_attach_call(vdev, idx, conf->call_fd);
 	if (rc == 0)
-		rc = attach_kick(vdev, idx, conf->kick_fd);
+		rc = vdpa_session_attach_kick(vdev, idx, conf->kick_fd);
 	if (rc == 0 && (conf->enabled || ops->set_vq_enable != NULL))
 		rc = vdpa_step_vq_ready(vdev, idx, true);
 	if (rc == 0 && !conf->enabled && ops->set_vq_enable != NULL)
@@ -102,15 +92,15 @@ setup_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *co
 	return rc;
 }
 
-static void
-undo_vq(struct vdpa_device *vdev, uint16_t idx)
+void
+vdpa_session_undo_vq(struct vdpa_device *vdev, uint16_t idx)
 {
 	struct vdpa_core_vq *vq = &vdev->core->vqs[idx];
 
 	if (vq->ready)
 		vdpa_step_vq_ready(vdev, idx, false);
-	attach_kick(vdev, idx, -1);
-	attach_call(vdev, idx, -1);
+	vdpa_session_attach_kick(vdev, idx, -1);
+	vdpa_session_attach_call(vdev, idx, -1);
 	vq->conf = (struct vdpa_vq_config){.kick_fd = -1, .call_fd = -1};
 }
 
@@ -124,8 +114,8 @@ vdpa_session_stop(struct vdpa_device *vdev)
 	return vdpa_step_reset(vdev);
 }
 
-static int
-session_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf)
+int
+vdpa_session_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf)
 {
 	const struct vdpa_config_ops *ops = vdev->config;
 	uint8_t status = 0;
@@ -145,7 +135,7 @@ session_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf)
 		rc = vdpa_step_map(vdev, 0, conf->iotlb);
 	for (uint16_t i = 0; rc == 0 && i < conf->nvqs; i++)
 		if (conf->vqs[i].ready)
-			rc = setup_vq(vdev, i, &conf->vqs[i]);
+			rc = vdpa_session_setup_vq(vdev, i, &conf->vqs[i]);
 	if (rc == 0 && ops->set_config_cb != NULL)
 		rc = VDPA_OP(vdev, -1, "set_config_cb",
 			     ops->set_config_cb(vdev, vdev->core->config_fd));
@@ -174,7 +164,7 @@ vdpa_device_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf
 		rc = vdpa_error(EINVAL, "%s: %u virtqueues: there are %u", vdev->name, conf->nvqs,
 				vdev->core->nvqs);
 	else
-		rc = session_start(vdev, conf);
+		rc = vdpa_session_start(vdev, conf);
 	vdpa_device_unlock(vdev);
 	return rc;
 }
@@ -193,441 +183,13 @@ vdpa_device_stop(struct vdpa_device *vdev)
 	return rc;
 }
 
-/* After a suspension for the sake of one queue: the others must not stand still unnoticed. */
-static void
-go_on(struct vdpa_device *vdev)
-{
-	int rc = vdpa_step_resume(vdev);
-
-	if (rc < 0)
-		vdpa_device_fail(vdev, -1, rc, "it does not resume");
-}
-
-/* Whether queues come and go while the device runs; else they do before DRIVER_OK only. */
-static bool
-takes_late_vqs(struct vdpa_device *vdev)
-{
-	return (vdpa_get_backend_features(vdev) &
-		RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) != 0;
-}
-
-static bool
-is_packed(const struct vdpa_device *vdev)
-{
-	return (vdev->core->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
-}
-
-/* The queues that were set up, and one as conf has it. */
-static void
-collect_vqs(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf,
-	    struct vdpa_vq_config *vqs)
-{
-	const struct vdpa_device_core *core = vdev->core;
-
-	for (uint16_t i = 0; i < core->nvqs; i++) {
-		vqs[i] = i == idx ? *conf : core->vqs[i].conf;
-		/* A disabled one is not ready, but set up. */
-		vqs[i].ready = i == idx || core->vqs[i].conf.num != 0;
-	}
-}
-
-/* The queues of a device that keeps its state, where they stand. It is suspended then. */
-static int
-suspend_for_restart(struct vdpa_device *vdev, struct vdpa_vq_config *vqs)
-{
-	struct vdpa_device_core *core = vdev->core;
-	char why[VDPA_ERROR_MAX];
-	int rc;
-
-	rc = vdpa_step_suspend(vdev);
-	if (rc < 0)
-		return rc;
-	for (uint16_t i = 0; i < core->nvqs; i++) {
-		if (core->vqs[i].conf.num == 0)
-			continue;
-		rc = VDPA_OP(vdev, i, "get_vq_state",
-			     vdev->config->get_vq_state(vdev, i, &vqs[i].state));
-		if (rc < 0)
-			goto err_resume;
-	}
-	return 0;
-
-err_resume:
-	/* The others go on as they were. */
-	snprintf(why, sizeof(why), "%s", vdpa_error_message());
-	go_on(vdev);
-	return vdpa_error(rc, "%s", why);
-}
-
-/* A device that cannot keep its queues' state can start again as long as they have none. */
-static int
-check_fresh(struct vdpa_device *vdev, const struct vdpa_start_config *start, uint16_t idx)
-{
-	bool packed = (start->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
-
-	for (uint16_t i = 0; i < start->nvqs; i++)
-		if (i != idx && start->vqs[i].ready &&
-		    !vdpa_ring_is_fresh(start->iotlb, packed, &start->vqs[i]))
-			return vdpa_error(EOPNOTSUPP,
-					  "%s: queue %u: it comes after DRIVER_OK, which the "
-					  "device cannot take, and queue %u has been used, so that "
-					  "the device cannot start again",
-					  vdev->name, idx, i);
-	return 0;
-}
-
-/*
- * Stop and start again with one queue as conf has it, for devices that take queues before DRIVER_OK
- * only. Every queue that was set up goes on where it was.
- */
-static int
-restart_with(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf)
-{
-	struct vdpa_device_core *core = vdev->core;
-	struct vdpa_vq_config vqs[VDPA_VQ_MAX];
-	struct vdpa_start_config start = {
-		.features = core->features, .vqs = vqs, .nvqs = core->nvqs, .iotlb = core->iotlb};
-	bool keeps_state = vdev->config->suspend != NULL;
-	char why[VDPA_ERROR_MAX];
-	int rc;
-
-	if (core->logging)
-		return vdpa_error(EOPNOTSUPP,
-				  "%s: queue %u: the device cannot start again during a migration",
-				  vdev->name, idx);
-	collect_vqs(vdev, idx, conf, vqs);
-	rc = keeps_state ? suspend_for_restart(vdev, vqs) : check_fresh(vdev, &start, idx);
-	if (rc < 0)
-		return rc;
-	vdpa_iotlb_get(start.iotlb);
-	/* What was used on the way to the stop counts too. */
-	rc = keeps_state ? 0 : vdpa_step_reset(vdev);
-	if (rc == 0 && !keeps_state)
-		rc = check_fresh(vdev, &start, idx);
-	if (rc == 0)
-		rc = session_start(vdev, &start);
-	vdpa_iotlb_put(start.iotlb);
-	if (rc < 0) {
-		/* Queues that ran are gone, which is more than this call's failure. */
-		snprintf(why, sizeof(why), "%s", vdpa_error_message());
-		vdpa_device_fail(vdev, idx, rc, "the device did not start again");
-		return vdpa_error(rc, "%s", why);
-	}
-	return 0;
-}
-
-/* Where the device has no notion of enabling, a disabled queue is one that is not ready. */
-static int
-enable_vq(struct vdpa_device *vdev, uint16_t idx, bool enable)
-{
-	const struct vdpa_config_ops *ops = vdev->config;
-	struct vdpa_vq_config *conf = &vdev->core->vqs[idx].conf, changed = *conf;
-	int rc;
-
-	if (ops->set_vq_enable != NULL)
-		return VDPA_OP(vdev, idx, "set_vq_enable", ops->set_vq_enable(vdev, idx, enable));
-	if (!takes_late_vqs(vdev)) {
-		/* What can neither stop one queue nor go on after a stop leaves it as it is. */
-		if (ops->suspend == NULL && (!enable || vdev->core->vqs[idx].ready))
-			return 0;
-		changed.enabled = enable;
-		return restart_with(vdev, idx, &changed);
-	}
-	if (enable) {
-		rc = vdpa_step_vq_state(vdev, idx, &conf->state);
-		return rc < 0 ? rc : vdpa_step_vq_ready(vdev, idx, true);
-	}
-	rc = vdpa_step_vq_ready(vdev, idx, false);
-	return rc < 0 ? rc
-		      : VDPA_OP(vdev, idx, "get_vq_state",
-				ops->get_vq_state(vdev, idx, &conf->state));
-}
-
-/* Whether a session ends whose device was stopped as a whole; idx may be any number. */
-static bool
-is_halted(const struct vdpa_device *vdev, uint16_t idx)
-{
-	return idx < vdev->core->nvqs && vdev->core->vqs[idx].halted;
-}
-
-static bool
-any_halted(const struct vdpa_device *vdev)
-{
-	for (uint16_t i = 0; i < vdev->core->nvqs; i++)
-		if (vdev->core->vqs[i].halted)
-			return true;
-	return false;
-}
-
-/* Checks of a call about one queue of a running session. */
-static int
-check_session_vq(struct vdpa_device *vdev, uint16_t idx)
-{
-	if (vdev->core->state == VDPA_STATE_REMOVED)
-		return vdpa_error(ENODEV, "%s: is not registered", vdev->name);
-	if (any_halted(vdev))
-		return vdpa_error(
-			EPROTO,
-			"%s: queue %u: the device stops as a whole, and other queues have "
-			"not been stopped yet",
-			vdev->name, idx);
-	if (!vdpa_device_started(vdev))
-		return vdpa_error(vdev->core->state == VDPA_STATE_FAILED ? EIO : EPROTO,
-				  "%s: is not started", vdev->name);
-	if (idx >= vdev->core->nvqs)
-		return vdpa_error(EINVAL, "%s: queue %u: there are %u", vdev->name, idx,
-				  vdev->core->nvqs);
-	return 0;
-}
-
-int
-vdpa_device_start_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf)
-{
-	int rc;
-
-	vdpa_device_lock(vdev);
-	rc = check_session_vq(vdev, idx);
-	if (rc == 0 && vdev->core->vqs[idx].ready)
-		rc = vdpa_error(EBUSY, "%s: queue %u: is started", vdev->name, idx);
-	if (rc < 0)
-		goto out;
-	if (!takes_late_vqs(vdev) && !vdev->core->vqs[idx].was_reset) {
-		rc = restart_with(vdev, idx, conf);
-		goto out;
-	}
-	rc = setup_vq(vdev, idx, conf);
-	if (rc < 0) {
-		char why[VDPA_ERROR_MAX];
-
-		snprintf(why, sizeof(why), "%s", vdpa_error_message());
-		undo_vq(vdev, idx);
-		vdpa_error(rc, "%s", why);
-	}
-out:
-	vdpa_device_unlock(vdev);
-	return rc;
-}
-
-static bool
-any_vq_ready(const struct vdpa_device *vdev)
-{
-	for (uint16_t i = 0; i < vdev->core->nvqs; i++)
-		if (vdev->core->vqs[i].ready)
-			return true;
-	return false;
-}
-
-/* Where a queue stands that the device does not tell. */
-static void
-ask_ring(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_iotlb *tlb, bool packed,
-	 const struct vdpa_vq_config *conf, struct vdpa_vq_state *state)
-{
-	if (!vdpa_ring_stopped_at(tlb, packed, conf, state))
-		VDPA_LOG(INFO,
-			 "%s: queue %u: stopped with buffers in flight, and the device cannot tell "
-			 "which: it can begin anew only",
-			 vdev->name, idx);
-}
-
-/*
- * Stop the whole device for the sake of one queue, as it cannot be stopped otherwise. The others
- * are over too; where they stood waits for whoever stops them.
- */
-static int
-halt(struct vdpa_device *vdev)
-{
-	struct vdpa_device_core *core = vdev->core;
-	struct vdpa_iotlb *tlb = vdpa_iotlb_get(core->iotlb);
-	struct vdpa_vq_config vqs[VDPA_VQ_MAX];
-	bool packed = is_packed(vdev);
-	int rc;
-
-	for (uint16_t i = 0; i < core->nvqs; i++)
-		vqs[i] = core->vqs[i].conf;
-	/* A failure that was reported is still to be told. */
-	rc = vdpa_step_quiesce(vdev);
-	if (rc == 0)
-		vdpa_device_set_state(vdev, VDPA_STATE_IDLE);
-	for (uint16_t i = 0; rc == 0 && i < core->nvqs; i++) {
-		if (vqs[i].num == 0)
-			continue;
-		core->vqs[i].halted = true;
-		ask_ring(vdev, i, tlb, packed, &vqs[i], &core->vqs[i].state);
-	}
-	vdpa_iotlb_put(tlb);
-	return rc;
-}
-
-static int
-take_halted(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
-{
-	*state = vdev->core->vqs[idx].state;
-	vdev->core->vqs[idx].halted = false;
-	return 0;
-}
-
-/* Whether one queue can be reset by itself (virtio 1.2, 2.6.1). */
-static bool
-resets_vqs(const struct vdpa_device *vdev)
-{
-	return vdev->config->reset_vq != NULL &&
-	       (vdev->core->features & RTE_BIT64(VIRTIO_F_RING_RESET)) != 0;
-}
-
-/* Stop a queue by whatever the device has for it, and say where it stands. */
-static int
-stop_ready_vq(struct vdpa_device *vdev, uint16_t idx)
-{
-	int rc;
-
-	/* Where queues come and go one by one, stop this one; else all, they stop together. */
-	if (takes_late_vqs(vdev))
-		return vdpa_step_vq_ready(vdev, idx, false);
-	if (vdev->config->suspend != NULL)
-		return vdpa_step_suspend(vdev);
-	rc = VDPA_OP(vdev, idx, "reset_vq", vdev->config->reset_vq(vdev, idx));
-	if (rc == 0) {
-		vdev->core->vqs[idx].ready = false;
-		vdev->core->vqs[idx].was_reset = true;
-	}
-	return rc;
-}
-
-static int
-stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
-{
-	struct vdpa_device_core *core = vdev->core;
-	struct vdpa_core_vq *vq = &core->vqs[idx];
-	char why[VDPA_ERROR_MAX];
-	int rc = 0;
-
-	if (vq->conf.num == 0)
-		return vdpa_error(EPROTO, "%s: queue %u: is not started", vdev->name, idx);
-	if (!takes_late_vqs(vdev) && vdev->config->suspend == NULL && !resets_vqs(vdev)) {
-		rc = halt(vdev);
-		return rc < 0 ? rc : take_halted(vdev, idx, state);
-	}
-	if (vq->ready)
-		rc = stop_ready_vq(vdev, idx);
-	if (rc == 0) {
-		unsigned int told = vdpa_error_count();
-
-		rc = vdev->config->get_vq_state(vdev, idx, state);
-		if (rc == -EOPNOTSUPP) {
-			ask_ring(vdev, idx, core->iotlb, is_packed(vdev), &vq->conf, state);
-			rc = 0;
-		} else if (rc < 0) {
-			rc = vdpa_op_failed(vdev, idx, "get_vq_state", rc, told);
-		}
-	}
-	/* What follows may fail too; what is told is the first cause. */
-	snprintf(why, sizeof(why), "%s", rc < 0 ? vdpa_error_message() : "");
-	undo_vq(vdev, idx);
-	if (core->state == VDPA_STATE_SUSPENDED && any_vq_ready(vdev))
-		go_on(vdev);
-	return rc < 0 ? vdpa_error(rc, "%s", why) : 0;
-}
-
-int
-vdpa_device_stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
-{
-	int rc;
-
-	vdpa_device_lock(vdev);
-	if (is_halted(vdev, idx)) {
-		rc = take_halted(vdev, idx, state);
-	} else {
-		rc = check_session_vq(vdev, idx);
-		if (rc == 0)
-			rc = stop_vq(vdev, idx, state);
-	}
-	vdpa_device_unlock(vdev);
-	return rc;
-}
-
-int
-vdpa_device_enable_vq(struct vdpa_device *vdev, uint16_t idx, bool enable)
-{
-	struct vdpa_core_vq *vq;
-	int rc;
-
-	vdpa_device_lock(vdev);
-	if (is_halted(vdev, idx)) {
-		rc = 0;
-		goto out;
-	}
-	rc = check_session_vq(vdev, idx);
-	if (rc == 0) {
-		vq = &vdev->core->vqs[idx];
-		if (vq->conf.num == 0)
-			rc = vdpa_error(EPROTO, "%s: queue %u: is not started", vdev->name, idx);
-		else if (vq->conf.enabled != enable)
-			rc = enable_vq(vdev, idx, enable);
-		if (rc == 0)
-			vq->conf.enabled = enable;
-	}
-out:
-	vdpa_device_unlock(vdev);
-	return rc;
-}
-
-int
-vdpa_device_set_vq_call(struct vdpa_device *vdev, uint16_t idx, int fd)
-{
-	bool had_none;
-	int rc;
-
-	vdpa_device_lock(vdev);
-	if (is_halted(vdev, idx)) {
-		rc = 0;
-		goto out;
-	}
-	rc = check_session_vq(vdev, idx);
-	if (rc == 0)
-		rc = attach_call(vdev, idx, fd);
-	if (rc == 0) {
-		had_none = vdev->core->vqs[idx].conf.call_fd < 0;
-		vdev->core->vqs[idx].conf.call_fd = fd;
-		/* A signal on the old one is still there to be read; without one it was lost: make
-		 * up for it. */
-		if (fd >= 0 && had_none)
-			vdpa_eventfd_signal(fd);
-	}
-out:
-	vdpa_device_unlock(vdev);
-	return rc;
-}
-
-int
-vdpa_device_set_vq_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
-{
-	int rc;
-
-	vdpa_device_lock(vdev);
-	if (is_halted(vdev, idx)) {
-		rc = 0;
-		goto out;
-	}
-	rc = check_session_vq(vdev, idx);
-	if (rc == 0)
-		rc = attach_kick(vdev, idx, fd);
-	if (rc == 0) {
-		vdev->core->vqs[idx].conf.kick_fd = fd;
-		if (vdev->core->vqs[idx].ready)
-			vdev->config->kick_vq(vdev, idx);
-	}
-out:
-	vdpa_device_unlock(vdev);
-	return rc;
-}
-
 int
 vdpa_device_set_iotlb(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 {
 	int rc;
 
 	vdpa_device_lock(vdev);
-	if (any_halted(vdev))
+	if (vdpa_session_any_halted(vdev))
 		rc = 0;
 	else if (!vdpa_device_started(vdev))
 		rc = vdpa_error(EPROTO, "%s: is not started", vdev->name);
@@ -674,23 +236,6 @@ vdpa_device_announce(struct vdpa_device *vdev, const uint8_t mac[6])
 		rc = vdpa_error(EOPNOTSUPP, "%s: cannot announce", vdev->name);
 	else
 		rc = VDPA_OP(vdev, -1, "announce", vdev->config->announce(vdev, mac));
-	vdpa_device_unlock(vdev);
-	return rc;
-}
-
-int
-vdpa_get_vq_notification(struct vdpa_device *vdev, uint16_t idx,
-			 struct vdpa_notification_area *area)
-{
-	int rc;
-
-	vdpa_device_lock(vdev);
-	rc = check_session_vq(vdev, idx);
-	if (rc == 0 && vdev->config->get_vq_notification == NULL)
-		rc = vdpa_error(EOPNOTSUPP, "%s: has no doorbell to give away", vdev->name);
-	if (rc == 0)
-		rc = VDPA_OP(vdev, idx, "get_vq_notification",
-			     vdev->config->get_vq_notification(vdev, idx, area));
 	vdpa_device_unlock(vdev);
 	return rc;
 }

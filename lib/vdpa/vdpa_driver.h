@@ -105,9 +105,10 @@ struct vdpa_config_ops {
 	int (*set_vq_inflight)(struct vdpa_device *vdev, uint16_t idx,
 			       const struct vdpa_vq_inflight *inflight);
 	/**
-	 * Optional: reset one queue that is ready; used where VIRTIO_F_RING_RESET is negotiated and
-	 * suspend is NULL. It is not ready then and may be set up again while the device runs
-	 * (virtio 1.2, 2.6.1). A device that has neither is reset to stop one of its queues.
+	 * Optional: reset one queue that is ready, as VIRTIO_F_RING_RESET has it (virtio 1.2,
+	 * 2.6.1). It is not ready then and may be set up again while the device runs. Used where
+	 * suspend is NULL and queues do not come and go; without it, and when it returns
+	 * -EOPNOTSUPP, the whole device is reset to stop one queue.
 	 */
 	int (*reset_vq)(struct vdpa_device *vdev, uint16_t idx);
 	/** Optional: up to n statistics of a queue. Returns how many there are. Any thread. */

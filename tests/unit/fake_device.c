@@ -8,10 +8,6 @@
 
 #include "fake_device.h"
 
-#ifndef VIRTIO_F_RING_RESET
-#define VIRTIO_F_RING_RESET 40
-#endif
-
 #define FAKE(vdev) ((struct fake_device *)(vdev))
 
 /* Count a fallible op; -EIO when it is the one to fail. */
@@ -119,8 +115,7 @@ fake_get_vq_num_min(struct vdpa_device *vdev)
 static uint64_t
 fake_get_device_features(struct vdpa_device *vdev)
 {
-	return UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_F_RING_PACKED |
-	       (uint64_t)FAKE(vdev)->resets_vqs << VIRTIO_F_RING_RESET;
+	return UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_F_RING_PACKED;
 }
 
 static uint64_t
@@ -284,6 +279,8 @@ hw_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 static int
 hw_reset_vq(struct vdpa_device *vdev, uint16_t idx)
 {
+	if (!FAKE(vdev)->resets_vqs)
+		return -EOPNOTSUPP;
 	FAKE(vdev)->vq[idx].ready = false;
 	return op(vdev, __func__);
 }

@@ -36,7 +36,7 @@ struct fake_device {
 	unsigned int fail_at; /* fail the n-th of them from 1; 0: none */
 	bool fail_reset;
 	bool tells;	 /* and say why */
-	bool resets_vqs; /* hardware: offers RING_RESET */
+	bool resets_vqs; /* hardware: one by one */
 	unsigned int resets;
 	void (*on_reset)(void *arg); /* before it stops */
 	void *on_reset_arg;

@@ -458,7 +458,6 @@ a_queue_that_can_be_reset_stops_and_starts_alone(void **state)
 	struct vdpa_vq_state vqst;
 
 	f->fake->resets_vqs = true;
-	f->start.features |= UINT64_C(1) << 40;
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	split_ring(f, 0, 7, 7);
 	split_ring(f, 1, 7, 7);
