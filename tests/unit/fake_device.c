@@ -310,9 +310,18 @@ hw_get_vq_state(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *st
 	return -EOPNOTSUPP;
 }
 
+static int
+hw_get_vq_notification(struct vdpa_device *vdev, uint16_t idx, struct vdpa_notification_area *area)
+{
+	*area = FAKE(vdev)->doorbell;
+	area->offset += idx * area->size;
+	return area->size == 0 ? -EOPNOTSUPP : 0;
+}
+
 #define HARDWARE_OPS                                                                               \
 	.set_vq_ready = hw_set_vq_ready, .set_vq_state = hw_set_vq_state,                          \
-	.get_vq_state = hw_get_vq_state, .reset_vq = hw_reset_vq
+	.get_vq_state = hw_get_vq_state, .reset_vq = hw_reset_vq,                                  \
+	.get_vq_notification = hw_get_vq_notification
 
 static const struct vdpa_config_ops hardware_ops = {FAKE_OPS, HARDWARE_OPS};
 static const struct vdpa_config_ops enabling_ops = {FAKE_OPS, HARDWARE_OPS,

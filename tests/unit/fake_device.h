@@ -35,8 +35,9 @@ struct fake_device {
 	unsigned int calls;   /* fallible ops called */
 	unsigned int fail_at; /* fail the n-th of them from 1; 0: none */
 	bool fail_reset;
-	bool tells;	 /* and say why */
-	bool resets_vqs; /* hardware: one by one */
+	bool tells;				/* and say why */
+	bool resets_vqs;			/* hardware: one by one */
+	struct vdpa_notification_area doorbell; /* of queue 0, the others behind it; size 0: none */
 	unsigned int resets;
 	void (*on_reset)(void *arg); /* before it stops */
 	void *on_reset_arg;

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -378,6 +379,178 @@ a_stopped_device_starts_anew_but_not_in_the_middle(void **state)
 	assert_non_null(strstr(why, "starts at the beginning of a ring only"));
 }
 
+#define DOORBELL_FEATURES                                                                          \
+	(RTE_BIT64(VHOST_USER_PROTOCOL_F_BACKEND_REQ) |                                            \
+	 RTE_BIT64(VHOST_USER_PROTOCOL_F_BACKEND_SEND_FD) |                                        \
+	 RTE_BIT64(VHOST_USER_PROTOCOL_F_HOST_NOTIFIER))
+
+/* A back-end channel; its other end is returned. */
+static int
+open_channel(struct fixture *f, uint64_t protocol)
+{
+	int pair[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+	f->s->protocol |= protocol;
+	f->s->backend_fd = pair[0];
+	f->dev.session = f->s;
+	return pair[1];
+}
+
+/* The next message, of a doorbell; -1 when there is none. fd receives what came with it, or -1. */
+static int
+next_doorbell(int channel, struct vhu_vring_area *area, int *fd)
+{
+	struct vhu_msg msg;
+	struct iovec iov = {.iov_base = &msg, .iov_len = VHU_HDR_SIZE + sizeof(*area)};
+	char control[CMSG_SPACE(sizeof(int))];
+	struct msghdr hdr = {.msg_iov = &iov,
+			     .msg_iovlen = 1,
+			     .msg_control = control,
+			     .msg_controllen = sizeof(control)};
+	ssize_t n = recvmsg(channel, &hdr, 0);
+
+	*fd = -1;
+	if (n < 0)
+		return -1;
+	assert_int_equal(n, iov.iov_len);
+	assert_int_equal(msg.request, VHU_BACKEND_VRING_HOST_NOTIFIER_MSG);
+	assert_int_equal(msg.flags, VHU_FLAGS_VERSION);
+	assert_int_equal(msg.size, sizeof(*area));
+	*area = msg.payload.area;
+	if (CMSG_FIRSTHDR(&hdr) != NULL)
+		memcpy(fd, CMSG_DATA(CMSG_FIRSTHDR(&hdr)), sizeof(*fd));
+	return 0;
+}
+
+static void
+start_with_doorbells(struct fixture *f, uint16_t n)
+{
+	f->fake->doorbell.fd = memfd_create("doorbell", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(f->fake->doorbell.fd, 0x10000), 0);
+	f->fake->doorbell.offset = 0x3000;
+	f->fake->doorbell.size = 0x1000;
+	tell_queues(f, n);
+	for (uint16_t i = 0; i < n; i++) {
+		set_up_ring(f, i);
+		enable_ring(f, i);
+	}
+	assert_true(f->s->running);
+}
+
+static void
+a_queue_that_starts_gives_its_doorbell_and_takes_it_back(void **state)
+{
+	struct fixture *f = *state;
+	struct vhu_vring_area area;
+	int channel = open_channel(f, DOORBELL_FEATURES), fd;
+	uint32_t base;
+	uint16_t *page;
+
+	start_with_doorbells(f, 2);
+	for (uint16_t i = 0; i < 2; i++) {
+		assert_int_equal(next_doorbell(channel, &area, &fd), 0);
+		assert_int_equal(area.u64, i);
+		assert_int_equal(area.size, 0x1000);
+		assert_int_equal(area.offset, 0x3000 + i * 0x1000);
+		/* The very page of the device. */
+		page = mmap(NULL, area.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+			    (off_t)area.offset);
+		assert_ptr_not_equal(page, MAP_FAILED);
+		*page = (uint16_t)(0xd000 + i);
+		munmap(page, area.size);
+		close(fd);
+		assert_int_equal(pread(f->fake->doorbell.fd, &base, 2, (off_t)area.offset), 2);
+		assert_int_equal((uint16_t)base, 0xd000 + i);
+	}
+	/* Said once. */
+	vdpa_vhu_session_advance(f->s);
+	assert_int_equal(next_doorbell(channel, &area, &fd), -1);
+	vdpa_vhu_ring_stop(f->s, 1, &base);
+	assert_int_equal(next_doorbell(channel, &area, &fd), 0);
+	assert_int_equal(area.u64, 1 | VHU_FILE_NOFD);
+	assert_int_equal(fd, -1);
+	vdpa_vhu_session_reset(f->s, false);
+	assert_int_equal(next_doorbell(channel, &area, &fd), 0);
+	assert_int_equal(area.u64, 0 | VHU_FILE_NOFD);
+	assert_int_equal(next_doorbell(channel, &area, &fd), -1);
+	/* And again. */
+	for (uint16_t i = 0; i < 2; i++) {
+		set_up_ring(f, i);
+		enable_ring(f, i);
+	}
+	assert_int_equal(next_doorbell(channel, &area, &fd), 0);
+	close(fd);
+	close(f->fake->doorbell.fd);
+	close(channel);
+}
+
+static void
+the_doorbells_of_a_device_that_fails_are_taken_back(void **state)
+{
+	struct fixture *f = *state;
+	struct vhu_vring_area area;
+	int channel = open_channel(f, DOORBELL_FEATURES), fd;
+
+	start_with_doorbells(f, 1);
+	assert_int_equal(next_doorbell(channel, &area, &fd), 0);
+	close(fd);
+	vdpa_vhu_take_doorbells(&f->dev);
+	assert_int_equal(next_doorbell(channel, &area, &fd), 0);
+	assert_int_equal(area.u64, VHU_FILE_NOFD);
+	close(f->fake->doorbell.fd);
+	close(channel);
+}
+
+static void
+a_doorbell_that_is_not_one_page_is_not_given(void **state)
+{
+	struct fixture *f = *state;
+	struct vhu_vring_area area;
+	int channel = open_channel(f, DOORBELL_FEATURES), fd;
+
+	f->fake->doorbell.size = 4;
+	tell_queues(f, 1);
+	set_up_ring(f, 0);
+	enable_ring(f, 0);
+	assert_true(f->s->running);
+	assert_int_equal(next_doorbell(channel, &area, &fd), -1);
+	close(channel);
+}
+
+static void
+no_doorbell_is_given_that_was_not_negotiated(void **state)
+{
+	struct fixture *f = *state;
+	struct vhu_vring_area area;
+	int channel = open_channel(f, RTE_BIT64(VHOST_USER_PROTOCOL_F_BACKEND_REQ) |
+					      RTE_BIT64(VHOST_USER_PROTOCOL_F_HOST_NOTIFIER));
+	int fd;
+
+	start_with_doorbells(f, 1);
+	assert_int_equal(next_doorbell(channel, &area, &fd), -1);
+	close(f->fake->doorbell.fd);
+	close(channel);
+}
+
+/* What does not fit into the channel is lost; nobody waits. */
+static void
+a_front_end_that_does_not_read_its_channel_holds_up_nobody(void **state)
+{
+	struct fixture *f = *state;
+	int channel = open_channel(f, DOORBELL_FEATURES);
+	uint32_t base;
+
+	start_with_doorbells(f, 1);
+	for (unsigned int i = 0; i < 2000; i++) {
+		vdpa_vhu_ring_stop(f->s, 0, &base);
+		set_up_ring(f, 0);
+		assert_true(f->s->running);
+	}
+	close(f->fake->doorbell.fd);
+	close(channel);
+}
+
 static int
 group_setup(void **state)
 {
@@ -406,6 +579,11 @@ main(void)
 		TEST(queues_that_are_enabled_but_not_set_up_are_not_waited_for, setup_block),
 		TEST(a_late_queue_fails_alone, setup_block),
 		TEST(a_stopped_device_starts_anew_but_not_in_the_middle, setup_block),
+		TEST(a_queue_that_starts_gives_its_doorbell_and_takes_it_back, setup_block),
+		TEST(the_doorbells_of_a_device_that_fails_are_taken_back, setup_block),
+		TEST(a_doorbell_that_is_not_one_page_is_not_given, setup_block),
+		TEST(no_doorbell_is_given_that_was_not_negotiated, setup_block),
+		TEST(a_front_end_that_does_not_read_its_channel_holds_up_nobody, setup_block),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

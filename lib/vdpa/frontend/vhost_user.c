@@ -359,6 +359,8 @@ offer(struct vhu_device *dev)
 		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_RARP) |
 				 RTE_BIT64(VHOST_USER_PROTOCOL_F_NET_MTU);
 	}
+	if (vdpa_has_vq_notification(vdev) && !dev->no_doorbells)
+		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_HOST_NOTIFIER);
 	if (vdpa_has_inflight(vdev))
 		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
 	dev->features |= RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES);
@@ -378,6 +380,7 @@ parse(struct vhu_device *dev, const struct vdpa_args *args)
 	if (path == NULL)
 		return vdpa_error(EINVAL, "the front end vhost-user needs socket PATH");
 	dev->client = vdpa_args_has(args, "client");
+	dev->no_doorbells = vdpa_args_has(args, "no_doorbells");
 	if (dev->client && (vdpa_args_has(args, "mode") || group != NULL))
 		return vdpa_error(EINVAL,
 				  "mode and group are of a socket that is created, not with "
@@ -465,31 +468,13 @@ vhost_user_remove(struct vdpa_device *vdev)
 	free(dev);
 }
 
-static bool
-wants_config_changes(const struct vhu_session *s)
-{
-	const uint64_t needed = RTE_BIT64(VHOST_USER_PROTOCOL_F_BACKEND_REQ) |
-				RTE_BIT64(VHOST_USER_PROTOCOL_F_CONFIG);
-
-	return s != NULL && s->backend_fd >= 0 && (s->protocol & needed) == needed;
-}
-
-/* Told once and without an answer: a front end may be waiting for one of ours. */
 static void
 vhost_user_config_changed(struct vdpa_device *vdev)
 {
-	const struct vhu_msg msg = {.request = VHU_BACKEND_CONFIG_CHANGE_MSG,
-				    .flags = VHU_FLAGS_VERSION};
 	struct vhu_device *dev = vdpa_get_drvdata(vdev);
 
-	if (dev == NULL)
-		return;
-	pthread_mutex_lock(&dev->lock);
-	if (wants_config_changes(dev->session) &&
-	    send(dev->session->backend_fd, &msg, VHU_HDR_SIZE, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		VDPA_LOG(WARNING, "%s: vhost-user: configuration change not told: %s", vdev->name,
-			 strerror(errno));
-	pthread_mutex_unlock(&dev->lock);
+	if (dev != NULL)
+		vdpa_vhu_tell_config(dev);
 }
 
 static void
@@ -499,6 +484,8 @@ vhost_user_failed(struct vdpa_device *vdev, int qidx)
 
 	if (dev == NULL)
 		return;
+	/* A function that was removed has no page any more: who touched it there would fault. */
+	vdpa_vhu_take_doorbells(dev);
 	pthread_mutex_lock(&dev->lock);
 	for (uint16_t i = 0; dev->session != NULL && i < dev->session->nrings; i++)
 		if (dev->session->rings[i].err_fd >= 0 && (qidx < 0 || qidx == i))
@@ -522,7 +509,7 @@ vhost_user_set_link(struct vdpa_device *vdev, bool up)
 	if (up)
 		return dev->serving ? 0 : start_serving(dev);
 	pthread_mutex_lock(&dev->lock);
-	told = wants_config_changes(dev->session);
+	told = vdpa_vhu_wants_config(dev->session);
 	pthread_mutex_unlock(&dev->lock);
 	if (!told)
 		stop_serving(dev);
@@ -533,6 +520,7 @@ static void
 vhost_user_describe(struct vdpa_device *vdev, char *buf, size_t len)
 {
 	struct vhu_device *dev = vdpa_get_drvdata(vdev);
+	unsigned int doorbells;
 	const char *state;
 
 	if (dev == NULL) {
@@ -544,7 +532,10 @@ vhost_user_describe(struct vdpa_device *vdev, char *buf, size_t len)
 		: !dev->serving	     ? "link down"
 		: dev->client	     ? "connecting"
 				     : "listening";
+	doorbells = vdpa_vhu_count_doorbells(dev->session);
 	snprintf(buf, len, "socket %s %s", dev->path, state);
+	if (doorbells > 0)
+		snprintf(buf + strlen(buf), len - strlen(buf), ", %u doorbells given", doorbells);
 	pthread_mutex_unlock(&dev->lock);
 }
 
@@ -577,6 +568,9 @@ static const struct vdpa_param vhost_user_params[] = {
 	 .min = 1,
 	 .max = 255,
 	 .help = "group of the socket, by name or number; default: that of the process"},
+	{.name = "no_doorbells",
+	 .type = VDPA_PARAM_FLAG,
+	 .help = "keep the device's doorbells and its file descriptor from the front end"},
 	{.name = NULL},
 };
 

@@ -8,6 +8,7 @@
  *   vhost_user_socket.c   the socket itself: path, permissions, time-outs
  *   vhost_user_msg.c      one message: its file descriptors, its checks, its refusal
  *   vhost_user_requests.c the table of requests, their handlers
+ *   vhost_user_channel.c  what the front end is told unasked: configuration changes, doorbells
  *   vhost_user_session.c  one connection's device: rings, memory, log; when the device starts
  *   vhost_user_shm.c      files of the front end other than guest memory
  *
@@ -63,7 +64,9 @@ struct vhu_ring {
 	uint64_t desc, driver, device; /* IOVAs, from the start on */
 	int kick_fd;
 	int call_fd;
-	int err_fd; /* (S) */
+	int err_fd;	     /* (S) */
+	bool doorbell;	     /* (S) the front end was told of it, and not that it is gone */
+	bool doorbell_asked; /* whether there is one was asked since the ring started */
 };
 
 struct vhu_device;
@@ -91,6 +94,7 @@ struct vhu_session {
 	uint16_t inflight_queues;
 	size_t inflight_stride;
 	int backend_fd; /* (S) SET_BACKEND_REQ_FD; -1: none */
+	bool deaf;	/* (S) the last that it was to be told there was lost */
 
 	TAILQ_ENTRY(vhu_session) next; /* of its device; vhost_user.c's */
 	uint16_t nrings;
@@ -109,6 +113,7 @@ struct vhu_device {
 	uint64_t features; /* offered */
 	uint64_t protocol; /* offered */
 	bool serving;	   /* registered with rte_vhost; management's */
+	bool no_doorbells; /* they are not given away */
 
 	pthread_mutex_t lock;
 	struct vhu_session *session;	    /* (S) NULL: not connected */
@@ -152,6 +157,20 @@ void vdpa_vhu_ring_note(struct vhu_session *s, uint16_t idx);
 int vdpa_vhu_ring_set_kick(struct vhu_session *s, uint16_t idx, int fd);
 int vdpa_vhu_ring_set_call(struct vhu_session *s, uint16_t idx, int fd);
 void vdpa_vhu_ring_set_err(struct vhu_session *s, uint16_t idx, int fd);
+
+/* vhost_user_channel.c */
+
+/* Whether the front end reads configuration changes. Under the device's lock. */
+bool vdpa_vhu_wants_config(const struct vhu_session *s);
+void vdpa_vhu_tell_config(struct vhu_device *dev);
+/* Tell the front end of the doorbells of queues that have started since. */
+void vdpa_vhu_give_doorbells(struct vhu_session *s);
+/* The queue has stopped: its doorbell is to be forgotten. */
+void vdpa_vhu_take_doorbell(struct vhu_session *s, uint16_t idx);
+/* The device has. From the control loop. */
+void vdpa_vhu_take_doorbells(struct vhu_device *dev);
+/* How many the front end has. Under the device's lock. */
+unsigned int vdpa_vhu_count_doorbells(const struct vhu_session *s);
 
 /* vhost_user_socket.c */
 

@@ -42,14 +42,15 @@ enum vhu_request {
 };
 
 /* Messages from us to the front end, on the fd of SET_BACKEND_REQ_FD. */
-#define VHU_BACKEND_CONFIG_CHANGE_MSG 2
+#define VHU_BACKEND_CONFIG_CHANGE_MSG	    2
+#define VHU_BACKEND_VRING_HOST_NOTIFIER_MSG 3
 
 #define VHU_FLAGS_VERSION_MASK 0x3u
 #define VHU_FLAGS_VERSION      0x1u
 #define VHU_FLAGS_REPLY	       0x4u
 #define VHU_FLAGS_NEED_REPLY   0x8u
 
-/* Payload of SET_VRING_KICK, CALL and ERR. */
+/* Payload of SET_VRING_KICK, CALL and ERR; and first word of a vring area. */
 #define VHU_FILE_INDEX_MASK 0xffu
 #define VHU_FILE_NOFD	    0x100u
 
@@ -106,6 +107,13 @@ struct vhu_inflight {
 /* The specification has 20 bytes; QEMU and DPDK send the padded struct. */
 #define VHU_INFLIGHT_SIZE_MIN 20
 
+/* Where a queue's doorbell is in the file that comes with it. */
+struct vhu_vring_area {
+	uint64_t u64;
+	uint64_t size;
+	uint64_t offset;
+} VHU_WIRE;
+
 struct vhu_config {
 	uint32_t offset;
 	uint32_t size;
@@ -126,6 +134,7 @@ struct vhu_msg {
 		struct vhu_log log;
 		struct vhu_inflight inflight;
 		struct vhu_config config;
+		struct vhu_vring_area area;
 	} payload;
 } __attribute__((packed));
 
@@ -138,6 +147,7 @@ _Static_assert(sizeof(struct vhu_mem_region) == 32, "memory region");
 _Static_assert(offsetof(struct vhu_memory, regions) == 8, "memory table");
 _Static_assert(sizeof(struct vhu_log) == 16, "log description");
 _Static_assert(sizeof(struct vhu_inflight) == 24, "inflight description");
+_Static_assert(sizeof(struct vhu_vring_area) == 24, "vring area");
 _Static_assert(VHU_CONFIG_HDR_SIZE == 12, "configuration header");
 
 #endif /* VHOST_USER_PROTO_H */

@@ -577,7 +577,7 @@ static const struct vhu_row table[VHU_REQUEST_MAX] = {
 	ROW(SET_VRING_ENABLE, set_vring_enable, 8, 8, 0, 0, INDEX_STATE, VHU_EFFECT_ADVANCE, 0),
 	ROW(SEND_RARP, send_rarp, 8, 8, 0, 0, INDEX_NONE, 0, VHU_PROTOCOL(RARP)),
 	ROW(NET_SET_MTU, net_set_mtu, 8, 8, 0, 0, INDEX_NONE, 0, VHU_PROTOCOL(NET_MTU)),
-	ROW(SET_BACKEND_REQ_FD, set_backend_req_fd, 0, 8, 1, 1, INDEX_NONE, 0,
+	ROW(SET_BACKEND_REQ_FD, set_backend_req_fd, 0, 8, 1, 1, INDEX_NONE, VHU_EFFECT_ADVANCE,
 	    VHU_PROTOCOL(BACKEND_REQ)),
 	ROW(GET_CONFIG, get_config, VHU_CONFIG_HDR_SIZE, sizeof(struct vhu_config), 0, 0,
 	    INDEX_NONE, VHU_EFFECT_REPLY, VHU_PROTOCOL(CONFIG)),

@@ -121,6 +121,7 @@ vdpa_vhu_session_free(struct vhu_session *s)
 	if (vdpa_device_get_state(s->dev->vdev) != VDPA_STATE_FAILED)
 		stop_device(s);
 	for (uint16_t i = 0; i < s->nrings; i++) {
+		vdpa_vhu_take_doorbell(s, i);
 		close_fd(&s->rings[i].kick_fd);
 		close_fd(&s->rings[i].call_fd);
 		close_fd(&s->rings[i].err_fd);
@@ -413,6 +414,7 @@ vdpa_vhu_session_advance(struct vhu_session *s)
 	}
 	if (s->running && changed && vdpa_vhu_session_update_log(s) < 0)
 		start_failed(s, -EIO);
+	vdpa_vhu_give_doorbells(s);
 }
 
 void
@@ -504,6 +506,7 @@ vdpa_vhu_ring_stop(struct vhu_session *s, uint16_t idx, uint32_t *base)
 	bool last = true;
 	int rc;
 
+	vdpa_vhu_take_doorbell(s, idx);
 	if (r->started && s->running) {
 		rc = vdpa_device_stop_vq(s->dev->vdev, idx, &state);
 		if (rc == 0) {
@@ -519,7 +522,7 @@ vdpa_vhu_ring_stop(struct vhu_session *s, uint16_t idx, uint32_t *base)
 		r->base_set = true;
 	}
 	*base = r->base_set || !is_packed(s) ? r->base : PACKED_BASE_INITIAL;
-	r->started = r->kicked = r->unused = r->late = false;
+	r->started = r->kicked = r->unused = r->late = r->doorbell_asked = false;
 	for (uint16_t i = 0; i < s->nrings; i++)
 		last &= !s->rings[i].started;
 	if (last)
@@ -539,14 +542,18 @@ vdpa_vhu_session_reset(struct vhu_session *s, bool keep_bases)
 				vdpa_vhu_ring_stop(s, i, &base);
 	stop_device(s);
 	for (uint16_t i = 0; i < s->nrings; i++) {
-		struct vhu_ring *r = &s->rings[i], old = *r;
+		struct vhu_ring *r = &s->rings[i], old;
 
+		vdpa_vhu_take_doorbell(s, i);
 		close_fd(&r->kick_fd);
+		pthread_mutex_lock(&s->dev->lock);
+		old = *r;
 		/* call and err stay: QEMU sets them once, before the first reset. */
 		*r = (struct vhu_ring){.kick_fd = -1,
 				       .call_fd = old.call_fd,
 				       .err_fd = old.err_fd,
 				       .known = old.known};
+		pthread_mutex_unlock(&s->dev->lock);
 		if (keep_bases) {
 			r->base = old.base;
 			r->base_set = old.base_set;

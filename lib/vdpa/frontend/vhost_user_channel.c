@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * What we tell a front end on its back-end channel: that the configuration changed, and where a
+ * queue's doorbell is. Each is said once and without an answer, as a front end may be waiting for
+ * one of ours; one that does not read loses what does not fit, and nothing else.
+ *
+ * A doorbell that the front end maps into its guest (a host notifier) makes a kick one write to the
+ * device. The kick eventfd is served beside it: before the front end has mapped the page, and by
+ * front ends that cannot, the queue is kicked as ever.
+ */
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <rte_bitops.h>
+
+#include "vdpa_compat.h"
+#include "vdpa_log.h"
+#include "vhost_user_priv.h"
+
+#define PROTOCOL(feature) RTE_BIT64(VHOST_USER_PROTOCOL_F_##feature)
+
+static bool
+has_channel(const struct vhu_session *s, uint64_t features)
+{
+	features |= PROTOCOL(BACKEND_REQ);
+	return s != NULL && s->backend_fd >= 0 && (s->protocol & features) == features;
+}
+
+/*
+ * Under the device's lock. fd -1: none goes with it. False: it was not told, which is logged once
+ * until something is.
+ */
+static bool
+tell(struct vhu_session *s, const struct vhu_msg *msg, int fd, const char *what)
+{
+	size_t len = VHU_HDR_SIZE + msg->size;
+	struct iovec iov = {.iov_base = (void *)(uintptr_t)msg, .iov_len = len};
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = {.buf = {0}};
+	struct msghdr hdr = {.msg_iov = &iov, .msg_iovlen = 1};
+
+	if (fd >= 0) {
+		struct cmsghdr *cmsg;
+
+		hdr.msg_control = control.buf;
+		hdr.msg_controllen = sizeof(control.buf);
+		cmsg = CMSG_FIRSTHDR(&hdr);
+		cmsg->cmsg_level = SOL_SOCKET;
+		cmsg->cmsg_type = SCM_RIGHTS;
+		cmsg->cmsg_len = CMSG_LEN(sizeof(fd));
+		memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
+	}
+	if (sendmsg(s->backend_fd, &hdr, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)len) {
+		s->deaf = false;
+		return true;
+	}
+	/* Who is gone misses nothing. */
+	if (!s->deaf && errno != EPIPE && errno != ECONNRESET)
+		VDPA_LOG(WARNING, "%s: vhost-user: %s not told on the back-end channel: %s",
+			 s->dev->vdev->name, what, strerror(errno));
+	s->deaf = true;
+	return false;
+}
+
+bool
+vdpa_vhu_wants_config(const struct vhu_session *s)
+{
+	return has_channel(s, PROTOCOL(CONFIG));
+}
+
+void
+vdpa_vhu_tell_config(struct vhu_device *dev)
+{
+	const struct vhu_msg msg = {.request = VHU_BACKEND_CONFIG_CHANGE_MSG,
+				    .flags = VHU_FLAGS_VERSION};
+
+	pthread_mutex_lock(&dev->lock);
+	if (vdpa_vhu_wants_config(dev->session))
+		tell(dev->session, &msg, -1, "configuration change");
+	pthread_mutex_unlock(&dev->lock);
+}
+
+/* Under the device's lock. No area: take it back. */
+static bool
+tell_doorbell(struct vhu_session *s, uint16_t idx, const struct vdpa_notification_area *area)
+{
+	struct vhu_msg msg = {.request = VHU_BACKEND_VRING_HOST_NOTIFIER_MSG,
+			      .flags = VHU_FLAGS_VERSION,
+			      .size = sizeof(msg.payload.area),
+			      .payload.area = {.u64 = idx | (area == NULL ? VHU_FILE_NOFD : 0),
+					       .size = area != NULL ? area->size : 0,
+					       .offset = area != NULL ? area->offset : 0}};
+
+	return tell(s, &msg, area != NULL ? area->fd : -1, "doorbell");
+}
+
+/* Front ends map whole pages, and QEMU exactly one. */
+static bool
+is_one_page(const struct vdpa_notification_area *area)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+
+	return area->size == page && (area->offset & (page - 1)) == 0;
+}
+
+static void
+give_doorbell(struct vhu_session *s, uint16_t idx)
+{
+	struct vhu_device *dev = s->dev;
+	struct vdpa_notification_area area;
+	int rc;
+
+	s->rings[idx].doorbell_asked = true;
+	rc = vdpa_get_vq_notification(dev->vdev, idx, &area);
+	if (rc < 0 || !is_one_page(&area)) {
+		VDPA_LOG(DEBUG, "%s: vhost-user: queue %u: the doorbell is not given: %s",
+			 dev->vdev->name, idx,
+			 rc < 0 ? vdpa_vhu_why(dev, idx) : "it is not a page of its own");
+		return;
+	}
+	pthread_mutex_lock(&dev->lock);
+	s->rings[idx].doorbell = tell_doorbell(s, idx, &area);
+	pthread_mutex_unlock(&dev->lock);
+	/* Who failed meanwhile had nothing to take back yet. */
+	if (vdpa_device_get_state(dev->vdev) == VDPA_STATE_FAILED)
+		vdpa_vhu_take_doorbell(s, idx);
+}
+
+void
+vdpa_vhu_give_doorbells(struct vhu_session *s)
+{
+	if (!s->running || !has_channel(s, PROTOCOL(HOST_NOTIFIER) | PROTOCOL(BACKEND_SEND_FD)))
+		return;
+	for (uint16_t i = 0; i < s->nrings; i++)
+		if (s->rings[i].started && !s->rings[i].doorbell_asked)
+			give_doorbell(s, i);
+}
+
+/* Under the device's lock. */
+static void
+take_doorbell(struct vhu_session *s, uint16_t idx)
+{
+	if (s->rings[idx].doorbell)
+		tell_doorbell(s, idx, NULL);
+	s->rings[idx].doorbell = false;
+}
+
+void
+vdpa_vhu_take_doorbell(struct vhu_session *s, uint16_t idx)
+{
+	pthread_mutex_lock(&s->dev->lock);
+	take_doorbell(s, idx);
+	pthread_mutex_unlock(&s->dev->lock);
+}
+
+void
+vdpa_vhu_take_doorbells(struct vhu_device *dev)
+{
+	pthread_mutex_lock(&dev->lock);
+	for (uint16_t i = 0; dev->session != NULL && i < dev->session->nrings; i++)
+		take_doorbell(dev->session, i);
+	pthread_mutex_unlock(&dev->lock);
+}
+
+unsigned int
+vdpa_vhu_count_doorbells(const struct vhu_session *s)
+{
+	unsigned int n = 0;
+
+	for (uint16_t i = 0; s != NULL && i < s->nrings; i++)
+		n += s->rings[i].doorbell;
+	return n;
+}
