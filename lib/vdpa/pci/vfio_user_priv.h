@@ -2,8 +2,9 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The vfio-user client by its parts: vfio_user_conn.c owns the socket, vfio_user_info.c asks the
- * server what the device is and checks the answers, vfio_user.c is the transport.
+ * The vfio-user client by its parts: vfio_user_conn.h and its three files own the socket,
+ * vfio_user_info.c asks the server what the device is and checks the answers, vfio_user.c is the
+ * transport.
  */
 
 #ifndef VDPA_VFIO_USER_PRIV_H

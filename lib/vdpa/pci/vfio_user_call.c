@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Requests to a vfio-user server and their replies, one at a time (`request`). Owns the receiving
+ * side of the socket.
+ *
+ * The server is not trusted. A message is received into a buffer of fixed size, at most one file
+ * descriptor comes with it, and whatever is neither the reply that is waited for nor tolerated ends
+ * the connection. A request waits for its reply for one time-out, and all requests together draw on
+ * one patience, so that a server which answers each of them just in time cannot hold a shared
+ * thread for long.
+ */
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <rte_common.h>
+
+#include "vdpa.h"
+#include "vdpa_args.h"
+#include "vdpa_log.h"
+#include "vfio_user_conn.h"
+
+/* Waiting that a request has free, µs; what goes beyond is taken from the patience. */
+#define GRACE_US	10000
+/* It grows by one part in so many of the time that passes. */
+#define PATIENCE_REFILL 8
+/* Requests of its own that a server may send during one of ours, all refused. */
+#define REFUSALS_MAX	16
+
+/* The end, found under `request` and not `send`. */
+__attribute__((format(printf, 3, 4))) static int
+fail(struct vfu_conn *c, int err, const char *fmt, ...)
+{
+	va_list ap;
+	int rc;
+
+	pthread_mutex_lock(&c->send);
+	va_start(ap, fmt);
+	rc = vdpa_vfu_vend_locked(c, err, c->doing, fmt, ap);
+	va_end(ap);
+	pthread_mutex_unlock(&c->send);
+	return rc;
+}
+
+/* The file that came with a message; more than one is one too many. */
+static int
+take_fds(struct vfu_conn *c, struct msghdr *msg)
+{
+	bool more = (msg->msg_flags & MSG_CTRUNC) != 0;
+	struct cmsghdr *cmsg;
+
+	for (cmsg = CMSG_FIRSTHDR(msg); cmsg != NULL; cmsg = CMSG_NXTHDR(msg, cmsg)) {
+		size_t n = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+
+		if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t i = 0; i < n; i++) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof(int), sizeof(int));
+			if (c->rx_fd < 0) {
+				c->rx_fd = fd;
+			} else {
+				close(fd);
+				more = true;
+			}
+		}
+	}
+	if (more)
+		return fail(c, EPROTO, "a message with more file descriptors than one");
+	return 0;
+}
+
+/* Read what there is of a message. 1 when it is whole; 0: not yet; negative: the end. */
+static int
+receive(struct vfu_conn *c)
+{
+	struct vfio_user_header *hdr = (struct vfio_user_header *)c->rx;
+
+	for (;;) {
+		size_t want = c->rx_len < sizeof(*hdr) ? sizeof(*hdr) : hdr->size;
+		union {
+			char buf[CMSG_SPACE(sizeof(int))];
+			struct cmsghdr align;
+		} control;
+		struct iovec iov = {c->rx + c->rx_len, want - c->rx_len};
+		struct msghdr msg = {.msg_iov = &iov,
+				     .msg_iovlen = 1,
+				     .msg_control = control.buf,
+				     .msg_controllen = sizeof(control.buf)};
+		ssize_t n;
+
+		if (c->rx_len == want)
+			return 1;
+		n = recvmsg(c->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+			return 0;
+		if (n < 0 && errno != ECONNRESET)
+			return fail(c, errno, "recvmsg: %m");
+		if (n <= 0)
+			return fail(c, ENODEV, "the server hung up%s",
+				    c->rx_len == 0 ? "" : " in the middle of a message");
+		c->rx_len += (size_t)n;
+		if (take_fds(c, &msg) < 0)
+			return vdpa_vfu_error(c);
+		if (c->rx_len >= sizeof(*hdr) &&
+		    (hdr->size < sizeof(*hdr) || hdr->size > sizeof(c->rx)))
+			return fail(c, EPROTO, "a message of %u bytes", hdr->size);
+	}
+}
+
+/* The message in the buffer has been dealt with. */
+static void
+receive_next(struct vfu_conn *c)
+{
+	if (c->rx_fd >= 0)
+		close(c->rx_fd);
+	c->rx_fd = -1;
+	c->rx_len = 0;
+}
+
+/* The server asks something of us: nothing is granted, and an answer given where one is due. */
+static int
+refuse(struct vfu_conn *c, const struct vfio_user_header *hdr)
+{
+	struct vfio_user_header reply = {
+		.id = hdr->id,
+		.command = hdr->command,
+		.size = sizeof(reply),
+		.flags = VFIO_USER_TYPE_REPLY | VFIO_USER_ERROR,
+		.error = ENOTSUP,
+	};
+	struct iovec iov = {&reply, sizeof(reply)};
+	int rc;
+
+	if (c->rx_fd >= 0)
+		return fail(c, EPROTO, "a file descriptor with a request of the server");
+	if (++c->refusals > REFUSALS_MAX)
+		return fail(c, EPROTO, "requests of the server (the last: %u) without end",
+			    hdr->command);
+	VDPA_LOG(DEBUG, "%s: request %u of the server is refused", c->name, hdr->command);
+	if (hdr->flags & VFIO_USER_NO_REPLY)
+		return 0;
+	pthread_mutex_lock(&c->send);
+	rc = vdpa_vfu_send_locked(c, &iov, 1, NULL, 0);
+	pthread_mutex_unlock(&c->send);
+	return rc < 0 ? fail(c, EPROTO, "asks and does not read the answers") : 0;
+}
+
+/* The reply to call, in the buffer. 1, with the server's errno in *err; negative: the end. */
+static int
+take_reply(struct vfu_conn *c, struct vfu_call *call, int *err)
+{
+	const struct vfio_user_header *hdr = (const struct vfio_user_header *)c->rx;
+	size_t len = hdr->size - sizeof(*hdr);
+
+	*err = 0;
+	if (c->rx_fd >= 0 && (call->reply_fd == NULL || (hdr->flags & VFIO_USER_ERROR)))
+		return fail(c, EPROTO, "a file descriptor that was not asked for");
+	if (hdr->flags & VFIO_USER_ERROR) {
+		if (len != 0)
+			return fail(c, EPROTO, "an error reply of %u bytes", hdr->size);
+		/* It may be left out; and what is no errno is no errno. */
+		*err = hdr->error == 0 || hdr->error > 4095 ? EIO : (int)hdr->error;
+		return 1;
+	}
+	if (len < call->reply_min || len > call->reply_max)
+		return fail(c, EPROTO, "a reply with %zu bytes of data, expected %zu%s", len,
+			    call->reply_min, call->reply_min == call->reply_max ? "" : " or more");
+	if (len != 0)
+		memcpy(call->reply, c->rx + sizeof(*hdr), len);
+	call->reply_len = len;
+	if (call->reply_fd != NULL) {
+		*call->reply_fd = c->rx_fd;
+		c->rx_fd = -1;
+	}
+	return 1;
+}
+
+/*
+ * Deal with the message in the buffer. 1: it is the reply to call (NULL, or not sent yet: there can
+ * be none); 0: it was something else; negative: the end.
+ */
+static int
+dispatch(struct vfu_conn *c, struct vfu_call *call, uint16_t id, int *err)
+{
+	const struct vfio_user_header *hdr = (const struct vfio_user_header *)c->rx;
+	uint32_t type = hdr->flags & VFIO_USER_TYPE_MASK;
+	uint64_t posts;
+
+	if (type == VFIO_USER_TYPE_CMD)
+		return refuse(c, hdr);
+	if (type != VFIO_USER_TYPE_REPLY || (hdr->flags & ~(type | VFIO_USER_ERROR)) != 0)
+		return fail(c, EPROTO, "a message with flags 0x%x", hdr->flags);
+	if (hdr->id & VFU_POST_ID && hdr->command == VFIO_USER_REGION_WRITE && c->rx_fd < 0) {
+		posts = __atomic_load_n(&c->posts, __ATOMIC_RELAXED);
+		if (c->post_replies < posts) {
+			if (c->post_replies++ == 0)
+				VDPA_LOG(NOTICE,
+					 "%s: the server answers writes that ask for no reply",
+					 c->name);
+			return 0;
+		}
+	}
+	if (call == NULL)
+		return fail(c, EPROTO, "reply %u to command %u, which nobody has asked", hdr->id,
+			    hdr->command);
+	if (hdr->id != id || hdr->command != call->command)
+		return fail(c, EPROTO, "reply %u to command %u, expected %u to %u", hdr->id,
+			    hdr->command, id, call->command);
+	return take_reply(c, call, err);
+}
+
+/* Wait for events on the socket until the deadline. False when that has come. */
+static bool
+wait_for(struct vfu_conn *c, short events, int64_t deadline_us)
+{
+	for (;;) {
+		struct pollfd pfd = {.fd = c->fd, .events = events};
+		int64_t left = deadline_us - vdpa_vfu_now_us();
+		int n;
+
+		if (left <= 0)
+			return false;
+		n = poll(&pfd, 1, (int)((left + 999) / 1000));
+		if (n > 0 || (n < 0 && errno != EINTR))
+			return true;
+	}
+}
+
+static int
+timed_out(struct vfu_conn *c, int64_t waited_us, bool sent)
+{
+	const struct vfio_user_header *hdr = (const struct vfio_user_header *)c->rx;
+
+	if (waited_us / 1000 < c->timeout_ms)
+		return fail(c, ETIMEDOUT,
+			    "no answer in %" PRId64 " ms, after answers that came late for %u ms",
+			    waited_us / 1000, VFU_PATIENCE_TIMEOUTS * c->timeout_ms);
+	if (!sent)
+		return fail(c, ETIMEDOUT, "the server has not read for %u ms", c->timeout_ms);
+	if (c->rx_len >= sizeof(*hdr))
+		return fail(c, ETIMEDOUT, "only %zu of %u bytes of an answer in %u ms", c->rx_len,
+			    hdr->size, c->timeout_ms);
+	return fail(c, ETIMEDOUT, "no answer in %u ms", c->timeout_ms);
+}
+
+/* Under `request`. 0 with the server's errno in *err; negative: the end, or it was not sent. */
+static int
+transact(struct vfu_conn *c, struct vfu_call *call, int *err)
+{
+	struct vfio_user_header hdr = {
+		.id = c->next_id++ & (uint16_t)~VFU_POST_ID,
+		.command = call->command,
+		.size = (uint32_t)(sizeof(hdr) + call->arg_len + call->data_len),
+		.flags = VFIO_USER_TYPE_CMD,
+	};
+	const struct iovec iov[] = {
+		{&hdr, sizeof(hdr)},
+		{(void *)(uintptr_t)call->arg, call->arg_len},
+		{(void *)(uintptr_t)call->data, call->data_len},
+	};
+	int64_t start = vdpa_vfu_now_us(), limit, waited;
+	bool sent = false;
+	int rc;
+
+	c->refusals = 0;
+	c->patience_us += (start - c->patience_at_us) / PATIENCE_REFILL;
+	c->patience_us =
+		RTE_MIN(c->patience_us, (int64_t)VFU_PATIENCE_TIMEOUTS * c->timeout_ms * 1000);
+	c->patience_at_us = start;
+	limit = GRACE_US + RTE_MAX(c->patience_us, 0);
+	limit = RTE_MIN(limit, (int64_t)c->timeout_ms * 1000);
+	for (;;) {
+		if (!sent) {
+			pthread_mutex_lock(&c->send);
+			rc = vdpa_vfu_flush_locked(c);
+			if (rc == 0)
+				rc = vdpa_vfu_send_locked(c, iov, RTE_DIM(iov), call->fds,
+							  call->n_fds);
+			pthread_mutex_unlock(&c->send);
+			sent = rc == 0;
+			if (rc < 0 && rc != -EAGAIN)
+				return rc;
+		}
+		rc = receive(c);
+		if (rc > 0) {
+			rc = dispatch(c, sent ? call : NULL, hdr.id, err);
+			receive_next(c);
+			if (rc > 0)
+				break;
+			if (rc == 0 && vdpa_vfu_now_us() - start < limit)
+				continue;
+		}
+		if (rc < 0)
+			return rc;
+		if (!wait_for(c, sent ? POLLIN : POLLIN | POLLOUT, start + limit))
+			return timed_out(c, vdpa_vfu_now_us() - start, sent);
+	}
+	waited = vdpa_vfu_now_us() - start;
+	if (waited > GRACE_US)
+		c->patience_us -= waited - GRACE_US;
+	return 0;
+}
+
+int
+vdpa_vfu_call(struct vfu_conn *c, struct vfu_call *call)
+{
+	int rc, err = 0;
+
+	if (call->reply_fd != NULL)
+		*call->reply_fd = -1;
+	pthread_mutex_lock(&c->request);
+	c->doing = vdpa_vfu_command_name(call->command);
+	rc = transact(c, call, &err);
+	c->doing = NULL;
+	pthread_mutex_unlock(&c->request);
+	if (vdpa_vfu_error(c) != 0) {
+		/* Its reply may have come just before. */
+		if (rc == 0 && call->reply_fd != NULL && *call->reply_fd >= 0) {
+			close(*call->reply_fd);
+			*call->reply_fd = -1;
+		}
+		vdpa_vfu_tell(c);
+		return vdpa_vfu_gone_error(c);
+	}
+	if (rc < 0)
+		return vdpa_error(rc, "%s: %s: cannot be sent: %s", c->name,
+				  vdpa_vfu_command_name(call->command), strerror(-rc));
+	if (err != 0)
+		return vdpa_error(err, "%s: %s: the server answers: %s", c->name,
+				  vdpa_vfu_command_name(call->command), strerror(err));
+	return 0;
+}
+
+void
+vdpa_vfu_drain(struct vfu_conn *c)
+{
+	int rc, err;
+
+	if (pthread_mutex_trylock(&c->request) != 0)
+		return;
+	c->refusals = 0;
+	for (unsigned int i = 0; i < 2 * VFU_DRAIN_EVERY; i++) {
+		rc = receive(c);
+		if (rc <= 0)
+			break;
+		rc = dispatch(c, NULL, 0, &err);
+		receive_next(c);
+		if (rc < 0)
+			break;
+	}
+	pthread_mutex_unlock(&c->request);
+}
