@@ -9,10 +9,13 @@ whose sim_net loops back what it is sent.
 
 import contextlib
 import os
+import signal
+import struct
 import time
 import unittest
 
 import harness
+import vhost_user_client as vhost
 
 MODEL = os.environ.get('UVDPA_MODEL', 'vdpa-model')
 BURSTS = 4  # of 32 packets, sent on each queue to begin with; then they go round
@@ -20,25 +23,26 @@ SECONDS = 1.0
 
 
 @contextlib.contextmanager
-def model(words='', pairs=1, name='m0'):
-    """vdpa-model with one net function; it has .path, the function's name."""
-    device = f'name {name} mgmtdev sim_net max_vqp {pairs} vfio_user {{dir}}/{name}.vfu {words}'
-    with harness.Daemon([device], app=MODEL) as process:
-        process.path = f'vfio-user/{process.dir}/{name}.vfu'
+def model(words='', pairs=1, args=()):
+    """vdpa-model with one net function m0; it has .path, the function's name."""
+    device = f'name m0 mgmtdev sim_net max_vqp {pairs} vfio_user {{dir}}/m0.vfu {words}'
+    with harness.Daemon([device], args=args, app=MODEL) as process:
+        process.path = f'vfio-user/{process.dir}/m0.vfu'
         yield process
 
 
 @contextlib.contextmanager
-def daemon(function, words=''):
-    """vdpa-app with one device v0 on that function, served on a socket."""
-    device = f'name v0 mgmtdev {function} socket {{dir}}/v0.sock {words}'
-    with harness.Daemon([device]) as process:
+def daemon(*functions, words=''):
+    """vdpa-app with a device v0, v1, ... on each function, served on sockets."""
+    devices = [f'name v{i} mgmtdev {function} socket {{dir}}/v{i}.sock {words}'
+               for i, function in enumerate(functions)]
+    with harness.Daemon(devices) as process:
         yield process
 
 
 class Loopback(unittest.TestCase):
     def check(self, queues=1, words='', model_words='', **vdev):
-        with model(model_words, queues) as other, daemon(other.path, words) as app:
+        with model(model_words, queues) as other, daemon(other.path, words=words) as app:
             port = harness.virtio_user(app.socket('v0'), queues=queues, **vdev)
             with harness.Testpmd([port], queues=queues) as pmd:
                 self.assertEqual(app.show('v0')['state'], 'running')
@@ -71,7 +75,7 @@ class Loopback(unittest.TestCase):
 
 
 class Sleep(unittest.TestCase):
-    """Doorbells that are relayed wake the daemon; the packets between them do not."""
+    """A kick that is relayed wakes the daemon; packets and interrupts do not."""
 
     SECONDS = 2.0
 
@@ -83,8 +87,9 @@ class Sleep(unittest.TestCase):
         counts = harness.context_switches(app.pid)
         return sum(n for name, n in counts.items() if name.startswith('vdpa-'))
 
-    def test_packets_do_not_wake_the_daemon(self):
-        with model() as other, daemon(other.path) as app:
+    def measure(self, model_args=()):
+        """Packets, relayed kicks and wake-ups of a while under load."""
+        with model(args=model_args) as other, daemon(other.path) as app:
             port = harness.virtio_user(app.socket('v0'))
             with harness.Testpmd([port]) as pmd:
                 pmd.run(f'start tx_first {BURSTS}')
@@ -97,11 +102,137 @@ class Sleep(unittest.TestCase):
                 cpu = harness.cpu_seconds(app.pid) - before[2]
                 kicks = app.stats('v0')['device']['kicks_relayed'] - kicks
                 pmd.run('stop')
-        print(f'{packets} packets in {self.SECONDS:g} s: {kicks} kicks relayed, {wakeups} wake-ups '
-              f'of the daemon, CPU {100 * cpu / self.SECONDS:.1f} %', flush=True)
+        print(f'{self.id()}: {packets} packets in {self.SECONDS:g} s: {kicks} kicks relayed, '
+              f'{wakeups} wake-ups of the daemon, CPU {100 * cpu / self.SECONDS:.1f} %',
+              flush=True)
         self.assertGreater(packets, 10000)
-        # One for a kick, and none for a packet or an interrupt.
-        self.assertLessEqual(wakeups, 2 * kicks + 5)
+        return kicks, wakeups, cpu
+
+    def test_packets_do_not_wake_the_daemon(self):
+        kicks, wakeups, _ = self.measure()
+        self.assertLessEqual(wakeups, kicks + 5)
+
+    def test_a_device_that_polls_lets_the_daemon_sleep(self):
+        """It asks for no kicks, so that there is nothing left to do."""
+        kicks, wakeups, cpu = self.measure(
+            ['--poll-lcores', str(min(os.sched_getaffinity(0)))])
+        self.assertEqual(kicks, 0)
+        self.assertLessEqual(wakeups, 5)
+        self.assertLess(cpu, 0.01 * self.SECONDS)
+
+    def test_interrupts_do_not_wake_the_daemon(self):
+        exchanges = 200
+        with model() as other, daemon(other.path) as app, \
+                vhost.NetDriver(app.socket('v0')).start() as net:
+            net.exchange()
+            before = self.wakeups(app), app.stats('v0')['device']['kicks_relayed']
+            for ring in net.rx, net.tx:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(ring.call_fd)
+            for _ in range(exchanges):
+                net.exchange()
+            kicks = app.stats('v0')['device']['kicks_relayed'] - before[1]
+            wakeups = self.wakeups(app) - before[0]
+            interrupts = sum(os.eventfd_read(ring.call_fd) for ring in (net.rx, net.tx))
+            stats = app.stats('v0')['device']
+        print(f'{self.id()}: {interrupts} interrupts, {kicks} kicks relayed, {wakeups} wake-ups of '
+              f'the daemon', flush=True)
+        self.assertGreaterEqual(interrupts, exchanges)
+        self.assertLessEqual(wakeups, kicks + 5)
+        self.assertEqual(stats['interrupts_relayed'], 0)
+        self.assertEqual(stats['vectors'], 3)
+
+
+class Sessions(unittest.TestCase):
+    """One after the other, on one function."""
+
+    CYCLES = 30
+
+    def stop(self, net):
+        """The queues' places in their rings."""
+        return [struct.unpack('<II', net.client.ask(vhost.GET_VRING_BASE,
+                                                    struct.pack('<II', ring.index, 0)))[1]
+                for ring in (net.rx, net.tx)]
+
+    def test_nothing_is_left_of_a_session(self):
+        with model() as other, daemon(other.path) as app, app.telemetry() as client:
+            def usage():
+                return harness.fds(app.pid), harness.threads(app.pid), harness.mappings(app.pid)
+
+            def is_idle():
+                return client.ask('/vdpa/dev/show,v0')['state'] == 'idle'
+
+            for i in range(self.CYCLES):
+                ring = vhost.PackedRing if i % 2 else vhost.SplitRing
+                with vhost.NetDriver(app.socket('v0'), ring).start() as net:
+                    net.exchange()
+                    if i % 3 == 0:
+                        self.stop(net)
+                harness.wait_for(is_idle, 'the device to be idle')
+                if i == 4:
+                    time.sleep(0.2)
+                    before = usage()
+            harness.wait_for(lambda: usage() == before, f'{usage()} to be {before}', timeout=5)
+            self.assertEqual(app.err.text(), '')
+
+    def test_interrupts_come_with_fewer_vectors_too(self):
+        for vectors in 4, 3, 2, 1:
+            for ring in vhost.SplitRing, vhost.PackedRing:
+                with self.subTest(vectors=vectors, ring=ring.__name__), model(pairs=2) as other, \
+                        daemon(other.path, words=f'vectors {vectors}') as app, \
+                        vhost.NetDriver(app.socket('v0'), ring).start() as net:
+                    net.exchange()
+                    for queue in net.rx, net.tx:
+                        harness.wait_for(lambda: os.eventfd_read(queue.call_fd), 'an interrupt')
+                    self.assertEqual(app.stats('v0')['device']['vectors'], vectors)
+
+    def test_a_driver_that_begins_anew_starts_again(self):
+        """A guest that reloads its driver: the rings begin at 0."""
+        for ring in vhost.SplitRing, vhost.PackedRing:
+            with self.subTest(ring.__name__), model() as other, daemon(other.path) as app, \
+                    vhost.NetDriver(app.socket('v0'), ring).start() as net:
+                net.exchange()
+                self.stop(net)
+                net.rx, net.tx = ring(net.memory, 0), ring(net.memory, 1)
+                net.start()
+                net.exchange()
+
+    def test_a_queue_that_goes_on_is_refused(self):
+        """QEMU's stop and cont: the queues stand somewhere, which no device can be told."""
+        for ring in vhost.SplitRing, vhost.PackedRing:
+            with self.subTest(ring.__name__), model() as other, daemon(other.path) as app, \
+                    vhost.NetDriver(app.socket('v0'), ring).start() as net:
+                net.exchange()
+                bases = self.stop(net)
+                with contextlib.suppress(AssertionError, vhost.Closed, OSError):
+                    for queue, base in zip((net.rx, net.tx), bases):
+                        queue.start(net.client, base=base)
+                harness.wait_for(lambda: app.show('v0')['state'] == 'failed', 'it to be refused')
+                app.err.wait('a virtio device can only start at 0')
+
+
+class Gone(unittest.TestCase):
+    def test_a_device_process_that_dies_costs_its_device_only(self):
+        with contextlib.ExitStack() as stack:
+            others = [stack.enter_context(model()) for _ in range(2)]
+            app = stack.enter_context(daemon(*(other.path for other in others)))
+            nets = [stack.enter_context(vhost.NetDriver(app.socket(f'v{i}')).start())
+                    for i in range(2)]
+            for net in nets:
+                net.exchange()
+            began = time.monotonic()
+            self.end(others[0])
+            harness.wait_for(lambda: app.show('v0')['state'] == 'failed', 'the device to fail')
+            self.assertLess(time.monotonic() - began, 5)
+            app.err.wait('v0: .*' + os.path.basename(others[0].dir))
+            nets[1].exchange()
+            self.assertEqual(app.show('v1')['state'], 'running')
+
+    def end(self, other):
+        os.kill(other.pid, signal.SIGKILL)
+        other.process.wait()
+        # It was meant to.
+        other.process.returncode = 0
 
 
 def case(**kwargs):
