@@ -403,8 +403,8 @@ vfu_server_create(const struct vfu_params *params, struct vfu_server **out)
 	s->client.fd = s->listener.fd = s->delay.fd = s->out_fd = -1;
 	s->addr.sun_family = AF_UNIX;
 	if (strlen(params->path) >= sizeof(s->addr.sun_path)) {
-		rc = vdpa_error(EINVAL, "vfio_user '%s': longer than %zu characters", params->path,
-				sizeof(s->addr.sun_path) - 1);
+		rc = vdpa_error(EINVAL, "vfio_user: longer than %zu characters: '%s'",
+				sizeof(s->addr.sun_path) - 1, params->path);
 		goto err;
 	}
 	strcpy(s->addr.sun_path, params->path);

@@ -15,6 +15,8 @@ import os
 import select
 import socket
 import struct
+import time
+import unittest
 
 import harness
 from vhost_user_client import Memory, PackedRing, SplitRing, wait_until, F_VERSION_1
@@ -411,3 +413,96 @@ class Model(harness.Daemon):
     def fault(self, name, faults):
         got = self.ask(f'/model/fault,{name},{faults}')
         assert got == {'result': 'ok'}, got
+
+
+class ModelTest(unittest.TestCase):
+    """A model with a device under test, "m0", and one that must not notice, "healthy".
+
+    After every test: the model lives, the healthy device's client has gone on working, m0 serves a
+    new client, and file descriptors, mappings and threads are back to where they were.
+    """
+
+    DEVICES = ('name m0 mgmtdev sim_net max_vqp 2', 'name healthy mgmtdev sim_net')
+
+    @classmethod
+    def setUpClass(cls):
+        cls.model = Model(cls.DEVICES)
+        cls.model.start()
+        try:
+            cls.healthy = NetDriver(cls.model.socket('healthy')).start()
+            cls.healthy.exchange()
+            cls.serve()
+            cls.baseline = cls.usage()
+            for _ in range(20):
+                time.sleep(0.02)
+                last, cls.baseline = cls.baseline, cls.usage()
+                if last == cls.baseline:
+                    break
+        except BaseException:
+            cls.model.stop()
+            print(cls.model.err.text())
+            cls.model.cleanup()
+            raise
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.healthy.close()
+        code = cls.model.stop()
+        text = cls.model.err.text()
+        cls.model.cleanup()
+        if code != 0 or 'Sanitizer' in text or 'runtime error' in text:
+            raise AssertionError(f'the model ended with {code}:\n{text[-8000:]}')
+
+    @classmethod
+    def usage(cls):
+        """Everything open but anonymous, and how often guest memory is mapped."""
+        with open(f'/proc/{cls.model.pid}/maps') as f:
+            maps = sum('uvdpa-guest' in line for line in f)
+        return harness.fds(cls.model.pid), maps, len(harness.threads(cls.model.pid))
+
+    @classmethod
+    def serve(cls):
+        """m0 serves a new client; the one before may still be on its way out."""
+        def connected():
+            try:
+                return NetDriver(cls.model.socket('m0'))
+            except Closed:
+                return None
+
+        with wait_until(connected) as net:
+            net.start()
+            net.exchange()
+
+    def setUp(self):
+        self.closers = []
+        self.lines = len(self.model.err.lines)
+
+    def tearDown(self):
+        for thing in self.closers:
+            thing.close()
+        self.assertIsNone(self.model.process.poll(), 'the model died:\n' + self.model.err.text()[-8000:])
+        self.healthy.exchange()
+        self.serve()
+        if not wait_until(lambda: self.usage() == self.baseline):
+            self.assertEqual(self.usage(), self.baseline, 'something is left behind')
+
+    def client(self, **kw):
+        """A client of m0 that is closed at the end."""
+        client = Client(self.model.socket('m0'), **kw)
+        self.closers.append(client)
+        return client
+
+    def net(self, device='m0', **kw):
+        net = NetDriver(self.model.socket(device), **kw)
+        self.closers.append(net)
+        return net
+
+    def memory(self):
+        memory = Memory()
+        self.closers.append(memory)
+        return memory
+
+    def refused(self, code, call, *args, **kw):
+        with self.assertRaises(Refused) as caught:
+            call(*args, **kw)
+        self.assertEqual(errno.errorcode[caught.exception.errno], errno.errorcode[code])
