@@ -157,6 +157,18 @@ no_iommu(void **state)
 }
 
 static void
+no_group_before_it_is_bound(void **state)
+{
+	make_function(ADDRESS, NULL, NULL);
+	make_dir("class/iommu/virtio0");
+	make_dir("bus/pci/drivers/vfio-pci");
+	refused("pci/" ADDRESS, false, ENODEV,
+		"pci/0000:06:00.2: bound to no driver; bind it to vfio-pci: "
+		"echo vfio-pci > /sys/bus/pci/devices/0000:06:00.2/driver_override; "
+		"echo 0000:06:00.2 > /sys/bus/pci/drivers_probe");
+}
+
+static void
 another_driver(void **state)
 {
 	make_function(ADDRESS, "virtio-pci", "7");
@@ -232,7 +244,7 @@ what_the_function_is_is_read(void **state)
 	assert_int_equal(fn.numa_node, 1);
 	assert_false(fn.noiommu);
 	assert_string_equal(fn.address, ADDRESS);
-	make_function(ADDRESS, NULL, "1x");
+	make_function(ADDRESS, "vfio-pci", "1x");
 	assert_int_equal(vdpa_vfio_find("pci/" ADDRESS, ADDRESS, &params, &fn), -ENOTSUP);
 }
 
@@ -377,6 +389,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		test(a_function_that_is_not_there),
 		test(no_iommu),
+		test(no_group_before_it_is_bound),
 		test(another_driver),
 		test(no_driver),
 		test(no_iommu_mode_unless_asked_for),

@@ -335,7 +335,7 @@ vdpa_pci_close(struct vdpa_pci *pci)
 	(void)vdpa_pci_event_set(pci, VDPA_PCI_EVENT_REMOVE, -1);
 	vdpa_pci_irqs_off(pci);
 	if (vdpa_pci_error(pci) == 0 && vdpa_pci_set_bus_master(pci, false) == 0 &&
-	    pci->info.can_reset && pci->ops->reset(pci->handle) < 0)
+	    pci->info.can_reset && !pci->info.close_resets && pci->ops->reset(pci->handle) < 0)
 		VDPA_LOG(WARNING, "%s; closed without a reset", vdpa_error_message());
 	pci->ops->close(pci->handle);
 	VDPA_LOG(INFO, "%s: closed", pci->name);

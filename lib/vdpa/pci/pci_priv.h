@@ -43,6 +43,7 @@ struct vdpa_pci_info {
 	struct vdpa_pci_region regions[VDPA_PCI_REGIONS];
 	unsigned int nr_irqs[VFIO_PCI_NUM_IRQS]; /* by VFIO_PCI_*_IRQ_INDEX; 0: none */
 	bool can_reset;
+	bool close_resets; /* the transport's close does: no need to before */
 	int numa_node;
 };
 

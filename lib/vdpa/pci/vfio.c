@@ -117,6 +117,8 @@ get_info(struct vfio_device *d, struct vdpa_pci_info *info)
 	if ((device.flags & VFIO_DEVICE_FLAGS_PCI) == 0)
 		return vdpa_error(ENOTSUP, "%s: VFIO says that it is no PCI function", d->name);
 	info->can_reset = (device.flags & VFIO_DEVICE_FLAGS_RESET) != 0;
+	/* The kernel does, where it can, when the file is closed. */
+	info->close_resets = true;
 	for (unsigned int i = 0; i < VDPA_PCI_REGIONS && i < device.num_regions; i++) {
 		ret = get_region(d, i, &info->regions[i]);
 		if (ret < 0)

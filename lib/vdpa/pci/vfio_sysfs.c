@@ -91,6 +91,24 @@ read_number(const char *address, const char *file, int dflt)
 	return value;
 }
 
+static bool
+is_empty(const char *folder)
+{
+	char path[VFIO_PATH_MAX];
+	struct dirent *e;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "%s/%s", sysfs_root, folder);
+	dir = opendir(path);
+	if (dir == NULL)
+		return true;
+	do
+		e = readdir(dir);
+	while (e != NULL && e->d_name[0] == '.');
+	closedir(dir);
+	return e == NULL;
+}
+
 /* vfio-pci, or a vendor's variant of it such as mlx5_vfio_pci. */
 static bool
 is_vfio_driver(const char *address, const char *driver)
@@ -160,14 +178,18 @@ vdpa_vfio_find(const char *name, const char *address, const struct vdpa_pci_para
 				  name);
 	read_link(address, "driver", driver, sizeof(driver));
 	read_link(address, "iommu_group", group, sizeof(group));
-	/* Before the driver: without a group vfio-pci does not bind. */
-	if (group[0] == '\0')
+	/*
+	 * Before the driver: where no IOMMU is, vfio-pci does not bind. Where one is, some
+	 * functions come into a group only when a driver takes them.
+	 */
+	if (group[0] == '\0' && (is_vfio_driver(address, driver) ||
+				 (is_empty("class/iommu") && is_empty("kernel/iommu_groups"))))
 		return no_iommu(name, params);
+	if (!is_vfio_driver(address, driver))
+		return not_bound(name, address, driver);
 	fn->group = (int)strtol(group, &end, 10);
 	if (*end != '\0' || fn->group < 0)
 		return vdpa_error(ENOTSUP, "%s: IOMMU group \"%s\" has no number", name, group);
-	if (!is_vfio_driver(address, driver))
-		return not_bound(name, address, driver);
 	fn->numa_node = read_number(address, "numa_node", -1);
 
 	snprintf(path, sizeof(path), "%s/noiommu-%d", dev_root, fn->group);
