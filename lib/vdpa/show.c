@@ -88,6 +88,24 @@ show_blk_config(struct vdpa_device *vdev, json_t *obj)
 	json_object_set_new(obj, "read_only", json_boolean(features & RTE_BIT64(VIRTIO_BLK_F_RO)));
 }
 
+/* What the device can reach through the IOMMU now. */
+static void
+show_dma(struct vdpa_device *vdev, json_t *obj)
+{
+	struct vdpa_dma_stats stats;
+	json_t *dma;
+
+	if (vdev->dma == NULL)
+		return;
+	vdpa_dma_get_stats(vdev->dma, &stats);
+	dma = json_object();
+	json_object_set_new(dma, "mappings", json_integer(stats.mappings));
+	json_object_set_new(dma, "bytes_mapped", json_integer((json_int_t)stats.bytes_mapped));
+	json_object_set_new(dma, "maps", json_integer((json_int_t)stats.maps));
+	json_object_set_new(dma, "unmaps", json_integer((json_int_t)stats.unmaps));
+	json_object_set_new(obj, "dma", dma);
+}
+
 static json_t *
 show_device(struct vdpa_device *vdev)
 {
@@ -114,6 +132,7 @@ show_device(struct vdpa_device *vdev)
 		show_net_config(vdev, obj);
 	else if (ops->get_device_id(vdev) == VIRTIO_ID_BLOCK)
 		show_blk_config(vdev, obj);
+	show_dma(vdev, obj);
 	json_object_set_new(obj, "frontend", fe != NULL ? json_string(fe->name) : json_null());
 	if (fe != NULL && fe->ops->describe != NULL) {
 		text[0] = '\0';
