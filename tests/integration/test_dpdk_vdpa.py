@@ -213,5 +213,179 @@ class Traffic(unittest.TestCase):
         self.serve(queues=4, packed=True)
 
 
+class Session(unittest.TestCase):
+    """A front end on the raw socket: what changes while the device runs, and what it does badly.
+
+    After every test the example lives, serves a new connection, and holds what it held.
+    """
+
+    @classmethod
+    def setUpClass(cls):
+        cls.example = Example(['uvdpa0,mgmtdev=sim_net,mac=52:54:00:00:00:07'])
+        cls.addClassCleanup(cls.example.__exit__, None, None, None)
+        cls.path = cls.example.create('uvdpa0')
+        cls.reconnect()
+        cls.held = cls.settled()
+
+    @classmethod
+    def settled(cls):
+        harness.wait_for(lambda: cls.state() == 'idle', 'the device to stop')
+        return len(harness.fds(cls.example.process.pid)), cls.example.guest_maps()
+
+    @classmethod
+    def state(cls):
+        return cls.example.telemetry('/vdpa/dev/show,uvdpa0')['state']
+
+    @classmethod
+    def reconnect(cls, ring=vhu.SplitRing):
+        with vhu.NetDriver(cls.path, ring) as net:
+            net.start()
+            net.exchange()
+
+    def tearDown(self):
+        self.assertIsNone(self.example.process.poll(), self.example.out.text())
+        self.reconnect()
+        harness.wait_for(lambda: self.settled() == self.held,
+                         f'{self.held} to be held again, not {self.settled()}')
+
+    def test_stop_tells_where_and_start_goes_on(self):
+        for ring in vhu.SplitRing, vhu.PackedRing:
+            with vhu.NetDriver(self.path, ring) as net:
+                net.start()
+                for _ in range(70):  # once round the ring
+                    net.exchange()
+                for r in net.rx, net.tx:
+                    payload = struct.pack('<II', r.index, 0)
+                    _, base = struct.unpack('<II', net.client.ask(vhu.GET_VRING_BASE, payload))
+                    self.assertEqual(base, r.base() & 0xffff)
+                self.assertEqual(self.state(), 'idle')
+                net.start()
+                net.exchange()
+
+    def test_swapped_call_eventfd_gets_the_interrupts(self):
+        with vhu.NetDriver(self.path) as net:
+            net.start()
+            net.exchange()
+            for _ in range(20):
+                fd = net.client.eventfd()
+                self.assertEqual(net.client.u64(vhu.SET_VRING_CALL, 0, [fd]), 0)
+                net.exchange()
+                self.assertGreater(os.eventfd_read(fd), 0)
+
+    def test_swapped_kick_eventfd_is_listened_to(self):
+        with vhu.NetDriver(self.path) as net:
+            net.start()
+            net.exchange()
+            net.tx.kick_fd = net.client.eventfd()
+            self.assertEqual(net.client.u64(vhu.SET_VRING_KICK, 1, [net.tx.kick_fd]), 0)
+            net.exchange()
+            # The other queue's kick would wake the device as well.
+            net.rx.kick = lambda: None
+            time.sleep(0.05)
+            net.exchange()
+
+    def test_disabled_queue_pauses_and_goes_on(self):
+        with vhu.NetDriver(self.path) as net:
+            net.start()
+            net.exchange()
+            self.assertEqual(net.client.state(vhu.SET_VRING_ENABLE, 1, 0), 0)
+            time.sleep(0.2)
+            with self.assertRaises(AssertionError):
+                net.exchange(timeout=0.3)
+            self.assertEqual(net.client.state(vhu.SET_VRING_ENABLE, 1, 1), 0)
+            self.assertTrue(vhu.wait_until(lambda: net.tx.poll() is not None))
+
+    def test_memory_added_while_it_runs(self):
+        with vhu.NetDriver(self.path) as net, contextlib.closing(vhu.Memory()) as more:
+            net.start()
+            net.exchange()
+            regions = net.memory.regions + [(0x10000000, more.size, 0x7f1000000000, 0)]
+            table = net.memory.table(regions)
+            fds = [net.memory.fd, more.fd]
+            self.assertEqual(net.client.ack(vhu.SET_MEM_TABLE, table, fds), 0)
+            net.exchange()
+
+    def test_memory_table_that_fails_half_way(self):
+        with vhu.NetDriver(self.path) as net:
+            net.start()
+            net.exchange()
+            fd = net.client.eventfd()  # not a file to be mapped
+            regions = [net.memory.regions[0], (0x10000000, 4096, 0x7f1000000000, 0)]
+            with contextlib.suppress(vhu.Closed):
+                error = net.client.ack(vhu.SET_MEM_TABLE, net.memory.table(regions),
+                                       [net.memory.fd, fd])
+                self.assertNotEqual(error, 0)
+                # Whatever it says next finds no memory.
+                net.client.state(vhu.SET_VRING_ENABLE, 0, 1)
+
+    def test_dirty_log(self):
+        with vhu.NetDriver(self.path, protocol=vhu.P_REPLY_ACK | vhu.P_MQ | vhu.P_LOG) as net:
+            net.start()
+            net.exchange()
+            self.set_log(net, log := self.log())
+            features = vhu.F_VERSION_1 | vhu.F_PROTOCOL
+            self.assertEqual(net.client.u64(vhu.SET_FEATURES, features | vhu.F_LOG_ALL), 0)
+            net.exchange()
+            dirty = self.dirty(log)
+            for offset in net.rx_buf, net.rx.device, net.tx.device:
+                self.assertIn((net.memory.GPA + offset) >> 12, dirty)
+            self.assertNotIn((net.memory.GPA + net.tx_buf) >> 12, dirty)
+            # rte_vhost unmaps the first log when it gets another.
+            self.set_log(net, self.log())
+            net.exchange()
+            self.assertEqual(net.client.u64(vhu.SET_FEATURES, features), 0)
+            os.pwrite(log, bytes(4096), 0)
+            net.exchange()
+            self.assertEqual(self.dirty(log), set())
+
+    def log(self):
+        fd = os.memfd_create('uvdpa-log')
+        self.addCleanup(os.close, fd)
+        os.ftruncate(fd, 4096)
+        return fd
+
+    def set_log(self, net, fd):
+        net.client.send(vhu.SET_LOG_BASE, struct.pack('<QQ', 4096, 0), [fd])
+        net.client.recv()
+
+    def dirty(self, fd):
+        data = os.pread(fd, 4096, 0)
+        return {8 * i + bit for i, byte in enumerate(data) for bit in range(8) if byte >> bit & 1}
+
+    def test_second_connection_does_not_disturb_the_first(self):
+        with vhu.NetDriver(self.path) as net:
+            net.start()
+            net.exchange()
+            with vhu.NetDriver(self.path) as other:
+                other.start()
+                with self.assertRaises(AssertionError):
+                    other.exchange(timeout=0.2)
+            net.exchange()
+
+    def test_configuration(self):
+        with vhu.Client(self.path) as client:
+            client.negotiate()
+            for size, expected in (6, '525400000007'), (8, '525400000007'):
+                reply = client.ask(vhu.GET_CONFIG, struct.pack('<III', 0, size, 0) + bytes(size))
+                self.assertEqual(reply[12:12 + 6].hex(), expected)
+
+    def test_disconnect_at_any_message(self):
+        for messages in range(1, 14):
+            with vhu.NetDriver(self.path) as net:
+                sent = 0
+                for r in net.rx, net.tx:
+                    kick, call = net.client.eventfd(), net.client.eventfd()
+                    for request, payload, fds in (
+                            (vhu.SET_VRING_NUM, struct.pack('<II', r.index, r.num), []),
+                            (vhu.SET_VRING_BASE, struct.pack('<II', r.index, 0), []),
+                            (vhu.SET_VRING_ADDR, r.addr_payload(), []),
+                            (vhu.SET_VRING_CALL, struct.pack('<Q', r.index), [call]),
+                            (vhu.SET_VRING_KICK, struct.pack('<Q', r.index), [kick]),
+                            (vhu.SET_VRING_ENABLE, struct.pack('<II', r.index, 1), [])):
+                        if sent < messages:
+                            net.client.send(request, payload, fds)
+                            sent += 1
+
+
 if __name__ == '__main__':
     unittest.main(verbosity=2)
