@@ -190,7 +190,7 @@ ring_config(struct vdpa_rte_device *dev, const struct rte_vhost_memory *mem, uin
 		return vdpa_error(EINVAL, "%s: queue %u: rte_vhost does not know it",
 				  dev->vdev->name, idx);
 	*conf = (struct vdpa_vq_config){.ready = true,
-					.enabled = true,
+					.enabled = ring->ready || !vdpa_has_vq_enable(dev->vdev),
 					.num = vring.size,
 					.state = to_state(dev->packed, avail, used)};
 	/* Split and packed are unions in there. */
@@ -210,6 +210,26 @@ ring_config(struct vdpa_rte_device *dev, const struct rte_vhost_memory *mem, uin
 	conf->kick_fd = ring->kick_fd;
 	conf->call_fd = ring->call_fd;
 	return 0;
+}
+
+/*
+ * Whether the device is to have a ring from its start on. One that takes no queue later gets all
+ * that are set up, the ones that are not enabled yet too; where it has no notion of enabling, they
+ * run.
+ */
+static bool
+is_wanted(const struct vdpa_rte_device *dev, uint16_t idx)
+{
+	struct rte_vhost_vring vring;
+
+	if (dev->rings[idx].ready)
+		return true;
+	if ((vdpa_get_backend_features(dev->vdev) &
+	     RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) != 0)
+		return false;
+	/* It has addresses once there was a kick eventfd. */
+	return rte_vhost_get_vhost_vring(dev->vid, idx, &vring) == 0 && vring.size > 0 &&
+	       vring.kickfd >= 0 && vring.desc != NULL && vring.avail != NULL && vring.used != NULL;
 }
 
 static void
@@ -438,7 +458,7 @@ vdpa_rte_session_start(struct vdpa_rte_device *dev)
 	conf.iotlb = tlb;
 	for (uint16_t i = 0; i < dev->nrings; i++) {
 		vqs[i].kick_fd = vqs[i].call_fd = -1;
-		if (!dev->rings[i].ready)
+		if (!is_wanted(dev, i))
 			continue;
 		rc = ring_config(dev, mem, i, &vqs[i]);
 		if (rc < 0)
@@ -447,8 +467,10 @@ vdpa_rte_session_start(struct vdpa_rte_device *dev)
 	rc = vdpa_device_start(dev->vdev, &conf);
 	if (rc < 0)
 		goto err_rings;
-	for (uint16_t i = 0; i < dev->nrings; i++)
+	for (uint16_t i = 0; i < dev->nrings; i++) {
 		dev->rings[i].started = vqs[i].ready;
+		dev->rings[i].disabled = vqs[i].ready && !vqs[i].enabled;
+	}
 	dev->running = true;
 	/* A device that is configured anew in the middle of a migration. */
 	rc = update_log(dev);
