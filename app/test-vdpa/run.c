@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* What cases share: verdicts, time, sessions. */
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include <linux/virtio_config.h>
+#include <linux/virtio_net.h>
+#include <linux/virtio_ring.h>
+
+#include <vdpa.h>
+
+#include "traffic.h"
+
+#ifndef VIRTIO_F_RING_RESET
+#define VIRTIO_F_RING_RESET 40
+#endif
+
+#define STATUS_NEEDS_RESET 0x40
+
+static void
+set_verdict(struct run *r, int verdict, const char *fmt, va_list ap)
+{
+	/* A failure says more than a skip; of two the first is the cause. */
+	if (r->verdict == RUN_FAILED || (r->verdict != 0 && verdict != RUN_FAILED))
+		return;
+	r->verdict = verdict;
+	vsnprintf(r->reason, sizeof(r->reason), fmt, ap);
+	for (char *c = r->reason; *c != '\0'; c++)
+		if (*c == '\n')
+			*c = ' ';
+}
+
+int
+run_fail(struct run *r, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	set_verdict(r, RUN_FAILED, fmt, ap);
+	va_end(ap);
+	return RUN_FAILED;
+}
+
+int
+run_skip(struct run *r, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	set_verdict(r, RUN_SKIPPED, fmt, ap);
+	va_end(ap);
+	return RUN_SKIPPED;
+}
+
+int
+run_failed_call(struct run *r, int rc, const char *what)
+{
+	const char *why = vdpa_error_message();
+
+	if (rc == -EOPNOTSUPP)
+		return run_skip(r, "%s: %s", what, why);
+	return run_fail(r, "%s: %s (%s)", what, why, strerrorname_np(-rc));
+}
+
+uint64_t
+now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+void
+sleep_us(unsigned int us)
+{
+	struct timespec ts = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000L};
+
+	nanosleep(&ts, NULL);
+}
+
+uint64_t
+run_ms(const struct run *r, unsigned int ms)
+{
+	return (uint64_t)ms * r->scale / 100;
+}
+
+bool
+run_expired(const struct run *r)
+{
+	return now_ns() > r->deadline;
+}
+
+int
+run_check_alive(struct run *r)
+{
+	char why[256] = "";
+	int status;
+
+	r->step = "reading the status";
+	r->t->ops->failure(r->t, why, sizeof(why));
+	if (why[0] != '\0')
+		return run_fail(r, "the device failed: %s", why);
+	status = r->t->ops->get_status(r->t);
+	if (status == -EOPNOTSUPP)
+		return 0;
+	if (status < 0)
+		return run_failed_call(r, status, "the status cannot be read");
+	if (status & STATUS_NEEDS_RESET)
+		return run_fail(r, "status 0x%02x: the device says DEVICE_NEEDS_RESET", status);
+	return 0;
+}
+
+int
+run_start(struct run *r, struct session *s, const struct session_params *params)
+{
+	int rc = traffic_probe_echo(r);
+
+	if (rc != 0)
+		return rc;
+
+	r->step = "starting the device";
+	rc = session_init(s, r->t, params);
+	if (rc < 0)
+		return run_failed_call(r, rc, "no session");
+	rc = session_start(s);
+	if (rc == 0)
+		return 0;
+	run_fail(r, "the device does not start: %s", vdpa_error_message());
+	session_fini(s);
+	return RUN_FAILED;
+}
+
+int
+run_finish(struct run *r, struct session *s, int rc)
+{
+	int stopped;
+
+	/* A device that fails says so here, whatever the case was about. */
+	if (rc == 0 && s->started)
+		rc = run_check_alive(r);
+	r->step = "stopping the device";
+	stopped = session_fini(s);
+	if (stopped < 0 && rc != RUN_FAILED)
+		rc = run_fail(r, "the device does not stop: %s", vdpa_error_message());
+	return rc;
+}
+
+int
+run_need_echo(struct run *r)
+{
+	int rc = traffic_probe_echo(r);
+
+	if (rc == 0 && r->t->device_id == TARGET_NET && !r->echoes)
+		rc = run_skip(r, "the device's back end does not return frames");
+	return rc;
+}
+
+int
+run_need(struct run *r, unsigned int flags)
+{
+	static const struct {
+		unsigned int flag, bit;
+		const char *name;
+		uint32_t device_id;
+	} features[] = {
+		{SESSION_PACKED, VIRTIO_F_RING_PACKED, "RING_PACKED", 0},
+		{SESSION_INDIRECT, VIRTIO_RING_F_INDIRECT_DESC, "INDIRECT_DESC", 0},
+		{SESSION_EVENT_IDX, VIRTIO_RING_F_EVENT_IDX, "EVENT_IDX", 0},
+		{SESSION_IN_ORDER, VIRTIO_F_IN_ORDER, "IN_ORDER", 0},
+		{SESSION_RING_RESET, VIRTIO_F_RING_RESET, "RING_RESET", 0},
+		{SESSION_MQ, VIRTIO_NET_F_MQ, "MQ", TARGET_NET},
+		{SESSION_MERGEABLE, VIRTIO_NET_F_MRG_RXBUF, "MRG_RXBUF", TARGET_NET},
+		{SESSION_CTRL_VQ, VIRTIO_NET_F_CTRL_VQ, "CTRL_VQ", TARGET_NET},
+	};
+
+	for (unsigned int i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
+		if (!(flags & features[i].flag) || target_has(r->t, features[i].bit))
+			continue;
+		if (features[i].device_id == 0 || features[i].device_id == r->t->device_id)
+			return run_skip(r, "the device does not offer %s", features[i].name);
+	}
+	return 0;
+}

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * One run of cases against one device: what the user asked for, and the verdict of the case that
+ * runs now. Functions of cases return 0 (go on), RUN_FAILED or RUN_SKIPPED, with the reason kept
+ * here; the first reason counts.
+ */
+
+#ifndef RUN_H
+#define RUN_H
+
+#include "session.h"
+
+#define RUN_FAILED  (-1)
+#define RUN_SKIPPED 1
+
+#define RUN_REASON_MAX 768
+
+struct run {
+	struct target *t;
+	bool overwrite;		 /* the disk's content may be destroyed */
+	bool echo_expected;	 /* net: frames must come back */
+	bool echo_known, echoes; /* net: whether they do, as was seen */
+	unsigned int scale;	 /* of every time, percent */
+	uint64_t seed;
+
+	/* The case that runs. */
+	const char *name;
+	const char *volatile step; /* what it is about, for one that hangs */
+	uint64_t deadline;	   /* monotonic, ns */
+	int verdict;
+	char reason[RUN_REASON_MAX];
+};
+
+/* The case fails, for this reason. */
+int run_fail(struct run *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* It does not apply, for this reason. */
+int run_skip(struct run *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* A call of the target or session failed: skipped for -EOPNOTSUPP, else failed. */
+int run_failed_call(struct run *r, int rc, const char *what);
+
+/* Milliseconds of a wait, stretched as the user asked. */
+uint64_t run_ms(const struct run *r, unsigned int ms);
+bool run_expired(const struct run *r);
+
+uint64_t now_ns(void);
+void sleep_us(unsigned int us);
+
+/* A case: what every test program of this kind calls one test. */
+struct run_case {
+	const char *name;
+	const char *about;	 /* one line */
+	unsigned int timeout_ms; /* of the whole case */
+	uint32_t device_id;	 /* 0: any */
+	int (*run)(struct run *r);
+};
+
+/* Tables, each ended by a NULL name, in the order in which they run. */
+extern const struct run_case device_cases[];
+extern const struct run_case data_cases[];
+extern const struct run_case notify_cases[];
+extern const struct run_case life_cases[];
+extern const struct run_case net_cases[];
+extern const struct run_case block_cases[];
+
+/* Sessions of cases. */
+
+/* Init and start; on failure nothing is left and the case has its verdict. */
+int run_start(struct run *r, struct session *s, const struct session_params *params);
+/* Stop and free. rc: the case's so far; what it returns is the case's verdict. */
+int run_finish(struct run *r, struct session *s, int rc);
+/* Skip unless all these features (SESSION_* flags) are offered. */
+int run_need(struct run *r, unsigned int flags);
+/* Skip for a net device whose frames do not come back. */
+int run_need_echo(struct run *r);
+/* Failed when the device says that it failed or needs a reset. */
+int run_check_alive(struct run *r);
+
+#endif /* RUN_H */
