@@ -181,8 +181,10 @@ bars_that_make_no_sense_are_refused(void **state)
 	fake.bar[4].parts[1].size = 2 * PAGE;
 	refused(EPROTO, "fake/a: BAR 4: mappable part at 0xfffffffffffff000 of 0x2000 bytes ends "
 			"outside its 0x4000; the device is at fault");
-	fake.bar[4].n_parts = 0;
-	fake.bar[4].size = 4 * PAGE;
+	fake.bar[4].parts[1].offset = PAGE;
+	fake.bar[4].parts[1].size = -PAGE;
+	refused(EPROTO, "fake/a: BAR 4: mappable part at 0x1000 of 0xfffffffffffff000 bytes ends "
+			"outside its 0x4000; the device is at fault");
 }
 
 static void

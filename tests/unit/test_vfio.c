@@ -266,6 +266,7 @@ the_function_in_the_way_is_named(void **state)
 		"ls /sys/kernel/iommu_groups/7/devices lists its functions");
 	make_function("0000:06:00.6", "nvme", "7");
 	make_function("0000:06:00.5", "e1000e", "7");
+	make_function("0000:06:00.7", "ahci", "7");
 	assert_int_equal(vdpa_vfio_not_viable(&fn), -EBUSY);
 	assert_string_equal(
 		vdpa_error_message(),

@@ -312,7 +312,14 @@ vdpa_pci_open(const char *name, const struct vdpa_pci_params *params, struct vdp
 	ret = set_command(pci, PCI_COMMAND_MEMORY, PCI_COMMAND_MASTER);
 	if (ret < 0)
 		goto err_close;
-	pci->opened = true;
+	/* From here on a failure is logged; one before is the result. */
+	pthread_mutex_lock(&pci->gone_lock);
+	pci->opened = pci->error == 0;
+	pthread_mutex_unlock(&pci->gone_lock);
+	if (!pci->opened) {
+		ret = vdpa_pci_gone_error(pci);
+		goto err_close;
+	}
 	VDPA_LOG(INFO, "%s: %04x:%04x opened, %u MSI-X vectors", pci->name, pci->id.vendor,
 		 pci->id.device, pci->nr_vectors);
 	*out = pci;
