@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+"""A guest's kicks reach a device's doorbell page, and the daemon sleeps."""
+
+import pathlib
+import time
+
+import daemon
+import vmtest
+from vmtest import MAC0
+
+PINGS = 50
+
+
+class Model(daemon.Daemon):
+    """vdpa-model, with the files of a daemon in a folder of its own."""
+
+    def __init__(self, build, folder, devices):
+        super().__init__(build, folder, devices)
+        self.program = pathlib.Path(build) / "app" / "vdpa-model" / "vdpa-model"
+
+    def queues(self, name):
+        """Doorbells of each queue, by memory and by message."""
+        return self.ask("/model/stats", name)["queues"]
+
+
+def switches(pid):
+    """Context switches of each thread: how often it slept or was interrupted."""
+    counts = {}
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        status = (task / "status").read_text().splitlines()
+        counts[(task / "comm").read_text().strip()] = sum(
+            int(line.split()[1]) for line in status if "ctxt_switches" in line)
+    return counts
+
+
+class Notifier(vmtest.GuestTest):
+    def start(self, **qemu):
+        folder = pathlib.Path(self.folder, "model")
+        folder.mkdir()
+        self.model = Model(vmtest.BUILD, folder, [
+            f"name m0 mgmtdev sim_net mac {MAC0} backend echo vfio_user %s/m0.vfu"])
+        self.model.start()
+        self.addCleanup(self.model.kill)
+        self.app = self.daemon(f"name net0 mgmtdev vfio-user/{folder}/m0.vfu socket %s/net0.sock")
+        # A stretch of pings in the midst of others.
+        script = f"""
+            net_up $(nic {MAC0}) 10.0.0.1/24 fd00::1/64
+            ping_all 5 10.0.0.2 before
+            host begin
+            ping_all {PINGS} 10.0.0.2 counted
+            host end
+        """
+        args = self.net("net0", MAC0)
+        args[-1] += "".join(f",{k.replace('_', '-')}={v}" for k, v in qemu.items())
+        self.counts = {}
+        guest = self.guest("net", script, args)
+        guest.run({"begin": lambda: self.note("begin"), "end": lambda: self.note("end")})
+        return guest
+
+    def note(self, when):
+        # The guest's own timers may still kick; asking wakes the main and the telemetry thread.
+        self.counts[when] = (
+            self.model.queues("m0"), switches(self.app.pid),
+            [self.app.ask("/vdpa/dev/stats", f"net0,{q}")["kicks_relayed"] for q in (0, 1)])
+
+    def between(self):
+        """Doorbells of the transmit queue, wake-ups of the control thread, kicks relayed."""
+        (model0, threads0, relayed0), (model1, threads1, relayed1) = (
+            self.counts["begin"], self.counts["end"])
+        return (int(model1["1"]["rings_by_memory"]) - int(model0["1"]["rings_by_memory"]),
+                threads1["vdpa-control"] - threads0["vdpa-control"],
+                sum(relayed1) - sum(relayed0))
+
+    def test_kicks_of_the_guest_ring_the_device(self):
+        self.start(page_per_vq="on")
+        self.assertIn("2 doorbells given", self.app.ask("/vdpa/dev/show", "net0")["frontend_info"])
+        rings, wakeups, relayed = self.between()
+        print(f"{PINGS} pings: {rings} doorbells by memory, {wakeups} wake-ups of the daemon, "
+              f"{relayed} kicks relayed", flush=True)
+        self.assertGreaterEqual(rings, PINGS)
+        self.assertEqual(relayed, 0)
+        self.assertEqual(wakeups, 0)
+
+    def test_without_a_page_for_each_queue_the_daemon_relays(self):
+        self.start()
+        rings, wakeups, relayed = self.between()
+        print(f"{PINGS} pings: {rings} doorbells by memory, {wakeups} wake-ups of the daemon, "
+              f"{relayed} kicks relayed", flush=True)
+        self.assertGreaterEqual(relayed, PINGS)
+
+    def test_the_page_is_taken_back_from_a_device_that_fails(self):
+        guest = self.start(page_per_vq="on")
+        self.model.kill()
+        deadline = time.monotonic() + 10
+        while self.app.ask("/vdpa/dev/show", "net0")["state"] != "failed":
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.05)
+        self.assertNotIn("doorbells",
+                         self.app.ask("/vdpa/dev/show", "net0")["frontend_info"])
+        self.assertIsNone(guest.proc.poll())
+        guest.kill()
+        self.app.stop()
+
+
+if __name__ == "__main__":
+    vmtest.main()
