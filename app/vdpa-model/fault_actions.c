@@ -46,22 +46,18 @@ corrupt_split(struct model_device *md, const struct vp_queue *q)
 				 __ATOMIC_RELEASE);
 }
 
-/* Every descriptor used, in either round of the ring, with an id that nobody gave. */
+/* Every descriptor used, with an id that nobody gave; as in one round of the ring and as in the
+ * next, in turn, whichever the driver is in. */
 static void
 corrupt_packed(struct model_device *md, const struct vp_queue *q)
 {
 	uint64_t len = (uint64_t)q->size * PACKED_DESC_LEN;
 	uint8_t *ring = vdpa_iotlb_range(md->dma.iotlb, q->desc, len);
+	uint32_t flags = md->fault_round % 2 == 0 ? PACKED_DESC_AVAIL | PACKED_DESC_USED : 0;
 
-	for (uint32_t i = 0; ring != NULL && i < q->size; i++) {
-		uint32_t *w = (uint32_t *)(void *)(ring + i * PACKED_DESC_LEN + PACKED_DESC_ID);
-		uint32_t old = rte_le_to_cpu_32(__atomic_load_n(w, __ATOMIC_RELAXED));
-		bool avail = (old >> 16 & PACKED_DESC_AVAIL) != 0;
-		uint32_t flags = avail ? PACKED_DESC_AVAIL | PACKED_DESC_USED : 0;
-
-		__atomic_store_n(w, rte_cpu_to_le_32(flags << 16 | IMPOSSIBLE_ID),
-				 __ATOMIC_RELEASE);
-	}
+	for (uint32_t i = 0; ring != NULL && i < q->size; i++)
+		__atomic_store_n((uint32_t *)(void *)(ring + i * PACKED_DESC_LEN + PACKED_DESC_ID),
+				 rte_cpu_to_le_32(flags << 16 | IMPOSSIBLE_ID), __ATOMIC_RELEASE);
 }
 
 static void
@@ -71,6 +67,7 @@ corrupt_queues(struct model_device *md)
 
 	if (md->dma.iotlb == NULL)
 		return;
+	md->fault_round++;
 	for (uint16_t i = 0; i < md->vp.params.nvqs; i++) {
 		if (!md->queues[i].started)
 			continue;

@@ -40,9 +40,10 @@ struct model_device {
 	struct vdpa_event relay; /* an eventfd for queue interrupts that must show in the ISR */
 	struct vdpa_task config_task, failed_task, disconnect_task;
 
-	uint32_t fault;		/* mask of MODEL_FAULT_*; atomic */
-	unsigned int delay_ms;	/* of delayed replies; atomic */
-	struct vdpa_event tick; /* of faults that happen by themselves */
+	uint32_t fault;		  /* mask of MODEL_FAULT_*; atomic */
+	unsigned int delay_ms;	  /* of delayed replies; atomic */
+	struct vdpa_event tick;	  /* of faults that happen by themselves */
+	unsigned int fault_round; /* of corrupted packed rings */
 
 	TAILQ_ENTRY(model_device) next; /* the front end's */
 };

@@ -366,6 +366,13 @@ class NetDriver:
         f.set(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)
         return self
 
+    def restart(self):
+        """After a reset: rings are new then."""
+        self.rx, self.tx = (type(ring)(self.memory, ring.index) for ring in (self.rx, self.tx))
+        if self.area is not None:
+            self.area.close()
+        return self.start()
+
     def exchange(self, timeout=TIMEOUT_S, reply=True):
         """One frame out and back; raises when it does not come or is not the same."""
         self.count += 1
