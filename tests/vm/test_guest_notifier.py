@@ -6,23 +6,11 @@
 import pathlib
 import time
 
-import daemon
+import model
 import vmtest
 from vmtest import MAC0
 
 PINGS = 50
-
-
-class Model(daemon.Daemon):
-    """vdpa-model, with the files of a daemon in a folder of its own."""
-
-    def __init__(self, build, folder, devices):
-        super().__init__(build, folder, devices)
-        self.program = pathlib.Path(build) / "app" / "vdpa-model" / "vdpa-model"
-
-    def queues(self, name):
-        """Doorbells of each queue, by memory and by message."""
-        return self.ask("/model/stats", name)["queues"]
 
 
 def switches(pid):
@@ -35,15 +23,9 @@ def switches(pid):
     return counts
 
 
-class Notifier(vmtest.GuestTest):
+class Notifier(model.ModelTest):
     def start(self, **qemu):
-        folder = pathlib.Path(self.folder, "model")
-        folder.mkdir()
-        self.model = Model(vmtest.BUILD, folder, [
-            f"name m0 mgmtdev sim_net mac {MAC0} backend echo vfio_user %s/m0.vfu"])
-        self.model.start()
-        self.addCleanup(self.model.kill)
-        self.app = self.daemon(f"name net0 mgmtdev vfio-user/{folder}/m0.vfu socket %s/net0.sock")
+        self.serve(net0=f"mgmtdev sim_net mac {MAC0} backend echo")
         # A stretch of pings in the midst of others.
         script = f"""
             net_up $(nic {MAC0}) 10.0.0.1/24 fd00::1/64
@@ -62,8 +44,8 @@ class Notifier(vmtest.GuestTest):
     def note(self, when):
         # The guest's own timers may still kick; asking wakes the main and the telemetry thread.
         self.counts[when] = (
-            self.model.queues("m0"), switches(self.app.pid),
-            [self.app.ask("/vdpa/dev/stats", f"net0,{q}")["kicks_relayed"] for q in (0, 1)])
+            self.model.queues("net0"), switches(self.app.pid),
+            [self.app.ask("/vdpa/dev/stats", f"app-net0,{q}")["kicks_relayed"] for q in (0, 1)])
 
     def between(self):
         """Doorbells of the transmit queue, wake-ups of the control thread, kicks relayed."""
@@ -75,7 +57,7 @@ class Notifier(vmtest.GuestTest):
 
     def test_kicks_of_the_guest_ring_the_device(self):
         self.start(page_per_vq="on")
-        self.assertIn("2 doorbells given", self.app.ask("/vdpa/dev/show", "net0")["frontend_info"])
+        self.assertIn("2 doorbells given", self.app.ask("/vdpa/dev/show", "app-net0")["frontend_info"])
         rings, wakeups, relayed = self.between()
         print(f"{PINGS} pings: {rings} doorbells by memory, {wakeups} wake-ups of the daemon, "
               f"{relayed} kicks relayed", flush=True)
@@ -94,11 +76,11 @@ class Notifier(vmtest.GuestTest):
         guest = self.start(page_per_vq="on")
         self.model.kill()
         deadline = time.monotonic() + 10
-        while self.app.ask("/vdpa/dev/show", "net0")["state"] != "failed":
+        while self.state("net0") != "failed":
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.05)
         self.assertNotIn("doorbells",
-                         self.app.ask("/vdpa/dev/show", "net0")["frontend_info"])
+                         self.app.ask("/vdpa/dev/show", "app-net0")["frontend_info"])
         self.assertIsNone(guest.proc.poll())
         guest.kill()
         self.app.stop()
