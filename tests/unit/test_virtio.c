@@ -565,7 +565,7 @@ a_start_that_fails_is_unwound(void **state)
 	f->v.refuses_features = false;
 	f->v.never_enables = true;
 	assert_refused(vdpa_device_start(f->vdev, &f->start), EIO,
-		       "queue 0: the device does not enable it");
+		       "the device does not enable queue 0");
 	f->v.never_enables = false;
 	assert_int_equal(count_fds(), idle);
 	assert_int_equal(f->v.pci.n_mapped, 0);
@@ -643,13 +643,26 @@ static void
 a_queue_that_never_resets_is_bounded(void **state)
 {
 	struct fixture *f = *state;
-	struct vdpa_vq_state at;
+	char why[256];
+	uint64_t began;
 
-	add_net(f, 2, WORDS);
+	add_net(f, 4, WORDS);
 	start(f);
 	f->v.never_resets_vq = true;
-	assert_refused(vdpa_device_stop_vq(f->vdev, 1, &at), ETIMEDOUT,
-		       "queue 1: the device does not reset it within 60 ms");
+	began = now_ms();
+	/* As the core calls it, before the failure can be acted on. */
+	vdpa_device_lock(f->vdev);
+	assert_refused(f->vdev->config->set_vq_ready(f->vdev, 1, false), ETIMEDOUT,
+		       "the device does not reset queue 1 within 60 ms");
+	/* The others are not waited for one by one. */
+	for (uint16_t i = 2; i < 8; i++)
+		assert_refused(f->vdev->config->set_vq_ready(f->vdev, i, false), ETIMEDOUT,
+			       "another queue does not reset");
+	vdpa_device_unlock(f->vdev);
+	assert_true(now_ms() - began < 6 * 60);
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	vdpa_device_failure(f->vdev, why, sizeof(why));
+	assert_non_null(strstr(why, "does not reset queue 1"));
 }
 
 static void
@@ -950,6 +963,26 @@ a_hostile_control_queue_fails_the_start_in_time(void **state)
 		f->vqs[q].state = (struct vdpa_vq_state){0};
 	f->start.features = V1 | MQ;
 	start(f);
+}
+
+/* And while it runs: nobody knows how many pairs it uses now. */
+static void
+a_control_queue_that_fails_later_fails_the_device(void **state)
+{
+	struct fixture *f = *state;
+	char why[256];
+
+	add_net(f, 2, WORDS);
+	start(f);
+	f->v.ctrl = FAKE_CTRL_SILENT;
+	assert_refused(vdpa_device_enable_vq(f->vdev, 2, false), ETIMEDOUT,
+		       "does not answer in time");
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	vdpa_device_failure(f->vdev, why, sizeof(why));
+	assert_non_null(strstr(why, "control queue"));
+	f->v.ctrl = FAKE_CTRL_ANSWERS;
+	start(f);
+	assert_int_equal(f->v.pairs, 2);
 }
 
 static void
@@ -1289,6 +1322,7 @@ main(void)
 		T(the_device_is_told_pairs_address_and_mode),
 		T(pairs_follow_the_queues_that_are_enabled),
 		T(a_hostile_control_queue_fails_the_start_in_time),
+		T(a_control_queue_that_fails_later_fails_the_device),
 		T(a_device_that_may_not_be_promiscuous_starts),
 		T(a_device_without_control_queue_works_without),
 		T(kicks_are_posted_where_the_doorbell_is_not_mapped),

@@ -134,8 +134,14 @@ virtio_ctrl_features(const struct virtio_device *dev)
 static int
 broken(struct virtio_device *dev, int err, const char *what)
 {
+	uint8_t status = virtio_hw_get_status(&dev->hw);
+
 	/* Nobody knows what it still does with the command: no other follows. */
 	dev->ctrl.on = false;
+	if (virtio_hw_check(&dev->hw) < 0)
+		return virtio_hw_check(&dev->hw);
+	if ((status & VIRTIO_S_NEEDS_RESET) != 0)
+		return vdpa_error(EIO, "%s: %s", dev->vdev.name, VIRTIO_NEEDS_RESET_TEXT);
 	return vdpa_error(err, "%s: control queue: %s", dev->vdev.name, what);
 }
 

@@ -73,6 +73,9 @@ virtio_device_kick(struct virtio_device *dev, uint16_t idx)
 static int
 run(struct virtio_device *dev)
 {
+	if ((virtio_hw_get_status(&dev->hw) & VIRTIO_S_NEEDS_RESET) != 0)
+		return virtio_hw_check(&dev->hw) < 0 ? virtio_hw_check(&dev->hw)
+						     : vdpa_error(EIO, VIRTIO_NEEDS_RESET_TEXT);
 	/* From here on kicks go through; those that came before are made up for. */
 	__atomic_store_n(&dev->running, true, __ATOMIC_SEQ_CST);
 	for (uint16_t i = 0; i < dev->nvqs; i++) {
@@ -128,10 +131,23 @@ virtio_device_reset(struct virtio_device *dev)
 		q->ready = q->enabled = q->ran = false;
 	}
 	dev->features = dev->negotiated = 0;
+	dev->stuck = false;
 	return rc;
 }
 
 /* Virtqueues. */
+
+/* While it runs. A device that does not understand how many pairs there are has failed. */
+static int
+update_pairs(struct virtio_device *dev)
+{
+	bool had_ctrl = dev->ctrl.on;
+	int rc = virtio_ctrl_update_pairs(dev);
+
+	if (rc < 0 && had_ctrl && !dev->ctrl.on)
+		vdpa_device_fail(&dev->vdev, -1, rc, "%s", vdpa_error_message());
+	return rc;
+}
 
 static int
 enable(struct virtio_device *dev, uint16_t idx)
@@ -154,7 +170,7 @@ enable(struct virtio_device *dev, uint16_t idx)
 		return 0;
 	q->ran = true;
 	kick(dev, idx);
-	return virtio_ctrl_update_pairs(dev);
+	return update_pairs(dev);
 }
 
 static int
@@ -167,11 +183,16 @@ disable(struct virtio_device *dev, uint16_t idx)
 		return vdpa_error(EOPNOTSUPP, "a queue of this device stops only with the device");
 	q->ready = false;
 	/* The device is told first: it is not to wait for buffers there. */
-	if (dev->running && virtio_ctrl_update_pairs(dev) < 0)
+	if (dev->running && update_pairs(dev) < 0)
 		VDPA_LOG(WARNING, "%s", vdpa_error_message());
-	rc = virtio_hw_vq_reset(&dev->hw, idx);
-	if (rc < 0)
+	rc = dev->stuck ? vdpa_error(ETIMEDOUT, "another queue does not reset")
+			: virtio_hw_vq_reset(&dev->hw, idx);
+	if (rc < 0) {
+		/* It may still use the ring: only a reset of the device helps. */
 		q->ready = true;
+		dev->stuck = true;
+		vdpa_device_fail(&dev->vdev, idx, rc, "%s", vdpa_error_message());
+	}
 	return rc;
 }
 
@@ -196,7 +217,7 @@ virtio_device_set_enable(struct virtio_device *dev, uint16_t idx, bool on)
 	int rc;
 
 	q->enabled = on;
-	rc = dev->running ? virtio_ctrl_update_pairs(dev) : 0;
+	rc = dev->running ? update_pairs(dev) : 0;
 	if (rc < 0)
 		q->enabled = was;
 	return rc;

@@ -463,7 +463,7 @@ virtio_hw_vq_enable(struct virtio_hw *hw, uint16_t idx, const struct virtio_hw_v
 	if (rc < 0)
 		return rc;
 	if (num != vq->num)
-		return vdpa_error(EIO, "%s: queue %u: the device takes the size %u, not %u", name,
+		return vdpa_error(EIO, "%s: the device gives queue %u the size %u, not %u", name,
 				  idx, num, vq->num);
 	write_address(hw, QUEUE_DESC, vq->desc);
 	write_address(hw, QUEUE_DRIVER, vq->driver);
@@ -475,7 +475,7 @@ virtio_hw_vq_enable(struct virtio_hw *hw, uint16_t idx, const struct virtio_hw_v
 	if (read16(hw, QUEUE_ENABLE) != 1) {
 		rc = virtio_hw_check(hw);
 		return rc < 0 ? rc
-			      : vdpa_error(EIO, "%s: queue %u: the device does not enable it", name,
+			      : vdpa_error(EIO, "%s: the device does not enable queue %u", name,
 					   idx);
 	}
 	return virtio_hw_check(hw);
@@ -502,7 +502,7 @@ virtio_hw_vq_reset(struct virtio_hw *hw, uint16_t idx)
 			return rc;
 		if (!virtio_wait(&wait))
 			return vdpa_error(ETIMEDOUT,
-					  "%s: queue %u: the device does not reset it within %u ms",
+					  "%s: the device does not reset queue %u within %u ms",
 					  vdpa_pci_name(hw->pci), idx, hw->timeout_ms);
 	}
 	return virtio_hw_check(hw);
@@ -529,7 +529,7 @@ virtio_hw_vq_vector(struct virtio_hw *hw, uint16_t idx, uint16_t vector)
 	write16(hw, QUEUE_SELECT, idx);
 	write16(hw, QUEUE_VECTOR, vector);
 	rc = vector_granted(hw, read16(hw, QUEUE_VECTOR), vector);
-	return rc == -ENOSPC ? vdpa_error(rc, "%s: queue %u: the device does not grant vector %u",
+	return rc == -ENOSPC ? vdpa_error(rc, "%s: the device does not grant queue %u vector %u",
 					  vdpa_pci_name(hw->pci), idx, vector)
 			     : rc;
 }

@@ -28,6 +28,8 @@
 #define VIRTIO_S_NEEDS_RESET 0x40
 #define VIRTIO_S_GONE	     0xff /* all ones: nobody answers */
 
+#define VIRTIO_NEEDS_RESET_TEXT "the device says that it needs a reset"
+
 /* ISR status (4.1.4.5). */
 #define VIRTIO_ISR_QUEUE  0x01
 #define VIRTIO_ISR_CONFIG 0x02

@@ -72,7 +72,7 @@ config_changed(struct virtio_device *dev)
 		return;
 	}
 	if ((status & VIRTIO_S_NEEDS_RESET) != 0) {
-		vdpa_device_fail(&dev->vdev, -1, EIO, "the device says that it needs a reset");
+		vdpa_device_fail(&dev->vdev, -1, EIO, VIRTIO_NEEDS_RESET_TEXT);
 		return;
 	}
 	pthread_mutex_lock(&dev->irq.lock);
@@ -283,14 +283,14 @@ virtio_irq_setup(struct virtio_device *dev)
 	irq->generation = virtio_hw_get_generation(&dev->hw);
 	if (irq->n == 0)
 		VDPA_LOG(NOTICE,
-			 "%s: no MSI-X vectors: %u queues share the interrupt line, by way "
-			 "of this process",
-			 dev->vdev.name, dev->nvqs);
+			 "%s: no MSI-X vectors: the interrupt line serves all queues, by way of "
+			 "this process",
+			 dev->vdev.name);
 	else if (irq->n < all)
 		VDPA_LOG(NOTICE,
-			 "%s: %u vectors for %u queues and the configuration: interrupts of "
-			 "queues that share one go by way of this process",
-			 dev->vdev.name, irq->n, dev->nvqs);
+			 "%s: %u of %u MSI-X vectors: interrupts of queues that share one go by "
+			 "way of this process",
+			 dev->vdev.name, irq->n, all);
 	return 0;
 }
 
