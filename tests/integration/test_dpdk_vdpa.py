@@ -19,6 +19,7 @@ import harness
 import vhost_user_client as vhu
 
 BUILD = os.environ.get('UVDPA_BUILD', '')
+MODEL = os.environ.get('UVDPA_MODEL', 'vdpa-model')
 PLUGIN = 'librte_vdpa_uvdpa.so'
 SOURCES = ('/usr/share/dpdk/examples/vdpa', '/usr/share/doc/dpdk/examples/vdpa')
 BURSTS = 4
@@ -245,8 +246,9 @@ class RunTime(unittest.TestCase):
 class Traffic(unittest.TestCase):
     """testpmd's virtio-user passes frames through the example."""
 
-    def check(self, example, path, name, queues=1, **vdev):
-        before = [example.stats(name, q) for q in range(2 * queues)]
+    def check(self, read, path, queues=1, **vdev):
+        """read(q): the statistics of a queue, as whoever executes it counts them."""
+        before = [read(q) for q in range(2 * queues)]
         port = harness.virtio_user(path, queues=queues, **vdev)
         with harness.Testpmd([port], queues=queues) as pmd:
             pmd.run(f'start tx_first {BURSTS}')
@@ -254,8 +256,7 @@ class Traffic(unittest.TestCase):
             pmd.run('stop')
             time.sleep(0.1)
             theirs = pmd.port_stats()
-            stats = [{key: value - before[q].get(key, 0)
-                      for key, value in example.stats(name, q).items()}
+            stats = [{key: value - before[q].get(key, 0) for key, value in read(q).items()}
                      for q in range(2 * queues)]
         rx, tx = stats[0::2], stats[1::2]
         sent = sum(q['tx_packets'] for q in tx)
@@ -272,13 +273,16 @@ class Traffic(unittest.TestCase):
 
     def serve(self, queues=1, **vdev):
         with Example([f'uvdpa0,mgmtdev=sim_net,max_vqp={queues}']) as example:
-            path = example.create('uvdpa0')
-            # The second front end finds the device as the first one did.
-            for _ in range(2):
-                self.check(example, path, 'uvdpa0', queues, **vdev)
-                harness.wait_for(
-                    lambda: example.telemetry('/vdpa/dev/show,uvdpa0')['state'] == 'idle',
-                    'the device to stop')
+            self.check_twice(example, lambda q: example.stats('uvdpa0', q), queues, **vdev)
+
+    def check_twice(self, example, read, queues, **vdev):
+        """The second front end finds the device as the first one did."""
+        path = example.create('uvdpa0')
+        for _ in range(2):
+            self.check(read, path, queues, **vdev)
+            harness.wait_for(
+                lambda: example.telemetry('/vdpa/dev/show,uvdpa0')['state'] == 'idle',
+                'the device to stop')
 
     def test_split(self):
         self.serve()
@@ -291,6 +295,80 @@ class Traffic(unittest.TestCase):
 
     def test_packed_four_queue_pairs(self):
         self.serve(queues=4, packed=True)
+
+
+class VfioUser(Traffic):
+    """The same on a virtio-pci function in another process."""
+
+    def serve(self, queues=1, **vdev):
+        words = f'name m0 mgmtdev sim_net max_vqp {queues} vfio_user {{dir}}/m0.vfu'
+        with harness.Daemon([words], app=MODEL) as model, \
+                Example([f'uvdpa0,mgmtdev=vfio-user/{model.dir}/m0.vfu']) as example:
+            self.assertEqual(example.list()['uvdpa0'][0], queues)
+            self.check_twice(example, lambda q: model.ask(f'/vdpa/dev/stats,m0,{q}'), queues,
+                             **vdev)
+
+
+    def test_swapped_call_eventfd_gets_the_interrupts(self):
+        with harness.Daemon(['name m0 mgmtdev sim_net vfio_user {dir}/m0.vfu'], app=MODEL) as m, \
+                Example([f'uvdpa0,mgmtdev=vfio-user/{m.dir}/m0.vfu']) as example, \
+                vhu.NetDriver(example.create('uvdpa0')) as net:
+            net.start()
+            net.exchange()
+            for _ in range(20):
+                fd = net.client.eventfd()
+                self.assertEqual(net.client.u64(vhu.SET_VRING_CALL, 0, [fd]), 0)
+                net.exchange()
+                self.assertTrue(select.select([fd], [], [], vhu.TIMEOUT_S)[0])
+
+
+class Block(unittest.TestCase):
+    CAPACITY = 1 << 20
+    READ, WRITE = 0, 1
+    SECTOR = 512
+
+    def test_simulated(self):
+        with Example(['uvdpa0,mgmtdev=sim_blk,backend=ram 1M']) as example:
+            self.check(example.create('uvdpa0'))
+
+    def test_vfio_user(self):
+        words = 'name m0 mgmtdev sim_blk backend ram 1M vfio_user {dir}/m0.vfu'
+        with harness.Daemon([words], app=MODEL) as model, \
+                Example([f'uvdpa0,mgmtdev=vfio-user/{model.dir}/m0.vfu']) as example:
+            self.check(example.create('uvdpa0'))
+
+    def check(self, path):
+        with vhu.Client(path) as client, contextlib.closing(vhu.Memory()) as memory:
+            client.negotiate()
+            config = client.ask(vhu.GET_CONFIG, struct.pack('<III', 0, 60, 0) + bytes(60))
+            self.assertEqual(struct.unpack_from('<Q', config, 12)[0], self.CAPACITY // self.SECTOR)
+            self.assertEqual(client.set_memory(memory), 0)
+            self.ring = vhu.SplitRing(memory, 0)
+            self.buffer = memory.alloc(4096)
+            self.assertEqual(self.ring.start(client), 0)
+            # With this message for the last ring rte_vhost configures a block device, with no other.
+            self.assertEqual(client.u64(vhu.SET_VRING_CALL, 0, [self.ring.call_fd]), 0)
+            data = bytes(range(256)) * 2
+            memory.write(self.buffer + 1024, data)
+            self.request(memory, self.WRITE, 7)
+            memory.write(self.buffer + 1024, bytes(self.SECTOR))
+            self.request(memory, self.READ, 7)
+            self.assertEqual(memory.read(self.buffer + 1024, self.SECTOR), data)
+            self.assertTrue(select.select([self.ring.call_fd], [], [], vhu.TIMEOUT_S)[0])
+
+    def request(self, memory, kind, sector):
+        """Header, one sector of data at the buffer's 1024, status."""
+        memory.write(self.buffer, struct.pack('<IIQ', kind, 0, sector))
+        memory.write(self.buffer + 16, b'\xff')
+        at = memory.GPA + self.buffer
+        device_writes = vhu.DESC_WRITE if kind == self.READ else 0
+        self.ring.set_desc(0, at, 16, vhu.DESC_NEXT, 1)
+        self.ring.set_desc(1, at + 1024, self.SECTOR, vhu.DESC_NEXT | device_writes, 2)
+        self.ring.set_desc(2, at + 16, 1, vhu.DESC_WRITE)
+        self.ring.submit(0)
+        self.ring.kick()
+        self.assertIsNotNone(vhu.wait_until(lambda: self.ring.poll() is not None or None))
+        self.assertEqual(memory.read(self.buffer + 16, 1), b'\0')
 
 
 class Session(unittest.TestCase):
