@@ -297,6 +297,18 @@ class Traffic(unittest.TestCase):
         self.serve(queues=4, packed=True)
 
 
+def swap_call_eventfds(test, net):
+    """Each new one gets a signal when it is in force, and then the interrupts."""
+    net.exchange()
+    for _ in range(20):
+        fd = net.client.eventfd()
+        test.assertEqual(net.client.u64(vhu.SET_VRING_CALL, 0, [fd]), 0)
+        for _ in range(2):
+            test.assertTrue(select.select([fd], [], [], vhu.TIMEOUT_S)[0])
+            os.eventfd_read(fd)
+            net.exchange()
+
+
 class VfioUser(Traffic):
     """The same on a virtio-pci function in another process."""
 
@@ -314,12 +326,7 @@ class VfioUser(Traffic):
                 Example([f'uvdpa0,mgmtdev=vfio-user/{m.dir}/m0.vfu']) as example, \
                 vhu.NetDriver(example.create('uvdpa0')) as net:
             net.start()
-            net.exchange()
-            for _ in range(20):
-                fd = net.client.eventfd()
-                self.assertEqual(net.client.u64(vhu.SET_VRING_CALL, 0, [fd]), 0)
-                net.exchange()
-                self.assertTrue(select.select([fd], [], [], vhu.TIMEOUT_S)[0])
+            swap_call_eventfds(self, net)
 
 
 class Block(unittest.TestCase):
@@ -427,12 +434,7 @@ class Session(unittest.TestCase):
     def test_swapped_call_eventfd_gets_the_interrupts(self):
         with vhu.NetDriver(self.path) as net:
             net.start()
-            net.exchange()
-            for _ in range(20):
-                fd = net.client.eventfd()
-                self.assertEqual(net.client.u64(vhu.SET_VRING_CALL, 0, [fd]), 0)
-                net.exchange()
-                self.assertTrue(select.select([fd], [], [], vhu.TIMEOUT_S)[0])
+            swap_call_eventfds(self, net)
 
     def test_swapped_kick_eventfd_is_listened_to(self):
         with vhu.NetDriver(self.path) as net:

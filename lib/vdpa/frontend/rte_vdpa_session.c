@@ -383,6 +383,10 @@ go_on(struct vdpa_rte_device *dev, uint16_t idx)
 	}
 	if (rc == 0)
 		ring->disabled = false;
+	/* rte_vhost has acknowledged the message before we hear of it: an interrupt may have gone
+	 * to the old eventfd when nobody waited for it any more. One too many does no harm. */
+	if (ring->call_fd >= 0)
+		vdpa_eventfd_signal(ring->call_fd);
 	close_fd(&kick);
 	close_fd(&call);
 	return rc;
