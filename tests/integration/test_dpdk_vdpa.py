@@ -64,7 +64,8 @@ class Process:
         Process._count += 1
         self.dir = tempfile.mkdtemp(prefix='uvdpa-test.')
         self.prefix = f'uvdpa-vdpa.{os.getpid()}.{Process._count}'
-        # EAL refuses a plugin by a path that others may write to, and takes one by name.
+        # EAL refuses a plugin by a path that others may write to (a file in the current folder is
+        # one), and takes one by name.
         command = ['stdbuf', '-oL', program, '-l0', '--no-huge', '-m', '128', '--no-shconf',
                    '--no-pci', f'--file-prefix={self.prefix}', '-d', PLUGIN,
                    '--log-level=lib.vhost.*:warning']
@@ -72,7 +73,7 @@ class Process:
             command += ['--vdev', vdev]
         self.process = subprocess.Popen(
             command + ['--', *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, errors='replace', bufsize=1,
+            stderr=subprocess.STDOUT, text=True, errors='replace', bufsize=1, cwd=self.dir,
             env=dict(os.environ, LD_LIBRARY_PATH=BUILD, XDG_RUNTIME_DIR=self.dir,
                      RUNTIME_DIRECTORY=self.dir, **(env or {})))
         self.out = harness.Reader(self.process.stdout)
