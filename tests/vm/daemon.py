@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (c) 2026 uvdpa contributors
-"""A vdpa-app of our own in a folder of our own: start, ask, stop."""
+"""A vdpa-app or vdpa-model of our own in a folder of our own: start, ask, stop."""
 
 import json
 import os
@@ -20,12 +20,14 @@ class DaemonError(Exception):
 
 class Daemon:
     """
-    One vdpa-app process. devices: the words of each --dev, where a %s stands for the folder, in
-    which all files are. Use it in a with statement.
+    One vdpa-app process, or another of its kind. devices: the words of each --dev, where a %s
+    stands for the folder, in which all files are. Use it in a with statement.
     """
 
-    def __init__(self, build, folder, devices, options=()):
-        self.program = pathlib.Path(build) / "examples" / "vdpa-app" / "vdpa-app"
+    SOCKET = "socket"  # the word before a socket's path
+
+    def __init__(self, build, folder, devices, options=(), program="examples/vdpa-app/vdpa-app"):
+        self.program = pathlib.Path(build) / program
         self.folder = pathlib.Path(folder)
         self.devices = [d.replace("%s", str(folder)) for d in devices]
         self.options = list(options)
@@ -41,7 +43,7 @@ class Daemon:
 
     def socket_paths(self):
         words = [d.split() for d in self.devices]
-        return [pathlib.Path(w[w.index("socket") + 1]) for w in words if "socket" in w]
+        return [pathlib.Path(w[w.index(self.SOCKET) + 1]) for w in words if self.SOCKET in w]
 
     def start(self):
         argv = [str(self.program), *self.options]
@@ -55,11 +57,11 @@ class Daemon:
         deadline = time.monotonic() + START_TIMEOUT
         while not self._ready():
             if self.proc.poll() is not None:
-                raise DaemonError(f"vdpa-app ended with code {self.proc.returncode}\n"
+                raise DaemonError(f"{self.program.name} ended with code {self.proc.returncode}\n"
                                   f"{self.log_text()}")
             if time.monotonic() > deadline:
                 self.kill()
-                raise DaemonError(f"vdpa-app did not start\n{self.log_text()}")
+                raise DaemonError(f"{self.program.name} did not start\n{self.log_text()}")
             time.sleep(0.02)
 
     def _ready(self):
@@ -106,11 +108,11 @@ class Daemon:
             code = self.proc.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise DaemonError(f"vdpa-app did not stop on SIGTERM\n{self.log_text()}") from None
+            raise DaemonError(f"{self.program.name} did not stop on SIGTERM\n{self.log_text()}") from None
         self.proc = None
         left = [str(p) for p in self.socket_paths() if p.exists()]
         if code != 0 or left:
-            raise DaemonError(f"vdpa-app stopped with code {code}, sockets left: {left}\n"
+            raise DaemonError(f"{self.program.name} stopped with code {code}, sockets left: {left}\n"
                               f"{self.log_text()}")
 
     def kill(self):
@@ -119,3 +121,12 @@ class Daemon:
                 self.proc.kill()
             self.proc.wait()
             self.proc = None
+
+
+class Model(Daemon):
+    """A vdpa-model, whose devices are served over vfio-user."""
+
+    SOCKET = "vfio_user"
+
+    def __init__(self, build, folder, devices, options=()):
+        super().__init__(build, folder, devices, options, "app/vdpa-model/vdpa-model")

@@ -54,10 +54,12 @@ def blk(slot, image, extra=""):
 class Lab(machine.Machine):
     """A laboratory in which bash runs script. Use it in a with statement."""
 
-    def __init__(self, folder, name, script, devices=(), iommu="intel", memory=2048, env=()):
+    def __init__(self, folder, name, script, devices=(), iommu="intel", memory=2048, env=(),
+                 pass_fds=()):
         """
         folder: for its files, on the host; devices: QEMU arguments, see net() and blk(); iommu:
-        intel, virtio or none; memory: MiB; env: a dictionary of further variables for the script.
+        intel, virtio or none; memory: MiB; env: a dictionary of further variables for the script; pass_fds:
+        QEMU inherits them.
         """
         arguments, cmdline = IOMMUS[iommu]
         environment = {"PATH": os.environ.get("PATH", "/bin") + ":/usr/sbin:/sbin",
@@ -74,4 +76,4 @@ class Lab(machine.Machine):
             "-no-reboot", "-machine", "q35,kernel-irqchip=split", *arguments,
             "-fsdev", "local,id=hostroot,path=/,security_model=none,readonly=on,multidevs=remap",
             "-device", "virtio-9p-pci,fsdev=hostroot,mount_tag=hostroot", *devices], memory,
-            cmdline=f"apparmor=0 {cmdline} lab.iommu={iommu}")
+            cmdline=f"apparmor=0 {cmdline} lab.iommu={iommu}", pass_fds=pass_fds)

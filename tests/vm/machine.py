@@ -89,11 +89,13 @@ class Machine:
     """One QEMU process. Use it in a with statement, which ends it whatever happened."""
 
     def __init__(self, folder, name, part, script, files, arguments, memory, qemu=QEMU,
-                 cmdline=""):
+                 cmdline="", pass_fds=()):
         """
         folder: for its files; part: whose kernel, see fetched(); script, files: see initramfs();
-        arguments: QEMU's beside those every machine has; memory: MiB; cmdline: the kernel's.
+        arguments: QEMU's beside those every machine has; memory: MiB; cmdline: the kernel's;
+        pass_fds: file descriptors that QEMU inherits under their numbers.
         """
+        self.pass_fds = pass_fds
         self.name = name
         self.results = {}
         self.lines = []
@@ -125,7 +127,8 @@ class Machine:
     def start(self):
         self.stderr = open(self.log, "wb")
         self.proc = subprocess.Popen(self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                     stderr=self.stderr, start_new_session=True)
+                                     stderr=self.stderr, start_new_session=True,
+                                     pass_fds=self.pass_fds)
 
     @property
     def pid(self):

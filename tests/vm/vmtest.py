@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (c) 2026 uvdpa contributors
-"""What the guest tests share: a folder each, and main() that skips where no guest can run."""
+"""What the tests share: a folder each, and main() that skips where no machine can run."""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ import unittest
 
 import daemon
 import guest
+import lab
 
 BUILD = os.environ.get("UVDPA_BUILD", str(guest.ROOT / "build"))
 SKIP = 77  # meson's exit code for it
@@ -18,7 +19,7 @@ MAC0 = "52:54:00:00:00:01"
 MAC1 = "52:54:00:00:00:02"
 
 
-class GuestTest(unittest.TestCase):
+class MachineTest(unittest.TestCase):
     """A test with a folder that is gone afterwards."""
 
     def setUp(self):
@@ -32,6 +33,10 @@ class GuestTest(unittest.TestCase):
         d.start()
         self.addCleanup(d.kill)
         return d
+
+
+class GuestTest(MachineTest):
+    """A test with guests."""
 
     def guest(self, name, script, *devices, **kwargs):
         """A booting guest that ends with the test. devices: lists of QEMU arguments."""
@@ -47,9 +52,23 @@ class GuestTest(unittest.TestCase):
         return guest.vhost_user_blk(name, f"{self.folder}/{name}.sock")
 
 
-def main():
-    why = guest.missing()
+class LabTest(MachineTest):
+    """A test with laboratories."""
+
+    def lab(self, name, script, devices, iommu="intel", **kwargs):
+        """A booting laboratory that ends with the test; what its script prints is printed."""
+        env = {"UVDPA_BUILD": BUILD, "UVDPA_LAB_IOMMU": iommu}
+        m = lab.Lab(self.folder, name, script, devices, iommu=iommu, env=env, **kwargs)
+        m.on_line = lambda line: print(line, flush=True)
+        m.start()
+        self.addCleanup(m.kill)
+        return m
+
+
+def main(missing=guest.missing):
+    """Run the tests, or skip where a machine of the kind cannot run."""
+    why = missing()
     if why is not None:
-        print(f"skipped: {why}")
+        print(f"SKIPPED: {why}")
         sys.exit(SKIP)
     unittest.main(verbosity=2)

@@ -327,6 +327,28 @@ take_words(struct virtio_device *dev, const struct vdpa_args *args)
 	return 0;
 }
 
+/*
+ * A device may show the queues of more pairs only once it has accepted VIRTIO_NET_F_MQ (QEMU's does:
+ * until then num_queues is 3, the control queue behind the first pair).
+ */
+static int
+look_at_queues(struct virtio_device *dev, const struct vdpa_args *args)
+{
+	uint64_t wanted = VIRTIO_BIT(VIRTIO_VERSION_1) | VIRTIO_BIT(VIRTIO_ACCESS_PLATFORM) |
+			  VIRTIO_BIT(VIRTIO_NET_MQ) | VIRTIO_BIT(VIRTIO_NET_CTRL_VQ);
+	int rc, err;
+
+	if (dev->hw.type != VIRTIO_ID_NET || !virtio_has(dev->hw_features, VIRTIO_NET_MQ))
+		return find_queues(dev, args);
+	virtio_hw_set_status(&dev->hw, VIRTIO_S_ACKNOWLEDGE | VIRTIO_S_DRIVER);
+	virtio_hw_set_features(&dev->hw, dev->hw_features & wanted);
+	virtio_hw_set_status(&dev->hw,
+			     VIRTIO_S_ACKNOWLEDGE | VIRTIO_S_DRIVER | VIRTIO_S_FEATURES_OK);
+	rc = find_queues(dev, args);
+	err = virtio_hw_reset(&dev->hw);
+	return rc < 0 ? rc : err;
+}
+
 static int
 look_at_device(struct virtio_device *dev, const struct vdpa_args *args)
 {
@@ -342,7 +364,7 @@ look_at_device(struct virtio_device *dev, const struct vdpa_args *args)
 		rc = vdpa_error(ENOTSUP, "%s: the device does not offer VIRTIO_F_VERSION_1",
 				vdpa_pci_name(dev->hw.pci));
 	if (rc == 0)
-		rc = find_queues(dev, args);
+		rc = look_at_queues(dev, args);
 	if (rc == 0)
 		rc = choose_features(dev, args);
 	if (rc == 0)

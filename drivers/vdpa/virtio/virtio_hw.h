@@ -23,6 +23,8 @@
 #define VIRTIO_BIT(n) (UINT64_C(1) << (n))
 
 /* Device status (virtio 1.2, 2.1). */
+#define VIRTIO_S_ACKNOWLEDGE 0x01
+#define VIRTIO_S_DRIVER	     0x02
 #define VIRTIO_S_FEATURES_OK 0x08
 #define VIRTIO_S_DRIVER_OK   0x04
 #define VIRTIO_S_NEEDS_RESET 0x40

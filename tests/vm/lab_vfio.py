@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+"""
+Runs inside the laboratory, see test_lab_vfio.py: vdpa-app on QEMU's virtio functions over vfio-pci.
+
+The far end of the net functions is a reflector on the host, of the block functions an image; the
+counts of the one and the bytes of the other are compared with what the front end saw here.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import select
+import struct
+import subprocess
+import time
+import unittest
+
+import lab_inside as inside
+from lab_inside import Held, harness, host, until
+import vhost_user_client as vu
+
+# The slots that test_lab_vfio.py gives functions to.
+NET_SPLIT, NET_PACKED, NET4_SPLIT, NET4_PACKED, BLK_SPLIT, BLK_PACKED = range(0x10, 0x16)
+GROUP = "0000:00:16.0", "0000:00:16.1"  # two functions that no IOMMU can keep apart
+LEGACY = "0000:00:17.0"
+
+TRAFFIC_SECONDS = 1.0
+DRAIN_SECONDS = 0.5
+BURSTS = 2  # of 32 packets, sent on each queue to begin with; then they go round
+FRAMES_MIN = 500
+SECTOR = 512
+OUTSIDE = 0x7654_3000  # a guest address where there is no memory
+UNBOUND = "none"
+
+
+def address(slot):
+    return f"0000:00:{slot:02x}.0"
+
+
+class Counts:
+    """Frames and bytes at the far end of a net function, since this was made."""
+
+    def __init__(self, slot):
+        self.slot = slot
+        self.first = self._ask()
+
+    def _ask(self):
+        return [int(n) for n in host("counts", f"{self.slot:x}").split()]
+
+    def __call__(self):
+        """Into the far end and out of it: (frames, bytes), (frames, bytes)."""
+        a, b, c, d = (n - m for n, m in zip(self._ask(), self.first))
+        return (a, b), (c, d)
+
+
+def submit_chain(ring, parts):
+    """Make a chain of (address, size, flags) available at once, on a split or packed ring."""
+    last = len(parts) - 1
+    if isinstance(ring, vu.SplitRing):
+        head = ring.free
+        for i, (addr, size, flags) in enumerate(parts):
+            ring.set_desc(head + i, addr, size, flags | (vu.DESC_NEXT if i < last else 0), head + i + 1)
+        ring.free = (head + len(parts)) % (ring.num - len(parts))
+        ring.submit(head)
+        return
+    head, entries = ring.next, []
+    for i, (addr, size, flags) in enumerate(parts):
+        flags |= ring.avail_flags() | (vu.DESC_NEXT if i < last else 0)
+        entries.append((ring.next, addr, size, head, flags))
+        ring.advance()
+    for entry in reversed(entries):  # the head last, which makes it available
+        ring.set_desc(*entry)
+
+
+def chain_is_used(ring, length):
+    """Whether the device has returned the next chain, which has length descriptors."""
+    if ring.poll() is None:
+        return False
+    if isinstance(ring, vu.PackedRing):
+        # One entry says that all are used; the next one follows where the chain ended.
+        for _ in range(length - 1):
+            ring.seen += 1
+            if ring.seen == ring.num:
+                ring.seen, ring.seen_wrap = 0, ring.seen_wrap ^ 1
+    return True
+
+
+class VfioTest(unittest.TestCase):
+    def setUp(self):
+        self.faults_before = len(inside.faults())
+
+    def faults(self):
+        return inside.faults()[self.faults_before:]
+
+    def settles_at(self, held, pid, addr, when):
+        """What the process holds becomes equal to held, soon: threads need a moment to let go."""
+        with contextlib.suppress(AssertionError):
+            until(lambda: Held(pid, addr) == held, when, 3.0)
+        self.assertEqual(Held(pid, addr).differs(held), "", when)
+
+    @contextlib.contextmanager
+    def serve(self, slot, words=""):
+        """A daemon that serves this function as dev0, and what it is checked for when the front end
+        has gone, when the device is deleted, and when the daemon has ended."""
+        addr = address(slot)
+        inside.bind(addr)
+        with harness.Daemon() as d:
+            without = Held(d.pid, addr)
+            answer = d.ask(f"/vdpa/dev/add,name dev0 mgmtdev pci/{addr} {words} "
+                           f"socket {d.socket('dev0')}")
+            self.assertNotIn("error", answer)
+            idle = Held(d.pid, addr)
+            self.assertEqual((idle.vectors, idle.locked_kib), (0, 0))
+            yield d
+            until(lambda: d.show("dev0")["state"] in ("idle", "failed"), "the device to stop")
+            self.settles_at(idle, d.pid, addr, "the front end has gone")
+            self.assertNotIn("error", d.ask("/vdpa/dev/del,dev0"))
+            self.settles_at(without, d.pid, addr, "the device is deleted")
+        # Nobody holds it any more: the kernel's driver takes it, and finds a device that works.
+        inside.bind(addr, "virtio-pci")
+        until(lambda: self.kernel_drives(addr), "the kernel's driver to start the device")
+        inside.bind(addr, UNBOUND)
+
+    @staticmethod
+    def kernel_drives(addr):
+        base = f"/sys/bus/pci/devices/{addr}"
+        for name in os.listdir(base):
+            if re.fullmatch(r"virtio\d+", name):
+                with open(f"{base}/{name}/status", encoding="ascii") as f:
+                    return int(f.read(), 16) & 0xCF == 0x0F  # DRIVER_OK and before, nothing failed
+        return False
+
+
+class Net(VfioTest):
+    """testpmd's virtio-user through vdpa-app to the function; every frame comes back."""
+
+    def check(self, slot, packed, pairs, vectors):
+        addr = address(slot)
+        with self.serve(slot) as d:
+            counts = Counts(slot)
+            port = harness.virtio_user(d.socket("dev0"), queues=pairs, packed=packed)
+            with harness.Testpmd([port], queues=pairs, lcores=inside.LCORES,
+                                 args=["--txonly-multi-flow"]) as pmd:
+                show = d.show("dev0")
+                self.assertEqual(show["state"], "running")
+                features = int(show["negotiated_features"], 16)
+                self.assertEqual(bool(features >> 34 & 1), packed)
+                held = Held(d.pid, addr)
+                self.assertGreater(held.locked_kib, 0, "no memory of the front end is mapped")
+                self.assertEqual(held.vectors, vectors)
+                pmd.run(f"start tx_first {BURSTS}")
+                time.sleep(TRAFFIC_SECONDS)
+                pmd.run("stop")
+                # What is under way is let come in, and nothing new sent.
+                pmd.run("set fwd rxonly")
+                pmd.run("start")
+                until(lambda: pmd.port_stats()["RX-packets"] == counts()[1][0] ==
+                      pmd.port_stats()["TX-packets"], "the last frames", 5)
+                pmd.run("stop")
+                ours = pmd.port_stats()
+                far_in, far_out = counts()
+            print(f"{self.id()}: {inside.IOMMU}: testpmd sent {ours['TX-packets']} "
+                  f"({ours['TX-bytes']} bytes), the far end took {far_in} and sent {far_out}, "
+                  f"testpmd received {ours['RX-packets']} ({ours['RX-bytes']})", flush=True)
+            self.assertGreater(ours["RX-packets"], FRAMES_MIN)
+            self.assertEqual((ours["TX-packets"], ours["TX-bytes"]), far_in)
+            self.assertEqual((ours["RX-packets"], ours["RX-bytes"]), far_out)
+            self.assertEqual(ours["RX-errors"] + ours["TX-errors"] + ours["RX-nombuf"], 0)
+        self.assertEqual(self.faults(), [])
+
+    # A vector a queue, one for the configuration; the control queue is polled.
+
+    def test_split_1_pair(self):
+        self.check(NET_SPLIT, False, 1, 3)
+
+    def test_packed_1_pair(self):
+        self.check(NET_PACKED, True, 1, 3)
+
+    def test_split_4_pairs(self):
+        self.check(NET4_SPLIT, False, 4, 9)
+
+    def test_packed_4_pairs(self):
+        self.check(NET4_PACKED, True, 4, 9)
+
+    def test_interrupts_at_every_step_of_the_vector_ladder(self):
+        """Frames come back and the front end is interrupted for them, whatever vectors there are."""
+        for vectors, ring in ((3, vu.SplitRing), (2, vu.SplitRing), (1, vu.SplitRing),
+                              (0, vu.SplitRing)):
+            with self.subTest(vectors=vectors):
+                with self.serve(NET_SPLIT, f"vectors {vectors}") as d:
+                    with vu.NetDriver(d.socket("dev0"), ring) as net:
+                        net.start()
+                        for _ in range(3):
+                            net.exchange()
+                            self.interrupted(net.rx, net.tx)
+                        net.stop()
+                self.assertEqual(self.faults(), [])
+
+    def interrupted(self, *rings):
+        for ring in rings:
+            ready = select.select([ring.call_fd], [], [], 5.0)[0]
+            self.assertTrue(ready, f"no interrupt for queue {ring.index}")
+            os.eventfd_read(ring.call_fd)
+
+
+class Block(VfioTest):
+    """Bytes through vdpa-app to the function, compared with those of the image."""
+
+    @staticmethod
+    def request(ring, memory, kind, sector, data, length=0):
+        """Submit one and wait for it: OUT (1) writes data, IN (0) reads length bytes, FLUSH (4).
+        Returns what was read."""
+        head = memory.alloc(16, 16)
+        status = memory.alloc(1, 16)
+        buf = memory.alloc(max(len(data), length, 1))
+        memory.write(head, struct.pack("<IIQ", kind, 0, sector))
+        memory.write(status, b"\xff")
+        memory.write(buf, data)
+        parts = [(head, 16, 0)]
+        if kind != 4:
+            parts.append((buf, length or len(data), vu.DESC_WRITE if kind == 0 else 0))
+        parts.append((status, 1, vu.DESC_WRITE))
+        submit_chain(ring, [(memory.GPA + at, size, flags) for at, size, flags in parts])
+        ring.kick()
+        if not vu.wait_until(lambda: chain_is_used(ring, len(parts))):
+            raise AssertionError(f"request {kind} at sector {sector} does not end")
+        if memory.read(status, 1) != b"\0":
+            raise AssertionError(f"request {kind} at sector {sector}: status {memory.read(status, 1)}")
+        return memory.read(buf, length)
+
+    def check(self, slot, ring_class):
+        data = hashlib.shake_128(ring_class.__name__.encode()).digest(64 * SECTOR)
+        with self.serve(slot) as d:
+            with vu.Client(d.socket("dev0")) as client:
+                memory = vu.Memory()
+                ring = ring_class(memory, 0)
+                client.negotiate(vu.F_VERSION_1 | ring.FEATURE)
+                self.assertEqual(client.set_memory(memory), 0)
+                self.assertEqual(ring.start(client), 0)
+                self.request(ring, memory, 1, 128, data)
+                self.request(ring, memory, 4, 0, b"")
+                self.assertEqual(host("image", f"{slot:x}", 128 * SECTOR, len(data)),
+                                 hashlib.sha256(data).hexdigest())
+                self.assertEqual(self.request(ring, memory, 0, 128, b"", len(data)), data)
+                self.assertNotEqual(self.request(ring, memory, 0, 8, b"", len(data)), data)
+                select.select([ring.call_fd], [], [], 5.0)
+                self.assertGreater(os.eventfd_read(ring.call_fd), 0)
+            memory.close()
+        self.assertEqual(self.faults(), [])
+
+    def test_split(self):
+        self.check(BLK_SPLIT, vu.SplitRing)
+
+    def test_packed(self):
+        self.check(BLK_PACKED, vu.PackedRing)
+
+
+class Iommu(VfioTest):
+    def wait_fault(self, addr):
+        lines = until(self.faults, "the IOMMU to stop it")
+        print(f"{self.id()}: {lines[0]}", flush=True)
+        self.assertTrue(any(f"{OUTSIDE:x}" in line for line in lines), lines)
+        short = addr.removeprefix("0000:")
+        if inside.IOMMU == "intel":
+            self.assertTrue(any(short in line for line in lines), lines)
+
+    def test_a_read_outside_the_memory_is_stopped_and_seen(self):
+        addr = address(NET_SPLIT)
+        with self.serve(NET_SPLIT) as d:
+            with vu.NetDriver(d.socket("dev0")) as net:
+                net.start()
+                net.exchange()
+                ring = net.tx
+                ring.set_desc(ring.free, OUTSIDE, 64)
+                ring.submit(ring.free)
+                ring.kick()
+                self.wait_fault(addr)
+                # QEMU's device reads zeros then, and sends them.
+                self.assertEqual(host("zeros", f"{NET_SPLIT:x}"), "True")
+            until(lambda: d.show("dev0")["state"] in ("idle", "failed"), "the device to stop")
+            # And it works again for the next front end.
+            with vu.NetDriver(d.socket("dev0")) as net:
+                net.start()
+                net.exchange()
+                net.stop()
+
+    def test_a_write_outside_the_memory_is_stopped_and_seen(self):
+        with self.serve(BLK_SPLIT) as d:
+            with vu.Client(d.socket("dev0")) as client:
+                memory = vu.Memory()
+                ring = vu.SplitRing(memory, 0)
+                client.negotiate(vu.F_VERSION_1)
+                self.assertEqual(client.set_memory(memory), 0)
+                self.assertEqual(ring.start(client), 0)
+                head, status = memory.alloc(16), memory.alloc(16)
+                memory.write(head, struct.pack("<IIQ", 0, 0, 0))
+                submit_chain(ring, [(memory.GPA + head, 16, 0),
+                                    (OUTSIDE, SECTOR, vu.DESC_WRITE),
+                                    (memory.GPA + status, 1, vu.DESC_WRITE)])
+                ring.kick()
+                self.wait_fault(address(BLK_SPLIT))
+            memory.close()
+
+
+class BadInput(VfioTest):
+    """One line that names the function, the fact and what mends it; nothing is left open."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.daemon = harness.Daemon(["name sim mgmtdev sim_net socket {dir}/sim.sock"]).start()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.daemon.stop()
+        cls.daemon.cleanup()
+
+    def refused(self, addr, *facts):
+        """vdpa-app refuses the function, with one line in which each of facts (patterns) is."""
+        words = f"name bad mgmtdev pci/{addr}"
+        before = Held(self.daemon.pid, addr)
+        self.assertIn("error", self.daemon.ask(f"/vdpa/dev/add,{words}"))
+        self.settles_at(before, self.daemon.pid, addr, "a device is refused")
+        done = subprocess.run([harness.APP, "--file-prefix=bad", "--", "--dev", words],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+                              check=False)
+        self.assertNotEqual(done.returncode, 0)
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        print(f"{self.id()}: {lines}", flush=True)
+        self.assertEqual(len(lines), 1, done.stderr)
+        for fact in (re.escape(addr), *facts):
+            self.assertRegex(lines[0], fact)
+
+    def test_no_such_function(self):
+        self.refused("0000:00:1e.7", "no such")
+
+    def test_bound_to_another_driver(self):
+        addr = address(NET_SPLIT)
+        inside.bind(addr, "virtio-pci")
+        self.refused(addr, "virtio-pci", "vfio-pci")
+        self.assertEqual(inside.word("driver_of", addr), "virtio-pci")
+        inside.bind(addr, UNBOUND)
+
+    def test_bound_to_none(self):
+        addr = address(NET_SPLIT)
+        inside.bind(addr, UNBOUND)
+        self.refused(addr, "driver", "vfio-pci")
+
+    def test_group_that_is_not_viable(self):
+        if inside.IOMMU == "virtio":
+            raise unittest.SkipTest("virtio-iommu gives each function a group")
+        ours, other = GROUP
+        self.assertEqual(inside.word("group_of", ours), inside.word("group_of", other))
+        inside.bind(ours)
+        inside.bind(other, "virtio-pci")
+        self.refused(ours, re.escape(other), "virtio-pci")
+        inside.bind(other, UNBOUND)
+        inside.bind(ours, UNBOUND)
+
+    def test_legacy_only(self):
+        inside.bind(LEGACY)
+        self.refused(LEGACY, "(?i)legacy|modern")
+        inside.bind(LEGACY, UNBOUND)
+
+    def test_open_in_another_process(self):
+        addr = address(NET_SPLIT)
+        inside.bind(addr)
+        with harness.Daemon([f"name dev0 mgmtdev pci/{addr}"]):
+            self.refused(addr, "(?i)in use|busy|another process|open")
+        inside.bind(addr, UNBOUND)
+
+    def test_without_the_vfio_pci_module(self):
+        addr = address(NET_SPLIT)
+        inside.bind(addr, UNBOUND)
+        inside.word("unload", "vfio_pci")
+        try:
+            self.refused(addr, "modprobe vfio-pci")
+        finally:
+            inside.word("load", "vfio_pci")
+
+    def test_without_an_iommu(self):
+        if inside.IOMMU != "none":
+            raise unittest.SkipTest("there is one here")
+        self.refused(address(NET_SPLIT), "(?i)iommu")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

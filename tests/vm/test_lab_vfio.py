@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+"""
+vdpa-app on PCI functions that others have written: QEMU's virtio devices, over the kernel's vfio-pci
+and behind an IOMMU, inside the laboratory. What runs there is lab_vfio.py; this is the far end.
+
+One boot for each kind of IOMMU, in which all checks run.
+"""
+
+import hashlib
+import pathlib
+import shlex
+import sys
+
+import lab
+import reflector
+import vmtest
+
+IMAGE_MIB = 16
+TIMEOUT = 240  # seconds a boot, with everything in it
+MAC = "52:54:00:00:00:{:02x}"
+
+
+class Vfio(vmtest.LabTest):
+    def far_end(self, slot, pairs):
+        far = reflector.Datagrams() if pairs == 1 else reflector.Tap(pairs)
+        self.addCleanup(far.close)
+        self.far_ends[slot] = far
+        return far
+
+    def net(self, slot, pairs, extra=""):
+        far = self.far_end(slot, pairs)
+        mq = f",mq=on,vectors={2 * pairs + 2}" if pairs > 1 else ""
+        return lab.net(slot, far.netdev, MAC.format(slot), mq + extra)
+
+    def blk(self, slot, extra=""):
+        image = pathlib.Path(self.folder) / f"{slot:x}.img"
+        with open(image, "wb") as f:
+            f.truncate(IMAGE_MIB << 20)
+        self.images[slot] = image
+        return lab.blk(slot, image, extra)
+
+    def image_sha256(self, slot, offset, length):
+        with open(self.images[int(slot, 16)], "rb") as f:
+            f.seek(int(offset))
+            return hashlib.sha256(f.read(int(length))).hexdigest()
+
+    def devices(self):
+        devices = [
+            *self.net(0x10, 1), *self.net(0x11, 1, ",packed=on"),
+            *self.blk(0x14), *self.blk(0x15, ",packed=on"),
+            # Functions of one slot, which have no access control between them: one group.
+            "-device", "virtio-net-pci,addr=0x16.0,multifunction=on" + lab.MODERN,
+            "-device", "virtio-net-pci,addr=0x16.1" + lab.MODERN,
+            "-device", "virtio-net-pci,addr=0x17,disable-modern=on,romfile="]
+        try:
+            devices += [*self.net(0x12, 4), *self.net(0x13, 4, ",packed=on")]
+        except reflector.Unavailable as e:
+            print(f"SKIPPED: 4 queue pairs: {e}", flush=True)
+            self.without_pairs = True
+        return devices
+
+    def check(self, iommu, tests):
+        self.far_ends, self.images, self.without_pairs = {}, {}, False
+        devices = self.devices()
+        if self.without_pairs:
+            tests = [t for t in tests if "4_pairs" not in t]
+        fds = [fd for far in self.far_ends.values() for fd in far.pass_fds]
+        script = shlex.join([sys.executable, "-B", "tests/vm/lab_vfio.py", "-v", *tests])
+        machine = self.lab("lab", script, devices, iommu=iommu, pass_fds=fds)
+        machine.run({"counts": lambda slot: self.far_ends[int(slot, 16)].counts(),
+                     "zeros": lambda slot: not any(self.far_ends[int(slot, 16)].last),
+                     "image": self.image_sha256}, timeout=TIMEOUT)
+
+    TRAFFIC = ["Net.test_split_1_pair", "Net.test_packed_1_pair", "Net.test_split_4_pairs",
+               "Net.test_packed_4_pairs",
+               "Net.test_interrupts_at_every_step_of_the_vector_ladder", "Block", "Iommu"]
+
+    def test_intel_iommu(self):
+        self.check("intel", [*self.TRAFFIC, "BadInput"])
+
+    def test_virtio_iommu(self):
+        self.check("virtio", self.TRAFFIC)
+
+    def test_no_iommu(self):
+        self.check("none", ["BadInput.test_without_an_iommu"])
+
+
+if __name__ == "__main__":
+    vmtest.main(lab.missing)
