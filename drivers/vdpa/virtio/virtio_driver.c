@@ -328,8 +328,8 @@ take_words(struct virtio_device *dev, const struct vdpa_args *args)
 }
 
 /*
- * A device may show the queues of more pairs only once it has accepted VIRTIO_NET_F_MQ (QEMU's does:
- * until then num_queues is 3, the control queue behind the first pair).
+ * A device may show the queues of more pairs only once it has accepted VIRTIO_NET_F_MQ (QEMU's
+ * does: until then num_queues is 3, the control queue behind the first pair).
  */
 static int
 look_at_queues(struct virtio_device *dev, const struct vdpa_args *args)
