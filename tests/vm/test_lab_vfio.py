@@ -19,6 +19,7 @@ import vmtest
 
 IMAGE_MIB = 16
 TIMEOUT = 240  # seconds a boot, with everything in it
+FAULT = "virtio_iommu_report_fault"  # an event that QEMU traces into its log
 MAC = "52:54:00:00:00:{:02x}"
 
 
@@ -61,15 +62,23 @@ class Vfio(vmtest.LabTest):
             self.without_pairs = True
         return devices
 
+    @staticmethod
+    def faults(machine):
+        """How many faults virtio-iommu has reported, and the last of them."""
+        lines = [line for line in machine.log.read_text(errors="replace").splitlines()
+                 if line.startswith(FAULT)]
+        return f"{len(lines)} {lines[-1] if lines else 'none'}"
+
     def check(self, iommu, tests):
         self.far_ends, self.images, self.without_pairs = {}, {}, False
-        devices = self.devices()
+        devices = [*self.devices(), "-trace", FAULT]
         if self.without_pairs:
             tests = [t for t in tests if "4_pairs" not in t]
         fds = [fd for far in self.far_ends.values() for fd in far.pass_fds]
         script = shlex.join([sys.executable, "-B", "tests/vm/lab_vfio.py", "-v", *tests])
         machine = self.lab("lab", script, devices, iommu=iommu, pass_fds=fds)
-        machine.run({"counts": lambda slot: self.far_ends[int(slot, 16)].counts(),
+        machine.run({"faults": lambda: self.faults(machine),
+                     "counts": lambda slot: self.far_ends[int(slot, 16)].counts(),
                      "zeros": lambda slot: not any(self.far_ends[int(slot, 16)].last),
                      "image": self.image_sha256}, timeout=TIMEOUT)
 
