@@ -120,6 +120,26 @@ config_event(struct vdpa_event *ev, uint32_t revents)
 		fe->ops->config_changed(vdev);
 }
 
+bool
+vdpa_device_stop_failed(struct vdpa_device *vdev)
+{
+	struct vdpa_device_core *core = vdev->core;
+	bool stop;
+
+	pthread_mutex_lock(&core->fail_lock);
+	/* A reset since the report has forgotten it: the session that failed is gone already. */
+	stop = core->fail_state == VDPA_FAIL_REPORTED;
+	if (stop)
+		core->fail_state = VDPA_FAIL_STOPPED;
+	pthread_mutex_unlock(&core->fail_lock);
+	if (stop) {
+		if (vdpa_step_quiesce(vdev) < 0)
+			VDPA_LOG(ERR, "%s", vdpa_error_message());
+		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
+	}
+	return stop;
+}
+
 /* On the control loop: stop the device that reported a failure, tell its front end. */
 static void
 fail_task_run(struct vdpa_task *task)
@@ -127,26 +147,21 @@ fail_task_run(struct vdpa_task *task)
 	struct vdpa_device *vdev = task->arg;
 	struct vdpa_device_core *core = vdev->core;
 	const struct vdpa_frontend *fe;
-	bool stop;
+	bool tell;
 	int qidx;
 
 	vdpa_device_lock(vdev);
+	vdpa_device_stop_failed(vdev);
 	pthread_mutex_lock(&core->fail_lock);
-	/* A reset since the report has forgotten it: the session that failed is gone already. */
-	stop = core->fail_state == VDPA_FAIL_REPORTED;
-	if (stop)
-		core->fail_state = VDPA_FAIL_STOPPED;
+	tell = core->fail_state == VDPA_FAIL_STOPPED;
+	if (tell)
+		core->fail_state = VDPA_FAIL_TOLD;
 	qidx = core->fail_qidx;
 	pthread_mutex_unlock(&core->fail_lock);
-	if (stop) {
-		if (vdpa_step_quiesce(vdev) < 0)
-			VDPA_LOG(ERR, "%s", vdpa_error_message());
-		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
-	}
 	vdpa_device_unlock(vdev);
 
 	fe = __atomic_load_n(&core->fe, __ATOMIC_ACQUIRE);
-	if (stop && fe != NULL && fe->ops->failed != NULL)
+	if (tell && fe != NULL && fe->ops->failed != NULL)
 		fe->ops->failed(vdev, qidx);
 }
 

@@ -47,7 +47,8 @@ struct vdpa_core_vq {
 enum vdpa_fail_state {
 	VDPA_FAIL_NONE,
 	VDPA_FAIL_REPORTED, /* the stop is still to come */
-	VDPA_FAIL_STOPPED,
+	VDPA_FAIL_STOPPED,  /* the front end is still to be told */
+	VDPA_FAIL_TOLD,
 };
 
 struct vdpa_device_core {
@@ -92,6 +93,13 @@ vdpa_device_unlock(struct vdpa_device *vdev)
 {
 	pthread_mutex_unlock(&vdev->core->lock);
 }
+
+/*
+ * Under the device's lock: stop the device if it has reported a failure that nobody has acted on;
+ * whether it had. By the control loop, or whoever comes first: what is done with a device that has
+ * failed would cost one time-out after the other.
+ */
+bool vdpa_device_stop_failed(struct vdpa_device *vdev);
 
 /* Under the device's lock. */
 void vdpa_device_set_state(struct vdpa_device *vdev, enum vdpa_device_state state);

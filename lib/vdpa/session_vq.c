@@ -324,8 +324,17 @@ stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 
 	if (vq->conf.num == 0)
 		return vdpa_error(EPROTO, "%s: queue %u: is not started", vdev->name, idx);
+	if (vdpa_device_stop_failed(vdev))
+		return vdpa_error(EIO, "%s: has failed", vdev->name);
 	if (vq->ready)
 		rc = stop_ready_vq(vdev, idx);
+	if (rc < 0 && rc != -EOPNOTSUPP) {
+		/* It may go on with the queue, and the others will not fare better. */
+		snprintf(why, sizeof(why), "%s", vdpa_error_message());
+		vdpa_device_fail(vdev, idx, rc, "the queue does not stop");
+		vdpa_device_stop_failed(vdev);
+		return vdpa_error(rc, "%s", why);
+	}
 	if (rc == -EOPNOTSUPP) {
 		rc = halt(vdev);
 		return rc < 0 ? rc : take_halted(vdev, idx, state);

@@ -23,6 +23,7 @@
 #include "event_loop_priv.h"
 #include "fake_device.h"
 #include "test_util.h"
+#include "vdpa_event.h"
 
 #define REGIONS	    3
 #define REGION_SIZE 0x10000
@@ -539,6 +540,38 @@ a_queue_that_cannot_be_disabled_runs_on(void **state)
 }
 
 static int
+nothing(void *arg)
+{
+	return 0;
+}
+
+static void
+a_queue_that_does_not_stop_fails_the_device_at_once(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_vq_state vqst;
+	char why[256];
+
+	f->fake->resets_vqs = true;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	f->fake->calls = 0;
+	f->fake->fail_at = 1;
+	f->fake->resets = 0;
+	assert_int_equal(vdpa_device_stop_vq(f->vdev, 0, &vqst), -EIO);
+	assert_string_equal(f->fake->failed_op, "hw_reset_vq");
+	/* Nobody has to wait for the control loop, nor for what the next queue would cost. */
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_FAILED);
+	assert_int_equal(f->transport.n, 0);
+	assert_int_equal(vdpa_device_stop_vq(f->vdev, 1, &vqst), -EIO);
+	assert_int_equal(f->fake->calls, 1);
+	vdpa_device_failure(f->vdev, why, sizeof(why));
+	assert_string_equal(why, "queue 0: the queue does not stop (EIO)");
+	vdpa_event_loop_call(vdpa_event_loop_control(), nothing, NULL);
+	assert_int_equal(f->fake->resets, 1);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+}
+
+static int
 group_setup(void **state)
 {
 	return vdpa_event_control_init();
@@ -573,6 +606,7 @@ main(void)
 		TEST(a_late_queue_is_refused_once_a_buffer_was_used),
 		TEST(a_buffer_used_while_the_device_stops_for_a_late_queue_fails_it),
 		TEST(a_queue_that_cannot_be_disabled_runs_on),
+		TEST(a_queue_that_does_not_stop_fails_the_device_at_once),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

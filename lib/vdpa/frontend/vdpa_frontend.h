@@ -170,8 +170,9 @@ int vdpa_device_start_vq(struct vdpa_device *vdev, uint16_t idx, const struct vd
  * without effect, and each call says where another stood. What such a device cannot tell the rings
  * do: a split one how far it was used, which is the place only if nothing was in flight; the device
  * can start from the beginning of a ring only, so it does not start from a wrong place. -EPROTO for
- * a queue or device that is not started; -EIO for a device that has failed; else the op's errno,
- * and the queue is gone nevertheless.
+ * a queue or device that is not started; -EIO for a device that has failed; else the op's errno. A
+ * queue that does not stop fails the device; of one that does not tell its place the queue is gone
+ * nevertheless.
  */
 int vdpa_device_stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state);
 
