@@ -92,14 +92,16 @@ packed_odd_ring(struct run *r)
 static int
 split_indirect(struct run *r)
 {
-	return run_variant(r, &(struct variant){.flags = SESSION_INDIRECT, .indirect = true});
+	return run_variant(
+		r, &(struct variant){.flags = SESSION_INDIRECT | SESSION_MQ, .indirect = true});
 }
 
 static int
 packed_indirect(struct run *r)
 {
 	return run_variant(
-		r, &(struct variant){.flags = SESSION_INDIRECT | SESSION_PACKED, .indirect = true});
+		r, &(struct variant){.flags = SESSION_INDIRECT | SESSION_PACKED | SESSION_MQ,
+				     .indirect = true});
 }
 
 static int

@@ -7,6 +7,7 @@
  */
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -94,8 +95,10 @@ queue_disable(struct run *r)
 	struct session s;
 	struct traffic x;
 	struct queue *q;
-	int rc = begin(r, &s, &x, &params);
+	int rc = run_need_state(r);
 
+	if (rc == 0)
+		rc = begin(r, &s, &x, &params);
 	if (rc != 0)
 		return rc;
 	q = x.lanes[0].tx;
@@ -188,6 +191,8 @@ queue_resume(struct run *r, unsigned int flags)
 	int rc = run_need(r, flags);
 
 	if (rc == 0)
+		rc = run_need_state(r);
+	if (rc == 0)
 		rc = begin(r, &s, &x, &params);
 	if (rc != 0)
 		return rc;
@@ -238,38 +243,52 @@ packed_queue_resume(struct run *r)
 	return queue_resume(r, SESSION_PACKED);
 }
 
+/* Stop and start anew all queues of the lane, so that both ends of its sequence begin anew. */
+static int
+reset_lane(struct run *r, struct session *s)
+{
+	const uint16_t n = s->params.n;
+	char why[256] = "";
+
+	for (uint16_t i = 0; i < n; i++) {
+		struct vdpa_vq_state state;
+		int rc;
+
+		r->step = "resetting a queue";
+		rc = session_stop_vq(s, i, &state);
+		/* Where it stood is not asked, and a device that cannot tell may have stopped it.
+		 */
+		if (rc == -EOPNOTSUPP)
+			snprintf(why, sizeof(why), "%s", vdpa_error_message());
+		else if (rc < 0)
+			return run_failed_call(r, rc, "resetting a queue");
+	}
+	for (uint16_t i = 0; i < n; i++) {
+		int rc = session_start_vq(s, i, NULL);
+
+		if (rc < 0 && why[0] != '\0')
+			return run_skip(r, "%s", why);
+		if (rc < 0)
+			return run_failed_call(r, rc, "starting a queue after its reset");
+	}
+	return 0;
+}
+
 static int
 queue_reset(struct run *r)
 {
 	const struct session_params params = {.flags = SESSION_RING_RESET, .n = lane_vqs(r)};
 	struct traffic x = {.units = 200};
 	struct session s;
-	int rc = run_need(r, SESSION_RING_RESET);
+	int rc = run_start(r, &s, &params);
 
-	if (rc == 0)
-		rc = run_start(r, &s, &params);
+	if (rc != 0)
+		return rc;
 	for (int i = 0; rc == 0 && i < 5; i++) {
 		rc = traffic_run(r, &s, &x);
-		/* All queues of the lane, so that both ends of its sequence begin anew. */
-		for (uint16_t k = 0; rc == 0 && k < params.n; k++) {
-			struct vdpa_vq_state state;
-
-			r->step = "resetting a queue";
-			rc = session_stop_vq(&s, k, &state);
-			/* Where it stood is not asked. */
-			if (rc == -EOPNOTSUPP)
-				rc = 0;
-			if (rc < 0)
-				rc = run_failed_call(r, rc, "resetting a queue");
-		}
-		for (uint16_t k = 0; rc == 0 && k < params.n; k++) {
-			rc = session_start_vq(&s, k, NULL);
-			if (rc < 0)
-				rc = run_failed_call(r, rc, "starting a queue after its reset");
-		}
+		if (rc == 0)
+			rc = reset_lane(r, &s);
 	}
-	if (r->verdict != 0 && !s.started)
-		return rc;
 	return run_finish(r, &s, rc == 0 ? traffic_run(r, &s, &x) : rc);
 }
 

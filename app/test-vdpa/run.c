@@ -162,6 +162,39 @@ run_need_echo(struct run *r)
 	return rc;
 }
 
+/* The device's word, where it is asked in this process; by vhost-user a start is the only way to
+ * find out. */
+static int
+probe_state(struct run *r)
+{
+	const struct session_params params = {.n = r->t->device_id == TARGET_NET ? 2 : 1};
+	struct session s;
+	int rc;
+
+	if (!r->t->trusting) {
+		r->keeps_state = (r->t->backend >> VDPA_BACKEND_F_SUSPEND) & 1;
+		return 0;
+	}
+	r->step = "starting a queue at another index than 0";
+	rc = session_init(&s, r->t, &params);
+	if (rc < 0)
+		return run_failed_call(r, rc, "no session");
+	r->keeps_state = session_start_at(&s, 5) == 0;
+	session_fini(&s);
+	return 0;
+}
+
+int
+run_need_state(struct run *r)
+{
+	int rc = r->state_known ? 0 : probe_state(r);
+
+	r->state_known = true;
+	if (rc == 0 && !r->keeps_state)
+		rc = run_skip(r, "the device cannot start a queue where it stopped");
+	return rc;
+}
+
 int
 run_need(struct run *r, unsigned int flags)
 {

@@ -235,8 +235,8 @@ session_vq_config(const struct session *s, uint16_t idx, struct vdpa_vq_config *
 	};
 }
 
-int
-session_start_without(struct session *s, const uint16_t *late, unsigned int n)
+static int
+start_at(struct session *s, const uint16_t *late, unsigned int n, uint16_t index)
 {
 	struct vdpa_vq_config *vqs = calloc(s->nq, sizeof(*vqs));
 	struct vdpa_start_config conf = {
@@ -256,8 +256,14 @@ session_start_without(struct session *s, const uint16_t *late, unsigned int n)
 		if (!s->q[i].used)
 			continue;
 		queue_reset(s, &s->q[i]);
-		if (s->q[i].running)
-			session_vq_config(s, i, &vqs[i]);
+		if (!s->q[i].running)
+			continue;
+		session_vq_config(s, i, &vqs[i]);
+		if (index != 0) {
+			vqs[i].state.split.avail_index = index;
+			ring_driver_avail(&s->q[i].ring)->idx = index;
+			ring_driver_used_ring(&s->q[i].ring)->idx = index;
+		}
 	}
 	from = monotonic_ns();
 	rc = s->t->ops->start(s->t, &conf);
@@ -268,9 +274,21 @@ session_start_without(struct session *s, const uint16_t *late, unsigned int n)
 }
 
 int
+session_start_without(struct session *s, const uint16_t *late, unsigned int n)
+{
+	return start_at(s, late, n, 0);
+}
+
+int
 session_start(struct session *s)
 {
-	return session_start_without(s, NULL, 0);
+	return start_at(s, NULL, 0, 0);
+}
+
+int
+session_start_at(struct session *s, uint16_t index)
+{
+	return start_at(s, NULL, 0, index);
 }
 
 int

@@ -90,6 +90,8 @@ int session_fini(struct session *s);
 /* Start the device with fresh rings; every queue of the session but those in the list `late`. */
 int session_start(struct session *s);
 int session_start_without(struct session *s, const uint16_t *late, unsigned int n);
+/* Start every queue, split, as if it had been at this index before. */
+int session_start_at(struct session *s, uint16_t index);
 /* Stop the device. */
 int session_stop(struct session *s);
 /* One queue more, with a fresh ring, or where it stands (state not NULL). */
