@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -413,6 +414,53 @@ what_cannot_be_unmapped_does_not_stop_the_end(void **state)
 	vdpa_dma_domain_destroy(dom);
 }
 
+/* What each thread of the test does: the same regions as the others, in its own order. */
+static void *
+map_and_unmap(void *arg)
+{
+	struct vdpa_dma_domain *dom = arg;
+	struct vdpa_mem_region r[3];
+	unsigned long failed = 0;
+
+	for (unsigned int i = 0; i < 3; i++)
+		r[i] = region((i + 1) * 0x100000, 2 * PAGE, 5);
+	for (unsigned int round = 0; round < 300; round++) {
+		struct vdpa_dma_buf buf;
+
+		for (unsigned int i = 0; i < 3; i++)
+			failed += vdpa_dma_map(dom, &r[(i + round) % 3]) != 0;
+		/* One mapping is left to share: it may be taken. */
+		if (vdpa_dma_alloc(dom, PAGE, &buf) == 0)
+			vdpa_dma_free(dom, &buf);
+		for (unsigned int i = 0; i < 3; i++)
+			failed += vdpa_dma_unmap(dom, &r[i]) != 0;
+	}
+	return (void *)failed;
+}
+
+static void
+users_in_several_threads_agree(void **state)
+{
+	struct fake_iommu f;
+	struct vdpa_dma_domain *dom = domain(&f);
+	struct vdpa_dma_stats stats;
+	pthread_t threads[4];
+	void *failed;
+
+	for (unsigned int i = 0; i < 4; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, map_and_unmap, dom), 0);
+	for (unsigned int i = 0; i < 4; i++) {
+		assert_int_equal(pthread_join(threads[i], &failed), 0);
+		assert_null(failed);
+	}
+	assert_int_equal(f.n, 0);
+	vdpa_dma_get_stats(dom, &stats);
+	assert_int_equal(stats.mappings, 0);
+	assert_int_equal(stats.bytes_mapped, 0);
+	assert_true(stats.maps == stats.unmaps);
+	vdpa_dma_domain_destroy(dom);
+}
+
 int
 main(void)
 {
@@ -428,6 +476,7 @@ main(void)
 		cmocka_unit_test(own_memory_is_aligned_to_large_iommu_pages),
 		cmocka_unit_test(limits_that_make_no_sense_are_refused),
 		cmocka_unit_test(what_cannot_be_unmapped_does_not_stop_the_end),
+		cmocka_unit_test(users_in_several_threads_agree),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@
  */
 
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -21,6 +22,7 @@
 #include "test_util.h"
 
 #include "fault.h"
+#include "pci_priv.h"
 #include "vdpa.h"
 #include "vdpa_event.h"
 #include "vdpa_pci.h"
@@ -528,6 +530,47 @@ an_access_that_fails_is_the_end_of_the_function(void **state)
 	close(error);
 }
 
+static void *
+read_until_it_is_gone(void *arg)
+{
+	struct vdpa_pci *pci = arg;
+	uint32_t value;
+
+	do
+		value = vdpa_pci_read32(pci, 2, 0x10);
+	while (vdpa_pci_error(pci) == 0);
+	/* The text is whole as soon as the error is there. */
+	return (void *)(uintptr_t)(strcmp(vdpa_pci_error_text(pci), "fake/a: pulled by the test") !=
+					   0 ||
+				   (value != 0 && value != UINT32_MAX));
+}
+
+static void
+every_thread_sees_that_it_is_gone(void **state)
+{
+	struct vdpa_pci *pci = open_fake();
+	int remove = eventfd(0, EFD_NONBLOCK);
+	pthread_t threads[3];
+	uint64_t n = 0;
+	void *wrong;
+
+	assert_int_equal(vdpa_pci_event_set(pci, VDPA_PCI_EVENT_REMOVE, remove), 0);
+	for (unsigned int i = 0; i < 3; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, read_until_it_is_gone, pci), 0);
+	usleep(2000);
+	vdpa_pci_gone(pci, ENODEV, "fake/a: pulled by the test");
+	vdpa_pci_gone(pci, EPROTO, "fake/a: and what followed from it");
+	for (unsigned int i = 0; i < 3; i++) {
+		assert_int_equal(pthread_join(threads[i], &wrong), 0);
+		assert_null(wrong);
+	}
+	/* Once. */
+	assert_int_equal(read(remove, &n, 8), 8);
+	assert_int_equal(n, 1);
+	vdpa_pci_close(pci);
+	close(remove);
+}
+
 static void
 an_area_reaches_the_device(void **state)
 {
@@ -639,6 +682,7 @@ main(void)
 		test(a_reset_leaves_it_as_after_open),
 		test(all_ones_are_removal_only_when_the_class_says_so),
 		test(an_access_that_fails_is_the_end_of_the_function),
+		test(every_thread_sees_that_it_is_gone),
 		test(an_area_reaches_the_device),
 		test(only_parts_that_can_be_mapped_are),
 		test(an_area_that_is_taken_away_ends_the_function_not_the_process),

@@ -148,8 +148,8 @@ no_iommu(void **state)
 	refused("pci/" ADDRESS, false, ENOTSUP,
 		"pci/0000:06:00.2: in no IOMMU group, so that nothing would confine its DMA; "
 		"enable "
-		"VT-d or AMD-Vi in the firmware and boot Linux with intel_iommu=on (Intel) or "
-		"amd_iommu=on (AMD) on its command line");
+		"VT-d or AMD-Vi in the firmware and, with VT-d, boot Linux with intel_iommu=on on "
+		"its command line");
 	refused("pci/" ADDRESS, true, ENOTSUP,
 		"pci/0000:06:00.2: in no IOMMU group; for the no-IOMMU mode that was asked for: "
 		"echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode, then bind it to "
@@ -345,7 +345,7 @@ memory_that_cannot_be_mapped(void **state)
 	char text[512];
 
 	map_error_limited(256 << 20, text);
-	assert_string_equal(text, "pci/x: 262144 KiB of guest memory cannot be locked: 0 of 1024 "
+	assert_string_equal(text, "pci/x: 262144 KiB of memory for DMA cannot be locked: 0 of 1024 "
 				  "KiB that RLIMIT_MEMLOCK allows are in use; ulimit -l unlimited, "
 				  "or LimitMEMLOCK=infinity of a systemd unit");
 	/* Where the limit is not reached it is the kernel's own memory. */

@@ -361,7 +361,7 @@ a_limit_of_locked_memory_is_named(void **state)
 		prlimit(0, RLIMIT_MEMLOCK, &(struct rlimit){1 << 20, before.rlim_max}, NULL), 0);
 	assert_int_equal(vdpa_dma_map(vdpa_pci_dma(edu), tlb->regions[0]), -ENOMEM);
 	if (strstr(vdpa_error_message(),
-		   "2048 KiB of guest memory cannot be locked: 0 of 1024 KiB "
+		   "2048 KiB of memory for DMA cannot be locked: 0 of 1024 KiB "
 		   "that RLIMIT_MEMLOCK allows are in use; ulimit -l unlimited") == NULL)
 		fail_msg("%s", vdpa_error_message());
 	assert_int_equal(setrlimit(RLIMIT_MEMLOCK, &before), 0);

@@ -153,12 +153,11 @@ no_iommu(const char *name, const struct vdpa_pci_params *params)
 			"echo 1 > /sys/module/vfio/parameters/"
 			"enable_unsafe_noiommu_mode, then bind it to vfio-pci again",
 			name);
-	return vdpa_error(
-		ENOTSUP,
-		"%s: in no IOMMU group, so that nothing would confine its DMA; enable "
-		"VT-d or AMD-Vi in the firmware and boot Linux with intel_iommu=on (Intel) "
-		"or amd_iommu=on (AMD) on its command line",
-		name);
+	return vdpa_error(ENOTSUP,
+			  "%s: in no IOMMU group, so that nothing would confine its DMA; enable "
+			  "VT-d or AMD-Vi in the firmware and, with VT-d, boot Linux with "
+			  "intel_iommu=on on its command line",
+			  name);
 }
 
 int
@@ -308,7 +307,7 @@ vdpa_vfio_map_error(const char *name, const struct vdpa_dma_mapping *m, int err)
 		if (limited && limit.rlim_cur != RLIM_INFINITY &&
 		    (locked >= limit.rlim_cur || m->size > limit.rlim_cur - locked))
 			return vdpa_error(ENOMEM,
-					  "%s: %" PRIu64 " KiB of guest memory cannot be locked: "
+					  "%s: %" PRIu64 " KiB of memory for DMA cannot be locked: "
 					  "%" PRIu64 " of %" PRIu64
 					  " KiB that RLIMIT_MEMLOCK allows are in use; ulimit -l "
 					  "unlimited, or LimitMEMLOCK=infinity of a systemd unit",
