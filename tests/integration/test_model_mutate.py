@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+"""Mutated vfio-user messages against vdpa-model, from a fixed seed: valid ones of a client that sets
+a function up, in any order, with bytes, sizes, flags, file descriptors and guest memory changed.
+UVDPA_SEED and UVDPA_MESSAGES choose others.
+"""
+
+import collections
+import os
+import random
+import select
+import struct
+import unittest
+
+from vfio_user_client import *
+
+SEED = int(os.environ.get('UVDPA_SEED', '20260117'))
+MESSAGES = int(os.environ.get('UVDPA_MESSAGES', '30000'))
+# Messages of one connection, at most.
+SESSION = 80
+
+INTERESTING = (0, 1, 2, 3, 4, 7, 8, 63, 64, 255, 4095, 4096, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF,
+               0x80000000, 0xFFFFFFFF)
+
+
+class Mutate(ModelTest):
+    DEVICES = ('name m0 mgmtdev sim_net max_vqp 2', 'name healthy mgmtdev sim_net',
+               'name blk mgmtdev sim_blk backend ram 1M')
+
+    def setUp(self):
+        super().setUp()
+        self.random = random.Random(SEED)
+        self.mem = self.memory()
+        self.files = [self.mem.fd, os.eventfd(0, os.EFD_NONBLOCK), os.open('/dev/null', os.O_RDWR)]
+        self.new_rings()
+        self.counts = collections.Counter()
+
+    def tearDown(self):
+        for fd in self.files[1:]:
+            os.close(fd)
+        super().tearDown()
+
+    def new_rings(self):
+        self.mem.next = 0
+        self.rings = [SplitRing(self.mem, i, 16) for i in range(2)]
+        self.mem.write(0, bytes(self.mem.next))
+
+    def register(self, register, value):
+        at, kind = register
+        data = struct.pack(kind, value)
+        return REGION_WRITE, struct.pack('<QII', at, 4, len(data)) + data, []
+
+    def ring_bell(self):
+        queue = self.random.randrange(3)
+        data = struct.pack('<H', queue)
+        return REGION_WRITE, struct.pack('<QII', 0x3000 + 4096 * queue, 4, 2) + data, []
+
+    def setup(self):
+        """The messages of a driver's way to a running queue."""
+        ring, gpa = self.random.choice(self.rings), self.mem.GPA
+        yield DMA_MAP, struct.pack('<IIQQQ', 32, RW, 0, gpa, self.mem.size), [self.mem.fd]
+        yield SET_IRQS, struct.pack('<IIIII', 20, DATA_EVENTFD | ACTION_TRIGGER, MSIX, 0, 2), [self.files[1]] * 2
+        for status in 0, ACKNOWLEDGE, ACKNOWLEDGE | DRIVER:
+            yield self.register(STATUS, status)
+        yield self.register(DRIVER_FEATURE_SELECT, 1)
+        yield self.register(DRIVER_FEATURES, 1 | self.random.choice((0, 4, 1 << 8)))
+        yield self.register(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK)
+        yield self.register(QUEUE_SELECT, ring.index)
+        yield self.register(QUEUE_SIZE, 16)
+        yield self.register(QUEUE_VECTOR, 1)
+        for register, part in (QUEUE_DESC, ring.desc), (QUEUE_DRIVER, ring.driver), (QUEUE_DEVICE, ring.device):
+            yield self.register(register, gpa + part)
+        yield self.register(QUEUE_ENABLE, 1)
+        yield self.register(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)
+
+    def valid(self):
+        """A message that is right by itself: command, payload, file descriptors."""
+        rnd = self.random
+        region = rnd.choice((1, 2, 4, 4, 4, CONFIG_REGION))
+        offset = rnd.choice((0, 16, 0x14, 0x34, 0x1000, 0x2000, 0x3000 + 4096 * rnd.randrange(5), rnd.randrange(256)))
+        count = rnd.choice((1, 2, 4, 8, 64))
+        base = self.mem.GPA + 4096 * rnd.randrange(512)
+        return rnd.choice((
+            (VERSION, struct.pack('<HH', 0, 1) + b'{}\0', []),
+            (DMA_MAP, struct.pack('<IIQQQ', 32, RW, 0, base, 4096 * rnd.randrange(1, 8)), [self.mem.fd]),
+            (DMA_MAP, struct.pack('<IIQQQ', 32, READ, 0, base, 4096), []),
+            (DMA_UNMAP, struct.pack('<IIQQ', 24, 0, self.mem.GPA, self.mem.size), []),
+            (DMA_UNMAP, struct.pack('<IIQQ', 24, UNMAP_ALL, 0, 0), []),
+            (GET_INFO, struct.pack('<IIII', 16, 0, 0, 0), []),
+            (GET_REGION_INFO, struct.pack('<IIIIQQ', rnd.choice((32, 4096)), 0, rnd.randrange(9), 0, 0, 0), []),
+            (GET_IRQ_INFO, struct.pack('<IIII', 16, 0, rnd.randrange(5), 0), []),
+            (SET_IRQS, struct.pack('<IIIII', 20, DATA_EVENTFD | ACTION_TRIGGER, MSIX, 1, 2), [self.files[1]] * 2),
+            (SET_IRQS, struct.pack('<IIIII', 20, DATA_EVENTFD | ACTION_TRIGGER, INTX, 0, 1), [self.files[1]]),
+            (SET_IRQS, struct.pack('<IIIII', 20, DATA_NONE | ACTION_UNMASK, INTX, 0, 1), []),
+            (SET_IRQS, struct.pack('<IIIII', 20, DATA_NONE | ACTION_TRIGGER, MSIX, 0, 0), []),
+            (SET_IRQS, struct.pack('<IIIII', 24, DATA_BOOL | ACTION_TRIGGER, MSIX, 0, 4) + b'\1\0\1\1', []),
+            (REGION_READ, struct.pack('<QII', offset, region, count), []),
+            (REGION_WRITE, struct.pack('<QII', offset, region, count) + rnd.randbytes(count), []),
+            self.register(rnd.choice((QUEUE_SELECT, QUEUE_SIZE, QUEUE_VECTOR, QUEUE_ENABLE, QUEUE_RESET)),
+                          rnd.choice((0, 1, 2, 16, 0xFFFF))),
+            self.ring_bell(),
+            self.ring_bell(),
+            (RESET, b'', []),
+            (rnd.randrange(20), rnd.randbytes(32), []),
+        ))
+
+    def mutate(self, command, payload, fds):
+        """The message, with 0 to 2 things changed."""
+        rnd = self.random
+        size, flags, payload = None, CMD, bytearray(payload)
+        for _ in range(rnd.choice((0, 0, 1, 1, 1, 2))):
+            what = rnd.randrange(9)
+            if what == 0 and payload:
+                payload[rnd.randrange(len(payload))] ^= 1 << rnd.randrange(8)
+            elif what in (1, 2) and len(payload) >= 4:
+                at = rnd.randrange(len(payload) - 3) & ~3
+                struct.pack_into('<I', payload, at, rnd.choice(INTERESTING))
+            elif what == 3 and len(payload) >= 8:
+                at = rnd.randrange(len(payload) - 7) & ~7
+                struct.pack_into('<Q', payload, at, rnd.choice(INTERESTING) << rnd.choice((0, 12, 32)) & (1 << 64) - 1)
+            elif what == 4:
+                payload = payload[:rnd.randrange(len(payload) + 1)]
+            elif what == 5:
+                payload += rnd.randbytes(rnd.choice((1, 8, 4096)))
+            elif what == 6:
+                flags = rnd.choice((NO_REPLY, REPLY, ERROR, 15, 0xFFFFFFFF, 0x80))
+            elif what == 7:
+                fds = [rnd.choice(self.files) for _ in range(rnd.choice((0, 1, 2, 3, 64, 70)))]
+            elif what == 8 and rnd.randrange(8) == 0:
+                size = rnd.choice(INTERESTING)
+        return command, bytes(payload), fds, flags, size
+
+    def scribble(self):
+        """What a driver shares with the function: rings, buffers, doorbells."""
+        rnd, ring = self.random, self.random.choice(self.rings)
+        what = rnd.randrange(12)
+        if what == 0:
+            ring.set_desc(rnd.randrange(16), self.mem.GPA + rnd.choice((0, 65536, 1 << 30)),
+                          rnd.choice(INTERESTING), rnd.randrange(8), rnd.randrange(20))
+        elif what == 1:
+            ring.submit(rnd.choice((0, 1, 15, 16, 0xFFFF)))
+        elif what == 2:
+            self.mem.set_u16(ring.driver + 2, rnd.randrange(65536))
+        else:
+            ring.add(65536, 256, bool(rnd.randrange(2)))
+
+    def drain(self, client):
+        """Take what replies there are, counted."""
+        while select.select([client.sock], [], [], 0)[0]:
+            _, command, flags, _, _ = client.recv()
+            self.counts[command, 'refused' if flags & ERROR else 'done'] += 1
+            for fd in client.owned:
+                os.close(fd)
+            client.owned = []
+
+    def session(self, device, most):
+        """One connection of at most so many messages; how many were sent."""
+        rnd, sent = self.random, 0
+        self.new_rings()
+        with Client(self.model.socket(device), version=rnd.randrange(10) != 0) as client:
+            # A part of the way right, so that every state is met.
+            script = list(self.setup())[:rnd.choice((0, 5, 12, 99, 99, 99))]
+            try:
+                while sent < most:
+                    if script and rnd.randrange(24) != 0:
+                        command, payload, fds = script.pop(0)
+                        client.send(command, payload, fds)
+                    elif rnd.randrange(3) == 0:
+                        # Let a queue run, if there is one, on what is in its ring by now.
+                        for ring in self.rings:
+                            ring.add(65536, 256, ring.index == 0)
+                        command, payload, fds = self.ring_bell()
+                        client.send(command, payload, fds)
+                        self.drain(client)
+                    else:
+                        command, payload, fds, flags, size = self.mutate(*self.valid())
+                        client.send(command, payload, fds, flags=flags, size=size)
+                    sent += 1
+                    if rnd.randrange(4) == 0:
+                        self.scribble()
+                    if rnd.randrange(4) == 0:
+                        self.drain(client)
+                # A message that is believed to go on swallows the next ones: no more than this.
+                client.sock.shutdown(1)
+                client.sock.settimeout(TIMEOUT_S)
+                while True:
+                    _, command, flags, _, _ = client.recv()
+                    self.counts[command, 'refused' if flags & ERROR else 'done'] += 1
+            except (Closed, OSError):
+                self.counts['ended'] += 1
+        return sent
+
+    def test_mutated_messages(self):
+        sent = 0
+        while sent < MESSAGES:
+            device = self.random.choice(('m0', 'm0', 'm0', 'blk'))
+            wait_until(lambda: self.model.model_stats(device)['connected'] == 'false')
+            sent += self.session(device, self.random.randrange(1, SESSION))
+            self.assertIsNone(self.model.process.poll(), self.model.err.text()[-8000:])
+        # Each command was understood, and refused, many times: the mutations reach behind the door.
+        for command in (DMA_MAP, DMA_UNMAP, GET_REGION_INFO, GET_IRQ_INFO, SET_IRQS, REGION_READ, REGION_WRITE):
+            for outcome in 'done', 'refused':
+                self.assertGreater(self.counts[command, outcome], MESSAGES // 2000, (command, outcome))
+        self.assertGreater(self.counts[RESET, 'done'], 0)
+        # Queues ran, on rings and descriptors that were as good and as bad.
+        queues = self.model.stats('m0')['queues']
+        self.assertGreater(queues['1']['kicks'], 10)
+        self.assertGreater(queues['1']['received_desc'], 10)
+        self.assertIn('queue 1: ', self.model.err.text())
+        print(f'seed {SEED}: {sent} messages, {sum(self.counts.values())} replies, {queues["1"]["kicks"]} kicks', flush=True)
+
+
+if __name__ == '__main__':
+    unittest.main()
