@@ -417,7 +417,8 @@ vdpa_event_add(struct vdpa_event_loop *loop, struct vdpa_event *ev)
 void
 vdpa_event_del(struct vdpa_event *ev)
 {
-	struct vdpa_event_loop *loop = ev->loop;
+	/* Removed by its own handler: what that did before is seen too. */
+	struct vdpa_event_loop *loop = __atomic_load_n(&ev->loop, __ATOMIC_ACQUIRE);
 
 	if (loop == NULL)
 		return;
@@ -425,8 +426,8 @@ vdpa_event_del(struct vdpa_event *ev)
 	if (ev->loop == loop) {
 		epoll_ctl(loop->epfd, EPOLL_CTL_DEL, ev->fd, NULL);
 		TAILQ_REMOVE(&loop->events, ev, next);
-		ev->loop = NULL;
 		loop->deletions++;
+		__atomic_store_n(&ev->loop, NULL, __ATOMIC_RELEASE);
 	}
 	while (loop->running == ev && !vdpa_event_loop_is_self(loop))
 		pthread_cond_wait(&loop->done, &loop->lock);
