@@ -200,7 +200,10 @@ spoil(struct vfu_server *s, const struct vfio_user_header *request, struct vfu_r
 		reply->hdr.size = (uint32_t)(sizeof(reply->hdr) + reply->len);
 		break;
 	case 11:
-		reply->len += 1 + below(rng, 100);
+		reply->len +=
+			1 + below(rng, below(rng, 2)
+					       ? 100
+					       : (uint32_t)(sizeof(reply->data) - reply->len));
 		reply->hdr.size = (uint32_t)(sizeof(reply->hdr) + reply->len);
 		break;
 	case 12:

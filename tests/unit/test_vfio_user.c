@@ -340,7 +340,7 @@ a_region_that_cannot_be_mapped_is_not(void **state)
 static void
 late_hook(struct vfu_server *s, const struct vfio_user_header *request, struct vfu_reply *reply)
 {
-	reply->delay_us = *(unsigned int *)s->arg;
+	reply->delay_us = LOAD(*(unsigned int *)s->arg);
 }
 
 static void
@@ -438,7 +438,7 @@ a_post_does_not_wait_behind_a_slow_request(void **state)
 	for (unsigned int i = 0; i < 100; i++)
 		assert_int_equal(T->post(f.handle, 4, 12288, &value, 2), 0);
 	assert_false(LOAD(reader.done));
-	delay_us = 0;
+	__atomic_store_n(&delay_us, 0, __ATOMIC_RELEASE);
 	pthread_join(thread, NULL);
 	assert_int_equal(reader.rc, 0);
 	EVENTUALLY(LOAD(server.n_writes) == 100);
@@ -463,7 +463,7 @@ doorbells_wait_for_room_in_the_socket_and_none_is_lost(void **state)
 	}
 	__atomic_store_n(&server.paused, false, __ATOMIC_RELEASE);
 	/* Queues 8 to 15 were not among what fitted: the control loop sends what waits. */
-	EVENTUALLY(server.memory[4][12288 + 4 * 15] == 15);
+	EVENTUALLY(LOAD(server.memory[4][12288 + 4 * 15]) == 15);
 	n = LOAD(server.n_writes);
 	assert_true(n < 2000);
 	for (uint32_t i = n > VFU_LOG_MAX ? n - VFU_LOG_MAX : 0; i < n; i++)

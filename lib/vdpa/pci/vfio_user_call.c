@@ -219,21 +219,20 @@ dispatch(struct vfu_conn *c, struct vfu_call *call, uint16_t id, int *err)
 	return take_reply(c, call, err);
 }
 
-/* Wait for events on the socket until the deadline. False when that has come. */
+/* Wait for events on the socket until the deadline. False when none has come. What came in time
+ * counts, even when we were not there. */
 static bool
 wait_for(struct vfu_conn *c, short events, int64_t deadline_us)
 {
-	for (;;) {
-		struct pollfd pfd = {.fd = c->fd, .events = events};
-		int64_t left = deadline_us - vdpa_vfu_now_us();
-		int n;
+	struct pollfd pfd = {.fd = c->fd, .events = events};
+	int64_t left;
+	int n;
 
-		if (left <= 0)
-			return false;
-		n = poll(&pfd, 1, (int)((left + 999) / 1000));
-		if (n > 0 || (n < 0 && errno != EINTR))
-			return true;
-	}
+	do {
+		left = deadline_us - vdpa_vfu_now_us();
+		n = poll(&pfd, 1, left > 0 ? (int)((left + 999) / 1000) : 0);
+	} while (n < 0 && errno == EINTR);
+	return n != 0;
 }
 
 static int
@@ -291,19 +290,17 @@ transact(struct vfu_conn *c, struct vfu_call *call, int *err)
 			if (rc < 0 && rc != -EAGAIN)
 				return rc;
 		}
+		if (!wait_for(c, sent ? POLLIN : POLLIN | POLLOUT, start + limit))
+			return timed_out(c, vdpa_vfu_now_us() - start, sent);
 		rc = receive(c);
 		if (rc > 0) {
 			rc = dispatch(c, sent ? call : NULL, hdr.id, err);
 			receive_next(c);
 			if (rc > 0)
 				break;
-			if (rc == 0 && vdpa_vfu_now_us() - start < limit)
-				continue;
 		}
 		if (rc < 0)
 			return rc;
-		if (!wait_for(c, sent ? POLLIN : POLLIN | POLLOUT, start + limit))
-			return timed_out(c, vdpa_vfu_now_us() - start, sent);
 	}
 	waited = vdpa_vfu_now_us() - start;
 	if (waited > GRACE_US)
