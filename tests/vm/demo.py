@@ -4,9 +4,11 @@
 What scripts/demo runs once everything is built.
 
 One daemon serves net0 and disk0. net0 begins with the loopback back end, where dpdk-testpmd's
-virtio-user drives it; then it is removed and added again with the echo back end, while the daemon
-runs, and a guest uses it together with disk0. Ends with a table; exit code 0 only if every row of it
-is as it should be.
+virtio-user drives it. Then pci0, a virtio-pci function in a process of its own (vdpa-model), stands
+in for hardware: testpmd drives it through the daemon, which sleeps meanwhile, and test-vdpa runs its
+conformance cases on it. Last, net0 is removed and added again with the echo back end, and a guest
+uses it together with disk0. Ends with a table; exit code 0 only if every row of it is as it should
+be.
 """
 
 import os
@@ -24,6 +26,8 @@ BUILD = os.environ["UVDPA_BUILD"]
 MAC = "52:54:00:00:00:01"
 NET = f"name net0 mgmtdev sim_net mac {MAC} backend {{}} socket %s/net0.sock"
 DISK = "name disk0 mgmtdev sim_blk backend file %s/disk.img serial uvdpa-disk0 socket %s/disk0.sock"
+FUNCTION = "name model0 mgmtdev sim_net vfio_user %s/model0.sock"
+PCI = "name pci0 mgmtdev vfio-user/{0}/model/model0.sock socket {0}/pci0.sock"
 DISK_MIB = 256
 WRITE_MIB = 64
 PINGS = 20
@@ -46,11 +50,11 @@ def lcores():
     return f"0@{cpus[0]},1@{cpus[min(1, len(cpus) - 1)]}"
 
 
-def testpmd(folder, packed):
-    """Bounce packets through net0 for some seconds; returns (packets, seconds, lost)."""
+def testpmd(folder, name, packed):
+    """Bounce packets through a device for some seconds; returns (received, sent, seconds)."""
     argv = ["dpdk-testpmd", "--lcores", lcores(), "--no-huge", "-m", "256", "--no-pci",
             "--file-prefix", "testpmd",
-            "--vdev", f"net_virtio_user0,path={folder}/net0.sock,queues=1,queue_size=1024,"
+            "--vdev", f"net_virtio_user0,path={folder}/{name}.sock,queues=1,queue_size=1024,"
                       f"packed_vq={int(packed)}",
             "--", "-i", "--total-num-mbufs=8192", "--port-topology=loop"]
     log = pathlib.Path(folder) / "testpmd.log"
@@ -98,7 +102,7 @@ def traffic(d, folder, packed, rows):
     ring = "packed" if packed else "split"
     say(f"dpdk-testpmd drives net0 for {TRAFFIC_SECONDS} s, {ring} ring")
     before = d.stats("net0")
-    rx, tx, seconds = testpmd(folder, packed)
+    rx, tx, seconds = testpmd(folder, "net0", packed)
     after = d.stats("net0")
     device_tx = after["tx_packets"] - before["tx_packets"]
     # What is in flight when testpmd stops is at most the two rings: 1024 packets each.
@@ -107,6 +111,58 @@ def traffic(d, folder, packed, rows):
                      f"the device counts {device_tx}")
     rows.append((f"testpmd, {ring} ring", f"{rx} packets back, {rx / seconds / 1e6:.2f} Mpps, "
                  f"device counted {device_tx} of {tx} sent", seconds))
+
+
+def wakeups(pid):
+    """How often the threads of uvdpa in a process, all but DPDK's, have been woken."""
+    count = 0
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        status = (task / "status").read_text()
+        if re.search(r"^Name:\tvdpa-", status, re.M):
+            count += int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", status, re.M).group(1))
+    return count
+
+
+def function_traffic(model, d, folder, rows):
+    say(f"dpdk-testpmd drives pci0 for {TRAFFIC_SECONDS} s: vdpa-app sleeps, vdpa-model executes")
+    before = model.stats("model0")["tx_packets"], wakeups(d.pid)
+    rx, tx, seconds = testpmd(folder, "pci0", False)
+    device_tx = model.stats("model0")["tx_packets"] - before[0]
+    woken = wakeups(d.pid) - before[1]
+    # Set-up and end wake the daemon; packets do not.
+    if rx < 10000 or not 0 <= tx - device_tx <= 2048 or woken > 100:
+        raise Failed(f"pci0: testpmd sent {tx} and received {rx}, the function counts {device_tx}, "
+                     f"vdpa-app was woken {woken} times")
+    rows.append(("testpmd, PCI function", f"{rx} packets back, {rx / seconds / 1e6:.2f} Mpps, "
+                 f"uvdpa woke {woken} times in vdpa-app", seconds))
+
+
+def conformance(folder, rows):
+    say("test-vdpa runs its conformance cases on the same function")
+    start = time.monotonic()
+    argv = [f"{BUILD}/app/test-vdpa/test-vdpa", "conformance", "--dev",
+            f"mgmtdev vfio-user/{folder}/model/model0.sock"]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          timeout=120, check=False,
+                          env=dict(os.environ, RUNTIME_DIRECTORY=f"{folder}/testpmd"))
+    found = re.search(r"^# (\d+ passed, 0 failed, \d+ skipped)$", done.stdout, re.M)
+    if done.returncode != 0 or found is None:
+        raise Failed(f"test-vdpa: exit code {done.returncode}\n{done.stdout[-3000:]}"
+                     f"{done.stderr[-1000:]}")
+    rows.append(("test-vdpa conformance", found.group(1), time.monotonic() - start))
+
+
+def function(d, folder, rows):
+    say("starting vdpa-model: a virtio-pci function in a process of its own, over vfio-user")
+    (pathlib.Path(folder) / "model").mkdir()
+    # As hardware does, it looks at the rings by itself and asks for no kicks.
+    polling = ["--poll-lcores", str(min(os.sched_getaffinity(0)))]
+    with daemon.Model(BUILD, f"{folder}/model", [FUNCTION], polling) as model:
+        d.ask("/vdpa/dev/add", PCI.format(folder))
+        function_traffic(model, d, folder, rows)
+        d.ask("/vdpa/dev/del", "pci0")
+        conformance(folder, rows)
+        model.stop()
 
 
 SCRIPT = f"""
@@ -171,6 +227,7 @@ def demo(folder, rows):
     with daemon.Daemon(BUILD, folder, [NET.format("loopback"), DISK]) as d:
         for packed in False, True:
             traffic(d, folder, packed, rows)
+        function(d, folder, rows)
         say("net0 is removed and added again with the echo back end, the daemon runs on")
         d.ask("/vdpa/dev/del", "net0")
         d.ask("/vdpa/dev/add", NET.format("echo").replace("%s", folder))
