@@ -160,13 +160,22 @@ kicked(struct fake_virtio *v, uint16_t idx)
 
 /* Registers. */
 
+/* As QEMU has it: a net device has a pair and its control queue until MQ is negotiated. */
+static uint16_t
+num_queues(const struct fake_virtio *v)
+{
+	bool mq = (v->driver_features & (UINT64_C(1) << 22)) != 0;
+
+	return !v->is_net || mq || v->num_queues < 3 ? v->num_queues : 3;
+}
+
 static struct fake_virtio_vq *
 selected(struct fake_virtio *v)
 {
 	static struct fake_virtio_vq none;
 
 	none = (struct fake_virtio_vq){.vector = FAKE_VIRTIO_NO_VECTOR};
-	return v->queue_select < v->num_queues ? &v->vq[v->queue_select] : &none;
+	return v->queue_select < num_queues(v) ? &v->vq[v->queue_select] : &none;
 }
 
 static uint64_t
@@ -180,7 +189,7 @@ common_read(struct fake_virtio *v, uint64_t at)
 	case VIRTIO_PCI_COMMON_MSIX:
 		return v->config_vector;
 	case VIRTIO_PCI_COMMON_NUMQ:
-		return v->num_queues;
+		return num_queues(v);
 	case VIRTIO_PCI_COMMON_STATUS:
 		return v->status;
 	case VIRTIO_PCI_COMMON_CFGGENERATION:
@@ -379,6 +388,7 @@ fake_virtio_init_doorbells(struct fake_virtio *v, const char *name, uint16_t pai
 		      UINT64_C(1) << 33 | RING_PACKED | UINT64_C(1) << 37 | UINT64_C(1) << 38 |
 		      UINT64_C(1) << 40 | 1 << 3 | 1 << 5 | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 21 |
 		      1 << 22 | 1 << 23 | UINT64_C(1) << 60;
+	v->is_net = true;
 	v->num_queues = v->ctrl_idx = (uint16_t)(2 * pairs);
 	v->num_queues++;
 	assert_in_range(v->num_queues, 0, FAKE_VIRTIO_VQS);

@@ -38,6 +38,7 @@ struct fake_virtio_vq {
 
 struct fake_virtio {
 	struct fake_pci pci;
+	bool is_net; /* which queues there are depends on VIRTIO_NET_F_MQ */
 	uint64_t features, driver_features;
 	uint32_t device_select, driver_select;
 	uint16_t config_vector, num_queues, queue_select;

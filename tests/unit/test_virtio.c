@@ -350,6 +350,12 @@ more_pairs_than_queues(struct fake_virtio *v)
 }
 
 static void
+refuses_features(struct fake_virtio *v)
+{
+	v->refuses_features = true;
+}
+
+static void
 does_not_reset(struct fake_virtio *v)
 {
 	v->never_resets = true;
@@ -390,6 +396,7 @@ what_cannot_be_is_refused(void **state)
 		{queue_of_no_size, EPROTO, "queue 1 of 4: the device gives its size as 0"},
 		{no_pairs, EPROTO, "0 queue pairs"},
 		{more_pairs_than_queues, EPROTO, "has 3 queues, its 2 pairs need 4"},
+		{refuses_features, EIO, "refuses the features"},
 		{does_not_reset, ETIMEDOUT, "does not reset within 60 ms"},
 		{reads_all_ones, ENODEV, "fake/v0"},
 	};
@@ -471,7 +478,7 @@ another_type_has_the_queues_that_it_counts(void **state)
 
 	fake_virtio_init(&f->v, "v0", 2);
 	f->v.pci.config[2] = 0x42; /* block */
-	f->v.features |= 1 << 9;
+	f->v.is_net = false;
 	f->v.vq[4].size_max = f->v.vq[4].size = 256;
 	assert_int_equal(add(f, WORDS), 0);
 	assert_int_equal(vdpa_get_device_id(f->vdev), 2);

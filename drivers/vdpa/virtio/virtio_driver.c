@@ -336,14 +336,20 @@ look_at_queues(struct virtio_device *dev, const struct vdpa_args *args)
 {
 	uint64_t wanted = VIRTIO_BIT(VIRTIO_VERSION_1) | VIRTIO_BIT(VIRTIO_ACCESS_PLATFORM) |
 			  VIRTIO_BIT(VIRTIO_NET_MQ) | VIRTIO_BIT(VIRTIO_NET_CTRL_VQ);
+	uint8_t status = VIRTIO_S_ACKNOWLEDGE | VIRTIO_S_DRIVER;
 	int rc, err;
 
 	if (dev->hw.type != VIRTIO_ID_NET || !virtio_has(dev->hw_features, VIRTIO_NET_MQ))
 		return find_queues(dev, args);
-	virtio_hw_set_status(&dev->hw, VIRTIO_S_ACKNOWLEDGE | VIRTIO_S_DRIVER);
-	virtio_hw_set_features(&dev->hw, dev->hw_features & wanted);
-	virtio_hw_set_status(&dev->hw,
-			     VIRTIO_S_ACKNOWLEDGE | VIRTIO_S_DRIVER | VIRTIO_S_FEATURES_OK);
+	wanted &= dev->hw_features;
+	virtio_hw_set_status(&dev->hw, status);
+	virtio_hw_set_features(&dev->hw, wanted);
+	virtio_hw_set_status(&dev->hw, status | VIRTIO_S_FEATURES_OK);
+	if ((virtio_hw_get_status(&dev->hw) & VIRTIO_S_FEATURES_OK) == 0)
+		return virtio_hw_check(&dev->hw) < 0
+			       ? virtio_hw_check(&dev->hw)
+			       : vdpa_error(EIO, "%s: the device refuses the features 0x%" PRIx64,
+					    vdpa_pci_name(dev->hw.pci), wanted);
 	rc = find_queues(dev, args);
 	err = virtio_hw_reset(&dev->hw);
 	return rc < 0 ? rc : err;
