@@ -102,7 +102,6 @@ struct virtio_device {
 	uint8_t mac[6];
 	uint16_t mtu;
 	bool running; /* DRIVER_OK; atomic: kicks look at it */
-	bool stuck;   /* a queue did not reset: no other is waited for */
 	struct virtio_queue *vqs;
 	struct virtio_irq irq;
 	struct virtio_ctrl ctrl;

@@ -131,7 +131,6 @@ virtio_device_reset(struct virtio_device *dev)
 		q->ready = q->enabled = q->ran = false;
 	}
 	dev->features = dev->negotiated = 0;
-	dev->stuck = false;
 	return rc;
 }
 
@@ -185,14 +184,10 @@ disable(struct virtio_device *dev, uint16_t idx)
 	/* The device is told first: it is not to wait for buffers there. */
 	if (dev->running && update_pairs(dev) < 0)
 		VDPA_LOG(WARNING, "%s", vdpa_error_message());
-	rc = dev->stuck ? vdpa_error(ETIMEDOUT, "another queue does not reset")
-			: virtio_hw_vq_reset(&dev->hw, idx);
-	if (rc < 0) {
-		/* It may still use the ring: only a reset of the device helps. */
+	rc = virtio_hw_vq_reset(&dev->hw, idx);
+	/* It may still use the ring. */
+	if (rc < 0)
 		q->ready = true;
-		dev->stuck = true;
-		vdpa_device_fail(&dev->vdev, idx, rc, "%s", vdpa_error_message());
-	}
 	return rc;
 }
 
