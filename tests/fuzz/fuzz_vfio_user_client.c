@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,6 +55,17 @@ next(uint64_t *state)
 	*state ^= *state << 25;
 	*state ^= *state >> 27;
 	return *state * 0x2545f4914f6cdd1d;
+}
+
+/* The state that a number stands for, never 0: splitmix64. */
+static uint64_t
+mix(uint64_t number)
+{
+	number += 0x9e3779b97f4a7c15;
+	number = (number ^ (number >> 30)) * 0xbf58476d1ce4e5b9;
+	number = (number ^ (number >> 27)) * 0x94d049bb133111eb;
+	number ^= number >> 31;
+	return number != 0 ? number : 1;
 }
 
 static uint32_t
@@ -247,6 +259,24 @@ spoil(struct vfu_server *s, const struct vfio_user_header *request, struct vfu_r
 	}
 }
 
+/* Doorbells of another thread. The server answers none, so they spoil no reply. */
+struct ringer {
+	struct vdpa_pci *pci;
+	bool stop;
+};
+
+static void *
+ring(void *arg)
+{
+	struct ringer *ringer = arg;
+
+	while (!__atomic_load_n(&ringer->stop, __ATOMIC_ACQUIRE)) {
+		vdpa_pci_post16(ringer->pci, 4, 12288, 1);
+		usleep(50);
+	}
+	return NULL;
+}
+
 /* What a driver does, in some order. Errors are what is expected; that it returns is the test. */
 static void
 drive(struct vdpa_pci *pci, uint64_t *rng, int eventfd)
@@ -365,9 +395,10 @@ static void
 one_round(const char *name, uint64_t seed, uint64_t round, int eventfd, struct outcome *out)
 {
 	const struct vdpa_pci_params params = {.timeout_ms = TIMEOUT_MS};
-	struct spoiler spoiler = {.rng = (seed ^ (round * 0x9e3779b97f4a7c15)) | 1};
-	uint64_t rng = next(&spoiler.rng) | 1;
-	struct vdpa_pci *pci;
+	struct spoiler spoiler = {.rng = mix(seed + mix(round))};
+	uint64_t rng = mix(spoiler.rng);
+	struct ringer ringer = {.stop = false};
+	pthread_t thread;
 	int ret;
 
 	if (ftruncate(server.regions[4].fd, 4 * PAGE) < 0)
@@ -375,12 +406,17 @@ one_round(const char *name, uint64_t seed, uint64_t round, int eventfd, struct o
 	if (below(&rng, 2) != 0)
 		spoiler.spare = OPEN_REPLIES + below(&rng, 20);
 	vfu_server_set_hook(&server, spoil, &spoiler);
-	ret = vdpa_pci_open(name, &params, &pci);
+	ret = vdpa_pci_open(name, &params, &ringer.pci);
 	if (ret == 0) {
+		bool rings = round % 4 == 0 && pthread_create(&thread, NULL, ring, &ringer) == 0;
+
 		out->opened++;
-		drive(pci, &rng, eventfd);
-		ret = vdpa_pci_error(pci);
-		vdpa_pci_close(pci);
+		drive(ringer.pci, &rng, eventfd);
+		__atomic_store_n(&ringer.stop, true, __ATOMIC_RELEASE);
+		if (rings)
+			pthread_join(thread, NULL);
+		ret = vdpa_pci_error(ringer.pci);
+		vdpa_pci_close(ringer.pci);
 	}
 	if (ret == 0)
 		out->survived++;
