@@ -226,7 +226,7 @@ a_function_tells_what_it_is(void **state)
 	add_net(f, 4, WORDS);
 	assert_int_equal(vdpa_get_device_id(f->vdev), 1);
 	assert_int_equal(vdpa_get_vq_count(f->vdev), 8);
-	assert_int_equal(vdpa_get_config_size(f->vdev), 64);
+	assert_int_equal(vdpa_get_config_size(f->vdev), 24);
 	assert_int_equal(vdpa_get_config(f->vdev, 0, config, sizeof(config)), 0);
 	assert_int_equal(config[0], 0x52);
 	assert_int_equal(config[8], 4);
@@ -494,6 +494,27 @@ another_type_has_the_queues_that_it_counts(void **state)
 	start(f);
 	assert_int_equal(f->v.commands, 0);
 	assert_int_equal(f->v.vq[4].enable, 1);
+}
+
+static void
+a_type_has_the_configuration_that_virtio_gives_it(void **state)
+{
+	static const struct {
+		uint8_t type;
+		unsigned int size;
+	} cases[] = {{4, 0}, {2, 64}, {19, 8}, {36, 64}};
+	struct fixture *f = *state;
+
+	for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		fake_virtio_init(&f->v, "v0", 1);
+		f->v.is_net = false;
+		f->v.pci.config[2] = (uint8_t)(0x40 + cases[i].type);
+		assert_int_equal(add(f, WORDS), 0);
+		assert_int_equal(vdpa_get_config_size(f->vdev), cases[i].size);
+		assert_int_equal(vdpa_dev_del("v0"), 0);
+		fake_virtio_fini(&f->v);
+	}
+	memset(&f->v, 0, sizeof(f->v));
 }
 
 /* Start and stop. */
@@ -1302,6 +1323,7 @@ main(void)
 		T(words_show_and_limit),
 		T(words_that_the_device_cannot_follow_are_refused),
 		T(another_type_has_the_queues_that_it_counts),
+		T(a_type_has_the_configuration_that_virtio_gives_it),
 		T(a_start_sets_up_what_the_front_end_gave),
 		T(a_stop_leaves_nothing),
 		T(a_start_that_fails_is_unwound),

@@ -20,10 +20,10 @@
 
 #include <pthread.h>
 
+#include <linux/virtio_ids.h>
+
 #include "vdpa_event.h"
 #include "virtio_hw.h"
-
-#define VIRTIO_ID_NET 1
 
 /* Features of a net device (virtio 1.2, 5.1.3), as far as this driver knows them. */
 enum {

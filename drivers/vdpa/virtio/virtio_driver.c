@@ -44,6 +44,18 @@
 	 VIRTIO_BIT(VIRTIO_NET_NOTF_COAL) | VIRTIO_BIT(VIRTIO_NET_HASH_REPORT) |                   \
 	 VIRTIO_BIT(VIRTIO_NET_RSS) | VIRTIO_BIT(VIRTIO_NET_STANDBY))
 
+/*
+ * How much configuration a type has at most (virtio 1.3, 5). A device may map more than it has, and
+ * what lies behind reads as anything: QEMU's as all ones.
+ */
+static const struct {
+	uint16_t type, size;
+} config_sizes[] = {
+	{VIRTIO_ID_NET, 24},  {VIRTIO_ID_BLOCK, 96},  {VIRTIO_ID_CONSOLE, 12},
+	{VIRTIO_ID_RNG, 0},   {VIRTIO_ID_SCSI, 36},   {VIRTIO_ID_INPUT, 136},
+	{VIRTIO_ID_VSOCK, 8}, {VIRTIO_ID_CRYPTO, 56}, {VIRTIO_ID_FS, 44},
+};
+
 /* Fields of a net device's configuration (5.1.4). */
 #define NET_MAC_AT   0
 #define NET_PAIRS_AT 8
@@ -171,6 +183,17 @@ virtio_device_free(struct vdpa_device *vdev)
 		virtio_ctrl_teardown(dev);
 	virtio_hw_close(&dev->hw);
 	free(dev->vqs);
+}
+
+static uint32_t
+config_size(const struct virtio_hw *hw)
+{
+	uint32_t size = CONFIG_MAX;
+
+	for (unsigned int i = 0; i < RTE_DIM(config_sizes); i++)
+		if (config_sizes[i].type == hw->type)
+			size = config_sizes[i].size;
+	return RTE_MIN(hw->config.length, size);
 }
 
 static int
@@ -364,7 +387,7 @@ look_at_device(struct virtio_device *dev, const struct vdpa_args *args)
 	/* Without the registers for it, it is not there. */
 	if (!virtio_hw_has_vq_reset(&dev->hw))
 		dev->hw_features &= ~VIRTIO_BIT(VIRTIO_RING_RESET);
-	dev->config_size = RTE_MIN(dev->hw.config.length, (uint32_t)CONFIG_MAX);
+	dev->config_size = config_size(&dev->hw);
 	rc = virtio_hw_check(&dev->hw);
 	if (rc == 0 && !virtio_has(dev->hw_features, VIRTIO_VERSION_1))
 		rc = vdpa_error(ENOTSUP, "%s: the device does not offer VIRTIO_F_VERSION_1",
