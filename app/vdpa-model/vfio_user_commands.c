@@ -33,18 +33,16 @@ struct call {
 	size_t out_len;
 };
 
+/* "max_msg_fds" as we tell it: QEMU refuses a server that takes more than it has room for. */
+#define FDS_TOLD 16
+
 static int
 do_version(struct call *c)
 {
 	/* QEMU takes no reply longer than its own request, of 214 bytes. */
-	static const char json[] = "{\"capabilities\":{\"max_msg_fds\":" RTE_STR(
-		VFIO_USER_FDS_MAX) ",\"max_data_xfer_size\":" RTE_STR(VFIO_USER_XFER_MAX) ",\"max_"
-											  "dma_"
-											  "maps\":"
-											  "64,"
-											  "\"pgsize"
-											  "s\":"
-											  "4096}}";
+	static const char json[] = "{\"capabilities\":{\"max_msg_fds\":" RTE_STR(FDS_TOLD) //
+		",\"max_data_xfer_size\":" RTE_STR(VFIO_USER_XFER_MAX)			   //
+		",\"max_dma_maps\":64,\"pgsizes\":4096}}";
 	const struct vfio_user_version *v = c->in;
 	struct vfio_user_version *reply = c->out;
 
@@ -140,12 +138,13 @@ do_region_info(struct call *c)
 	c->out_len = sizeof(r->info);
 	if ((region.flags & VFIO_REGION_INFO_FLAG_MMAP) == 0)
 		return 0;
-	/* A client with too little room is told how much it takes, and asks again. */
+	/* A client with too little room is told how much it takes, and asks again. QEMU wants to
+	 * know even then where the capability will be. */
 	r->info.argsz = sizeof(*r);
 	r->info.flags |= VFIO_REGION_INFO_FLAG_CAPS;
+	r->info.cap_offset = offsetof(struct region_reply, sparse);
 	if (asked->argsz < sizeof(*r))
 		return 0;
-	r->info.cap_offset = offsetof(struct region_reply, sparse);
 	r->sparse.id = VFIO_REGION_INFO_CAP_SPARSE_MMAP;
 	r->sparse.version = 1;
 	r->sparse.nr_areas = 1;

@@ -20,7 +20,7 @@ class Version(ModelTest):
         (major, minor), told = client.version()
         self.assertEqual((major, minor), (0, 1))
         self.assertEqual(told['capabilities']['max_data_xfer_size'], 4096)
-        self.assertEqual(told['capabilities']['max_msg_fds'], 64)
+        self.assertEqual(told['capabilities']['max_msg_fds'], 16)
 
     def test_reply_is_shorter_than_qemus_request(self):
         client = self.client(version=False)
