@@ -107,7 +107,8 @@ class Machine:
         accel = os.environ.get("UVDPA_ACCEL", "tcg")
         self.argv = [
             str(qemu), "-nodefaults", "-no-user-config", "-display", "none", "-accel", accel,
-            "-cpu", "max,la57=off,erms=off" if accel == "tcg" else "max",
+            # Neither page tables of five levels nor rep movsb, which TCG does byte by byte.
+            "-cpu", "max,la57=off,erms=off,fsrm=off" if accel == "tcg" else "max",
             "-smp", "1", "-m", str(memory),
             "-serial", f"file:{self.console}", "-serial", "stdio", "-monitor", "none",
             "-kernel", str(fetched(part) / "vmlinux"), "-initrd", str(ramdisk),

@@ -4,8 +4,8 @@
 """
 Linux' virtio-pci driver on the functions of vdpa-model, which QEMU's vfio-user-pci gives the guest.
 
-The model's registers, capabilities, MSI-X and DMA meet a driver and a client that are not ours. Needs a
-QEMU from 10.1 on.
+The model's registers, capabilities, MSI-X and DMA meet a driver and a client that are not ours, with
+packed and split rings, with doorbells by memory and by messages. Needs a QEMU from 10.1 on.
 """
 
 import hashlib
@@ -17,12 +17,14 @@ import daemon
 import guest
 import machine
 import vmtest
-from vmtest import MAC0
+from vmtest import MAC0, MAC1
 
 PINGS = 20
 DISK_MIB = 128
 WRITE_MIB = 16
 MIB = 1 << 20
+# VERSION_1, STATUS, MRG_RXBUF and MAC: split rings, no event index.
+PLAIN = 1 << 32 | 1 << 16 | 1 << 15 | 1 << 5
 
 
 def vfio_user(ident, path):
@@ -47,19 +49,28 @@ class VfioUser(vmtest.GuestTest):
             image.truncate(DISK_MIB * MIB)
         m = self.model(
             f"name m0 mgmtdev sim_net mac {MAC0} backend echo vfio_user %s/m0.sock",
-            f"name m1 mgmtdev sim_blk backend file {disk} serial uvdpa-m1 vfio_user %s/m1.sock")
+            f"name m1 mgmtdev sim_blk backend file {disk} serial uvdpa-m1 vfio_user %s/m1.sock",
+            f"name m2 mgmtdev sim_net mac {MAC1} backend echo device_features {PLAIN} "
+            "doorbell trap notify shared vfio_user %s/m2.sock")
         trims = []
         g = self.boot("guest", f"""
             nic=$(nic {MAC0})
             disk=$(disk uvdpa-m1)
-            for sys in /sys/class/net/$nic /sys/block/$disk; do
+            plain=$(nic {MAC1})
+            for sys in /sys/class/net/$nic /sys/class/net/$plain /sys/block/$disk; do
                 pci=$(pci_of $sys)
                 [ "$(basename $(readlink /sys/bus/pci/devices/$pci/driver))" = virtio-pci ] ||
                     fail "$sys is not virtio-pci's"
                 ls /sys/bus/pci/devices/$pci/msi_irqs >/tmp/irqs || fail "$pci: no MSI-X"
                 grep -q . /tmp/irqs || fail "$pci: no MSI-X vectors"
-                cat /sys/bus/pci/devices/$pci/virtio*/features
+                # The 35th of the bits: packed rings.
+                result packed-$(basename $sys) \
+                    $(cut -c35 /sys/bus/pci/devices/$pci/virtio*/features)
             done
+            result nics $nic $plain
+            net_up $plain 10.0.1.1/24 fd00:1::1/64
+            ping_all {PINGS} 10.0.1.2 plain
+            ip link set $plain down
             net_up $nic 10.0.0.1/24 fd00::1/64
             ping_all {PINGS} 10.0.0.2 v4
             ping_all {PINGS} fd00::2 v6
@@ -80,9 +91,13 @@ class VfioUser(vmtest.GuestTest):
             ping_all 5 10.0.0.2 again
             [ "$(dd if=/dev/$(disk uvdpa-m1) bs=1M skip=100 count=1 iflag=direct 2>/dev/null |
                  tr -d 'v' | wc -c)" = 0 ] || fail "read back differs"
-        """, vfio_user("m0", f"{self.folder}/m0.sock"), vfio_user("m1", f"{self.folder}/m1.sock"))
-        g.run({"trim": lambda _: trims.append(m.stats("m1")["discards"]),
+        """, vfio_user("m0", f"{self.folder}/m0.sock"), vfio_user("m1", f"{self.folder}/m1.sock"),
+            vfio_user("m2", f"{self.folder}/m2.sock"))
+        results = g.run({"trim": lambda _: trims.append(m.stats("m1")["discards"]),
                "trimmed": lambda _: trims.append(m.stats("m1")["discards"])})
+        packed = [results[f"packed-{nic}"] for nic in results["nics"].split()]
+        self.assertEqual(packed, ["1", "0"])
+        self.assertGreaterEqual(m.stats("m2")["rx_packets"], PINGS)
         net = m.stats("m0")
         self.assertGreaterEqual(net["tx_packets"], 2 * PINGS + 10 + 2)
         self.assertGreaterEqual(net["rx_packets"], 2 * PINGS + 10 + 2)
