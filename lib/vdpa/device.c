@@ -120,6 +120,18 @@ config_event(struct vdpa_event *ev, uint32_t revents)
 		fe->ops->config_changed(vdev);
 }
 
+/* The thread's error message without the device's name in front. */
+static const char *
+cause_of(const struct vdpa_device *vdev)
+{
+	const char *why = vdpa_error_message();
+	size_t len = strlen(vdev->name);
+
+	return strncmp(why, vdev->name, len) == 0 && strncmp(why + len, ": ", 2) == 0
+		       ? why + len + 2
+		       : why;
+}
+
 bool
 vdpa_device_stop_failed(struct vdpa_device *vdev)
 {
@@ -133,7 +145,8 @@ vdpa_device_stop_failed(struct vdpa_device *vdev)
 		core->fail_state = VDPA_FAIL_STOPPED;
 	pthread_mutex_unlock(&core->fail_lock);
 	if (stop) {
-		if (vdpa_step_quiesce(vdev) < 0)
+		/* Often for the cause that was just told. */
+		if (vdpa_step_quiesce(vdev) < 0 && strstr(core->failure, cause_of(vdev)) == NULL)
 			VDPA_LOG(ERR, "%s", vdpa_error_message());
 		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
 	}

@@ -565,7 +565,7 @@ a_queue_that_does_not_stop_fails_the_device_at_once(void **state)
 	assert_int_equal(vdpa_device_stop_vq(f->vdev, 1, &vqst), -EIO);
 	assert_int_equal(f->fake->calls, 1);
 	vdpa_device_failure(f->vdev, why, sizeof(why));
-	assert_string_equal(why, "queue 0: the queue does not stop (EIO)");
+	assert_string_equal(why, "queue 0: it does not stop: reset_vq: Input/output error (EIO)");
 	vdpa_event_loop_call(vdpa_event_loop_control(), nothing, NULL);
 	assert_int_equal(f->fake->resets, 1);
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
