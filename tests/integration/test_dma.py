@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+
+"""What a function can reach follows the front end's memory table, region by region."""
+
+import struct
+import unittest
+
+import harness
+import vhost_user_client as vhost
+from test_vfio_user import daemon, model
+
+REGION = 1 << 20
+
+
+def table(*regions):
+    """SET_MEM_TABLE's payload: (guest address, size, front-end address, offset) each."""
+    return struct.pack('<II', len(regions), 0) + b''.join(struct.pack('<QQQQ', *r) for r in regions)
+
+
+class Domain(unittest.TestCase):
+    def set_table(self, net, *memories):
+        """The first memory is the driver's; others lie behind it."""
+        regions = [(m.GPA + i * 16 * REGION, m.size, m.UVA + i * 16 * REGION, 0)
+                   for i, m in enumerate(memories)]
+        return net.client.ack(vhost.SET_MEM_TABLE, table(*regions), [m.fd for m in memories])
+
+    def test_hotplug_touches_only_what_changes(self):
+        more = [vhost.Memory(REGION) for _ in range(3)]
+        for m in more:
+            self.addCleanup(m.close)
+        with model() as other, daemon(other.path) as app, \
+                vhost.NetDriver(app.socket('v0')).start() as net:
+            net.exchange()
+            # The control queue's ring is the driver's own.
+            before = app.show('v0')['dma']
+
+            def changed():
+                now = app.show('v0')['dma']
+                return tuple(now[k] - before[k] for k in
+                             ('mappings', 'bytes_mapped', 'maps', 'unmaps'))
+
+            self.assertEqual(self.set_table(net, net.memory, *more), 0)
+            self.assertEqual(changed(), (3, 3 * REGION, 3, 0))
+            net.exchange()
+            self.assertEqual(self.set_table(net, net.memory, more[0]), 0)
+            self.assertEqual(changed(), (1, REGION, 3, 2))
+            net.exchange()
+            # A table without the rings of queues that run is refused, and changes nothing.
+            moved = table((vhost.Memory.GPA + 64 * REGION, REGION, vhost.Memory.UVA, 0))
+            self.assertNotEqual(net.client.ack(vhost.SET_MEM_TABLE, moved, [net.memory.fd]), 0)
+            self.assertEqual(changed(), (1, REGION, 3, 2))
+            net.exchange()
+            app.err.wait('it moves the rings')
+
+    def test_memory_out_of_reach_is_refused_and_the_device_goes_on(self):
+        far = vhost.Memory(REGION)
+        self.addCleanup(far.close)
+        with model() as other, daemon(other.path) as app, \
+                vhost.NetDriver(app.socket('v0')).start() as net:
+            net.exchange()
+            before = app.show('v0')['dma']
+            # Where the driver's own memory is, at the end of all.
+            regions = table((net.memory.GPA, net.memory.size, net.memory.UVA, 0),
+                            ((1 << 64) - REGION, REGION, net.memory.UVA + 16 * REGION, 0))
+            self.assertNotEqual(
+                net.client.ack(vhost.SET_MEM_TABLE, regions, [net.memory.fd, far.fd]), 0)
+            self.assertEqual(app.show('v0')['dma']['mappings'], before['mappings'])
+            self.assertEqual(app.show('v0')['state'], 'running')
+            net.exchange()
+
+    def test_nothing_is_mapped_after_the_end(self):
+        for end in 'stop', 'disconnect', 'reset':
+            with self.subTest(end), model() as other, daemon(other.path) as app:
+                with vhost.NetDriver(app.socket('v0')).start() as net:
+                    net.exchange()
+                    self.assertGreaterEqual(app.show('v0')['dma']['mappings'], 1)
+                    if end == 'stop':
+                        net.stop()
+                    elif end == 'reset':
+                        self.assertEqual(net.client.ack(vhost.RESET_DEVICE), 0)
+                    if end != 'disconnect':
+                        self.assertEqual(app.show('v0')['dma']['bytes_mapped'], 0)
+                harness.wait_for(lambda: app.show('v0')['dma']['bytes_mapped'] == 0,
+                                 'the memory to be unmapped')
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)
