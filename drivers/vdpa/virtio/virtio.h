@@ -64,9 +64,11 @@ struct virtio_vector {
 };
 
 struct virtio_irq {
-	unsigned int limit; /* word `vectors` */
-	unsigned int n;	    /* vectors in use; 0: the INTx line, or none; read by atomic load */
-	bool on;	    /* set up, by vectors or line */
+	unsigned int limit;  /* word `vectors` */
+	unsigned int n;	     /* vectors in use; 0: the INTx line, or none; read by atomic load */
+	unsigned int n_told; /* in the log, where told */
+	bool told;
+	bool on;		       /* set up, by vectors or line */
 	struct virtio_vector *vectors; /* n of them, at least 1 */
 	pthread_mutex_t lock;
 	int config_fd;	    /* (lock) */

@@ -135,7 +135,8 @@ on_line(struct vdpa_event *ev, uint32_t revents)
 	if ((isr & VIRTIO_ISR_CONFIG) != 0)
 		config_changed(dev);
 	rc = vdpa_pci_intx_unmask(dev->hw.pci);
-	if (rc < 0)
+	/* A reset of the function has turned it off meanwhile. */
+	if (rc < 0 && rc != -EINVAL)
 		vdpa_device_fail(&dev->vdev, -1, rc, "the interrupt line is not unmasked: %s",
 				 strerror(-rc));
 }
@@ -168,16 +169,16 @@ let_go(struct virtio_device *dev)
 
 	if (irq->vectors == NULL)
 		return;
+	/* Handlers first: they expect what they serve to be on. */
+	for (unsigned int i = 0; i < n; i++)
+		vdpa_event_del(&irq->vectors[i].ev);
 	if (irq->n > 0)
 		vdpa_pci_msix_disable(dev->hw.pci);
 	else if (irq->on)
 		vdpa_pci_intx_set(dev->hw.pci, -1);
-	for (unsigned int i = 0; i < n; i++) {
-		if (irq->vectors[i].ev.fd < 0)
-			continue;
-		vdpa_event_del(&irq->vectors[i].ev);
-		close(irq->vectors[i].ev.fd);
-	}
+	for (unsigned int i = 0; i < n; i++)
+		if (irq->vectors[i].ev.fd >= 0)
+			close(irq->vectors[i].ev.fd);
 	free(irq->vectors);
 	irq->vectors = NULL;
 	__atomic_store_n(&irq->n, 0, __ATOMIC_RELAXED);
@@ -258,6 +259,28 @@ try_line(struct virtio_device *dev)
 	return rc;
 }
 
+/* That interrupts wake this process is worth a line, but not with each start. */
+static void
+tell_rung(struct virtio_device *dev, unsigned int all)
+{
+	struct virtio_irq *irq = &dev->irq;
+
+	if (irq->told && irq->n_told == irq->n)
+		return;
+	irq->told = true;
+	irq->n_told = irq->n;
+	if (irq->n == 0)
+		VDPA_LOG(NOTICE,
+			 "%s: no MSI-X vectors: the interrupt line serves all queues, by way of "
+			 "this process",
+			 dev->vdev.name);
+	else if (irq->n < all)
+		VDPA_LOG(NOTICE,
+			 "%s: %u of %u MSI-X vectors: interrupts of queues that share one go by "
+			 "way of this process",
+			 dev->vdev.name, irq->n, all);
+}
+
 int
 virtio_irq_setup(struct virtio_device *dev)
 {
@@ -281,16 +304,7 @@ virtio_irq_setup(struct virtio_device *dev)
 		return rc;
 	irq->on = true;
 	irq->generation = virtio_hw_get_generation(&dev->hw);
-	if (irq->n == 0)
-		VDPA_LOG(NOTICE,
-			 "%s: no MSI-X vectors: the interrupt line serves all queues, by way of "
-			 "this process",
-			 dev->vdev.name);
-	else if (irq->n < all)
-		VDPA_LOG(NOTICE,
-			 "%s: %u of %u MSI-X vectors: interrupts of queues that share one go by "
-			 "way of this process",
-			 dev->vdev.name, irq->n, all);
+	tell_rung(dev, all);
 	return 0;
 }
 
