@@ -30,8 +30,10 @@
 
 #include "../unit/test_util.h"
 
+#include "fault.h"
 #include "vdpa.h"
 #include "vdpa_dma.h"
+#include "vdpa_event.h"
 #include "vdpa_memory.h"
 #include "vdpa_pci.h"
 
@@ -473,6 +475,57 @@ a_function_that_is_pulled_out_says_so(void **state)
 		   strstr(vdpa_error_message(), "no such PCI function") != NULL);
 }
 
+/* Switch a slot's power off with the function in it, which tears it out. */
+static void
+slot_power_off(const char *port)
+{
+	const uint16_t off = 0x07c0; /* power controller and indicators: off */
+	char path[128];
+	uint8_t at, cap[2];
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/config", port);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(pread(fd, &at, 1, 0x34), 1);
+	while (pread(fd, cap, 2, at) == 2 && cap[0] != 0x10 && cap[1] != 0)
+		at = cap[1];
+	assert_int_equal(cap[0], 0x10);
+	assert_int_equal(pwrite(fd, &off, 2, at + 0x18), 2); /* slot control */
+	close(fd);
+}
+
+static void
+a_function_that_is_torn_out_is_gone_not_the_process(void **state)
+{
+	struct vdpa_pci *pci = open_function("TORN");
+	int fd = eventfd(0, EFD_NONBLOCK);
+	struct vdpa_pci_area area;
+	uint32_t offset = 0;
+	uint8_t bar = 0;
+
+	assert_int_equal(vdpa_fault_init(), 0);
+	virtio_common(pci, &bar, &offset);
+	assert_int_equal(vdpa_pci_map(pci, bar, 0x3000, 0x1000, &area), 0);
+	assert_int_equal(vdpa_pci_event_set(pci, VDPA_PCI_EVENT_REMOVE, fd), 0);
+	assert_int_equal(vdpa_pci_msix_enable(pci, 2), 0);
+	slot_power_off(address("TORN_PORT"));
+	/* A kick that comes too late. */
+	*(volatile uint16_t *)area.va = 0;
+	/* The kernel has not seen it: vfio-pci gives its copy of the vendor id still. */
+	assert_false(vdpa_pci_present(pci));
+	assert_int_equal(vdpa_pci_error(pci), -ENODEV);
+	assert_true(signalled(fd, LINE_MS));
+	assert_int_equal(vdpa_pci_read8(pci, bar, offset + 20), 0xff);
+	vdpa_pci_unmap(pci, &area);
+	vdpa_pci_close(pci);
+	vdpa_fault_fini();
+	close(fd);
+	assert_int_equal(vdpa_pci_open(address("TORN"), NULL, &pci), -ENODEV);
+	if (strstr(vdpa_error_message(), "does not answer, its configuration space reads") == NULL)
+		fail_msg("%s", vdpa_error_message());
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int
@@ -490,8 +543,14 @@ main(void)
 		test(a_limit_of_locked_memory_is_named),
 		test(a_function_level_reset_resets),
 		test(vectors_are_enabled_swapped_and_disabled),
+		test(a_function_that_is_torn_out_is_gone_not_the_process),
 		test(a_function_that_is_pulled_out_says_so),
 	};
 
+	int fd = eventfd(0, EFD_NONBLOCK);
+
+	/* The first signal opens what the process keeps. */
+	vdpa_eventfd_signal(fd);
+	close(fd);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

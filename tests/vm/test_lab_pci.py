@@ -26,13 +26,17 @@ DEVICES = """
     -device edu,addr=0x12.0,multifunction=on -device virtio-rng-pci,addr=0x12.1
     -device pcie-root-port,id=slot13,addr=0x13,chassis=1
     -device virtio-net-pci,id=pulled,bus=slot13,iommu_platform=on,romfile=
+    -device pcie-root-port,id=slot14,addr=0x14,chassis=2
+    -device virtio-net-pci,id=torn,bus=slot14,iommu_platform=on,romfile=
 """.split()
 
 SCRIPT = """
 export EDU=0000:00:10.0 GROUP_A=0000:00:11.0 GROUP_B=0000:00:11.1
 export BESIDE_KERNELS=0000:00:12.0 KERNELS=0000:00:12.1
-export VIRTIO=0000:01:00.0
-for f in $EDU $GROUP_A $GROUP_B $BESIDE_KERNELS $VIRTIO; do bind "$f"; done
+export VIRTIO=0000:01:00.0 TORN=0000:02:00.0 TORN_PORT=0000:00:14.0
+for f in $EDU $GROUP_A $GROUP_B $BESIDE_KERNELS $VIRTIO $TORN; do bind "$f"; done
+# The kernel would wait a minute for what was torn out to come back from a reset.
+echo >/sys/bus/pci/devices/$TORN/reset_method
 [ "$(driver_of "$KERNELS")" = virtio-pci ] || bind "$KERNELS" virtio-pci
 result group "$(group_of "$GROUP_A") $(group_of "$GROUP_B")"
 "$UVDPA_BUILD/tests/vm/lab_pci" || fail "lab_pci"

@@ -67,8 +67,11 @@ struct vdpa_pci_id {
  */
 int vdpa_pci_open(const char *name, const struct vdpa_pci_params *params, struct vdpa_pci **out);
 
-/** Interrupts off, bus master off, reset where it can be, everything unmapped and closed. NULL:
- * no-op. */
+/**
+ * Interrupts off, bus master off, reset where it can be, everything unmapped and closed. NULL:
+ * no-op. Where Linux has not noticed that a function was pulled out, it waits up to a minute in
+ * here for it to come back from the reset.
+ */
 void vdpa_pci_close(struct vdpa_pci *pci);
 
 /** The full name, `pci/0000:06:00.2` or `vfio-user/PATH`; for messages. */
