@@ -340,7 +340,7 @@ fake_pci_add_bar(struct fake_pci *f, unsigned int bar, uint64_t size, bool mappa
 
 	b->size = size;
 	b->mappable = mappable;
-	b->fd = memfd_create("fake_pci", MFD_CLOEXEC);
+	b->fd = memfd_create("fake_pci", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	assert_true(b->fd >= 0);
 	assert_int_equal(ftruncate(b->fd, (off_t)size), 0);
 	b->mem = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, b->fd, 0);

@@ -4,6 +4,7 @@
 /* The vfio-user client against a server that answers wrongly, not at all, or goes away. */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -667,15 +668,30 @@ a_region_that_shrinks_costs_only_its_function(void **state)
 	assert_int_equal(vdpa_fault_init(), 0);
 	pci = start_and_open_pci();
 	assert_int_equal(vdpa_pci_map(pci, 4, 12288, 4096, &area), 0);
+	assert_true(area.shrinkable);
 	*(volatile uint16_t *)area.va = 1;
-	assert_true(vdpa_pci_present(pci));
+	assert_true(vdpa_pci_areas_present(pci));
 	assert_int_equal(ftruncate(server.regions[4].fd, 0), 0);
 	*(volatile uint16_t *)area.va = 2;
-	assert_false(vdpa_pci_present(pci));
-	assert_true(vdpa_pci_error(pci) < 0);
+	assert_false(vdpa_pci_areas_present(pci));
+	assert_int_equal(vdpa_pci_error(pci), -ENODEV);
 	vdpa_pci_unmap(pci, &area);
 	vdpa_pci_close(pci);
 	vdpa_fault_fini();
+}
+
+static void
+a_region_that_cannot_shrink_may_be_given_away(void **state)
+{
+	struct vdpa_pci_area area;
+	struct vdpa_pci *pci;
+
+	assert_int_equal(fcntl(server.regions[4].fd, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+	pci = start_and_open_pci();
+	assert_int_equal(vdpa_pci_map(pci, 4, 12288, 4096, &area), 0);
+	assert_false(area.shrinkable);
+	vdpa_pci_unmap(pci, &area);
+	vdpa_pci_close(pci);
 }
 
 int
@@ -693,6 +709,7 @@ main(void)
 		TEST(a_server_that_hangs_up_is_noticed_without_traffic),
 		TEST(a_protocol_failure_is_told_once_as_an_error),
 		TEST(a_region_that_shrinks_costs_only_its_function),
+		TEST(a_region_that_cannot_shrink_may_be_given_away),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@
  */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -28,6 +29,7 @@
 #include "device_priv.h"
 #include "event_loop_priv.h"
 #include "fake_virtio.h"
+#include "fault.h"
 #include "vdpa_priv.h"
 #include "virtio.h"
 
@@ -1053,6 +1055,13 @@ kicks_are_posted_where_the_doorbell_is_not_mapped(void **state)
 	assert_int_equal(device(f)->vqs[3].kicks, 1);
 }
 
+/* What the server of a function over vfio-user does for a page that may be given away. */
+static void
+seal_doorbells(struct fixture *f)
+{
+	assert_int_equal(fcntl(f->v.pci.bar[FAKE_VIRTIO_BAR].fd, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+}
+
 static void
 kicks_are_written_where_the_doorbell_is_mapped(void **state)
 {
@@ -1061,6 +1070,7 @@ kicks_are_written_where_the_doorbell_is_mapped(void **state)
 	volatile uint16_t *bell, *given;
 
 	fake_virtio_init_doorbells(&f->v, "v0", 1, 4096, true);
+	seal_doorbells(f);
 	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_CTRL_VQ);
 	assert_int_equal(add(f, WORDS), 0);
 	f->start.nvqs = 2;
@@ -1112,6 +1122,7 @@ a_page_that_the_structure_does_not_fill_is_not_given_away(void **state)
 	uint8_t *cap;
 
 	fake_virtio_init_doorbells(&f->v, "v0", 1, 4096, true);
+	seal_doorbells(f);
 	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_CTRL_VQ);
 	cap = fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_NOTIFY_CFG);
 	cap[12] = 4; /* length 0x1004 */
@@ -1123,6 +1134,30 @@ a_page_that_the_structure_does_not_fill_is_not_given_away(void **state)
 	start(f);
 	assert_int_equal(vdpa_get_vq_notification(f->vdev, 0, &area), 0);
 	assert_int_equal(vdpa_get_vq_notification(f->vdev, 1, &area), -EOPNOTSUPP);
+}
+
+/* It would end the process that it was given to. */
+static void
+a_page_that_can_be_taken_away_is_not_given_away(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_notification_area area;
+
+	fake_virtio_init_doorbells(&f->v, "v0", 1, 4096, true);
+	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_CTRL_VQ);
+	assert_int_equal(add(f, WORDS), 0);
+	f->start.nvqs = 2;
+	f->start.features = V1;
+	f->vqs[0].ready = f->vqs[1].ready = true;
+	start(f);
+	assert_int_equal(vdpa_get_vq_notification(f->vdev, 1, &area), -EOPNOTSUPP);
+	/* And when it is, the device fails at its next kick. cmocka has a SIGBUS handler of its own
+	 * in a test. */
+	vdpa_fault_fini();
+	assert_int_equal(vdpa_fault_init(), 0);
+	assert_int_equal(ftruncate(f->v.pci.bar[FAKE_VIRTIO_BAR].fd, FAKE_VIRTIO_NOTIFY), 0);
+	eventfd_write(f->kick[1], 1);
+	EVENTUALLY(vdpa_pci_error(device(f)->hw.pci) == -ENODEV);
 }
 
 static void
@@ -1353,6 +1388,7 @@ main(void)
 		T(kicks_are_written_where_the_doorbell_is_mapped),
 		T(a_doorbell_that_shares_its_page_is_not_given_away),
 		T(a_page_that_the_structure_does_not_fill_is_not_given_away),
+		T(a_page_that_can_be_taken_away_is_not_given_away),
 		T(a_kick_before_the_start_is_made_up_for),
 		T(a_queue_starts_at_zero_only),
 		T(where_a_queue_stopped_is_not_guessed),

@@ -56,7 +56,7 @@ vfu_server_init(struct vfu_server *s)
 	s->regions[4].n_areas = 1;
 	s->regions[4].areas[0].offset = 3 * PAGE;
 	s->regions[4].areas[0].size = PAGE;
-	s->regions[4].fd = memfd_create("region", MFD_CLOEXEC);
+	s->regions[4].fd = memfd_create("region", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (s->regions[4].fd < 0 || ftruncate(s->regions[4].fd, 4 * PAGE) < 0)
 		abort();
 	/* virtio, a network device; a 64-bit memory BAR 4; MSI-X with 20 vectors in BAR 1. */

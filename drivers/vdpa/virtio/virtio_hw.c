@@ -582,11 +582,13 @@ virtio_hw_kick(struct virtio_hw *hw, uint16_t idx, uint32_t doorbell)
 	volatile uint8_t *va = hw->doorbells.va;
 
 	/* The mapping reaches beyond every doorbell that virtio_hw_vq_info() has told of. */
-	if (likely(va != NULL))
+	if (likely(va != NULL)) {
 		rte_write16(rte_cpu_to_le_16(idx), va + doorbell);
-	else
+		(void)vdpa_pci_areas_present(hw->pci);
+	} else {
 		vdpa_pci_post16(hw->pci, hw->notify.bar, hw->notify.offset + (uint64_t)doorbell,
 				idx);
+	}
 }
 
 int
@@ -597,9 +599,10 @@ virtio_hw_doorbell_page(const struct virtio_hw *hw, uint32_t doorbell,
 	uint64_t at = hw->doorbells.fd_offset + doorbell;
 
 	/* Nothing else may lie in the page: not another queue's doorbell, which begins a multiplier
-	 * further on, and not what follows the structure. */
-	if (hw->doorbells.va == NULL || hw->multiplier < page || at % page != 0 ||
-	    doorbell + page > hw->notify.length || doorbell + page > hw->doorbells.size)
+	 * further on, and not what follows the structure. Nor may it be taken away again. */
+	if (hw->doorbells.va == NULL || hw->doorbells.shrinkable || hw->multiplier < page ||
+	    at % page != 0 || doorbell + page > hw->notify.length ||
+	    doorbell + page > hw->doorbells.size)
 		return -EOPNOTSUPP;
 	*area = (struct vdpa_notification_area){.fd = hw->doorbells.fd, .offset = at, .size = page};
 	return 0;

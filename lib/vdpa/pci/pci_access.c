@@ -7,6 +7,7 @@
  */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <rte_branch_prediction.h>
 #include <rte_byteorder.h>
 
 #include "pci_device.h"
@@ -194,15 +196,23 @@ vdpa_pci_find_cap(struct vdpa_pci *pci, uint8_t id, unsigned int after)
 }
 
 bool
+vdpa_pci_areas_present(struct vdpa_pci *pci)
+{
+	if (likely(!__atomic_load_n(&pci->map_faulted, __ATOMIC_RELAXED)))
+		return true;
+	vdpa_pci_gone(pci, ENODEV,
+		      "%s: a mapped part of a BAR is gone: the device was removed or its server "
+		      "has shrunk the file",
+		      pci->name);
+	return false;
+}
+
+bool
 vdpa_pci_present(struct vdpa_pci *pci)
 {
 	uint32_t class_revision;
 
-	if (__atomic_load_n(&pci->map_faulted, __ATOMIC_RELAXED))
-		vdpa_pci_gone(pci, ENODEV,
-			      "%s: a mapped part of a BAR is gone: the device was "
-			      "removed or its server has shrunk the file",
-			      pci->name);
+	(void)vdpa_pci_areas_present(pci);
 	if (vdpa_pci_config_read32(pci, PCI_CLASS_REVISION, &class_revision) == 0 &&
 	    class_revision == UINT32_MAX)
 		vdpa_pci_gone(pci, ENODEV,
@@ -417,11 +427,16 @@ vdpa_pci_map(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t s
 	a.fd = r->fd;
 	a.fd_offset = r->fd_offset + offset;
 	/* Another process's file may be shorter than it says: the access would raise SIGBUS. */
-	if (fstat(r->fd, &st) == 0 && S_ISREG(st.st_mode) &&
-	    (uint64_t)st.st_size < a.fd_offset + size)
+	a.shrinkable = fstat(r->fd, &st) == 0 && S_ISREG(st.st_mode);
+	if (a.shrinkable && (uint64_t)st.st_size < a.fd_offset + size)
 		return vdpa_error(EPROTO,
 				  "%s: BAR %u: the file to map has %" PRIu64 " bytes, not %" PRIu64,
 				  pci->name, bar, (uint64_t)st.st_size, a.fd_offset + size);
+	if (a.shrinkable) {
+		int seals = fcntl(r->fd, F_GET_SEALS);
+
+		a.shrinkable = seals < 0 || (seals & F_SEAL_SHRINK) == 0;
+	}
 	a.map_len = (size + skip + page - 1) & ~(page - 1);
 	a.map = mmap(NULL, a.map_len, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd,
 		     (off_t)(a.fd_offset - skip));

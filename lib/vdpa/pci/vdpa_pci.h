@@ -145,6 +145,9 @@ struct vdpa_pci_area {
 	uint64_t size; /**< bytes */
 	void *map;     /**< what was mmap()ed */
 	size_t map_len;
+	/** Another process can cut the file short: whoever else maps it would die of SIGBUS. Ours
+	 * to use (see vdpa_pci_areas_present()), not to be given away. */
+	bool shrinkable;
 };
 
 /**
@@ -155,6 +158,13 @@ struct vdpa_pci_area {
 int vdpa_pci_map(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t size,
 		 struct vdpa_pci_area *area);
 void vdpa_pci_unmap(struct vdpa_pci *pci, struct vdpa_pci_area *area);
+
+/**
+ * After a write to a mapped area: false when an area is lost, with the device removed or its file
+ * cut short; the write went nowhere then, and the function is marked as removed. One load unless
+ * so, for the kick path.
+ */
+bool vdpa_pci_areas_present(struct vdpa_pci *pci);
 
 /* Interrupts. Eventfds stay the caller's, open until replaced. */
 
