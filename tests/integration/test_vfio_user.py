@@ -94,8 +94,9 @@ class Sleep(unittest.TestCase):
             with harness.Testpmd([port]) as pmd:
                 pmd.run(f'start tx_first {BURSTS}')
                 time.sleep(0.2)
-                before = self.packets(other), self.wakeups(app), harness.cpu_seconds(app.pid)
+                # The kicks of a little more than the time that wake-ups are counted in.
                 kicks = app.stats('v0')['device']['kicks_relayed']
+                before = self.packets(other), self.wakeups(app), harness.cpu_seconds(app.pid)
                 time.sleep(self.SECONDS)
                 packets = self.packets(other) - before[0]
                 wakeups = self.wakeups(app) - before[1]
@@ -110,7 +111,8 @@ class Sleep(unittest.TestCase):
 
     def test_packets_do_not_wake_the_daemon(self):
         kicks, wakeups, _ = self.measure()
-        self.assertLessEqual(wakeups, kicks + 5)
+        # The thread may also be preempted; a wake-up for each packet would be thousands of times more.
+        self.assertLessEqual(wakeups, 1.1 * kicks + 20)
 
     def test_a_device_that_polls_lets_the_daemon_sleep(self):
         """It asks for no kicks, so that there is nothing left to do."""
@@ -138,7 +140,7 @@ class Sleep(unittest.TestCase):
         print(f'{self.id()}: {interrupts} interrupts, {kicks} kicks relayed, {wakeups} wake-ups of '
               f'the daemon', flush=True)
         self.assertGreaterEqual(interrupts, exchanges)
-        self.assertLessEqual(wakeups, kicks + 5)
+        self.assertLessEqual(wakeups, 1.1 * kicks + 20)
         self.assertEqual(stats['interrupts_relayed'], 0)
         self.assertEqual(stats['vectors'], 3)
 

@@ -172,10 +172,8 @@ num_queues(const struct fake_virtio *v)
 static struct fake_virtio_vq *
 selected(struct fake_virtio *v)
 {
-	static struct fake_virtio_vq none;
-
-	none = (struct fake_virtio_vq){.vector = FAKE_VIRTIO_NO_VECTOR};
-	return v->queue_select < num_queues(v) ? &v->vq[v->queue_select] : &none;
+	v->none = (struct fake_virtio_vq){.vector = FAKE_VIRTIO_NO_VECTOR};
+	return v->queue_select < num_queues(v) ? &v->vq[v->queue_select] : &v->none;
 }
 
 static uint64_t
@@ -191,6 +189,7 @@ common_read(struct fake_virtio *v, uint64_t at)
 	case VIRTIO_PCI_COMMON_NUMQ:
 		return num_queues(v);
 	case VIRTIO_PCI_COMMON_STATUS:
+		usleep(v->slow_us);
 		return v->status;
 	case VIRTIO_PCI_COMMON_CFGGENERATION:
 		return v->generation;

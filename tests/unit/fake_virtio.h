@@ -45,11 +45,13 @@ struct fake_virtio {
 	uint8_t status, generation, isr;
 	uint32_t multiplier;
 	struct fake_virtio_vq vq[FAKE_VIRTIO_VQS];
+	struct fake_virtio_vq none; /* what a queue that is not there reads as */
 
 	/* Faults. */
 	bool never_resets;	 /* the status stays */
 	bool resets_by_function; /* but for a reset of the function */
 	bool refuses_features;
+	unsigned int slow_us; /* time that reading the status takes */
 	bool never_enables;
 	bool never_resets_vq;
 	unsigned int vectors_granted; /* others read back as not granted */

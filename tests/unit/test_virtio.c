@@ -898,6 +898,24 @@ a_change_of_the_configuration_reaches_the_front_end(void **state)
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 }
 
+static void
+a_slow_answer_delays_no_kick(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t began;
+
+	add_net(f, 1, WORDS);
+	start(f);
+	f->v.slow_us = 400000;
+	fake_virtio_change_config(&f->v, 0);
+	usleep(50000);
+	began = now_ms();
+	eventfd_write(f->kick[1], 1);
+	EVENTUALLY(f->v.vq[1].kicks == 1);
+	assert_true(now_ms() - began < 200);
+	f->v.slow_us = 0;
+}
+
 /* The control queue. */
 
 static void
@@ -1378,6 +1396,7 @@ main(void)
 		T(a_vector_that_is_not_granted_leads_down_the_ladder),
 		T(a_device_without_interrupts_does_not_start),
 		T(a_change_of_the_configuration_reaches_the_front_end),
+		T(a_slow_answer_delays_no_kick),
 		T(the_device_is_told_pairs_address_and_mode),
 		T(pairs_follow_the_queues_that_are_enabled),
 		T(a_hostile_control_queue_fails_the_start_in_time),

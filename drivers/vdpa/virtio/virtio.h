@@ -11,8 +11,8 @@
  *   virtio_ops.c     the config ops on top of these
  *   virtio_driver.c  management devices and their words
  *
- * Ops run with the device's lock held. Without it: kicks, statistics, and the handlers on the
- * control loop (virtio_irq.c), which share what irq.lock guards and atomics, nothing else.
+ * Ops run with the device's lock held. Without it: kicks, statistics, and the handlers of
+ * virtio_irq.c, which share what irq.lock guards and atomics, nothing else.
  */
 
 #ifndef VIRTIO_H
@@ -60,10 +60,11 @@ struct virtio_queue {
 /* A vector of the function, 0 for changes of the configuration. */
 struct virtio_vector {
 	struct virtio_device *dev;
-	struct vdpa_event ev; /* an eventfd of ours on the control loop; fd -1: a guest's instead */
+	struct vdpa_event ev; /* an eventfd of ours on a loop; fd -1: a guest's instead */
 };
 
 struct virtio_irq {
+	bool there;	     /* virtio_irq_init() has succeeded */
 	unsigned int limit;  /* word `vectors` */
 	unsigned int n;	     /* vectors in use; 0: the INTx line, or none; read by atomic load */
 	unsigned int n_told; /* in the log, where told */
@@ -72,7 +73,7 @@ struct virtio_irq {
 	struct virtio_vector *vectors; /* n of them, at least 1 */
 	pthread_mutex_t lock;
 	int config_fd;	    /* (lock) */
-	uint8_t generation; /* of the configuration, as told last; control loop */
+	uint8_t generation; /* of the configuration, as told last; its handler's */
 	uint64_t relayed;   /* atomic */
 };
 

@@ -99,7 +99,7 @@ static const struct vdpa_param params[] = {
 	 .type = VDPA_PARAM_UINT,
 	 .metavar = "MS",
 	 .min = 1,
-	 .max = 60000,
+	 .max = 10000,
 	 .help = "longest wait for an answer, a reset or a command (default 1000)"},
 	{.name = "noiommu",
 	 .type = VDPA_PARAM_FLAG,
@@ -416,8 +416,9 @@ create(struct vdpa_mgmt_dev *mdev, const char *name, const struct vdpa_args *arg
 		return -errno;
 	dev->vdev.mdev = mdev;
 	dev->gone[VDPA_PCI_EVENT_ERROR].fd = dev->gone[VDPA_PCI_EVENT_REMOVE].fd = -1;
-	virtio_irq_init(dev);
-	rc = virtio_hw_open(&dev->hw, mdev->name, &pci, timeout_ms);
+	rc = virtio_irq_init(dev);
+	if (rc == 0)
+		rc = virtio_hw_open(&dev->hw, mdev->name, &pci, timeout_ms);
 	if (rc == 0)
 		dev->vdev.dma = vdpa_pci_dma(dev->hw.pci);
 	if (rc == 0)

@@ -12,8 +12,10 @@
  * the INTx line does, and the ISR status says which of the two it was. Each rung is taken only when
  * the system and the device grant all of it.
  *
- * On the control loop run the handlers of our own eventfds. They take irq.lock and never the
- * device's lock.
+ * Handlers of our own eventfds take irq.lock and never the device's lock. One that only passes a
+ * signal on runs on the control loop. One that reads registers may have to wait for the answer, and
+ * the device decides when it is called: these have a loop of their own, one for all devices, so
+ * that a slow device delays no kick of another.
  */
 
 #include <errno.h>
@@ -24,12 +26,45 @@
 #include <unistd.h>
 
 #include <rte_common.h>
+#include <rte_lcore.h>
 
 #include "vdpa_log.h"
 #include "virtio.h"
 
 /* By how much the number of vectors falls with each rung that is not granted. */
 #define RUNG_FACTOR 2
+
+/* The loop of handlers that read registers: there while devices are. */
+static struct {
+	pthread_mutex_t lock;
+	struct vdpa_event_loop *loop;
+	unsigned int users;
+} asking = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static int
+asking_get(void)
+{
+	static const struct vdpa_event_loop_params params = {.name = "vdpa-virtio",
+							     .lcore_id = LCORE_ID_ANY};
+	int rc = 0;
+
+	pthread_mutex_lock(&asking.lock);
+	if (asking.users == 0)
+		rc = vdpa_event_loop_create(&params, &asking.loop);
+	if (rc == 0)
+		asking.users++;
+	pthread_mutex_unlock(&asking.lock);
+	return rc < 0 ? vdpa_error(rc, "event loop: %s", strerror(-rc)) : 0;
+}
+
+static void
+asking_put(void)
+{
+	pthread_mutex_lock(&asking.lock);
+	if (--asking.users == 0)
+		vdpa_event_loop_destroy(asking.loop);
+	pthread_mutex_unlock(&asking.lock);
+}
 
 uint16_t
 virtio_irq_vector(const struct virtio_device *dev, uint16_t idx)
@@ -142,7 +177,7 @@ on_line(struct vdpa_event *ev, uint32_t revents)
 }
 
 static int
-add_event(struct virtio_device *dev, unsigned int vector,
+add_event(struct virtio_device *dev, unsigned int vector, struct vdpa_event_loop *loop,
 	  void (*handler)(struct vdpa_event *ev, uint32_t revents))
 {
 	struct virtio_vector *v = &dev->irq.vectors[vector];
@@ -151,7 +186,7 @@ add_event(struct virtio_device *dev, unsigned int vector,
 	if (fd < 0)
 		return vdpa_error(errno, "%s: eventfd: %s", dev->vdev.name, strerror(errno));
 	v->ev = (struct vdpa_event){.fd = fd, .events = EPOLLIN, .handler = handler, .arg = v};
-	rc = vdpa_event_add(vdpa_event_loop_control(), &v->ev);
+	rc = vdpa_event_add(loop, &v->ev);
 	if (rc < 0) {
 		v->ev.fd = -1;
 		close(fd);
@@ -229,10 +264,10 @@ try_vectors(struct virtio_device *dev, unsigned int n)
 	}
 	rc = program_vectors(dev);
 	if (rc == 0)
-		rc = add_event(dev, 0, n == 1 ? on_only_vector : on_config_vector);
+		rc = add_event(dev, 0, asking.loop, n == 1 ? on_only_vector : on_config_vector);
 	/* Vector v serves the queues v - 1, v - 1 + (n - 1), ... */
 	for (unsigned int v = 1; rc == 0 && v < n && v - 1 + (n - 1) < dev->nvqs; v++)
-		rc = add_event(dev, v, on_shared_vector);
+		rc = add_event(dev, v, vdpa_event_loop_control(), on_shared_vector);
 	for (unsigned int v = 0; rc == 0 && v < n && is_relayed(dev, v); v++)
 		rc = vdpa_pci_msix_set(dev->hw.pci, v, irq->vectors[v].ev.fd);
 	if (rc < 0)
@@ -246,7 +281,7 @@ try_line(struct virtio_device *dev)
 	int rc = alloc_vectors(dev, 0);
 
 	if (rc == 0)
-		rc = add_event(dev, 0, on_line);
+		rc = add_event(dev, 0, asking.loop, on_line);
 	if (rc == 0) {
 		rc = vdpa_pci_intx_set(dev->hw.pci, dev->irq.vectors[0].ev.fd);
 		if (rc == -EOPNOTSUPP)
@@ -357,13 +392,23 @@ virtio_irq_set_config(struct virtio_device *dev, int fd)
 int
 virtio_irq_init(struct virtio_device *dev)
 {
+	int rc = asking_get();
+
+	if (rc < 0)
+		return rc;
 	dev->irq.config_fd = -1;
-	return -pthread_mutex_init(&dev->irq.lock, NULL);
+	/* With default attributes it cannot fail. */
+	(void)pthread_mutex_init(&dev->irq.lock, NULL);
+	dev->irq.there = true;
+	return 0;
 }
 
 void
 virtio_irq_free(struct virtio_device *dev)
 {
+	if (!dev->irq.there)
+		return;
 	let_go(dev);
 	pthread_mutex_destroy(&dev->irq.lock);
+	asking_put();
 }
