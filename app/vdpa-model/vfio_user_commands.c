@@ -8,9 +8,11 @@
  */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <rte_common.h>
 
@@ -174,12 +176,35 @@ do_irq_info(struct call *c)
 	return 0;
 }
 
+/* The device writes to them from where it must not wait: on a full pipe it would. */
+static int
+check_eventfds(const struct vfu_server *s)
+{
+	for (unsigned int i = 0; i < s->n_fds; i++) {
+		char path[sizeof("/proc/self/fd/2147483647")], link[32];
+		int flags = fcntl(s->fds[i], F_GETFL);
+		ssize_t n;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", s->fds[i]);
+		n = readlink(path, link, sizeof(link) - 1);
+		link[n > 0 ? n : 0] = '\0';
+		if (strcmp(link, "anon_inode:[eventfd]") != 0)
+			return vdpa_error(EINVAL,
+					  "SET_IRQS: a file descriptor that is no eventfd (%s)",
+					  link);
+		if (flags < 0 || fcntl(s->fds[i], F_SETFL, flags | O_NONBLOCK) < 0)
+			return vdpa_error(errno, "SET_IRQS: an eventfd: %s", strerror(errno));
+	}
+	return 0;
+}
+
 static int
 do_set_irqs(struct call *c)
 {
 	const struct vfio_user_irq_set *set = c->in;
 	uint32_t data = set->flags & VFIO_IRQ_SET_DATA_TYPE_MASK;
 	uint32_t action = set->flags & VFIO_IRQ_SET_ACTION_TYPE_MASK, count;
+	int rc;
 
 	if (set->index >= VFIO_PCI_NUM_IRQS)
 		return vdpa_error(EINVAL, "interrupt index %u", set->index);
@@ -195,6 +220,9 @@ do_set_irqs(struct call *c)
 	if (c->s->n_fds > 0 && (data != VFIO_IRQ_SET_DATA_EVENTFD || c->s->n_fds != set->count))
 		return vdpa_error(EINVAL, "SET_IRQS: %u file descriptors for %u interrupts",
 				  c->s->n_fds, set->count);
+	rc = check_eventfds(c->s);
+	if (rc < 0)
+		return rc;
 	return c->s->params.ops->set_irqs(c->s->params.arg, set, (const uint8_t *)(set + 1),
 					  c->s->fds, c->s->n_fds);
 }

@@ -146,6 +146,16 @@ class Dma(ModelTest):
             with self.assertRaises(Refused):
                 client.dma_map(0, 4096, fd)
 
+    def test_memory_that_is_cut_off_fails_its_device(self):
+        with NetDriver(self.model.socket('m0')) as net:
+            net.start()
+            net.exchange()
+            os.ftruncate(net.memory.fd, 0)
+            net.doorbells[0].ring()
+            net.doorbells[1].ring()
+            self.assertTrue(wait_until(lambda: net.function.status() & NEEDS_RESET))
+            os.ftruncate(net.memory.fd, net.memory.size)
+
     def test_memory_changes_while_queues_run(self):
         net, other = self.net().start(), self.memory()
         for i in range(20):
@@ -247,6 +257,28 @@ class Interrupts(ModelTest):
             with self.subTest(args=args):
                 self.refused(errno.EINVAL, client.set_irqs, *args)
         self.refused(errno.ENOTSUP, client.set_irqs, MSIX, DATA_NONE | ACTION_MASK, 0, 1)
+
+    def test_what_is_no_eventfd_is_refused(self):
+        client, memory = self.client(), self.memory()
+        good = client.eventfd()
+        ends = [client.own(fd) for fd in os.pipe()]
+        for fd in ends[0], ends[1], memory.fd, client.sock.fileno():
+            self.refused(errno.EINVAL, client.set_vectors, 0, [good, fd])
+        # None of such a request counts.
+        client.set_irqs(MSIX, DATA_NONE | ACTION_TRIGGER, 0, 1)
+        with self.assertRaises(BlockingIOError):
+            os.eventfd_read(good)
+
+    def test_counter_at_its_limit_stops_nobody(self):
+        net = self.net().start()
+        for fd in net.rx.call_fd, net.tx.call_fd, net.config_fd:
+            os.eventfd_write(fd, (1 << 64) - 2)
+            os.set_blocking(fd, True)
+        for _ in range(3):
+            net.exchange()
+        self.model.ask('/vdpa/dev/set,m0 link down')
+        self.model.ask('/vdpa/dev/set,m0 link up')
+        net.exchange()
 
 
 class Regions(ModelTest):
