@@ -25,6 +25,7 @@
 #include <cmocka.h>
 
 #include "event_loop_priv.h"
+#include "vdpa_event.h"
 #include "vfu_test.h"
 
 /* Good paths. */
@@ -474,6 +475,28 @@ doorbells_wait_for_room_in_the_socket_and_none_is_lost(void **state)
 	vdpa_event_control_fini();
 }
 
+/* It watches for the server's end only: traffic is no event. */
+static void
+the_control_loop_sleeps_through_requests_and_doorbells(void **state)
+{
+	struct vdpa_event_loop_stats before, after;
+	struct function f;
+	uint32_t value;
+
+	assert_int_equal(vdpa_event_control_init(), 0);
+	start_and_open(&f);
+	vdpa_event_loop_stats(vdpa_event_loop_control(), &before);
+	for (unsigned int i = 0; i < 200; i++) {
+		assert_int_equal(T->read(f.handle, CONFIG, 0, &value, 4), 0);
+		assert_int_equal(T->post(f.handle, 4, 12288, &value, 2), 0);
+	}
+	vdpa_event_loop_stats(vdpa_event_loop_control(), &after);
+	assert_int_equal(after.wakeups, before.wakeups);
+	assert_int_equal(after.events, before.events);
+	T->close(f.handle);
+	vdpa_event_control_fini();
+}
+
 static void
 a_request_goes_after_the_doorbells_that_wait(void **state)
 {
@@ -662,6 +685,7 @@ main(void)
 		TEST(a_post_is_a_write_that_asks_for_no_reply),
 		TEST(a_post_does_not_wait_behind_a_slow_request),
 		TEST(doorbells_wait_for_room_in_the_socket_and_none_is_lost),
+		TEST(the_control_loop_sleeps_through_requests_and_doorbells),
 		TEST(a_request_goes_after_the_doorbells_that_wait),
 		TEST(a_server_that_takes_no_doorbells_is_given_up),
 		TEST(a_server_that_answers_posts_is_borne_with),
