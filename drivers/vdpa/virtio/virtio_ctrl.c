@@ -49,7 +49,7 @@ struct packed_desc {
 	uint32_t len;
 	uint16_t id;
 	uint16_t flags;
-} __attribute__((packed));
+} __attribute__((packed, aligned(16)));
 _Static_assert(sizeof(struct packed_desc) == 16, "virtio 1.2, 2.8.13");
 
 #define DESC_F_NEXT  0x0001
