@@ -9,7 +9,7 @@
  *   lcores    one, not bound to a CPU, since it only waits for signals; and those that poll
  *   devices   no PCI scan: simulated devices need none
  *   names     file prefix of the program's name, so that telemetry clients find the daemon by it
- *   log       warnings of DPDK's, notices of ours
+ *   log       warnings of DPDK's, errors only of EAL's, notices of ours
  *
  * They stand before the user's, so that where both are given the user's is the one in force.
  */
@@ -250,6 +250,9 @@ add_log_levels(struct app_eal_args *args, const struct app_options *opts)
 	ret = add_arg(args, "--log-level=lib.telemetry:error");
 	if (ret == 0)
 		ret = add_arg(args, "--log-level=*:warning");
+	/* EAL warns of each size of huge pages that the machine knows and nobody has reserved. */
+	if (ret == 0)
+		ret = add_arg(args, "--log-level=lib.eal:error");
 	if (ret < 0)
 		return ret;
 	if (level == NULL)

@@ -336,6 +336,8 @@ start_device(struct vhu_session *s)
 	struct vdpa_start_config conf = {
 		.features = device_features(s), .iotlb = s->iotlb, .vqs = vqs, .nvqs = s->nrings};
 	bool late = takes_late_rings(s);
+	/* Before DRIVER_OK is the best time for a queue, even where there is another. */
+	bool takes_disabled = !late || vdpa_has_vq_enable(s->dev->vdev);
 	unsigned int n = 0;
 	int rc = 0;
 
@@ -353,7 +355,7 @@ start_device(struct vhu_session *s)
 		const struct vhu_ring *r = &s->rings[i];
 
 		vqs[i].kick_fd = vqs[i].call_fd = -1;
-		if (late ? !ring_is_ready(s, r) : !ring_is_set_up(s, r))
+		if (takes_disabled ? !ring_is_set_up(s, r) : !ring_is_ready(s, r))
 			continue;
 		s->rings[i].started = true;
 		if (rc == 0)
