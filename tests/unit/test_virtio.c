@@ -648,10 +648,32 @@ a_reset_that_never_ends_is_bounded(void **state)
 	/* It reaches no memory, and nobody hears of it. */
 	assert_false(bus_master(f));
 	assert_false(f->v.pci.msix_on);
+	assert_int_equal(f->v.pci.n_mapped, 1);
 	f->v.never_resets = false;
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 	assert_int_equal(f->v.pci.n_mapped, 0);
 	start(f);
+}
+
+static void
+what_does_not_reset_and_cannot_be_reset_reaches_no_memory(void **state)
+{
+	struct fixture *f = *state;
+
+	fake_virtio_init(&f->v, "v0", 1);
+	f->v.pci.can_reset = false;
+	assert_int_equal(add(f, WORDS), 0);
+	f->start.nvqs = 2;
+	f->start.features = V1;
+	f->vqs[0].ready = f->vqs[1].ready = true;
+	start(f);
+	f->v.never_resets = true;
+	assert_refused(vdpa_device_stop(f->vdev), ETIMEDOUT, "does not reset within 60 ms");
+	assert_false(bus_master(f));
+	/* The guest's memory is out of its reach; what it has of the driver's is the control
+	 * queue. */
+	assert_int_equal(f->v.pci.n_mapped, 1);
+	f->v.never_resets = false;
 }
 
 static void
@@ -818,6 +840,7 @@ one_vector_serves_all(void **state)
 	for (unsigned int i = 0; i < 4; i++)
 		assert_signalled(f->call[i]);
 	/* The generation tells whether it was the configuration. */
+	usleep(20000);
 	assert_int_equal(signals(config), 0);
 	fake_virtio_change_config(&f->v, 0);
 	assert_signalled(config);
@@ -1111,6 +1134,8 @@ kicks_are_written_where_the_doorbell_is_mapped(void **state)
 	*given = 0x5a5a;
 	assert_int_equal(*bell, 0x5a5a);
 	munmap((void *)(uintptr_t)given, area.size);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_null(device(f)->hw.doorbells.va);
 }
 
 static void
@@ -1120,6 +1145,7 @@ a_doorbell_that_shares_its_page_is_not_given_away(void **state)
 	struct vdpa_notification_area area;
 
 	fake_virtio_init_doorbells(&f->v, "v0", 1, 4, true);
+	seal_doorbells(f);
 	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_CTRL_VQ);
 	assert_int_equal(add(f, WORDS), 0);
 	f->start.nvqs = 2;
@@ -1383,6 +1409,7 @@ main(void)
 		T(a_guest_without_version_1_is_refused),
 		T(a_second_pair_needs_mq),
 		T(a_reset_that_never_ends_is_bounded),
+		T(what_does_not_reset_and_cannot_be_reset_reaches_no_memory),
 		T(a_reset_of_the_function_helps_where_the_device_does_not),
 		T(a_queue_that_never_resets_is_bounded),
 		T(a_device_that_is_gone_is_no_device),

@@ -601,8 +601,7 @@ virtio_hw_doorbell_page(const struct virtio_hw *hw, uint32_t doorbell,
 	/* Nothing else may lie in the page: not another queue's doorbell, which begins a multiplier
 	 * further on, and not what follows the structure. Nor may it be taken away again. */
 	if (hw->doorbells.va == NULL || hw->doorbells.shrinkable || hw->multiplier < page ||
-	    at % page != 0 || doorbell + page > hw->notify.length ||
-	    doorbell + page > hw->doorbells.size)
+	    at % page != 0 || doorbell + page > hw->notify.length)
 		return -EOPNOTSUPP;
 	*area = (struct vdpa_notification_area){.fd = hw->doorbells.fd, .offset = at, .size = page};
 	return 0;
