@@ -28,7 +28,7 @@ struct lane {
 	uint64_t sent, completed, received;
 
 	/* Net: the frame that is received, in one buffer or several. */
-	uint64_t foreign; /* frames of somebody else */
+	uint64_t foreign; /* frames of somebody else, or of earlier traffic */
 	uint16_t merge_left;
 	uint32_t frame_len;
 	uint8_t frame[TRAFFIC_FRAME_MAX];
@@ -56,6 +56,7 @@ struct traffic {
 	uint64_t progress_at; /* ns */
 	uint64_t steps;
 	bool echo;	   /* net: frames come back */
+	uint32_t tag;	   /* net: of these frames; earlier ones may still be on the wire */
 	uint8_t mac[6];	   /* net: of the device */
 	uint32_t blk_size; /* block: bytes */
 	uint32_t places;   /* block: of each lane */

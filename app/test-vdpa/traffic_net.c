@@ -48,6 +48,7 @@ net_begin(struct traffic *x)
 	const struct target *t = x->s->t;
 	int rc;
 
+	x->tag = (uint32_t)now_ns();
 	memset(x->mac, 0xff, sizeof(x->mac));
 	if (t->config_size < sizeof(x->mac) || !target_has(t, VIRTIO_NET_F_MAC))
 		return 0;
@@ -86,7 +87,7 @@ net_make(struct traffic *x, struct lane *l, uint32_t slot, uint64_t seq, struct 
 	struct frame head = {.src = {0x02, 'v', 'd', 'p', 'a', (uint8_t)l->number},
 			     .type = rte_cpu_to_be_16(ETHERTYPE),
 			     .lane = l->number,
-			     .magic = FRAME_MAGIC,
+			     .magic = FRAME_MAGIC ^ x->tag,
 			     .len = len,
 			     .seq = seq};
 
@@ -154,7 +155,7 @@ check_frame(struct traffic *x, struct lane *l)
 		return run_fail(x->r, "queue %u: a frame of %u bytes", l->rx->idx, len);
 	memcpy(&head, l->frame, sizeof(head));
 	if (len < sizeof(head) || head.type != rte_cpu_to_be_16(ETHERTYPE) ||
-	    head.magic != FRAME_MAGIC) {
+	    head.magic != (FRAME_MAGIC ^ x->tag)) {
 		l->foreign++;
 		return 0;
 	}
