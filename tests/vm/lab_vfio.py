@@ -25,6 +25,7 @@ import vhost_user_client as vu
 NET_SPLIT, NET_PACKED, NET4_SPLIT, NET4_PACKED, BLK_SPLIT, BLK_PACKED = range(0x10, 0x16)
 GROUP = "0000:00:16.0", "0000:00:16.1"  # two functions that no IOMMU can keep apart
 LEGACY = "0000:00:17.0"
+NET_TAP = 0x18
 
 TRAFFIC_SECONDS = 1.0
 DRAIN_SECONDS = 0.5
@@ -257,6 +258,49 @@ class Block(VfioTest):
 
     def test_packed(self):
         self.check(BLK_PACKED, vu.PackedRing)
+
+
+class Conformance(VfioTest):
+    """test-vdpa's cases on the functions: in its own process, and through the daemon's socket."""
+
+    PROGRAM = str(inside.BUILD / "app/test-vdpa/test-vdpa")
+
+    def conform(self, *words):
+        done = subprocess.run([self.PROGRAM, "conformance", *words], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=100, check=False)
+        lines = done.stdout.splitlines()
+        print(f"{self.id()}: {inside.IOMMU}: {lines[-1] if lines else 'nothing'}", flush=True)
+        failed = [line for line in lines if line.startswith("not ok")]
+        self.assertEqual(failed, [])
+        self.assertEqual(done.returncode, 0, done.stderr)
+        passed = re.search(r"(\d+) passed", lines[-1])
+        self.assertGreater(int(passed.group(1)), 30)
+
+    def in_process(self, slot, *words):
+        inside.bind(address(slot))
+        self.conform("--dev", f"mgmtdev pci/{address(slot)}", *words)
+        inside.bind(address(slot), UNBOUND)
+
+    def by_socket(self, slot, *words):
+        with self.serve(slot) as d:
+            self.conform("--socket", d.socket("dev0"), *words)
+
+    def test_block_in_process(self):
+        self.in_process(BLK_SPLIT, "--overwrite")
+
+    def test_block_by_socket(self):
+        self.by_socket(BLK_PACKED, "--overwrite")
+
+    def test_net_in_process(self):
+        self.in_process(NET_TAP, "--loopback", "yes")
+
+    def test_net_4_pairs_by_socket(self):
+        # The host's kernel chooses the pair by which a frame comes back: let none come back.
+        host("sink", f"{NET4_PACKED:x}", 1)
+        try:
+            self.by_socket(NET4_PACKED, "--loopback", "no")
+        finally:
+            host("sink", f"{NET4_PACKED:x}", 0)
 
 
 class Iommu(VfioTest):

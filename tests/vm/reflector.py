@@ -4,8 +4,9 @@
 The far end of a network device of QEMU's: sends every frame back and counts what passed.
 
 Without a hub in between no frame is lost: a full receive ring of the device holds QEMU up, which holds
-this up. One queue pair is a pair of datagram sockets, for which anybody may. More take a tap
-interface, in a network namespace of its own.
+this up. One queue pair is a pair of datagram sockets, which anybody may have. More take a tap
+interface, in a network namespace of its own; so does a device that is stopped amid traffic, which ends
+QEMU 7.2 when it waits for a socket just then.
 """
 
 import fcntl
@@ -41,6 +42,7 @@ class Reflector:
         self.sock = sock
         self.frames_in = self.bytes_in = self.frames_out = self.bytes_out = 0
         self.last = b""
+        self.sink = False  # count and keep what comes in
         self.sock.settimeout(0.2)
         self.closing = False
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -62,7 +64,7 @@ class Reflector:
             self.frames_in += 1
             self.bytes_in += len(frame)
             self.last = frame
-            while not self.closing:
+            while not self.closing and not self.sink:
                 try:
                     self.sock.send(frame)
                 except TimeoutError:
