@@ -153,9 +153,54 @@ multi_queue(struct run *r)
 				     .units = 2000});
 }
 
+/* Between and after bursts nothing is used that was not made available. */
+static int
+used_ring_valid(struct run *r, unsigned int flags)
+{
+	enum { BURSTS = 10, QUIET_US = 20000 };
+	const struct session_params params = {.flags = flags, .n = one_lane(r)};
+	struct traffic x = {.units = 0};
+	struct session s;
+	int rc = run_need(r, flags);
+
+	if (rc == 0)
+		rc = run_start(r, &s, &params);
+	if (rc != 0)
+		return rc;
+	rc = traffic_begin(r, &s, &x);
+	for (int i = 0; rc == 0 && i < BURSTS; i++) {
+		x.units += 64;
+		x.progress_at = now_ns();
+		rc = traffic_finish(&x);
+		if (rc != 0)
+			break;
+		sleep_us(QUIET_US);
+		/* A receive queue may hold frames of somebody else: those are no error. */
+		rc = traffic_step(&x);
+		rc = rc > 0 ? 0 : rc;
+	}
+	traffic_end(&x);
+	return run_finish(r, &s, rc);
+}
+
+static int
+split_used_ring(struct run *r)
+{
+	return used_ring_valid(r, 0);
+}
+
+static int
+packed_used_ring(struct run *r)
+{
+	return used_ring_valid(r, SESSION_PACKED);
+}
+
 const struct run_case data_cases[] = {
 	{"split_wraps", "every queue, split ring, round the ring and round again", 60000, 0,
 	 split_wraps},
+	{"split_used_ring", "used index, ids and lengths are valid, also when idle, split ring",
+	 30000, 0, split_used_ring},
+	{"packed_used_ring", "the same, packed ring", 30000, 0, packed_used_ring},
 	{"split_index_wraps", "a split ring past 65536 buffers", 60000, 0, split_index_wraps},
 	{"split_indirect", "indirect tables in a split ring", 60000, 0, split_indirect},
 	{"split_event_index", "kicks as a split ring's event index asks for them", 60000, 0,

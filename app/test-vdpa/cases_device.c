@@ -31,8 +31,8 @@
 #define CYCLES	     100
 #define RESETS	     20
 #define REFUSALS     6
-/* A reset, of a device that has nothing to wait for. */
-#define RESET_MS     2000u
+/* A reset of a device that has nothing to wait for. Drivers wait longer, and then try harder. */
+#define RESET_MS     800u
 
 #define BIT(n) (1ULL << (n))
 
@@ -263,6 +263,8 @@ features_refused(struct run *r)
 		/* A back end may take many refusals for an attack: a few bits say enough. */
 		if (r->t->trusting && tried >= REFUSALS)
 			break;
+		if (run_expired(r))
+			return run_fail(r, "the case's time is over after %u resets", tried);
 		rc = to_driver(r);
 		if (rc != 0)
 			return rc;
@@ -337,6 +339,8 @@ timed_reset(struct run *r, const char *when)
 		return run_fail(r, "%s: status 0x%02x", when, status);
 	if (ms > run_ms(r, RESET_MS))
 		return run_fail(r, "%s: it took %llu ms", when, (unsigned long long)ms);
+	if (run_expired(r))
+		return run_fail(r, "%s: the case's time is over", when);
 	return 0;
 }
 

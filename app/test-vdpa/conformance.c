@@ -94,10 +94,16 @@ tell(struct outcome *o, const char *name, int verdict, const char *reason, uint6
 	json_array_append_new(o->cases, entry);
 }
 
+struct watch {
+	struct run *r;
+	struct outcome *out;
+};
+
 static void *
 watchdog(void *arg)
 {
-	struct run *r = arg;
+	struct watch *w = arg;
+	struct run *r = w->r;
 
 	for (;;) {
 		uint64_t deadline;
@@ -108,8 +114,9 @@ watchdog(void *arg)
 			return NULL;
 		if (now_ns() < deadline + run_ms(r, HANG_GRACE_MS) * 1000000)
 			continue;
-		fprintf(stdout, "Bail out! %s hangs: %s\n", r->name, r->step);
-		fflush(stdout);
+		fprintf(w->out->tap, "not ok %u - %s # it hangs: %s\nBail out! %s hangs: %s\n",
+			w->out->number + 1, r->name, r->step, r->name, r->step);
+		fflush(w->out->tap);
 		_exit(1);
 	}
 }
@@ -168,8 +175,9 @@ begin(struct outcome *o, const struct conformance_options *opts)
 int
 conformance_run(struct run *r, const struct conformance_options *opts)
 {
-	pthread_t thread;
 	struct outcome o;
+	struct watch watch = {.r = r, .out = &o};
+	pthread_t thread;
 
 	begin(&o, opts);
 	fprintf(o.tap, "# %s, %s: %u virtqueues, device id %u\n", r->t->where, r->t->how,
@@ -178,7 +186,7 @@ conformance_run(struct run *r, const struct conformance_options *opts)
 	r->name = "";
 	r->step = "";
 	r->deadline = UINT64_MAX / 2;
-	if (pthread_create(&thread, NULL, watchdog, r) != 0) {
+	if (pthread_create(&thread, NULL, watchdog, &watch) != 0) {
 		fprintf(stderr, "test-vdpa: no thread for the watchdog\n");
 		json_decref(o.cases);
 		return 1;
