@@ -145,7 +145,9 @@ control_queue(struct run *r)
 
 	if (r->t->nvqs % 2 == 0)
 		return run_skip(r, "the control queue is not the front end's");
-	rc = run_start(r, &s, &params);
+	rc = run_need(r, SESSION_CTRL_VQ);
+	if (rc == 0)
+		rc = run_start(r, &s, &params);
 	if (rc != 0)
 		return rc;
 	r->step = "giving commands to the control queue";

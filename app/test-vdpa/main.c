@@ -85,6 +85,19 @@ start_library(const struct cli_options *o, struct app_eal_args *eal)
 	return rc;
 }
 
+static void
+stop_library(void)
+{
+	char *folder = strdup(rte_eal_get_runtime_dir());
+
+	vdpa_cleanup();
+	rte_eal_cleanup();
+	/* EAL makes one for each file prefix and leaves it; ours is empty. */
+	if (folder != NULL)
+		rmdir(folder);
+	free(folder);
+}
+
 static int
 conform(const struct cli_options *o, struct target *t)
 {
@@ -164,10 +177,8 @@ main(int argc, char **argv)
 		return EXIT_BAD;
 	}
 	code = run_command(&opts);
-	if (opts.dev != NULL) {
-		vdpa_cleanup();
-		rte_eal_cleanup();
-	}
+	if (opts.dev != NULL)
+		stop_library();
 	app_eal_args_free(&eal);
 	return code;
 }

@@ -22,6 +22,7 @@
 #endif
 
 #define STATUS_NEEDS_RESET 0x40
+#define CAUSE_MS	   200u
 
 static void
 set_verdict(struct run *r, int verdict, const char *fmt, va_list ap)
@@ -112,9 +113,15 @@ run_check_alive(struct run *r)
 		return 0;
 	if (status < 0)
 		return run_failed_call(r, status, "the status cannot be read");
-	if (status & STATUS_NEEDS_RESET)
-		return run_fail(r, "status 0x%02x: the device says DEVICE_NEEDS_RESET", status);
-	return 0;
+	if (!(status & STATUS_NEEDS_RESET))
+		return 0;
+	/* The bit is seen at once, its cause is found out a little later. */
+	for (unsigned int i = 0; i < CAUSE_MS && why[0] == '\0'; i++) {
+		sleep_us(1000);
+		r->t->ops->failure(r->t, why, sizeof(why));
+	}
+	return run_fail(r, "status 0x%02x: the device says DEVICE_NEEDS_RESET%s%s", status,
+			why[0] != '\0' ? ": " : "", why);
 }
 
 int

@@ -1,0 +1,257 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+
+"""test-vdpa on devices that work: in its own process and through the daemon's sockets.
+
+Each run also says which cases must have been skipped and no others, so that a case that never runs
+does not pass for one that does.
+"""
+
+import contextlib
+import glob
+import json
+import os
+import shutil
+import tempfile
+import unittest
+
+import harness
+from conformance_tool import Outcome, cases, conformance
+
+MODEL = os.environ.get('UVDPA_MODEL', 'vdpa-model')
+
+# By why it is skipped.
+NO_DOORBELL = {'kick_doorbell'}
+NO_CONFIG_CHANGE = {'config_change'}
+NO_STATE = {'queue_disable', 'split_queue_resume', 'packed_queue_resume'}
+NO_ORDER = {'split_in_order', 'packed_in_order'}
+ONE_LANE = {'multi_queue', 'late_queue'}
+TRUSTED = {'status_transitions'}
+OWN_CONTROL_QUEUE = {'net_control_queue'}
+NOT_READ_ONLY = {'block_read_only'}
+
+
+@contextlib.contextmanager
+def model(*devices):
+    """vdpa-model with devices m0, m1, ...: words behind mgmtdev; .functions are their names."""
+    words = [f'name m{i} mgmtdev {device} vfio_user {{dir}}/m{i}.vfu'
+             for i, device in enumerate(devices)]
+    with harness.Daemon(words, app=MODEL) as process:
+        process.functions = [f'vfio-user/{process.dir}/m{i}.vfu' for i in range(len(devices))]
+        yield process
+
+
+@contextlib.contextmanager
+def daemon(*devices):
+    words = [f'name d{i} mgmtdev {device} socket {{dir}}/d{i}.sock'
+             for i, device in enumerate(devices)]
+    with harness.Daemon(words) as process:
+        yield process
+
+
+class Conformance(unittest.TestCase):
+    def check(self, device, skipped, *options, minimum=50, **kw):
+        outcome = conformance(device, *options, **kw)
+        self.assertEqual(outcome.named('fail'), {}, outcome.text())
+        self.assertEqual(set(outcome.named('skip')), skipped, outcome.text())
+        self.assertEqual(outcome.code, 0, outcome.text())
+        self.assertGreaterEqual(len(outcome.named('pass')), minimum)
+        return outcome
+
+    def check_socket(self, app, name, skipped, *options):
+        # What is opened once, for the first front end.
+        conformance({'socket': app.socket(name)}, *cases('queue_reset', 'kick_doorbell'))
+        before = harness.fds(app.pid)
+        self.check({'socket': app.socket(name)}, skipped | TRUSTED | NO_CONFIG_CHANGE, *options)
+        # A closed connection is taken note of a little later.
+        with contextlib.suppress(AssertionError):
+            harness.wait_for(lambda: harness.fds(app.pid) == before, 'it to close', 5.0)
+        self.assertEqual(harness.fds(app.pid), before)
+
+
+class InProcess(Conformance):
+    def test_sim_net(self):
+        self.check({'dev': 'mgmtdev sim_net max_vqp 2'}, NO_DOORBELL)
+
+    def test_sim_net_of_one_pair(self):
+        self.check({'dev': 'mgmtdev sim_net'}, NO_DOORBELL | ONE_LANE | {'net_pairs'})
+
+    def test_a_back_end_that_returns_no_frames_is_said(self):
+        outcome = self.check({'dev': 'mgmtdev sim_net backend echo max_vqp 2'},
+                             NO_DOORBELL | {'net_pairs', 'net_smallest_frames', 'net_largest_frames',
+                                            'net_mergeable_split', 'net_mergeable_packed'})
+        self.assertIn('does not return frames', outcome.cases['net_pairs'][1])
+
+    def test_sim_blk(self):
+        self.check({'dev': 'mgmtdev sim_blk backend ram 64M queues 2'},
+                   NO_DOORBELL | NO_CONFIG_CHANGE | NOT_READ_ONLY)
+
+    def test_sim_blk_that_is_read_only(self):
+        outcome = self.check(
+            {'dev': 'mgmtdev sim_blk backend ram 64M queues 2 read-only blk_size 4096'},
+            NO_DOORBELL | NO_CONFIG_CHANGE | {'block_write_read', 'block_discard',
+                                              'block_write_zeroes'})
+        self.assertIn('read-only', outcome.cases['block_write_read'][1])
+
+    def test_a_file_is_overwritten_on_request_only(self):
+        with tempfile.NamedTemporaryFile() as disk:
+            disk.truncate(16 << 20)
+            dev = {'dev': f'mgmtdev sim_blk backend file {disk.name} queues 2'}
+            skipped = NO_DOORBELL | NO_CONFIG_CHANGE | NOT_READ_ONLY | NO_ORDER
+            kept = {'block_write_read', 'block_discard', 'block_write_zeroes'}
+            outcome = self.check(dev, skipped | kept)
+            self.assertIn('--overwrite', outcome.cases['block_write_read'][1])
+            with open(disk.name, 'rb') as f:
+                self.assertEqual(f.read().strip(b'\0'), b'')
+            self.check(dev, skipped, '--overwrite')
+            with open(disk.name, 'rb') as f:
+                self.assertNotEqual(f.read().strip(b'\0'), b'')
+
+    def test_features_that_are_not_offered_skip_their_cases(self):
+        # VERSION_1, MAC and nothing else.
+        outcome = conformance({'dev': 'mgmtdev sim_net device_features 0x100000020'})
+        self.assertEqual(outcome.code, 0, outcome.text())
+        for case in ('packed_wraps', 'split_indirect', 'split_event_index', 'split_in_order'):
+            self.assertEqual(outcome.cases[case][0], 'skip')
+            self.assertIn('does not offer', outcome.cases[case][1])
+
+    def test_model_over_vfio_user(self):
+        with model('sim_net max_vqp 2', 'sim_blk backend ram 64M queues 2') as other:
+            net, blk = other.functions
+            self.check({'dev': f'mgmtdev {net}'}, NO_STATE | NO_CONFIG_CHANGE | OWN_CONTROL_QUEUE,
+                       '--loopback=yes')
+            self.check({'dev': f'mgmtdev {blk}'}, NO_STATE | NO_CONFIG_CHANGE | NOT_READ_ONLY,
+                       '--overwrite')
+
+    def test_model_whose_doorbells_share_a_page(self):
+        with model('sim_net max_vqp 2 notify shared') as other:
+            self.check({'dev': f'mgmtdev {other.functions[0]}'},
+                       NO_STATE | NO_CONFIG_CHANGE | OWN_CONTROL_QUEUE | NO_DOORBELL,
+                       '--loopback=yes')
+
+    def test_model_with_few_vectors(self):
+        with model('sim_blk backend ram 64M queues 4 vectors 2') as other:
+            self.check({'dev': f'mgmtdev {other.functions[0]}'},
+                       NO_STATE | NO_CONFIG_CHANGE | NOT_READ_ONLY, '--overwrite')
+
+    def test_as_an_ordinary_user(self):
+        harness.skip_unless(os.getuid() == 0 and shutil.which('setpriv'),
+                            'needs root and setpriv to become an ordinary user')
+        with tempfile.TemporaryDirectory(prefix='uvdpa-test.') as folder:
+            os.chmod(folder, 0o777)
+            self.check({'dev': 'mgmtdev sim_net max_vqp 2'}, NO_DOORBELL, eal=['--no-huge'],
+                       launcher=['env', f'XDG_RUNTIME_DIR={folder}', 'setpriv', '--reuid=65534',
+                                 '--regid=65534', '--clear-groups'])
+
+
+class BySocket(Conformance):
+    def test_simulated_devices(self):
+        with daemon('sim_net max_vqp 2', 'sim_blk backend ram 64M queues 2') as app:
+            self.check_socket(app, 'd0', NO_DOORBELL | OWN_CONTROL_QUEUE, '--loopback=yes')
+            self.check_socket(app, 'd1', NO_DOORBELL | NOT_READ_ONLY, '--overwrite')
+
+    def test_virtio_functions(self):
+        with model('sim_net max_vqp 2', 'sim_blk backend ram 64M queues 2') as other:
+            with daemon(*other.functions) as app:
+                self.check_socket(app, 'd0', NO_STATE | OWN_CONTROL_QUEUE, '--loopback=yes')
+                self.check_socket(app, 'd1', NO_STATE | NOT_READ_ONLY, '--overwrite')
+
+    def test_nobody_listens(self):
+        outcome = conformance({'socket': '/nonexistent/socket'})
+        self.assertEqual(outcome.code, 1)
+        self.assertEqual(list(outcome.cases), ['open'])
+        self.assertIn('No such file', outcome.cases['open'][1])
+
+
+class Output(unittest.TestCase):
+    DEV = {'dev': 'mgmtdev sim_net'}
+
+    def test_tap_is_complete(self):
+        outcome = conformance(self.DEV, *cases('identity', 'packed_*'))
+        lines = outcome.out.splitlines()
+        self.assertEqual(lines[0], 'TAP version 13')
+        self.assertIn(f'1..{len(outcome.cases)}', lines)
+        self.assertIn('identity', outcome.cases)
+        self.assertIn('packed_wraps', outcome.cases)
+        self.assertNotIn('split_wraps', outcome.cases)
+
+    def test_json_to_a_file_and_to_standard_output(self):
+        with tempfile.NamedTemporaryFile() as file:
+            outcome = conformance(self.DEV, '--json', file.name, *cases('identity', 'kick_doorbell'))
+            told = json.load(file)
+        self.assertEqual(outcome.named('pass'), {'open': '', 'identity': ''})
+        self.assertEqual([(c['name'], c['result']) for c in told['cases']],
+                         [('open', 'pass'), ('identity', 'pass'), ('kick_doorbell', 'skip')])
+        self.assertEqual((told['passed'], told['failed'], told['skipped']), (2, 0, 1))
+        self.assertEqual(told['device']['type'], 'net')
+        self.assertIn('RING_PACKED', told['device']['dev_features'])
+        outcome = conformance(self.DEV, '--json', '-', *cases('identity'))
+        self.assertEqual(outcome.json()['passed'], 2)
+        self.assertIn('ok 2 - identity', outcome.err)
+
+    def test_list_names_every_case(self):
+        listed = {line.split()[0] for line in Outcome(['conformance', '--list']).out.splitlines()}
+        run = set(conformance({'dev': 'mgmtdev sim_net'}).cases) | set(
+            conformance({'dev': 'mgmtdev sim_blk backend ram 1M'}).cases)
+        self.assertEqual(listed, run - {'open'})
+
+    def test_usage_errors_say_what_is_wrong(self):
+        dev = ['--dev', 'mgmtdev sim_net']
+        for command, said in ((['conformance'], '--dev'), (['frobnicate', *dev], 'frobnicate'),
+                              (['conformance', *dev, '--case', 'nosuch'], 'nosuch'),
+                              (['conformance', *dev, '--socket', '/x'], 'one of them'),
+                              (['bench', *dev, '--duration', '0'], '--duration'),
+                              (['bench', *dev, '--write'], '--overwrite'),
+                              (['bench', *dev, '--queues', '9'], '--queues'),
+                              (['info', '--dev', 'mgmtdev sim_net frob 1'], 'frob')):
+            outcome = Outcome(command)
+            self.assertEqual((outcome.code, outcome.out), (2, ''), outcome.text())
+            # EAL may have warned before.
+            self.assertIn(said, outcome.err.splitlines()[-1])
+
+    def test_help_and_version(self):
+        self.assertIn('usage: test-vdpa', Outcome(['--help']).out)
+        self.assertRegex(Outcome(['--version']).out, r'^test-vdpa \d+\.\d+\.\d+, DPDK')
+
+    def test_info(self):
+        outcome = Outcome(['info', '--dev', 'mgmtdev sim_blk backend ram 1M', '--json', '-'])
+        told = outcome.json()
+        self.assertEqual((told['type'], told['device_id'], told['max_vqs']), ('block', 2, 1))
+        # The capacity, in sectors.
+        self.assertEqual(bytes.fromhex(told['config'])[:8], (2048).to_bytes(8, 'little'))
+        self.assertEqual(told['doorbell'], 'relay')
+        text = Outcome(['info', '--dev', 'mgmtdev sim_net mac 52:54:00:00:00:01']).out
+        self.assertIn('net (device id 1', text)
+        self.assertIn('52 54 00 00 00 01', text)
+
+    def test_bench(self):
+        for device, what in (('sim_net', 'sent'), ('sim_blk backend ram 16M', 'reads')):
+            outcome = Outcome(['bench', '--dev', f'mgmtdev {device}', '--duration', '0.2',
+                               '--json', '-'])
+            self.assertEqual(outcome.code, 0, outcome.text())
+            told = outcome.json()
+            self.assertGreater(told[what]['value'], 0)
+            for name in ('kick_relay', 'start', 'stop', 'call_swap'):
+                self.assertEqual(told[name]['unit'], 'us')
+                self.assertLessEqual(told[name]['p50'], told[name]['max'])
+                self.assertGreater(told[name]['samples'], 0)
+            self.assertIn('no doorbell', outcome.err)
+
+    def test_bench_by_socket_and_doorbell(self):
+        with model('sim_net') as other, daemon(other.functions[0]) as app:
+            outcome = Outcome(['bench', '--socket', app.socket('d0'), '--duration', '0.2',
+                               '--packed', '--json', '-'])
+            self.assertEqual(outcome.code, 0, outcome.text())
+            self.assertGreater(outcome.json()['returned']['value'], 0)
+            self.assertGreater(outcome.json()['kick_doorbell']['samples'], 0)
+
+    def test_leaves_nothing_behind(self):
+        before = set(glob.glob('/var/run/dpdk/*') + glob.glob('/dev/shm/*'))
+        conformance(self.DEV, *cases('split_wraps'))
+        left = set(glob.glob('/var/run/dpdk/*') + glob.glob('/dev/shm/*')) - before
+        self.assertEqual([p for p in left if 'test-vdpa' in p], [])
+
+
+if __name__ == '__main__':
+    unittest.main()
