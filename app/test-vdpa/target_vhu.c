@@ -33,6 +33,8 @@
 
 /* What the protocol does not tell. */
 #define NUM_MAX		256u
+/* Between the user addresses of two sessions. */
+#define UADDR_STEP	(1ULL << 42)
 #define NET_CONFIG_SIZE 12u /* up to the MTU */
 #define BLK_CONFIG_SIZE 60u /* up to write zeroes */
 /* A host notifier comes by itself, once a queue runs. */
@@ -43,6 +45,9 @@ struct vhu_target {
 	char path[256];
 	uint64_t features; /* negotiated */
 	struct vdpa_iotlb *tlb;
+	/* Added to user addresses, another one for each session: its memory is other memory, and
+	 * rte_vhost takes a table of the same addresses for the one that it has. */
+	uint64_t uaddr_shift;
 	bool started[VDPA_VQ_MAX];
 };
 
@@ -227,11 +232,14 @@ base_to_state(const struct vhu_target *v, uint32_t base, struct vdpa_vq_state *s
 }
 
 static uint64_t
-to_uaddr(const struct vdpa_iotlb *tlb, uint64_t iova)
+to_uaddr(const struct vhu_target *v, uint64_t iova)
 {
+	const struct vdpa_iotlb *tlb = v->tlb;
+
 	for (uint32_t i = 0; i < tlb->n; i++)
 		if (iova - tlb->regions[i]->iova < tlb->regions[i]->size)
-			return tlb->regions[i]->uaddr + (iova - tlb->regions[i]->iova);
+			return tlb->regions[i]->uaddr + v->uaddr_shift +
+			       (iova - tlb->regions[i]->iova);
 	return 0;
 }
 
@@ -247,10 +255,11 @@ send_memory(struct target *t, struct vdpa_iotlb *tlb)
 	for (uint32_t i = 0; i < tlb->n; i++) {
 		const struct vdpa_mem_region *r = tlb->regions[i];
 
-		memory.regions[i] = (struct vhu_mem_region){.guest_addr = r->iova,
-							    .size = r->size,
-							    .user_addr = r->uaddr,
-							    .mmap_offset = r->offset};
+		memory.regions[i] =
+			(struct vhu_mem_region){.guest_addr = r->iova,
+						.size = r->size,
+						.user_addr = r->uaddr + priv(t)->uaddr_shift,
+						.mmap_offset = r->offset};
 		fds[i] = r->fd;
 	}
 	return vhu_client_send(&priv(t)->client, VHU_SET_MEM_TABLE, &memory,
@@ -266,9 +275,9 @@ start_ring(struct target *t, uint16_t idx, const struct vdpa_vq_config *conf)
 	struct vhu_client *c = &v->client;
 	const struct vhu_vring_addr addr = {
 		.index = idx,
-		.desc = to_uaddr(v->tlb, conf->desc),
-		.avail = to_uaddr(v->tlb, conf->driver),
-		.used = to_uaddr(v->tlb, conf->device),
+		.desc = to_uaddr(v, conf->desc),
+		.avail = to_uaddr(v, conf->driver),
+		.used = to_uaddr(v, conf->device),
 	};
 	int rc;
 
@@ -320,6 +329,7 @@ vhu_start(struct target *t, const struct vdpa_start_config *conf)
 	has_status = vhu_client_has(c, VHU_P_STATUS);
 	v->features = conf->features | t->own_features;
 	v->tlb = vdpa_iotlb_get(conf->iotlb);
+	v->uaddr_shift = (v->uaddr_shift + UADDR_STEP) % (16 * UADDR_STEP);
 	if (has_status) {
 		rc = set_u64(c, VHU_SET_STATUS, status);
 		if (rc == 0)

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/vhost.h>
@@ -22,6 +23,7 @@
 #include <rte_bitops.h>
 #include <rte_byteorder.h>
 #include <rte_common.h>
+#include <rte_cycles.h>
 
 #include "rte_vdpa_priv.h"
 #include "vdpa_event.h"
@@ -36,7 +38,7 @@
  * one whenever a guest masks a vector, and some devices can pause a queue only by starting again.
  * So "off" is told to the device when it has lasted that long.
  */
-#define SETTLE_US 10000
+#define SETTLE_US 10000u
 
 static void
 close_fd(int *fd)
@@ -331,11 +333,21 @@ vdpa_rte_session_features(struct vdpa_rte_device *dev)
 	return dev->running ? update_log(dev) : 0;
 }
 
-/* Pause what is still off. On EAL's interrupt thread. */
+static uint64_t
+now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * US_PER_S + (uint64_t)ts.tv_nsec / 1000;
+}
+
+/* Pause what has been off for long enough. On EAL's interrupt thread. */
 static void
 settle(void *arg)
 {
 	struct vdpa_rte_device *dev = arg;
+	uint64_t now = now_us();
 
 	pthread_mutex_lock(&vdpa_rte_lock);
 	dev->settling = false;
@@ -344,12 +356,16 @@ settle(void *arg)
 
 		if (!ring->started || ring->ready || ring->disabled)
 			continue;
-		if (vdpa_device_enable_vq(dev->vdev, i, false) < 0)
+		if (now - ring->off_us < SETTLE_US)
+			dev->settling = true;
+		else if (vdpa_device_enable_vq(dev->vdev, i, false) < 0)
 			VDPA_LOG(WARNING, "%s: rte_vdpa: disable: %s", dev->vdev->name,
 				 vdpa_error_message());
 		else
 			ring->disabled = true;
 	}
+	if (dev->settling)
+		dev->settling = rte_eal_alarm_set(SETTLE_US, settle, dev) == 0;
 	pthread_mutex_unlock(&vdpa_rte_lock);
 }
 
@@ -422,6 +438,7 @@ vdpa_rte_session_ring(struct vdpa_rte_device *dev, uint16_t idx, bool ready)
 	int rc = 0;
 
 	ring->ready = ready;
+	ring->off_us = ready ? 0 : now_us();
 	if (!dev->running)
 		return 0;
 	if (ready)
