@@ -38,12 +38,12 @@
 static void
 corrupt_split(struct model_device *md, const struct vp_queue *q)
 {
-	uint16_t *idx = vdpa_iotlb_range(md->dma.iotlb, q->device + 2, sizeof(*idx));
+	uint16_t *idx = vdpa_iotlb_range(md->dma.iotlb, q->device + 2, sizeof(*idx)), old;
 
-	if (idx != NULL)
-		__atomic_store_n(idx,
-				 rte_cpu_to_le_16((uint16_t)(rte_le_to_cpu_16(*idx) + q->size + 1)),
-				 __ATOMIC_RELEASE);
+	if (idx == NULL)
+		return;
+	old = rte_le_to_cpu_16(__atomic_load_n(idx, __ATOMIC_RELAXED));
+	__atomic_store_n(idx, rte_cpu_to_le_16((uint16_t)(old + q->size + 1)), __ATOMIC_RELEASE);
 }
 
 /* Every descriptor used, with an id that nobody gave; as in one round of the ring and as in the
