@@ -379,6 +379,36 @@ class Block(unittest.TestCase):
         self.assertEqual(memory.read(self.buffer + 16, 1), b'\0')
 
 
+class Conformance(unittest.TestCase):
+    """test-vdpa through rte_vhost; what doc/guide-dpdk.md says that it cannot do may fail."""
+
+    # "off" lasts 10 ms before the device hears of it.
+    LATE = {'queue_disable'}
+    # A standard virtio device is stopped for a changed memory table, and cannot go on elsewhere.
+    FROM_THE_START = {'split_queue_resume', 'packed_queue_resume', 'memory_change'}
+
+    def test_simulated(self):
+        with Example(['uvdpa0,mgmtdev=sim_net,max_vqp=2']) as example:
+            self.check(example.create('uvdpa0'), self.LATE)
+
+    def test_vfio_user(self):
+        words = 'name m0 mgmtdev sim_net max_vqp 2 vfio_user {dir}/m0.vfu'
+        with harness.Daemon([words], app=MODEL) as model, \
+                Example([f'uvdpa0,mgmtdev=vfio-user/{model.dir}/m0.vfu']) as example:
+            self.check(example.create('uvdpa0'), self.LATE | self.FROM_THE_START)
+
+    def check(self, path, may_fail):
+        program = os.path.join(BUILD, 'app/test-vdpa/test-vdpa')
+        out = subprocess.run([program, 'conformance', '--socket', path, '--loopback', 'yes'],
+                             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+        failed = set(re.findall(r'^not ok \d+ - (\S+)', out, re.M))
+        passed = re.findall(r'^ok \d+ - \S+(?! # SKIP)$', out, re.M)
+        self.assertLessEqual(failed, may_fail, out)
+        self.assertGreater(len(passed), 40, out)
+        print(f'{self.id()}: {len(passed)} cases passed, failed as they must: {sorted(failed)}',
+              flush=True)
+
+
 class Session(unittest.TestCase):
     """A front end on the raw socket: what changes while the device runs, and what it does badly.
 

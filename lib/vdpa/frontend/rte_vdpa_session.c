@@ -516,7 +516,11 @@ vdpa_rte_session_stop(struct vdpa_rte_device *dev)
 
 	if (!dev->running)
 		return;
-	for (uint16_t i = 0; i < dev->nrings; i++) {
+	/* Last first: of a net device what sends before what receives, so that nothing is sent to a
+	 * queue that has stopped. */
+	for (uint16_t n = dev->nrings; n > 0; n--) {
+		uint16_t i = n - 1;
+
 		if (!dev->rings[i].started)
 			continue;
 		rc = vdpa_device_stop_vq(dev->vdev, i, &state);
