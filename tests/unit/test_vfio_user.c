@@ -361,14 +361,14 @@ an_answer_that_is_late_but_in_time_is_taken(void **state)
 static void
 answers_just_in_time_exhaust_the_patience(void **state)
 {
-	unsigned int delay_us = 60000;
+	unsigned int delay_us = 100000;
 	struct function f;
 	uint32_t value;
 	int64_t start;
 	int rc;
 
 	assert_true(vfu_server_start(&server));
-	assert_int_equal(open_function(&f, 200), 0);
+	assert_int_equal(open_function(&f, 400), 0);
 	vfu_server_set_hook(&server, late_hook, &delay_us);
 	start = now_ms();
 	do
@@ -376,8 +376,8 @@ answers_just_in_time_exhaust_the_patience(void **state)
 	while (rc == 0 && now_ms() - start < 10000);
 	assert_int_equal(rc, -ETIMEDOUT);
 	assert_message("after answers that came late");
-	/* 3 time-outs of patience, 50 - 60/8 ms less each time; the machine may be slow. */
-	assert_true(now_ms() - start > 400);
+	/* 3 time-outs of patience, 90 - 100/8 ms less each time. */
+	assert_true(now_ms() - start > 800);
 	T->close(f.handle);
 }
 
@@ -540,16 +540,18 @@ a_server_that_takes_no_doorbells_is_given_up(void **state)
 	__atomic_store_n(&server.paused, false, __ATOMIC_RELEASE);
 	EVENTUALLY(LOAD(server.open_connections) == 0);
 
-	/* One has waited too long. */
-	assert_int_equal(open_function(&f, 50), 0);
+	/* One has waited too long. The server pauses between two messages. */
+	assert_int_equal(open_function(&f, 400), 0);
 	__atomic_store_n(&server.paused, true, __ATOMIC_RELEASE);
 	value = 0;
-	for (unsigned int i = 0; i < 1000; i++)
-		assert_int_equal(T->post(f.handle, 4, 12288, &value, 4), 0);
-	usleep(60000);
+	EVENTUALLY((rc = T->post(f.handle, 4, 12288, &value, 4)) < 0 || LOAD(server.pausing));
+	assert_int_equal(rc, 0);
+	for (unsigned int i = 0; i < 1000 && rc == 0; i++)
+		rc = T->post(f.handle, 4, 12288, &value, 4);
+	usleep(410000);
 	assert_int_equal(T->post(f.handle, 4, 12288, &value, 4), -ETIMEDOUT);
 	assert_int_equal(T->read(f.handle, 4, 0, &value, 4), -ETIMEDOUT);
-	assert_message("has not taken a doorbell for 50 ms");
+	assert_message("has not taken a doorbell for 400 ms");
 	T->close(f.handle);
 	__atomic_store_n(&server.paused, false, __ATOMIC_RELEASE);
 }

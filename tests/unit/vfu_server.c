@@ -383,7 +383,8 @@ server_main(void *arg)
 
 			while (__atomic_load_n(&s->paused, __ATOMIC_ACQUIRE) &&
 			       poll(&pfd, 1, 1) == 0)
-				;
+				__atomic_store_n(&s->pausing, true, __ATOMIC_RELEASE);
+			__atomic_store_n(&s->pausing, false, __ATOMIC_RELEASE);
 		} while (serve(s));
 		close(s->fd);
 		s->fd = -1;

@@ -81,13 +81,14 @@ struct vfu_server {
 	char dir[32], path[48];
 
 	/* What it has seen; __atomic counters, records written before they count. */
-	unsigned int connections, requests, n_irqs, n_dma, n_writes, reading;
+	unsigned int connections, requests, n_irqs, n_dma, n_writes;
 	struct vfu_server_irqs irqs[VFU_LOG_MAX];
 	struct vfu_server_dma dma[VFU_LOG_MAX];
 	struct vfu_server_write writes[VFU_LOG_MAX];
 	unsigned int open_connections;
-	bool paused; /* does not read; __atomic */
-	int vector0; /* the last eventfd for vector 0 of MSI-X, or -1 */
+	bool paused;  /* shall not read; __atomic */
+	bool pausing; /* does not; __atomic */
+	int vector0;  /* the last eventfd for vector 0 of MSI-X, or -1 */
 
 	uint8_t memory[VFU_REGIONS][VFU_REGION_MAX];
 	int listen_fd, stop_fd, fd;
