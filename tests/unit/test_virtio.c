@@ -622,9 +622,15 @@ a_second_pair_needs_mq(void **state)
 	add_net(f, 2, WORDS);
 	f->start.features = V1;
 	assert_refused(vdpa_device_start(f->vdev, &f->start), EINVAL, "VIRTIO_NET_F_MQ");
-	/* With one pair the control queue comes third. */
+	/* With one pair the control queue comes third, and there is nobody to ask for more. */
 	f->start.nvqs = 2;
 	start(f);
+	assert_int_equal(f->v.pci.n_msix, 3);
+	assert_int_equal(f->v.vq[1].vector, 2);
+	/* One that comes late is refused too, and takes nothing from those that are there. */
+	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), EINVAL, "VIRTIO_NET_F_MQ");
+	assert_int_equal(f->v.pci.msix[1], f->call[0]);
+	assert_int_equal(f->v.pci.msix[2], f->call[1]);
 	assert_int_equal(f->v.vq[2].enable, 1);
 	assert_true(f->v.promisc);
 }
@@ -1277,10 +1283,14 @@ a_late_queue_starts_where_queues_reset_one_by_one(void **state)
 		assert_int_equal(f->v.vq[i].kicks, 1);
 	}
 	assert_int_equal(f->v.pairs, 2);
-	/* And goes, and comes again. */
+	/* And goes, is not taken, and comes again. */
 	assert_int_equal(vdpa_device_stop_vq(f->vdev, 2, &at), 0);
 	assert_int_equal(f->v.pairs, 1);
 	assert_int_equal(f->v.vq[2].enable, 0);
+	f->v.ctrl = FAKE_CTRL_REFUSES;
+	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), EIO, "refuses command");
+	assert_int_equal(f->v.vq[2].enable, 0);
+	f->v.ctrl = FAKE_CTRL_ANSWERS;
 	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), 0);
 	assert_int_equal(f->v.pairs, 2);
 	assert_int_equal(f->v.vq[2].vector, 3);

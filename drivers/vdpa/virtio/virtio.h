@@ -171,6 +171,8 @@ int virtio_ctrl_update_pairs(struct virtio_device *dev);
 int virtio_device_set_features(struct virtio_device *dev, uint64_t features);
 int virtio_device_set_status(struct virtio_device *dev, uint8_t status);
 int virtio_device_reset(struct virtio_device *dev);
+/* How many of the data queues there are with the features negotiated. */
+uint16_t virtio_device_queues(const struct virtio_device *dev);
 int virtio_device_set_ready(struct virtio_device *dev, uint16_t idx, bool ready);
 int virtio_device_set_enable(struct virtio_device *dev, uint16_t idx, bool on);
 int virtio_device_check_state(const struct virtio_device *dev, const struct vdpa_vq_state *state);

@@ -136,6 +136,15 @@ virtio_device_reset(struct virtio_device *dev)
 
 /* Virtqueues. */
 
+uint16_t
+virtio_device_queues(const struct virtio_device *dev)
+{
+	/* Without MQ there is one pair, and perhaps the control queue in the place of the next. */
+	bool one_pair = dev->hw.type == VIRTIO_ID_NET && !virtio_has(dev->features, VIRTIO_NET_MQ);
+
+	return one_pair ? 2 : dev->nvqs;
+}
+
 /* While it runs. A device that does not understand how many pairs there are has failed. */
 static int
 update_pairs(struct virtio_device *dev)
@@ -154,8 +163,7 @@ enable(struct virtio_device *dev, uint16_t idx)
 	struct virtio_queue *q = &dev->vqs[idx];
 	int rc;
 
-	/* Without it the device has one pair, and perhaps its control queue in this place. */
-	if (dev->hw.type == VIRTIO_ID_NET && idx >= 2 && !virtio_has(dev->features, VIRTIO_NET_MQ))
+	if (idx >= virtio_device_queues(dev))
 		return vdpa_error(EINVAL, "a second queue pair needs VIRTIO_NET_F_MQ");
 	if (q->conf.num > q->info.num_max)
 		return vdpa_error(EINVAL, "size %u, the device has %u", q->conf.num,
@@ -169,7 +177,13 @@ enable(struct virtio_device *dev, uint16_t idx)
 		return 0;
 	q->ran = true;
 	kick(dev, idx);
-	return update_pairs(dev);
+	rc = update_pairs(dev);
+	if (rc < 0) {
+		/* Not started: the device must not use it. Only where queues come late. */
+		q->ready = q->enabled = false;
+		virtio_hw_vq_reset(&dev->hw, idx);
+	}
+	return rc;
 }
 
 static int

@@ -242,7 +242,7 @@ program_vectors(struct virtio_device *dev)
 {
 	int rc = virtio_hw_config_vector(&dev->hw, 0);
 
-	for (uint16_t i = 0; rc == 0 && i < dev->nvqs; i++)
+	for (uint16_t i = 0; rc == 0 && i < virtio_device_queues(dev); i++)
 		rc = virtio_hw_vq_vector(&dev->hw, i, virtio_irq_vector(dev, i));
 	return rc;
 }
@@ -266,7 +266,8 @@ try_vectors(struct virtio_device *dev, unsigned int n)
 	if (rc == 0)
 		rc = add_event(dev, 0, asking.loop, n == 1 ? on_only_vector : on_config_vector);
 	/* Vector v serves the queues v - 1, v - 1 + (n - 1), ... */
-	for (unsigned int v = 1; rc == 0 && v < n && v - 1 + (n - 1) < dev->nvqs; v++)
+	for (unsigned int v = 1; rc == 0 && v < n && v - 1 + (n - 1) < virtio_device_queues(dev);
+	     v++)
 		rc = add_event(dev, v, vdpa_event_loop_control(), on_shared_vector);
 	for (unsigned int v = 0; rc == 0 && v < n && is_relayed(dev, v); v++)
 		rc = vdpa_pci_msix_set(dev->hw.pci, v, irq->vectors[v].ev.fd);
@@ -320,7 +321,7 @@ int
 virtio_irq_setup(struct virtio_device *dev)
 {
 	struct virtio_irq *irq = &dev->irq;
-	unsigned int all = dev->nvqs + 1u, n;
+	unsigned int all = virtio_device_queues(dev) + 1u, n;
 	int rc = -ENOSPC;
 
 	n = RTE_MIN(vdpa_pci_nr_vectors(dev->hw.pci), irq->limit);
@@ -363,6 +364,9 @@ virtio_irq_set_call(struct virtio_device *dev, uint16_t idx, int fd)
 	unsigned int vector = virtio_irq_vector(dev, idx);
 	int rc;
 
+	/* One that is not there has no vector to take from another; it will not be enabled. */
+	if (idx >= virtio_device_queues(dev))
+		return 0;
 	/* The function first: the old one is closed once this returns without an error. */
 	if (dev->irq.n > 0 && !is_relayed(dev, vector)) {
 		rc = vdpa_pci_msix_set(dev->hw.pci, vector, fd);

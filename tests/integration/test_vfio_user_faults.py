@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+
+"""A function that fails costs its device, says why in time, and works again afterwards.
+
+The daemon has two devices, each on a vdpa-model of its own. One model gets a fault; the other's
+device passes frames all the while.
+"""
+
+import contextlib
+import time
+import unittest
+
+import harness
+import vhost_user_client as vhost
+from test_vfio_user import daemon, model
+
+TIMEOUT_MS = 300
+# Of the daemon: what waits takes its time-out a few times; the rest is a busy machine's.
+BOUND_S = 5.0
+
+# At the start of a session: the fault and what the daemon says.
+STARTS = {
+    'queue_never_enables': 'queue 0: .*the device does not enable queue 0',
+    'features_refused': 'the device refuses the features',
+    'needs_reset': 'the device says that it needs a reset',
+}
+# In which the connection is lost, at the next register that is read.
+LOSSES = {
+    'all_ones': 'the device is gone',
+    'truncated_reply': 'a reply with',
+    'delayed_reply': f'no answer in {TIMEOUT_MS} ms',
+    'no_reply': f'no answer in {TIMEOUT_MS} ms',
+    'disconnect': 'the server hung up',
+}
+# In which no device comes of it.
+OPENINGS = {
+    'all_ones': 'does not answer',
+    'truncated_reply': 'VERSION',
+    'delayed_reply': f'VERSION: no answer in {TIMEOUT_MS} ms',
+    'no_reply': f'VERSION: no answer in {TIMEOUT_MS} ms',
+    'bad_capability': 'common configuration capability at 0x.. points outside of BAR 4',
+    'small_bar': 'device configuration capability at 0x.. points outside of BAR 4',
+}
+
+
+def set_fault(other, fault):
+    result = other.ask(f'/model/fault,m0,{fault}')
+    assert result == {'result': 'ok'}, result
+
+
+class Faults(unittest.TestCase):
+    def setUp(self):
+        with contextlib.ExitStack() as stack:
+            self.models = [stack.enter_context(model()) for _ in range(2)]
+            self.app = stack.enter_context(daemon(*(m.path for m in self.models),
+                                                  words=f'timeout_ms {TIMEOUT_MS}'))
+            self.other = stack.enter_context(vhost.NetDriver(self.app.socket('v1')).start())
+            self.other.exchange()
+            self.addCleanup(stack.pop_all().close)
+
+    def session(self):
+        return vhost.NetDriver(self.app.socket('v0'))
+
+    def wait_failed(self, began, pattern):
+        """It fails within the bound, says why, and the other device never noticed."""
+        while self.app.show('v0')['state'] != 'failed':
+            self.assertLess(time.monotonic() - began, BOUND_S)
+            self.other.exchange()
+        self.app.err.wait(f'v0: .*{pattern}')
+        self.other.exchange()
+        self.assertEqual(self.app.show('v1')['state'], 'running')
+
+    def test_a_start_that_fails_can_be_repeated(self):
+        for fault, pattern in STARTS.items():
+            with self.subTest(fault):
+                set_fault(self.models[0], fault)
+                began = time.monotonic()
+                with contextlib.suppress(AssertionError, vhost.Closed, OSError), \
+                        self.session() as net:
+                    net.start()
+                self.wait_failed(began, pattern)
+                set_fault(self.models[0], 'none')
+                with self.session().start() as net:
+                    net.exchange()
+
+    def test_a_device_that_needs_a_reset_gets_one(self):
+        with self.session().start() as net:
+            net.exchange()
+            began = time.monotonic()
+            set_fault(self.models[0], 'needs_reset')
+            self.wait_failed(began, 'the device says that it needs a reset')
+        set_fault(self.models[0], 'none')
+        with self.session().start() as net:
+            net.exchange()
+
+    def test_a_device_that_does_not_reset_fails_in_time(self):
+        with self.session().start() as net:
+            net.exchange()
+            set_fault(self.models[0], 'reset_never_completes')
+            began = time.monotonic()
+            with contextlib.suppress(vhost.Closed, OSError):
+                net.stop()
+            self.app.err.wait(f'does not reset queue 0 within {TIMEOUT_MS} ms')
+        self.assertLess(time.monotonic() - began, BOUND_S)
+        self.other.exchange()
+        set_fault(self.models[0], 'none')
+        with self.session().start() as net:
+            net.exchange()
+
+    def lose(self, fault, pattern):
+        with self.session().start() as net:
+            net.exchange()
+            set_fault(self.models[0], fault)
+            began = time.monotonic()
+            with contextlib.suppress(vhost.Closed, OSError):
+                net.stop()
+            self.wait_failed(began, pattern)
+        # It stays lost, and says so each time.
+        began = time.monotonic()
+        with contextlib.suppress(AssertionError, vhost.Closed, OSError), self.session() as net:
+            net.start()
+        self.wait_failed(began, pattern)
+        self.assertLess(time.monotonic() - began, BOUND_S)
+        # The function itself is well: a device made anew works.
+        set_fault(self.models[0], 'none')
+        self.app.stop()
+        with daemon(self.models[0].path) as again, \
+                vhost.NetDriver(again.socket('v0')).start() as net:
+            net.exchange()
+
+    def test_vectors_are_refused(self):
+        set_fault(self.models[0], 'no_vector')
+        with self.session().start() as net:
+            net.exchange()
+            self.app.err.wait('v0: no MSI-X vectors')
+            self.assertEqual(self.app.stats('v0')['device']['vectors'], 0)
+        set_fault(self.models[0], 'none')
+        with self.session().start() as net:
+            net.exchange()
+            self.assertEqual(self.app.stats('v0')['device']['vectors'], 3)
+
+    def test_spurious_interrupts_reach_only_whom_they_are_for(self):
+        set_fault(self.models[0], 'spurious_interrupts')
+        with self.session().start() as net:
+            for _ in range(20):
+                net.exchange()
+                self.other.exchange()
+            self.assertEqual(self.app.show('v0')['state'], 'running')
+
+
+for _fault, _pattern in LOSSES.items():
+    setattr(Faults, f'test_{_fault}_loses_the_function',
+            lambda self, fault=_fault, pattern=_pattern: self.lose(fault, pattern))
+
+
+class Openings(unittest.TestCase):
+    """A function that is wrong from the beginning makes no device."""
+
+    def check(self, fault, pattern):
+        with model(f'fault {fault}') as other:
+            app = harness.Daemon([f'name v0 mgmtdev {other.path} timeout_ms {TIMEOUT_MS} '
+                                  'socket {dir}/v0.sock'])
+            began = time.monotonic()
+            with self.assertRaisesRegex(AssertionError, pattern):
+                app.start()
+            app.cleanup()
+            self.assertLess(time.monotonic() - began, BOUND_S)
+            # One line, and the function is free.
+            self.assertEqual(len([line for line in app.err.lines if line]), 1, app.err.text())
+
+
+for _fault, _pattern in OPENINGS.items():
+    setattr(Openings, f'test_{_fault}',
+            lambda self, fault=_fault, pattern=_pattern: self.check(fault, pattern))
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)
