@@ -22,6 +22,7 @@ _Static_assert(VDPA_MEM_REGIONS_MAX <= 64, "a bit for each region in dma_mapped"
 /* From one table to another. The first error is why it is taken back; more say that this failed. */
 struct change {
 	struct vdpa_device *vdev;
+	unsigned int held; /* regions in the device's reach */
 	unsigned int errors;
 	char why[VDPA_ERROR_MAX]; /* of the first */
 };
@@ -45,11 +46,21 @@ note_mapped(struct vdpa_device *vdev, const struct vdpa_mem_region *region, bool
 static int
 note_result(struct change *c, const struct vdpa_mem_region *region, int rc, bool mapped)
 {
-	if (rc == 0)
+	if (rc == 0) {
 		note_mapped(c->vdev, region, mapped);
-	else if (c->errors++ == 0)
+		c->held += mapped ? 1 : -1u;
+	} else if (c->errors++ == 0) {
 		snprintf(c->why, sizeof(c->why), "%s", vdpa_error_message());
+	}
 	return rc;
+}
+
+/* The domain may be another device's too; which must serve the same guest then. */
+static int
+map_in_domain(const struct change *c, const struct vdpa_mem_region *region)
+{
+	return c->held == 0 ? vdpa_dma_map_first(c->vdev->dma, region)
+			    : vdpa_dma_map(c->vdev->dma, region);
 }
 
 static int
@@ -60,7 +71,7 @@ map_region(const struct vdpa_mem_region *region, void *arg)
 
 	return note_result(c, region,
 			   VDPA_OP(vdev, -1, "dma_map",
-				   vdev->dma != NULL ? vdpa_dma_map(vdev->dma, region)
+				   vdev->dma != NULL ? map_in_domain(c, region)
 						     : vdev->config->dma_map(vdev, 0, region)),
 			   true);
 }
@@ -81,7 +92,8 @@ unmap_region(const struct vdpa_mem_region *region, void *arg)
 int
 vdpa_dma_change(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 {
-	struct change c = {.vdev = vdev};
+	struct change c = {.vdev = vdev,
+			   .held = (unsigned int)__builtin_popcountll(vdev->core->dma_mapped)};
 	int rc;
 
 	rc = vdpa_iotlb_diff(vdev->core->iotlb, tlb, map_region, unmap_region, &c);

@@ -329,6 +329,45 @@ memory_taken_away_for_a_failed_change_comes_back(void **state)
 	vdpa_iotlb_put(other);
 }
 
+/* Two functions of one IOMMU group, each served to a front end. */
+static void
+devices_that_share_a_domain_serve_one_guest(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_iotlb *same = table(f, NULL, 0x7), *stranger = table(f, NULL, 0x4);
+	struct fake_device *fake = fake_hardware_new("hw1", f->dma, false);
+	struct vdpa_start_config start = f->start;
+	struct vdpa_vq_config vqs[FAKE_VQS] = {0};
+	unsigned int freed = 0;
+
+	fake->freed = &freed;
+	assert_int_equal(vdpa_register_device(&fake->vdev), 0);
+	start.vqs = vqs;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	/* Beside the first one's memory, so that nothing overlaps: in reach of its device. */
+	start.iotlb = stranger;
+	assert_int_equal(vdpa_device_start(&fake->vdev, &start), -EBUSY);
+	assert_non_null(strstr(vdpa_error_message(), "serve one guest"));
+	assert_true(is_mapped(f, 0) && is_mapped(f, 1) && !is_mapped(f, 2));
+	/* Its own table, and a region more. */
+	start.iotlb = same;
+	assert_int_equal(vdpa_device_start(&fake->vdev, &start), 0);
+	assert_true(is_mapped(f, 2));
+	/* The last one's memory counts, whoever came first; and another guest may follow. */
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_int_equal(vdpa_device_set_iotlb(&fake->vdev, stranger), 0);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -EBUSY);
+	assert_int_equal(vdpa_device_stop(&fake->vdev), 0);
+	assert_int_equal(f->transport.n, 0);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+
+	vdpa_unregister_device(&fake->vdev);
+	vdpa_put_device(&fake->vdev);
+	assert_int_equal(freed, 1);
+	vdpa_iotlb_put(same);
+	vdpa_iotlb_put(stranger);
+}
+
 static void
 a_device_needs_one_way_to_map_and_no_more(void **state)
 {
@@ -597,6 +636,7 @@ main(void)
 		TEST(hotplug_while_running_maps_only_what_changed),
 		TEST(a_change_of_memory_that_fails_is_taken_back),
 		TEST(memory_taken_away_for_a_failed_change_comes_back),
+		TEST(devices_that_share_a_domain_serve_one_guest),
 		TEST(a_device_needs_one_way_to_map_and_no_more),
 		TEST(call_eventfds_are_swapped_without_touching_anything_else),
 		TEST(the_first_stop_stops_all_and_each_says_where),

@@ -226,8 +226,18 @@ entry_is(const struct dma_entry *e, const struct vdpa_mem_region *r)
 	       e->offset == r->offset && e->dev == r->dev && e->ino == r->ino;
 }
 
-int
-vdpa_dma_map(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region)
+/* Whether memory of a guest's is mapped. With the lock. */
+static bool
+has_guest(const struct vdpa_dma_domain *dom)
+{
+	for (uint32_t i = 0; i < dom->n; i++)
+		if (!dom->entries[i].own)
+			return true;
+	return false;
+}
+
+static int
+map_for_user(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region, bool first)
 {
 	uint64_t last = region->iova + region->size - 1;
 	const struct vdpa_dma_mapping m = {.iova = region->iova,
@@ -274,10 +284,28 @@ vdpa_dma_map(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region)
 				 e->own ? "the driver's own memory"
 					: "mapped to other memory: functions of one IOMMU group "
 					  "serve one guest");
+	else if (first && has_guest(dom))
+		ret = vdpa_error(EBUSY,
+				 "%s: memory at IOVA 0x%" PRIx64 "-0x%" PRIx64
+				 " is none of the guest's whose memory is mapped: functions of one "
+				 "IOMMU group serve one guest",
+				 dom->name, region->iova, last);
 	else
 		ret = entry_map(dom, at, &wanted, &m);
 	pthread_mutex_unlock(&dom->lock);
 	return ret;
+}
+
+int
+vdpa_dma_map(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region)
+{
+	return map_for_user(dom, region, false);
+}
+
+int
+vdpa_dma_map_first(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region)
+{
+	return map_for_user(dom, region, true);
 }
 
 int

@@ -91,6 +91,13 @@ void vdpa_dma_domain_destroy(struct vdpa_dma_domain *dom);
  */
 int vdpa_dma_map(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region);
 
+/**
+ * vdpa_dma_map() for a user that has nothing mapped. Whatever is in a domain can be reached by all
+ * of its devices, so that a user shows by its first region that it serves the same guest: where
+ * guest memory is mapped, the region must be a part of that, or it is -EBUSY with a message.
+ */
+int vdpa_dma_map_first(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region);
+
 /** One user less; the last unmaps. 0; -ENOENT for what is not mapped; what ops->unmap says. */
 int vdpa_dma_unmap(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region);
 
