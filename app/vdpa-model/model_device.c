@@ -2,9 +2,9 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * A vDPA device as a virtio-pci function on a vfio-user socket: what the driver writes into
- * registers (virtio_pci.c) becomes calls of the core, what the client asks for (vfio_user_server.c)
- * becomes memory and interrupts of the device.
+ * A vDPA device as a virtio-pci function: what the driver writes into registers (virtio_pci.c)
+ * becomes calls of the core; its memory, and where its interrupts go. What the client asks for is
+ * in model_client.c.
  *
  * All of it happens on one loop, whose thread never waits for a client. Calls of the core from
  * elsewhere (configuration changed, device failed) are posted to it.
@@ -57,10 +57,9 @@ call_fd_of(const struct model_device *md, uint16_t idx)
 	return model_interrupts_fd(&md->irqs, md->vp.queues[idx].vector);
 }
 
-static void
-route_queue(void *arg, uint16_t idx)
+void
+model_device_route_queue(struct model_device *md, uint16_t idx)
 {
-	struct model_device *md = arg;
 	struct model_queue *q = &md->queues[idx];
 	int fd = call_fd_of(md, idx), rc;
 
@@ -77,14 +76,12 @@ void
 model_device_route(struct model_device *md)
 {
 	for (uint16_t i = 0; i < md->vp.params.nvqs; i++)
-		route_queue(md, i);
+		model_device_route_queue(md, i);
 }
 
-static void
-update_intx(void *arg)
+void
+model_device_update_intx(struct model_device *md)
 {
-	struct model_device *md = arg;
-
 	model_interrupts_set_intx(&md->irqs, vp_intx_level(&md->vp));
 }
 
@@ -309,6 +306,18 @@ write_device(void *arg, size_t offset, const void *buf, size_t len)
 	return rc;
 }
 
+static void
+route_queue(void *arg, uint16_t idx)
+{
+	model_device_route_queue(arg, idx);
+}
+
+static void
+update_intx(void *arg)
+{
+	model_device_update_intx(arg);
+}
+
 const struct vp_ops model_vp_ops = {
 	.set_features = set_features,
 	.start = start_device,
@@ -322,174 +331,7 @@ const struct vp_ops model_vp_ops = {
 	.write_device = write_device,
 };
 
-/* What the client asks for. */
-
-static void
-connected(void *arg)
-{
-	struct model_device *md = arg;
-
-	__atomic_store_n(&md->connected, true, __ATOMIC_RELAXED);
-}
-
-static void
-disconnected(void *arg)
-{
-	struct model_device *md = arg;
-
-	vp_function_reset(&md->vp);
-	model_interrupts_clear(&md->irqs);
-	dma_table_clear(&md->dma);
-	__atomic_store_n(&md->connected, false, __ATOMIC_RELAXED);
-}
-
-static void
-region_info(void *arg, uint32_t index, struct vfu_region *region)
-{
-	struct model_device *md = arg;
-
-	if (index == VFIO_PCI_CONFIG_REGION_INDEX)
-		region->size = VP_CONFIG_SIZE;
-	else if (index < RTE_DIM(md->vp.bar_size))
-		region->size = vp_bar_shown(&md->vp, index);
-	if (region->size == 0)
-		return;
-	region->flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
-	if (index == VP_BAR_VIRTIO && md->doorbells.poll &&
-	    region->size >= VP_NOTIFY_OFFSET + md->vp.notify_len) {
-		region->flags |= VFIO_REGION_INFO_FLAG_MMAP;
-		region->fd = md->doorbells.fd;
-		region->map_offset = VP_NOTIFY_OFFSET;
-		region->map_size = md->vp.notify_len;
-	}
-}
-
-static void
-region_read(void *arg, uint32_t index, uint64_t offset, void *buf, size_t len)
-{
-	struct model_device *md = arg;
-
-	if (index == VFIO_PCI_CONFIG_REGION_INDEX)
-		vp_config_read(&md->vp, offset, buf, len);
-	else
-		vp_bar_read(&md->vp, index, offset, buf, len);
-}
-
-static void
-region_write(void *arg, uint32_t index, uint64_t offset, const void *buf, size_t len)
-{
-	struct model_device *md = arg;
-
-	if (index == VFIO_PCI_CONFIG_REGION_INDEX)
-		vp_config_write(&md->vp, offset, buf, len);
-	else
-		vp_bar_write(&md->vp, index, offset, buf, len);
-}
-
-static uint32_t
-irq_count(void *arg, uint32_t index)
-{
-	struct model_device *md = arg;
-
-	if (index == VFIO_PCI_INTX_IRQ_INDEX)
-		return 1;
-	return index == VFIO_PCI_MSIX_IRQ_INDEX ? md->irqs.n_vectors : 0;
-}
-
-/* Whether the i-th interrupt of the set is meant. */
-static bool
-is_meant(const struct vfio_user_irq_set *set, const uint8_t *data, uint32_t i)
-{
-	return (set->flags & VFIO_IRQ_SET_DATA_BOOL) == 0 || data[i] != 0;
-}
-
-static int
-set_intx(struct model_device *md, const struct vfio_user_irq_set *set, const uint8_t *data,
-	 int *fds, unsigned int n_fds)
-{
-	bool eventfd = (set->flags & VFIO_IRQ_SET_DATA_EVENTFD) != 0;
-	bool meant = set->count > 0 && !eventfd && is_meant(set, data, 0);
-
-	switch (set->flags & VFIO_IRQ_SET_ACTION_TYPE_MASK) {
-	case VFIO_IRQ_SET_ACTION_TRIGGER:
-		if (eventfd || set->count == 0) {
-			model_interrupts_set_intx_fd(&md->irqs, n_fds > 0 ? fds[0] : -1);
-			if (n_fds > 0)
-				fds[0] = -1;
-		} else if (meant && md->irqs.intx_fd >= 0) {
-			vdpa_eventfd_signal(md->irqs.intx_fd);
-		}
-		return 0;
-	default:
-		if (eventfd)
-			return vdpa_error(ENOTSUP, "INTx masked by eventfd");
-		if (meant)
-			model_interrupts_mask_intx(&md->irqs,
-						   (set->flags & VFIO_IRQ_SET_ACTION_MASK) != 0);
-		return 0;
-	}
-}
-
-/* Swap the eventfds of vectors; the device lets go of the old ones before they are closed. */
-static void
-swap_vectors(struct model_device *md, uint32_t start, uint32_t count, int *fds, unsigned int n_fds)
-{
-	int *vectors = md->irqs.vector_fds + start, old;
-
-	md->irqs.msix_on = true;
-	for (uint32_t i = 0; i < count; i++) {
-		old = vectors[i];
-		vectors[i] = i < n_fds ? fds[i] : -1;
-		if (i < n_fds)
-			fds[i] = -1;
-		for (uint16_t q = 0; q < md->vp.params.nvqs; q++)
-			if (md->vp.queues[q].vector == start + i)
-				route_queue(md, q);
-		if (old >= 0)
-			close(old);
-	}
-	/* The first vector takes the others off the relay. */
-	model_device_route(md);
-	update_intx(md);
-}
-
-static void
-disable_msix(struct model_device *md)
-{
-	md->irqs.msix_on = false;
-	model_device_route(md);
-	for (uint16_t i = 0; i < md->irqs.n_vectors; i++) {
-		if (md->irqs.vector_fds[i] >= 0)
-			close(md->irqs.vector_fds[i]);
-		md->irqs.vector_fds[i] = -1;
-	}
-	update_intx(md);
-}
-
-static int
-set_irqs(void *arg, const struct vfio_user_irq_set *set, const uint8_t *data, int *fds,
-	 unsigned int n_fds)
-{
-	struct model_device *md = arg;
-
-	if (set->index == VFIO_PCI_INTX_IRQ_INDEX)
-		return set_intx(md, set, data, fds, n_fds);
-	/* Other indexes have no interrupts: nothing to be set, and to be let go of at once. */
-	if (set->index != VFIO_PCI_MSIX_IRQ_INDEX)
-		return 0;
-	if ((set->flags & VFIO_IRQ_SET_ACTION_TRIGGER) == 0)
-		return vdpa_error(ENOTSUP, "MSI-X vectors are masked by taking their eventfd");
-	if ((set->flags & VFIO_IRQ_SET_DATA_EVENTFD) != 0 && set->count > 0) {
-		swap_vectors(md, set->start, set->count, fds, n_fds);
-		return 0;
-	}
-	if (set->count == 0)
-		disable_msix(md);
-	for (uint32_t i = 0; i < set->count; i++)
-		if (is_meant(set, data, i))
-			model_interrupts_fire(&md->irqs, (uint16_t)(set->start + i));
-	return 0;
-}
+/* Memory. */
 
 /* A device must not use memory that is gone: queues whose rings were in it wait until it is back.
  * QEMU takes memory away and gives it back whenever its layout changes. */
@@ -508,8 +350,17 @@ park_queues(struct model_device *md, const struct vdpa_iotlb *tlb)
 	}
 }
 
-static void
-resume_queues(struct model_device *md)
+int
+model_device_set_memory(struct model_device *md, struct vdpa_iotlb *tlb)
+{
+	park_queues(md, tlb);
+	if (!md->running || vdpa_device_get_state(md->vdev) == VDPA_STATE_FAILED)
+		return 0;
+	return vdpa_device_set_iotlb(md->vdev, tlb);
+}
+
+void
+model_device_resume(struct model_device *md)
 {
 	for (uint16_t i = 0; i < md->vp.params.nvqs; i++)
 		if (md->queues[i].parked && rings_are_in(md, &md->vp.queues[i], md->dma.iotlb) &&
@@ -517,90 +368,16 @@ resume_queues(struct model_device *md)
 			vdpa_device_fail(md->vdev, i, EFAULT, "it does not start again");
 }
 
-static int
-use_memory(struct model_device *md, struct vdpa_iotlb *tlb)
+void
+model_device_give_up(struct model_device *md, int err)
 {
-	if (!md->running || vdpa_device_get_state(md->vdev) == VDPA_STATE_FAILED)
-		return 0;
-	return vdpa_device_set_iotlb(md->vdev, tlb);
+	vdpa_device_fail(md->vdev, -1, err, "memory is taken away: %s", vdpa_error_message());
+	forget_queues(md);
+	if (vdpa_device_stop(md->vdev) < 0)
+		VDPA_LOG(ERR, "%s: vfio-user: stop: %s", md->vdev->name, vdpa_error_message());
+	if (vp_needs_reset(&md->vp))
+		config_interrupt(md);
 }
-
-static int
-dma_map(void *arg, const struct vfio_user_dma_map *map, int fd)
-{
-	const uint32_t both = VFIO_USER_DMA_READABLE | VFIO_USER_DMA_WRITABLE;
-	struct model_device *md = arg;
-	struct vdpa_iotlb *after;
-	int rc;
-
-	/* The core's memory is read and written; of a ROM nobody has rings or buffers. */
-	if (map->flags != both)
-		fd = -1;
-	rc = dma_table_map(&md->dma, map->address, map->size, map->offset, fd);
-	if (rc < 0 || fd < 0)
-		return rc;
-	rc = use_memory(md, md->dma.iotlb);
-	if (rc < 0) {
-		if (dma_table_without(&md->dma, map->address, map->size, &after) == 0)
-			dma_table_unmap(&md->dma, map->address, map->size, after);
-		return rc;
-	}
-	resume_queues(md);
-	return 0;
-}
-
-static int
-dma_unmap(void *arg, const struct vfio_user_dma_unmap *unmap)
-{
-	bool all = (unmap->flags & VFIO_DMA_UNMAP_FLAG_ALL) != 0;
-	struct vdpa_iotlb *after = NULL;
-	struct model_device *md = arg;
-	int rc = 0;
-
-	if (!all)
-		rc = dma_table_without(&md->dma, unmap->address, unmap->size, &after);
-	if (rc < 0)
-		return rc;
-	park_queues(md, after);
-	rc = use_memory(md, after);
-	if (rc < 0) {
-		/* It may use the memory still: nothing but a stop lets go of it. */
-		vdpa_device_fail(md->vdev, -1, rc, "memory is taken away: %s",
-				 vdpa_error_message());
-		forget_queues(md);
-		if (vdpa_device_stop(md->vdev) < 0)
-			VDPA_LOG(ERR, "%s: vfio-user: stop: %s", md->vdev->name,
-				 vdpa_error_message());
-		if (vp_needs_reset(&md->vp))
-			config_interrupt(md);
-	}
-	if (all)
-		dma_table_clear(&md->dma);
-	else
-		dma_table_unmap(&md->dma, unmap->address, unmap->size, after);
-	return 0;
-}
-
-static void
-reset_function(void *arg)
-{
-	struct model_device *md = arg;
-
-	vp_function_reset(&md->vp);
-}
-
-const struct vfu_ops model_vfu_ops = {
-	.connected = connected,
-	.disconnected = disconnected,
-	.region_info = region_info,
-	.region_read = region_read,
-	.region_write = region_write,
-	.irq_count = irq_count,
-	.set_irqs = set_irqs,
-	.dma_map = dma_map,
-	.dma_unmap = dma_unmap,
-	.reset = reset_function,
-};
 
 /* Told from elsewhere. */
 

@@ -54,8 +54,21 @@ extern const struct vfu_ops model_vfu_ops;
 /* vp, doorbells, vdev and loop are set up. Fini after a failure too. */
 int model_device_init(struct model_device *md);
 void model_device_fini(struct model_device *md);
-/* The routes of all queues anew: what decides them has changed. */
+/* The route of a queue's interrupts, or of all queues', anew: what decides it has changed. */
+void model_device_route_queue(struct model_device *md, uint16_t idx);
 void model_device_route(struct model_device *md);
+/* The INTx line as the registers have it. */
+void model_device_update_intx(struct model_device *md);
+
+/*
+ * Use this memory (NULL: none) from now on; queues whose rings are not in it stand still. A
+ * negative errno: the device goes on using what it used, as far as it does.
+ */
+int model_device_set_memory(struct model_device *md, struct vdpa_iotlb *tlb);
+/* Queues that stood still go on, if their memory is in the table again. */
+void model_device_resume(struct model_device *md);
+/* The device does not let go of memory: nothing but a stop helps, and the driver is told. */
+void model_device_give_up(struct model_device *md, int err);
 
 /* Faults that act by themselves (fault_actions.c). */
 int model_faults_init(struct model_device *md);
