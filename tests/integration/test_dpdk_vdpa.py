@@ -398,7 +398,7 @@ class Conformance(unittest.TestCase):
             self.check(example.create('uvdpa0'), self.LATE | self.FROM_THE_START)
 
     def check(self, path, may_fail):
-        program = os.path.join(BUILD, 'app/test-vdpa/test-vdpa')
+        program = os.environ.get('UVDPA_TEST_VDPA', os.path.join(BUILD, 'app/test-vdpa/test-vdpa'))
         out = subprocess.run([program, 'conformance', '--socket', path, '--loopback', 'yes'],
                              text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
         failed = set(re.findall(r'^not ok \d+ - (\S+)', out, re.M))
