@@ -16,6 +16,7 @@ from machine import HERE, ROOT
 
 LabError = machine.MachineError
 
+CACHE = ("UVDPA_CACHE", "XDG_CACHE_HOME")  # for guests inside; see scripts/fetch-guest
 # A device's DMA goes through the IOMMU only with iommu_platform=on.
 MODERN = ",disable-legacy=on,iommu_platform=on,romfile="
 IOMMUS = {
@@ -64,7 +65,8 @@ class Lab(machine.Machine):
         arguments, cmdline = IOMMUS[iommu]
         environment = {"PATH": os.environ.get("PATH", "/bin") + ":/usr/sbin:/sbin",
                        "HOME": os.environ.get("HOME", "/"), "LC_ALL": "C.UTF-8",
-                       "PYTHONDONTWRITEBYTECODE": "1", **dict(env)}
+                       "PYTHONDONTWRITEBYTECODE": "1",
+                       **{k: os.environ[k] for k in CACHE if k in os.environ}, **dict(env)}
         files = {
             "prepare.sh": (HERE / "lab-prepare.sh").read_bytes(),
             "lib.sh": (HERE / "lab-lib.sh").read_bytes(),

@@ -55,9 +55,9 @@ class GuestTest(MachineTest):
 class LabTest(MachineTest):
     """A test with laboratories."""
 
-    def lab(self, name, script, devices, iommu="intel", **kwargs):
+    def lab(self, name, script, devices, iommu="intel", env=(), **kwargs):
         """A booting laboratory that ends with the test; what its script prints is printed."""
-        env = {"UVDPA_BUILD": BUILD, "UVDPA_LAB_IOMMU": iommu}
+        env = {"UVDPA_BUILD": BUILD, "UVDPA_LAB_IOMMU": iommu, **dict(env)}
         m = lab.Lab(self.folder, name, script, devices, iommu=iommu, env=env, **kwargs)
         m.on_line = lambda line: print(line, flush=True)
         m.start()
