@@ -535,7 +535,8 @@ vhost_user_describe(struct vdpa_device *vdev, char *buf, size_t len)
 	doorbells = vdpa_vhu_count_doorbells(dev->session);
 	snprintf(buf, len, "socket %s %s", dev->path, state);
 	if (doorbells > 0)
-		snprintf(buf + strlen(buf), len - strlen(buf), ", %u doorbells given", doorbells);
+		snprintf(buf + strlen(buf), len - strlen(buf), ", %u doorbell%s given", doorbells,
+			 doorbells == 1 ? "" : "s");
 	pthread_mutex_unlock(&dev->lock);
 }
 
