@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include <rte_atomic.h>
+#include <rte_bitops.h>
 #include <rte_byteorder.h>
 #include <rte_common.h>
 
