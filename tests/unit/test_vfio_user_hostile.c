@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -586,6 +587,34 @@ requests_of_the_server_are_refused(void **state)
 	assert_true(LOAD(asker.refused) < 30);
 }
 
+/* It is us who cannot take it: no reproach to the server. */
+static void
+a_process_without_free_file_descriptors_is_told_so(void **state)
+{
+	const rlim_t n = 64;
+	struct rlimit old, few = {.rlim_cur = n};
+	int taken[64], n_taken = 0;
+	struct function f;
+	int rc;
+
+	assert_true(vfu_server_start(&server));
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	few.rlim_max = old.rlim_max;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+	while (n_taken < (int)n && (taken[n_taken] = dup(0)) >= 0)
+		n_taken++;
+	/* The server's end of the connection, and two of ours. */
+	for (unsigned int i = 0; i < 3; i++)
+		close(taken[--n_taken]);
+	rc = open_function(&f, 0);
+	while (n_taken > 0)
+		close(taken[--n_taken]);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+	assert_int_equal(rc, -EMFILE);
+	assert_message("GET_REGION_INFO: the server's file descriptor could not be received");
+	EVENTUALLY(LOAD(server.open_connections) == 0);
+}
+
 /* Gone, as a driver sees it. */
 
 static struct vdpa_pci *
@@ -706,6 +735,7 @@ main(void)
 		TEST(unmapping_succeeds_when_the_server_is_gone_or_lies),
 		TEST(an_answer_that_does_not_come_costs_one_time_out),
 		TEST(requests_of_the_server_are_refused),
+		TEST(a_process_without_free_file_descriptors_is_told_so),
 		TEST(a_server_that_hangs_up_is_noticed_without_traffic),
 		TEST(a_protocol_failure_is_told_once_as_an_error),
 		TEST(a_region_that_shrinks_costs_only_its_function),

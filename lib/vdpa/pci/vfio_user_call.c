@@ -72,6 +72,11 @@ take_fds(struct vfu_conn *c, struct msghdr *msg)
 			}
 		}
 	}
+	/* The kernel says the same of too many as of too few free ones here. */
+	if (more && c->rx_fd < 0)
+		return fail(c, EMFILE,
+			    "the server's file descriptor could not be received; are "
+			    "too many open?");
 	if (more)
 		return fail(c, EPROTO, "a message with more file descriptors than one");
 	return 0;
