@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "device_priv.h"
+#include "event_loop_priv.h"
 #include "vdpa_log.h"
 
 static const char *
@@ -153,7 +154,7 @@ vdpa_device_stop_failed(struct vdpa_device *vdev)
 	return stop;
 }
 
-/* On the control loop: stop the device that reported a failure, tell its front end. */
+/* On the failures' loop: stop the device that reported a failure, tell its front end. */
 static void
 fail_task_run(struct vdpa_task *task)
 {
@@ -315,7 +316,7 @@ vdpa_unregister_device(struct vdpa_device *vdev)
 	pthread_mutex_unlock(&core->fail_lock);
 	vdpa_device_unlock(vdev);
 
-	/* From here on the control loop calls nothing of the front end's. */
+	/* From here on no loop calls anything of the front end's. */
 	vdpa_event_del(&core->config_ev);
 	vdpa_task_cancel(&core->fail_task);
 	vdpa_bus_del(vdev);
@@ -347,7 +348,7 @@ vdpa_device_fail(struct vdpa_device *vdev, int qidx, int err, const char *fmt, .
 		core->fail_qidx = qidx;
 		snprintf(core->failure, sizeof(core->failure), "%s", text);
 		VDPA_LOG(ERR, "%s: %s; the device is stopped", vdev->name, text);
-		vdpa_task_post(vdpa_event_loop_control(), &core->fail_task);
+		vdpa_task_post(vdpa_event_loop_failures(), &core->fail_task);
 	}
 	pthread_mutex_unlock(&core->fail_lock);
 }

@@ -5,8 +5,8 @@
  * A device as the core keeps it. One lock serialises its control path; what it guards is marked
  * (L).
  *
- * Lock order: management lock, device lock, bus lock, fail lock. The control loop's handlers take
- * the device lock in the failure task only; nobody waits for that task with the device lock held.
+ * Lock order: management lock, device lock, bus lock, fail lock. The control loop's handlers do not
+ * take the device lock; the failure task does, and nobody waits for it with that lock held.
  */
 
 #ifndef VDPA_DEVICE_PRIV_H
@@ -96,8 +96,8 @@ vdpa_device_unlock(struct vdpa_device *vdev)
 
 /*
  * Under the device's lock: stop the device if it has reported a failure that nobody has acted on;
- * whether it had. By the control loop, or whoever comes first: what is done with a device that has
- * failed would cost one time-out after the other.
+ * whether it had. By the failures' loop, or whoever comes first: what is done with a device that
+ * has failed would cost one time-out after the other.
  */
 bool vdpa_device_stop_failed(struct vdpa_device *vdev);
 

@@ -80,7 +80,7 @@ vdpa_init(const struct vdpa_init_params *params)
 	}
 	rc = vdpa_event_control_init();
 	if (rc < 0) {
-		vdpa_error(rc, "control loop: %s", strerror(-rc));
+		vdpa_error(rc, "event loops: %s", strerror(-rc));
 		goto err_fault;
 	}
 	rc = vdpa_mgmt_init();

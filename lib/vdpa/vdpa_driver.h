@@ -272,7 +272,7 @@ struct vdpa_device *vdpa_find_device(const char *name);
 /**
  * Report that the device cannot go on: it is stopped (reset), becomes FAILED, and its front end is
  * told. One log line is written: "vdpa: net0: queue 1: descriptor loop (-EPROTO)". From any thread,
- * from inside ops too; returns at once, the stop happens on the control loop. The first report
+ * from inside ops too; returns at once, the stop happens on a thread of the core. The first report
  * counts until the device is reset.
  *
  * @param qidx   queue, or -1 for the device itself.

@@ -7,12 +7,14 @@
  */
 
 #include <errno.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -605,9 +607,51 @@ a_queue_that_does_not_stop_fails_the_device_at_once(void **state)
 	assert_int_equal(f->fake->calls, 1);
 	vdpa_device_failure(f->vdev, why, sizeof(why));
 	assert_string_equal(why, "queue 0: it does not stop: reset_vq: Input/output error (EIO)");
-	vdpa_event_loop_call(vdpa_event_loop_control(), nothing, NULL);
+	vdpa_event_loop_call(vdpa_event_loop_failures(), nothing, NULL);
 	assert_int_equal(f->fake->resets, 1);
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+}
+
+static void
+hang(void *arg)
+{
+	sem_t *sems = arg;
+
+	sem_post(&sems[0]);
+	sem_wait(&sems[1]);
+}
+
+/* The reset of one that does not answer takes its time-outs. */
+static void
+a_failed_device_that_hangs_holds_up_no_kick_of_another(void **state)
+{
+	struct fixture *f = *state;
+	struct fake_device *other = fake_device_new("other", false);
+	int kick = eventfd(0, EFD_NONBLOCK);
+	sem_t sems[2];
+
+	sem_init(&sems[0], 0, 0);
+	sem_init(&sems[1], 0, 0);
+	assert_int_equal(vdpa_register_device(&other->vdev), 0);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	f->vqs[0].kick_fd = kick;
+	assert_int_equal(vdpa_device_start(&other->vdev, &f->start), 0);
+	f->fake->on_reset = hang;
+	f->fake->on_reset_arg = sems;
+	vdpa_device_fail(f->vdev, -1, ETIMEDOUT, "it is stuck");
+	sem_wait(&sems[0]);
+	eventfd_write(kick, 1);
+	EVENTUALLY(__atomic_load_n(&other->vq[0].kicks, __ATOMIC_SEQ_CST) == 1);
+	assert_int_not_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_FAILED);
+	f->fake->on_reset = NULL;
+	sem_post(&sems[1]);
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+
+	vdpa_unregister_device(&other->vdev);
+	vdpa_put_device(&other->vdev);
+	close(kick);
+	sem_destroy(&sems[0]);
+	sem_destroy(&sems[1]);
 }
 
 static int
@@ -647,6 +691,7 @@ main(void)
 		TEST(a_buffer_used_while_the_device_stops_for_a_late_queue_fails_it),
 		TEST(a_queue_that_cannot_be_disabled_runs_on),
 		TEST(a_queue_that_does_not_stop_fails_the_device_at_once),
+		TEST(a_failed_device_that_hangs_holds_up_no_kick_of_another),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

@@ -156,10 +156,10 @@ a_failed_start_takes_the_eventfds_from_the_queues_that_run(void **state)
 	assert_true(f->s->running);
 	assert_int_equal(f->fake->vq[0].call_fd, f->s->rings[0].call_fd);
 
-	/* Whatever the control loop is to do comes late. */
+	/* What the core is to do about it comes late. */
 	sem_init(&sem, 0, 0);
 	task = (struct vdpa_task){.run = wait_for_sem, .arg = &sem};
-	vdpa_task_post(vdpa_event_loop_control(), &task);
+	vdpa_task_post(vdpa_event_loop_failures(), &task);
 	make_ring(f->s, 1, UADDR + MEM_SIZE);
 	vdpa_vhu_session_advance(f->s);
 	vq = f->fake->vq[0];

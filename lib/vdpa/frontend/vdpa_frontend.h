@@ -34,8 +34,8 @@ struct vdpa_frontend_ops {
 	void (*remove)(struct vdpa_device *vdev);
 	/** Optional: the configuration changed. On the control loop, without the device's lock. */
 	void (*config_changed)(struct vdpa_device *vdev);
-	/** Optional: the device became FAILED, already stopped. On the control loop, without the
-	 * lock. */
+	/** Optional: the device became FAILED, already stopped. On a thread of the core, without
+	 * the lock. */
 	void (*failed)(struct vdpa_device *vdev, int qidx);
 	/**
 	 * Optional: link of a net device set by the administrator, so that a front end whose

@@ -126,7 +126,7 @@ peer_is_gone(const struct vhu_session *s)
 	return poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLRDHUP | POLLERR)) != 0;
 }
 
-/* The control loop no longer sees the session. */
+/* The core's loops no longer see the session. */
 static void
 detach(struct vhu_session *s)
 {

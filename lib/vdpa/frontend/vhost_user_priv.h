@@ -19,7 +19,7 @@
  * there is one owner of each file descriptor.
  *
  * Threads: a session belongs to rte_vhost's thread, which serves one message of one socket at a
- * time. Fields marked (S) are shared with the control loop and guarded by vhu_device.lock, which
+ * time. Fields marked (S) are shared with the core's loops and guarded by vhu_device.lock, which
  * nobody holds while calling into the core.
  */
 
@@ -167,7 +167,7 @@ void vdpa_vhu_tell_config(struct vhu_device *dev);
 void vdpa_vhu_give_doorbells(struct vhu_session *s);
 /* The queue has stopped: its doorbell is to be forgotten. */
 void vdpa_vhu_take_doorbell(struct vhu_session *s, uint16_t idx);
-/* The device has. From the control loop. */
+/* The device has. From the failures' loop. */
 void vdpa_vhu_take_doorbells(struct vhu_device *dev);
 /* How many the front end has. Under the device's lock. */
 unsigned int vdpa_vhu_count_doorbells(const struct vhu_session *s);

@@ -319,7 +319,7 @@ start_failed(struct vhu_session *s, int rc)
 	s->running = false;
 	/* The report names the device itself. */
 	vdpa_device_fail(s->dev->vdev, -1, rc, "start: %s", vdpa_vhu_why(s->dev, -1));
-	/* The control loop stops it, later; and eventfds, log and inflight area are the front end's
+	/* The core stops it, perhaps later; and eventfds, log and inflight area are the front end's
 	 * to take away from now on. */
 	for (uint16_t i = 0; i < s->nrings; i++) {
 		struct vdpa_vq_state state;

@@ -62,7 +62,7 @@ struct vdpa_event_loop {
 };
 
 static __thread struct vdpa_event_loop *self;
-static struct vdpa_event_loop *control;
+static struct vdpa_event_loop *control, *failures;
 static cpu_set_t initial_cpus;
 
 /* EAL pins the main thread; loops run where the process was allowed to run before. */
@@ -315,20 +315,37 @@ vdpa_event_loop_control(void)
 	return control;
 }
 
+struct vdpa_event_loop *
+vdpa_event_loop_failures(void)
+{
+	return failures;
+}
+
 int
 vdpa_event_control_init(void)
 {
-	const struct vdpa_event_loop_params params = {
+	struct vdpa_event_loop_params params = {
 		.name = "vdpa-control", .lcore_id = LCORE_ID_ANY, .poll_us = 0};
+	int rc;
 
-	return vdpa_event_loop_create(&params, &control);
+	rc = vdpa_event_loop_create(&params, &control);
+	if (rc < 0)
+		return rc;
+	params.name = "vdpa-failures";
+	rc = vdpa_event_loop_create(&params, &failures);
+	if (rc < 0) {
+		vdpa_event_loop_destroy(control);
+		control = NULL;
+	}
+	return rc;
 }
 
 void
 vdpa_event_control_fini(void)
 {
+	vdpa_event_loop_destroy(failures);
 	vdpa_event_loop_destroy(control);
-	control = NULL;
+	failures = control = NULL;
 }
 
 bool
