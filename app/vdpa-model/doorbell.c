@@ -9,17 +9,18 @@
  */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
-#include <fcntl.h>
-
 #include <rte_common.h>
+#include <rte_lcore.h>
 
 #include "doorbell.h"
 #include "vdpa_args.h"
@@ -28,19 +29,22 @@
 /* No queue has the index 0xffff. */
 #define DOORBELL_IDLE UINT32_MAX
 
+#define NS_PER_US UINT64_C(1000)
+#define NS_PER_S  UINT64_C(1000000000)
+
 static uint32_t *
 word(const struct doorbells *d, uint16_t idx)
 {
 	return (uint32_t *)(void *)(d->mem + (size_t)idx * d->mult);
 }
 
-static void
-arm(struct doorbells *d, unsigned int us)
+static uint64_t
+now_ns(void)
 {
-	/* 0 would disarm it. */
-	struct itimerspec when = {.it_value.tv_nsec = (long)us * 1000 + 1};
+	struct timespec t;
 
-	timerfd_settime(d->timer.fd, 0, &when, NULL);
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
 static void
@@ -67,20 +71,102 @@ look(struct doorbells *d)
 	return rung;
 }
 
+/* Look at one function, and decide when to look again. */
 static void
-on_timer(struct vdpa_event *ev, uint32_t revents)
+look_and_plan(struct doorbells *d, uint64_t now)
 {
-	struct doorbells *d = ev->arg;
-	uint64_t expired;
-
-	if (read(ev->fd, &expired, sizeof(expired)) < 0 ||
-	    !__atomic_load_n(&d->running, __ATOMIC_ACQUIRE))
-		return;
 	if (look(d))
 		d->wait_us = 0;
 	d->wait_us = RTE_MIN(d->wait_us * 2, DOORBELL_IDLE_US_MAX);
 	d->wait_us = RTE_MAX(d->wait_us, d->poll_us);
-	arm(d, d->wait_us);
+	d->due = now + d->wait_us * NS_PER_US;
+}
+
+/* For the function that is due first; none: never. */
+static void
+arm(struct doorbell_watch *w)
+{
+	struct itimerspec when = {0};
+	struct doorbells *d;
+	uint64_t first = UINT64_MAX;
+
+	TAILQ_FOREACH (d, &w->watched, next)
+		first = RTE_MIN(first, d->due);
+	if (first != UINT64_MAX) {
+		when.it_value.tv_sec = (time_t)(first / NS_PER_S);
+		when.it_value.tv_nsec = (long)(first % NS_PER_S);
+	}
+	timerfd_settime(w->timer.fd, TFD_TIMER_ABSTIME, &when, NULL);
+}
+
+static void
+on_timer(struct vdpa_event *ev, uint32_t revents)
+{
+	struct doorbell_watch *w = ev->arg;
+	uint64_t expired, now;
+	struct doorbells *d;
+
+	if (read(ev->fd, &expired, sizeof(expired)) < 0)
+		return;
+	now = now_ns();
+	/* Those that are due soon come along, so that all idle ones end up with one wake-up. */
+	TAILQ_FOREACH (d, &w->watched, next)
+		if (d->due <= now + d->wait_us * NS_PER_US / 2)
+			look_and_plan(d, now);
+	arm(w);
+}
+
+int
+doorbell_watch_init(struct doorbell_watch *w)
+{
+	const struct vdpa_event_loop_params params = {.name = "model-doorbell",
+						      .lcore_id = LCORE_ID_ANY};
+	int rc;
+
+	*w = (struct doorbell_watch){.timer.events = EPOLLIN, .timer.handler = on_timer};
+	TAILQ_INIT(&w->watched);
+	w->timer.arg = w;
+	w->timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+	if (w->timer.fd < 0)
+		return vdpa_error(errno, "timer for doorbells: %s", strerror(errno));
+	rc = vdpa_event_loop_create(&params, &w->loop);
+	return rc < 0 ? rc : vdpa_event_add(w->loop, &w->timer);
+}
+
+void
+doorbell_watch_fini(struct doorbell_watch *w)
+{
+	vdpa_event_del(&w->timer);
+	vdpa_event_loop_destroy(w->loop);
+	w->loop = NULL;
+	if (w->timer.fd >= 0)
+		close(w->timer.fd);
+	w->timer.fd = -1;
+}
+
+static int
+watch(void *arg)
+{
+	struct doorbells *d = arg;
+
+	if (!d->watched)
+		TAILQ_INSERT_TAIL(&d->watch->watched, d, next);
+	d->watched = true;
+	look_and_plan(d, now_ns());
+	arm(d->watch);
+	return 0;
+}
+
+static int
+unwatch(void *arg)
+{
+	struct doorbells *d = arg;
+
+	if (d->watched)
+		TAILQ_REMOVE(&d->watch->watched, d, next);
+	d->watched = false;
+	arm(d->watch);
+	return 0;
 }
 
 static void
@@ -107,20 +193,8 @@ make_memory(struct doorbells *d)
 	return 0;
 }
 
-static int
-make_timer(struct doorbells *d, struct vdpa_event_loop *loop)
-{
-	d->timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-	if (d->timer.fd < 0)
-		return vdpa_error(errno, "timer for doorbells: %s", strerror(errno));
-	d->timer.events = EPOLLIN;
-	d->timer.handler = on_timer;
-	d->timer.arg = d;
-	return vdpa_event_add(loop, &d->timer);
-}
-
 int
-doorbells_init(struct doorbells *d, struct vdpa_event_loop *loop, uint16_t n, uint32_t mult,
+doorbells_init(struct doorbells *d, struct doorbell_watch *watcher, uint16_t n, uint32_t mult,
 	       size_t offset, size_t len, unsigned int poll_us)
 {
 	int rc;
@@ -131,7 +205,7 @@ doorbells_init(struct doorbells *d, struct vdpa_event_loop *loop, uint16_t n, ui
 				.len = len,
 				.poll = poll_us != 0,
 				.poll_us = poll_us,
-				.timer.fd = -1};
+				.watch = watcher};
 	d->queues = calloc(n, sizeof(*d->queues));
 	if (d->queues == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
@@ -144,8 +218,6 @@ doorbells_init(struct doorbells *d, struct vdpa_event_loop *loop, uint16_t n, ui
 	}
 	if (d->poll) {
 		rc = make_memory(d);
-		if (rc == 0)
-			rc = make_timer(d, loop);
 		if (rc < 0)
 			goto err;
 	}
@@ -158,27 +230,23 @@ err:
 void
 doorbells_fini(struct doorbells *d)
 {
-	__atomic_store_n(&d->running, false, __ATOMIC_RELEASE);
-	vdpa_event_del(&d->timer);
-	if (d->timer.fd >= 0)
-		close(d->timer.fd);
-	if (d->mem != NULL)
+	if (d->mem != NULL) {
+		vdpa_event_loop_call(d->watch->loop, unwatch, d);
 		munmap(d->mem, d->len);
+	}
 	if (d->fd >= 0)
 		close(d->fd);
 	for (uint16_t i = 0; i < d->n; i++)
 		close(d->queues[i].kick_fd);
 	free(d->queues);
-	*d = (struct doorbells){.fd = -1, .timer.fd = -1};
+	*d = (struct doorbells){.fd = -1};
 }
 
 void
 doorbells_start(struct doorbells *d)
 {
-	if (!d->poll)
-		return;
-	__atomic_store_n(&d->running, true, __ATOMIC_RELEASE);
-	arm(d, 0);
+	if (d->poll)
+		vdpa_event_loop_call(d->watch->loop, watch, d);
 }
 
 void
@@ -186,9 +254,10 @@ doorbells_stop(struct doorbells *d)
 {
 	eventfd_t value;
 
-	__atomic_store_n(&d->running, false, __ATOMIC_RELEASE);
-	if (d->poll)
+	if (d->poll) {
+		vdpa_event_loop_call(d->watch->loop, unwatch, d);
 		forget(d);
+	}
 	for (uint16_t i = 0; i < d->n; i++)
 		(void)eventfd_read(d->queues[i].kick_fd, &value);
 }

@@ -3,9 +3,11 @@
 
 /*
  * Doorbells of a function: a word of memory for each queue, which a client may map and write
- * without a message, and an eventfd for each queue, which is what the device waits for. Looking at
- * the words is done by a timer on a loop of its own, again after poll_us while there are rings and
- * more and more seldom while there are none; functions that trap doorbells have no timer.
+ * without a message, and an eventfd for each queue, which is what the device waits for.
+ *
+ * Looking at the words of all functions is a watch's: one timer on a loop of its own. A function is
+ * looked at again after its poll_us while there are rings, and more and more seldom while there are
+ * none; idle ones share the timer's wake-ups. Functions that trap doorbells are not watched.
  */
 
 #ifndef MODEL_DOORBELL_H
@@ -14,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "vdpa_event.h"
 
@@ -34,23 +37,39 @@ struct doorbells {
 	size_t len, offset;
 	struct doorbell_queue *queues;
 
-	bool poll;    /* else trapped */
-	bool running; /* atomic */
-	unsigned int poll_us, wait_us;
-	struct vdpa_event timer;
+	bool poll; /* else trapped */
+	unsigned int poll_us;
+	struct doorbell_watch *watch;
+
+	/* The watch's, on its loop. */
+	bool watched;
+	unsigned int wait_us;
+	uint64_t due; /* nanoseconds, CLOCK_MONOTONIC */
+	TAILQ_ENTRY(doorbells) next;
 };
+
+struct doorbell_watch {
+	struct vdpa_event_loop *loop;
+	struct vdpa_event timer;
+	TAILQ_HEAD(, doorbells) watched;
+};
+
+/* 0 or a negative errno with vdpa_error(). Fini only when nothing is watched; after a failure too.
+ */
+int doorbell_watch_init(struct doorbell_watch *w);
+void doorbell_watch_fini(struct doorbell_watch *w);
 
 /*
  * mult is the distance of words in bytes; they lie in len bytes, whole pages, of the file at
  * offset. poll_us 0: trap. 0 or a negative errno with vdpa_error(), then nothing is left.
  */
-int doorbells_init(struct doorbells *d, struct vdpa_event_loop *loop, uint16_t n, uint32_t mult,
+int doorbells_init(struct doorbells *d, struct doorbell_watch *watch, uint16_t n, uint32_t mult,
 		   size_t offset, size_t len, unsigned int poll_us);
 void doorbells_fini(struct doorbells *d);
 
-/* Look from now on; rings that came before are seen at once. */
+/* Look from now on; rings that came before are seen at once. Not on the watch's loop. */
 void doorbells_start(struct doorbells *d);
-/* Look no longer, and forget what has rung. */
+/* Look no longer, and forget what has rung. Not on the watch's loop. */
 void doorbells_stop(struct doorbells *d);
 
 /* A ring that came by message. */

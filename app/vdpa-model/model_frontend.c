@@ -33,7 +33,8 @@
 
 static pthread_mutex_t devices_lock = PTHREAD_MUTEX_INITIALIZER;
 static TAILQ_HEAD(, model_device) devices = TAILQ_HEAD_INITIALIZER(devices);
-static struct vdpa_event_loop *server_loop, *doorbell_loop;
+static struct vdpa_event_loop *server_loop;
+static struct doorbell_watch watch = {.timer.fd = -1};
 
 static bool
 choice_is(const struct vdpa_args *args, const char *word, const char *value)
@@ -73,9 +74,8 @@ init_doorbells(struct model_device *md, const struct vdpa_args *args)
 
 	if (trap && vdpa_args_has(args, "poll_us"))
 		return vdpa_error(EINVAL, "poll_us is of doorbells that are polled");
-	return doorbells_init(&md->doorbells, doorbell_loop, md->vp.params.nvqs,
-			      md->vp.params.notify_mult, VP_NOTIFY_OFFSET, md->vp.notify_len,
-			      trap ? 0 : poll_us);
+	return doorbells_init(&md->doorbells, &watch, md->vp.params.nvqs, md->vp.params.notify_mult,
+			      VP_NOTIFY_OFFSET, md->vp.notify_len, trap ? 0 : poll_us);
 }
 
 static int
@@ -278,14 +278,13 @@ model_frontend_register(void)
 int
 model_frontend_start(void)
 {
-	struct vdpa_event_loop_params params = {.name = "model-server", .lcore_id = LCORE_ID_ANY};
+	const struct vdpa_event_loop_params params = {.name = "model-server",
+						      .lcore_id = LCORE_ID_ANY};
 	int rc;
 
 	rc = vdpa_event_loop_create(&params, &server_loop);
-	if (rc < 0)
-		return rc;
-	params.name = "model-doorbell";
-	rc = vdpa_event_loop_create(&params, &doorbell_loop);
+	if (rc == 0)
+		rc = doorbell_watch_init(&watch);
 	return rc < 0 ? rc : model_telemetry_init();
 }
 
@@ -293,9 +292,9 @@ void
 model_frontend_stop(void)
 {
 	vdpa_unregister_frontend(&vfio_user_frontend);
-	vdpa_event_loop_destroy(doorbell_loop);
+	doorbell_watch_fini(&watch);
 	vdpa_event_loop_destroy(server_loop);
-	doorbell_loop = server_loop = NULL;
+	server_loop = NULL;
 }
 
 /* Under the list's lock. */

@@ -36,9 +36,6 @@
 /* PCI Local Bus 3.0, 6.8.2: MSI-X vectors of a function, at most. */
 #define VP_VECTORS_MAX	 2048u
 
-/* An address that no driver writes: the low half is no queue's index. */
-#define VP_DOORBELL_IDLE UINT32_MAX
-
 struct vp_queue {
 	uint16_t size;
 	uint16_t vector;

@@ -3,10 +3,15 @@
 # Copyright (c) 2026 uvdpa contributors
 """vdpa-model as a virtio-pci function: rings, doorbells, queues, block, many queues, options."""
 
+import contextlib
 import json
 import os
+import pwd
+import re
+import shutil
 import struct
 import subprocess
+import tempfile
 import time
 import unittest
 
@@ -255,6 +260,42 @@ class Large(unittest.TestCase):
                 self.assertEqual(f.get(QUEUE_VECTOR), 1)
                 f.set(QUEUE_VECTOR, 2)
                 self.assertEqual(f.get(QUEUE_VECTOR), NO_VECTOR)
+
+
+class Many(unittest.TestCase):
+    def test_idle_functions_share_wakeups(self):
+        with contextlib.ExitStack() as stack:
+            model = stack.enter_context(Model([f'name m{i} mgmtdev sim_net' for i in range(8)]))
+            for i in range(8):
+                stack.enter_context(NetDriver(model.socket(f'm{i}'))).start()
+            # Doorbells that have rung lately are looked at more often.
+            time.sleep(0.5)
+            start = time.monotonic()
+            before = harness.context_switches(model.pid)['model-doorbell']
+            time.sleep(1)
+            count = harness.context_switches(model.pid)['model-doorbell'] - before
+            # Each by itself would be a thousand.
+            self.assertLess(count / (time.monotonic() - start), 2500)
+            self.assertGreater(count, 0)
+
+    def test_ordinary_user_without_huge_pages(self):
+        harness.skip_unless(os.getuid() == 0 and shutil.which('setpriv'),
+                            'needs root and setpriv to become an ordinary user')
+        nobody = pwd.getpwnam('nobody')
+        with tempfile.TemporaryDirectory() as folder:
+            os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+            # The build may lie where only root can look.
+            libs = subprocess.run(['ldd', MODEL], capture_output=True, text=True, check=True)
+            program = shutil.copy(MODEL, folder)
+            shutil.copy(re.search(r'(/\S*/libuvdpa\.so\S*)', libs.stdout).group(1), folder)
+            user = ['env', f'LD_LIBRARY_PATH={folder}', 'setpriv', f'--reuid={nobody.pw_uid}',
+                    f'--regid={nobody.pw_gid}', '--clear-groups', '--no-new-privs', '--inh-caps=-all']
+            words = f'name m0 mgmtdev sim_net vfio_user {folder}/m0.sock'
+            with harness.Daemon([words], eal=['--no-huge', '-m', '64', '--no-shconf'], folder=folder, user=user,
+                                app=program):
+                with NetDriver(f'{folder}/m0.sock') as net:
+                    net.start()
+                    net.exchange()
 
 
 class CommandLine(unittest.TestCase):
