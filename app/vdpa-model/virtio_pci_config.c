@@ -13,6 +13,7 @@
 #include <linux/pci_regs.h>
 #include <linux/virtio_ids.h>
 #include <linux/virtio_pci.h>
+#include <rte_bitops.h>
 #include <rte_byteorder.h>
 #include <rte_common.h>
 
