@@ -26,6 +26,7 @@
 #define SLOTS_DEFAULT 64u
 #define ROOM_DEFAULT  4096u
 #define RING_ALIGN    4096u
+#define DOORBELL_MAX  (1u << 20) /* bytes of one */
 /* Guest memory in front of and behind the rings and buffers that nothing points to. */
 #define MARGIN	      4096u
 
@@ -347,9 +348,10 @@ session_use_doorbell(struct session *s, uint16_t idx)
 	rc = s->t->ops->doorbell(s->t, idx, &area);
 	if (rc < 0)
 		return rc;
-	if (area.size < sizeof(uint16_t))
-		return vdpa_error(EPROTO, "queue %u: a doorbell of %u bytes", idx,
-				  (unsigned int)area.size);
+	if (area.size < sizeof(uint16_t) || area.size > DOORBELL_MAX ||
+	    area.offset > (uint64_t)INT64_MAX - DOORBELL_MAX || area.offset % sizeof(uint16_t) != 0)
+		return vdpa_error(EPROTO, "queue %u: a doorbell of %llu bytes at 0x%llx", idx,
+				  (unsigned long long)area.size, (unsigned long long)area.offset);
 	start = area.offset & ~(page - 1);
 	q->doorbell_len = align_up(area.offset + area.size, page) - start;
 	q->doorbell_map = mmap(NULL, q->doorbell_len, PROT_READ | PROT_WRITE, MAP_SHARED, area.fd,
