@@ -359,11 +359,13 @@ def context_switches(pid):
     counts = {}
     for tid in os.listdir(f'/proc/{pid}/task'):
         base = f'/proc/{pid}/task/{tid}'
-        with open(f'{base}/comm') as f:
-            name = f.read().strip()
-        counts[name] = counts.get(name, 0) + sum(
-            _status_field(f'{base}/status', field)
-            for field in ('voluntary_ctxt_switches', 'nonvoluntary_ctxt_switches'))
+        # A thread of DPDK's telemetry ends with its client.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            with open(f'{base}/comm') as f:
+                name = f.read().strip()
+            count = sum(_status_field(f'{base}/status', field)
+                        for field in ('voluntary_ctxt_switches', 'nonvoluntary_ctxt_switches'))
+            counts[name] = counts.get(name, 0) + count
     return counts
 
 
