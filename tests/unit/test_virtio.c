@@ -697,6 +697,29 @@ a_reset_of_the_function_helps_where_the_device_does_not(void **state)
 	assert_true(bus_master(f));
 }
 
+/* The thread that waits is shared: what is borne with once is not every time. */
+static void
+resets_that_end_late_again_and_again_exhaust_the_patience(void **state)
+{
+	enum { CYCLES = 40, TIMEOUT_MS = 60 };
+	struct fixture *f = *state;
+	uint64_t waited = 0;
+
+	add_net(f, 1, WORDS);
+	f->v.resets_by_function = true;
+	for (unsigned int i = 0; i < CYCLES; i++) {
+		uint64_t began;
+
+		start(f);
+		f->v.never_resets = true;
+		began = now_ms();
+		assert_int_equal(vdpa_device_stop(f->vdev), 0);
+		waited += now_ms() - began;
+	}
+	assert_int_equal(f->v.pci.resets, CYCLES);
+	assert_true(waited < CYCLES * TIMEOUT_MS * 2 / 3);
+}
+
 static void
 a_queue_that_never_resets_is_bounded(void **state)
 {
@@ -1421,6 +1444,7 @@ main(void)
 		T(a_reset_that_never_ends_is_bounded),
 		T(what_does_not_reset_and_cannot_be_reset_reaches_no_memory),
 		T(a_reset_of_the_function_helps_where_the_device_does_not),
+		T(resets_that_end_late_again_and_again_exhaust_the_patience),
 		T(a_queue_that_never_resets_is_bounded),
 		T(a_device_that_is_gone_is_no_device),
 		T(a_removal_fails_the_device),

@@ -168,7 +168,7 @@ execute_split(struct virtio_device *dev, const uint64_t *addr, const uint32_t *l
 			 __ATOMIC_RELEASE);
 	rte_mb();
 	virtio_hw_kick(&dev->hw, c->idx, c->doorbell);
-	virtio_wait_start(&wait, dev->hw.timeout_ms);
+	virtio_wait_start(&wait, &dev->hw);
 	for (;;) {
 		used = rte_le_to_cpu_16(__atomic_load_n(&ring->used.idx, __ATOMIC_ACQUIRE));
 		if (used != c->next)
@@ -206,7 +206,7 @@ execute_packed(struct virtio_device *dev, const uint64_t *addr, const uint32_t *
 	__atomic_store_n(&head->flags, rte_cpu_to_le_16(avail | DESC_F_NEXT), __ATOMIC_RELEASE);
 	rte_mb();
 	virtio_hw_kick(&dev->hw, c->idx, c->doorbell);
-	virtio_wait_start(&wait, dev->hw.timeout_ms);
+	virtio_wait_start(&wait, &dev->hw);
 	for (;;) {
 		flags = rte_le_to_cpu_16(__atomic_load_n(&head->flags, __ATOMIC_ACQUIRE));
 		if ((flags & (DESC_F_AVAIL | DESC_F_USED)) == used)

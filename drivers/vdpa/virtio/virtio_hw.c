@@ -74,6 +74,12 @@ enum {
 #define NAP_FIRST_US 10u
 #define NAP_MAX_US   2000u
 
+/* What a wait has free; what goes beyond is taken from the patience, which has so many time-outs at
+ * its fullest and grows by one part in so many of the time that passes. */
+#define WAIT_FREE_MS	  10u
+#define PATIENCE_TIMEOUTS 3
+#define PATIENCE_REFILL	  8
+
 static uint64_t
 now_us(void)
 {
@@ -84,16 +90,33 @@ now_us(void)
 }
 
 void
-virtio_wait_start(struct virtio_wait *wait, unsigned int ms)
+virtio_wait_start(struct virtio_wait *wait, struct virtio_hw *hw)
 {
-	wait->end_us = now_us() + (uint64_t)ms * 1000;
-	wait->nap_us = NAP_FIRST_US;
+	int64_t full = (int64_t)PATIENCE_TIMEOUTS * hw->timeout_ms * 1000;
+	uint64_t now = now_us(), free_ms;
+
+	hw->patience_us = hw->patience_at_us == 0
+				  ? full
+				  : RTE_MIN(hw->patience_us + (int64_t)(now - hw->patience_at_us) /
+								      PATIENCE_REFILL,
+					    full);
+	hw->patience_at_us = now;
+	free_ms = WAIT_FREE_MS + (uint64_t)RTE_MAX(hw->patience_us, 0) / 1000;
+	*wait = (struct virtio_wait){.hw = hw,
+				     .start_us = now,
+				     .patience_us = hw->patience_us,
+				     .ms = (unsigned int)RTE_MIN(free_ms, hw->timeout_ms),
+				     .nap_us = NAP_FIRST_US};
 }
 
 bool
 virtio_wait(struct virtio_wait *wait)
 {
-	if (now_us() >= wait->end_us)
+	uint64_t waited = now_us() - wait->start_us;
+
+	if (waited > WAIT_FREE_MS * 1000)
+		wait->hw->patience_us = wait->patience_us - (int64_t)waited + WAIT_FREE_MS * 1000;
+	if (waited >= (uint64_t)wait->ms * 1000)
 		return false;
 	usleep(wait->nap_us);
 	wait->nap_us = RTE_MIN(2 * wait->nap_us, NAP_MAX_US);
@@ -334,14 +357,16 @@ virtio_hw_set_status(struct virtio_hw *hw, uint8_t status)
 	write8(hw, STATUS, status);
 }
 
+/* *ms: how long it has waited, at most. */
 static bool
-wait_status_zero(struct virtio_hw *hw)
+wait_status_zero(struct virtio_hw *hw, unsigned int *ms)
 {
 	struct virtio_wait wait;
 	uint8_t status;
 
 	write8(hw, STATUS, 0);
-	virtio_wait_start(&wait, hw->timeout_ms);
+	virtio_wait_start(&wait, hw);
+	*ms = wait.ms;
 	for (;;) {
 		status = read8(hw, STATUS);
 		if (status == 0)
@@ -356,16 +381,18 @@ wait_status_zero(struct virtio_hw *hw)
 int
 virtio_hw_reset(struct virtio_hw *hw)
 {
-	if (wait_status_zero(hw))
+	unsigned int ms, more_ms;
+
+	if (wait_status_zero(hw, &ms))
 		return 0;
 	if (virtio_hw_check(hw) < 0)
 		return virtio_hw_check(hw);
 	/* The harder way. What it cannot be made to stop must at least not write any more. */
-	if (vdpa_pci_reset(hw->pci) == 0 && wait_status_zero(hw))
+	if (vdpa_pci_reset(hw->pci) == 0 && wait_status_zero(hw, &more_ms))
 		return 0;
 	vdpa_pci_set_bus_master(hw->pci, false);
 	return vdpa_error(ETIMEDOUT, "%s: the device does not reset within %u ms",
-			  vdpa_pci_name(hw->pci), hw->timeout_ms);
+			  vdpa_pci_name(hw->pci), ms);
 }
 
 uint64_t
@@ -495,7 +522,7 @@ virtio_hw_vq_reset(struct virtio_hw *hw, uint16_t idx)
 
 	write16(hw, QUEUE_SELECT, idx);
 	write16(hw, QUEUE_RESET, 1);
-	virtio_wait_start(&wait, hw->timeout_ms);
+	virtio_wait_start(&wait, hw);
 	while (read16(hw, QUEUE_RESET) != 0) {
 		rc = virtio_hw_check(hw);
 		if (rc < 0)
@@ -503,7 +530,7 @@ virtio_hw_vq_reset(struct virtio_hw *hw, uint16_t idx)
 		if (!virtio_wait(&wait))
 			return vdpa_error(ETIMEDOUT,
 					  "%s: the device does not reset queue %u within %u ms",
-					  vdpa_pci_name(hw->pci), idx, hw->timeout_ms);
+					  vdpa_pci_name(hw->pci), idx, wait.ms);
 	}
 	return virtio_hw_check(hw);
 }

@@ -62,6 +62,8 @@ struct virtio_hw {
 	uint16_t type; /* virtio device id: 1 net, 2 block, ... */
 	unsigned int timeout_ms;
 	struct virtio_hw_part common, notify, isr, config;
+	int64_t patience_us;		/* left */
+	uint64_t patience_at_us;	/* when that was worked out; 0: never */
 	uint32_t multiplier;		/* of queue_notify_off, bytes */
 	uint32_t doorbell_last;		/* the highest offset seen in the notify structure */
 	struct vdpa_pci_area doorbells; /* of the notify structure from its start; va NULL: none */
@@ -80,13 +82,21 @@ struct virtio_hw_vq {
 	uint64_t desc, driver, device;
 };
 
-/* A wait that ends: for (virtio_wait_start(&w, ms); !done(); ) if (!virtio_wait(&w)) time-out. */
+/*
+ * A wait that ends: for (virtio_wait_start(&w, hw); !done(); ) if (!virtio_wait(&w)) time-out.
+ *
+ * One wait lasts hw->timeout_ms at most, and all together draw on one patience: other devices share
+ * the thread, and a function that answers just in time, again and again, must not have it for long.
+ */
 struct virtio_wait {
-	uint64_t end_us;
+	struct virtio_hw *hw;
+	uint64_t start_us;
+	int64_t patience_us; /* when it began */
+	unsigned int ms;     /* how long it lasts at most */
 	unsigned int nap_us;
 };
 
-void virtio_wait_start(struct virtio_wait *wait, unsigned int ms);
+void virtio_wait_start(struct virtio_wait *wait, struct virtio_hw *hw);
 /* Sleep a little; false when the time is over. */
 bool virtio_wait(struct virtio_wait *wait);
 

@@ -27,7 +27,7 @@
 #include "vfio_user_conn.h"
 
 /* Waiting that a request has free, µs; what goes beyond is taken from the patience. */
-#define GRACE_US	10000
+#define GRACE_US	2000
 /* It grows by one part in so many of the time that passes. */
 #define PATIENCE_REFILL 8
 /* Requests of its own that a server may send during one of ours, all refused. */
