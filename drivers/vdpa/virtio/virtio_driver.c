@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -474,7 +475,7 @@ virtio_probe(struct vdpa_driver *drv, const char *name)
 
 	if (parent == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
-	strcpy(parent->name, name);
+	snprintf(parent->name, sizeof(parent->name), "%s", name);
 	parent->mdev = (struct vdpa_mgmt_dev){
 		.name = parent->name,
 		.help = drv->help,
