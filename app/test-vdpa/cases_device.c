@@ -41,7 +41,8 @@ identity(struct run *r)
 {
 	const struct target *t = r->t;
 
-	if (t->device_id == UINT32_MAX || t->vendor_id == UINT32_MAX || t->features == UINT64_MAX)
+	if (t->device_id == UINT32_MAX || t->vendor_id == UINT32_MAX ||
+	    (t->features | t->own_features) == UINT64_MAX)
 		return run_fail(r, "the device reads as all ones: it is gone or does not answer");
 	if (t->nvqs == 0)
 		return run_fail(r, "the device has no virtqueues");
@@ -169,7 +170,7 @@ features_sane(struct run *r)
 	};
 	const struct target *t = r->t;
 
-	if (t->features == UINT64_MAX)
+	if ((t->features | t->own_features) == UINT64_MAX)
 		return run_fail(r, "the features read as all ones");
 	if (!target_has(t, VIRTIO_F_VERSION_1))
 		return run_fail(r, "features 0x%llx: VIRTIO_F_VERSION_1 is not offered",

@@ -279,6 +279,8 @@ cli_parse(struct cli_options *o, int argc, char **argv)
 		return bad("which command: conformance, bench or info?");
 	if ((o->dev == NULL) == (o->socket == NULL))
 		return bad("give the device by --dev WORDS or --socket PATH, one of them");
+	if (o->socket != NULL && o->eal_argc > 0)
+		return bad("'%s': a socket is reached without EAL", o->eal_argv[0]);
 	if (o->write && !o->overwrite)
 		return bad("--write overwrites the disk: allow that by --overwrite");
 	return 0;

@@ -138,6 +138,54 @@ backend_name(unsigned int bit)
 	}
 }
 
+/* vhost-user's protocol features. */
+static const char *
+protocol_name(unsigned int bit)
+{
+	static const char *const names[] = {
+		"MQ",
+		"LOG_SHMFD",
+		"RARP",
+		"REPLY_ACK",
+		"NET_MTU",
+		"BACKEND_REQ",
+		"CROSS_ENDIAN",
+		"CRYPTO_SESSION",
+		"PAGEFAULT",
+		"CONFIG",
+		"BACKEND_SEND_FD",
+		"HOST_NOTIFIER",
+		"INFLIGHT_SHMFD",
+		"RESET_DEVICE",
+		"INBAND_NOTIFICATIONS",
+		"CONFIGURE_MEM_SLOTS",
+		"STATUS",
+		"XEN_MMAP",
+		"SHARED_OBJECT",
+		"DEVICE_STATE",
+	};
+
+	return bit < sizeof(names) / sizeof(names[0]) ? names[bit] : NULL;
+}
+
+static json_t *
+protocol_json(uint64_t bits)
+{
+	json_t *list = json_array();
+
+	for (unsigned int bit = 0; bit < 64; bit++) {
+		char number[16];
+
+		if (!((bits >> bit) & 1))
+			continue;
+		snprintf(number, sizeof(number), "bit%u", bit);
+		json_array_append_new(
+			list,
+			json_string(protocol_name(bit) != NULL ? protocol_name(bit) : number));
+	}
+	return list;
+}
+
 static json_t *
 backend_json(uint64_t bits)
 {
@@ -179,6 +227,8 @@ report_device(struct target *t)
 
 	if (t->backend != 0)
 		json_object_set_new(device, "backend_features", backend_json(t->backend));
+	if (t->protocol != 0)
+		json_object_set_new(device, "protocol_features", protocol_json(t->protocol));
 	if (t->dma != NULL)
 		json_object_set_new(device, "dma", json_string(t->dma));
 	return device;
@@ -237,6 +287,8 @@ report_info(struct target *t, const char *json)
 		print_list("features  ", json_object_get(device, "dev_features"));
 		if (t->backend != 0)
 			print_list("back end  ", json_object_get(device, "backend_features"));
+		if (t->protocol != 0)
+			print_list("protocol  ", json_object_get(device, "protocol_features"));
 		printf("DMA        %s\n", t->dma != NULL ? t->dma : "unknown");
 		printf("doorbell   %s\n", doorbell);
 		print_config(config, len);

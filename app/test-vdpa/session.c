@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,6 +19,9 @@
 
 #include "session.h"
 
+#ifndef VIRTIO_F_NOTIFICATION_DATA
+#define VIRTIO_F_NOTIFICATION_DATA 38
+#endif
 #ifndef VIRTIO_F_RING_RESET
 #define VIRTIO_F_RING_RESET 40
 #endif
@@ -56,6 +60,7 @@ session_features(const struct target *t, unsigned int flags)
 		{SESSION_EVENT_IDX, VIRTIO_RING_F_EVENT_IDX},
 		{SESSION_IN_ORDER, VIRTIO_F_IN_ORDER},
 		{SESSION_RING_RESET, VIRTIO_F_RING_RESET},
+		{SESSION_NOTIFICATION_DATA, VIRTIO_F_NOTIFICATION_DATA},
 	};
 	uint64_t want = RING_FEATURE(VIRTIO_F_VERSION_1) | t->must | t->own_features;
 
@@ -342,6 +347,7 @@ session_use_doorbell(struct session *s, uint16_t idx)
 	const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 	struct vdpa_notification_area area;
 	struct queue *q = &s->q[idx];
+	struct stat st;
 	uint64_t start;
 	int rc;
 
@@ -352,6 +358,14 @@ session_use_doorbell(struct session *s, uint16_t idx)
 	    area.offset > (uint64_t)INT64_MAX - DOORBELL_MAX || area.offset % sizeof(uint16_t) != 0)
 		return vdpa_error(EPROTO, "queue %u: a doorbell of %llu bytes at 0x%llx", idx,
 				  (unsigned long long)area.size, (unsigned long long)area.offset);
+	/* Behind the end of a file there is a signal, not a doorbell. */
+	if (fstat(area.fd, &st) < 0 ||
+	    (S_ISREG(st.st_mode) && (uint64_t)st.st_size < area.offset + area.size))
+		return vdpa_error(EPROTO,
+				  "queue %u: a doorbell of %llu bytes at 0x%llx, behind the "
+				  "end of its file",
+				  idx, (unsigned long long)area.size,
+				  (unsigned long long)area.offset);
 	start = area.offset & ~(page - 1);
 	q->doorbell_len = align_up(area.offset + area.size, page) - start;
 	q->doorbell_map = mmap(NULL, q->doorbell_len, PROT_READ | PROT_WRITE, MAP_SHARED, area.fd,

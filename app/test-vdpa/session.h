@@ -24,14 +24,15 @@
 #define SLOT_GUARD_BYTE 0xa5
 
 /* Features that a session asks for where the device offers them. */
-#define SESSION_PACKED	   (1u << 0)
-#define SESSION_INDIRECT   (1u << 1)
-#define SESSION_EVENT_IDX  (1u << 2)
-#define SESSION_IN_ORDER   (1u << 3)
-#define SESSION_MQ	   (1u << 4)
-#define SESSION_MERGEABLE  (1u << 5)
-#define SESSION_RING_RESET (1u << 6)
-#define SESSION_CTRL_VQ	   (1u << 7)
+#define SESSION_PACKED		  (1u << 0)
+#define SESSION_INDIRECT	  (1u << 1)
+#define SESSION_EVENT_IDX	  (1u << 2)
+#define SESSION_IN_ORDER	  (1u << 3)
+#define SESSION_MQ		  (1u << 4)
+#define SESSION_MERGEABLE	  (1u << 5)
+#define SESSION_RING_RESET	  (1u << 6)
+#define SESSION_CTRL_VQ		  (1u << 7)
+#define SESSION_NOTIFICATION_DATA (1u << 8)
 
 struct queue {
 	struct ring_driver ring;

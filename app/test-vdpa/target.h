@@ -67,7 +67,7 @@ struct target {
 	uint64_t
 		own_features; /* of the way it is reached (vhost-user's bit 30), not the device's */
 	uint64_t must;	      /* those without which the device must not be driven */
-	uint64_t protocol;    /* vhost-user: negotiated protocol features */
+	uint64_t protocol;    /* vhost-user: protocol features of the back end */
 	uint64_t backend;     /* in-process: VDPA_BACKEND_F_* */
 	uint16_t nvqs;	      /* virtqueues, with a control queue where it is ours */
 	uint16_t num_max;     /* largest size of one */

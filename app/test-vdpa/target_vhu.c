@@ -107,7 +107,7 @@ negotiate(struct target *t)
 		rc = vhu_client_open_backend_channel(c);
 	t->features = features & ~BIT(VHU_F_PROTOCOL_FEATURES);
 	t->own_features = features & BIT(VHU_F_PROTOCOL_FEATURES);
-	t->protocol = c->protocol;
+	t->protocol = c->offered;
 	return rc;
 }
 

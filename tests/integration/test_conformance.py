@@ -23,6 +23,7 @@ MODEL = os.environ.get('UVDPA_MODEL', 'vdpa-model')
 
 # By why it is skipped.
 NO_DOORBELL = {'kick_doorbell'}
+NO_DATA = {'kick_relay_data'}
 NO_CONFIG_CHANGE = {'config_change'}
 NO_STATE = {'queue_disable', 'split_queue_resume', 'packed_queue_resume'}
 NO_ORDER = {'split_in_order', 'packed_in_order'}
