@@ -199,8 +199,13 @@ class Listing(unittest.TestCase):
 
 
     def test_unknown_dpdk_gets_no_device(self):
-        for year, month, why in ((26, 3, 'DPDK 26.03: its interface for vDPA drivers is not known'),
-                                 (25, 7, 'DPDK 25.07: uvdpa was built for .*build uvdpa again')):
+        built = subprocess.run(['pkg-config', '--modversion', 'libdpdk'], text=True, check=True,
+                               stdout=subprocess.PIPE).stdout
+        # A release with another ABI than that.
+        other = (23, 3) if built >= '23.11' else (25, 7)
+        for year, month, why in (
+                (26, 3, 'DPDK 26.03: its interface for vDPA drivers is not known'),
+                (*other, f'DPDK {other[0]}.{other[1]:02}: uvdpa was built for .*build uvdpa again')):
             code = (f'unsigned rte_version_year(void) {{ return {year}; }}\n'
                     f'unsigned rte_version_month(void) {{ return {month}; }}\n')
             library = os.path.join(_folder, 'version.so')

@@ -26,6 +26,8 @@
 pthread_mutex_t vdpa_rte_lock = PTHREAD_MUTEX_INITIALIZER;
 static TAILQ_HEAD(, vdpa_rte_device) devices = TAILQ_HEAD_INITIALIZER(devices);
 
+bool vdpa_rte_aborts;
+
 /* Of the thread that probes: what its call of vdpa_dev_add() is for. */
 static __thread struct rte_device *probing;
 /* vdpa_init() was ours; the bus calls probe and remove one at a time. */
@@ -217,13 +219,12 @@ probe(struct rte_vdev_device *vdev)
 		VDPA_LOG(ERR, "%s: %s", name, vdpa_error_message());
 	}
 	free(words);
-	if (rc == 0 && vdpa_rte_dpdk_aborts(running_dpdk()))
+	if (rc == 0 && vdpa_rte_aborts)
 		VDPA_LOG(WARNING,
-			 "%s: rte_vhost of this DPDK (24.03 and later) aborts the process when a "
-			 "front "
-			 "end changes its memory or a kick while the device runs; to avoid it, "
-			 "serve the "
-			 "device by vdpa-app, or use DPDK 22.11 to 23.11",
+			 "%s: rte_vhost of this DPDK (24.03 and later) aborts the process for some "
+			 "messages to a configured vDPA device; to avoid it the device is left "
+			 "unconfigured in its eyes: its errors \"failed to configure vDPA device\" "
+			 "mean nothing. Without them: vdpa-app, or DPDK 22.11 to 23.11",
 			 name);
 	return rc;
 }
@@ -278,5 +279,6 @@ RTE_INIT(vdpa_rte_plugin_load)
 		VDPA_LOG(ERR, "rte_vdpa: %s", vdpa_error_message());
 		return;
 	}
+	vdpa_rte_aborts = vdpa_rte_dpdk_aborts(running_dpdk());
 	rte_vdev_register(&driver);
 }

@@ -153,10 +153,18 @@ get_dev_type(struct rte_vdpa_device *registered, uint32_t *type)
 	return known ? 0 : -1;
 }
 
+/*
+ * From 24.03 on rte_vhost does not take the locks of a configured device's rings and asserts that
+ * it has, for some messages: the process ends. A device whose configuration failed is treated as
+ * every other: locked, and configured again after the next message. So that is what it is told
+ * there, of a device that runs; and what is left to do after a message is a changed memory table,
+ * for which the device need not stop.
+ */
 static int
 dev_conf(int vid)
 {
 	struct vdpa_rte_device *dev = lock_session(vid);
+	const char *what = "start";
 	int rc;
 
 	if (dev == NULL) {
@@ -166,12 +174,19 @@ dev_conf(int vid)
 		return -1;
 	}
 	dev->vid = vid;
-	vdpa_rte_session_stop(dev);
-	rc = vdpa_rte_session_start(dev);
+	if (dev->running) {
+		what = "memory table";
+		rc = vdpa_rte_session_memory(dev);
+		/* It must not go on with memory that the front end has taken back. */
+		if (rc < 0)
+			vdpa_rte_session_stop(dev);
+	} else {
+		rc = vdpa_rte_session_start(dev);
+	}
 	if (rc < 0)
-		VDPA_LOG(ERR, "%s: rte_vdpa: start: %s", dev->vdev->name, vdpa_error_message());
+		VDPA_LOG(ERR, "%s: rte_vdpa: %s: %s", dev->vdev->name, what, vdpa_error_message());
 	unlock();
-	return rc < 0 ? -1 : 0;
+	return rc < 0 || vdpa_rte_aborts ? -1 : 0;
 }
 
 static int

@@ -74,6 +74,9 @@ struct vdpa_rte_device {
  */
 extern pthread_mutex_t vdpa_rte_lock;
 
+/* vdpa_rte_dpdk_aborts() of the DPDK that runs; see dev_conf(). */
+extern bool vdpa_rte_aborts;
+
 /* Under the lock. */
 struct vdpa_rte_device *vdpa_rte_find(const struct rte_vdpa_device *registered);
 struct vdpa_rte_device *vdpa_rte_find_vid(int vid);
@@ -87,6 +90,8 @@ bool vdpa_rte_type_of(struct vdpa_device *vdev, uint32_t *type);
 
 /* rte_vdpa_session.c, under the lock. */
 int vdpa_rte_session_start(struct vdpa_rte_device *dev);
+/* Whatever memory table rte_vhost has now, for the device that runs. */
+int vdpa_rte_session_memory(struct vdpa_rte_device *dev);
 void vdpa_rte_session_stop(struct vdpa_rte_device *dev);
 int vdpa_rte_session_ring(struct vdpa_rte_device *dev, uint16_t idx, bool ready);
 int vdpa_rte_session_features(struct vdpa_rte_device *dev);

@@ -508,6 +508,46 @@ out:
 	return rc;
 }
 
+static uint16_t
+first_started(const struct vdpa_rte_device *dev)
+{
+	uint16_t i = 0;
+
+	while (i < dev->nrings - 1 && !dev->rings[i].started)
+		i++;
+	return i;
+}
+
+int
+vdpa_rte_session_memory(struct vdpa_rte_device *dev)
+{
+	struct rte_vhost_memory *mem;
+	struct vdpa_iotlb *tlb;
+	int rc;
+
+	rc = read_memory(dev->vid, first_started(dev), &mem);
+	if (rc < 0)
+		return rc;
+	rc = make_iotlb(mem, dev->iotlb, &tlb);
+	free(mem);
+	if (rc < 0)
+		return rc;
+	/* What did not change is shared. */
+	if (tlb->n == dev->iotlb->n &&
+	    memcmp(tlb->regions, dev->iotlb->regions, tlb->n * sizeof(tlb->regions[0])) == 0) {
+		vdpa_iotlb_put(tlb);
+		return 0;
+	}
+	rc = vdpa_device_set_iotlb(dev->vdev, tlb);
+	if (rc < 0) {
+		vdpa_iotlb_put(tlb);
+		return rc;
+	}
+	vdpa_iotlb_put(dev->iotlb);
+	dev->iotlb = tlb;
+	return 0;
+}
+
 void
 vdpa_rte_session_stop(struct vdpa_rte_device *dev)
 {
