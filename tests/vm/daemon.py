@@ -108,11 +108,13 @@ class Daemon:
             code = self.proc.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise DaemonError(f"{self.program.name} did not stop on SIGTERM\n{self.log_text()}") from None
+            raise DaemonError(f"{self.program.name} did not stop on SIGTERM\n"
+                              f"{self.log_text()}") from None
         self.proc = None
         left = [str(p) for p in self.socket_paths() if p.exists()]
         if code != 0 or left:
-            raise DaemonError(f"{self.program.name} stopped with code {code}, sockets left: {left}\n"
+            raise DaemonError(f"{self.program.name} stopped with code {code}, "
+                              f"sockets left: {left}\n"
                               f"{self.log_text()}")
 
     def kill(self):

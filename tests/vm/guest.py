@@ -8,7 +8,7 @@ import shutil
 import subprocess
 
 import machine
-from machine import BOOT_TIMEOUT, HERE, ROOT  # noqa: F401, what tests of guests import from here
+from machine import ROOT  # noqa: F401, tests of guests take it from here
 
 GuestError = machine.MachineError
 
@@ -57,7 +57,7 @@ class Guest(machine.Machine):
         program = mkfs()
         files = {path: pathlib.Path(path).read_bytes() for path in libraries(program)}
         files["usr/sbin/mkfs.ext4"] = pathlib.Path(program).read_bytes()
-        files["lib.sh"] = (HERE / "guest-lib.sh").read_bytes()
+        files["lib.sh"] = machine.words("guest-lib.sh")
         super().__init__(folder, name, "guest", script, files, [
             *([] if reboot else ["-no-reboot"]),
             "-machine", "q35,memory-backend=mem",

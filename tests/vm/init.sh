@@ -22,7 +22,8 @@ run="sh -eu -c '. /lib.sh; . /script'"
 [ ! -f /prepare.sh ] || . /prepare.sh >/dev/ttyS1 2>&1
 eval "$run" </dev/ttyS1 >/dev/ttyS1 2>&1
 code=$?
-[ "$code" -eq 0 ] || dmesg | tail -n 30 >/dev/ttyS1
+# Warnings and worse.
+[ "$code" -eq 0 ] || dmesg -r | grep '^<[0-4]>' | tail -n 30 >/dev/ttyS1
 echo "@@exit $code" >/dev/ttyS1
 # Bytes still in the UART are lost with the machine.
 stty -F /dev/ttyS1 sane

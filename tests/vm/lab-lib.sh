@@ -1,44 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (c) 2026 uvdpa contributors
 #
-# Words for the scripts that run in the laboratory (bash -eu on the host's root).
-
-# Fail with a reason.
-fail()
-{
-	echo "FAIL: $*"
-	exit 1
-}
-
-# A figure for the host: result NAME VALUE.
-result()
-{
-	echo "@@result $*"
-}
-
-# Ask the host to do something and wait until it has; prints its one-line answer.
-host()
-{
-	local answer
-	echo "@@host $*" >/dev/ttyS1
-	read -r answer </dev/ttyS1
-	case "$answer" in
-	error*) fail "host $*: $answer" ;;
-	esac
-	echo "$answer"
-}
-
-# wait_for SECONDS COMMAND...: until the command succeeds.
-wait_for()
-{
-	local tries=$(($1 * 20))
-	shift
-	until "$@"; do
-		tries=$((tries - 1))
-		[ "$tries" -gt 0 ] || fail "waited in vain for: $*"
-		sleep 0.05
-	done
-}
+# Words for the scripts that run in the laboratory (bash -eu on the host's root), beside those of
+# words.sh.
 
 # load MODULE, unload MODULE: kernel modules; the host may have no modprobe.
 load()

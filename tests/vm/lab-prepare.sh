@@ -24,4 +24,5 @@ ip link set lo up
 if grep -qw lab.iommu=virtio /proc/cmdline; then
 	echo 1 >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts
 fi
-run="chroot /newroot /bin/bash -eu -c '. /run/lab/environment; . /run/lab/lib.sh; . /run/lab/script'"
+files="for f in environment lib.sh script; do . /run/lab/\$f; done"
+run="chroot /newroot /bin/bash -eu -c '$files'"

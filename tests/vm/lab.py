@@ -3,8 +3,8 @@
 """The laboratory: a virtual machine that stands in for one with hardware.
 
 Its root is the host's, read-only, with an overlay in memory: programs, libraries, sources and the
-build tree are where they are on the host, and whatever a script writes is gone afterwards. It has an
-IOMMU and vfio-pci, so that QEMU's PCI devices serve as hardware that others have written. See
+build tree are where they are on the host, and whatever a script writes is gone afterwards. It has
+an IOMMU and vfio-pci, so that QEMU's PCI devices serve as hardware that others have written. See
 doc/testing.md; `tests/vm/lab` runs a command in it from a shell.
 """
 
@@ -59,8 +59,8 @@ class Lab(machine.Machine):
                  pass_fds=()):
         """
         folder: for its files, on the host; devices: QEMU arguments, see net() and blk(); iommu:
-        intel, virtio or none; memory: MiB; env: a dictionary of further variables for the script; pass_fds:
-        QEMU inherits them.
+        intel, virtio or none; memory: MiB; env: a dictionary of further variables for the script;
+        pass_fds: QEMU inherits them.
         """
         arguments, cmdline = IOMMUS[iommu]
         environment = {"PATH": os.environ.get("PATH", "/bin") + ":/usr/sbin:/sbin",
@@ -69,7 +69,7 @@ class Lab(machine.Machine):
                        **{k: os.environ[k] for k in CACHE if k in os.environ}, **dict(env)}
         files = {
             "prepare.sh": (HERE / "lab-prepare.sh").read_bytes(),
-            "lib.sh": (HERE / "lab-lib.sh").read_bytes(),
+            "lib.sh": machine.words("lab-lib.sh"),
             "environment": "".join(f"export {k}={shlex.quote(str(v))}\n"
                                    for k, v in environment.items()).encode() +
                            f"cd {shlex.quote(str(ROOT))}\n".encode(),

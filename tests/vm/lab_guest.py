@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (c) 2026 uvdpa contributors
 """
-Runs inside the laboratory, see test_lab_guest.py: a guest in a QEMU of its own, on a vhost-user socket
-of vdpa-app's, on a function over vfio-pci. It pings the laboratory's kernel through it.
+Runs inside the laboratory, see test_lab_guest.py: a guest in a QEMU of its own, on a vhost-user
+socket of vdpa-app's, on a function over vfio-pci. It pings the laboratory's kernel through it.
 """
 
 import os
@@ -16,7 +16,7 @@ import lab_inside as inside
 import vmtest
 
 PINGS = 10
-# Every instruction is emulated twice: what takes two seconds takes a minute, and several on a busy host.
+# Every instruction is emulated twice: what takes two seconds takes a minute, several on a busy host.
 BOOT_TIMEOUT = 500
 DEVICE = "0000:00:10.0"  # the function served; its far end is the other one, the kernel's
 MAC = os.environ["UVDPA_LAB_MAC"]

@@ -4,7 +4,7 @@
 
 It has two serial ports: the kernel's console, kept in a log, and the script's input and output. On
 the latter, lines that start with @@ are for us: `@@exit N`, `@@result NAME VALUE` and
-`@@host WORD ARGS...`, a request that the script waits for (see guest-lib.sh). The exit code of QEMU
+`@@host WORD ARGS...`, a request that the script waits for (see words.sh). The exit code of QEMU
 says nothing; that of the script does.
 """
 
@@ -27,7 +27,7 @@ class MachineError(Exception):
 
 
 def fetched(part):
-    """The folder of what scripts/fetch-guest fetched (guest, lab or qemu), None when it is absent."""
+    """The folder of what scripts/fetch-guest fetched (guest, lab or qemu), None when absent."""
     done = subprocess.run([ROOT / "scripts" / "fetch-guest", "--check", part], capture_output=True,
                           text=True, check=False)
     return pathlib.Path(done.stdout.strip()) if done.returncode == 0 else None
@@ -85,6 +85,11 @@ def initramfs(part, script, files):
     return cpio.data()
 
 
+def words(name):
+    """The shell functions of the file, and those that all machines have."""
+    return (HERE / "words.sh").read_bytes() + (HERE / name).read_bytes()
+
+
 class Machine:
     """One QEMU process. Use it in a with statement, which ends it whatever happened."""
 
@@ -127,7 +132,9 @@ class Machine:
 
     def start(self):
         self.stderr = open(self.log, "wb")
-        self.proc = subprocess.Popen(self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        # A test that is killed must not leave a machine behind.
+        argv = ["setpriv", "--pdeathsig", "KILL", *self.argv]
+        self.proc = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                      stderr=self.stderr, start_new_session=True,
                                      pass_fds=self.pass_fds)
 

@@ -3,10 +3,10 @@
 """
 The far end of a network device of QEMU's: sends every frame back and counts what passed.
 
-Without a hub in between no frame is lost: a full receive ring of the device holds QEMU up, which holds
-this up. One queue pair is a pair of datagram sockets, which anybody may have. More take a tap
-interface, in a network namespace of its own; so does a device that is stopped amid traffic, which ends
-QEMU 7.2 when it waits for a socket just then.
+Without a hub in between no frame is lost: a full receive ring of the device holds QEMU up, which
+holds this up. One queue pair is a pair of datagram sockets, which anybody may have. More take a tap
+interface, in a network namespace of its own; so does a device that is stopped amid traffic, which
+ends QEMU 7.2 when it waits for a socket just then.
 """
 
 import fcntl

@@ -4,8 +4,8 @@
 """
 Linux' virtio-pci driver on the functions of vdpa-model, which QEMU's vfio-user-pci gives the guest.
 
-The model's registers, capabilities, MSI-X and DMA meet a driver and a client that are not ours, with
-packed and split rings, with doorbells by memory and by messages. Needs a QEMU from 10.1 on.
+The model's registers, capabilities, MSI-X and DMA meet a driver and a client that are not ours,
+with packed and split rings, with doorbells by memory and by messages. Needs a QEMU from 10.1 on.
 """
 
 import hashlib
@@ -120,8 +120,8 @@ def main():
     folder = machine.fetched("qemu")
     QEMU = os.environ.get("UVDPA_VFIO_USER_QEMU") or (folder and folder / machine.QEMU)
     if not QEMU:
-        print("SKIPPED: no QEMU with vfio-user-pci (10.1 or later): run scripts/setup vm, or name one "
-              "in UVDPA_VFIO_USER_QEMU")
+        print("SKIPPED: no QEMU with vfio-user-pci (10.1 or later): run scripts/setup vm, or name "
+              "one in UVDPA_VFIO_USER_QEMU")
         sys.exit(vmtest.SKIP)
     vmtest.main()
 

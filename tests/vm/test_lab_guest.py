@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (c) 2026 uvdpa contributors
 """
-A guest inside the laboratory, on a VFIO function: the whole way from a guest's driver to a device that
-others have written. Once, since a guest in an emulated machine takes its time.
+A guest inside the laboratory, on a VFIO function: the whole way from a guest's driver to a device
+that others have written. Once, since a guest in an emulated machine takes its time.
 """
 
 import shlex
@@ -26,10 +26,11 @@ class Guest(vmtest.LabTest):
             self.addCleanup(end.close)
         netdevs = [f"dgram,local.type=fd,local.str={end.fileno()}" for end in ends]
         script = shlex.join([sys.executable, "-B", "tests/vm/lab_guest.py"])
-        machine = self.lab("lab", script, [
-            # A page for each doorbell, so that it can be given to the guest.
-            *lab.net(0x10, netdevs[0], MAC0, ",page-per-vq=on"),
-            *lab.net(0x11, netdevs[1], MAC1)], env={"UVDPA_LAB_MAC": MAC0, "UVDPA_LAB_FAR_MAC": MAC1},
+        # A page for each doorbell, so that it can be given to the guest.
+        devices = [*lab.net(0x10, netdevs[0], MAC0, ",page-per-vq=on"),
+                   *lab.net(0x11, netdevs[1], MAC1)]
+        machine = self.lab("lab", script, devices,
+                           env={"UVDPA_LAB_MAC": MAC0, "UVDPA_LAB_FAR_MAC": MAC1},
                            pass_fds=[end.fileno() for end in ends])
         machine.run(timeout=TIMEOUT)
 

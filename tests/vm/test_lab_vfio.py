@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (c) 2026 uvdpa contributors
 """
-vdpa-app on PCI functions that others have written: QEMU's virtio devices, over the kernel's vfio-pci
-and behind an IOMMU, inside the laboratory. What runs there is lab_vfio.py; this is the far end.
+vdpa-app on PCI functions that others have written: QEMU's virtio devices, over the kernel's
+vfio-pci and behind an IOMMU, inside the laboratory. What runs there is lab_vfio.py; this is the far
+end.
 
 One boot for each kind of IOMMU, in which all checks run.
 """
@@ -86,8 +87,8 @@ class Vfio(vmtest.LabTest):
     NEED_TAP = ["Net.test_split_4_pairs", "Net.test_packed_4_pairs",
                 "Conformance.test_net_in_process", "Conformance.test_net_4_pairs_by_socket"]
     TRAFFIC = ["Net.test_split_1_pair", "Net.test_packed_1_pair", "Net.test_split_4_pairs",
-               "Net.test_packed_4_pairs", "Block", "Conformance.test_net_in_process",
-               "Conformance.test_block_by_socket", "Iommu"]
+               "Net.test_packed_4_pairs", "Block", "Iommu", "Conformance.test_net_in_process",
+               "Conformance.test_block_by_socket"]
     # What has little to do with the kind of IOMMU.
     ONCE = ["Net.test_interrupts_at_every_step_of_the_vector_ladder",
             "Conformance.test_net_4_pairs_by_socket", "Conformance.test_block_in_process",
