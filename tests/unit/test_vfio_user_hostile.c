@@ -662,6 +662,47 @@ a_server_that_hangs_up_is_noticed_without_traffic(void **state)
 	close(error);
 }
 
+/* Answers to doorbells, all at once: they come faster than they are taken. */
+static void
+flood_hook(struct vfu_server *s, const struct vfio_user_header *request, struct vfu_reply *reply)
+{
+	enum { FLOOD = 4000 };
+	static struct vfio_user_header answers[FLOOD];
+	unsigned int left = *(unsigned int *)s->arg;
+
+	if (request->command != VFIO_USER_REGION_READ)
+		return;
+	for (int i = 0; i < FLOOD; i++)
+		answers[i] = (struct vfio_user_header){.id = 0x8001,
+						       .command = VFIO_USER_REGION_WRITE,
+						       .size = sizeof(answers[i]),
+						       .flags = VFIO_USER_TYPE_REPLY};
+	for (; left >= FLOOD; left -= FLOOD)
+		if (send(s->fd, answers, sizeof(answers), MSG_NOSIGNAL) < 0)
+			break;
+	reply->drop = true;
+}
+
+static void
+answers_that_were_saved_up_do_not_stretch_a_time_out(void **state)
+{
+	unsigned int posts = 1000000;
+	uint16_t queue = 1;
+	struct function f;
+	uint32_t value;
+	int64_t start;
+
+	assert_true(vfu_server_start(&server));
+	assert_int_equal(open_function(&f, 100), 0);
+	for (unsigned int i = 0; i < posts; i++)
+		(void)T->post(f.handle, 4, 12288, &queue, 2);
+	vfu_server_set_hook(&server, flood_hook, &posts);
+	start = now_ms();
+	assert_int_equal(T->read(f.handle, CONFIG, 0, &value, 4), -ETIMEDOUT);
+	assert_true(now_ms() - start < 700);
+	T->close(f.handle);
+}
+
 static void
 a_protocol_failure_is_told_once_as_an_error(void **state)
 {
@@ -737,6 +778,7 @@ main(void)
 		TEST(requests_of_the_server_are_refused),
 		TEST(a_process_without_free_file_descriptors_is_told_so),
 		TEST(a_server_that_hangs_up_is_noticed_without_traffic),
+		TEST(answers_that_were_saved_up_do_not_stretch_a_time_out),
 		TEST(a_protocol_failure_is_told_once_as_an_error),
 		TEST(a_region_that_shrinks_costs_only_its_function),
 		TEST(a_region_that_cannot_shrink_may_be_given_away),

@@ -30,6 +30,9 @@
 #define GRACE_US	2000
 /* It grows by one part in so many of the time that passes. */
 #define PATIENCE_REFILL 8
+/* Looks at what has come by the deadline: about four times what a socket takes message by message.
+ * A server that sends faster than we read would not let it end. */
+#define LATE_LOOKS_MAX	1024
 /* Requests of its own that a server may send during one of ours, all refused. */
 #define REFUSALS_MAX	16
 
@@ -273,6 +276,7 @@ transact(struct vfu_conn *c, struct vfu_call *call, int *err)
 		{(void *)(uintptr_t)call->data, call->data_len},
 	};
 	int64_t start = vdpa_vfu_now_us(), limit, waited;
+	unsigned int late = 0;
 	bool sent = false;
 	int rc;
 
@@ -295,7 +299,8 @@ transact(struct vfu_conn *c, struct vfu_call *call, int *err)
 			if (rc < 0 && rc != -EAGAIN)
 				return rc;
 		}
-		if (!wait_for(c, sent ? POLLIN : POLLIN | POLLOUT, start + limit))
+		if (!wait_for(c, sent ? POLLIN : POLLIN | POLLOUT, start + limit) ||
+		    (vdpa_vfu_now_us() >= start + limit && ++late > LATE_LOOKS_MAX))
 			return timed_out(c, vdpa_vfu_now_us() - start, sent);
 		rc = receive(c);
 		if (rc > 0) {
