@@ -1290,6 +1290,28 @@ where_a_queue_stopped_is_not_guessed(void **state)
 /* Queues that come late. */
 
 static void
+a_start_that_failed_is_not_tried_again_without_a_reset(void **state)
+{
+	const uint8_t ok = VIRTIO_S_ACKNOWLEDGE | VIRTIO_S_DRIVER | VIRTIO_S_FEATURES_OK;
+	struct fixture *f = *state;
+
+	add_net(f, 1, WORDS);
+	assert_int_equal(vdpa_reset(f->vdev), 0);
+	assert_int_equal(vdpa_set_status(f->vdev, VIRTIO_S_ACKNOWLEDGE | VIRTIO_S_DRIVER), 0);
+	assert_int_equal(vdpa_set_driver_features(f->vdev, V1), 0);
+	assert_int_equal(vdpa_set_status(f->vdev, ok), 0);
+	f->v.never_enables = true;
+	for (unsigned int i = 0; i < 3; i++)
+		assert_true(vdpa_set_status(f->vdev, ok | VIRTIO_S_DRIVER_OK) < 0);
+	/* The control queue's memory, once. */
+	assert_int_equal(f->v.pci.n_mapped, 1);
+	f->v.never_enables = false;
+	assert_int_equal(vdpa_reset(f->vdev), 0);
+	assert_int_equal(f->v.pci.n_mapped, 0);
+	start(f);
+}
+
+static void
 a_late_queue_starts_where_queues_reset_one_by_one(void **state)
 {
 	struct fixture *f = *state;
@@ -1318,6 +1340,13 @@ a_late_queue_starts_where_queues_reset_one_by_one(void **state)
 	assert_int_equal(f->v.pairs, 2);
 	assert_int_equal(f->v.vq[2].vector, 3);
 	assert_int_equal(f->v.pci.msix[3], f->call[2]);
+	/* One that is neither wanted nor goes has the guest's memory. */
+	assert_int_equal(vdpa_device_stop_vq(f->vdev, 2, &at), 0);
+	f->v.ctrl = FAKE_CTRL_REFUSES;
+	f->v.never_resets_vq = true;
+	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), EIO, "refuses command");
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	assert_int_equal(f->v.status, 0);
 }
 
 static void
@@ -1472,6 +1501,7 @@ main(void)
 		T(a_kick_before_the_start_is_made_up_for),
 		T(a_queue_starts_at_zero_only),
 		T(where_a_queue_stopped_is_not_guessed),
+		T(a_start_that_failed_is_not_tried_again_without_a_reset),
 		T(a_late_queue_starts_where_queues_reset_one_by_one),
 		T(without_queue_reset_a_queue_stops_with_the_device),
 		T(queue_reset_needs_its_register),

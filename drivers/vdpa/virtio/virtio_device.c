@@ -8,6 +8,7 @@
  */
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <rte_byteorder.h>
@@ -44,8 +45,12 @@ virtio_device_set_features(struct virtio_device *dev, uint64_t features)
 static int
 prepare(struct virtio_device *dev)
 {
-	int rc = virtio_ctrl_setup(dev);
+	int rc;
 
+	/* What is there belongs to a start that failed: no second one over it. */
+	if (dev->ctrl.mem.va != NULL || dev->hw.doorbells.va != NULL)
+		return vdpa_error(EPROTO, "a start has failed, and the device was not reset");
+	rc = virtio_ctrl_setup(dev);
 	/* The control queue's doorbell is known only now. */
 	if (rc == 0)
 		virtio_hw_map_doorbells(&dev->hw);
@@ -179,9 +184,14 @@ enable(struct virtio_device *dev, uint16_t idx)
 	kick(dev, idx);
 	rc = update_pairs(dev);
 	if (rc < 0) {
+		char why[256];
+
 		/* Not started: the device must not use it. Only where queues come late. */
+		snprintf(why, sizeof(why), "%s", vdpa_error_message());
 		q->ready = q->enabled = false;
-		virtio_hw_vq_reset(&dev->hw, idx);
+		if (virtio_hw_vq_reset(&dev->hw, idx) < 0)
+			vdpa_device_fail(&dev->vdev, idx, EIO, "%s", vdpa_error_message());
+		rc = vdpa_error(rc, "%s", why);
 	}
 	return rc;
 }

@@ -124,10 +124,12 @@ static void
 on_gone(struct vdpa_event *ev, uint32_t revents)
 {
 	struct virtio_device *dev = ev->arg;
-	int err = vdpa_pci_error(dev->hw.pci);
+	int err;
 
 	if (!vdpa_eventfd_take(ev->fd))
 		return;
+	/* After the signal, which comes when the cause is known. */
+	err = vdpa_pci_error(dev->hw.pci);
 	if (err < 0)
 		vdpa_device_fail(&dev->vdev, -1, err, "%s", vdpa_pci_error_text(dev->hw.pci));
 	else if (ev == &dev->gone[VDPA_PCI_EVENT_REMOVE])
