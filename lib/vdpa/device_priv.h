@@ -32,6 +32,14 @@
 
 #define VDPA_FAILURE_MAX 256
 
+/* The part of a queue's ring that says how far the guest has come. */
+struct vdpa_kick_ring {
+	struct vdpa_iotlb *tlb; /* where it lies */
+	const uint8_t *va;	/* NULL: not there */
+	uint32_t num;
+	bool packed;
+};
+
 /* A virtqueue of a session. */
 struct vdpa_core_vq {
 	struct vdpa_vq_config conf; /* (L) as started last */
@@ -39,7 +47,10 @@ struct vdpa_core_vq {
 	bool was_reset;		    /* (L) by itself, and may be set up again */
 	bool halted;		    /* (L) stopped with the whole device; state says where */
 	struct vdpa_vq_state state; /* (L) */
-	struct vdpa_event relay;    /* kick eventfd to ops->kick_vq, on the control loop */
+	struct vdpa_event relay;    /* kick eventfd to the device, on the control loop */
+	/* Changed under (L) and only while the relay is down. */
+	bool kick_data;			 /* what it relays carries data */
+	struct vdpa_kick_ring kick_ring; /* then; holds a reference to tlb */
 	struct vdpa_device *vdev;
 };
 
@@ -166,10 +177,18 @@ bool vdpa_ring_is_fresh(const struct vdpa_iotlb *tlb, bool packed,
 bool vdpa_ring_stopped_at(const struct vdpa_iotlb *tlb, bool packed,
 			  const struct vdpa_vq_config *conf, struct vdpa_vq_state *state);
 
-/* session.c: take a queue's kick relay down; outside of a session it is a no-op. Under the lock. */
+/* kick.c; under the lock. Take a queue's kick relay down; outside of a session it is a no-op. */
 void vdpa_session_vq_detach(struct vdpa_device *vdev, uint16_t idx);
-/* Stop whatever runs: reset, forget memory and queues. The state is IDLE, or FAILED when the reset
- * fails. */
+/* Bring kicks of fd to the queue, by the device itself where it can, else by the relay; -1: no
+ * longer. */
+int vdpa_session_attach_kick(struct vdpa_device *vdev, uint16_t idx, int fd);
+/* Kick a queue that is set up, in the form that was negotiated. */
+void vdpa_session_kick(struct vdpa_device *vdev, uint16_t idx);
+/* core->iotlb is another: relays that look at it follow. */
+void vdpa_session_memory_changed(struct vdpa_device *vdev);
+
+/* session.c. Stop whatever runs: reset, forget memory and queues. The state is IDLE, or FAILED when
+ * the reset fails. */
 int vdpa_session_stop(struct vdpa_device *vdev);
 /* vdpa_device_start() under the lock, from any state; what it began is undone when it fails. */
 int vdpa_session_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf);
@@ -177,9 +196,6 @@ int vdpa_session_start(struct vdpa_device *vdev, const struct vdpa_start_config 
 int vdpa_session_setup_vq(struct vdpa_device *vdev, uint16_t idx,
 			  const struct vdpa_vq_config *conf);
 void vdpa_session_undo_vq(struct vdpa_device *vdev, uint16_t idx);
-/* Bring kicks of fd to the queue, by the device itself where it can, else by the relay; -1: no
- * longer. */
-int vdpa_session_attach_kick(struct vdpa_device *vdev, uint16_t idx, int fd);
 int vdpa_session_attach_call(struct vdpa_device *vdev, uint16_t idx, int fd);
 
 /* session_vq.c: whether the device was stopped as a whole, and not all of its queues have been told

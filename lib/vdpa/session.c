@@ -3,59 +3,16 @@
 
 /*
  * A session: from vdpa_device_start() to vdpa_device_stop(), and what may change of the device in
- * between (memory, dirty log); of its queues, see session_vq.c. Built from the steps of status.c;
- * owns the kick relays.
+ * between (memory, dirty log); of its queues, see session_vq.c, of their kicks, kick.c. Built from
+ * the steps of status.c.
  */
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "device_priv.h"
 #include "vdpa_log.h"
-
-/* The fallback for doorbells that cannot be given away: one read, one op call for a kick. */
-static void
-relay_kick(struct vdpa_event *ev, uint32_t revents)
-{
-	struct vdpa_core_vq *vq = ev->arg;
-	struct vdpa_device *vdev = vq->vdev;
-
-	if (!vdpa_eventfd_take(ev->fd)) {
-		/* Not an eventfd after all: it would wake us for ever. Deleted last, nobody waits
-		 * for this call from then on. */
-		vdpa_device_fail(vdev, (int)(vq - vdev->core->vqs), errno,
-				 "the kick file descriptor cannot be read");
-		vdpa_event_del(ev);
-		return;
-	}
-	vdev->config->kick_vq(vdev, (uint16_t)(vq - vdev->core->vqs));
-}
-
-void
-vdpa_session_vq_detach(struct vdpa_device *vdev, uint16_t idx)
-{
-	vdpa_event_del(&vdev->core->vqs[idx].relay);
-}
-
-int
-vdpa_session_attach_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
-{
-	struct vdpa_core_vq *vq = &vdev->core->vqs[idx];
-
-	if (vdev->config->set_vq_kick != NULL)
-		return VDPA_OP(vdev, idx, "set_vq_kick", vdev->config->set_vq_kick(vdev, idx, fd));
-	vdpa_event_del(&vq->relay);
-	if (fd < 0)
-		return 0;
-	vq->relay =
-		(struct vdpa_event){.fd = fd, .events = EPOLLIN, .handler = relay_kick, .arg = vq};
-	return VDPA_OP(vdev, idx, "kick relay",
-		       vdpa_event_add(vdpa_event_loop_control(), &vq->relay));
-}
 
 int
 vdpa_session_attach_call(struct vdpa_device *vdev, uint16_t idx, int fd)

@@ -459,7 +459,7 @@ vdpa_device_set_vq_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
 	if (rc == 0) {
 		vdev->core->vqs[idx].conf.kick_fd = fd;
 		if (vdev->core->vqs[idx].ready)
-			vdev->config->kick_vq(vdev, idx);
+			vdpa_session_kick(vdev, idx);
 	}
 out:
 	vdpa_device_unlock(vdev);

@@ -78,7 +78,12 @@ struct vdpa_config_ops {
 	int (*set_vq_num)(struct vdpa_device *vdev, uint16_t idx, uint32_t num);
 	/** A kick by software. Data path: without the device's lock, on the control loop. */
 	void (*kick_vq)(struct vdpa_device *vdev, uint16_t idx);
-	/** Optional: the same with VIRTIO_F_NOTIFICATION_DATA. */
+	/**
+	 * Optional: takes the place of kick_vq where VIRTIO_F_NOTIFICATION_DATA is negotiated; a
+	 * device that offers the feature has it, unless kicks reach it without the core. data is
+	 * what the guest would write (virtio 1.2, 2.9): queue, and position in the ring, as the
+	 * core reads it there.
+	 */
 	void (*kick_vq_with_data)(struct vdpa_device *vdev, uint32_t data);
 	/** Optional: the device waits for the kick eventfd itself (-1: no longer) and needs no
 	 * relay. */
@@ -280,6 +285,14 @@ struct vdpa_device *vdpa_find_device(const char *name);
  */
 void vdpa_device_fail(struct vdpa_device *vdev, int qidx, int err, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
+
+/**
+ * What a kick of the queue is to carry now with VIRTIO_F_NOTIFICATION_DATA: for kicks of the
+ * driver's own, as of a queue that becomes ready while the device runs, or at DRIVER_OK. From
+ * inside set_vq_ready() and set_status() only. Where the ring is no longer in guest memory the
+ * device fails, as by vdpa_device_fail(), and the position is 0.
+ */
+uint32_t vdpa_vq_notification_data(struct vdpa_device *vdev, uint16_t idx);
 
 /** The first failure's text since the last reset; "" for none. The device's lock is not needed. */
 void vdpa_device_failure(struct vdpa_device *vdev, char *buf, size_t len);

@@ -47,6 +47,15 @@ fake_kick_vq(struct vdpa_device *vdev, uint16_t idx)
 	__atomic_add_fetch(&FAKE(vdev)->vq[idx].kicks, 1, __ATOMIC_SEQ_CST);
 }
 
+static void
+fake_kick_vq_with_data(struct vdpa_device *vdev, uint32_t data)
+{
+	struct fake_vq *vq = &FAKE(vdev)->vq[data & 0xffff];
+
+	__atomic_store_n(&vq->data, data, __ATOMIC_SEQ_CST);
+	__atomic_add_fetch(&vq->kicks, 1, __ATOMIC_SEQ_CST);
+}
+
 static int
 fake_set_vq_cb(struct vdpa_device *vdev, uint16_t idx, int fd)
 {
@@ -115,7 +124,8 @@ fake_get_vq_num_min(struct vdpa_device *vdev)
 static uint64_t
 fake_get_device_features(struct vdpa_device *vdev)
 {
-	return UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_F_RING_PACKED;
+	return UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_F_RING_PACKED |
+	       UINT64_C(1) << FAKE_F_NOTIFICATION_DATA;
 }
 
 static uint64_t
@@ -249,7 +259,8 @@ fake_free(struct vdpa_device *vdev)
 
 #define FAKE_OPS                                                                                   \
 	.set_vq_address = fake_set_vq_address, .set_vq_num = fake_set_vq_num,                      \
-	.kick_vq = fake_kick_vq, .set_vq_cb = fake_set_vq_cb, .get_vq_ready = fake_get_vq_ready,   \
+	.kick_vq = fake_kick_vq, .kick_vq_with_data = fake_kick_vq_with_data,                      \
+	.set_vq_cb = fake_set_vq_cb, .get_vq_ready = fake_get_vq_ready,                            \
 	.get_vq_count = fake_get_vq_count, .get_vq_align = fake_get_vq_align,                      \
 	.get_vq_num_max = fake_get_vq_num_max, .get_vq_num_min = fake_get_vq_num_min,              \
 	.get_device_features = fake_get_device_features,                                           \

@@ -10,6 +10,8 @@
 
 #define FAKE_VQS 4
 
+#define FAKE_F_NOTIFICATION_DATA 38
+
 struct fake_vq {
 	uint32_t num;
 	uint64_t desc, driver, device;
@@ -17,6 +19,7 @@ struct fake_vq {
 	int call_fd, kick_fd;
 	bool ready, disabled;
 	unsigned int kicks;
+	uint32_t data; /* of the last one, where it carried any */
 };
 
 struct fake_device {

@@ -18,6 +18,7 @@
 
 #define PCI_CAPABILITY_LIST 0x34
 #define RING_PACKED	    (UINT64_C(1) << 34)
+#define NOTIFICATION_DATA   (UINT64_C(1) << 38)
 
 #define DESC_NEXT  0x0001
 #define DESC_WRITE 0x0002
@@ -156,6 +157,12 @@ kicked(struct fake_virtio *v, uint16_t idx)
 		ctrl_packed(v, &v->vq[idx]);
 	else
 		ctrl_split(v, &v->vq[idx]);
+	/* Data says where the ring ends, which is how far it was executed. */
+	if ((v->driver_features & NOTIFICATION_DATA) != 0 && v->ctrl == FAKE_CTRL_ANSWERS)
+		assert_int_equal(v->vq[idx].position,
+				 (v->driver_features & RING_PACKED) != 0
+					 ? v->ctrl_at | (unsigned int)v->ctrl_wrap << 15
+					 : v->ctrl_at);
 }
 
 /* Registers. */
@@ -306,10 +313,15 @@ on_write(struct fake_pci *f, unsigned int region, uint64_t offset, const void *b
 	if (offset < FAKE_VIRTIO_ISR) {
 		common_write(v, offset, value);
 	} else if (offset >= FAKE_VIRTIO_NOTIFY) {
-		assert_int_equal(len, 2);
+		uint16_t idx = (uint16_t)value;
+
+		/* With VIRTIO_F_NOTIFICATION_DATA, 32 bits. */
+		assert_int_equal(len, (v->driver_features & NOTIFICATION_DATA) != 0 ? 4 : 2);
+		assert_in_range(idx, 0, FAKE_VIRTIO_VQS - 1);
 		assert_int_equal(offset - FAKE_VIRTIO_NOTIFY,
-				 v->vq[value].notify_off * v->multiplier);
-		kicked(v, (uint16_t)value);
+				 v->vq[idx].notify_off * v->multiplier);
+		v->vq[idx].position = (uint16_t)(value >> 16);
+		kicked(v, idx);
 	}
 }
 
@@ -384,7 +396,7 @@ fake_virtio_init_doorbells(struct fake_virtio *v, const char *name, uint16_t pai
 	/* Rings, VERSION_1, ACCESS_PLATFORM, PACKED, RING_RESET, NOTIFICATION_DATA, SR_IOV; net:
 	 * MTU, MAC, STATUS, CTRL_VQ, CTRL_RX, GUEST_ANNOUNCE, MQ, CTRL_MAC_ADDR, RSS. */
 	v->features = UINT64_C(1) << 28 | UINT64_C(1) << 29 | UINT64_C(1) << 32 |
-		      UINT64_C(1) << 33 | RING_PACKED | UINT64_C(1) << 37 | UINT64_C(1) << 38 |
+		      UINT64_C(1) << 33 | RING_PACKED | UINT64_C(1) << 37 | NOTIFICATION_DATA |
 		      UINT64_C(1) << 40 | 1 << 3 | 1 << 5 | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 21 |
 		      1 << 22 | 1 << 23 | UINT64_C(1) << 60;
 	v->is_net = true;

@@ -33,6 +33,7 @@ enum fake_virtio_ctrl {
 struct fake_virtio_vq {
 	uint16_t size_max, size, vector, enable, notify_off, reset;
 	uint64_t desc, driver, device;
+	uint16_t position;  /* of the last one, where it carried data */
 	unsigned int kicks; /* doorbells that came as accesses, not by memory */
 };
 

@@ -39,6 +39,7 @@
 #define V1	   VIRTIO_BIT(VIRTIO_VERSION_1)
 #define PACKED	   VIRTIO_BIT(VIRTIO_RING_PACKED)
 #define MQ	   VIRTIO_BIT(VIRTIO_NET_MQ)
+#define DATA	   VIRTIO_BIT(VIRTIO_NOTIFICATION_DATA)
 #define WORDS	   "name v0 mgmtdev fake/v0 timeout_ms 60 "
 #define BUS_MASTER 0x04
 
@@ -234,7 +235,7 @@ a_function_tells_what_it_is(void **state)
 	assert_int_equal(config[8], 4);
 	features = vdpa_get_device_features(f->vdev);
 	assert_int_equal(features, VIRTIO_BIT(28) | VIRTIO_BIT(29) | V1 | PACKED | VIRTIO_BIT(3) |
-					   VIRTIO_BIT(5) | VIRTIO_BIT(16) | MQ);
+					   VIRTIO_BIT(5) | VIRTIO_BIT(16) | MQ | DATA);
 }
 
 static void
@@ -996,8 +997,8 @@ pairs_follow_the_queues_that_are_enabled(void **state)
 	struct fixture *f = *state;
 
 	add_net(f, 4, WORDS);
-	for (unsigned int packed = 0; packed < 2; packed++) {
-		f->start.features = V1 | MQ | (packed != 0 ? PACKED : 0);
+	for (unsigned int i = 0; i < 4; i++) {
+		f->start.features = V1 | MQ | (i % 2 != 0 ? PACKED : 0) | (i / 2 != 0 ? DATA : 0);
 		start(f);
 		f->v.commands = 0;
 		for (unsigned int round = 0; round < 20; round++) {
@@ -1244,6 +1245,118 @@ a_kick_before_the_start_is_made_up_for(void **state)
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	assert_int_equal(f->v.vq[0].kicks, 1);
 	assert_int_equal(f->v.vq[1].kicks, 1);
+}
+
+/* Notification data. */
+
+static uint16_t *
+guest16(struct fixture *f, uint64_t iova)
+{
+	return (uint16_t *)(void *)(f->tlb->regions[0]->va + (iova - MEM_IOVA));
+}
+
+static void
+kicks_carry_data_where_negotiated(void **state)
+{
+	struct fixture *f = *state;
+
+	add_net(f, 1, WORDS);
+	f->start.features = V1 | DATA;
+	/* What is there before the start is told by the kick that makes up for its own. */
+	*guest16(f, f->vqs[0].driver + 2) = 32;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_int_equal(f->v.vq[0].kicks, 1);
+	assert_int_equal(f->v.vq[0].position, 32);
+	assert_int_equal(f->v.vq[1].kicks, 1);
+	assert_int_equal(f->v.vq[1].position, 0);
+	*guest16(f, f->vqs[1].driver + 2) = 0x9234;
+	eventfd_write(f->kick[1], 1);
+	EVENTUALLY(__atomic_load_n(&f->v.vq[1].kicks, __ATOMIC_SEQ_CST) == 2);
+	assert_int_equal(f->v.vq[1].position, 0x9234);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	/* Without it, the next session has 16 bits again: the function looks. */
+	f->start.features = V1;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	eventfd_write(f->kick[1], 1);
+	EVENTUALLY(__atomic_load_n(&f->v.vq[1].kicks, __ATOMIC_SEQ_CST) == 4);
+	assert_int_equal(f->v.vq[1].position, 0);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+}
+
+static void
+a_late_queue_is_kicked_with_its_position(void **state)
+{
+	struct fixture *f = *state;
+
+	add_net(f, 2, WORDS);
+	f->start.features = V1 | MQ | PACKED | DATA;
+	f->vqs[2].ready = f->vqs[3].ready = false;
+	f->vqs[2].state.packed.last_avail_counter = f->vqs[2].state.packed.last_used_counter = 1;
+	start(f);
+	for (unsigned int i = 0; i < 5; i++)
+		*guest16(f, f->vqs[2].desc + 16 * i + 14) = 0x80;
+	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), 0);
+	assert_int_equal(f->v.vq[2].kicks, 1);
+	assert_int_equal(f->v.vq[2].position, 0x8005);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+}
+
+static void
+a_mapped_doorbell_takes_data(void **state)
+{
+	struct fixture *f = *state;
+	volatile uint8_t *bar;
+
+	fake_virtio_init_doorbells(&f->v, "v0", 1, 4096, true);
+	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_CTRL_VQ);
+	assert_int_equal(add(f, WORDS), 0);
+	f->start.nvqs = 2;
+	f->start.features = V1 | DATA;
+	f->vqs[0].ready = f->vqs[1].ready = true;
+	start(f);
+	*guest16(f, f->vqs[1].driver + 2) = 0x8765;
+	eventfd_write(f->kick[1], 1);
+	bar = &f->v.pci.bar[FAKE_VIRTIO_BAR].mem[FAKE_VIRTIO_NOTIFY + 4096];
+	EVENTUALLY(*(volatile uint32_t *)(volatile void *)bar == 0x87650001);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+}
+
+/* Doorbells of two bytes, and one at the end of the structure: 32 bits would hit something else. */
+static void
+data_is_not_offered_without_room_for_it(void **state)
+{
+	struct fixture *f = *state;
+
+	fake_virtio_init_doorbells(&f->v, "v0", 1, 2, false);
+	assert_int_equal(add(f, WORDS), 0);
+	assert_int_equal(vdpa_get_device_features(f->vdev) & DATA, 0);
+	assert_int_equal(vdpa_dev_del("v0"), 0);
+	fake_virtio_fini(&f->v);
+
+	fake_virtio_init(&f->v, "v0", 1);
+	fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_NOTIFY_CFG)[12] = 6;
+	fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_NOTIFY_CFG)[13] = 0;
+	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_CTRL_VQ);
+	assert_int_equal(add(f, WORDS), 0);
+	assert_int_equal(vdpa_get_device_features(f->vdev) & DATA, 0);
+}
+
+static void
+a_control_queue_without_room_for_data_is_refused(void **state)
+{
+	struct fixture *f = *state;
+
+	fake_virtio_init(&f->v, "v0", 1);
+	fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_NOTIFY_CFG)[12] = 10;
+	fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_NOTIFY_CFG)[13] = 0;
+	assert_int_equal(add(f, WORDS), 0);
+	f->start.nvqs = 2;
+	f->start.features = V1 | DATA;
+	f->vqs[0].ready = f->vqs[1].ready = true;
+	assert_refused(vdpa_device_start(f->vdev, &f->start), EPROTO, "no room for it");
+	f->start.features = V1;
+	start(f);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 }
 
 /* Where a queue stands. */
@@ -1499,6 +1612,11 @@ main(void)
 		T(a_page_that_the_structure_does_not_fill_is_not_given_away),
 		T(a_page_that_can_be_taken_away_is_not_given_away),
 		T(a_kick_before_the_start_is_made_up_for),
+		T(kicks_carry_data_where_negotiated),
+		T(a_late_queue_is_kicked_with_its_position),
+		T(a_mapped_doorbell_takes_data),
+		T(data_is_not_offered_without_room_for_it),
+		T(a_control_queue_without_room_for_data_is_refused),
 		T(a_queue_starts_at_zero_only),
 		T(where_a_queue_stopped_is_not_guessed),
 		T(a_start_that_failed_is_not_tried_again_without_a_reset),

@@ -146,6 +146,13 @@ broken(struct virtio_device *dev, int err, const char *what)
 	return vdpa_error(err, "%s: control queue: %s", dev->vdev.name, what);
 }
 
+/* position: behind what was made available, for a device that wants it (virtio 1.2, 2.9). */
+static void
+kick(struct virtio_device *dev, uint16_t position)
+{
+	virtio_hw_kick(&dev->hw, dev->ctrl.doorbell, dev->ctrl.idx | (uint32_t)position << 16);
+}
+
 /* Put the command's two parts into the ring and wait until the device has used them. */
 static int
 execute_split(struct virtio_device *dev, const uint64_t *addr, const uint32_t *len)
@@ -167,7 +174,7 @@ execute_split(struct virtio_device *dev, const uint64_t *addr, const uint32_t *l
 	__atomic_store_n(&ring->avail.idx, rte_cpu_to_le_16((uint16_t)(c->next + 1)),
 			 __ATOMIC_RELEASE);
 	rte_mb();
-	virtio_hw_kick(&dev->hw, c->idx, c->doorbell);
+	kick(dev, (uint16_t)(c->next + 1));
 	virtio_wait_start(&wait, &dev->hw);
 	for (;;) {
 		used = rte_le_to_cpu_16(__atomic_load_n(&ring->used.idx, __ATOMIC_ACQUIRE));
@@ -194,7 +201,8 @@ execute_packed(struct virtio_device *dev, const uint64_t *addr, const uint32_t *
 	uint16_t avail = c->wrap ? DESC_F_AVAIL : DESC_F_USED;
 	uint16_t used = c->wrap ? DESC_F_AVAIL | DESC_F_USED : 0;
 	struct virtio_wait wait;
-	uint16_t flags;
+	uint16_t flags, next;
+	bool wrap;
 
 	*tail = (struct packed_desc){.addr = rte_cpu_to_le_64(addr[1]),
 				     .len = rte_cpu_to_le_32(len[1]),
@@ -205,7 +213,14 @@ execute_packed(struct virtio_device *dev, const uint64_t *addr, const uint32_t *
 	head->id = rte_cpu_to_le_16(c->next);
 	__atomic_store_n(&head->flags, rte_cpu_to_le_16(avail | DESC_F_NEXT), __ATOMIC_RELEASE);
 	rte_mb();
-	virtio_hw_kick(&dev->hw, c->idx, c->doorbell);
+	/* The size is a power of two: a command never lies across its end. */
+	next = (uint16_t)(c->next + CTRL_DESCS);
+	wrap = c->wrap;
+	if (next == c->num) {
+		next = 0;
+		wrap = !wrap;
+	}
+	kick(dev, (uint16_t)(next | (unsigned int)wrap << 15));
 	virtio_wait_start(&wait, &dev->hw);
 	for (;;) {
 		flags = rte_le_to_cpu_16(__atomic_load_n(&head->flags, __ATOMIC_ACQUIRE));
@@ -216,12 +231,8 @@ execute_packed(struct virtio_device *dev, const uint64_t *addr, const uint32_t *
 	}
 	if (rte_le_to_cpu_16(head->id) != c->next)
 		return broken(dev, EPROTO, "the device uses a descriptor it was not given");
-	/* The size is a power of two: a command never lies across its end. */
-	c->next = (uint16_t)(c->next + CTRL_DESCS);
-	if (c->next == c->num) {
-		c->next = 0;
-		c->wrap = !c->wrap;
-	}
+	c->next = next;
+	c->wrap = wrap;
 	return 0;
 }
 
@@ -279,6 +290,11 @@ virtio_ctrl_setup(struct virtio_device *dev)
 	if (info.num_max < CTRL_DESCS)
 		return vdpa_error(EPROTO, "%s: control queue %u: its size is %u", dev->vdev.name,
 				  c->idx, info.num_max);
+	if (dev->hw.notification_data && !info.takes_data)
+		return vdpa_error(EPROTO,
+				  "%s: control queue %u: the device offers notification data, and "
+				  "its doorbell has no room for it",
+				  dev->vdev.name, c->idx);
 	c->num = (uint16_t)rte_align32prevpow2(RTE_MIN(info.num_max, (uint16_t)CTRL_NUM));
 	c->doorbell = info.doorbell;
 	rc = vdpa_dma_alloc(dev->vdev.dma, sizeof(struct ctrl_mem), &c->mem);

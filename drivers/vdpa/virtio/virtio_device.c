@@ -59,20 +59,27 @@ prepare(struct virtio_device *dev)
 	return rc;
 }
 
-static void
-kick(struct virtio_device *dev, uint16_t idx)
-{
-	virtio_hw_kick(&dev->hw, idx, dev->vqs[idx].info.doorbell);
-}
-
 void
-virtio_device_kick(struct virtio_device *dev, uint16_t idx)
+virtio_device_kick(struct virtio_device *dev, uint32_t data)
 {
+	struct virtio_queue *q = &dev->vqs[(uint16_t)data];
+
 	/* Not before DRIVER_OK (3.1.1): run() makes up for it. */
 	if (!__atomic_load_n(&dev->running, __ATOMIC_SEQ_CST))
 		return;
-	virtio_count(&dev->vqs[idx].kicks);
-	kick(dev, idx);
+	virtio_count(&q->kicks);
+	virtio_hw_kick(&dev->hw, q->info.doorbell, data);
+}
+
+/* For what may have been made available before the queue ran. From inside an op. */
+static void
+kick_first(struct virtio_device *dev, uint16_t idx)
+{
+	uint32_t data = idx;
+
+	if (dev->hw.notification_data)
+		data = vdpa_vq_notification_data(&dev->vdev, idx);
+	virtio_hw_kick(&dev->hw, dev->vqs[idx].info.doorbell, data);
 }
 
 static int
@@ -87,7 +94,7 @@ run(struct virtio_device *dev)
 		if (!dev->vqs[i].ready)
 			continue;
 		dev->vqs[i].ran = true;
-		kick(dev, i);
+		kick_first(dev, i);
 	}
 	return virtio_ctrl_start(dev);
 }
@@ -181,7 +188,7 @@ enable(struct virtio_device *dev, uint16_t idx)
 	if (!dev->running)
 		return 0;
 	q->ran = true;
-	kick(dev, idx);
+	kick_first(dev, idx);
 	rc = update_pairs(dev);
 	if (rc < 0) {
 		char why[256];

@@ -28,12 +28,13 @@
 #define NET_MTU_MIN	68
 
 /* Bits of the transport and the rings are 24 to 49; of these the front end gets what concerns the
- * rings. Notification data is not among them: the eventfd that relays a kick carries none. */
+ * rings and their doorbells. */
 #define TRANSPORT_BITS (VIRTIO_BIT(50) - VIRTIO_BIT(24))
 #define RING_BITS                                                                                  \
 	(VIRTIO_BIT(VIRTIO_RING_INDIRECT_DESC) | VIRTIO_BIT(VIRTIO_RING_EVENT_IDX) |               \
 	 VIRTIO_BIT(VIRTIO_VERSION_1) | VIRTIO_BIT(VIRTIO_RING_PACKED) |                           \
-	 VIRTIO_BIT(VIRTIO_IN_ORDER) | VIRTIO_BIT(VIRTIO_ORDER_PLATFORM))
+	 VIRTIO_BIT(VIRTIO_IN_ORDER) | VIRTIO_BIT(VIRTIO_ORDER_PLATFORM) |                         \
+	 VIRTIO_BIT(VIRTIO_NOTIFICATION_DATA))
 
 /* What needs the control queue, which is not the guest's (see virtio_ctrl.c), or a standby. */
 #define NET_HIDDEN                                                                                 \
@@ -272,6 +273,8 @@ find_queues(struct virtio_device *dev, const struct vdpa_args *args)
 					  "%s: queue %u of %u: the device gives its size "
 					  "as %u",
 					  name, i, dev->nvqs, dev->vqs[i].info.num_max);
+		if (!dev->vqs[i].info.takes_data)
+			dev->hw_features &= ~VIRTIO_BIT(VIRTIO_NOTIFICATION_DATA);
 		dev->num_max = RTE_MAX(dev->num_max, dev->vqs[i].info.num_max);
 	}
 	limit = vdpa_args_u64(args, "queue_size", dev->num_max);

@@ -68,7 +68,8 @@ enum {
 	COMMON_SIZE_RESET = 60, /* with VIRTIO_F_RING_RESET */
 };
 
-#define DOORBELL_SIZE sizeof(uint16_t)
+#define DOORBELL_SIZE	   sizeof(uint16_t)
+#define DOORBELL_DATA_SIZE sizeof(uint32_t) /* with VIRTIO_F_NOTIFICATION_DATA (4.1.5.2) */
 
 /* Sleep between two looks: soon at first, for most answers come at once. */
 #define NAP_FIRST_US 10u
@@ -414,6 +415,7 @@ virtio_hw_set_features(struct virtio_hw *hw, uint64_t features)
 	write32(hw, DRIVER_FEATURE, (uint32_t)features);
 	write32(hw, DRIVER_FEATURE_SELECT, 1);
 	write32(hw, DRIVER_FEATURE, (uint32_t)(features >> 32));
+	hw->notification_data = (features & VIRTIO_BIT(VIRTIO_NOTIFICATION_DATA)) != 0;
 }
 
 /*
@@ -472,6 +474,10 @@ virtio_hw_vq_info(struct virtio_hw *hw, uint16_t idx, struct virtio_hw_vq_info *
 				  " is outside of the notification structure of 0x%x bytes",
 				  vdpa_pci_name(hw->pci), idx, doorbell, hw->notify.length);
 	info->doorbell = (uint32_t)doorbell;
+	/* A wider write than there is room for would hit something else; one that is not aligned
+	 * may be a fault of ours. */
+	info->takes_data = doorbell + DOORBELL_DATA_SIZE <= hw->notify.length &&
+			   (hw->notify.offset + doorbell) % DOORBELL_DATA_SIZE == 0;
 	hw->doorbell_last = RTE_MAX(hw->doorbell_last, info->doorbell);
 	return 0;
 }
@@ -604,17 +610,22 @@ virtio_hw_unmap_doorbells(struct virtio_hw *hw)
 }
 
 void
-virtio_hw_kick(struct virtio_hw *hw, uint16_t idx, uint32_t doorbell)
+virtio_hw_kick(struct virtio_hw *hw, uint32_t doorbell, uint32_t data)
 {
+	uint64_t at = hw->notify.offset + (uint64_t)doorbell;
 	volatile uint8_t *va = hw->doorbells.va;
 
 	/* The mapping reaches beyond every doorbell that virtio_hw_vq_info() has told of. */
 	if (likely(va != NULL)) {
-		rte_write16(rte_cpu_to_le_16(idx), va + doorbell);
+		if (hw->notification_data)
+			rte_write32(rte_cpu_to_le_32(data), va + doorbell);
+		else
+			rte_write16(rte_cpu_to_le_16((uint16_t)data), va + doorbell);
 		(void)vdpa_pci_areas_present(hw->pci);
+	} else if (hw->notification_data) {
+		vdpa_pci_post32(hw->pci, hw->notify.bar, at, data);
 	} else {
-		vdpa_pci_post16(hw->pci, hw->notify.bar, hw->notify.offset + (uint64_t)doorbell,
-				idx);
+		vdpa_pci_post16(hw->pci, hw->notify.bar, at, (uint16_t)data);
 	}
 }
 

@@ -47,6 +47,7 @@ enum {
 	VIRTIO_RING_PACKED = 34,
 	VIRTIO_IN_ORDER = 35,
 	VIRTIO_ORDER_PLATFORM = 36,
+	VIRTIO_NOTIFICATION_DATA = 38,
 	VIRTIO_RING_RESET = 40,
 };
 
@@ -66,6 +67,7 @@ struct virtio_hw {
 	uint64_t patience_at_us;	/* when that was worked out; 0: never */
 	uint32_t multiplier;		/* of queue_notify_off, bytes */
 	uint32_t doorbell_last;		/* the highest offset seen in the notify structure */
+	bool notification_data;		/* negotiated */
 	struct vdpa_pci_area doorbells; /* of the notify structure from its start; va NULL: none */
 };
 
@@ -73,6 +75,7 @@ struct virtio_hw {
 struct virtio_hw_vq_info {
 	uint16_t num_max;  /* largest size; 0: the function has no such queue */
 	uint32_t doorbell; /* offset in the notify structure, bytes */
+	bool takes_data;   /* it has room for 32 bits, as VIRTIO_F_NOTIFICATION_DATA needs */
 };
 
 /* How a queue is enabled. */
@@ -149,8 +152,12 @@ uint8_t virtio_hw_isr(struct virtio_hw *hw);
 /* Map the doorbells that virtio_hw_vq_info() has told of. Where that cannot be, they are posted. */
 void virtio_hw_map_doorbells(struct virtio_hw *hw);
 void virtio_hw_unmap_doorbells(struct virtio_hw *hw);
-/* Data path: tell the function to look at a queue. Never waits. */
-void virtio_hw_kick(struct virtio_hw *hw, uint16_t idx, uint32_t doorbell);
+/*
+ * Data path: tell the function to look at a queue. data: the queue in the lower half; the position
+ * in the ring in the upper one, which goes out where VIRTIO_F_NOTIFICATION_DATA was negotiated. The
+ * doorbell takes data then. Never waits.
+ */
+void virtio_hw_kick(struct virtio_hw *hw, uint32_t doorbell, uint32_t data);
 /* The doorbell as a page to give away; -EOPNOTSUPP where it shares it or is not mapped. */
 int virtio_hw_doorbell_page(const struct virtio_hw *hw, uint32_t doorbell,
 			    struct vdpa_notification_area *area);
