@@ -7,8 +7,9 @@
  *
  * A region can be mapped where the server gives a file for it. The file has to be shared memory (a
  * page of a file in a file system of the server's own could keep us waiting in a page fault for
- * ever) and as long as the server says. Should it shrink later, that is a SIGBUS for whoever has
- * mapped it, which vdpa_pci_map() guards against.
+ * ever) of small pages (which are there as long as the file is) and as long as the server says.
+ * Should it shrink later, that is a SIGBUS for whoever has mapped it, which vdpa_pci_map() guards
+ * against.
  */
 
 #include <errno.h>
@@ -17,9 +18,11 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <jansson.h>
+#include <linux/magic.h>
 #include <rte_common.h>
 
 #include "vdpa.h"
@@ -243,14 +246,19 @@ check_file(struct vfu_conn *conn, const char *name, unsigned int index,
 	   struct vdpa_pci_region *region)
 {
 	uint64_t end = region->n_parts == 0 ? region->size : 0;
+	struct statfs fs;
 	struct stat st;
 
 	for (unsigned int i = 0; i < region->n_parts; i++)
 		end = RTE_MAX(end, region->parts[i].offset + region->parts[i].size);
-	/* Only memory files have seals. */
-	if (fcntl(region->fd, F_GET_SEALS) < 0 || fstat(region->fd, &st) < 0) {
-		VDPA_LOG(NOTICE, "%s: region %u: is not mapped: its file is no shared memory", name,
-			 index);
+	/* Only memory files have seals. Huge pages may not come back once the server has taken one
+	 * out, which no seal forbids. */
+	if (fcntl(region->fd, F_GET_SEALS) < 0 || fstat(region->fd, &st) < 0 ||
+	    fstatfs(region->fd, &fs) < 0 || fs.f_type == HUGETLBFS_MAGIC) {
+		VDPA_LOG(
+			NOTICE,
+			"%s: region %u: is not mapped: its file is no shared memory of small pages",
+			name, index);
 		region->flags &= ~(uint32_t)VFIO_REGION_INFO_FLAG_MMAP;
 		return 0;
 	}
