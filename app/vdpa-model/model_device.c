@@ -123,6 +123,16 @@ may_run(const struct model_device *md, uint16_t idx)
 	return md->vp.queues[idx].enabled && !has_fault(md, MODEL_FAULT_BIT(QUEUE_NEVER_ENABLES));
 }
 
+static struct vdpa_vq_state
+initial_state(const struct model_device *md)
+{
+	struct vdpa_vq_state state = {0};
+
+	if (is_packed(md))
+		state.packed.last_avail_counter = state.packed.last_used_counter = 1;
+	return state;
+}
+
 /* A queue as the driver described it, from the beginning or from where it was parked. */
 static struct vdpa_vq_config
 queue_config(struct model_device *md, uint16_t idx)
@@ -136,14 +146,11 @@ queue_config(struct model_device *md, uint16_t idx)
 		.desc = q->desc,
 		.driver = q->driver,
 		.device = q->device,
+		.state = mq->parked ? mq->state : initial_state(md),
 		.kick_fd = md->doorbells.queues[idx].kick_fd,
 		.call_fd = call_fd_of(md, idx),
 	};
 
-	if (mq->parked)
-		conf.state = mq->state;
-	else if (is_packed(md))
-		conf.state.packed.last_avail_counter = conf.state.packed.last_used_counter = 1;
 	mq->call_fd = conf.call_fd;
 	return conf;
 }
@@ -197,9 +204,19 @@ start_device(void *arg)
 	}
 	for (uint16_t i = 0; i < nvqs; i++) {
 		vqs[i] = (struct vdpa_vq_config){.kick_fd = -1, .call_fd = -1};
-		if (may_run(md, i))
+		if (!may_run(md, i))
+			continue;
+		if (vp_bus_master(&md->vp))
 			vqs[i] = queue_config(md, i);
+		else
+			md->queues[i] = (struct model_queue){
+				.parked = true, .state = initial_state(md), .call_fd = -1};
 	}
+	if (!vp_bus_master(&md->vp))
+		VDPA_LOG(WARNING,
+			 "%s: vfio-user: started without bus master: its queues stand still until "
+			 "the driver sets it",
+			 md->vdev->name);
 	rc = vdpa_device_start(md->vdev, &conf);
 	if (rc < 0) {
 		VDPA_LOG(ERR, "%s: vfio-user: start: %s", md->vdev->name, vdpa_error_message());
@@ -247,6 +264,12 @@ start_queue(void *arg, uint16_t idx)
 
 	if (!md->running || md->queues[idx].started || !may_run(md, idx))
 		return 0;
+	if (!vp_bus_master(&md->vp)) {
+		if (!md->queues[idx].parked)
+			md->queues[idx].state = initial_state(md);
+		md->queues[idx].parked = true;
+		return 0;
+	}
 	conf = queue_config(md, idx);
 	rc = vdpa_device_start_vq(md->vdev, idx, &conf);
 	if (rc < 0) {
@@ -306,45 +329,22 @@ write_device(void *arg, size_t offset, const void *buf, size_t len)
 	return rc;
 }
 
-static void
-route_queue(void *arg, uint16_t idx)
-{
-	model_device_route_queue(arg, idx);
-}
-
-static void
-update_intx(void *arg)
-{
-	model_device_update_intx(arg);
-}
-
-const struct vp_ops model_vp_ops = {
-	.set_features = set_features,
-	.start = start_device,
-	.reset = reset_device,
-	.start_queue = start_queue,
-	.stop_queue = stop_queue,
-	.route_queue = route_queue,
-	.intx = update_intx,
-	.notify = notify,
-	.read_device = read_device,
-	.write_device = write_device,
-};
-
 /* Memory. */
 
-/* A device must not use memory that is gone: queues whose rings were in it wait until it is back.
- * QEMU takes memory away and gives it back whenever its layout changes. */
+/* Queues whose rings are not in the memory, or without bus master all, stand still until they may
+ * go on. QEMU takes memory away and gives it back whenever its layout changes. */
 static void
 park_queues(struct model_device *md, const struct vdpa_iotlb *tlb)
 {
+	bool master = vp_bus_master(&md->vp);
+
 	for (uint16_t i = 0; i < md->vp.params.nvqs; i++) {
 		struct model_queue *q = &md->queues[i];
 
-		if (!q->started || rings_are_in(md, &md->vp.queues[i], tlb))
+		if (!q->started || (master && rings_are_in(md, &md->vp.queues[i], tlb)))
 			continue;
-		VDPA_LOG(INFO, "%s: vfio-user: queue %u: stands still: its memory was unmapped",
-			 md->vdev->name, i);
+		VDPA_LOG(INFO, "%s: vfio-user: queue %u: stands still: %s", md->vdev->name, i,
+			 master ? "its memory was unmapped" : "no bus master");
 		stop_queue(md, i);
 		q->parked = true;
 	}
@@ -362,7 +362,7 @@ model_device_set_memory(struct model_device *md, struct vdpa_iotlb *tlb)
 void
 model_device_resume(struct model_device *md)
 {
-	for (uint16_t i = 0; i < md->vp.params.nvqs; i++)
+	for (uint16_t i = 0; i < md->vp.params.nvqs && vp_bus_master(&md->vp); i++)
 		if (md->queues[i].parked && rings_are_in(md, &md->vp.queues[i], md->dma.iotlb) &&
 		    start_queue(md, i) < 0)
 			vdpa_device_fail(md->vdev, i, EFAULT, "it does not start again");
@@ -378,6 +378,42 @@ model_device_give_up(struct model_device *md, int err)
 	if (vp_needs_reset(&md->vp))
 		config_interrupt(md);
 }
+
+static void
+route_queue(void *arg, uint16_t idx)
+{
+	model_device_route_queue(arg, idx);
+}
+
+static void
+update_intx(void *arg)
+{
+	model_device_update_intx(arg);
+}
+
+/* Without it a function neither reads nor writes memory. */
+static void
+bus_master(void *arg)
+{
+	struct model_device *md = arg;
+
+	park_queues(md, md->dma.iotlb);
+	model_device_resume(md);
+}
+
+const struct vp_ops model_vp_ops = {
+	.set_features = set_features,
+	.start = start_device,
+	.reset = reset_device,
+	.start_queue = start_queue,
+	.stop_queue = stop_queue,
+	.route_queue = route_queue,
+	.intx = update_intx,
+	.bus_master = bus_master,
+	.notify = notify,
+	.read_device = read_device,
+	.write_device = write_device,
+};
 
 /* Told from elsewhere. */
 

@@ -58,6 +58,8 @@ struct vp_ops {
 	void (*route_queue)(void *arg, uint16_t idx);
 	/* The INTx line may have changed: see vp_intx_level(). */
 	void (*intx)(void *arg);
+	/* The bus master bit may have changed: see vp_bus_master(). */
+	void (*bus_master)(void *arg);
 	/* A doorbell was written by a trapped access. */
 	void (*notify)(void *arg, uint16_t idx, uint32_t data);
 	/* Device configuration; offset + len is within device_size. */
@@ -118,6 +120,8 @@ bool vp_needs_reset(struct vp_function *vp);
 void vp_raise_isr(struct vp_function *vp, uint8_t bits);
 /* Whether the INTx line is up: something in the ISR status and not disabled. */
 bool vp_intx_level(const struct vp_function *vp);
+/* Whether the function may do DMA (PCI command, bit 2). */
+bool vp_bus_master(const struct vp_function *vp);
 /* Size of a BAR as it is shown: small when the fault says so. */
 uint64_t vp_bar_shown(const struct vp_function *vp, unsigned int bar);
 

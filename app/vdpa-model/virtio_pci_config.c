@@ -272,8 +272,16 @@ vp_config_write(struct vp_function *vp, uint64_t offset, const void *buf, size_t
 	}
 	if (touches(offset, len, data, 4) && access_target(vp, &bar, &at, &n))
 		vp_bar_write(vp, bar, at, vp->config + data, n);
-	if (touches(offset, len, PCI_COMMAND, 2))
+	if (touches(offset, len, PCI_COMMAND, 2)) {
+		vp->params.ops->bus_master(vp->params.arg);
 		vp->params.ops->intx(vp->params.arg);
+	}
+}
+
+bool
+vp_bus_master(const struct vp_function *vp)
+{
+	return (vp->config[PCI_COMMAND] & PCI_COMMAND_MASTER) != 0;
 }
 
 bool

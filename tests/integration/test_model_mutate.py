@@ -61,6 +61,7 @@ class Mutate(ModelTest):
         ring, gpa = self.random.choice(self.rings), self.mem.GPA
         yield DMA_MAP, struct.pack('<IIQQQ', 32, RW, 0, gpa, self.mem.size), [self.mem.fd]
         yield SET_IRQS, struct.pack('<IIIII', 20, DATA_EVENTFD | ACTION_TRIGGER, MSIX, 0, 2), [self.files[1]] * 2
+        yield REGION_WRITE, struct.pack('<QIIH', 4, CONFIG_REGION, 2, 6), []
         for status in 0, ACKNOWLEDGE, ACKNOWLEDGE | DRIVER:
             yield self.register(STATUS, status)
         yield self.register(DRIVER_FEATURE_SELECT, 1)

@@ -157,6 +157,25 @@ class Rings(ModelTest):
         self.assertEqual(net.memory.read(buf + 16, 1), b'\0')
         net.exchange()
 
+    def test_without_bus_master_queues_stand_still(self):
+        for ring in SplitRing, PackedRing:
+            with self.subTest(ring=ring.__name__), NetDriver(self.model.socket('m0'), ring=ring) as net:
+                f = net.function
+                f.set_command, set_command = lambda value: set_command(2), f.set_command
+                net.start()
+                with self.assertRaises(AssertionError):
+                    net.exchange(timeout=0.1)
+                set_command(6)
+                # What was sent meanwhile, and what comes now.
+                self.assertTrue(wait_until(lambda: net.rx.poll() is not None))
+                self.assertTrue(wait_until(lambda: net.tx.poll() is not None))
+                net.exchange()
+                set_command(2)
+                with self.assertRaises(AssertionError):
+                    net.exchange(timeout=0.1)
+                set_command(6)
+                self.assertTrue(wait_until(lambda: net.rx.poll() is not None))
+
     def test_vector_of_none_does_not_interrupt(self):
         net = self.net().start()
         net.function.set(QUEUE_SELECT, 0)

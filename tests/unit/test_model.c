@@ -43,7 +43,7 @@ struct owner {
 	struct vp_function vp;
 	uint32_t fault;
 	uint64_t features;
-	unsigned int starts, resets, routes, intx_calls;
+	unsigned int starts, resets, routes, intx_calls, master_calls;
 	int set_features_rc, start_rc, start_queue_rc;
 	int started_queue, stopped_queue, rung_queue;
 	uint32_t rung_data;
@@ -110,6 +110,14 @@ own_intx(void *arg)
 }
 
 static void
+own_bus_master(void *arg)
+{
+	struct owner *o = arg;
+
+	o->master_calls++;
+}
+
+static void
 own_notify(void *arg, uint16_t idx, uint32_t data)
 {
 	struct owner *o = arg;
@@ -146,6 +154,7 @@ static const struct vp_ops own_ops = {
 	.stop_queue = own_stop_queue,
 	.route_queue = own_route,
 	.intx = own_intx,
+	.bus_master = own_bus_master,
 	.notify = own_notify,
 	.read_device = own_read_device,
 	.write_device = own_write_device,
@@ -385,6 +394,19 @@ pci_access_capability_reaches_the_bar(void **state)
 	cfg_write(o, at + VIRTIO_PCI_CAP_LENGTH, 4, 3);
 	cfg_write(o, at + 16, 1, 0);
 	assert_int_equal(status(o), VIRTIO_CONFIG_S_ACKNOWLEDGE);
+}
+
+static void
+bus_master_is_told(void **state)
+{
+	struct owner *o = *state;
+
+	assert_false(vp_bus_master(&o->vp));
+	cfg_write(o, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
+	assert_true(vp_bus_master(&o->vp));
+	cfg_write(o, PCI_COMMAND, 1, 0);
+	assert_false(vp_bus_master(&o->vp));
+	assert_int_equal(o->master_calls, 2);
 }
 
 static void
@@ -910,6 +932,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(shared_doorbells_fill_one_page, setup_shared,
 						teardown),
 		WITH(pci_access_capability_reaches_the_bar),
+		WITH(bus_master_is_told),
 		WITH(flr_resets_function_and_device),
 		WITH(features_come_in_halves),
 		WITH(features_ok_is_for_good_features),
