@@ -69,7 +69,8 @@ class Daemon:
             names = self.ask("/vdpa/dev/list")
         except (OSError, ValueError, KeyError, DaemonError):
             return False
-        return len(names) >= len(self.devices) and all(p.exists() for p in self.socket_paths())
+        # Telemetry answers null to what is not registered yet.
+        return len(names or ()) >= len(self.devices) and all(p.exists() for p in self.socket_paths())
 
     def log_text(self):
         return self.log.read_text(errors="replace")[-4000:]
