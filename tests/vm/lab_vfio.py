@@ -426,6 +426,21 @@ class BadInput(VfioTest):
             self.refused(addr, "(?i)in use|busy|another process|open")
         inside.bind(addr, UNBOUND)
 
+    def test_without_interrupt_remapping(self):
+        if inside.IOMMU != "virtio":
+            raise unittest.SkipTest("this IOMMU remaps interrupts")
+        addr = address(NET_SPLIT)
+        path = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
+        inside.bind(addr)
+        with open(path, "w", encoding="ascii") as f:
+            f.write("0")
+        try:
+            self.refused(addr, "(?i)interrupt", "allow_unsafe_interrupts")
+        finally:
+            with open(path, "w", encoding="ascii") as f:
+                f.write("1")
+        inside.bind(addr, UNBOUND)
+
     def test_without_the_vfio_pci_module(self):
         addr = address(NET_SPLIT)
         inside.bind(addr, UNBOUND)
