@@ -5,7 +5,7 @@
  * Doorbells by memory and by message. A word that nobody has rung holds DOORBELL_IDLE; a ring
  * writes the queue's index, or index and position with notification data, to it or to its lower
  * half. Rings between two looks are one ring. The memory is a client's to write at any time: its
- * value is used for nothing but to see that it has changed.
+ * value is used for nothing but to see that it has changed, and to be shown.
  */
 
 #include <errno.h>
@@ -53,6 +53,13 @@ count(uint64_t *counter)
 	__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
 }
 
+/* What the ring's driver says of its place: the engine looks at the ring in any case. */
+static void
+note(struct doorbell_queue *q, uint32_t data)
+{
+	__atomic_store_n(&q->position, (uint16_t)(data >> 16), __ATOMIC_RELAXED);
+}
+
 static bool
 look(struct doorbells *d)
 {
@@ -63,7 +70,7 @@ look(struct doorbells *d)
 
 		if (__atomic_load_n(w, __ATOMIC_RELAXED) == DOORBELL_IDLE)
 			continue;
-		__atomic_exchange_n(w, DOORBELL_IDLE, __ATOMIC_ACQ_REL);
+		note(&d->queues[i], __atomic_exchange_n(w, DOORBELL_IDLE, __ATOMIC_ACQ_REL));
 		count(&d->queues[i].by_memory);
 		(void)eventfd_write(d->queues[i].kick_fd, 1);
 		rung = true;
@@ -263,8 +270,9 @@ doorbells_stop(struct doorbells *d)
 }
 
 void
-doorbells_ring(struct doorbells *d, uint16_t idx)
+doorbells_ring(struct doorbells *d, uint16_t idx, uint32_t data)
 {
+	note(&d->queues[idx], data);
 	count(&d->queues[idx].by_message);
 	(void)eventfd_write(d->queues[idx].kick_fd, 1);
 }

@@ -27,6 +27,7 @@ struct doorbell_queue {
 	int kick_fd;
 	/* Counters; atomic. */
 	uint64_t by_memory, by_message;
+	uint16_t position; /* as told last, where notification data was negotiated; atomic */
 };
 
 struct doorbells {
@@ -73,6 +74,6 @@ void doorbells_start(struct doorbells *d);
 void doorbells_stop(struct doorbells *d);
 
 /* A ring that came by message. */
-void doorbells_ring(struct doorbells *d, uint16_t idx);
+void doorbells_ring(struct doorbells *d, uint16_t idx, uint32_t data);
 
 #endif /* MODEL_DOORBELL_H */

@@ -305,7 +305,7 @@ notify(void *arg, uint16_t idx, uint32_t data)
 {
 	struct model_device *md = arg;
 
-	doorbells_ring(&md->doorbells, idx);
+	doorbells_ring(&md->doorbells, idx, data);
 }
 
 static int

@@ -320,10 +320,12 @@ device_stats(const struct model_device *md)
 
 		json_array_append_new(
 			queues,
-			json_pack("{sIsI}", "rings_by_memory",
+			json_pack("{sIsIsi}", "rings_by_memory",
 				  (json_int_t)__atomic_load_n(&q->by_memory, __ATOMIC_RELAXED),
 				  "rings_by_message",
-				  (json_int_t)__atomic_load_n(&q->by_message, __ATOMIC_RELAXED)));
+				  (json_int_t)__atomic_load_n(&q->by_message, __ATOMIC_RELAXED),
+				  "position",
+				  (int)__atomic_load_n(&q->position, __ATOMIC_RELAXED)));
 	}
 	model_fault_format(__atomic_load_n(&md->fault, __ATOMIC_RELAXED), faults, sizeof(faults));
 	return json_pack("{sssbssso}", "socket", md->path, "connected",
