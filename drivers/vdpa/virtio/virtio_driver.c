@@ -36,7 +36,9 @@
 	 VIRTIO_BIT(VIRTIO_IN_ORDER) | VIRTIO_BIT(VIRTIO_ORDER_PLATFORM) |                         \
 	 VIRTIO_BIT(VIRTIO_NOTIFICATION_DATA))
 
-/* What needs the control queue, which is not the guest's (see virtio_ctrl.c), or a standby. */
+/* What needs the control queue, which is not the guest's (see virtio_ctrl.c), or a standby. A
+ * function without GUEST_ANNOUNCE asks for no announcement, which nobody could pass on to the
+ * guest. */
 #define NET_HIDDEN                                                                                 \
 	(VIRTIO_BIT(VIRTIO_NET_CTRL_GUEST_OFFLOADS) | VIRTIO_BIT(VIRTIO_NET_CTRL_VQ) |             \
 	 VIRTIO_BIT(VIRTIO_NET_CTRL_RX) | VIRTIO_BIT(VIRTIO_NET_CTRL_VLAN) |                       \
