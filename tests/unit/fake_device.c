@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <linux/virtio_config.h>
 
@@ -224,6 +225,8 @@ fake_get_config_size(struct vdpa_device *vdev)
 static int
 fake_get_config(struct vdpa_device *vdev, size_t offset, void *buf, size_t len)
 {
+	FAKE(vdev)->config_reads++;
+	usleep(FAKE(vdev)->config_us);
 	memcpy(buf, FAKE(vdev)->config + offset, len);
 	if (FAKE(vdev)->keeps_changing)
 		FAKE(vdev)->generation++;

@@ -32,8 +32,10 @@ struct fake_device {
 	struct vdpa_iotlb *tlb;
 	uint8_t config[64];
 	bool suspended;
-	bool sticky_status;  /* never shows FEATURES_OK */
-	bool keeps_changing; /* the configuration */
+	bool sticky_status;	/* never shows FEATURES_OK */
+	bool keeps_changing;	/* the configuration */
+	unsigned int config_us; /* that reading it takes */
+	unsigned int config_reads;
 	uint32_t generation;
 	unsigned int calls;   /* fallible ops called */
 	unsigned int fail_at; /* fail the n-th of them from 1; 0: none */

@@ -752,7 +752,17 @@ configuration_is_bounded_and_generation_safe(void **state)
 	assert_int_equal(vdpa_get_config(f->vdev, SIZE_MAX, buf, 2), -EINVAL);
 	assert_int_equal(vdpa_set_config(f->vdev, 0, buf, 1), -EOPNOTSUPP);
 	f->fake->keeps_changing = true;
+	f->fake->config_reads = 0;
 	assert_int_equal(vdpa_get_config(f->vdev, 0, buf, 4), -EIO);
+	assert_in_range(f->fake->config_reads, 1, 16);
+	/* Slow, too: not for as many times as long. */
+	f->fake->config_us = 60000;
+	f->fake->config_reads = 0;
+	assert_int_equal(vdpa_get_config(f->vdev, 0, buf, 4), -EIO);
+	assert_int_equal(f->fake->config_reads, 2);
+	f->fake->keeps_changing = false;
+	f->fake->config_us = 120000;
+	assert_int_equal(vdpa_get_config(f->vdev, 0, buf, 4), 0);
 }
 
 static bool describing, removed, removed_while_describing;
