@@ -21,10 +21,6 @@
 #include "model_device.h"
 #include "vdpa_log.h"
 
-#ifndef VIRTIO_F_RING_PACKED
-#define VIRTIO_F_RING_PACKED 34
-#endif
-
 #define TICK_MS 5
 #define TICKING (MODEL_FAULT_BIT(WRONG_USED_INDEX) | MODEL_FAULT_BIT(SPURIOUS_INTERRUPTS))
 

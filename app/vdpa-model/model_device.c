@@ -28,10 +28,6 @@
 #include "model_device.h"
 #include "vdpa_log.h"
 
-#ifndef VIRTIO_F_RING_PACKED
-#define VIRTIO_F_RING_PACKED 34
-#endif
-
 static bool
 is_packed(const struct model_device *md)
 {

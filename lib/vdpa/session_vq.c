@@ -16,10 +16,6 @@
 #include "device_priv.h"
 #include "vdpa_log.h"
 
-#ifndef VIRTIO_F_RING_PACKED
-#define VIRTIO_F_RING_PACKED 34
-#endif
-
 /* Report a failure by its cause, which may begin with the device's name and the queue. */
 static void
 fail_by(struct vdpa_device *vdev, uint16_t idx, int rc, const char *what, const char *why)

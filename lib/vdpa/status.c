@@ -21,10 +21,6 @@
 #define STATUS_DRIVER_BITS                                                                         \
 	(VDPA_S_ACKNOWLEDGE | VDPA_S_DRIVER | VDPA_S_FEATURES_OK | VDPA_S_DRIVER_OK | VDPA_S_FAILED)
 
-#ifndef VIRTIO_F_RING_PACKED
-#define VIRTIO_F_RING_PACKED 34
-#endif
-
 int
 vdpa_op_failed(struct vdpa_device *vdev, int qidx, const char *op, int rc, unsigned int told)
 {

@@ -29,10 +29,6 @@
 #include "vdpa_event.h"
 #include "vdpa_log.h"
 
-#ifndef VIRTIO_F_RING_PACKED
-#define VIRTIO_F_RING_PACKED 34
-#endif
-
 /*
  * rte_vhost tells of a changed eventfd by "off" and "on" within one message, QEMU changes the call
  * one whenever a guest masks a vector, and some devices can pause a queue only by starting again.

@@ -25,10 +25,6 @@
 #include "vdpa_compat.h"
 #include "vhost_user_request.h"
 
-#ifndef VIRTIO_F_RING_PACKED
-#define VIRTIO_F_RING_PACKED 34
-#endif
-
 /* virtio 1.2, 5.1.4: the smallest MTU there is; the largest a u16 holds. */
 #define MTU_MIN 68
 #define MTU_MAX 65535

@@ -32,10 +32,6 @@
 #include "vdpa_log.h"
 #include "vhost_user_priv.h"
 
-#ifndef VIRTIO_F_RING_PACKED
-#define VIRTIO_F_RING_PACKED 34
-#endif
-
 /* SET_VRING_BASE of a packed ring that has done nothing: indexes 0, both wrap counters 1. */
 #define PACKED_BASE_INITIAL 0x80008000u
 
