@@ -264,11 +264,9 @@ vdpa_register_device(struct vdpa_device *vdev)
 	}
 	core->config_ev = (struct vdpa_event){
 		.fd = core->config_fd, .events = EPOLLIN, .handler = config_event, .arg = vdev};
-	rc = ops->reset(vdev);
-	if (rc < 0) {
-		vdpa_error(rc, "%s: the device does not reset: %s", vdev->name, strerror(-rc));
+	rc = VDPA_OP(vdev, -1, "the device does not reset", ops->reset(vdev));
+	if (rc < 0)
 		goto err_fd;
-	}
 	core->fail_open = true;
 	vdpa_device_set_state(vdev, VDPA_STATE_IDLE);
 	rc = vdpa_event_add(vdpa_event_loop_control(), &core->config_ev);
