@@ -154,8 +154,9 @@ watch(struct virtio_device *dev, enum vdpa_pci_event event)
 		return vdpa_error(errno, "%s: eventfd: %s", dev->vdev.name, strerror(errno));
 	*ev = (struct vdpa_event){.fd = fd, .events = EPOLLIN, .handler = on_gone, .arg = dev};
 	rc = vdpa_event_add(vdpa_event_loop_control(), ev);
-	if (rc == 0)
-		rc = vdpa_pci_event_set(dev->hw.pci, event, fd);
+	if (rc < 0)
+		return vdpa_error(rc, "%s: event loop: %s", dev->vdev.name, strerror(-rc));
+	rc = vdpa_pci_event_set(dev->hw.pci, event, fd);
 	/* One that cannot tell is found out by its answers. */
 	return rc == -EOPNOTSUPP ? 0 : rc;
 }

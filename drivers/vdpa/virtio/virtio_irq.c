@@ -42,7 +42,7 @@ static struct {
 } asking = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static int
-asking_get(void)
+asking_get(const char *name)
 {
 	static const struct vdpa_event_loop_params params = {.name = "vdpa-virtio",
 							     .lcore_id = LCORE_ID_ANY};
@@ -54,7 +54,7 @@ asking_get(void)
 	if (rc == 0)
 		asking.users++;
 	pthread_mutex_unlock(&asking.lock);
-	return rc < 0 ? vdpa_error(rc, "event loop: %s", strerror(-rc)) : 0;
+	return rc < 0 ? vdpa_error(rc, "%s: event loop: %s", name, strerror(-rc)) : 0;
 }
 
 static void
@@ -396,7 +396,7 @@ virtio_irq_set_config(struct virtio_device *dev, int fd)
 int
 virtio_irq_init(struct virtio_device *dev)
 {
-	int rc = asking_get();
+	int rc = asking_get(dev->vdev.name);
 
 	if (rc < 0)
 		return rc;
