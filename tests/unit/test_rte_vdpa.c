@@ -32,7 +32,9 @@ assert_words(const char *devargs, const char *expected)
 static void
 assert_refused(const char *devargs, const char *why)
 {
+	errno = 0;
 	assert_null(vdpa_rte_words("uvdpa0", devargs));
+	assert_int_equal(errno, EINVAL);
 	assert_non_null(strstr(vdpa_error_message(), why));
 }
 

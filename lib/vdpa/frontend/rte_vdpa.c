@@ -177,7 +177,7 @@ library_init(void)
 	return rc == -EEXIST ? 0 : rc;
 }
 
-/* The end of the library, when the last device is gone. */
+/* The end of the library, when the last device is gone, or none came. */
 static void
 library_cleanup(void)
 {
@@ -206,27 +206,26 @@ probe(struct rte_vdev_device *vdev)
 		return 0;
 	}
 	words = vdpa_rte_words(name, devargs != NULL ? devargs->args : NULL);
-	rc = words == NULL ? -EINVAL : library_init();
+	rc = words == NULL ? -errno : library_init();
 	if (rc == 0) {
 		probing = rte;
 		rc = vdpa_dev_add(words);
 		probing = NULL;
-		if (rc < 0) {
-			VDPA_LOG(ERR, "%s: %s", name, vdpa_error_message());
-			library_cleanup();
-		}
-	} else {
-		VDPA_LOG(ERR, "%s: %s", name, vdpa_error_message());
 	}
 	free(words);
-	if (rc == 0 && vdpa_rte_aborts)
+	if (rc < 0) {
+		VDPA_LOG(ERR, "%s: %s", name, vdpa_error_message());
+		library_cleanup();
+		return rc;
+	}
+	if (vdpa_rte_aborts)
 		VDPA_LOG(WARNING,
 			 "%s: rte_vhost of this DPDK (24.03 and later) aborts the process for some "
 			 "messages to a configured vDPA device; to avoid it the device is left "
 			 "unconfigured in its eyes: its errors \"failed to configure vDPA device\" "
 			 "mean nothing. Without them: vdpa-app, or DPDK 22.11 to 23.11",
 			 name);
-	return rc;
+	return 0;
 }
 
 /* Whether rte_vhost has a connection to the device, and would go on using it. */
@@ -254,8 +253,7 @@ remove_device(struct rte_vdev_device *vdev)
 	if (is_in_use(rte)) {
 		VDPA_LOG(ERR,
 			 "%s: not removed: it has a front end; call rte_vhost_driver_unregister() "
-			 "for "
-			 "its socket first",
+			 "for its socket first",
 			 rte_dev_name(rte));
 		return -EBUSY;
 	}

@@ -62,7 +62,7 @@ vdpa_rte_words(const char *name, const char *devargs)
 		wrong = copy_item(out, &in);
 		if (wrong != NULL) {
 			vdpa_error(EINVAL, "arguments '%s': %s", devargs, wrong);
-			goto err_out;
+			goto err_words;
 		}
 	}
 	fprintf(out, " frontend rte_vdpa");
@@ -70,12 +70,14 @@ vdpa_rte_words(const char *name, const char *devargs)
 		goto err_memory;
 	return text;
 
-err_out:
+err_words:
 	fclose(out);
 	free(text);
+	errno = EINVAL;
 	return NULL;
 err_memory:
 	free(text);
 	vdpa_error(ENOMEM, "out of memory");
+	errno = ENOMEM;
 	return NULL;
 }

@@ -10,8 +10,8 @@
  * "mgmtdev=sim_net,backend=peer net1" and the name "uvdpa0" to "name uvdpa0 mgmtdev sim_net backend
  * peer net1 frontend rte_vdpa": items are separated by commas, word and value by the item's first
  * equals sign. Between double quotes, both are as any other character.
- * @return text to free(); NULL with vdpa_error() for an item without a word, a value that is
- * missing or a quotation mark that is not closed (EINVAL), or out of memory.
+ * @return text to free(); NULL with vdpa_error() and errno set: EINVAL for an item without a word,
+ * a value that is missing or a quotation mark that is not closed; ENOMEM.
  */
 char *vdpa_rte_words(const char *name, const char *devargs);
 
