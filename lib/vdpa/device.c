@@ -121,18 +121,6 @@ config_event(struct vdpa_event *ev, uint32_t revents)
 		fe->ops->config_changed(vdev);
 }
 
-/* The thread's error message without the device's name in front. */
-static const char *
-cause_of(const struct vdpa_device *vdev)
-{
-	const char *why = vdpa_error_message();
-	size_t len = strlen(vdev->name);
-
-	return strncmp(why, vdev->name, len) == 0 && strncmp(why + len, ": ", 2) == 0
-		       ? why + len + 2
-		       : why;
-}
-
 bool
 vdpa_device_stop_failed(struct vdpa_device *vdev)
 {
@@ -147,7 +135,9 @@ vdpa_device_stop_failed(struct vdpa_device *vdev)
 	pthread_mutex_unlock(&core->fail_lock);
 	if (stop) {
 		/* Often for the cause that was just told. */
-		if (vdpa_step_quiesce(vdev) < 0 && strstr(core->failure, cause_of(vdev)) == NULL)
+		if (vdpa_step_quiesce(vdev) < 0 &&
+		    strstr(core->failure, vdpa_error_cause(vdpa_error_message(), vdev->name, -1)) ==
+			    NULL)
 			VDPA_LOG(ERR, "%s", vdpa_error_message());
 		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
 	}

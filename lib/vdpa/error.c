@@ -5,9 +5,11 @@
  * Errors: the calling thread's last readable message, and the log type. Owns nothing else.
  */
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "error_priv.h"
 #include "vdpa_args.h"
@@ -41,4 +43,23 @@ const char *
 vdpa_error_message(void)
 {
 	return error_message;
+}
+
+static const char *
+skip_prefix(const char *text, const char *prefix)
+{
+	size_t len = strlen(prefix);
+
+	return strncmp(text, prefix, len) == 0 ? text + len : text;
+}
+
+const char *
+vdpa_error_cause(const char *message, const char *name, int64_t qidx)
+{
+	char device[VDPA_NAME_MAX + sizeof(": ")], queue[sizeof("queue -9223372036854775808: ")];
+
+	snprintf(device, sizeof(device), "%s: ", name);
+	snprintf(queue, sizeof(queue), "queue %" PRId64 ": ", qidx);
+	message = skip_prefix(message, device);
+	return qidx >= 0 ? skip_prefix(message, queue) : message;
 }

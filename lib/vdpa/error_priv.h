@@ -6,11 +6,17 @@
 #ifndef VDPA_ERROR_PRIV_H
 #define VDPA_ERROR_PRIV_H
 
+#include <stdint.h>
+
 /* Longest message, with its NUL. */
 #define VDPA_ERROR_MAX 512
 
 /* How many errors the calling thread has told by vdpa_error(): one more after a call that failed
  * means that the message is about this failure. */
 unsigned int vdpa_error_count(void);
+
+/* A message without "NAME: " and "queue QIDX: " in front (QIDX negative: no queue), for a line that
+ * says both already. */
+const char *vdpa_error_cause(const char *message, const char *name, int64_t qidx);
 
 #endif /* VDPA_ERROR_PRIV_H */

@@ -16,21 +16,6 @@
 #include "device_priv.h"
 #include "vdpa_log.h"
 
-/* Report a failure by its cause, which may begin with the device's name and the queue. */
-static void
-fail_by(struct vdpa_device *vdev, uint16_t idx, int rc, const char *what, const char *why)
-{
-	char prefix[VDPA_NAME_MAX + sizeof(": ")], queue[sizeof("queue 65535: ")];
-
-	snprintf(prefix, sizeof(prefix), "%s: ", vdev->name);
-	snprintf(queue, sizeof(queue), "queue %u: ", idx);
-	if (strncmp(why, prefix, strlen(prefix)) == 0)
-		why += strlen(prefix);
-	if (strncmp(why, queue, strlen(queue)) == 0)
-		why += strlen(queue);
-	vdpa_device_fail(vdev, idx, rc, "%s: %s", what, why);
-}
-
 /* After a suspension for the sake of one queue: the others must not stand still unnoticed. */
 static void
 go_on(struct vdpa_device *vdev)
@@ -148,7 +133,8 @@ restart_with(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config
 	if (rc < 0) {
 		/* Queues that ran are gone, which is more than this call's failure. */
 		snprintf(why, sizeof(why), "%s", vdpa_error_message());
-		fail_by(vdev, idx, rc, "the device did not start again", why);
+		vdpa_device_fail(vdev, idx, rc, "the device did not start again: %s",
+				 vdpa_error_cause(why, vdev->name, idx));
 		return vdpa_error(rc, "%s", why);
 	}
 	return 0;
@@ -342,7 +328,8 @@ stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 	if (rc < 0 && rc != -EOPNOTSUPP) {
 		/* It may go on with the queue, and the others will not fare better. */
 		snprintf(why, sizeof(why), "%s", vdpa_error_message());
-		fail_by(vdev, idx, rc, "it does not stop", why);
+		vdpa_device_fail(vdev, idx, rc, "it does not stop: %s",
+				 vdpa_error_cause(why, vdev->name, idx));
 		vdpa_device_stop_failed(vdev);
 		return vdpa_error(rc, "%s", why);
 	}

@@ -27,6 +27,7 @@
 #include <rte_byteorder.h>
 #include <rte_common.h>
 
+#include "error_priv.h"
 #include "vdpa_compat.h"
 #include "vdpa_event.h"
 #include "vdpa_log.h"
@@ -62,16 +63,7 @@ close_fd(int *fd)
 const char *
 vdpa_vhu_why(const struct vhu_device *dev, int64_t idx)
 {
-	const char *why = vdpa_error_message();
-	char prefix[VDPA_NAME_MAX + 2], queue[sizeof("queue -9223372036854775808: ")];
-
-	snprintf(prefix, sizeof(prefix), "%s: ", dev->vdev->name);
-	if (strncmp(why, prefix, strlen(prefix)) == 0)
-		why += strlen(prefix);
-	snprintf(queue, sizeof(queue), "queue %" PRId64 ": ", idx);
-	if (strncmp(why, queue, strlen(queue)) == 0)
-		why += strlen(queue);
-	return why;
+	return vdpa_error_cause(vdpa_error_message(), dev->vdev->name, idx);
 }
 
 struct vhu_session *
