@@ -352,6 +352,8 @@ class Block(unittest.TestCase):
 
     def check(self, path):
         with vhu.Client(path) as client, contextlib.closing(vhu.Memory()) as memory:
+            # It starts by its rings.
+            self.assertEqual(client.ask_u64(vhu.GET_PROTOCOL_FEATURES) & vhu.P_STATUS, 0)
             client.negotiate()
             config = client.ask(vhu.GET_CONFIG, struct.pack('<III', 0, 60, 0) + bytes(60))
             self.assertEqual(struct.unpack_from('<Q', config, 12)[0], self.CAPACITY // self.SECTOR)
@@ -359,8 +361,6 @@ class Block(unittest.TestCase):
             self.ring = vhu.SplitRing(memory, 0)
             self.buffer = memory.alloc(4096)
             self.assertEqual(self.ring.start(client), 0)
-            # With this message for the last ring rte_vhost configures a block device, with no other.
-            self.assertEqual(client.u64(vhu.SET_VRING_CALL, 0, [self.ring.call_fd]), 0)
             data = bytes(range(256)) * 2
             memory.write(self.buffer + 1024, data)
             self.request(memory, self.WRITE, 7)
@@ -390,6 +390,9 @@ class Conformance(unittest.TestCase):
     # "off" lasts 10 ms before the device hears of it.
     LATE = {'queue_disable'}
     # A standard virtio device is stopped for a changed memory table, and cannot go on elsewhere.
+    # rte_vhost ignores the offset of a read of the configuration; it says nothing of a changed memory
+    # table; there is no status that a reset could be seen by.
+    BLOCK = {'config_readable', 'memory_change', 'reset_completes'}
     FROM_THE_START = {'split_queue_resume', 'packed_queue_resume', 'memory_change'}
 
     def test_simulated(self):
@@ -402,14 +405,19 @@ class Conformance(unittest.TestCase):
                 Example([f'uvdpa0,mgmtdev=vfio-user/{model.dir}/m0.vfu']) as example:
             self.check(example.create('uvdpa0'), self.LATE | self.FROM_THE_START)
 
-    def check(self, path, may_fail):
+    def test_block(self):
+        with Example(['uvdpa0,mgmtdev=sim_blk,backend=ram 1M,queues=2']) as example:
+            self.check(example.create('uvdpa0'), self.LATE | self.BLOCK,
+                       ['--type', 'block', '--overwrite'])
+
+    def check(self, path, may_fail, args=('--loopback', 'yes')):
         program = os.environ.get('UVDPA_TEST_VDPA', os.path.join(BUILD, 'app/test-vdpa/test-vdpa'))
-        out = subprocess.run([program, 'conformance', '--socket', path, '--loopback', 'yes'],
+        out = subprocess.run([program, 'conformance', '--socket', path, *args],
                              text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
         failed = set(re.findall(r'^not ok \d+ - (\S+)', out, re.M))
         passed = re.findall(r'^ok \d+ - \S+(?! # SKIP)$', out, re.M)
         self.assertLessEqual(failed, may_fail, out)
-        self.assertGreater(len(passed), 40, out)
+        self.assertGreater(len(passed), 30, out)
         print(f'{self.id()}: {len(passed)} cases passed, failed as they must: {sorted(failed)}',
               flush=True)
 

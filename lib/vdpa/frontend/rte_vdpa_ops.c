@@ -128,11 +128,13 @@ get_protocol_features(struct rte_vdpa_device *registered, uint64_t *features)
 
 	if (dev == NULL)
 		return -1;
-	*features =
-		RTE_BIT64(VHOST_USER_PROTOCOL_F_MQ) | RTE_BIT64(VHOST_USER_PROTOCOL_F_REPLY_ACK) |
-		RTE_BIT64(VHOST_USER_PROTOCOL_F_CONFIG) | RTE_BIT64(VHOST_USER_PROTOCOL_F_STATUS);
+	*features = RTE_BIT64(VHOST_USER_PROTOCOL_F_MQ) |
+		    RTE_BIT64(VHOST_USER_PROTOCOL_F_REPLY_ACK) |
+		    RTE_BIT64(VHOST_USER_PROTOCOL_F_CONFIG);
+	/* A block device starts by its rings (vdpa_rte_session_ring()), whatever its status. */
 	if (dev->is_net)
-		*features |= RTE_BIT64(VHOST_USER_PROTOCOL_F_RARP) |
+		*features |= RTE_BIT64(VHOST_USER_PROTOCOL_F_STATUS) |
+			     RTE_BIT64(VHOST_USER_PROTOCOL_F_RARP) |
 			     RTE_BIT64(VHOST_USER_PROTOCOL_F_NET_MTU);
 	if (vdpa_has_log(dev->vdev))
 		*features |= RTE_BIT64(VHOST_USER_PROTOCOL_F_LOG_SHMFD);
@@ -158,13 +160,15 @@ get_dev_type(struct rte_vdpa_device *registered, uint32_t *type)
  * it has, for some messages: the process ends. A device whose configuration failed is treated as
  * every other: locked, and configured again after the next message. So that is what it is told
  * there, of a device that runs; and what is left to do after a message is a changed memory table,
- * for which the device need not stop.
+ * for which the device need not stop. A block device that was configured would be closed for a
+ * changed memory table and not configured again, in every release.
  */
 static int
 dev_conf(int vid)
 {
 	struct vdpa_rte_device *dev = lock_session(vid);
 	const char *what = "start";
+	bool left_unconfigured;
 	int rc;
 
 	if (dev == NULL) {
@@ -185,8 +189,9 @@ dev_conf(int vid)
 	}
 	if (rc < 0)
 		VDPA_LOG(ERR, "%s: rte_vdpa: %s: %s", dev->vdev->name, what, vdpa_error_message());
+	left_unconfigured = vdpa_rte_aborts || !dev->is_net;
 	unlock();
-	return rc < 0 || vdpa_rte_aborts ? -1 : 0;
+	return rc < 0 || left_unconfigured ? -1 : 0;
 }
 
 static int

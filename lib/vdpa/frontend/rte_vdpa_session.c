@@ -428,25 +428,6 @@ start_late(struct vdpa_rte_device *dev, uint16_t idx)
 }
 
 int
-vdpa_rte_session_ring(struct vdpa_rte_device *dev, uint16_t idx, bool ready)
-{
-	struct vdpa_rte_ring *ring = &dev->rings[idx];
-	int rc = 0;
-
-	ring->ready = ready;
-	ring->off_us = ready ? 0 : now_us();
-	if (!dev->running)
-		return 0;
-	if (ready)
-		rc = ring->started ? go_on(dev, idx) : start_late(dev, idx);
-	else if (ring->started && !ring->disabled && !dev->settling)
-		dev->settling = rte_eal_alarm_set(SETTLE_US, settle, dev) == 0;
-	if (rc < 0)
-		VDPA_LOG(ERR, "%s: rte_vdpa: %s", dev->vdev->name, vdpa_error_message());
-	return rc;
-}
-
-int
 vdpa_rte_session_start(struct vdpa_rte_device *dev)
 {
 	struct vdpa_vq_config *vqs = calloc(dev->nrings, sizeof(*vqs));
@@ -501,6 +482,45 @@ err_rings:
 out:
 	free(mem);
 	free(vqs);
+	return rc;
+}
+
+/* All rings that rte_vhost has: what it takes a device that is not its own for ready by. */
+static bool
+all_are_ready(const struct vdpa_rte_device *dev)
+{
+	uint16_t n = rte_vhost_get_vring_num(dev->vid);
+
+	for (uint16_t i = 0; i < n && i < dev->nrings; i++)
+		if (!dev->rings[i].ready)
+			return false;
+	return n > 0;
+}
+
+/*
+ * A net device starts at dev_conf. For a block device rte_vhost calls that at the call eventfd of
+ * the last ring and never else, which QEMU has sent before the device is ready; so it starts when
+ * all its rings are ready.
+ */
+int
+vdpa_rte_session_ring(struct vdpa_rte_device *dev, uint16_t idx, bool ready)
+{
+	struct vdpa_rte_ring *ring = &dev->rings[idx];
+	int rc = 0;
+
+	ring->ready = ready;
+	ring->off_us = ready ? 0 : now_us();
+	if (!dev->running) {
+		if (!ready || dev->is_net || !all_are_ready(dev))
+			return 0;
+		rc = vdpa_rte_session_start(dev);
+	} else if (ready) {
+		rc = ring->started ? go_on(dev, idx) : start_late(dev, idx);
+	} else if (ring->started && !ring->disabled && !dev->settling) {
+		dev->settling = rte_eal_alarm_set(SETTLE_US, settle, dev) == 0;
+	}
+	if (rc < 0)
+		VDPA_LOG(ERR, "%s: rte_vdpa: %s", dev->vdev->name, vdpa_error_message());
 	return rc;
 }
 
