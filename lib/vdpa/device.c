@@ -3,7 +3,8 @@
 
 /*
  * Life cycle of a device: allocation, references, registration, failure. What happens between
- * registration and unregistration is in status.c (single steps) and session.c (start and stop).
+ * registration and unregistration is in status.c (single steps), session.c (start and stop) and
+ * consumer.c (every other call).
  */
 
 #include <ctype.h>

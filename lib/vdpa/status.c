@@ -3,15 +3,14 @@
 
 /*
  * The steps of a device's set-up and the rules of virtio 1.2 (2.1, 3.1) about their order. Every
- * step that reaches a driver's op passes here, whether a front end takes it by itself or as a part
- * of a start. vdpa_step_*() run with the device's lock held; the public calls take it.
+ * step that reaches a driver's op passes here, whether a front end takes it by itself (consumer.c)
+ * or as a part of a start (session.c). With the device's lock held.
  */
 
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include <linux/virtio_config.h>
 
@@ -244,6 +243,25 @@ vdpa_step_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
 	return 0;
 }
 
+int
+vdpa_step_group_asid(struct vdpa_device *vdev, uint32_t group, uint32_t asid)
+{
+	int rc = check_alive(vdev);
+
+	if (rc < 0)
+		return rc;
+	if (group >= vdev->ngroups || asid >= vdev->nas)
+		return vdpa_error(EINVAL, "%s: group %u to address space %u: there are %u and %u",
+				  vdev->name, group, asid, vdev->ngroups, vdev->nas);
+	if ((vdev->core->status & VDPA_S_DRIVER_OK) != 0)
+		return vdpa_error(EBUSY, "%s: address spaces are fixed after DRIVER_OK",
+				  vdev->name);
+	if (vdev->config->set_group_asid == NULL)
+		return asid == 0 ? 0
+				 : vdpa_error(EOPNOTSUPP, "%s: has one address space", vdev->name);
+	return VDPA_OP(vdev, -1, "set_group_asid", vdev->config->set_group_asid(vdev, group, asid));
+}
+
 /* Size, addresses and state of a queue: before it is ready, and after FEATURES_OK. */
 static int
 check_vq_setup(struct vdpa_device *vdev, uint16_t idx, const char *what)
@@ -428,254 +446,4 @@ vdpa_step_resume(struct vdpa_device *vdev)
 		return rc;
 	vdpa_device_set_state(vdev, VDPA_STATE_RUNNING);
 	return 0;
-}
-
-/* The public calls: the same, with the lock. */
-#define LOCKED(vdev, call)                                                                         \
-	({                                                                                         \
-		int rc_;                                                                           \
-		vdpa_device_lock(vdev);                                                            \
-		rc_ = (call);                                                                      \
-		vdpa_device_unlock(vdev);                                                          \
-		rc_;                                                                               \
-	})
-
-int
-vdpa_reset(struct vdpa_device *vdev)
-{
-	return LOCKED(vdev, vdpa_step_reset(vdev));
-}
-
-int
-vdpa_set_status(struct vdpa_device *vdev, uint8_t status)
-{
-	return LOCKED(vdev, vdpa_step_status(vdev, status));
-}
-
-int
-vdpa_set_driver_features(struct vdpa_device *vdev, uint64_t features)
-{
-	return LOCKED(vdev, vdpa_step_features(vdev, features));
-}
-
-int
-vdpa_set_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
-{
-	return LOCKED(vdev, vdpa_step_map(vdev, asid, tlb));
-}
-
-static int
-step_group_asid(struct vdpa_device *vdev, uint32_t group, uint32_t asid)
-{
-	int rc = check_alive(vdev);
-
-	if (rc < 0)
-		return rc;
-	if (group >= vdev->ngroups || asid >= vdev->nas)
-		return vdpa_error(EINVAL, "%s: group %u to address space %u: there are %u and %u",
-				  vdev->name, group, asid, vdev->ngroups, vdev->nas);
-	if ((vdev->core->status & VDPA_S_DRIVER_OK) != 0)
-		return vdpa_error(EBUSY, "%s: address spaces are fixed after DRIVER_OK",
-				  vdev->name);
-	if (vdev->config->set_group_asid == NULL)
-		return asid == 0 ? 0
-				 : vdpa_error(EOPNOTSUPP, "%s: has one address space", vdev->name);
-	return VDPA_OP(vdev, -1, "set_group_asid", vdev->config->set_group_asid(vdev, group, asid));
-}
-
-int
-vdpa_set_group_asid(struct vdpa_device *vdev, uint32_t group, uint32_t asid)
-{
-	return LOCKED(vdev, step_group_asid(vdev, group, asid));
-}
-
-int
-vdpa_set_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num)
-{
-	return LOCKED(vdev, vdpa_step_vq_num(vdev, idx, num));
-}
-
-int
-vdpa_set_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
-		    uint64_t device)
-{
-	return LOCKED(vdev, vdpa_step_vq_address(vdev, idx, desc, driver, device));
-}
-
-int
-vdpa_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state)
-{
-	return LOCKED(vdev, vdpa_step_vq_state(vdev, idx, state));
-}
-
-int
-vdpa_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
-{
-	return LOCKED(vdev, vdpa_step_vq_ready(vdev, idx, ready));
-}
-
-int
-vdpa_suspend(struct vdpa_device *vdev)
-{
-	return LOCKED(vdev, vdpa_step_suspend(vdev));
-}
-
-int
-vdpa_resume(struct vdpa_device *vdev)
-{
-	return LOCKED(vdev, vdpa_step_resume(vdev));
-}
-
-uint8_t
-vdpa_get_status(struct vdpa_device *vdev)
-{
-	uint8_t status;
-
-	vdpa_device_lock(vdev);
-	status = vdev->core->status;
-	if (vdev->core->state == VDPA_STATE_FAILED)
-		status |= VDPA_S_NEEDS_RESET;
-	else if (vdev->core->state != VDPA_STATE_REMOVED && status != 0)
-		status |= vdev->config->get_status(vdev) & VDPA_S_NEEDS_RESET;
-	vdpa_device_unlock(vdev);
-	return status;
-}
-
-static int
-check_config_range(struct vdpa_device *vdev, size_t offset, size_t len)
-{
-	size_t size;
-
-	if (vdev->core->state == VDPA_STATE_REMOVED)
-		return vdpa_error(ENODEV, "%s: is not registered", vdev->name);
-	size = vdev->config->get_config_size(vdev);
-	if (offset > size || len > size - offset)
-		return vdpa_error(EINVAL, "%s: configuration %zu to %zu: it has %zu bytes",
-				  vdev->name, offset, offset + len, size);
-	return 0;
-}
-
-static uint64_t
-now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
-int
-vdpa_get_config(struct vdpa_device *vdev, size_t offset, void *buf, size_t len)
-{
-	/* A device that changes faster than it can be read is broken; one that is slow to read,
-	 * too, is not to have a shared thread for as long. */
-	enum { CONFIG_TRIES = 16, CONFIG_TRIES_MS = 100 };
-	uint64_t start = now_ms();
-	uint32_t before, after = 0;
-	int rc;
-
-	vdpa_device_lock(vdev);
-	rc = check_config_range(vdev, offset, len);
-	for (unsigned int i = 0; rc == 0 && i < CONFIG_TRIES; i++) {
-		before = vdev->config->get_generation != NULL ? vdev->config->get_generation(vdev)
-							      : 0;
-		rc = VDPA_OP(vdev, -1, "get_config",
-			     vdev->config->get_config(vdev, offset, buf, len));
-		after = vdev->config->get_generation != NULL ? vdev->config->get_generation(vdev)
-							     : 0;
-		if (before == after)
-			break;
-		if (i == CONFIG_TRIES - 1 || (i > 0 && now_ms() - start >= CONFIG_TRIES_MS))
-			rc = vdpa_error(EIO, "%s: the configuration keeps changing", vdev->name);
-	}
-	vdpa_device_unlock(vdev);
-	return rc;
-}
-
-int
-vdpa_set_config(struct vdpa_device *vdev, size_t offset, const void *buf, size_t len)
-{
-	int rc;
-
-	vdpa_device_lock(vdev);
-	rc = check_config_range(vdev, offset, len);
-	if (rc == 0 && vdev->config->set_config == NULL)
-		rc = vdpa_error(EOPNOTSUPP, "%s: the configuration is read-only", vdev->name);
-	if (rc == 0)
-		rc = VDPA_OP(vdev, -1, "set_config",
-			     vdev->config->set_config(vdev, offset, buf, len));
-	vdpa_device_unlock(vdev);
-	return rc;
-}
-
-uint32_t
-vdpa_get_device_id(struct vdpa_device *vdev)
-{
-	return vdev->config->get_device_id(vdev);
-}
-
-uint16_t
-vdpa_get_vq_count(struct vdpa_device *vdev)
-{
-	return vdev->core->nvqs;
-}
-
-uint16_t
-vdpa_get_vq_num_max(struct vdpa_device *vdev)
-{
-	return vdev->config->get_vq_num_max(vdev);
-}
-
-uint64_t
-vdpa_get_device_features(struct vdpa_device *vdev)
-{
-	return vdev->config->get_device_features(vdev);
-}
-
-uint64_t
-vdpa_get_backend_features(struct vdpa_device *vdev)
-{
-	return vdev->config->get_backend_features != NULL ? vdev->config->get_backend_features(vdev)
-							  : 0;
-}
-
-size_t
-vdpa_get_config_size(struct vdpa_device *vdev)
-{
-	return vdev->config->get_config_size(vdev);
-}
-
-bool
-vdpa_has_log(const struct vdpa_device *vdev)
-{
-	return vdev->config->log_start != NULL;
-}
-
-bool
-vdpa_has_vq_enable(const struct vdpa_device *vdev)
-{
-	return vdev->config->set_vq_enable != NULL;
-}
-
-bool
-vdpa_has_vq_notification(const struct vdpa_device *vdev)
-{
-	return vdev->config->get_vq_notification != NULL;
-}
-
-bool
-vdpa_has_inflight(const struct vdpa_device *vdev)
-{
-	return vdev->config->set_vq_inflight != NULL;
-}
-
-int
-vdpa_get_vq_stats(struct vdpa_device *vdev, uint16_t idx, struct vdpa_stat *stats, unsigned int n)
-{
-	if (idx >= vdev->core->nvqs)
-		return vdpa_error(EINVAL, "%s: queue %u: there are %u", vdev->name, idx,
-				  vdev->core->nvqs);
-	if (vdev->config->get_vendor_vq_stats == NULL)
-		return 0;
-	return vdev->config->get_vendor_vq_stats(vdev, idx, stats, n);
 }
