@@ -96,9 +96,9 @@ vdpa_get_status(struct vdpa_device *vdev)
 	vdpa_device_lock(vdev);
 	status = vdev->core->status;
 	if (vdev->core->state == VDPA_STATE_FAILED)
-		status |= VDPA_S_NEEDS_RESET;
+		status |= VIRTIO_CONFIG_S_NEEDS_RESET;
 	else if (vdev->core->state != VDPA_STATE_REMOVED && status != 0)
-		status |= vdev->config->get_status(vdev) & VDPA_S_NEEDS_RESET;
+		status |= vdev->config->get_status(vdev) & VIRTIO_CONFIG_S_NEEDS_RESET;
 	vdpa_device_unlock(vdev);
 	return status;
 }

@@ -14,6 +14,8 @@
 
 #include <pthread.h>
 
+#include <linux/virtio_config.h>
+
 #include <rte_bitops.h>
 #include <rte_common.h>
 
@@ -21,14 +23,6 @@
 #include "vdpa_driver.h"
 #include "vdpa_event.h"
 #include "vdpa_frontend.h"
-
-/* Device status bits (virtio 1.2, 2.1). */
-#define VDPA_S_ACKNOWLEDGE 0x01
-#define VDPA_S_DRIVER	   0x02
-#define VDPA_S_DRIVER_OK   0x04
-#define VDPA_S_FEATURES_OK 0x08
-#define VDPA_S_NEEDS_RESET 0x40
-#define VDPA_S_FAILED	   0x80
 
 #define VDPA_FAILURE_MAX 256
 

@@ -81,13 +81,13 @@ vdpa_session_start(struct vdpa_device *vdev, const struct vdpa_start_config *con
 	rc = vdpa_step_reset(vdev);
 	if (rc < 0)
 		return rc;
-	rc = vdpa_step_status(vdev, status |= VDPA_S_ACKNOWLEDGE);
+	rc = vdpa_step_status(vdev, status |= VIRTIO_CONFIG_S_ACKNOWLEDGE);
 	if (rc == 0)
-		rc = vdpa_step_status(vdev, status |= VDPA_S_DRIVER);
+		rc = vdpa_step_status(vdev, status |= VIRTIO_CONFIG_S_DRIVER);
 	if (rc == 0)
 		rc = vdpa_step_features(vdev, conf->features);
 	if (rc == 0)
-		rc = vdpa_step_status(vdev, status |= VDPA_S_FEATURES_OK);
+		rc = vdpa_step_status(vdev, status |= VIRTIO_CONFIG_S_FEATURES_OK);
 	if (rc == 0)
 		rc = vdpa_step_map(vdev, 0, conf->iotlb);
 	for (uint16_t i = 0; rc == 0 && i < conf->nvqs; i++)
@@ -97,7 +97,7 @@ vdpa_session_start(struct vdpa_device *vdev, const struct vdpa_start_config *con
 		rc = VDPA_OP(vdev, -1, "set_config_cb",
 			     ops->set_config_cb(vdev, vdev->core->config_fd));
 	if (rc == 0)
-		rc = vdpa_step_status(vdev, status |= VDPA_S_DRIVER_OK);
+		rc = vdpa_step_status(vdev, status |= VIRTIO_CONFIG_S_DRIVER_OK);
 	if (rc < 0) {
 		char why[VDPA_ERROR_MAX];
 

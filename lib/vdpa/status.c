@@ -18,7 +18,8 @@
 #include "vdpa_log.h"
 
 #define STATUS_DRIVER_BITS                                                                         \
-	(VDPA_S_ACKNOWLEDGE | VDPA_S_DRIVER | VDPA_S_FEATURES_OK | VDPA_S_DRIVER_OK | VDPA_S_FAILED)
+	(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK |      \
+	 VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_FAILED)
 
 int
 vdpa_op_failed(struct vdpa_device *vdev, int qidx, const char *op, int rc, unsigned int told)
@@ -109,9 +110,11 @@ vdpa_step_status(struct vdpa_device *vdev, uint8_t status)
 		uint8_t bit, needs;
 		const char *name;
 	} order[] = {
-		{VDPA_S_DRIVER, VDPA_S_ACKNOWLEDGE, "DRIVER"},
-		{VDPA_S_FEATURES_OK, VDPA_S_ACKNOWLEDGE | VDPA_S_DRIVER, "FEATURES_OK"},
-		{VDPA_S_DRIVER_OK, VDPA_S_ACKNOWLEDGE | VDPA_S_DRIVER | VDPA_S_FEATURES_OK,
+		{VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_ACKNOWLEDGE, "DRIVER"},
+		{VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER,
+		 "FEATURES_OK"},
+		{VIRTIO_CONFIG_S_DRIVER_OK,
+		 VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK,
 		 "DRIVER_OK"},
 	};
 	struct vdpa_device_core *core = vdev->core;
@@ -136,10 +139,10 @@ vdpa_step_status(struct vdpa_device *vdev, uint8_t status)
 					  vdev->name, status, order[i].name);
 	/* The device looks at its features when FEATURES_OK is set: not together with what follows.
 	 */
-	if ((added & VDPA_S_FEATURES_OK) != 0 && (added & VDPA_S_DRIVER_OK) != 0)
+	if ((added & VIRTIO_CONFIG_S_FEATURES_OK) != 0 && (added & VIRTIO_CONFIG_S_DRIVER_OK) != 0)
 		return vdpa_error(EPROTO, "%s: status 0x%02x: FEATURES_OK and DRIVER_OK at once",
 				  vdev->name, status);
-	if ((added & VDPA_S_FEATURES_OK) != 0 && !core->features_set)
+	if ((added & VIRTIO_CONFIG_S_FEATURES_OK) != 0 && !core->features_set)
 		return vdpa_error(EPROTO, "%s: FEATURES_OK before any features", vdev->name);
 	if (added == 0)
 		return 0;
@@ -147,14 +150,14 @@ vdpa_step_status(struct vdpa_device *vdev, uint8_t status)
 	rc = VDPA_OP(vdev, -1, "set_status", vdev->config->set_status(vdev, status));
 	if (rc < 0)
 		return rc;
-	if ((added & VDPA_S_FEATURES_OK) != 0 &&
-	    (vdev->config->get_status(vdev) & VDPA_S_FEATURES_OK) == 0)
+	if ((added & VIRTIO_CONFIG_S_FEATURES_OK) != 0 &&
+	    (vdev->config->get_status(vdev) & VIRTIO_CONFIG_S_FEATURES_OK) == 0)
 		return vdpa_error(EINVAL, "%s: the device refuses the features 0x%" PRIx64,
 				  vdev->name, core->features);
 	core->status = status;
-	if ((status & VDPA_S_FAILED) != 0)
+	if ((status & VIRTIO_CONFIG_S_FAILED) != 0)
 		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
-	else if ((status & VDPA_S_DRIVER_OK) != 0) {
+	else if ((status & VIRTIO_CONFIG_S_DRIVER_OK) != 0) {
 		if (core->state != VDPA_STATE_SUSPENDED)
 			vdpa_device_set_state(vdev, VDPA_STATE_RUNNING);
 	} else
@@ -171,9 +174,9 @@ vdpa_step_features(struct vdpa_device *vdev, uint64_t features)
 
 	if (rc < 0)
 		return rc;
-	if ((core->status & VDPA_S_DRIVER) == 0)
+	if ((core->status & VIRTIO_CONFIG_S_DRIVER) == 0)
 		return vdpa_error(EPROTO, "%s: features before DRIVER", vdev->name);
-	if ((core->status & VDPA_S_FEATURES_OK) != 0)
+	if ((core->status & VIRTIO_CONFIG_S_FEATURES_OK) != 0)
 		return vdpa_error(EPROTO, "%s: features are fixed after FEATURES_OK", vdev->name);
 	extra = features & ~vdev->config->get_device_features(vdev);
 	if (extra != 0)
@@ -253,7 +256,7 @@ vdpa_step_group_asid(struct vdpa_device *vdev, uint32_t group, uint32_t asid)
 	if (group >= vdev->ngroups || asid >= vdev->nas)
 		return vdpa_error(EINVAL, "%s: group %u to address space %u: there are %u and %u",
 				  vdev->name, group, asid, vdev->ngroups, vdev->nas);
-	if ((vdev->core->status & VDPA_S_DRIVER_OK) != 0)
+	if ((vdev->core->status & VIRTIO_CONFIG_S_DRIVER_OK) != 0)
 		return vdpa_error(EBUSY, "%s: address spaces are fixed after DRIVER_OK",
 				  vdev->name);
 	if (vdev->config->set_group_asid == NULL)
@@ -273,7 +276,7 @@ check_vq_setup(struct vdpa_device *vdev, uint16_t idx, const char *what)
 		rc = check_idx(vdev, idx);
 	if (rc < 0)
 		return rc;
-	if ((core->status & VDPA_S_FEATURES_OK) == 0)
+	if ((core->status & VIRTIO_CONFIG_S_FEATURES_OK) == 0)
 		return vdpa_error(EPROTO, "%s: queue %u: %s before FEATURES_OK", vdev->name, idx,
 				  what);
 	if (core->vqs[idx].ready)

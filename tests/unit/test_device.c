@@ -344,7 +344,7 @@ a_device_that_does_not_reset_is_failed_until_it_does(void **state)
 	f->fake->fail_reset = true;
 	assert_int_equal(vdpa_device_stop(f->vdev), -ETIMEDOUT);
 	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_FAILED);
-	assert_true((vdpa_get_status(f->vdev) & VDPA_S_NEEDS_RESET) != 0);
+	assert_true((vdpa_get_status(f->vdev) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0);
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -ETIMEDOUT);
 	/* It may still reach the memory, which therefore stays mapped. */
 	assert_true(f->tlb->refcnt > 1);
