@@ -42,12 +42,6 @@ run_variant(struct run *r, const struct variant *v)
 	return run_finish(r, &s, rc);
 }
 
-static uint16_t
-one_lane(const struct run *r)
-{
-	return r->t->device_id == TARGET_NET ? 2 : 1;
-}
-
 static int
 split_wraps(struct run *r)
 {
@@ -67,7 +61,7 @@ split_index_wraps(struct run *r)
 						.units = INDEX_WRAP,
 						.size = r->t->device_id == TARGET_NET ? 60 : 0,
 						.parts = 1,
-						.queues = one_lane(r)});
+						.queues = target_lane_vqs(r->t)});
 }
 
 static int
@@ -76,7 +70,7 @@ packed_small_ring(struct run *r)
 	return run_variant(r, &(struct variant){.flags = SESSION_PACKED,
 						.num = SMALL_RING,
 						.units = 100 * SMALL_RING,
-						.queues = one_lane(r)});
+						.queues = target_lane_vqs(r->t)});
 }
 
 /* Not a power of two, and no multiple of what a chain takes: chains cross the ring's end. */
@@ -86,7 +80,7 @@ packed_odd_ring(struct run *r)
 	return run_variant(r, &(struct variant){.flags = SESSION_PACKED,
 						.num = 67,
 						.units = 50 * 67,
-						.queues = one_lane(r)});
+						.queues = target_lane_vqs(r->t)});
 }
 
 static int
@@ -133,19 +127,21 @@ packed_in_order(struct run *r)
 static int
 one_at_a_time(struct run *r)
 {
-	return run_variant(r, &(struct variant){.depth = 1, .units = 300, .queues = one_lane(r)});
+	return run_variant(
+		r, &(struct variant){.depth = 1, .units = 300, .queues = target_lane_vqs(r->t)});
 }
 
 static int
 long_chains(struct run *r)
 {
-	return run_variant(r, &(struct variant){.parts = 8, .units = 512, .queues = one_lane(r)});
+	return run_variant(
+		r, &(struct variant){.parts = 8, .units = 512, .queues = target_lane_vqs(r->t)});
 }
 
 static int
 multi_queue(struct run *r)
 {
-	if (target_data_vqs(r->t) <= one_lane(r))
+	if (target_data_vqs(r->t) <= target_lane_vqs(r->t))
 		return run_skip(r, "the device has one %s",
 				r->t->device_id == TARGET_NET ? "queue pair" : "queue");
 	return run_variant(
@@ -158,7 +154,7 @@ static int
 used_ring_valid(struct run *r, unsigned int flags)
 {
 	enum { BURSTS = 10, QUIET_US = 20000 };
-	const struct session_params params = {.flags = flags, .n = one_lane(r)};
+	const struct session_params params = {.flags = flags, .n = target_lane_vqs(r->t)};
 	struct traffic x = {.units = 0};
 	struct session s;
 	int rc = run_need(r, flags);

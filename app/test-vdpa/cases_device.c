@@ -373,7 +373,7 @@ reset_completes(struct run *r)
 static int
 queue_enable(struct run *r)
 {
-	const uint16_t step = r->t->device_id == TARGET_NET ? 2 : 1;
+	const uint16_t step = target_lane_vqs(r->t);
 	int rc = 0;
 
 	for (uint16_t i = 0; rc == 0 && i < target_data_vqs(r->t); i = (uint16_t)(i + step)) {
@@ -394,7 +394,7 @@ queue_enable(struct run *r)
 static int
 queue_enable_alone(struct run *r)
 {
-	const struct session_params params = {.n = r->t->device_id == TARGET_NET ? 2 : 1};
+	const struct session_params params = {.n = target_lane_vqs(r->t)};
 	struct traffic x = {.units = 32};
 	struct session s;
 	int rc = run_start(r, &s, &params);

@@ -25,12 +25,6 @@
 #define SWAP_STEPS    4u
 #define CONFIG_MS     2000u
 
-static uint16_t
-one_lane(const struct run *r)
-{
-	return r->t->device_id == TARGET_NET ? 2 : 1;
-}
-
 static int
 by_interrupts(struct run *r, unsigned int flags)
 {
@@ -91,7 +85,7 @@ check_spurious(struct run *r, const struct queue *q, uint64_t used, uint64_t all
 static int
 suppressed(struct run *r, unsigned int flags)
 {
-	const struct session_params params = {.flags = flags, .n = one_lane(r)};
+	const struct session_params params = {.flags = flags, .n = target_lane_vqs(r->t)};
 	/* One at a time: a device that signals does so for each. */
 	struct traffic x = {.units = 300, .depth = 1};
 	struct session s;
@@ -126,7 +120,7 @@ packed_interrupts_suppressed(struct run *r)
 static int
 spurious_interrupts(struct run *r)
 {
-	const struct session_params params = {.n = one_lane(r)};
+	const struct session_params params = {.n = target_lane_vqs(r->t)};
 	struct traffic x = {.units = 200, .wait_calls = true};
 	struct session s;
 	int rc = run_start(r, &s, &params);
@@ -163,7 +157,8 @@ static int
 event_index_batch(struct run *r, unsigned int flags)
 {
 	enum { BATCH = 16, ROUNDS = 20 };
-	const struct session_params params = {.flags = SESSION_EVENT_IDX | flags, .n = one_lane(r)};
+	const struct session_params params = {.flags = SESSION_EVENT_IDX | flags,
+					      .n = target_lane_vqs(r->t)};
 	struct traffic x = {.depth = 1, .parts = 1, .no_arming = true};
 	struct session s;
 	struct queue *q;
@@ -267,7 +262,8 @@ static int
 swap_under_load(struct run *r, bool interrupts,
 		int (*swap)(struct run *r, struct session *s, struct queue *q))
 {
-	const struct session_params params = {.n = one_lane(r), .flags = SESSION_EVENT_IDX};
+	const struct session_params params = {.n = target_lane_vqs(r->t),
+					      .flags = SESSION_EVENT_IDX};
 	struct traffic x = {.units = UINT64_MAX, .wait_calls = interrupts};
 	struct session s;
 	int rc = run_start(r, &s, &params);
@@ -351,9 +347,21 @@ kick_doorbell(struct run *r)
 }
 
 static int
+kick_doorbell_data(struct run *r)
+{
+	return kicks(r, true, SESSION_NOTIFICATION_DATA);
+}
+
+static int
+kick_doorbell_data_packed(struct run *r)
+{
+	return kicks(r, true, SESSION_NOTIFICATION_DATA | SESSION_PACKED);
+}
+
+static int
 config_change(struct run *r)
 {
-	const struct session_params params = {.n = one_lane(r)};
+	const struct session_params params = {.n = target_lane_vqs(r->t)};
 	unsigned int before;
 	struct session s;
 	uint8_t was[256], is[256];
@@ -390,6 +398,10 @@ const struct run_case notify_cases[] = {
 	 kick_relay_data},
 	{"kick_doorbell", "each kick by the doorbell page reaches the device", 30000, 0,
 	 kick_doorbell},
+	{"kick_doorbell_data", "the same with NOTIFICATION_DATA, split ring", 30000, 0,
+	 kick_doorbell_data},
+	{"kick_doorbell_data_packed", "the same with NOTIFICATION_DATA, packed ring", 30000, 0,
+	 kick_doorbell_data_packed},
 	{"kick_swap", "kick eventfds swapped under load lose nothing", 30000, 0, kick_swap},
 	{"split_interrupts", "an interrupt for used buffers, split ring", 30000, 0,
 	 split_interrupts},

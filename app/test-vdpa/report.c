@@ -201,13 +201,11 @@ backend_json(uint64_t bits)
 static const char *
 doorbell_of(struct target *t)
 {
-	struct session_params params = {.n = 1};
+	const struct session_params params = {.n = target_lane_vqs(t)};
 	struct vdpa_notification_area area;
 	const char *answer = "unknown, the device does not start";
 	struct session s;
 
-	if (t->device_id == TARGET_NET)
-		params.n = 2;
 	if (session_init(&s, t, &params) < 0)
 		return answer;
 	if (session_start(&s) == 0)

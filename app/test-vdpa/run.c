@@ -7,7 +7,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
@@ -70,23 +69,6 @@ run_failed_call(struct run *r, int rc, const char *what)
 	if (rc == -EOPNOTSUPP)
 		return run_skip(r, "%s: %s", what, why);
 	return run_fail(r, "%s: %s (%s)", what, why, strerrorname_np(-rc));
-}
-
-uint64_t
-now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
-void
-sleep_us(unsigned int us)
-{
-	struct timespec ts = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000L};
-
-	nanosleep(&ts, NULL);
 }
 
 uint64_t
@@ -177,7 +159,7 @@ run_need_echo(struct run *r)
 static int
 probe_state(struct run *r)
 {
-	const struct session_params params = {.n = r->t->device_id == TARGET_NET ? 2 : 1};
+	const struct session_params params = {.n = target_lane_vqs(r->t)};
 	struct session s;
 	int rc;
 

@@ -10,6 +10,7 @@
 #ifndef RUN_H
 #define RUN_H
 
+#include "clock.h"
 #include "session.h"
 
 #define RUN_FAILED  (-1)
@@ -45,9 +46,6 @@ int run_failed_call(struct run *r, int rc, const char *what);
 uint64_t run_ms(const struct run *r, unsigned int ms);
 bool run_expired(const struct run *r);
 
-uint64_t now_ns(void);
-void sleep_us(unsigned int us);
-
 /* A case: what every test program of this kind calls one test. */
 struct run_case {
 	const char *name;
@@ -62,6 +60,7 @@ extern const struct run_case device_cases[];
 extern const struct run_case data_cases[];
 extern const struct run_case notify_cases[];
 extern const struct run_case life_cases[];
+extern const struct run_case bad_ring_cases[];
 extern const struct run_case net_cases[];
 extern const struct run_case block_cases[];
 

@@ -9,7 +9,6 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <linux/virtio_blk.h>
@@ -17,6 +16,7 @@
 #include <linux/virtio_net.h>
 #include <linux/virtio_ring.h>
 
+#include "clock.h"
 #include "session.h"
 
 #ifndef VIRTIO_F_NOTIFICATION_DATA
@@ -33,15 +33,6 @@
 #define DOORBELL_MAX  (1u << 20) /* bytes of one */
 /* Guest memory in front of and behind the rings and buffers that nothing points to. */
 #define MARGIN	      4096u
-
-static uint64_t
-monotonic_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 
 static uint64_t
 align_up(uint64_t value, uint64_t to)
@@ -271,9 +262,9 @@ start_at(struct session *s, const uint16_t *late, unsigned int n, uint16_t index
 			ring_driver_used_ring(&s->q[i].ring)->idx = index;
 		}
 	}
-	from = monotonic_ns();
+	from = now_ns();
 	rc = s->t->ops->start(s->t, &conf);
-	s->start_ns = monotonic_ns() - from;
+	s->start_ns = now_ns() - from;
 	s->started = rc == 0;
 	free(vqs);
 	return rc;
@@ -310,9 +301,9 @@ session_stop(struct session *s)
 		drop_doorbell(&s->q[i]);
 		s->q[i].running = false;
 	}
-	from = monotonic_ns();
+	from = now_ns();
 	rc = s->t->ops->stop(s->t);
-	s->stop_ns = monotonic_ns() - from;
+	s->stop_ns = now_ns() - from;
 	return rc;
 }
 
@@ -354,8 +345,8 @@ session_use_doorbell(struct session *s, uint16_t idx)
 	rc = s->t->ops->doorbell(s->t, idx, &area);
 	if (rc < 0)
 		return rc;
-	if (area.size < sizeof(uint16_t) || area.size > DOORBELL_MAX ||
-	    area.offset > (uint64_t)INT64_MAX - DOORBELL_MAX || area.offset % sizeof(uint16_t) != 0)
+	if (area.size < sizeof(uint32_t) || area.size > DOORBELL_MAX ||
+	    area.offset > (uint64_t)INT64_MAX - DOORBELL_MAX || area.offset % sizeof(uint32_t) != 0)
 		return vdpa_error(EPROTO, "queue %u: a doorbell of %llu bytes at 0x%llx", idx,
 				  (unsigned long long)area.size, (unsigned long long)area.offset);
 	/* Behind the end of a file there is a signal, not a doorbell. */
@@ -429,6 +420,17 @@ slot_unchanged_but(const struct session *s, const struct queue *q, uint32_t slot
 	return true;
 }
 
+/* Virtio 1.2, 4.1.5.2: the queue, and where the next buffer will be made available. */
+static uint32_t
+notification_data(const struct queue *q)
+{
+	uint32_t next = q->ring.avail;
+
+	if (q->ring.packed)
+		next |= (uint32_t)q->ring.avail_wrap << 15;
+	return q->idx | next << 16;
+}
+
 void
 queue_kick_always(struct queue *q)
 {
@@ -438,7 +440,10 @@ queue_kick_always(struct queue *q)
 	if (q->doorbell != NULL) {
 		/* What was posted before the doorbell, on any memory the doorbell is in. */
 		__atomic_thread_fence(__ATOMIC_SEQ_CST);
-		*(volatile uint16_t *)q->doorbell = q->idx;
+		if (q->ring.features & RING_FEATURE(VIRTIO_F_NOTIFICATION_DATA))
+			*(volatile uint32_t *)q->doorbell = notification_data(q);
+		else
+			*(volatile uint16_t *)q->doorbell = q->idx;
 	} else {
 		eventfd_write(q->kick_fd, 1);
 	}

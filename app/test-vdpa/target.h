@@ -91,6 +91,13 @@ target_has(const struct target *t, unsigned int bit)
 	return (t->features >> bit) & 1;
 }
 
+/* Queues of what carries one sequence: a pair of a net device, else one. */
+static inline uint16_t
+target_lane_vqs(const struct target *t)
+{
+	return t->device_id == TARGET_NET ? 2 : 1;
+}
+
 /* Queues that carry data: of a net device whole pairs, the control queue is none. */
 static inline uint16_t
 target_data_vqs(const struct target *t)

@@ -371,7 +371,7 @@ int
 traffic_begin(struct run *r, struct session *s, struct traffic *x)
 {
 	bool net = s->t->device_id == TARGET_NET;
-	uint16_t per_lane = net ? 2 : 1, all = s->params.n / per_lane;
+	uint16_t per_lane = target_lane_vqs(s->t), all = s->params.n / per_lane;
 	int rc;
 
 	x->r = r;

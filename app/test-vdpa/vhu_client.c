@@ -8,11 +8,11 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <vdpa_args.h>
 
+#include "clock.h"
 #include "vhu_client.h"
 
 /* A back end may start or reset a device before it answers. */
@@ -30,10 +30,7 @@ _Static_assert(sizeof(struct vring_area) == 24, "vring area");
 static uint64_t
 now_ms(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+	return now_ns() / 1000000;
 }
 
 int

@@ -28,6 +28,7 @@ class Outcome:
         self.seconds = time.monotonic() - start
         self.code = done.returncode
         self.out = done.stdout.decode(errors='replace')
+        assert not re.search('Sanitizer|runtime error', self.err), self.err
         self.cases = {}
         for line in self.out.splitlines():
             match = re.match(r'(not ok|ok) (\d+) - (\S+)(?: # (SKIP )?(.*))?$', line)

@@ -22,8 +22,7 @@ from conformance_tool import Outcome, cases, conformance
 MODEL = os.environ.get('UVDPA_MODEL', 'vdpa-model')
 
 # By why it is skipped.
-NO_DOORBELL = {'kick_doorbell'}
-NO_DATA = {'kick_relay_data'}
+NO_DOORBELL = {'kick_doorbell', 'kick_doorbell_data', 'kick_doorbell_data_packed'}
 NO_CONFIG_CHANGE = {'config_change'}
 NO_STATE = {'queue_disable', 'split_queue_resume', 'packed_queue_resume'}
 NO_ORDER = {'split_in_order', 'packed_in_order'}
@@ -125,21 +124,21 @@ class InProcess(Conformance):
     def test_model_over_vfio_user(self):
         with model('sim_net max_vqp 2', 'sim_blk backend ram 64M queues 2') as other:
             net, blk = other.functions
-            self.check({'dev': f'mgmtdev {net}'}, NO_STATE | NO_DATA | NO_CONFIG_CHANGE | OWN_CONTROL_QUEUE,
+            self.check({'dev': f'mgmtdev {net}'}, NO_STATE | NO_CONFIG_CHANGE | OWN_CONTROL_QUEUE,
                        '--loopback=yes')
-            self.check({'dev': f'mgmtdev {blk}'}, NO_STATE | NO_DATA | NO_CONFIG_CHANGE | NOT_READ_ONLY,
+            self.check({'dev': f'mgmtdev {blk}'}, NO_STATE | NO_CONFIG_CHANGE | NOT_READ_ONLY,
                        '--overwrite')
 
     def test_model_whose_doorbells_share_a_page(self):
         with model('sim_net max_vqp 2 notify shared') as other:
             self.check({'dev': f'mgmtdev {other.functions[0]}'},
-                       NO_STATE | NO_DATA | NO_CONFIG_CHANGE | OWN_CONTROL_QUEUE | NO_DOORBELL,
+                       NO_STATE | NO_CONFIG_CHANGE | OWN_CONTROL_QUEUE | NO_DOORBELL,
                        '--loopback=yes')
 
     def test_model_with_few_vectors(self):
         with model('sim_blk backend ram 64M queues 4 vectors 2') as other:
             self.check({'dev': f'mgmtdev {other.functions[0]}'},
-                       NO_STATE | NO_DATA | NO_CONFIG_CHANGE | NOT_READ_ONLY, '--overwrite')
+                       NO_STATE | NO_CONFIG_CHANGE | NOT_READ_ONLY, '--overwrite')
 
     def test_as_an_ordinary_user(self):
         harness.skip_unless(os.getuid() == 0 and shutil.which('setpriv'),
@@ -160,8 +159,8 @@ class BySocket(Conformance):
     def test_virtio_functions(self):
         with model('sim_net max_vqp 2', 'sim_blk backend ram 64M queues 2') as other:
             with daemon(*other.functions) as app:
-                self.check_socket(app, 'd0', NO_STATE | NO_DATA | OWN_CONTROL_QUEUE, '--loopback=yes')
-                self.check_socket(app, 'd1', NO_STATE | NO_DATA | NOT_READ_ONLY, '--overwrite')
+                self.check_socket(app, 'd0', NO_STATE | OWN_CONTROL_QUEUE, '--loopback=yes')
+                self.check_socket(app, 'd1', NO_STATE | NOT_READ_ONLY, '--overwrite')
 
     def test_nobody_listens(self):
         outcome = conformance({'socket': '/nonexistent/socket'})
