@@ -333,7 +333,7 @@ kick_relay(struct run *r)
 	return kicks(r, false, 0);
 }
 
-/* An eventfd carries no data: the device, or what relays for it, must do without. */
+/* An eventfd carries no data: the device looks at the ring, or what relays for it tells it. */
 static int
 kick_relay_data(struct run *r)
 {
