@@ -19,9 +19,6 @@
 #include "vdpa_args.h"
 #include "vdpa_log.h"
 
-/* "0000:06:00.2" with a domain of up to 32 bits, and its NUL. */
-#define ADDRESS_MAX 20
-
 /* The transport for which an address stands by itself. */
 #define KERNEL_PREFIX "pci/"
 
@@ -203,7 +200,7 @@ check_bars(struct vdpa_pci *pci)
 
 /* "0000:06:00.2" or "06:00.2" into the first form; nothing may follow. */
 static bool
-parse_address(const char *s, char out[static ADDRESS_MAX])
+parse_address(const char *s, char out[static VDPA_PCI_ADDRESS_MAX])
 {
 	unsigned int domain = 0, bus, slot, function;
 	int end = 0;
@@ -216,7 +213,7 @@ parse_address(const char *s, char out[static ADDRESS_MAX])
 	}
 	if (strspn(s, "0123456789abcdefABCDEF:.") != strlen(s) || slot > 0x1f || function > 7)
 		return false;
-	snprintf(out, ADDRESS_MAX, "%04x:%02x:%02x.%x", domain, bus, slot, function);
+	snprintf(out, VDPA_PCI_ADDRESS_MAX, "%04x:%02x:%02x.%x", domain, bus, slot, function);
 	return true;
 }
 
@@ -230,7 +227,7 @@ serves(const struct vdpa_pci_transport *t, const char *name)
 static int
 resolve(struct vdpa_pci *pci, const char *name)
 {
-	char address[ADDRESS_MAX];
+	char address[VDPA_PCI_ADDRESS_MAX];
 	bool bare = parse_address(name, address);
 	const char *full = bare ? KERNEL_PREFIX : name, *where;
 

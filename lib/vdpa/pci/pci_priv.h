@@ -22,6 +22,9 @@
 #define VDPA_PCI_REGIONS       VFIO_PCI_NUM_REGIONS
 #define VDPA_PCI_SPARSE_MAX    16
 
+/* "0000:06:00.2" with a domain of up to 32 bits, and its NUL. */
+#define VDPA_PCI_ADDRESS_MAX 20
+
 /* A part of a region that can be mapped. */
 struct vdpa_pci_mmap_part {
 	uint64_t offset, size;

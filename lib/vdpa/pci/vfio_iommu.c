@@ -39,7 +39,7 @@ struct vfio_group {
 
 struct vfio_attachment {
 	TAILQ_ENTRY(vfio_attachment) next;
-	char address[VFIO_ADDRESS_MAX];
+	char address[VDPA_PCI_ADDRESS_MAX];
 	struct vfio_group *group;
 };
 

@@ -15,12 +15,9 @@
 
 #include <linux/vfio.h>
 
-#include "vdpa_dma.h"
-#include "vdpa_pci.h"
+#include "pci_priv.h"
 
-/* "0000:06:00.2" with a domain of up to 32 bits, and its NUL. */
-#define VFIO_ADDRESS_MAX 20
-#define VFIO_PATH_MAX	 256
+#define VFIO_PATH_MAX 256
 
 /* For tests: where sysfs and /dev/vfio are; NULL: where the kernel puts them. */
 void vdpa_vfio_set_roots(const char *sysfs, const char *dev);
@@ -29,7 +26,7 @@ const char *vdpa_vfio_dev_root(void);
 /* What sysfs says of a function. */
 struct vfio_function {
 	const char *name; /* pci/0000:06:00.2, for messages */
-	char address[VFIO_ADDRESS_MAX];
+	char address[VDPA_PCI_ADDRESS_MAX];
 	int group;     /* of the IOMMU */
 	bool noiommu;  /* its group is in the kernel's no-IOMMU mode */
 	int numa_node; /* -1: unknown */

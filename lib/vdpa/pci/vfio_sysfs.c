@@ -214,14 +214,14 @@ is_harmless(const char *address, const char *driver)
 int
 vdpa_vfio_not_viable(const struct vfio_function *fn)
 {
-	char path[VFIO_PATH_MAX], other[VFIO_ADDRESS_MAX] = "", driver[DRIVER_MAX] = "";
+	char path[VFIO_PATH_MAX], other[VDPA_PCI_ADDRESS_MAX] = "", driver[DRIVER_MAX] = "";
 	struct dirent *e;
 	DIR *dir;
 
 	snprintf(path, sizeof(path), "%s/kernel/iommu_groups/%d/devices", sysfs_root, fn->group);
 	dir = opendir(path);
 	while (dir != NULL && (e = readdir(dir)) != NULL) {
-		char at[VFIO_ADDRESS_MAX], drv[DRIVER_MAX];
+		char at[VDPA_PCI_ADDRESS_MAX], drv[DRIVER_MAX];
 
 		if (e->d_name[0] == '.' || strlen(e->d_name) >= sizeof(at) ||
 		    strcmp(e->d_name, fn->address) == 0)
