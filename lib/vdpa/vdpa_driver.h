@@ -356,6 +356,7 @@ struct vdpa_driver {
 	const char *const *match;
 	/** Optional, where a pattern ends in an asterisk: what `--help` says of such parents. */
 	const char *help;
+	/** Optional, likewise: their words, ended by a NULL name. */
 	const struct vdpa_param *params;
 	/**
 	 * Register the management device of a parent. -ENODEV: not mine, ask the next driver. For a

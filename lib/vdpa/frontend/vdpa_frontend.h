@@ -143,8 +143,8 @@ struct vdpa_start_config {
  * From IDLE or FAILED (which is reset first) to RUNNING, through every step in order. A failing
  * step is unwound: the device is reset, nothing of the session is left, the state is IDLE or
  * FAILED, and the error returned says which step, queue and cause.
- * @return 0; -EBUSY when it is started; -EINVAL for features or rings the device does not have; the
- * op's errno.
+ * @return 0; -EBUSY when it is started; -EINVAL for features or rings the device does not have;
+ * -EFAULT for rings outside of the memory; -ENODEV once it is unregistered; the op's errno.
  */
 int vdpa_device_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf);
 
@@ -155,11 +155,18 @@ int vdpa_device_start(struct vdpa_device *vdev, const struct vdpa_start_config *
  */
 int vdpa_device_stop(struct vdpa_device *vdev);
 
+/*
+ * The calls below are about a running device. Beside what each names they return -EPROTO when it is
+ * not started, those about one queue -EIO when it has FAILED, -ENODEV once it is unregistered and
+ * -EINVAL for a queue that there is not, or else the errno of the driver's op.
+ */
+
 /**
  * One more virtqueue of a running device. Where the device cannot enable a queue after DRIVER_OK
  * (VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK) the core stops and starts it again with all queues,
  * keeping their states; where it cannot keep them (no suspend), only as long as no queue has used a
  * buffer. -EOPNOTSUPP afterwards, and the others go on: give such a device all queues at its start.
+ * -EBUSY for a queue that is started.
  */
 int vdpa_device_start_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf);
 
@@ -191,14 +198,15 @@ int vdpa_device_set_vq_kick(struct vdpa_device *vdev, uint16_t idx, int fd);
  * old one stays in force. */
 int vdpa_device_set_iotlb(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
 
-/** Dirty log on (log->bitmap not NULL) or off (log NULL); see vdpa_config_ops.log_start. */
+/** Dirty log on (log->bitmap not NULL) or off (log NULL); see vdpa_config_ops.log_start.
+ * -EOPNOTSUPP for a device that has none. Off is 0 where none is on. */
 int vdpa_device_set_log(struct vdpa_device *vdev, const struct vdpa_dirty_log *log,
 			const uint64_t *used_iova);
 
 /** SEND_RARP. -EOPNOTSUPP where the device has no announce. */
 int vdpa_device_announce(struct vdpa_device *vdev, const uint8_t mac[6]);
 
-/** The notification area of a queue; see get_vq_notification. */
+/** The notification area of a queue; see get_vq_notification. -EOPNOTSUPP where there is none. */
 int vdpa_get_vq_notification(struct vdpa_device *vdev, uint16_t idx,
 			     struct vdpa_notification_area *area);
 

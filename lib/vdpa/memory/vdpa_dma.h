@@ -94,11 +94,13 @@ int vdpa_dma_map(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *regi
 /**
  * vdpa_dma_map() for a user that has nothing mapped. Whatever is in a domain can be reached by all
  * of its devices, so that a user shows by its first region that it serves the same guest: where
- * guest memory is mapped, the region must be a part of that, or it is -EBUSY with a message.
+ * guest memory is mapped, the region must be a part of that, or it is -EBUSY with a message. Else
+ * as vdpa_dma_map().
  */
 int vdpa_dma_map_first(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region);
 
-/** One user less; the last unmaps. 0; -ENOENT for what is not mapped; what ops->unmap says. */
+/** One user less; the last unmaps. 0; -ENOENT for what is not mapped; what ops->unmap says: it is
+ * still mapped then, and the caller its user. From any thread. */
 int vdpa_dma_unmap(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region);
 
 /** Memory of the driver's own that the device can reach. */
@@ -111,10 +113,13 @@ struct vdpa_dma_buf {
 
 /**
  * Allocate and map at the highest free IOVAs (guest memory is at the low ones).
- * @return 0; -ENOSPC when there is no hole; -ENOMEM; what ops->map says. Nothing is left then.
+ * @param size  bytes, rounded up to whole pages.
+ * @return 0; -EINVAL for no bytes; -ENOSPC when there is no hole, or beyond max_mappings; -ENOMEM;
+ * what memfd_create(2), mmap(2) or ops->map says. Nothing is left then. From any thread.
  */
 int vdpa_dma_alloc(struct vdpa_dma_domain *dom, size_t size, struct vdpa_dma_buf *buf);
-/** Unmap and free. Zeroed buf: no-op. */
+/** Unmap and free. Zeroed buf: no-op. IOVAs that cannot be unmapped stay taken until the domain
+ * goes, which is logged. From any thread. */
 void vdpa_dma_free(struct vdpa_dma_domain *dom, struct vdpa_dma_buf *buf);
 
 /** Counts since the domain was made, and what is mapped now. From any thread, without waiting. */

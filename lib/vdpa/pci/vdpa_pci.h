@@ -106,7 +106,7 @@ int vdpa_pci_config_write(struct vdpa_pci *pci, unsigned int offset, const void 
  * @param id     capability id, e.g. 0x09 vendor specific.
  * @param after  0 to begin, or the offset that the last call returned.
  * @return offset in configuration space; -ENOENT when there is none (any more); -EPROTO for a list
- * that loops or points outside the header (the message says where).
+ * that loops or points into the header (the message says where); vdpa_pci_error() when it is gone.
  */
 int vdpa_pci_find_cap(struct vdpa_pci *pci, uint8_t id, unsigned int after);
 
@@ -153,7 +153,9 @@ struct vdpa_pci_area {
 /**
  * Map [offset, offset + size) of a BAR.
  * @return 0; -EOPNOTSUPP when the transport or device traps this part (use vdpa_pci_post16());
- * -EFAULT past the BAR; what mmap(2) says. An area must be unmapped before the function is closed.
+ * -EFAULT past the BAR; -EPROTO for a file that is shorter than the BAR; -ENOSPC for too many
+ * areas in the process; vdpa_pci_error() when it is gone; what mmap(2) says. An area must be
+ * unmapped before the function is closed.
  */
 int vdpa_pci_map(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t size,
 		 struct vdpa_pci_area *area);
@@ -172,9 +174,10 @@ bool vdpa_pci_areas_present(struct vdpa_pci *pci);
 unsigned int vdpa_pci_nr_vectors(const struct vdpa_pci *pci);
 
 /**
- * Enable MSI-X with vectors 0 .. n - 1, each without an eventfd (masked); n within
- * vdpa_pci_nr_vectors(). 0; -EBUSY when enabled; -ENOSPC when the system grants fewer; else the
- * transport's errno.
+ * Enable MSI-X with vectors 0 .. n - 1, each without an eventfd (masked).
+ * @param n  1 to vdpa_pci_nr_vectors().
+ * @return 0; -EINVAL for another n; -EBUSY when MSI-X or INTx is on; -ENOSPC when the system grants
+ * fewer; vdpa_pci_error() when it is gone; else the transport's errno.
  */
 int vdpa_pci_msix_enable(struct vdpa_pci *pci, unsigned int n);
 /** MSI-X off, every eventfd forgotten. No-op when off. */
@@ -182,11 +185,18 @@ void vdpa_pci_msix_disable(struct vdpa_pci *pci);
 /**
  * Signal fd for a vector from now on; -1 masks it. Swapping neither stops the device nor touches
  * other vectors; an interrupt that arrives during the swap may be lost: signal the new fd once.
+ * @return 0; -EINVAL for a vector that is not enabled; vdpa_pci_error() when it is gone; else the
+ * transport's errno.
  */
 int vdpa_pci_msix_set(struct vdpa_pci *pci, unsigned int vector, int fd);
-/** The INTx line: signal fd when it is raised, masked then until vdpa_pci_intx_unmask(); -1: off.
- * -EOPNOTSUPP where there is none. */
+/**
+ * The INTx line: signal fd when it is raised, masked then until vdpa_pci_intx_unmask(); -1: off.
+ * @return 0; -EOPNOTSUPP where there is none; -EBUSY while MSI-X is on; vdpa_pci_error() when it is
+ * gone; else the transport's errno.
+ */
 int vdpa_pci_intx_set(struct vdpa_pci *pci, int fd);
+/** 0; -EINVAL when the line is off; vdpa_pci_error() when it is gone; else the transport's errno.
+ */
 int vdpa_pci_intx_unmask(struct vdpa_pci *pci);
 
 /** What a function tells out of band. */
@@ -204,8 +214,11 @@ int vdpa_pci_event_set(struct vdpa_pci *pci, enum vdpa_pci_event event, int fd);
 
 /** Let it do DMA (PCI command, bit 2), or stop it. 0 or vdpa_pci_error(). */
 int vdpa_pci_set_bus_master(struct vdpa_pci *pci, bool on);
-/** Function-level reset; bus master is off and configuration as after vdpa_pci_open() then.
- * -EOPNOTSUPP where it has none. */
+/**
+ * Function-level reset; interrupts and bus master are off and the configuration is as after
+ * vdpa_pci_open() then. 0; -EOPNOTSUPP where it has none; vdpa_pci_error() when it is gone; else
+ * the transport's errno.
+ */
 int vdpa_pci_reset(struct vdpa_pci *pci);
 /** Its DMA domain, for vdpa_device.dma; the function's, until it is closed. */
 struct vdpa_dma_domain *vdpa_pci_dma(struct vdpa_pci *pci);
