@@ -77,6 +77,12 @@ dma_table_map(struct dma_table *t, uint64_t address, uint64_t size, uint64_t off
 	}
 	if (t->n == DMA_RANGES_MAX)
 		return vdpa_error(ENOSPC, "more than %u DMA ranges", DMA_RANGES_MAX);
+	/* An access to a file of another kind waits for whoever serves it. Only memory files have
+	 * seals. */
+	if (fd >= 0 && fcntl(fd, F_GET_SEALS) < 0)
+		return vdpa_error(EINVAL,
+				  "DMA range 0x%" PRIx64 ": the file is not a shared memory file",
+				  address);
 	if (fd >= 0) {
 		range.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 		if (range.fd < 0)

@@ -25,6 +25,7 @@
 #include "model_fault.h"
 #include "vdpa.h"
 #include "vdpa_args.h"
+#include "vdpa_event.h"
 #include "vdpa_log.h"
 #include "vfio_user_server_priv.h"
 
@@ -37,8 +38,7 @@ static void
 close_fds(struct vfu_server *s)
 {
 	for (unsigned int i = 0; i < s->n_fds; i++)
-		if (s->fds[i] >= 0)
-			close(s->fds[i]);
+		vdpa_close_foreign(s->fds[i]);
 	s->n_fds = 0;
 }
 
@@ -48,7 +48,7 @@ hang_up(struct vfu_server *s)
 	if (s->client.fd < 0)
 		return;
 	vdpa_event_del(&s->client);
-	close(s->client.fd);
+	vdpa_close_connection(s->client.fd);
 	s->client.fd = -1;
 	close_fds(s);
 	s->in_len = 0;
@@ -197,7 +197,7 @@ take_fds(struct vfu_server *s, struct msghdr *msg)
 			if (s->n_fds < RTE_DIM(s->fds)) {
 				s->fds[s->n_fds++] = fd;
 			} else {
-				close(fd);
+				vdpa_close_foreign(fd);
 				good = false;
 			}
 		}
@@ -294,7 +294,7 @@ on_connection(struct vdpa_event *ev, uint32_t revents)
 	if (s->client.fd >= 0) {
 		VDPA_LOG(WARNING, "%s: vfio-user: a second client is refused: there is one",
 			 s->params.name);
-		close(fd);
+		vdpa_close_connection(fd);
 		return;
 	}
 	s->client =

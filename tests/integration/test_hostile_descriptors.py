@@ -12,6 +12,7 @@ import tempfile
 import time
 import unittest
 
+import harness
 import vhost_user_client as vu
 
 CLONE_NEWUSER = 0x10000000
@@ -99,6 +100,29 @@ class Descriptors(vu.HostileTest):
             client = self.connect()
             table = struct.pack("<IIQQQQ", 1, 0, 0x100000, 1 << 20, 0x7F0000000000, 0)
             self.assert_refused(client, vu.SET_MEM_TABLE, table, [file.fileno()], cause="not a shared memory file")
+
+    def test_a_socket_that_lingers_holds_nobody_up(self):
+        """It is closed when its message is refused, its connection ends, or another one does."""
+        def as_kick(client, sock):
+            client.send(vu.SET_VRING_KICK, struct.pack("<Q", 0), [sock.fileno()])
+
+        def in_the_channel(client, sock):
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                self.assertEqual(client.ack(vu.SET_BACKEND_REQ_FD, b"", [theirs.fileno()]), 0)
+                theirs.close()
+                socket.send_fds(ours, [b"x"], [sock.fileno()])
+
+        for how in as_kick, in_the_channel:
+            with self.subTest(how.__name__):
+                client = self.connect(protocol=vu.P_REPLY_ACK | vu.P_BACKEND_REQ)
+                sock, peer = harness.lingering()
+                how(client, sock)
+                sock.close()
+                client.close()
+                time.sleep(0.1)
+                self.assert_healthy_is_served()
+                peer.close()
 
     def test_the_backend_channel_must_be_a_unix_stream(self):
         for family, kind in (socket.AF_INET, socket.SOCK_DGRAM), (socket.AF_UNIX, socket.SOCK_DGRAM):

@@ -4,9 +4,11 @@
 """vdpa-model as a vfio-user server: every command, right and wrong, on the raw socket."""
 
 import errno
+import fcntl
 import os
 import socket
 import struct
+import tempfile
 import time
 import unittest
 
@@ -114,6 +116,28 @@ class Dma(ModelTest):
         self.refused(errno.EEXIST, client.dma_map, 0xC0000, 4096)
         client.dma_unmap(0xC0000, 0x20000)
         self.refused(errno.ENOENT, client.dma_unmap, 0xC0000, 0x20000)
+
+    def test_file_on_disk_is_refused(self):
+        # A file system may be a process of the client's, that lets every access wait.
+        client = self.client()
+        with tempfile.TemporaryFile(dir=os.getcwd()) as file:
+            file.truncate(1 << 20)
+            try:
+                fcntl.fcntl(file, fcntl.F_GET_SEALS)
+                harness.skip_unless(False, 'this folder is in memory')
+            except OSError:
+                pass
+            self.refused(errno.EINVAL, client.dma_map, 0, 1 << 20, file.fileno())
+
+    def test_client_cannot_take_all_addresses(self):
+        """A file without pages may be of any size; what is mapped takes addresses of all clients."""
+        client, fd = self.client(), os.memfd_create('uvdpa-guest')
+        client.own(fd)
+        os.ftruncate(fd, 1 << 46)
+        self.refused(errno.E2BIG, client.dma_map, 0, 1 << 46, fd)
+        for i in range(8):
+            client.dma_map(i << 40, 1 << 40, fd)
+        self.refused(errno.E2BIG, client.dma_map, 8 << 40, 1 << 40, fd)
 
     def test_read_only_range_is_not_mapped(self):
         client, memory = self.client(), self.memory()
@@ -257,6 +281,28 @@ class Interrupts(ModelTest):
             with self.subTest(args=args):
                 self.refused(errno.EINVAL, client.set_irqs, *args)
         self.refused(errno.ENOTSUP, client.set_irqs, MSIX, DATA_NONE | ACTION_MASK, 0, 1)
+
+    def test_socket_that_lingers_holds_nobody_up(self):
+        """The last close() of it waits; sent as an eventfd, or in a message that never ends."""
+        def as_eventfd(client, sock):
+            client.send(SET_IRQS, struct.pack('<IIIII', 20, DATA_EVENTFD | ACTION_TRIGGER, MSIX, 0, 1), [sock.fileno()])
+
+        def queued(client, sock):
+            client.send_raw(client.message(GET_INFO, bytes(16)) * 100)
+            client.send_raw(bytes(1), [sock.fileno()])
+
+        for how in as_eventfd, queued:
+            with self.subTest(how.__name__):
+                client = self.client()
+                sock, peer = harness.lingering()
+                how(client, sock)
+                sock.close()
+                client.sock.close()
+                time.sleep(0.1)
+                self.healthy.client.sock.settimeout(2)
+                self.healthy.client.info()
+                self.healthy.client.sock.settimeout(TIMEOUT_S)
+                peer.close()
 
     def test_what_is_no_eventfd_is_refused(self):
         client, memory = self.client(), self.memory()

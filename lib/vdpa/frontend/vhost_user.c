@@ -168,7 +168,7 @@ pre_message(int vid, void *ctx)
 	if (s == NULL || s->dead) {
 		msg->flags &= ~VHU_FLAGS_NEED_REPLY;
 		for (int i = 0; i < fds[VHU_MSG_FDS_MAX] && i < VHU_MSG_FDS_MAX; i++)
-			close(fds[i]);
+			vdpa_close_foreign(fds[i]);
 		return RTE_VHOST_MSG_RESULT_ERR;
 	}
 	return vdpa_vhu_handle(s, msg, fds, &fds[VHU_MSG_FDS_MAX]);

@@ -21,6 +21,7 @@
 #include <rte_bitops.h>
 
 #include "vdpa_compat.h"
+#include "vdpa_event.h"
 #include "vdpa_log.h"
 #include "vhost_user_request.h"
 
@@ -144,8 +145,7 @@ static void
 close_fds(struct vhu_received *req)
 {
 	for (unsigned int i = 0; i < req->nfds; i++)
-		if (req->fds[i] >= 0)
-			close(req->fds[i]);
+		vdpa_close_foreign(req->fds[i]);
 }
 
 int

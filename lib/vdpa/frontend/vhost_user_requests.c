@@ -23,6 +23,7 @@
 #include <rte_common.h>
 
 #include "vdpa_compat.h"
+#include "vdpa_event.h"
 #include "vhost_user_request.h"
 
 /* virtio 1.2, 5.1.4: the smallest MTU there is; the largest a u16 holds. */
@@ -378,8 +379,7 @@ set_backend_req_fd(struct vhu_received *req)
 				  "the file descriptor is no socket of AF_UNIX and SOCK_STREAM");
 	fd = take_fd(req, 0);
 	pthread_mutex_lock(&s->dev->lock);
-	if (s->backend_fd >= 0)
-		close(s->backend_fd);
+	vdpa_close_foreign(s->backend_fd);
 	s->backend_fd = fd;
 	pthread_mutex_unlock(&s->dev->lock);
 	return 0;

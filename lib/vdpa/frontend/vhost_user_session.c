@@ -116,8 +116,8 @@ vdpa_vhu_session_free(struct vhu_session *s)
 	vdpa_iotlb_put(s->iotlb);
 	vdpa_vhu_shm_unmap(s->log);
 	vdpa_vhu_shm_unmap(s->inflight);
-	close_fd(&s->backend_fd);
-	close_fd(&s->fd);
+	vdpa_close_foreign(s->backend_fd);
+	vdpa_close_connection(s->fd);
 	free(s);
 }
 

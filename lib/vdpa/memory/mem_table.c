@@ -192,6 +192,7 @@ vdpa_iotlb_create(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spe
 {
 	struct region_request reqs[VDPA_MEM_REGIONS_MAX];
 	struct vdpa_iotlb *tlb;
+	uint64_t size = 0;
 	int ret;
 
 	if (n > VDPA_MEM_REGIONS_MAX)
@@ -200,6 +201,12 @@ vdpa_iotlb_create(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spe
 		ret = request_check(&reqs[i], &specs[i]);
 		if (ret < 0)
 			return ret;
+		/* A file without pages costs its owner nothing and us the addresses that all share.
+		 */
+		if (specs[i].size > VDPA_MEM_SIZE_MAX - size)
+			return vdpa_error(E2BIG, "memory regions of more than %" PRIu64 " TiB",
+					  VDPA_MEM_SIZE_MAX >> 40);
+		size += specs[i].size;
 	}
 	if (n > 0)
 		qsort(reqs, n, sizeof(reqs[0]), request_compare);

@@ -30,6 +30,8 @@ extern "C" {
 
 /** Regions in one table, at most: vhost-user allows 8, or memory slots where negotiated. */
 #define VDPA_MEM_REGIONS_MAX 64
+/** Bytes of one guest's memory, at most. */
+#define VDPA_MEM_SIZE_MAX    (UINT64_C(8) << 40)
 
 /** A region as a front end describes it. */
 struct vdpa_mem_region_spec {
@@ -71,9 +73,9 @@ struct vdpa_iotlb {
  * @param out   receives the table, with one reference for the caller.
  * @return 0; -EINVAL for a region of size 0, one that wraps around, is not aligned to 8 bytes,
  * overlaps another (in IOVA or in front-end addresses) or lies past the end of its file; -E2BIG for
- * n over VDPA_MEM_REGIONS_MAX; -EBADF for a bad fd; -ENOSPC when the SIGBUS handler has no slot
- * left for it (8192 mappings in the process); -ENOMEM or another errno of mmap(2). Nothing is left
- * then. From any thread.
+ * n over VDPA_MEM_REGIONS_MAX or more than VDPA_MEM_SIZE_MAX; -EBADF for a bad fd; -ENOSPC when the
+ * SIGBUS handler has no slot left for it (8192 mappings in the process); -ENOMEM or another errno
+ * of mmap(2). Nothing is left then. From any thread.
  */
 int vdpa_iotlb_create(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spec *specs,
 		      unsigned int n, struct vdpa_iotlb **out);

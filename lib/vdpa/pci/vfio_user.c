@@ -24,6 +24,7 @@
 
 #include "vdpa.h"
 #include "vdpa_args.h"
+#include "vdpa_event.h"
 #include "vfio_user_priv.h"
 
 #define TIMEOUT_DEFAULT_MS 1000
@@ -145,7 +146,7 @@ err_domain:
 err_fds:
 	for (unsigned int i = 0; i < VDPA_PCI_REGIONS; i++)
 		if (dev->fds[i] >= 0)
-			close(dev->fds[i]);
+			vdpa_close_foreign(dev->fds[i]);
 err_conn:
 	vdpa_vfu_disconnect(dev->conn);
 err_name:
@@ -164,7 +165,7 @@ vfu_close(void *handle)
 	vdpa_vfu_disconnect(dev->conn);
 	for (unsigned int i = 0; i < VDPA_PCI_REGIONS; i++)
 		if (dev->fds[i] >= 0)
-			close(dev->fds[i]);
+			vdpa_close_foreign(dev->fds[i]);
 	free(dev->name);
 	free(dev);
 }

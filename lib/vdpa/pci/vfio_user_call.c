@@ -70,7 +70,7 @@ take_fds(struct vfu_conn *c, struct msghdr *msg)
 			if (c->rx_fd < 0) {
 				c->rx_fd = fd;
 			} else {
-				close(fd);
+				vdpa_close_foreign(fd);
 				more = true;
 			}
 		}
@@ -130,7 +130,7 @@ static void
 receive_next(struct vfu_conn *c)
 {
 	if (c->rx_fd >= 0)
-		close(c->rx_fd);
+		vdpa_close_foreign(c->rx_fd);
 	c->rx_fd = -1;
 	c->rx_len = 0;
 }
@@ -333,7 +333,7 @@ vdpa_vfu_call(struct vfu_conn *c, struct vfu_call *call)
 	if (vdpa_vfu_error(c) != 0) {
 		/* Its reply may have come just before. */
 		if (rc == 0 && call->reply_fd != NULL && *call->reply_fd >= 0) {
-			close(*call->reply_fd);
+			vdpa_close_foreign(*call->reply_fd);
 			*call->reply_fd = -1;
 		}
 		vdpa_vfu_tell(c);

@@ -299,9 +299,9 @@ vdpa_vfu_disconnect(struct vfu_conn *c)
 	pthread_mutex_lock(&c->send);
 	pthread_mutex_unlock(&c->send);
 	if (c->rx_fd >= 0)
-		close(c->rx_fd);
+		vdpa_close_foreign(c->rx_fd);
 	close(c->room.fd);
-	close(c->fd);
+	vdpa_close_connection(c->fd);
 	pthread_mutex_destroy(&c->send);
 	pthread_mutex_destroy(&c->request);
 	free(c->name);

@@ -27,6 +27,7 @@
 
 #include "vdpa.h"
 #include "vdpa_args.h"
+#include "vdpa_event.h"
 #include "vdpa_log.h"
 #include "vfio_user_priv.h"
 
@@ -322,7 +323,7 @@ get_region(struct vfu_conn *conn, const char *name, unsigned int index,
 	if (region->fd < 0 || region->size == 0)
 		region->flags &= ~(uint32_t)VFIO_REGION_INFO_FLAG_MMAP;
 	if (region->fd >= 0 && !(region->flags & VFIO_REGION_INFO_FLAG_MMAP)) {
-		close(region->fd);
+		vdpa_close_foreign(region->fd);
 		region->fd = -1;
 	}
 	if (region->fd < 0)
