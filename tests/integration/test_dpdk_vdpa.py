@@ -480,6 +480,23 @@ class Session(unittest.TestCase):
             net.start()
             swap_call_eventfds(self, net)
 
+    def test_pipe_for_a_call_eventfd_holds_nobody_up(self):
+        """A signal on a full one would wait, and with it whoever stops the device."""
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+        self.addCleanup(os.close, writer)
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, bytes(4096))
+        with vhu.NetDriver(self.path) as net:
+            net.start()
+            net.exchange()
+            os.set_blocking(writer, True)
+            net.client.u64(vhu.SET_VRING_CALL, 1, [writer])
+            with contextlib.suppress(AssertionError, OSError, vhu.Closed):
+                net.exchange(timeout=1)
+
     def test_swapped_kick_eventfd_is_listened_to(self):
         with vhu.NetDriver(self.path) as net:
             net.start()

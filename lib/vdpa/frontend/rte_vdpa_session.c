@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -44,10 +45,24 @@ close_fd(int *fd)
 	*fd = -1;
 }
 
+/* -1: there is none. rte_vhost takes whatever the front end sends; on a full pipe a signal would
+ * wait, and whoever gives it serves others too. */
 static int
-dup_fd(int fd)
+dup_eventfd(int fd)
 {
-	return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	char path[sizeof("/proc/self/fd/2147483647")], link[sizeof("anon_inode:[eventfd]")];
+	ssize_t n;
+
+	if (fd < 0)
+		return -1;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	n = readlink(path, link, sizeof(link));
+	if (n != (ssize_t)sizeof(link) - 1 ||
+	    memcmp(link, "anon_inode:[eventfd]", sizeof(link) - 1) != 0) {
+		errno = EINVAL;
+		return -1;
+	}
+	return fcntl(fd, F_DUPFD_CLOEXEC, 0);
 }
 
 static uint64_t
@@ -199,8 +214,9 @@ ring_config(struct vdpa_rte_device *dev, const struct rte_vhost_memory *mem, uin
 				  dev->vdev->name, idx);
 	close_fd(&ring->kick_fd);
 	close_fd(&ring->call_fd);
-	ring->kick_fd = dup_fd(vring.kickfd);
-	ring->call_fd = dup_fd(vring.callfd);
+	ring->kick_fd = dup_eventfd(vring.kickfd);
+	if (vring.kickfd < 0 || ring->kick_fd >= 0)
+		ring->call_fd = dup_eventfd(vring.callfd);
 	if ((vring.kickfd >= 0 && ring->kick_fd < 0) || (vring.callfd >= 0 && ring->call_fd < 0))
 		return vdpa_error(errno, "%s: queue %u: eventfd: %s", dev->vdev->name, idx,
 				  strerror(errno));
@@ -382,9 +398,13 @@ go_on(struct vdpa_rte_device *dev, uint16_t idx)
 	if (rte_vhost_get_vhost_vring(dev->vid, idx, &vring) < 0)
 		return vdpa_error(EINVAL, "%s: queue %u: rte_vhost does not know it",
 				  dev->vdev->name, idx);
-	kick = dup_fd(vring.kickfd);
-	call = dup_fd(vring.callfd);
-	rc = vdpa_device_set_vq_call(dev->vdev, idx, call);
+	kick = dup_eventfd(vring.kickfd);
+	call = dup_eventfd(vring.callfd);
+	if ((vring.kickfd >= 0 && kick < 0) || (vring.callfd >= 0 && call < 0))
+		rc = vdpa_error(EINVAL, "%s: queue %u: a file descriptor that is no eventfd",
+				dev->vdev->name, idx);
+	else
+		rc = vdpa_device_set_vq_call(dev->vdev, idx, call);
 	if (rc == 0) {
 		RTE_SWAP(call, ring->call_fd);
 		rc = vdpa_device_set_vq_kick(dev->vdev, idx, kick);
