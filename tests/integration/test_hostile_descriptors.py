@@ -3,6 +3,7 @@
 """A front end that sends file descriptors of a kind that could confuse or hold up the daemon."""
 
 import ctypes
+import mmap
 import os
 import shutil
 import socket
@@ -123,6 +124,20 @@ class Descriptors(vu.HostileTest):
                 time.sleep(0.1)
                 self.assert_healthy_is_served()
                 peer.close()
+
+    def test_log_in_huge_pages_is_let_go_of(self):
+        fd = os.memfd_create(vu.MEM_NAME, os.MFD_HUGETLB)
+        self.addCleanup(os.close, fd)
+        size = os.fstat(fd).st_blksize
+        try:
+            os.ftruncate(fd, size)
+            mmap.mmap(fd, size).close()
+        except OSError as error:
+            harness.skip_unless(False, f"no huge page: {error}")
+        client = self.connect(protocol=vu.P_REPLY_ACK | vu.P_LOG)
+        for offset in 0, 4096, 8192:
+            client.send(vu.SET_LOG_BASE, struct.pack("<QQ", 4096, offset), [fd])
+            self.assertEqual(struct.unpack("<III", client.recv_exact(12))[0], vu.SET_LOG_BASE)
 
     def test_the_backend_channel_must_be_a_unix_stream(self):
         for family, kind in (socket.AF_INET, socket.SOCK_DGRAM), (socket.AF_UNIX, socket.SOCK_DGRAM):

@@ -9,10 +9,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/magic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <rte_common.h>
@@ -29,8 +31,9 @@ vdpa_vhu_is_shm(int fd)
 int
 vdpa_vhu_shm_map(struct vhu_shm **out, int fd, uint64_t offset, uint64_t len)
 {
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), skip = offset & (page - 1), size;
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), skip, size;
 	struct vhu_shm *shm;
+	struct statfs fs;
 	struct stat st;
 	int rc;
 
@@ -47,6 +50,11 @@ vdpa_vhu_shm_map(struct vhu_shm **out, int fd, uint64_t offset, uint64_t len)
 	shm = calloc(1, sizeof(*shm));
 	if (shm == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
+	/* hugetlbfs maps whole pages of its own size, whatever it is asked for, and unmaps no less.
+	 */
+	if (fstatfs(fd, &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC && fs.f_bsize > 0)
+		page = (uint64_t)fs.f_bsize;
+	skip = offset & (page - 1);
 	shm->map_len = RTE_ALIGN_CEIL(skip + len, page);
 	shm->map = mmap(NULL, shm->map_len, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
 			(off_t)(offset - skip));
