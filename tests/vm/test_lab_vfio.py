@@ -88,7 +88,7 @@ class Vfio(vmtest.LabTest):
                 "Conformance.test_net_in_process", "Conformance.test_net_4_pairs_by_socket"]
     TRAFFIC = ["Net.test_split_1_pair", "Net.test_packed_1_pair", "Net.test_split_4_pairs",
                "Net.test_packed_4_pairs", "Block", "Iommu", "Conformance.test_block_by_socket"]
-    # What has little to do with the kind of IOMMU; and the check of every byte of large frames, which
+    # What has little to do with the kind of IOMMU; and the check of every byte of frames, which
     # fails now and then behind virtio-iommu for a reason that is not known: see doc/testing.md.
     ONCE = ["Conformance.test_net_in_process",
             "Net.test_interrupts_at_every_step_of_the_vector_ladder",
