@@ -7,8 +7,8 @@
  */
 
 #include <errno.h>
-#include <time.h>
 
+#include "clock.h"
 #include "device_priv.h"
 
 /* A step, with the lock. */
@@ -117,22 +117,13 @@ check_config_range(struct vdpa_device *vdev, size_t offset, size_t len)
 	return 0;
 }
 
-static uint64_t
-now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
 int
 vdpa_get_config(struct vdpa_device *vdev, size_t offset, void *buf, size_t len)
 {
 	/* A device that changes faster than it can be read is broken; one that is slow to read,
 	 * too, is not to have a shared thread for as long. */
-	enum { CONFIG_TRIES = 16, CONFIG_TRIES_MS = 100 };
-	uint64_t start = now_ms();
+	enum { CONFIG_TRIES = 16, CONFIG_TRIES_US = 100000 };
+	int64_t start_us = vdpa_now_us();
 	uint32_t before, after = 0;
 	int rc;
 
@@ -147,7 +138,7 @@ vdpa_get_config(struct vdpa_device *vdev, size_t offset, void *buf, size_t len)
 							     : 0;
 		if (before == after)
 			break;
-		if (i == CONFIG_TRIES - 1 || (i > 0 && now_ms() - start >= CONFIG_TRIES_MS))
+		if (i == CONFIG_TRIES - 1 || (i > 0 && vdpa_now_us() - start_us >= CONFIG_TRIES_US))
 			rc = vdpa_error(EIO, "%s: the configuration keeps changing", vdev->name);
 	}
 	vdpa_device_unlock(vdev);

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <rte_branch_prediction.h>
@@ -17,6 +16,7 @@
 #include <rte_common.h>
 #include <rte_io.h>
 
+#include "clock.h"
 #include "virtio_hw.h"
 
 /* Vendor and device ids (4.1.2). */
@@ -75,49 +75,24 @@ enum {
 #define NAP_FIRST_US 10u
 #define NAP_MAX_US   2000u
 
-/* What a wait has free; what goes beyond is taken from the patience, which has so many time-outs at
- * its fullest and grows by one part in so many of the time that passes. */
-#define WAIT_FREE_MS	  10u
-#define PATIENCE_TIMEOUTS 3
-#define PATIENCE_REFILL	  8
-
-static uint64_t
-now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
+/* What a wait has free; see patience.h. */
+#define WAIT_FREE_US 10000u
 
 void
 virtio_wait_start(struct virtio_wait *wait, struct virtio_hw *hw)
 {
-	int64_t full = (int64_t)PATIENCE_TIMEOUTS * hw->timeout_ms * 1000;
-	uint64_t now = now_us(), free_ms;
+	int64_t limit_us = vdpa_patience_begin(&hw->patience, vdpa_now_us());
 
-	hw->patience_us = hw->patience_at_us == 0
-				  ? full
-				  : RTE_MIN(hw->patience_us + (int64_t)(now - hw->patience_at_us) /
-								      PATIENCE_REFILL,
-					    full);
-	hw->patience_at_us = now;
-	free_ms = WAIT_FREE_MS + (uint64_t)RTE_MAX(hw->patience_us, 0) / 1000;
-	*wait = (struct virtio_wait){.hw = hw,
-				     .start_us = now,
-				     .patience_us = hw->patience_us,
-				     .ms = (unsigned int)RTE_MIN(free_ms, hw->timeout_ms),
-				     .nap_us = NAP_FIRST_US};
+	*wait = (struct virtio_wait){
+		.hw = hw, .ms = (unsigned int)(limit_us / 1000), .nap_us = NAP_FIRST_US};
 }
 
 bool
 virtio_wait(struct virtio_wait *wait)
 {
-	uint64_t waited = now_us() - wait->start_us;
+	int64_t waited_us = vdpa_patience_draw(&wait->hw->patience, vdpa_now_us());
 
-	if (waited > WAIT_FREE_MS * 1000)
-		wait->hw->patience_us = wait->patience_us - (int64_t)waited + WAIT_FREE_MS * 1000;
-	if (waited >= (uint64_t)wait->ms * 1000)
+	if (waited_us >= (int64_t)wait->ms * 1000)
 		return false;
 	usleep(wait->nap_us);
 	wait->nap_us = RTE_MIN(2 * wait->nap_us, NAP_MAX_US);
@@ -318,7 +293,7 @@ virtio_hw_open(struct virtio_hw *hw, const char *name, const struct vdpa_pci_par
 	int rc;
 
 	memset(hw, 0, sizeof(*hw));
-	hw->timeout_ms = timeout_ms;
+	vdpa_patience_init(&hw->patience, timeout_ms, WAIT_FREE_US, vdpa_now_us());
 	rc = vdpa_pci_open(name, params, &hw->pci);
 	if (rc < 0)
 		return rc;

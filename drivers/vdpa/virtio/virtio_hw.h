@@ -17,6 +17,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "patience.h"
 #include "vdpa_driver.h"
 #include "vdpa_pci.h"
 
@@ -61,10 +62,8 @@ struct virtio_hw_part {
 struct virtio_hw {
 	struct vdpa_pci *pci;
 	uint16_t type; /* virtio device id: 1 net, 2 block, ... */
-	unsigned int timeout_ms;
 	struct virtio_hw_part common, notify, isr, config;
-	int64_t patience_us;		/* left */
-	uint64_t patience_at_us;	/* when that was worked out; 0: never */
+	struct vdpa_patience patience;
 	uint32_t multiplier;		/* of queue_notify_off, bytes */
 	uint32_t doorbell_last;		/* the highest offset seen in the notify structure */
 	bool notification_data;		/* negotiated */
@@ -88,14 +87,11 @@ struct virtio_hw_vq {
 /*
  * A wait that ends: for (virtio_wait_start(&w, hw); !done(); ) if (!virtio_wait(&w)) time-out.
  *
- * One wait lasts hw->timeout_ms at most, and all together draw on one patience: other devices share
- * the thread, and a function that answers just in time, again and again, must not have it for long.
+ * All waits for a function draw on its patience.
  */
 struct virtio_wait {
 	struct virtio_hw *hw;
-	uint64_t start_us;
-	int64_t patience_us; /* when it began */
-	unsigned int ms;     /* how long it lasts at most */
+	unsigned int ms; /* how long it lasts at most */
 	unsigned int nap_us;
 };
 

@@ -26,10 +26,10 @@
 #define VDPA_RTE_STATS_MAX 32
 
 struct vdpa_rte_ring {
-	bool ready;	 /* rte_vhost's word: set up and enabled */
-	bool started;	 /* the device has it */
-	bool disabled;	 /* started, and the device was told to pause it */
-	uint64_t off_us; /* when it stopped to be ready */
+	bool ready;	/* rte_vhost's word: set up and enabled */
+	bool started;	/* the device has it */
+	bool disabled;	/* started, and the device was told to pause it */
+	int64_t off_us; /* when it stopped to be ready */
 	/* Duplicates: rte_vhost closes its own while the device still uses them. */
 	int kick_fd;
 	int call_fd;

@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <linux/vhost.h>
@@ -24,8 +23,8 @@
 #include <rte_bitops.h>
 #include <rte_byteorder.h>
 #include <rte_common.h>
-#include <rte_cycles.h>
 
+#include "clock.h"
 #include "rte_vdpa_priv.h"
 #include "vdpa_event.h"
 #include "vdpa_log.h"
@@ -35,7 +34,7 @@
  * one whenever a guest masks a vector, and some devices can pause a queue only by starting again.
  * So "off" is told to the device when it has lasted that long.
  */
-#define SETTLE_US 10000u
+#define SETTLE_US 10000
 
 static void
 close_fd(int *fd)
@@ -345,21 +344,12 @@ vdpa_rte_session_features(struct vdpa_rte_device *dev)
 	return dev->running ? update_log(dev) : 0;
 }
 
-static uint64_t
-now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * US_PER_S + (uint64_t)ts.tv_nsec / 1000;
-}
-
 /* Pause what has been off for long enough. On EAL's interrupt thread. */
 static void
 settle(void *arg)
 {
 	struct vdpa_rte_device *dev = arg;
-	uint64_t now = now_us();
+	int64_t now = vdpa_now_us();
 
 	pthread_mutex_lock(&vdpa_rte_lock);
 	dev->settling = false;
@@ -529,7 +519,7 @@ vdpa_rte_session_ring(struct vdpa_rte_device *dev, uint16_t idx, bool ready)
 	int rc = 0;
 
 	ring->ready = ready;
-	ring->off_us = ready ? 0 : now_us();
+	ring->off_us = ready ? 0 : vdpa_now_us();
 	if (!dev->running) {
 		if (!ready || dev->is_net || !all_are_ready(dev))
 			return 0;

@@ -26,15 +26,11 @@
 #include "vdpa_log.h"
 #include "vfio_user_conn.h"
 
-/* Waiting that a request has free, µs; what goes beyond is taken from the patience. */
-#define GRACE_US	2000
-/* It grows by one part in so many of the time that passes. */
-#define PATIENCE_REFILL 8
 /* Looks at what has come by the deadline: about four times what a socket takes message by message.
  * A server that sends faster than we read would not let it end. */
-#define LATE_LOOKS_MAX	1024
+#define LATE_LOOKS_MAX 1024
 /* Requests of its own that a server may send during one of ours, all refused. */
-#define REFUSALS_MAX	16
+#define REFUSALS_MAX   16
 
 /* The end, found under `request` and not `send`. */
 __attribute__((format(printf, 3, 4))) static int
@@ -237,7 +233,7 @@ wait_for(struct vfu_conn *c, short events, int64_t deadline_us)
 	int n;
 
 	do {
-		left = deadline_us - vdpa_vfu_now_us();
+		left = deadline_us - vdpa_now_us();
 		n = poll(&pfd, 1, left > 0 ? (int)((left + 999) / 1000) : 0);
 	} while (n < 0 && errno == EINTR);
 	return n != 0;
@@ -251,7 +247,7 @@ timed_out(struct vfu_conn *c, int64_t waited_us, bool sent)
 	if (waited_us / 1000 < c->timeout_ms)
 		return fail(c, ETIMEDOUT,
 			    "no answer in %" PRId64 " ms, after answers that came late for %u ms",
-			    waited_us / 1000, VFU_PATIENCE_TIMEOUTS * c->timeout_ms);
+			    waited_us / 1000, VDPA_PATIENCE_TIMEOUTS * c->timeout_ms);
 	if (!sent)
 		return fail(c, ETIMEDOUT, "the server has not read for %u ms", c->timeout_ms);
 	if (c->rx_len >= sizeof(*hdr))
@@ -275,18 +271,13 @@ transact(struct vfu_conn *c, struct vfu_call *call, int *err)
 		{(void *)(uintptr_t)call->arg, call->arg_len},
 		{(void *)(uintptr_t)call->data, call->data_len},
 	};
-	int64_t start = vdpa_vfu_now_us(), limit, waited;
+	int64_t start = vdpa_now_us(), limit;
 	unsigned int late = 0;
 	bool sent = false;
 	int rc;
 
 	c->refusals = 0;
-	c->patience_us += (start - c->patience_at_us) / PATIENCE_REFILL;
-	c->patience_us =
-		RTE_MIN(c->patience_us, (int64_t)VFU_PATIENCE_TIMEOUTS * c->timeout_ms * 1000);
-	c->patience_at_us = start;
-	limit = GRACE_US + RTE_MAX(c->patience_us, 0);
-	limit = RTE_MIN(limit, (int64_t)c->timeout_ms * 1000);
+	limit = vdpa_patience_begin(&c->patience, start);
 	for (;;) {
 		if (!sent) {
 			pthread_mutex_lock(&c->send);
@@ -300,8 +291,8 @@ transact(struct vfu_conn *c, struct vfu_call *call, int *err)
 				return rc;
 		}
 		if (!wait_for(c, sent ? POLLIN : POLLIN | POLLOUT, start + limit) ||
-		    (vdpa_vfu_now_us() >= start + limit && ++late > LATE_LOOKS_MAX))
-			return timed_out(c, vdpa_vfu_now_us() - start, sent);
+		    (vdpa_now_us() >= start + limit && ++late > LATE_LOOKS_MAX))
+			return timed_out(c, vdpa_now_us() - start, sent);
 		rc = receive(c);
 		if (rc > 0) {
 			rc = dispatch(c, sent ? call : NULL, hdr.id, err);
@@ -312,9 +303,7 @@ transact(struct vfu_conn *c, struct vfu_call *call, int *err)
 		if (rc < 0)
 			return rc;
 	}
-	waited = vdpa_vfu_now_us() - start;
-	if (waited > GRACE_US)
-		c->patience_us -= waited - GRACE_US;
+	vdpa_patience_draw(&c->patience, vdpa_now_us());
 	return 0;
 }
 

@@ -32,6 +32,8 @@
 
 /* Between attempts to connect while the server's backlog is full. */
 #define CONNECT_RETRY_MS 10
+/* Waiting that a request has free. */
+#define REQUEST_FREE_US	 2000
 
 static const char *const command_names[] = {
 	[VFIO_USER_VERSION] = "VERSION",
@@ -52,15 +54,6 @@ vdpa_vfu_command_name(uint16_t command)
 	const char *name = command < RTE_DIM(command_names) ? command_names[command] : NULL;
 
 	return name != NULL ? name : "command";
-}
-
-int64_t
-vdpa_vfu_now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
 
 int
@@ -217,7 +210,7 @@ connect_by(int fd, const struct sockaddr_un *un, int64_t deadline_us)
 	while (connect(fd, (const struct sockaddr *)un, sizeof(*un)) < 0) {
 		if (errno != EAGAIN && errno != EINTR)
 			return -errno;
-		if (vdpa_vfu_now_us() >= deadline_us)
+		if (vdpa_now_us() >= deadline_us)
 			return -ETIMEDOUT;
 		nanosleep(&pause, NULL);
 	}
@@ -245,15 +238,14 @@ vdpa_vfu_connect(const char *name, const char *path, unsigned int timeout_ms, st
 		goto err_conn;
 	}
 	c->timeout_ms = timeout_ms;
-	c->patience_us = (int64_t)VFU_PATIENCE_TIMEOUTS * timeout_ms * 1000;
-	c->patience_at_us = vdpa_vfu_now_us();
+	vdpa_patience_init(&c->patience, timeout_ms, REQUEST_FREE_US, vdpa_now_us());
 	c->rx_fd = -1;
 	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (c->fd < 0) {
 		rc = vdpa_error(errno, "%s: socket: %m", name);
 		goto err_name;
 	}
-	rc = connect_by(c->fd, &un, vdpa_vfu_now_us() + (int64_t)timeout_ms * 1000);
+	rc = connect_by(c->fd, &un, vdpa_now_us() + (int64_t)timeout_ms * 1000);
 	if (rc < 0) {
 		vdpa_error(rc, "%s: %s; is a vfio-user server started on this socket?", name,
 			   strerror(-rc));

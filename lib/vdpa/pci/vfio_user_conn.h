@@ -15,19 +15,19 @@
 #include <stdbool.h>
 #include <sys/uio.h>
 
+#include "clock.h"
+#include "patience.h"
 #include "vdpa_event.h"
 #include "vfio_user_priv.h"
 
-/* Patience of a connection at its fullest, in time-outs of one request. */
-#define VFU_PATIENCE_TIMEOUTS 3
 /* Doorbells that wait for room in the socket. */
-#define VFU_BACKLOG_MAX	      256
+#define VFU_BACKLOG_MAX 256
 /* After so many doorbells look whether the server answers them. Must be well below what fits in a
  * socket, some 270 small messages. */
-#define VFU_DRAIN_EVERY	      64
+#define VFU_DRAIN_EVERY 64
 /* Ids of doorbells have this bit, those of requests do not. */
-#define VFU_POST_ID	      0x8000u
-#define VFU_CAUSE_MAX	      256
+#define VFU_POST_ID	0x8000u
+#define VFU_CAUSE_MAX	256
 
 struct vfu_post {
 	struct vfio_user_header hdr;
@@ -43,10 +43,9 @@ struct vfu_conn {
 
 	pthread_mutex_t request;
 	uint16_t next_id;
-	int64_t patience_us;	/* left */
-	int64_t patience_at_us; /* when that was worked out */
-	const char *doing;	/* the command under way, for messages */
-	unsigned int refusals;	/* during it */
+	struct vdpa_patience patience;
+	const char *doing;     /* the command under way, for messages */
+	unsigned int refusals; /* during it */
 	/* The message that comes in. */
 	uint8_t rx[VFIO_USER_MSG_MAX];
 	size_t rx_len;
@@ -70,8 +69,6 @@ struct vfu_conn {
 };
 
 /* vfio_user_conn.c */
-
-int64_t vdpa_vfu_now_us(void);
 
 /*
  * The end of the connection: the first counts, and its negative errno is returned. doing: the

@@ -27,7 +27,7 @@ vdpa_vfu_flush_locked(struct vfu_conn *c)
 		if (c->error != 0)
 			return -c->error;
 		if (rc < 0) {
-			if (vdpa_vfu_now_us() - c->backlog_since_us > (int64_t)c->timeout_ms * 1000)
+			if (vdpa_now_us() - c->backlog_since_us > (int64_t)c->timeout_ms * 1000)
 				return vdpa_vfu_end_locked(c, ETIMEDOUT, NULL,
 							   "has not taken a doorbell for %u ms",
 							   c->timeout_ms);
@@ -35,7 +35,7 @@ vdpa_vfu_flush_locked(struct vfu_conn *c)
 		}
 		c->backlog_first = (c->backlog_first + 1) % VFU_BACKLOG_MAX;
 		c->backlog_n--;
-		c->backlog_since_us = vdpa_vfu_now_us();
+		c->backlog_since_us = vdpa_now_us();
 	}
 	return 0;
 }
@@ -77,7 +77,7 @@ put_backlog_locked(struct vfu_conn *c, const struct vfu_post *post)
 					   "does not take doorbells: %u wait for it",
 					   VFU_BACKLOG_MAX);
 	if (c->backlog_n == 0)
-		c->backlog_since_us = vdpa_vfu_now_us();
+		c->backlog_since_us = vdpa_now_us();
 	c->backlog[(c->backlog_first + c->backlog_n++) % VFU_BACKLOG_MAX] = *post;
 	/* Without a loop, or when this fails, the next doorbell or request sends it. */
 	if (!c->room_awaited && c->watched && loop != NULL && vdpa_event_add(loop, &c->room) == 0)

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * How long a device may keep a thread waiting that others share. One wait lasts one time-out at
+ * most. What waits take beyond a little that each has free is drawn from one patience, so that who
+ * answers just in time, again and again, is given up too.
+ */
+
+#ifndef VDPA_PATIENCE_H
+#define VDPA_PATIENCE_H
+
+#include <stdint.h>
+
+#include <rte_common.h>
+
+/* At its fullest, in time-outs. */
+#define VDPA_PATIENCE_TIMEOUTS 3
+/* It grows by one part in so many of the time that passes. */
+#define VDPA_PATIENCE_REFILL   8
+
+struct vdpa_patience {
+	int64_t timeout_us;
+	int64_t free_us;  /* of each wait */
+	int64_t left_us;  /* below 0: overdrawn */
+	int64_t begin_us; /* of the last wait, by vdpa_now_us() */
+	int64_t begin_left_us;
+};
+
+static inline void
+vdpa_patience_init(struct vdpa_patience *p, unsigned int timeout_ms, unsigned int free_us,
+		   int64_t now_us)
+{
+	p->timeout_us = (int64_t)timeout_ms * 1000;
+	p->free_us = free_us;
+	p->left_us = VDPA_PATIENCE_TIMEOUTS * p->timeout_us;
+	p->begin_us = now_us;
+}
+
+/* A wait begins: how long it may last, in microseconds. */
+static inline int64_t
+vdpa_patience_begin(struct vdpa_patience *p, int64_t now_us)
+{
+	int64_t full_us = VDPA_PATIENCE_TIMEOUTS * p->timeout_us, limit_us;
+
+	p->left_us += (now_us - p->begin_us) / VDPA_PATIENCE_REFILL;
+	p->left_us = RTE_MIN(p->left_us, full_us);
+	p->begin_us = now_us;
+	p->begin_left_us = p->left_us;
+	limit_us = p->free_us + RTE_MAX(p->left_us, 0);
+	return RTE_MIN(limit_us, p->timeout_us);
+}
+
+/* It has lasted until now; may be said again later. How long that is, in microseconds. */
+static inline int64_t
+vdpa_patience_draw(struct vdpa_patience *p, int64_t now_us)
+{
+	int64_t waited = now_us - p->begin_us;
+
+	p->left_us = p->begin_left_us - RTE_MAX(waited - p->free_us, 0);
+	return waited;
+}
+
+#endif /* VDPA_PATIENCE_H */
