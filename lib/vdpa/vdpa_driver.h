@@ -94,7 +94,9 @@ struct vdpa_config_ops {
 	bool (*get_vq_ready)(struct vdpa_device *vdev, uint16_t idx);
 	/**
 	 * Optional: vhost-user's SET_VRING_ENABLE on a ready queue; a disabled one keeps its state
-	 * and moves no data. NULL: the core uses set_vq_ready, with the queue's state kept by
+	 * and moves no data. A device that could stop a queue only by losing its state uses it no
+	 * more of its own accord (a net device is told fewer pairs), and goes on with what the
+	 * guest still kicks. NULL: the core uses set_vq_ready, with the queue's state kept by
 	 * get_vq_state and set_vq_state; a device that cannot keep it leaves the queue as it is.
 	 * Queues are enabled when they become ready.
 	 */
