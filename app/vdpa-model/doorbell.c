@@ -23,6 +23,7 @@
 #include <rte_lcore.h>
 
 #include "doorbell.h"
+#include "vdpa.h"
 #include "vdpa_args.h"
 #include "vdpa_log.h"
 
@@ -232,6 +233,25 @@ doorbells_init(struct doorbells *d, struct doorbell_watch *watcher, uint16_t n, 
 err:
 	doorbells_fini(d);
 	return rc;
+}
+
+void
+doorbells_renew(struct doorbells *d)
+{
+	struct doorbells old = *d;
+
+	if (!d->poll)
+		return;
+	if (make_memory(d) == 0) {
+		munmap(old.mem, old.len);
+		close(old.fd);
+		return;
+	}
+	VDPA_LOG(WARNING, "doorbells: the last client keeps them: %s", vdpa_error_message());
+	if (d->fd >= 0)
+		close(d->fd);
+	d->fd = old.fd;
+	d->mem = old.mem;
 }
 
 void

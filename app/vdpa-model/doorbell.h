@@ -72,6 +72,8 @@ void doorbells_fini(struct doorbells *d);
 void doorbells_start(struct doorbells *d);
 /* Look no longer, and forget what has rung. Not on the watch's loop. */
 void doorbells_stop(struct doorbells *d);
+/* Other memory for the words: a client that has gone may have kept what it had mapped. Stopped. */
+void doorbells_renew(struct doorbells *d);
 
 /* A ring that came by message. */
 void doorbells_ring(struct doorbells *d, uint16_t idx, uint32_t data);

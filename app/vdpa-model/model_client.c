@@ -27,6 +27,7 @@ disconnected(void *arg)
 	struct model_device *md = arg;
 
 	vp_function_reset(&md->vp);
+	doorbells_renew(&md->doorbells);
 	model_interrupts_clear(&md->irqs);
 	dma_table_clear(&md->dma);
 	__atomic_store_n(&md->connected, false, __ATOMIC_RELAXED);

@@ -64,6 +64,24 @@ class Information(ModelTest):
         sizes = [client.region_info(i)[1] for i in range(9)]
         self.assertEqual(sizes, [0, 4096, 4096, 0, 32768, 0, 0, 4096, 0])
 
+    def test_doorbells_of_a_client_that_has_gone_are_not_the_next_ones(self):
+        with NetDriver(self.model.socket('m0')) as net:
+            kept = Function(net.client).map_doorbells()
+        self.closers.append(kept)
+
+        def connected():
+            try:
+                return Client(self.model.socket('m0'))
+            except Closed:
+                return None
+
+        client = wait_until(connected)
+        self.closers.append(client)
+        area = Function(client).map_doorbells()
+        self.closers.append(area)
+        kept[0:4] = b'\x01\x00\x00\x00'
+        self.assertEqual(area[0:4], b'\xff' * 4)
+
     def test_doorbells_alone_can_be_mapped(self):
         flags, size, offset, areas, fd = self.client().region_info(4)
         self.assertEqual(flags, 1 | 2 | 4 | 8)
