@@ -309,11 +309,13 @@ hw_set_vq_enable(struct vdpa_device *vdev, uint16_t idx, bool enable)
 static int
 hw_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state)
 {
-	struct vdpa_vq_state initial = {0};
+	bool packed = (FAKE(vdev)->features & UINT64_C(1) << VIRTIO_F_RING_PACKED) != 0;
 
-	if ((FAKE(vdev)->features & UINT64_C(1) << VIRTIO_F_RING_PACKED) != 0)
-		initial.packed.last_avail_counter = initial.packed.last_used_counter = 1;
-	if (memcmp(state, &initial, sizeof(initial)) != 0)
+	/* By field: of the union's other bytes nothing is said. */
+	if (packed ? state->packed.last_avail_idx != 0 || state->packed.last_used_idx != 0 ||
+			     state->packed.last_avail_counter != 1 ||
+			     state->packed.last_used_counter != 1
+		   : state->split.avail_index != 0)
 		return vdpa_error(EOPNOTSUPP, "starts at the beginning of a ring only");
 	return op(vdev, __func__);
 }
