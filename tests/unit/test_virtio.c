@@ -36,10 +36,10 @@
 #define MEM_SIZE   0x200000
 #define MEM_IOVA   0x100000
 #define QUEUE_STEP 0x4000
-#define V1	   VIRTIO_BIT(VIRTIO_VERSION_1)
-#define PACKED	   VIRTIO_BIT(VIRTIO_RING_PACKED)
-#define MQ	   VIRTIO_BIT(VIRTIO_NET_MQ)
-#define DATA	   VIRTIO_BIT(VIRTIO_NOTIFICATION_DATA)
+#define V1	   VIRTIO_BIT(VIRTIO_F_VERSION_1)
+#define PACKED	   VIRTIO_BIT(VIRTIO_F_RING_PACKED)
+#define MQ	   VIRTIO_BIT(VIRTIO_NET_F_MQ)
+#define DATA	   VIRTIO_BIT(VIRTIO_F_NOTIFICATION_DATA)
 #define WORDS	   "name v0 mgmtdev fake/v0 timeout_ms 60 "
 #define BUS_MASTER 0x04
 
@@ -465,7 +465,7 @@ words_that_the_device_cannot_follow_are_refused(void **state)
 	assert_refused(vdpa_dev_add(WORDS "mtu 9000"), EINVAL, "mtu 9000: the device has 1500");
 	assert_refused(vdpa_dev_add(WORDS "queue_size 512"), EINVAL, "the device has 256");
 	assert_refused(vdpa_dev_add(WORDS "device_features 0x20000"), EINVAL, "the device has");
-	f->v.features &= ~(VIRTIO_BIT(VIRTIO_NET_CTRL_MAC_ADDR) | VIRTIO_BIT(VIRTIO_NET_MTU));
+	f->v.features &= ~(VIRTIO_BIT(VIRTIO_NET_F_CTRL_MAC_ADDR) | VIRTIO_BIT(VIRTIO_NET_F_MTU));
 	assert_refused(vdpa_dev_add(WORDS "mac 52:00:00:00:00:07"), EOPNOTSUPP, "mac: ");
 	assert_refused(vdpa_dev_add(WORDS "mtu 1500"), EOPNOTSUPP, "mtu: ");
 	f->v.pci.config[2] = 0x42;
@@ -532,11 +532,11 @@ a_start_sets_up_what_the_front_end_gave(void **state)
 	assert_int_equal(f->v.status, 0x0f);
 	assert_true(bus_master(f));
 	/* The driver's own features beside the guest's. */
-	assert_int_equal(f->v.driver_features, V1 | MQ | VIRTIO_BIT(VIRTIO_ACCESS_PLATFORM) |
-						       VIRTIO_BIT(VIRTIO_RING_RESET) |
-						       VIRTIO_BIT(VIRTIO_NET_CTRL_VQ) |
-						       VIRTIO_BIT(VIRTIO_NET_CTRL_RX) |
-						       VIRTIO_BIT(VIRTIO_NET_CTRL_MAC_ADDR));
+	assert_int_equal(f->v.driver_features, V1 | MQ | VIRTIO_BIT(VIRTIO_F_ACCESS_PLATFORM) |
+						       VIRTIO_BIT(VIRTIO_F_RING_RESET) |
+						       VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ) |
+						       VIRTIO_BIT(VIRTIO_NET_F_CTRL_RX) |
+						       VIRTIO_BIT(VIRTIO_NET_F_CTRL_MAC_ADDR));
 	for (unsigned int i = 0; i < 4; i++) {
 		assert_int_equal(f->v.vq[i].enable, 1);
 		assert_int_equal(f->v.vq[i].size, 64);
@@ -779,7 +779,7 @@ a_device_that_needs_a_reset_has_failed(void **state)
 
 	add_net(f, 1, WORDS);
 	start(f);
-	fake_virtio_change_config(&f->v, VIRTIO_S_NEEDS_RESET);
+	fake_virtio_change_config(&f->v, VIRTIO_CONFIG_S_NEEDS_RESET);
 	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
 	vdpa_device_failure(f->vdev, why, sizeof(why));
 	assert_non_null(strstr(why, "needs a reset"));
@@ -1098,7 +1098,7 @@ a_device_without_control_queue_works_without(void **state)
 	struct fixture *f = *state;
 
 	fake_virtio_init(&f->v, "v0", 1);
-	f->v.features &= ~(VIRTIO_BIT(VIRTIO_NET_CTRL_VQ) | MQ);
+	f->v.features &= ~(VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ) | MQ);
 	assert_int_equal(add(f, WORDS), 0);
 	f->start.nvqs = 2;
 	f->start.features = V1;
@@ -1142,7 +1142,7 @@ kicks_are_written_where_the_doorbell_is_mapped(void **state)
 
 	fake_virtio_init_doorbells(&f->v, "v0", 1, 4096, true);
 	seal_doorbells(f);
-	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_CTRL_VQ);
+	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ);
 	assert_int_equal(add(f, WORDS), 0);
 	f->start.nvqs = 2;
 	f->start.features = V1;
@@ -1176,7 +1176,7 @@ a_doorbell_that_shares_its_page_is_not_given_away(void **state)
 
 	fake_virtio_init_doorbells(&f->v, "v0", 1, 4, true);
 	seal_doorbells(f);
-	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_CTRL_VQ);
+	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ);
 	assert_int_equal(add(f, WORDS), 0);
 	f->start.nvqs = 2;
 	f->start.features = V1;
@@ -1197,7 +1197,7 @@ a_page_that_the_structure_does_not_fill_is_not_given_away(void **state)
 
 	fake_virtio_init_doorbells(&f->v, "v0", 1, 4096, true);
 	seal_doorbells(f);
-	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_CTRL_VQ);
+	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ);
 	cap = fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_NOTIFY_CFG);
 	cap[12] = 4; /* length 0x1004 */
 	cap[13] = 0x10;
@@ -1218,7 +1218,7 @@ a_page_that_can_be_taken_away_is_not_given_away(void **state)
 	struct vdpa_notification_area area;
 
 	fake_virtio_init_doorbells(&f->v, "v0", 1, 4096, true);
-	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_CTRL_VQ);
+	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ);
 	assert_int_equal(add(f, WORDS), 0);
 	f->start.nvqs = 2;
 	f->start.features = V1;
@@ -1308,7 +1308,7 @@ a_mapped_doorbell_takes_data(void **state)
 	volatile uint8_t *bar;
 
 	fake_virtio_init_doorbells(&f->v, "v0", 1, 4096, true);
-	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_CTRL_VQ);
+	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ);
 	assert_int_equal(add(f, WORDS), 0);
 	f->start.nvqs = 2;
 	f->start.features = V1 | DATA;
@@ -1336,7 +1336,7 @@ data_is_not_offered_without_room_for_it(void **state)
 	fake_virtio_init(&f->v, "v0", 1);
 	fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_NOTIFY_CFG)[12] = 6;
 	fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_NOTIFY_CFG)[13] = 0;
-	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_CTRL_VQ);
+	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ);
 	assert_int_equal(add(f, WORDS), 0);
 	assert_int_equal(vdpa_get_device_features(f->vdev) & DATA, 0);
 }
@@ -1405,17 +1405,19 @@ where_a_queue_stopped_is_not_guessed(void **state)
 static void
 a_start_that_failed_is_not_tried_again_without_a_reset(void **state)
 {
-	const uint8_t ok = VIRTIO_S_ACKNOWLEDGE | VIRTIO_S_DRIVER | VIRTIO_S_FEATURES_OK;
+	const uint8_t ok =
+		VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK;
 	struct fixture *f = *state;
 
 	add_net(f, 1, WORDS);
 	assert_int_equal(vdpa_reset(f->vdev), 0);
-	assert_int_equal(vdpa_set_status(f->vdev, VIRTIO_S_ACKNOWLEDGE | VIRTIO_S_DRIVER), 0);
+	assert_int_equal(
+		vdpa_set_status(f->vdev, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER), 0);
 	assert_int_equal(vdpa_set_driver_features(f->vdev, V1), 0);
 	assert_int_equal(vdpa_set_status(f->vdev, ok), 0);
 	f->v.never_enables = true;
 	for (unsigned int i = 0; i < 3; i++)
-		assert_true(vdpa_set_status(f->vdev, ok | VIRTIO_S_DRIVER_OK) < 0);
+		assert_true(vdpa_set_status(f->vdev, ok | VIRTIO_CONFIG_S_DRIVER_OK) < 0);
 	/* The control queue's memory, once. */
 	assert_int_equal(f->v.pci.n_mapped, 1);
 	f->v.never_enables = false;
@@ -1469,7 +1471,7 @@ without_queue_reset_a_queue_stops_with_the_device(void **state)
 	struct vdpa_vq_state at;
 
 	fake_virtio_init(&f->v, "v0", 1);
-	f->v.features &= ~VIRTIO_BIT(VIRTIO_RING_RESET);
+	f->v.features &= ~VIRTIO_BIT(VIRTIO_F_RING_RESET);
 	assert_int_equal(add(f, WORDS), 0);
 	assert_int_equal(vdpa_get_backend_features(f->vdev), 0);
 	f->start.nvqs = 2;
@@ -1499,7 +1501,7 @@ queue_reset_needs_its_register(void **state)
 	f->vqs[0].ready = f->vqs[1].ready = true;
 	f->start.features = V1;
 	start(f);
-	assert_false(virtio_has(f->v.driver_features, VIRTIO_RING_RESET));
+	assert_false(virtio_has(f->v.driver_features, VIRTIO_F_RING_RESET));
 }
 
 /* Management. */

@@ -21,30 +21,21 @@
 #include <pthread.h>
 
 #include <linux/virtio_ids.h>
+#include <linux/virtio_net.h>
 
 #include "vdpa_event.h"
 #include "virtio_hw.h"
 
-/* Features of a net device (virtio 1.2, 5.1.3), as far as this driver knows them. */
-enum {
-	VIRTIO_NET_CTRL_GUEST_OFFLOADS = 2,
-	VIRTIO_NET_MTU = 3,
-	VIRTIO_NET_MAC = 5,
-	VIRTIO_NET_CTRL_VQ = 17,
-	VIRTIO_NET_CTRL_RX = 18,
-	VIRTIO_NET_CTRL_VLAN = 19,
-	VIRTIO_NET_CTRL_RX_EXTRA = 20,
-	VIRTIO_NET_GUEST_ANNOUNCE = 21,
-	VIRTIO_NET_MQ = 22,
-	VIRTIO_NET_CTRL_MAC_ADDR = 23,
-	VIRTIO_NET_DEVICE_STATS = 50,
-	VIRTIO_NET_HASH_TUNNEL = 51,
-	VIRTIO_NET_VQ_NOTF_COAL = 52,
-	VIRTIO_NET_NOTF_COAL = 53,
-	VIRTIO_NET_HASH_REPORT = 57,
-	VIRTIO_NET_RSS = 60,
-	VIRTIO_NET_STANDBY = 62,
-};
+/* Features of a net device (virtio 1.3, 5.1.3) that linux/virtio_net.h does not name everywhere. */
+#ifndef VIRTIO_NET_F_DEVICE_STATS
+#define VIRTIO_NET_F_DEVICE_STATS 50
+#endif
+#ifndef VIRTIO_NET_F_HASH_TUNNEL
+#define VIRTIO_NET_F_HASH_TUNNEL 51
+#endif
+#ifndef VIRTIO_NET_F_VQ_NOTF_COAL
+#define VIRTIO_NET_F_VQ_NOTF_COAL 52
+#endif
 
 /* A data queue. */
 struct virtio_queue {

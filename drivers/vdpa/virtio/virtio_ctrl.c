@@ -110,7 +110,7 @@ mem_of(struct virtio_ctrl *c)
 static bool
 is_packed(const struct virtio_device *dev)
 {
-	return virtio_has(dev->negotiated, VIRTIO_RING_PACKED);
+	return virtio_has(dev->negotiated, VIRTIO_F_RING_PACKED);
 }
 
 static uint64_t
@@ -123,13 +123,13 @@ uint64_t
 virtio_ctrl_features(const struct virtio_device *dev)
 {
 	uint64_t hw = dev->hw_features;
-	uint64_t use = VIRTIO_BIT(VIRTIO_NET_CTRL_RX) | VIRTIO_BIT(VIRTIO_NET_CTRL_MAC_ADDR);
+	uint64_t use = VIRTIO_BIT(VIRTIO_NET_F_CTRL_RX) | VIRTIO_BIT(VIRTIO_NET_F_CTRL_MAC_ADDR);
 
-	if (dev->hw.type != VIRTIO_ID_NET || !virtio_has(hw, VIRTIO_NET_CTRL_VQ))
+	if (dev->hw.type != VIRTIO_ID_NET || !virtio_has(hw, VIRTIO_NET_F_CTRL_VQ))
 		return 0;
 	if (dev->nvqs > 2)
-		use |= VIRTIO_BIT(VIRTIO_NET_MQ);
-	return (hw & use) != 0 ? (hw & use) | VIRTIO_BIT(VIRTIO_NET_CTRL_VQ) : 0;
+		use |= VIRTIO_BIT(VIRTIO_NET_F_MQ);
+	return (hw & use) != 0 ? (hw & use) | VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ) : 0;
 }
 
 static int
@@ -141,7 +141,7 @@ broken(struct virtio_device *dev, int err, const char *what)
 	dev->ctrl.on = false;
 	if (virtio_hw_check(&dev->hw) < 0)
 		return virtio_hw_check(&dev->hw);
-	if ((status & VIRTIO_S_NEEDS_RESET) != 0)
+	if ((status & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
 		return vdpa_error(EIO, "%s: %s", dev->vdev.name, VIRTIO_NEEDS_RESET_TEXT);
 	return vdpa_error(err, "%s: control queue: %s", dev->vdev.name, what);
 }
@@ -280,10 +280,10 @@ virtio_ctrl_setup(struct virtio_device *dev)
 	int rc;
 
 	c->on = false;
-	if (!virtio_has(dev->negotiated, VIRTIO_NET_CTRL_VQ))
+	if (!virtio_has(dev->negotiated, VIRTIO_NET_F_CTRL_VQ))
 		return 0;
 	/* Behind the pairs that the device knows of us to know (5.1.2). */
-	c->idx = virtio_has(dev->negotiated, VIRTIO_NET_MQ) ? (uint16_t)(2 * dev->hw_pairs) : 2;
+	c->idx = virtio_has(dev->negotiated, VIRTIO_NET_F_MQ) ? (uint16_t)(2 * dev->hw_pairs) : 2;
 	rc = virtio_hw_vq_info(&dev->hw, c->idx, &info);
 	if (rc < 0)
 		return rc;
@@ -305,7 +305,7 @@ virtio_ctrl_setup(struct virtio_device *dev)
 	c->pairs = 1;
 	if (packed)
 		mem_of(c)->packed.driver.flags = RTE_LE16(EVENT_F_DISABLE);
-	else if (!virtio_has(dev->negotiated, VIRTIO_RING_EVENT_IDX))
+	else if (!virtio_has(dev->negotiated, VIRTIO_RING_F_EVENT_IDX))
 		mem_of(c)->split.avail.flags = RTE_LE16(AVAIL_F_NO_INTERRUPT);
 	vq = (struct virtio_hw_vq){
 		.num = c->num,
@@ -342,7 +342,7 @@ virtio_ctrl_update_pairs(struct virtio_device *dev)
 	uint16_t pairs = pairs_in_use(dev), le = rte_cpu_to_le_16(pairs);
 	int rc;
 
-	if (!c->on || !virtio_has(dev->negotiated, VIRTIO_NET_MQ) || pairs == c->pairs)
+	if (!c->on || !virtio_has(dev->negotiated, VIRTIO_NET_F_MQ) || pairs == c->pairs)
 		return 0;
 	rc = execute(dev, CTRL_MQ, CTRL_MQ_PAIRS_SET, &le, sizeof(le));
 	if (rc == 0)
@@ -362,7 +362,7 @@ virtio_ctrl_start(struct virtio_device *dev)
 		rc = execute(dev, CTRL_MAC, CTRL_MAC_ADDR_SET, dev->mac, sizeof(dev->mac));
 	if (rc == 0)
 		rc = virtio_ctrl_update_pairs(dev);
-	if (rc < 0 || !virtio_has(dev->negotiated, VIRTIO_NET_CTRL_RX))
+	if (rc < 0 || !virtio_has(dev->negotiated, VIRTIO_NET_F_CTRL_RX))
 		return rc;
 	rc = execute(dev, CTRL_RX, CTRL_RX_PROMISC, &on, sizeof(on));
 	if (rc == -EIO) {

@@ -17,24 +17,19 @@
 #include "vdpa_log.h"
 #include "virtio.h"
 
-/* Configuration of a net device (virtio 1.2, 5.1.4): what this driver writes over. */
-#define NET_CONFIG_MAC	 0
-#define NET_CONFIG_PAIRS 8
-#define NET_CONFIG_MTU	 10
-
 int
 virtio_device_set_features(struct virtio_device *dev, uint64_t features)
 {
 	/* Ours to accept, whatever the guest does: an IOMMU stands between the device and all
 	 * memory, and queues come and go one by one where they can. */
-	uint64_t own = VIRTIO_BIT(VIRTIO_ACCESS_PLATFORM) | VIRTIO_BIT(VIRTIO_RING_RESET);
+	uint64_t own = VIRTIO_BIT(VIRTIO_F_ACCESS_PLATFORM) | VIRTIO_BIT(VIRTIO_F_RING_RESET);
 	uint64_t ctrl = virtio_ctrl_features(dev);
 
-	if (!virtio_has(features, VIRTIO_VERSION_1))
+	if (!virtio_has(features, VIRTIO_F_VERSION_1))
 		return vdpa_error(EINVAL, "a driver without VIRTIO_F_VERSION_1 is not served");
 	/* The place of the control queue depends on it: as the guest has it. */
-	if (!virtio_has(features, VIRTIO_NET_MQ))
-		ctrl &= ~VIRTIO_BIT(VIRTIO_NET_MQ);
+	if (!virtio_has(features, VIRTIO_NET_F_MQ))
+		ctrl &= ~VIRTIO_BIT(VIRTIO_NET_F_MQ);
 	dev->features = features;
 	dev->negotiated = features | (dev->hw_features & own) | ctrl;
 	virtio_hw_set_features(&dev->hw, dev->negotiated);
@@ -85,7 +80,7 @@ kick_first(struct virtio_device *dev, uint16_t idx)
 static int
 run(struct virtio_device *dev)
 {
-	if ((virtio_hw_get_status(&dev->hw) & VIRTIO_S_NEEDS_RESET) != 0)
+	if ((virtio_hw_get_status(&dev->hw) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
 		return virtio_hw_check(&dev->hw) < 0 ? virtio_hw_check(&dev->hw)
 						     : vdpa_error(EIO, VIRTIO_NEEDS_RESET_TEXT);
 	/* From here on kicks go through; those that came before are made up for. */
@@ -102,7 +97,7 @@ run(struct virtio_device *dev)
 int
 virtio_device_set_status(struct virtio_device *dev, uint8_t status)
 {
-	bool starts = (status & VIRTIO_S_DRIVER_OK) != 0 && !dev->running;
+	bool starts = (status & VIRTIO_CONFIG_S_DRIVER_OK) != 0 && !dev->running;
 	int rc = starts ? prepare(dev) : 0;
 
 	if (rc < 0)
@@ -114,8 +109,8 @@ virtio_device_set_status(struct virtio_device *dev, uint8_t status)
 	if (starts)
 		return run(dev);
 	/* The core looks whether the device has kept the bit. */
-	if ((status & VIRTIO_S_FEATURES_OK) != 0 && !dev->irq.on &&
-	    (virtio_hw_get_status(&dev->hw) & VIRTIO_S_FEATURES_OK) != 0)
+	if ((status & VIRTIO_CONFIG_S_FEATURES_OK) != 0 && !dev->irq.on &&
+	    (virtio_hw_get_status(&dev->hw) & VIRTIO_CONFIG_S_FEATURES_OK) != 0)
 		return virtio_irq_setup(dev);
 	return 0;
 }
@@ -152,7 +147,8 @@ uint16_t
 virtio_device_queues(const struct virtio_device *dev)
 {
 	/* Without MQ there is one pair, and perhaps the control queue in the place of the next. */
-	bool one_pair = dev->hw.type == VIRTIO_ID_NET && !virtio_has(dev->features, VIRTIO_NET_MQ);
+	bool one_pair =
+		dev->hw.type == VIRTIO_ID_NET && !virtio_has(dev->features, VIRTIO_NET_F_MQ);
 
 	return one_pair ? 2 : dev->nvqs;
 }
@@ -209,7 +205,7 @@ disable(struct virtio_device *dev, uint16_t idx)
 	struct virtio_queue *q = &dev->vqs[idx];
 	int rc;
 
-	if (!virtio_has(dev->negotiated, VIRTIO_RING_RESET))
+	if (!virtio_has(dev->negotiated, VIRTIO_F_RING_RESET))
 		return vdpa_error(EOPNOTSUPP, "a queue of this device stops only with the device");
 	q->ready = false;
 	/* The device is told first: it is not to wait for buffers there. */
@@ -252,7 +248,7 @@ virtio_device_set_enable(struct virtio_device *dev, uint16_t idx, bool on)
 int
 virtio_device_check_state(const struct virtio_device *dev, const struct vdpa_vq_state *state)
 {
-	bool packed = virtio_has(dev->features, VIRTIO_RING_PACKED);
+	bool packed = virtio_has(dev->features, VIRTIO_F_RING_PACKED);
 	unsigned int at = packed ? state->packed.last_avail_idx : state->split.avail_index;
 
 	if (packed ? at == 0 && state->packed.last_used_idx == 0 &&
@@ -274,7 +270,7 @@ virtio_device_get_state(struct virtio_device *dev, uint16_t idx, struct vdpa_vq_
 		return vdpa_error(EOPNOTSUPP,
 				  "where it stopped is not known: a virtio device cannot tell");
 	*state = (struct vdpa_vq_state){0};
-	if (virtio_has(dev->features, VIRTIO_RING_PACKED))
+	if (virtio_has(dev->features, VIRTIO_F_RING_PACKED))
 		state->packed.last_avail_counter = state->packed.last_used_counter = 1;
 	return 0;
 }
@@ -299,11 +295,14 @@ virtio_device_read_config(struct virtio_device *dev, size_t offset, void *buf, s
 	if (rc < 0 || dev->hw.type != VIRTIO_ID_NET)
 		return rc;
 	if (dev->has_mac)
-		overlay(offset, buf, len, NET_CONFIG_MAC, dev->mac, sizeof(dev->mac));
-	if (virtio_has(dev->offered, VIRTIO_NET_MQ))
-		overlay(offset, buf, len, NET_CONFIG_PAIRS, &pairs, sizeof(pairs));
+		overlay(offset, buf, len, offsetof(struct virtio_net_config, mac), dev->mac,
+			sizeof(dev->mac));
+	if (virtio_has(dev->offered, VIRTIO_NET_F_MQ))
+		overlay(offset, buf, len, offsetof(struct virtio_net_config, max_virtqueue_pairs),
+			&pairs, sizeof(pairs));
 	if (dev->has_mtu)
-		overlay(offset, buf, len, NET_CONFIG_MTU, &mtu, sizeof(mtu));
+		overlay(offset, buf, len, offsetof(struct virtio_net_config, mtu), &mtu,
+			sizeof(mtu));
 	return 0;
 }
 

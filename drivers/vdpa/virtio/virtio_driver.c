@@ -31,22 +31,22 @@
  * rings and their doorbells. */
 #define TRANSPORT_BITS (VIRTIO_BIT(50) - VIRTIO_BIT(24))
 #define RING_BITS                                                                                  \
-	(VIRTIO_BIT(VIRTIO_RING_INDIRECT_DESC) | VIRTIO_BIT(VIRTIO_RING_EVENT_IDX) |               \
-	 VIRTIO_BIT(VIRTIO_VERSION_1) | VIRTIO_BIT(VIRTIO_RING_PACKED) |                           \
-	 VIRTIO_BIT(VIRTIO_IN_ORDER) | VIRTIO_BIT(VIRTIO_ORDER_PLATFORM) |                         \
-	 VIRTIO_BIT(VIRTIO_NOTIFICATION_DATA))
+	(VIRTIO_BIT(VIRTIO_RING_F_INDIRECT_DESC) | VIRTIO_BIT(VIRTIO_RING_F_EVENT_IDX) |           \
+	 VIRTIO_BIT(VIRTIO_F_VERSION_1) | VIRTIO_BIT(VIRTIO_F_RING_PACKED) |                       \
+	 VIRTIO_BIT(VIRTIO_F_IN_ORDER) | VIRTIO_BIT(VIRTIO_F_ORDER_PLATFORM) |                     \
+	 VIRTIO_BIT(VIRTIO_F_NOTIFICATION_DATA))
 
 /* What needs the control queue, which is not the guest's (see virtio_ctrl.c), or a standby. A
  * function without GUEST_ANNOUNCE asks for no announcement, which nobody could pass on to the
  * guest. */
 #define NET_HIDDEN                                                                                 \
-	(VIRTIO_BIT(VIRTIO_NET_CTRL_GUEST_OFFLOADS) | VIRTIO_BIT(VIRTIO_NET_CTRL_VQ) |             \
-	 VIRTIO_BIT(VIRTIO_NET_CTRL_RX) | VIRTIO_BIT(VIRTIO_NET_CTRL_VLAN) |                       \
-	 VIRTIO_BIT(VIRTIO_NET_CTRL_RX_EXTRA) | VIRTIO_BIT(VIRTIO_NET_GUEST_ANNOUNCE) |            \
-	 VIRTIO_BIT(VIRTIO_NET_CTRL_MAC_ADDR) | VIRTIO_BIT(VIRTIO_NET_DEVICE_STATS) |              \
-	 VIRTIO_BIT(VIRTIO_NET_HASH_TUNNEL) | VIRTIO_BIT(VIRTIO_NET_VQ_NOTF_COAL) |                \
-	 VIRTIO_BIT(VIRTIO_NET_NOTF_COAL) | VIRTIO_BIT(VIRTIO_NET_HASH_REPORT) |                   \
-	 VIRTIO_BIT(VIRTIO_NET_RSS) | VIRTIO_BIT(VIRTIO_NET_STANDBY))
+	(VIRTIO_BIT(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) | VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ) |         \
+	 VIRTIO_BIT(VIRTIO_NET_F_CTRL_RX) | VIRTIO_BIT(VIRTIO_NET_F_CTRL_VLAN) |                   \
+	 VIRTIO_BIT(VIRTIO_NET_F_CTRL_RX_EXTRA) | VIRTIO_BIT(VIRTIO_NET_F_GUEST_ANNOUNCE) |        \
+	 VIRTIO_BIT(VIRTIO_NET_F_CTRL_MAC_ADDR) | VIRTIO_BIT(VIRTIO_NET_F_DEVICE_STATS) |          \
+	 VIRTIO_BIT(VIRTIO_NET_F_HASH_TUNNEL) | VIRTIO_BIT(VIRTIO_NET_F_VQ_NOTF_COAL) |            \
+	 VIRTIO_BIT(VIRTIO_NET_F_NOTF_COAL) | VIRTIO_BIT(VIRTIO_NET_F_HASH_REPORT) |               \
+	 VIRTIO_BIT(VIRTIO_NET_F_RSS) | VIRTIO_BIT(VIRTIO_NET_F_STANDBY))
 
 /*
  * How much configuration a type has at most (virtio 1.3, 5). A device may map more than it has, and
@@ -60,10 +60,8 @@ static const struct {
 	{VIRTIO_ID_VSOCK, 8}, {VIRTIO_ID_CRYPTO, 56}, {VIRTIO_ID_FS, 44},
 };
 
-/* Fields of a net device's configuration (5.1.4). */
-#define NET_MAC_AT   0
-#define NET_PAIRS_AT 8
-#define NET_MTU_AT   10
+/* Where a field of a net device's configuration is (5.1.4). */
+#define NET_CONFIG(field) offsetof(struct virtio_net_config, field)
 
 static const struct vdpa_param params[] = {
 	{.name = "mac",
@@ -217,13 +215,14 @@ static int
 count_pairs(struct virtio_device *dev, const struct vdpa_args *args)
 {
 	const struct vdpa_arg *word = vdpa_args_find(args, "max_vqp");
-	uint64_t mq = VIRTIO_BIT(VIRTIO_NET_MQ) | VIRTIO_BIT(VIRTIO_NET_CTRL_VQ);
+	uint64_t mq = VIRTIO_BIT(VIRTIO_NET_F_MQ) | VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ);
 	uint64_t pairs;
 	int rc;
 
 	dev->hw_pairs = 1;
-	if ((dev->hw_features & mq) == mq && dev->config_size >= NET_PAIRS_AT + sizeof(uint16_t)) {
-		rc = read_config16(dev, NET_PAIRS_AT, &dev->hw_pairs);
+	if ((dev->hw_features & mq) == mq &&
+	    dev->config_size >= NET_CONFIG(max_virtqueue_pairs) + sizeof(uint16_t)) {
+		rc = read_config16(dev, NET_CONFIG(max_virtqueue_pairs), &dev->hw_pairs);
 		if (rc < 0)
 			return rc;
 		/* Between 1 and 0x8000 (5.1.4.1); each has two queues, and the control queue's
@@ -277,7 +276,7 @@ find_queues(struct virtio_device *dev, const struct vdpa_args *args)
 					  "as %u",
 					  name, i, dev->nvqs, dev->vqs[i].info.num_max);
 		if (!dev->vqs[i].info.takes_data)
-			dev->hw_features &= ~VIRTIO_BIT(VIRTIO_NOTIFICATION_DATA);
+			dev->hw_features &= ~VIRTIO_BIT(VIRTIO_F_NOTIFICATION_DATA);
 		dev->num_max = RTE_MAX(dev->num_max, dev->vqs[i].info.num_max);
 	}
 	limit = vdpa_args_u64(args, "queue_size", dev->num_max);
@@ -297,7 +296,7 @@ choose_features(struct virtio_device *dev, const struct vdpa_args *args)
 	if (dev->hw.type == VIRTIO_ID_NET) {
 		dev->offered &= ~NET_HIDDEN;
 		if (dev->nvqs == 2)
-			dev->offered &= ~VIRTIO_BIT(VIRTIO_NET_MQ);
+			dev->offered &= ~VIRTIO_BIT(VIRTIO_NET_F_MQ);
 	}
 	if (mask == NULL)
 		return 0;
@@ -305,7 +304,7 @@ choose_features(struct virtio_device *dev, const struct vdpa_args *args)
 		return vdpa_error(EINVAL,
 				  "device_features 0x%" PRIx64 ": the device has 0x%" PRIx64,
 				  mask->u64, dev->offered);
-	dev->offered = mask->u64 | VIRTIO_BIT(VIRTIO_VERSION_1);
+	dev->offered = mask->u64 | VIRTIO_BIT(VIRTIO_F_VERSION_1);
 	return 0;
 }
 
@@ -313,7 +312,8 @@ choose_features(struct virtio_device *dev, const struct vdpa_args *args)
 static int
 take_net_words(struct virtio_device *dev, const struct vdpa_args *args)
 {
-	uint64_t set_mac = VIRTIO_BIT(VIRTIO_NET_CTRL_VQ) | VIRTIO_BIT(VIRTIO_NET_CTRL_MAC_ADDR);
+	uint64_t set_mac =
+		VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ) | VIRTIO_BIT(VIRTIO_NET_F_CTRL_MAC_ADDR);
 	const struct vdpa_arg *mac = vdpa_args_find(args, "mac");
 	const struct vdpa_arg *mtu = vdpa_args_find(args, "mtu");
 	uint16_t hw_mtu = 0;
@@ -321,7 +321,7 @@ take_net_words(struct virtio_device *dev, const struct vdpa_args *args)
 
 	if (mac != NULL) {
 		if ((dev->hw_features & set_mac) != set_mac ||
-		    dev->config_size < NET_MAC_AT + sizeof(dev->mac))
+		    dev->config_size < NET_CONFIG(mac) + sizeof(dev->mac))
 			return vdpa_error(EOPNOTSUPP,
 					  "mac: the device does not let its address be set");
 		dev->has_mac = true;
@@ -329,10 +329,10 @@ take_net_words(struct virtio_device *dev, const struct vdpa_args *args)
 	}
 	if (mtu == NULL)
 		return 0;
-	if (!virtio_has(dev->hw_features, VIRTIO_NET_MTU) ||
-	    dev->config_size < NET_MTU_AT + sizeof(uint16_t))
+	if (!virtio_has(dev->hw_features, VIRTIO_NET_F_MTU) ||
+	    dev->config_size < NET_CONFIG(mtu) + sizeof(uint16_t))
 		return vdpa_error(EOPNOTSUPP, "mtu: the device tells of none");
-	rc = read_config16(dev, NET_MTU_AT, &hw_mtu);
+	rc = read_config16(dev, NET_CONFIG(mtu), &hw_mtu);
 	if (rc < 0)
 		return rc;
 	if (mtu->u64 > hw_mtu)
@@ -366,18 +366,18 @@ take_words(struct virtio_device *dev, const struct vdpa_args *args)
 static int
 look_at_queues(struct virtio_device *dev, const struct vdpa_args *args)
 {
-	uint64_t wanted = VIRTIO_BIT(VIRTIO_VERSION_1) | VIRTIO_BIT(VIRTIO_ACCESS_PLATFORM) |
-			  VIRTIO_BIT(VIRTIO_NET_MQ) | VIRTIO_BIT(VIRTIO_NET_CTRL_VQ);
-	uint8_t status = VIRTIO_S_ACKNOWLEDGE | VIRTIO_S_DRIVER;
+	uint64_t wanted = VIRTIO_BIT(VIRTIO_F_VERSION_1) | VIRTIO_BIT(VIRTIO_F_ACCESS_PLATFORM) |
+			  VIRTIO_BIT(VIRTIO_NET_F_MQ) | VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ);
+	uint8_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
 	int rc, err;
 
-	if (dev->hw.type != VIRTIO_ID_NET || !virtio_has(dev->hw_features, VIRTIO_NET_MQ))
+	if (dev->hw.type != VIRTIO_ID_NET || !virtio_has(dev->hw_features, VIRTIO_NET_F_MQ))
 		return find_queues(dev, args);
 	wanted &= dev->hw_features;
 	virtio_hw_set_status(&dev->hw, status);
 	virtio_hw_set_features(&dev->hw, wanted);
-	virtio_hw_set_status(&dev->hw, status | VIRTIO_S_FEATURES_OK);
-	if ((virtio_hw_get_status(&dev->hw) & VIRTIO_S_FEATURES_OK) == 0)
+	virtio_hw_set_status(&dev->hw, status | VIRTIO_CONFIG_S_FEATURES_OK);
+	if ((virtio_hw_get_status(&dev->hw) & VIRTIO_CONFIG_S_FEATURES_OK) == 0)
 		return virtio_hw_check(&dev->hw) < 0
 			       ? virtio_hw_check(&dev->hw)
 			       : vdpa_error(EIO, "%s: the device refuses the features 0x%" PRIx64,
@@ -395,10 +395,10 @@ look_at_device(struct virtio_device *dev, const struct vdpa_args *args)
 	dev->hw_features = virtio_hw_get_features(&dev->hw);
 	/* Without the registers for it, it is not there. */
 	if (!virtio_hw_has_vq_reset(&dev->hw))
-		dev->hw_features &= ~VIRTIO_BIT(VIRTIO_RING_RESET);
+		dev->hw_features &= ~VIRTIO_BIT(VIRTIO_F_RING_RESET);
 	dev->config_size = config_size(&dev->hw);
 	rc = virtio_hw_check(&dev->hw);
-	if (rc == 0 && !virtio_has(dev->hw_features, VIRTIO_VERSION_1))
+	if (rc == 0 && !virtio_has(dev->hw_features, VIRTIO_F_VERSION_1))
 		rc = vdpa_error(ENOTSUP, "%s: the device does not offer VIRTIO_F_VERSION_1",
 				vdpa_pci_name(dev->hw.pci));
 	if (rc == 0)

@@ -347,7 +347,7 @@ wait_status_zero(struct virtio_hw *hw, unsigned int *ms)
 		status = read8(hw, STATUS);
 		if (status == 0)
 			return true;
-		if (status == VIRTIO_S_GONE && !vdpa_pci_present(hw->pci))
+		if (status == VIRTIO_STATUS_GONE && !vdpa_pci_present(hw->pci))
 			return false;
 		if (!virtio_wait(&wait))
 			return false;
@@ -390,7 +390,7 @@ virtio_hw_set_features(struct virtio_hw *hw, uint64_t features)
 	write32(hw, DRIVER_FEATURE, (uint32_t)features);
 	write32(hw, DRIVER_FEATURE_SELECT, 1);
 	write32(hw, DRIVER_FEATURE, (uint32_t)(features >> 32));
-	hw->notification_data = (features & VIRTIO_BIT(VIRTIO_NOTIFICATION_DATA)) != 0;
+	hw->notification_data = (features & VIRTIO_BIT(VIRTIO_F_NOTIFICATION_DATA)) != 0;
 }
 
 /*

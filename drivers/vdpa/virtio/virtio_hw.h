@@ -17,19 +17,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
+
 #include "patience.h"
 #include "vdpa_driver.h"
 #include "vdpa_pci.h"
 
 #define VIRTIO_BIT(n) (UINT64_C(1) << (n))
 
-/* Device status (virtio 1.2, 2.1). */
-#define VIRTIO_S_ACKNOWLEDGE 0x01
-#define VIRTIO_S_DRIVER	     0x02
-#define VIRTIO_S_FEATURES_OK 0x08
-#define VIRTIO_S_DRIVER_OK   0x04
-#define VIRTIO_S_NEEDS_RESET 0x40
-#define VIRTIO_S_GONE	     0xff /* all ones: nobody answers */
+/* Device status, beside VIRTIO_CONFIG_S_*. */
+#define VIRTIO_STATUS_GONE 0xff /* all ones: nobody answers */
 
 #define VIRTIO_NEEDS_RESET_TEXT "the device says that it needs a reset"
 
@@ -39,18 +37,10 @@
 
 #define VIRTIO_NO_VECTOR 0xffff
 
-/* Features of the transport and the rings (6), as far as this driver knows them. */
-enum {
-	VIRTIO_RING_INDIRECT_DESC = 28,
-	VIRTIO_RING_EVENT_IDX = 29,
-	VIRTIO_VERSION_1 = 32,
-	VIRTIO_ACCESS_PLATFORM = 33,
-	VIRTIO_RING_PACKED = 34,
-	VIRTIO_IN_ORDER = 35,
-	VIRTIO_ORDER_PLATFORM = 36,
-	VIRTIO_NOTIFICATION_DATA = 38,
-	VIRTIO_RING_RESET = 40,
-};
+/* A feature (virtio 1.2, 6.3) that linux/virtio_config.h does not name everywhere. */
+#ifndef VIRTIO_F_NOTIFICATION_DATA
+#define VIRTIO_F_NOTIFICATION_DATA 38
+#endif
 
 /* Where a structure lies. length 0: the function has none. */
 struct virtio_hw_part {

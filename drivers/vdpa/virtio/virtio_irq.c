@@ -101,12 +101,12 @@ config_changed(struct virtio_device *dev)
 {
 	uint8_t status = virtio_hw_get_status(&dev->hw);
 
-	if (status == VIRTIO_S_GONE && !vdpa_pci_present(dev->hw.pci)) {
+	if (status == VIRTIO_STATUS_GONE && !vdpa_pci_present(dev->hw.pci)) {
 		vdpa_device_fail(&dev->vdev, -1, vdpa_pci_error(dev->hw.pci), "%s",
 				 vdpa_pci_error_text(dev->hw.pci));
 		return;
 	}
-	if ((status & VIRTIO_S_NEEDS_RESET) != 0) {
+	if ((status & VIRTIO_CONFIG_S_NEEDS_RESET) != 0) {
 		vdpa_device_fail(&dev->vdev, -1, EIO, VIRTIO_NEEDS_RESET_TEXT);
 		return;
 	}
@@ -148,7 +148,7 @@ on_only_vector(struct vdpa_event *ev, uint32_t revents)
 	signal_queues(dev, 0);
 	generation = virtio_hw_get_generation(&dev->hw);
 	if (generation != dev->irq.generation ||
-	    (virtio_hw_get_status(&dev->hw) & VIRTIO_S_NEEDS_RESET) != 0) {
+	    (virtio_hw_get_status(&dev->hw) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0) {
 		dev->irq.generation = generation;
 		config_changed(dev);
 	}

@@ -146,7 +146,7 @@ virtio_vdpa_get_device_features(struct vdpa_device *vdev)
 static uint64_t
 virtio_vdpa_get_backend_features(struct vdpa_device *vdev)
 {
-	bool late = virtio_has(virtio_dev(vdev)->hw_features, VIRTIO_RING_RESET);
+	bool late = virtio_has(virtio_dev(vdev)->hw_features, VIRTIO_F_RING_RESET);
 
 	return late ? VIRTIO_BIT(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK) : 0;
 }
