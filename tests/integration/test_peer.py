@@ -120,6 +120,11 @@ class Uplink(unittest.TestCase):
                 harness.wait_for(lambda: pmd.port_stats()['RX-packets'] > 0,
                                  'packets from the kernel')
                 pmd.run('stop')
+            # One device a port, and the next one when that has gone.
+            other = f'name net1 mgmtdev sim_net backend uplink net_tap0 socket {daemon.dir}/net1.sock'
+            self.assertIn('the port is in use', str(daemon.ask(f'/vdpa/dev/add,{other}')))
+            daemon.ask('/vdpa/dev/del,net0')
+            self.assertNotIn('error', str(daemon.ask(f'/vdpa/dev/add,{other}')))
 
 
 if __name__ == '__main__':

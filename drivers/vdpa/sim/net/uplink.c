@@ -31,8 +31,9 @@ struct uplink {
 	struct net_device *nd;
 	uint16_t port;
 	char name[RTE_ETH_NAME_MAX_LEN];
-	struct rte_mempool *pool;
-	struct vdpa_event wake; /* receive interrupt or timer */
+	struct rte_mempool *pool; /* the port's, see port_pool() */
+	uint64_t owner;		  /* of the port; RTE_ETH_DEV_NO_OWNER: it is not ours */
+	struct vdpa_event wake;	  /* receive interrupt or timer */
 	bool has_intr, configured, started;
 	int timer;
 };
@@ -51,9 +52,48 @@ uplink_init(struct net_device *nd, const struct vdpa_arg *arg)
 	u->nd = nd;
 	u->port = port;
 	u->timer = -1;
+	u->owner = RTE_ETH_DEV_NO_OWNER;
 	u->wake.fd = -1;
 	snprintf(u->name, sizeof(u->name), "%s", arg->str);
 	nd->backend_priv = u;
+	return 0;
+}
+
+/* One device a port: DPDK keeps who has it. */
+static int
+port_take(struct uplink *u)
+{
+	struct rte_eth_dev_owner owner;
+	int rc = rte_eth_dev_owner_new(&owner.id);
+
+	if (rc < 0)
+		return vdpa_error(rc, "backend uplink '%s': %s", u->name, rte_strerror(-rc));
+	snprintf(owner.name, sizeof(owner.name), "uvdpa");
+	rc = rte_eth_dev_owner_set(u->port, &owner);
+	if (rc < 0)
+		return vdpa_error(rc == -EPERM ? EBUSY : rc, "backend uplink '%s': %s", u->name,
+				  rc == -EPERM ? "the port is in use" : rte_strerror(-rc));
+	u->owner = owner.id;
+	return 0;
+}
+
+/*
+ * Packet buffers of the port. A port that is stopped still has some, until it is closed or set up
+ * anew: they live as long as the process, and the next device with this port finds them.
+ */
+static int
+port_pool(struct uplink *u)
+{
+	char name[RTE_MEMPOOL_NAMESIZE];
+
+	snprintf(name, sizeof(name), "uvdpa-uplink-%u", u->port);
+	u->pool = rte_mempool_lookup(name);
+	if (u->pool == NULL)
+		u->pool = rte_pktmbuf_pool_create(name, POOL_SIZE, 0, 0,
+						  FRAME_ROOM + RTE_PKTMBUF_HEADROOM, SOCKET_ID_ANY);
+	if (u->pool == NULL)
+		return vdpa_error(rte_errno, "backend uplink '%s': packet buffers: %s", u->name,
+				  rte_strerror(rte_errno));
 	return 0;
 }
 
@@ -108,25 +148,22 @@ uplink_teardown(struct net_device *nd)
 	if (u->timer >= 0)
 		close(u->timer);
 	u->timer = -1;
-	rte_mempool_free(u->pool);
-	u->pool = NULL;
+	if (u->owner != RTE_ETH_DEV_NO_OWNER)
+		rte_eth_dev_owner_unset(u->port, u->owner);
+	u->owner = RTE_ETH_DEV_NO_OWNER;
 }
 
 static int
 uplink_setup(struct net_device *nd)
 {
 	struct uplink *u = nd->backend_priv;
-	char pool[RTE_MEMPOOL_NAMESIZE];
 	int rc;
 
-	snprintf(pool, sizeof(pool), "uvdpa-uplink-%u", u->port);
-	u->pool = rte_pktmbuf_pool_create(pool, POOL_SIZE, 0, 0, FRAME_ROOM + RTE_PKTMBUF_HEADROOM,
-					  SOCKET_ID_ANY);
-	if (u->pool == NULL)
-		return vdpa_error(rte_errno == EEXIST ? EBUSY : rte_errno,
-				  "backend uplink '%s': packet buffers: %s", u->name,
-				  rte_errno == EEXIST ? "the port is in use"
-						      : rte_strerror(rte_errno));
+	rc = port_take(u);
+	if (rc == 0)
+		rc = port_pool(u);
+	if (rc < 0)
+		goto err;
 	rc = port_configure(u);
 	if (rc == 0)
 		rc = rte_eth_dev_start(u->port);
