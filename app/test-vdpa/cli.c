@@ -230,11 +230,30 @@ parse_option(struct cli_options *o, int c, const char *arg)
 	case 'v':
 		o->version = true;
 		break;
-	default:
-		fputs("try 'test-vdpa --help'\n", stderr);
-		return -EINVAL;
 	}
 	return rc;
+}
+
+/* Up to the first word that is no option. */
+static int
+parse_options(struct cli_options *o, int argc, char **argv)
+{
+	int c, rc;
+
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, "+:hv", long_options, NULL)) != -1) {
+		if (c == ':')
+			return bad("option '%s' needs a value; see --help", argv[optind - 1]);
+		/* Short ones may stand together in one argument. */
+		if (c == '?' && optopt > 0 && optopt < OPT_DEV && strchr("hv", optopt) == NULL)
+			return bad("unknown option '-%c'; see --help", optopt);
+		if (c == '?')
+			return bad("unknown option '%s'; see --help", argv[optind - 1]);
+		rc = parse_option(o, c, optarg);
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
 }
 
 int
@@ -242,18 +261,16 @@ cli_parse(struct cli_options *o, int argc, char **argv)
 {
 	static const char *const commands[] = {
 		[CLI_CONFORMANCE] = "conformance", [CLI_BENCH] = "bench", [CLI_INFO] = "info"};
-	int c, rc;
+	int rc;
 
 	memset(o, 0, sizeof(*o));
 	o->scale = 100;
 	o->duration_ms = 2000;
 	o->depth = 64;
 	o->seed = (uint64_t)time(NULL);
-	while ((c = getopt_long(argc, argv, "+hv", long_options, NULL)) != -1) {
-		rc = parse_option(o, c, optarg);
-		if (rc < 0)
-			return rc;
-	}
+	rc = parse_options(o, argc, argv);
+	if (rc < 0)
+		return rc;
 	if (optind < argc && strcmp(argv[optind - 1], "--") != 0) {
 		for (unsigned int i = CLI_CONFORMANCE; i <= CLI_INFO; i++)
 			if (strcmp(argv[optind], commands[i]) == 0)
@@ -263,11 +280,9 @@ cli_parse(struct cli_options *o, int argc, char **argv)
 				   argv[optind]);
 		optind++;
 		/* Options may stand behind the command too. */
-		while ((c = getopt_long(argc, argv, "+hv", long_options, NULL)) != -1) {
-			rc = parse_option(o, c, optarg);
-			if (rc < 0)
-				return rc;
-		}
+		rc = parse_options(o, argc, argv);
+		if (rc < 0)
+			return rc;
 	}
 	if (optind < argc && strcmp(argv[optind - 1], "--") != 0)
 		return bad("'%s' is too much; EAL's options stand behind --", argv[optind]);
