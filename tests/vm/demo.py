@@ -134,7 +134,7 @@ def function_traffic(model, d, folder, rows):
         raise Failed(f"pci0: testpmd sent {tx} and received {rx}, the function counts {device_tx}, "
                      f"vdpa-app was woken {woken} times")
     rows.append(("testpmd, PCI function", f"{rx} packets back, {rx / seconds / 1e6:.2f} Mpps, "
-                 f"uvdpa woke {woken} times in vdpa-app", seconds))
+                 f"{woken} wake-ups of vdpa-app", seconds))
 
 
 def conformance(folder, rows):
