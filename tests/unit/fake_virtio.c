@@ -196,7 +196,12 @@ common_read(struct fake_virtio *v, uint64_t at)
 	case VIRTIO_PCI_COMMON_NUMQ:
 		return num_queues(v);
 	case VIRTIO_PCI_COMMON_STATUS:
-		usleep(v->slow_us);
+		/* Twice as long as EVENTUALLY() waits. */
+		for (unsigned int i = 0;
+		     i < 10000 && __atomic_load_n(&v->hold_status, __ATOMIC_ACQUIRE); i++) {
+			__atomic_store_n(&v->holding_status, true, __ATOMIC_RELEASE);
+			usleep(1000);
+		}
 		return v->status;
 	case VIRTIO_PCI_COMMON_CFGGENERATION:
 		return v->generation;

@@ -52,7 +52,8 @@ struct fake_virtio {
 	bool never_resets;	 /* the status stays */
 	bool resets_by_function; /* but for a reset of the function */
 	bool refuses_features;
-	unsigned int slow_us; /* time that reading the status takes */
+	bool hold_status;    /* reading the status waits until this is false; __atomic */
+	bool holding_status; /* somebody waits for it; __atomic */
 	bool never_enables;
 	bool never_resets_vq;
 	unsigned int vectors_granted; /* others read back as not granted */

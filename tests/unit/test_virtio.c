@@ -649,7 +649,7 @@ a_reset_that_never_ends_is_bounded(void **state)
 	f->v.never_resets = true;
 	began = now_ms();
 	assert_refused(vdpa_device_stop(f->vdev), ETIMEDOUT, "does not reset within 60 ms");
-	assert_true(now_ms() - began < 2000);
+	assert_true(now_ms() - began < 5000);
 	assert_int_equal(f->v.pci.resets, 1);
 	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_FAILED);
 	/* It reaches no memory, and nobody hears of it. */
@@ -704,7 +704,7 @@ resets_that_end_late_again_and_again_exhaust_the_patience(void **state)
 {
 	enum { CYCLES = 40, TIMEOUT_MS = 60 };
 	struct fixture *f = *state;
-	uint64_t waited = 0;
+	unsigned int short_waits = 0;
 
 	add_net(f, 1, WORDS);
 	f->v.resets_by_function = true;
@@ -715,29 +715,33 @@ resets_that_end_late_again_and_again_exhaust_the_patience(void **state)
 		f->v.never_resets = true;
 		began = now_ms();
 		assert_int_equal(vdpa_device_stop(f->vdev), 0);
-		waited += now_ms() - began;
+		/* On a busy machine some take longer; without a limit for all none is shorter. */
+		short_waits += now_ms() - began < TIMEOUT_MS / 2;
 	}
 	assert_int_equal(f->v.pci.resets, CYCLES);
-	assert_true(waited < CYCLES * TIMEOUT_MS * 2 / 3);
+	assert_true(short_waits >= CYCLES / 5);
 }
 
 static void
 a_queue_that_never_resets_is_bounded(void **state)
 {
 	struct fixture *f = *state;
+	unsigned int short_waits = 0;
 	struct vdpa_vq_state at;
-	uint64_t began;
 
 	add_net(f, 4, WORDS);
 	start(f);
 	f->v.never_resets_vq = true;
-	began = now_ms();
 	assert_refused(vdpa_device_stop_vq(f->vdev, 1, &at), ETIMEDOUT,
 		       "the device does not reset queue 1 within 60 ms");
 	/* The others are not waited for one by one. */
-	for (uint16_t i = 2; i < 8; i++)
+	for (uint16_t i = 2; i < 8; i++) {
+		uint64_t began = now_ms();
+
 		assert_true(vdpa_device_stop_vq(f->vdev, i, &at) < 0);
-	assert_true(now_ms() - began < 6 * 60);
+		short_waits += now_ms() - began < 30;
+	}
+	assert_true(short_waits >= 3);
 	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_FAILED);
 	start(f);
 }
@@ -955,18 +959,15 @@ static void
 a_slow_answer_delays_no_kick(void **state)
 {
 	struct fixture *f = *state;
-	uint64_t began;
 
 	add_net(f, 1, WORDS);
 	start(f);
-	f->v.slow_us = 400000;
+	__atomic_store_n(&f->v.hold_status, true, __ATOMIC_RELEASE);
 	fake_virtio_change_config(&f->v, 0);
-	usleep(50000);
-	began = now_ms();
+	EVENTUALLY(__atomic_load_n(&f->v.holding_status, __ATOMIC_ACQUIRE));
 	eventfd_write(f->kick[1], 1);
-	EVENTUALLY(f->v.vq[1].kicks == 1);
-	assert_true(now_ms() - began < 200);
-	f->v.slow_us = 0;
+	EVENTUALLY(__atomic_load_n(&f->v.vq[1].kicks, __ATOMIC_SEQ_CST) == 1);
+	__atomic_store_n(&f->v.hold_status, false, __ATOMIC_RELEASE);
 }
 
 /* The control queue. */
@@ -1049,7 +1050,7 @@ a_hostile_control_queue_fails_the_start_in_time(void **state)
 					f->vqs[q].state.packed.last_used_counter = 1;
 			assert_refused(vdpa_device_start(f->vdev, &f->start), cases[i].err,
 				       cases[i].text);
-			assert_true(now_ms() - began < 2000);
+			assert_true(now_ms() - began < 5000);
 			assert_int_equal(count_fds(), idle);
 			assert_int_equal(f->v.pci.n_mapped, 0);
 		}

@@ -3,7 +3,9 @@
 
 /* See vfu_server.h. Owns its socket, its folder and the files of its regions. */
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -414,6 +416,21 @@ vfu_server_start(struct vfu_server *s)
 	       pthread_create(&s->thread, NULL, server_main, s) == 0;
 }
 
+/* With what a test that failed has left in it. */
+static void
+remove_dir(const char *path)
+{
+	DIR *dir = opendir(path);
+	struct dirent *entry;
+
+	if (dir == NULL)
+		return;
+	while ((entry = readdir(dir)) != NULL)
+		unlinkat(dirfd(dir), entry->d_name, 0);
+	closedir(dir);
+	rmdir(path);
+}
+
 void
 vfu_server_stop(struct vfu_server *s)
 {
@@ -424,6 +441,5 @@ vfu_server_stop(struct vfu_server *s)
 	for (unsigned int i = 0; i < VFU_REGIONS; i++)
 		if (s->regions[i].fd >= 0)
 			close(s->regions[i].fd);
-	unlink(s->path);
-	rmdir(s->dir);
+	remove_dir(s->dir);
 }
