@@ -210,8 +210,8 @@ class Daemon:
     def cleanup(self):
         if self._own_folder:
             shutil.rmtree(self.dir, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            os.rmdir(self.runtime_dir())
+        # One that was killed has left its sockets there; the prefix is this daemon's alone.
+        shutil.rmtree(self.runtime_dir(), ignore_errors=True)
 
 
 class Testpmd:
@@ -289,8 +289,7 @@ class Testpmd:
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         self.out.join()
-        with contextlib.suppress(OSError):
-            os.rmdir(f'/var/run/dpdk/{self.prefix}')
+        shutil.rmtree(f'/var/run/dpdk/{self.prefix}', ignore_errors=True)
 
     def __enter__(self):
         return self

@@ -12,6 +12,9 @@ import unittest
 
 from vhost_user_client import *
 
+# The pause that one front end makes for the others; without a bound it would last until that one goes on.
+BOUND_S = 5.0
+
 
 class Protocol(HostileTest):
     def test_payload_shorter_and_longer_than_the_request_has(self):
@@ -153,7 +156,7 @@ class Protocol(HostileTest):
             worst = max(worst, time.monotonic() - began)
             self.assertTrue(stalled.is_closed())
             stalled.close()
-        self.assertLess(worst, 1.0)
+        self.assertLess(worst, BOUND_S)
         self.assert_logged("refused", "truncated")
 
     def test_others_are_served_while_one_reads_no_replies(self):
@@ -166,7 +169,7 @@ class Protocol(HostileTest):
             pass
         began = time.monotonic()
         self.healthy.client.ask_u64(GET_FEATURES)
-        self.assertLess(time.monotonic() - began, 1.0)
+        self.assertLess(time.monotonic() - began, BOUND_S)
         self.assertTrue(client.is_closed())
         self.assert_logged("does not read its replies")
 

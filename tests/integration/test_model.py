@@ -451,7 +451,7 @@ class Framing(ModelTest):
         start = time.monotonic()
         for _ in range(10):
             self.healthy.exchange()
-        self.assertLess(time.monotonic() - start, 2)
+        self.assertLess(time.monotonic() - start, 5)
         time.sleep(0.5)
         self.assertLess(harness.cpu_seconds(self.model.pid) - before, 0.4)
 
