@@ -206,8 +206,10 @@ int
 conformance_no_device(const struct conformance_options *opts, const char *where, const char *why)
 {
 	struct outcome o;
+	char text[RUN_REASON_MAX];
 
+	snprintf(text, sizeof(text), "%s: %s", where, why);
 	begin(&o, opts);
-	tell(&o, "open", RUN_FAILED, why, 0);
+	tell(&o, "open", RUN_FAILED, text, 0);
 	return finish(&o, opts, json_pack("{s:s}", "where", where));
 }

@@ -228,6 +228,10 @@ target_core_open(struct target *t, const char *words)
 	int rc;
 
 	memset(t, 0, sizeof(*t));
+	if (strncmp(words, "name ", 5) == 0)
+		return vdpa_error(EINVAL,
+				  "--dev: name is not given here: the device's name is " DEVICE_NAME
+				  "; leave out 'name NAME'");
 	if (snprintf(text, sizeof(text), "name " DEVICE_NAME " %s frontend test-vdpa", words) >=
 	    (int)sizeof(text))
 		return vdpa_error(EINVAL, "--dev: longer than %d characters", TARGET_WORDS_MAX);

@@ -45,7 +45,7 @@ vhu_client_connect(struct vhu_client *c, const char *path)
 	for (unsigned int i = 0; i < VDPA_VQ_MAX; i++)
 		c->notifiers[i].fd = -1;
 	if (strlen(path) >= sizeof(addr.sun_path))
-		return vdpa_error(EINVAL, "%s: a socket's path has at most %zu characters", path,
+		return vdpa_error(EINVAL, "a socket's path has at most %zu characters",
 				  sizeof(addr.sun_path) - 1);
 	strcpy(addr.sun_path, path);
 	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -53,7 +53,7 @@ vhu_client_connect(struct vhu_client *c, const char *path)
 		return vdpa_error(errno, "socket: %s", strerror(errno));
 	if (connect(c->fd, (struct sockaddr *)&addr, sizeof(addr)) == 0)
 		return 0;
-	rc = vdpa_error(errno, "%s: %s", path, strerror(errno));
+	rc = vdpa_error(errno, "cannot connect: %s", strerror(errno));
 	vhu_client_close(c);
 	return rc;
 }

@@ -33,6 +33,9 @@
 #define BACKLOG		  4
 /* Messages of one client before others get their turn. */
 #define MESSAGES_PER_TURN 32
+/* How long the listener rests when a client cannot be accepted: it would be called again at once.
+ */
+#define PAUSE_MS	  200
 
 static void
 close_fds(struct vfu_server *s)
@@ -283,14 +286,48 @@ on_client(struct vdpa_event *ev, uint32_t revents)
 			return;
 }
 
+/* There is no file descriptor or memory for a client: it waits until there is. */
+static void
+rest(struct vfu_server *s, int err)
+{
+	const struct itimerspec when = {.it_value.tv_nsec = PAUSE_MS * 1000000L};
+
+	if (!s->rested)
+		VDPA_LOG(ERR,
+			 "%s: vfio-user: a client cannot be accepted: %s; tried again until it can "
+			 "(ulimit -n says how many files this process may open)",
+			 s->params.name, strerror(err));
+	s->rested = true;
+	vdpa_event_del(&s->listener);
+	timerfd_settime(s->pause.fd, 0, &when, NULL);
+}
+
+static void
+on_pause(struct vdpa_event *ev, uint32_t revents)
+{
+	struct vfu_server *s = ev->arg;
+	uint64_t expired;
+	int rc;
+
+	if (read(ev->fd, &expired, sizeof(expired)) < 0)
+		return;
+	rc = vdpa_event_add(s->params.loop, &s->listener);
+	if (rc < 0)
+		rest(s, -rc);
+}
+
 static void
 on_connection(struct vdpa_event *ev, uint32_t revents)
 {
 	struct vfu_server *s = ev->arg;
 	int fd = accept4(ev->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
-	if (fd < 0)
+	if (fd < 0) {
+		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+			rest(s, errno);
 		return;
+	}
+	s->rested = false;
 	if (s->client.fd >= 0) {
 		VDPA_LOG(WARNING, "%s: vfio-user: a second client is refused: there is one",
 			 s->params.name);
@@ -347,7 +384,10 @@ open_socket(struct vfu_server *s)
 	if (s->listener.fd < 0)
 		return vdpa_error(errno, "socket: %s", strerror(errno));
 	if (bind(s->listener.fd, (const struct sockaddr *)&s->addr, sizeof(s->addr)) < 0)
-		return vdpa_error(errno, "vfio_user '%s': %s", s->addr.sun_path, strerror(errno));
+		return vdpa_error(errno,
+				  "vfio_user '%s': cannot be created: %s; is its folder there and "
+				  "writable?",
+				  s->addr.sun_path, strerror(errno));
 	s->bound = true;
 	if (chmod(s->addr.sun_path, SOCKET_MODE) < 0 || listen(s->listener.fd, BACKLOG) < 0)
 		return vdpa_error(errno, "vfio_user '%s': %s", s->addr.sun_path, strerror(errno));
@@ -372,11 +412,14 @@ close_fd(int *fd)
 void
 vfu_server_stop(struct vfu_server *s)
 {
+	/* First what adds the listener again. */
+	vdpa_event_del(&s->pause);
 	vdpa_event_del(&s->listener);
 	vdpa_event_loop_call(s->params.loop, hang_up_call, s);
 	vdpa_event_del(&s->delay);
 	close_fd(&s->listener.fd);
 	close_fd(&s->delay.fd);
+	close_fd(&s->pause.fd);
 	if (s->bound)
 		unlink(s->addr.sun_path);
 	s->bound = false;
@@ -400,7 +443,7 @@ vfu_server_create(const struct vfu_params *params, struct vfu_server **out)
 	if (s == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	s->params = *params;
-	s->client.fd = s->listener.fd = s->delay.fd = s->out_fd = -1;
+	s->client.fd = s->listener.fd = s->delay.fd = s->pause.fd = s->out_fd = -1;
 	s->addr.sun_family = AF_UNIX;
 	if (strlen(params->path) >= sizeof(s->addr.sun_path)) {
 		rc = vdpa_error(EINVAL, "vfio_user: longer than %zu characters: '%s'",
@@ -409,15 +452,19 @@ vfu_server_create(const struct vfu_params *params, struct vfu_server **out)
 	}
 	strcpy(s->addr.sun_path, params->path);
 	s->delay.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-	if (s->delay.fd < 0) {
+	s->pause.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+	if (s->delay.fd < 0 || s->pause.fd < 0) {
 		rc = vdpa_error(errno, "timer: %s", strerror(errno));
 		goto err;
 	}
-	s->delay.events = s->listener.events = EPOLLIN;
+	s->delay.events = s->pause.events = s->listener.events = EPOLLIN;
 	s->delay.handler = on_delay;
+	s->pause.handler = on_pause;
 	s->listener.handler = on_connection;
-	s->delay.arg = s->listener.arg = s;
+	s->delay.arg = s->pause.arg = s->listener.arg = s;
 	rc = vdpa_event_add(params->loop, &s->delay);
+	if (rc == 0)
+		rc = vdpa_event_add(params->loop, &s->pause);
 	if (rc == 0)
 		rc = open_socket(s);
 	if (rc == 0)

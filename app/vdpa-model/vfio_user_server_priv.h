@@ -16,6 +16,8 @@ struct vfu_server {
 	struct sockaddr_un addr;
 	bool bound;
 	struct vdpa_event listener, client, delay; /* client.fd -1: none */
+	struct vdpa_event pause; /* the listener's rest while no client can be accepted */
+	bool rested;		 /* and that was told */
 	bool version_done;
 	bool delayed; /* a reply waits for its time */
 

@@ -6,6 +6,7 @@
 import errno
 import fcntl
 import os
+import resource
 import socket
 import struct
 import tempfile
@@ -471,6 +472,26 @@ class Framing(ModelTest):
         with self.assertRaises(Closed):
             Client(self.model.socket('m0'))
         client.info()
+
+    def test_client_for_whom_there_is_no_file_descriptor_waits(self):
+        pid = self.model.pid
+        limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        before, told = harness.cpu_seconds(pid), len(self.model.err.lines)
+        used = {int(fd) for fd in os.listdir(f'/proc/{pid}/fd')}
+        free = next(fd for fd in range(len(used) + 1) if fd not in used)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, limit[1]))
+        try:
+            client = Client(self.model.socket('m0'), version=False)
+            self.model.err.wait('m0: vfio-user: a client cannot be accepted', told)
+            self.healthy.exchange()
+            time.sleep(2)
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+        self.assertLess(harness.cpu_seconds(pid) - before, 0.5)
+        self.assertEqual(sum('cannot be accepted' in line for line in self.model.err.lines[told:]), 1)
+        # It is served once there is one.
+        client.version()
+        client.close()
 
     def test_disconnect_at_every_step_leaves_nothing(self):
         memory = self.memory()
