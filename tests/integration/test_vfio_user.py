@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import struct
+import subprocess
 import time
 import unittest
 
@@ -131,6 +132,35 @@ class Sleep(unittest.TestCase):
         # As above; in what it gets of a busy machine it is preempted now and then.
         self.assertLessEqual(wakeups, 20)
         self.assertLess(cpu, 0.05 * self.SECONDS)
+
+    def test_packets_make_no_system_calls(self):
+        """All threads of the daemon, DPDK's too, which looks at its sockets once a second."""
+        harness.skip_unless(shutil.which('strace'), 'strace is not installed: run scripts/setup test')
+        polling = ['--poll-lcores', str(min(os.sched_getaffinity(0)))]
+        with model(args=polling) as other, daemon(other.path) as app:
+            port = harness.virtio_user(app.socket('v0'))
+            with harness.Testpmd([port]) as pmd:
+                pmd.run(f'start tx_first {BURSTS}')
+                time.sleep(0.2)
+                before = self.packets(other)
+                table = f'{app.dir}/strace'
+                tracer = subprocess.Popen(['strace', '-f', '-c', '-o', table, '-p', str(app.pid)],
+                                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                          stderr=subprocess.PIPE, text=True)
+                time.sleep(self.SECONDS)
+                tracer.send_signal(signal.SIGINT)
+                said = tracer.communicate(timeout=10)[1]
+                harness.skip_unless('not permitted' not in said, f'strace may not attach: {said}')
+                packets = self.packets(other) - before
+                with open(table, encoding='ascii') as file:
+                    rows = [line.split() for line in file if line.strip()]
+                pmd.run('stop')
+        # % time, seconds, usecs/call, calls, errors where there are some, name
+        calls = {row[-1]: int(row[3]) for row in rows if row[0][0].isdigit() and row[-1] != 'total'}
+        print(f'{self.id()}: {packets} packets in {self.SECONDS:g} s: '
+              f'{sum(calls.values())} system calls of the daemon {calls}', flush=True)
+        self.assertGreater(packets, 10000)
+        self.assertLessEqual(sum(calls.values()), 100)
 
     def test_interrupts_do_not_wake_the_daemon(self):
         exchanges = 200
