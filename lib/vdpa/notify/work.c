@@ -48,7 +48,7 @@ static STAILQ_HEAD(, vdpa_work_queue) ready = STAILQ_HEAD_INITIALIZER(ready);
 static TAILQ_HEAD(, worker) workers = TAILQ_HEAD_INITIALIZER(workers);
 static unsigned int waiting; /* queues in ready */
 static unsigned int threads; /* there, or about to be */
-static unsigned int idle;    /* wait for work */
+static unsigned int idle;    /* of those, wait for work or are about to look for some */
 static bool open;	     /* between init and fini */
 static bool growing;	     /* the timer runs */
 static bool cannot_start;    /* logged: no thread can be had */
@@ -69,6 +69,7 @@ start_thread(void)
 	rc = vdpa_thread_start("vdpa-work", worker_main, NULL, NULL);
 	if (rc == 0) {
 		threads_started++;
+		idle++;
 		cannot_start = false;
 		return;
 	}
@@ -92,10 +93,10 @@ watch(void)
 static void
 find_thread(void)
 {
-	if (idle > 0)
-		pthread_cond_signal(&wake);
-	else if (threads < THREADS_BASE)
+	if (waiting > idle && threads < THREADS_BASE)
 		start_thread();
+	else
+		pthread_cond_signal(&wake);
 	watch();
 }
 
@@ -144,6 +145,7 @@ run_job(struct worker *w, struct vdpa_work_queue *queue)
 	if (queue->scheduled) {
 		STAILQ_INSERT_TAIL(&ready, queue, next);
 		waiting++;
+		watch();
 	}
 	pthread_cond_broadcast(&done);
 }
@@ -175,6 +177,7 @@ worker_main(void *arg)
 	pthread_mutex_lock(&lock);
 	w.id = self = ++last_id;
 	TAILQ_INSERT_TAIL(&workers, &w, next);
+	idle--;
 	while (!STAILQ_EMPTY(&ready) || wait_for_work()) {
 		queue = STAILQ_FIRST(&ready);
 		STAILQ_REMOVE_HEAD(&ready, next);
