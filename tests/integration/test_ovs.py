@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (c) 2026 uvdpa contributors
 
-"""Open vSwitch with DPDK beside vdpa-app, as a front end of devices and as their uplink.
+"""Open vSwitch with DPDK drives devices of vdpa-app, as a user who has one for a port would have it.
 
-Both are what a user of OVS does with a vDPA device. As a front end, a port of type dpdk is a virtio-user
-port on the device's socket (options:dpdk-devargs): the switch uses the device. As an uplink, the device's
-frames go through a virtio-user port of the daemon to a dpdkvhostuserclient port of the switch, as a
-guest's would without vdpa-app. OVS' vhost-user ports are back ends themselves and take no socket of ours.
+A port of type dpdk is a virtio-user port on the device's socket (options:dpdk-devargs): the switch is the
+front end. Its own vhost-user ports are back ends, as vdpa-app is, and take no socket of ours.
 """
 
 import os
@@ -108,15 +106,10 @@ class Switch:
         self.vsctl('add-br', 'br0', '--', 'set', 'bridge', 'br0', 'datapath_type=netdev')
         return self
 
-    def add_port(self, name, kind, options):
-        self.vsctl('add-port', 'br0', name, '--', 'set', 'Interface', name, f'type={kind}', options)
-        self.check_port(name)
-
-    def add_virtio_user(self, name, path):
+    def add_port(self, name, path):
         """A port that uses the device on the socket."""
-        self.add_port(name, 'dpdk', f'options:dpdk-devargs="net_virtio_user_{name},path={path}"')
-
-    def check_port(self, name):
+        self.vsctl('add-port', 'br0', name, '--', 'set', 'Interface', name, 'type=dpdk',
+                   f'options:dpdk-devargs="net_virtio_user_{name},path={path}"')
         error = self.vsctl('get', 'Interface', name, 'error')
         if error != '[]':
             raise AssertionError(f'{name}: {error}\n{self.tail()}')
@@ -126,9 +119,6 @@ class Switch:
         text = self.vsctl('--no-wait', 'get', 'Interface', name, 'statistics')
         found = dict(re.findall(r'(\w+)=(\d+)', text))
         return int(found['rx_packets']), int(found['tx_packets'])
-
-    def link(self, name):
-        return self.vsctl('get', 'Interface', name, 'link_state')
 
     def crash_and_restart(self):
         """It has its ports from its database; a change of that waits until it has done so."""
@@ -201,7 +191,7 @@ class Ovs(unittest.TestCase):
                  for name, peer in (('p0', 'a'), ('a', 'p0'), ('p1', 'b'), ('b', 'p1'))]
         with harness.Daemon(words) as daemon, Switch() as switch:
             for port in 'p0', 'p1':
-                switch.add_virtio_user(port, daemon.socket(port))
+                switch.add_port(port, daemon.socket(port))
                 self.running(daemon, port)
             with End(daemon.socket('a')).start() as a, End(daemon.socket('b')).start() as b:
                 self.exchange(a, b)
@@ -220,29 +210,6 @@ class Ovs(unittest.TestCase):
 
     def running(self, daemon, name):
         harness.wait_for(lambda: daemon.show(name)['state'] == 'running', f'{name} to start')
-
-    def test_devices_have_the_switch_as_their_uplink(self):
-        """a and b are guests; the daemon is the front end of the switch's vhost-user ports."""
-        with Switch() as switch:
-            paths = [os.path.join(switch.dir, f'up{i}.sock') for i in range(2)]
-            for i, path in enumerate(paths):
-                # A client that asks again until the daemon, which is the server, is there.
-                switch.add_port(f'v{i}', 'dpdkvhostuserclient',
-                                f'options:vhost-server-path={path}')
-            words = [f'name {name} mgmtdev sim_net backend uplink net_virtio_user{i} '
-                     f'socket {{dir}}/{name}.sock' for i, name in enumerate('ab')]
-            eal = [f'--vdev=net_virtio_user{i},path={path},server=1'
-                   for i, path in enumerate(paths)]
-            with harness.Daemon(words, eal=['--no-huge', '-m', '256', *eal]) as daemon, \
-                    End(daemon.socket('a')).start() as a, End(daemon.socket('b')).start() as b:
-                for port in 'v0', 'v1':
-                    harness.wait_for(lambda: switch.link(port) == 'up', f'{port} to be connected')
-                self.exchange(a, b)
-                self.check_counts(switch, ('v0', 'v1'), FRAMES)
-                for name in 'ab':
-                    device = daemon.stats(name)['device']
-                    self.assertEqual((device['rx_packets'], device['tx_packets']),
-                                     (FRAMES, FRAMES))
 
 
 if __name__ == '__main__':
