@@ -55,6 +55,10 @@ def fetched(part):
     return done.stdout.strip()
 
 
+# The counts that an issue names, in place of the smallest that can fail.
+LONG = os.environ.get('UVDPA_TEST_LONG', '') not in ('', '0')
+
+
 class Reader:
     """Collects a stream line by line, so that a child never blocks on a full pipe."""
 
@@ -339,7 +343,8 @@ def fds(pid):
     return sorted(names)
 
 
-def _thread_names(pid):
+def threads_now(pid):
+    """Thread names, sorted."""
     names = []
     for tid in os.listdir(f'/proc/{pid}/task'):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -351,7 +356,7 @@ def _thread_names(pid):
 def threads(pid):
     """Thread names, sorted, once the threads for device work, which last as long as it, have ended."""
     deadline = time.monotonic() + 2
-    while 'vdpa-work' in (names := _thread_names(pid)) and time.monotonic() < deadline:
+    while 'vdpa-work' in (names := threads_now(pid)) and time.monotonic() < deadline:
         time.sleep(0.02)
     return names
 
