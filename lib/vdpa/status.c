@@ -338,25 +338,25 @@ vdpa_step_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint
 {
 	int rc = check_vq_setup(vdev, idx, "addresses");
 	struct vdpa_vq_config *conf;
+	struct vdpa_ring_size size;
 	bool packed;
-	uint64_t num;
 
 	if (rc < 0)
 		return rc;
 	conf = &vdev->core->vqs[idx].conf;
-	num = conf->num;
-	if (num == 0)
+	if (conf->num == 0)
 		return vdpa_error(EPROTO, "%s: queue %u: addresses before the size", vdev->name,
 				  idx);
 	packed = (vdev->core->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
+	size = vdpa_ring_size(packed, conf->num);
 	rc = check_ring_part(vdev, idx, packed ? "descriptor ring" : "descriptor table", desc,
-			     16 * num, 16);
+			     size.desc, 16);
 	if (rc == 0)
 		rc = check_ring_part(vdev, idx, packed ? "driver event suppression" : "avail ring",
-				     driver, packed ? 4 : 6 + 2 * num, packed ? 4 : 2);
+				     driver, size.driver, packed ? 4 : 2);
 	if (rc == 0)
 		rc = check_ring_part(vdev, idx, packed ? "device event suppression" : "used ring",
-				     device, packed ? 4 : 6 + 8 * num, 4);
+				     device, size.device, 4);
 	if (rc < 0)
 		return rc;
 	rc = VDPA_OP(vdev, idx, "set_vq_address",

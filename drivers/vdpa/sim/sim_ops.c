@@ -585,12 +585,11 @@ static bool
 ring_in(const struct sim_queue *q, const struct vdpa_iotlb *tlb)
 {
 	bool packed = (q->dev->features & SIM_BIT(SIM_F_RING_PACKED)) != 0;
-	uint64_t event = (q->dev->features & SIM_BIT(SIM_F_EVENT_IDX)) != 0 ? 2 : 0;
-	uint64_t num = q->num;
+	struct vdpa_ring_size size = vdpa_ring_size(packed, q->num);
 
-	return tlb != NULL && vdpa_iotlb_range(tlb, q->desc, 16 * num) != NULL &&
-	       vdpa_iotlb_range(tlb, q->driver, packed ? 4 : 4 + 2 * num + event) != NULL &&
-	       vdpa_iotlb_range(tlb, q->device, packed ? 4 : 4 + 8 * num + event) != NULL;
+	return tlb != NULL && vdpa_iotlb_range(tlb, q->desc, size.desc) != NULL &&
+	       vdpa_iotlb_range(tlb, q->driver, size.driver) != NULL &&
+	       vdpa_iotlb_range(tlb, q->device, size.device) != NULL;
 }
 
 static int
