@@ -27,24 +27,26 @@
 #define CONFIG_MAX 256
 
 static const struct virtio_type types[] = {
-	[VIRTIO_ID_NET] = {
-		.name = "network",
-		.class = "net",
-		.config_size = 24,
-		.pairs = true,
-		.ctrl = RTE_BIT64(VIRTIO_NET_F_CTRL_VQ) | RTE_BIT64(VIRTIO_NET_F_CTRL_RX) |
-			RTE_BIT64(VIRTIO_NET_F_CTRL_VLAN) | RTE_BIT64(VIRTIO_NET_F_CTRL_RX_EXTRA) |
-			RTE_BIT64(VIRTIO_NET_F_CTRL_MAC_ADDR) |
-			RTE_BIT64(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS),
-		.ctrl_dependent = RTE_BIT64(VIRTIO_NET_F_MQ) |
-				  RTE_BIT64(VIRTIO_NET_F_GUEST_ANNOUNCE),
-		.hidden = RTE_BIT64(VIRTIO_NET_F_DEVICE_STATS) |
-			  RTE_BIT64(VIRTIO_NET_F_HASH_TUNNEL) |
-			  RTE_BIT64(VIRTIO_NET_F_VQ_NOTF_COAL) |
-			  RTE_BIT64(VIRTIO_NET_F_NOTF_COAL) |
-			  RTE_BIT64(VIRTIO_NET_F_HASH_REPORT) | RTE_BIT64(VIRTIO_NET_F_RSS) |
-			  RTE_BIT64(VIRTIO_NET_F_STANDBY),
-	},
+	[VIRTIO_ID_NET] =
+		{
+			.name = "network",
+			.class = "net",
+			.config_size = 24,
+			.pairs = true,
+			.ctrl = RTE_BIT64(VIRTIO_NET_F_CTRL_VQ) | RTE_BIT64(VIRTIO_NET_F_CTRL_RX) |
+				RTE_BIT64(VIRTIO_NET_F_CTRL_VLAN) |
+				RTE_BIT64(VIRTIO_NET_F_CTRL_RX_EXTRA) |
+				RTE_BIT64(VIRTIO_NET_F_CTRL_MAC_ADDR) |
+				RTE_BIT64(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS),
+			.ctrl_dependent =
+				RTE_BIT64(VIRTIO_NET_F_MQ) | RTE_BIT64(VIRTIO_NET_F_GUEST_ANNOUNCE),
+			.hidden = RTE_BIT64(VIRTIO_NET_F_DEVICE_STATS) |
+				  RTE_BIT64(VIRTIO_NET_F_HASH_TUNNEL) |
+				  RTE_BIT64(VIRTIO_NET_F_VQ_NOTF_COAL) |
+				  RTE_BIT64(VIRTIO_NET_F_NOTF_COAL) |
+				  RTE_BIT64(VIRTIO_NET_F_HASH_REPORT) |
+				  RTE_BIT64(VIRTIO_NET_F_RSS) | RTE_BIT64(VIRTIO_NET_F_STANDBY),
+		},
 	[VIRTIO_ID_BLOCK] = {.name = "block", .class = "block", .config_size = 96},
 	[VIRTIO_ID_CONSOLE] = {.name = "console", .config_size = 12},
 	[VIRTIO_ID_RNG] = {.name = "rng"},

@@ -364,8 +364,8 @@ look_at_device(struct virtio_device *dev, const struct vdpa_args *args)
 	/* Without the registers for it, it is not there. */
 	if (!virtio_hw_has_vq_reset(&dev->hw))
 		dev->hw_features &= ~VIRTIO_BIT(VIRTIO_F_RING_RESET);
-	/* A device may map more than its type has, and what lies behind reads as anything: QEMU's as
-	 * all ones. */
+	/* A device may map more than its type has, and what lies behind reads as anything: QEMU's
+	 * as all ones. */
 	dev->config_size =
 		RTE_MIN(dev->hw.config.length, (uint32_t)virtio_type(dev->hw.type)->config_size);
 	rc = virtio_hw_check(&dev->hw);
@@ -391,7 +391,7 @@ create(struct vdpa_mgmt_dev *mdev, const char *name, const struct vdpa_args *arg
 	struct virtio_device *dev;
 	int rc;
 
-	dev = vdpa_alloc_device(struct virtio_device, vdev, name, &virtio_vdpa_ops, 1, 1);
+	dev = vdpa_alloc_device(struct virtio_device, vdev, name, &virtio_vdpa_ops);
 	if (dev == NULL)
 		return -errno;
 	dev->vdev.mdev = mdev;

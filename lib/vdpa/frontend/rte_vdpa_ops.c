@@ -109,7 +109,7 @@ get_features(struct rte_vdpa_device *registered, uint64_t *features)
 		if (dev->nrings > 2)
 			*features |= RTE_BIT64(VIRTIO_NET_F_MQ);
 	}
-	if (vdpa_has_log(dev->vdev))
+	if (vdpa_get_capabilities(dev->vdev)->log)
 		*features |= RTE_BIT64(VHOST_F_LOG_ALL);
 	*features |= RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES);
 	unlock();
@@ -136,7 +136,7 @@ get_protocol_features(struct rte_vdpa_device *registered, uint64_t *features)
 		*features |= RTE_BIT64(VHOST_USER_PROTOCOL_F_STATUS) |
 			     RTE_BIT64(VHOST_USER_PROTOCOL_F_RARP) |
 			     RTE_BIT64(VHOST_USER_PROTOCOL_F_NET_MTU);
-	if (vdpa_has_log(dev->vdev))
+	if (vdpa_get_capabilities(dev->vdev)->log)
 		*features |= RTE_BIT64(VHOST_USER_PROTOCOL_F_LOG_SHMFD);
 	unlock();
 	return 0;

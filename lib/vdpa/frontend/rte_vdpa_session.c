@@ -202,7 +202,8 @@ ring_config(struct vdpa_rte_device *dev, const struct rte_vhost_memory *mem, uin
 		return vdpa_error(EINVAL, "%s: queue %u: rte_vhost does not know it",
 				  dev->vdev->name, idx);
 	*conf = (struct vdpa_vq_config){.ready = true,
-					.enabled = ring->ready || !vdpa_has_vq_enable(dev->vdev),
+					.enabled = ring->ready ||
+						   !vdpa_get_capabilities(dev->vdev)->vq_enable,
 					.num = vring.size,
 					.state = to_state(dev->packed, avail, used)};
 	/* Split and packed are unions in there. */
@@ -237,8 +238,7 @@ is_wanted(const struct vdpa_rte_device *dev, uint16_t idx)
 
 	if (dev->rings[idx].ready)
 		return true;
-	if ((vdpa_get_backend_features(dev->vdev) &
-	     RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) != 0)
+	if (vdpa_get_capabilities(dev->vdev)->late_vqs)
 		return false;
 	/* It has addresses once there was a kick eventfd. */
 	return rte_vhost_get_vhost_vring(dev->vid, idx, &vring) == 0 && vring.size > 0 &&

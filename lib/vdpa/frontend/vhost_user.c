@@ -359,12 +359,12 @@ offer(struct vhu_device *dev)
 		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_RARP) |
 				 RTE_BIT64(VHOST_USER_PROTOCOL_F_NET_MTU);
 	}
-	if (vdpa_has_vq_notification(vdev) && !dev->no_doorbells)
+	if (vdpa_get_capabilities(vdev)->doorbells && !dev->no_doorbells)
 		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_HOST_NOTIFIER);
-	if (vdpa_has_inflight(vdev))
+	if (vdpa_get_capabilities(vdev)->inflight)
 		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
 	dev->features |= RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES);
-	if (vdpa_has_log(vdev)) {
+	if (vdpa_get_capabilities(vdev)->log) {
 		dev->features |= RTE_BIT64(VHOST_F_LOG_ALL);
 		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_LOG_SHMFD);
 	}

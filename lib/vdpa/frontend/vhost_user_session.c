@@ -204,8 +204,7 @@ vdpa_vhu_ring_translate(struct vhu_session *s, struct vhu_ring *r)
 static bool
 takes_late_rings(const struct vhu_session *s)
 {
-	return (vdpa_get_backend_features(s->dev->vdev) &
-		RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) != 0;
+	return vdpa_get_capabilities(s->dev->vdev)->late_vqs;
 }
 
 static bool
@@ -239,7 +238,7 @@ ring_is_ready(const struct vhu_session *s, const struct vhu_ring *r)
 static bool
 all_rings_are_there(const struct vhu_session *s)
 {
-	bool enables = vdpa_has_vq_enable(s->dev->vdev);
+	bool enables = vdpa_get_capabilities(s->dev->vdev)->vq_enable;
 	uint16_t n = s->nrings;
 
 	if (s->status_used || (s->protocol & RTE_BIT64(VHOST_USER_PROTOCOL_F_STATUS)) != 0)
@@ -278,8 +277,9 @@ ring_config(struct vhu_session *s, uint16_t idx, struct vdpa_vq_config *conf)
 	}
 	*conf = (struct vdpa_vq_config){
 		.ready = true,
-		.enabled = ring_is_enabled(s, r) ||
-			   (!takes_late_rings(s) && !vdpa_has_vq_enable(s->dev->vdev)),
+		.enabled =
+			ring_is_enabled(s, r) ||
+			(!takes_late_rings(s) && !vdpa_get_capabilities(s->dev->vdev)->vq_enable),
 		.num = r->num,
 		.desc = r->desc,
 		.driver = r->driver,
@@ -324,7 +324,7 @@ start_device(struct vhu_session *s)
 		.features = device_features(s), .iotlb = s->iotlb, .vqs = vqs, .nvqs = s->nrings};
 	bool late = takes_late_rings(s);
 	/* Before DRIVER_OK is the best time for a queue, even where there is another. */
-	bool takes_disabled = !late || vdpa_has_vq_enable(s->dev->vdev);
+	bool takes_disabled = !late || vdpa_get_capabilities(s->dev->vdev)->vq_enable;
 	unsigned int n = 0;
 	int rc = 0;
 

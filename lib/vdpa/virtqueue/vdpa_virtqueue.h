@@ -48,8 +48,9 @@ struct vdpa_ring_size {
 
 /**
  * How much memory a ring of num entries takes: by virtio 1.2, 2.7, a split ring ends with the event
- * fields (6 + 2 n and 6 + 8 n bytes) whether or not VIRTIO_RING_F_EVENT_IDX was negotiated; a packed
- * one (2.8) has two structures of 4 bytes behind its descriptors. The only place that says so.
+ * fields (6 + 2 n and 6 + 8 n bytes) whether or not VIRTIO_RING_F_EVENT_IDX was negotiated; a
+ * packed one (2.8) has two structures of 4 bytes behind its descriptors. The only place that says
+ * so.
  */
 static inline struct vdpa_ring_size
 vdpa_ring_size(bool packed, uint32_t num)
