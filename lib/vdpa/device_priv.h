@@ -175,6 +175,9 @@ bool vdpa_ring_is_fresh(const struct vdpa_iotlb *tlb, bool packed,
 bool vdpa_ring_stopped_at(const struct vdpa_iotlb *tlb, bool packed,
 			  const struct vdpa_vq_config *conf, struct vdpa_vq_state *state);
 
+/* How far a split ring was used. False where its used ring is no longer in memory. */
+bool vdpa_ring_used_idx(const struct vdpa_iotlb *tlb, uint64_t used_ring, uint16_t *idx);
+
 /* kick.c; under the lock. Take a queue's kick relay down; outside of a session it is a no-op. */
 void vdpa_session_vq_detach(struct vdpa_device *vdev, uint16_t idx);
 /* Bring kicks of fd to the queue, by the device itself where it can, else by the relay; -1: no

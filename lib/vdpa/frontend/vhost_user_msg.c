@@ -162,12 +162,8 @@ vdpa_vhu_handle(struct vhu_session *s, struct vhu_msg *msg, int *fds, int *nfds)
 	rc = take_fds(&req, fds, nfds);
 	if (rc == 0)
 		rc = check_row(&req, &idx);
-	if (rc == 0) {
-		vdpa_vhu_session_poll_failure(s);
+	if (rc == 0)
 		rc = req.row->handle(&req);
-	}
-	if (rc == 0 && (req.row->effect & VHU_EFFECT_NOTE) != 0)
-		vdpa_vhu_ring_note(s, req.idx);
 	if (rc < 0) {
 		rc = refuse(&req, rc, idx);
 		close_fds(&req);
