@@ -350,7 +350,8 @@ vdpa_device_fail(struct vdpa_device *vdev, int qidx, int err, const char *fmt, .
 		core->fail_state = VDPA_FAIL_REPORTED;
 		core->fail_qidx = qidx;
 		snprintf(core->failure, sizeof(core->failure), "%s", text);
-		VDPA_LOG(ERR, "%s: %s; the device is stopped", vdev->name, text);
+		VDPA_LOG_LIMITED(&core->log, ERR, "%s: %s; the device is stopped", vdev->name,
+				 text);
 		vdpa_work_post(&core->work, &core->fail_work);
 	}
 	pthread_mutex_unlock(&core->fail_lock);
@@ -378,8 +379,8 @@ vdpa_device_set_state(struct vdpa_device *vdev, enum vdpa_device_state state)
 	if (old == state)
 		return;
 	__atomic_store_n(&vdev->core->state, state, __ATOMIC_RELEASE);
-	VDPA_LOG(INFO, "%s: %s -> %s", vdev->name, vdpa_device_state_name(old),
-		 vdpa_device_state_name(state));
+	VDPA_LOG_LIMITED(&vdev->core->log, INFO, "%s: %s -> %s", vdev->name,
+			 vdpa_device_state_name(old), vdpa_device_state_name(state));
 }
 
 const char *
@@ -405,4 +406,10 @@ void *
 vdpa_get_drvdata(const struct vdpa_device *vdev)
 {
 	return vdev->core->drvdata;
+}
+
+struct vdpa_work_queue *
+vdpa_get_work_queue(struct vdpa_device *vdev)
+{
+	return &vdev->core->work;
 }

@@ -20,6 +20,7 @@
 #include <rte_common.h>
 
 #include "error_priv.h"
+#include "log_limit.h"
 #include "vdpa_driver.h"
 #include "vdpa_event.h"
 #include "vdpa_frontend.h"
@@ -74,6 +75,7 @@ struct vdpa_device_core {
 	struct vdpa_event config_ev;
 	bool logging; /* (L) */
 
+	struct vdpa_log_limit log;   /* for lines that guest, device or front end can cause */
 	struct vdpa_work_queue work; /* what may wait for the device, in order */
 
 	struct vdpa_frontend *fe; /* management lock; fixed while the device is registered */

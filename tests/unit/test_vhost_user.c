@@ -22,7 +22,6 @@
 
 #include "device_priv.h"
 #include "event_loop_priv.h"
-#include "vdpa_compat.h"
 #include "fake_device.h"
 #include "vhost_user_priv.h"
 

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 
 #include "error_priv.h"
-#include "vdpa_compat.h"
 #include "vdpa_event.h"
 #include "vhost_user_priv.h"
 
@@ -28,7 +27,7 @@ started(void *arg)
 static const struct vdpa_consumer_ops consumer_ops = {.started = started};
 
 struct vhu_session *
-vdpa_vhu_session_new(struct vhu_device *dev, int vid)
+vdpa_vhu_session_new(struct vhu_device *dev, int fd)
 {
 	struct vhu_session *s = calloc(1, sizeof(*s) + dev->nvqs * sizeof(s->doorbells[0]));
 
@@ -40,8 +39,7 @@ vdpa_vhu_session_new(struct vhu_device *dev, int vid)
 		return NULL;
 	}
 	s->dev = dev;
-	s->vid = vid;
-	s->fd = -1;
+	s->fd = fd;
 	s->backend_fd = -1;
 	s->nrings = dev->nvqs;
 	return s;
@@ -56,7 +54,6 @@ vdpa_vhu_session_free(struct vhu_session *s)
 	vdpa_vhu_shm_unmap(s->log);
 	vdpa_vhu_shm_unmap(s->inflight);
 	vdpa_close_foreign(s->backend_fd);
-	vdpa_close_connection(s->fd);
 	free(s);
 }
 

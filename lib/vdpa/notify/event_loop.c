@@ -424,6 +424,20 @@ vdpa_event_del(struct vdpa_event *ev)
 	pthread_mutex_unlock(&loop->lock);
 }
 
+void
+vdpa_event_rearm(struct vdpa_event *ev)
+{
+	struct vdpa_event_loop *loop = __atomic_load_n(&ev->loop, __ATOMIC_ACQUIRE);
+	struct epoll_event ee = {.events = ev->events, .data.ptr = ev};
+
+	if (loop == NULL)
+		return;
+	pthread_mutex_lock(&loop->lock);
+	if (ev->loop == loop)
+		epoll_ctl(loop->epfd, EPOLL_CTL_MOD, ev->fd, &ee);
+	pthread_mutex_unlock(&loop->lock);
+}
+
 struct poller_change {
 	struct vdpa_event_loop *loop;
 	struct vdpa_poller *poller;
