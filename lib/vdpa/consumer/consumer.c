@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <linux/vhost.h>
 #include <linux/virtio_net.h>
@@ -423,6 +424,12 @@ check_rings_stay(const struct vdpa_consumer *c, const struct vdpa_iotlb *tlb)
 	return 0;
 }
 
+static bool
+is_same(const struct vdpa_iotlb *a, const struct vdpa_iotlb *b)
+{
+	return a->n == b->n && memcmp(a->regions, b->regions, a->n * sizeof(a->regions[0])) == 0;
+}
+
 int
 vdpa_consumer_set_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *specs,
 			 unsigned int n)
@@ -433,7 +440,8 @@ vdpa_consumer_set_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_s
 	pthread_mutex_lock(&c->lock);
 	consumer_poll_failure(c);
 	rc = vdpa_iotlb_create(c->iotlb, specs, n, &tlb);
-	if (rc == 0 && c->state == CONSUMER_RUNNING) {
+	/* What did not change is shared; rte_vhost's front end tells the same again and again. */
+	if (rc == 0 && c->state == CONSUMER_RUNNING && !is_same(tlb, c->iotlb)) {
 		rc = check_rings_stay(c, tlb);
 		if (rc == 0)
 			rc = vdpa_device_set_iotlb(c->vdev, tlb);
