@@ -374,8 +374,7 @@ vdpa_dma_unmap(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region
 		e->users--;
 	else
 		/* The first user's view may be gone; this one's is there. */
-		ret = entry_unmap(dom, (uint32_t)(e - dom->entries), region->va,
-				  region->fd);
+		ret = entry_unmap(dom, (uint32_t)(e - dom->entries), region->va, region->fd);
 	pthread_mutex_unlock(&dom->lock);
 	return ret;
 }

@@ -11,9 +11,9 @@
  * Owns the handler and the table of guarded ranges, of any number. The handler reads the table in a
  * thread that was interrupted anywhere, so it takes no lock and allocates nothing: there are two
  * versions, each sorted by address, and one is in force. Whoever changes the table fills the other,
- * puts it in force and waits until no handler is inside the one before; so a handler never maps over
- * memory that was unguarded and reused meanwhile. A handler that comes later finds the new version,
- * so that wait ends however many faults there are.
+ * puts it in force and waits until no handler is inside the one before; so a handler never maps
+ * over memory that was unguarded and reused meanwhile. A handler that comes later finds the new
+ * version, so that wait ends however many faults there are.
  */
 
 #include <errno.h>

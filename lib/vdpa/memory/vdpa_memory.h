@@ -30,8 +30,8 @@ extern "C" {
 #endif
 
 /** Regions in one table, at most: as many as VFIO's type1 maps for one device by default. Each is
- * a mapping of the process, of which vm.max_map_count allows hardly more. A front end's own limit is
- * the front end's to check. */
+ * a mapping of the process, of which vm.max_map_count allows hardly more. A front end's own limit
+ * is the front end's to check. */
 #define VDPA_MEM_REGIONS_MAX 65535
 /** Bytes of one guest's memory, at most. */
 #define VDPA_MEM_SIZE_MAX    (UINT64_C(8) << 40)
@@ -67,9 +67,9 @@ struct vdpa_mem_region {
 /** One version of a guest's memory. */
 struct vdpa_iotlb {
 	uint32_t refcnt;
-	uint32_t n;			   /**< regions */
-	uint64_t size;			   /**< bytes of all regions */
-	uint64_t fault_seen;		   /**< no region was faulted at this count of faults; atomic */
+	uint32_t n;	     /**< regions */
+	uint64_t size;	     /**< bytes of all regions */
+	uint64_t fault_seen; /**< no region was faulted at this count of faults; atomic */
 	struct vdpa_mem_region **by_uaddr; /**< the same regions by ascending front-end address */
 	struct vdpa_mem_region *regions[]; /**< by ascending IOVA, disjoint */
 };
