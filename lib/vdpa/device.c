@@ -19,7 +19,6 @@
 #include <unistd.h>
 
 #include "device_priv.h"
-#include "event_loop_priv.h"
 #include "vdpa_log.h"
 
 static const char *
@@ -146,11 +145,11 @@ vdpa_device_stop_failed(struct vdpa_device *vdev)
 	return stop;
 }
 
-/* On the failures' loop: stop the device that reported a failure, tell its front end. */
+/* A job of the device's: stop it, since it reported a failure, and tell its front end. */
 static void
-fail_task_run(struct vdpa_task *task)
+fail_work_run(struct vdpa_work *work)
 {
-	struct vdpa_device *vdev = task->arg;
+	struct vdpa_device *vdev = work->arg;
 	struct vdpa_device_core *core = vdev->core;
 	const struct vdpa_frontend *fe;
 	bool tell;
@@ -209,7 +208,8 @@ vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_o
 	pthread_mutex_init(&core->fail_lock, NULL);
 	core->refcnt = 1;
 	core->config_fd = -1;
-	core->fail_task = (struct vdpa_task){.run = fail_task_run, .arg = vdev};
+	vdpa_work_queue_init(&core->work);
+	core->fail_work = (struct vdpa_work){.run = fail_work_run, .arg = vdev};
 	return vdev;
 }
 
@@ -308,7 +308,7 @@ vdpa_unregister_device(struct vdpa_device *vdev)
 
 	/* From here on no loop calls anything of the front end's. */
 	vdpa_event_del(&core->config_ev);
-	vdpa_task_cancel(&core->fail_task);
+	vdpa_work_cancel(&core->fail_work);
 	vdpa_bus_del(vdev);
 	fe = __atomic_exchange_n(&core->fe, NULL, __ATOMIC_ACQ_REL);
 	if (fe != NULL)
@@ -337,8 +337,9 @@ vdpa_device_fail(struct vdpa_device *vdev, int qidx, int err, const char *fmt, .
 		core->fail_state = VDPA_FAIL_REPORTED;
 		core->fail_qidx = qidx;
 		snprintf(core->failure, sizeof(core->failure), "%s", text);
-		VDPA_LOG(ERR, "%s: %s; the device is stopped", vdev->name, text);
-		vdpa_task_post(vdpa_event_loop_failures(), &core->fail_task);
+		VDPA_LOG_LIMITED(&core->log, ERR, "%s: %s; the device is stopped", vdev->name,
+				 text);
+		vdpa_work_post(&core->work, &core->fail_work);
 	}
 	pthread_mutex_unlock(&core->fail_lock);
 }
@@ -365,8 +366,8 @@ vdpa_device_set_state(struct vdpa_device *vdev, enum vdpa_device_state state)
 	if (old == state)
 		return;
 	__atomic_store_n(&vdev->core->state, state, __ATOMIC_RELEASE);
-	VDPA_LOG(INFO, "%s: %s -> %s", vdev->name, vdpa_device_state_name(old),
-		 vdpa_device_state_name(state));
+	VDPA_LOG_LIMITED(&vdev->core->log, INFO, "%s: %s -> %s", vdev->name,
+			 vdpa_device_state_name(old), vdpa_device_state_name(state));
 }
 
 const char *
@@ -392,4 +393,10 @@ void *
 vdpa_get_drvdata(const struct vdpa_device *vdev)
 {
 	return vdev->core->drvdata;
+}
+
+struct vdpa_work_queue *
+vdpa_get_work_queue(struct vdpa_device *vdev)
+{
+	return &vdev->core->work;
 }

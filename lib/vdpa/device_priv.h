@@ -6,7 +6,7 @@
  * (L).
  *
  * Lock order: management lock, device lock, bus lock, fail lock. The control loop's handlers do not
- * take the device lock; the failure task does, and nobody waits for it with that lock held.
+ * take the device lock; jobs of its work queue do, and nobody waits for one with that lock held.
  */
 
 #ifndef VDPA_DEVICE_PRIV_H
@@ -20,9 +20,11 @@
 #include <rte_common.h>
 
 #include "error_priv.h"
+#include "log_limit.h"
 #include "vdpa_driver.h"
 #include "vdpa_event.h"
 #include "vdpa_frontend.h"
+#include "vdpa_work.h"
 
 #define VDPA_FAILURE_MAX 256
 
@@ -72,6 +74,9 @@ struct vdpa_device_core {
 	struct vdpa_event config_ev;
 	bool logging; /* (L) */
 
+	struct vdpa_log_limit log;   /* for lines that guest, device or front end can cause */
+	struct vdpa_work_queue work; /* what may wait for the device, in order */
+
 	struct vdpa_frontend *fe; /* management lock; fixed while the device is registered */
 	void *drvdata;
 
@@ -81,7 +86,7 @@ struct vdpa_device_core {
 	bool fail_open; /* registered: reports are taken */
 	int fail_qidx;
 	char failure[VDPA_FAILURE_MAX];
-	struct vdpa_task fail_task;
+	struct vdpa_work fail_work;
 
 	struct vdpa_device *vdev;
 	TAILQ_ENTRY(vdpa_device_core) next; /* bus lock */
@@ -101,8 +106,8 @@ vdpa_device_unlock(struct vdpa_device *vdev)
 
 /*
  * Under the device's lock: stop the device if it has reported a failure that nobody has acted on;
- * whether it had. By the failures' loop, or whoever comes first: what is done with a device that
- * has failed would cost one time-out after the other.
+ * whether it had. By the job that is posted for it, or whoever comes first: what is done with a
+ * device that has failed would cost one time-out after the other.
  */
 bool vdpa_device_stop_failed(struct vdpa_device *vdev);
 

@@ -330,14 +330,21 @@ def fds(pid):
     return sorted(names)
 
 
-def threads(pid):
-    """Thread names, sorted."""
+def _thread_names(pid):
     names = []
     for tid in os.listdir(f'/proc/{pid}/task'):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             with open(f'/proc/{pid}/task/{tid}/comm') as f:
                 names.append(f.read().strip())
     return sorted(names)
+
+
+def threads(pid):
+    """Thread names, sorted, once the threads for device work, which last as long as it, have ended."""
+    deadline = time.monotonic() + 2
+    while 'vdpa-work' in (names := _thread_names(pid)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return names
 
 
 def _status_field(path, field):

@@ -23,6 +23,8 @@ import tempfile
 import time
 import unittest
 
+import harness
+
 GET_FEATURES, SET_FEATURES, SET_OWNER, RESET_OWNER, SET_MEM_TABLE = 1, 2, 3, 4, 5
 SET_LOG_BASE, SET_LOG_FD, SET_VRING_NUM, SET_VRING_ADDR = 6, 7, 8, 9
 SET_VRING_BASE, GET_VRING_BASE, SET_VRING_KICK, SET_VRING_CALL = 10, 11, 12, 13
@@ -434,7 +436,7 @@ class Daemon:
         fds = os.listdir(self.proc("fd"))
         with open(self.proc("maps"), encoding="utf-8", errors="replace") as f:
             maps = sum(MEM_NAME in line for line in f)
-        return Usage(len(fds), maps, len(os.listdir(self.proc("task"))))
+        return Usage(len(fds), maps, len(harness.threads(self.process.pid)))
 
     def stop(self):
         if self.process.poll() is None:

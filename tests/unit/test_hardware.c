@@ -656,10 +656,24 @@ a_queue_that_cannot_be_disabled_runs_on(void **state)
 	assert_true(f->fake->vq[0].ready);
 }
 
-static int
-nothing(void *arg)
+static void
+post(struct vdpa_work *work)
 {
-	return 0;
+	sem_post(work->arg);
+}
+
+/* Wait for what the device has to do. */
+static void
+flush(struct vdpa_device *vdev)
+{
+	sem_t sem;
+	struct vdpa_work work = {.run = post, .arg = &sem};
+
+	sem_init(&sem, 0, 0);
+	vdpa_work_post(&vdev->core->work, &work);
+	sem_wait(&sem);
+	vdpa_work_cancel(&work);
+	sem_destroy(&sem);
 }
 
 static void
@@ -683,7 +697,7 @@ a_queue_that_does_not_stop_fails_the_device_at_once(void **state)
 	assert_int_equal(f->fake->calls, 1);
 	vdpa_device_failure(f->vdev, why, sizeof(why));
 	assert_string_equal(why, "queue 0: it does not stop: reset_vq: Input/output error (EIO)");
-	vdpa_event_loop_call(vdpa_event_loop_failures(), nothing, NULL);
+	flush(f->vdev);
 	assert_int_equal(f->fake->resets, 1);
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 }
@@ -699,7 +713,7 @@ hang(void *arg)
 
 /* The reset of one that does not answer takes its time-outs. */
 static void
-a_failed_device_that_hangs_holds_up_no_kick_of_another(void **state)
+a_failed_device_that_hangs_holds_up_no_other(void **state)
 {
 	struct fixture *f = *state;
 	struct fake_device *other = fake_device_new("other", false);
@@ -718,6 +732,8 @@ a_failed_device_that_hangs_holds_up_no_kick_of_another(void **state)
 	sem_wait(&sems[0]);
 	eventfd_write(kick, 1);
 	EVENTUALLY(__atomic_load_n(&other->vq[0].kicks, __ATOMIC_SEQ_CST) == 1);
+	vdpa_device_fail(&other->vdev, -1, EIO, "it fails, too");
+	EVENTUALLY(vdpa_device_get_state(&other->vdev) == VDPA_STATE_FAILED);
 	assert_int_not_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_FAILED);
 	f->fake->on_reset = NULL;
 	sem_post(&sems[1]);
@@ -768,7 +784,7 @@ main(void)
 		TEST(a_buffer_used_while_the_device_stops_for_a_late_queue_fails_it),
 		TEST(a_queue_that_cannot_be_disabled_runs_on),
 		TEST(a_queue_that_does_not_stop_fails_the_device_at_once),
-		TEST(a_failed_device_that_hangs_holds_up_no_kick_of_another),
+		TEST(a_failed_device_that_hangs_holds_up_no_other),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

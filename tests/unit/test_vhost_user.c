@@ -22,7 +22,6 @@
 
 #include "device_priv.h"
 #include "event_loop_priv.h"
-#include "vdpa_compat.h"
 #include "fake_device.h"
 #include "vhost_user_priv.h"
 
@@ -138,16 +137,16 @@ make_ring(struct vhu_session *s, uint16_t idx, uint64_t uaddr)
 }
 
 static void
-wait_for_sem(struct vdpa_task *task)
+wait_for_sem(struct vdpa_work *work)
 {
-	sem_wait(task->arg);
+	sem_wait(work->arg);
 }
 
 static void
 a_failed_start_takes_the_eventfds_from_the_queues_that_run(void **state)
 {
 	struct fixture *f = *state;
-	struct vdpa_task task;
+	struct vdpa_work work;
 	struct fake_vq vq;
 	sem_t sem;
 
@@ -158,13 +157,13 @@ a_failed_start_takes_the_eventfds_from_the_queues_that_run(void **state)
 
 	/* What the core is to do about it comes late. */
 	sem_init(&sem, 0, 0);
-	task = (struct vdpa_task){.run = wait_for_sem, .arg = &sem};
-	vdpa_task_post(vdpa_event_loop_failures(), &task);
+	work = (struct vdpa_work){.run = wait_for_sem, .arg = &sem};
+	vdpa_work_post(&f->fake->vdev.core->work, &work);
 	make_ring(f->s, 1, UADDR + MEM_SIZE);
 	vdpa_vhu_session_advance(f->s);
 	vq = f->fake->vq[0];
 	sem_post(&sem);
-	vdpa_task_cancel(&task);
+	vdpa_work_cancel(&work);
 	sem_destroy(&sem);
 	assert_true(f->s->failed);
 	/* The front end may close them now, and their numbers be given to other files. */

@@ -16,6 +16,7 @@
 #define VDPA_FRONTEND_H
 
 #include "vdpa_driver.h"
+#include "vdpa_work.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -65,6 +66,12 @@ void vdpa_unregister_frontend(struct vdpa_frontend *fe);
 /** The front end's private data of a device. */
 void vdpa_set_drvdata(struct vdpa_device *vdev, void *data);
 void *vdpa_get_drvdata(const struct vdpa_device *vdev);
+
+/**
+ * Where what a front end does for the device runs that may wait for it: never on the control loop.
+ * Jobs of one device run one at a time, in order; a front end cancels its own in remove().
+ */
+struct vdpa_work_queue *vdpa_get_work_queue(struct vdpa_device *vdev);
 
 /*
  * The device as a consumer sees it. From any thread but the device's own ops. Once the device is

@@ -13,21 +13,17 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <rte_bitops.h>
 
-#include "vdpa_compat.h"
 #include "vdpa_log.h"
 #include "vhost_user_priv.h"
-
-#define PROTOCOL(feature) RTE_BIT64(VHOST_USER_PROTOCOL_F_##feature)
 
 static bool
 has_channel(const struct vhu_session *s, uint64_t features)
 {
-	features |= PROTOCOL(BACKEND_REQ);
+	features |= VHU_PROTOCOL(BACKEND_REQ);
 	return s != NULL && s->backend_fd >= 0 && (s->protocol & features) == features;
 }
 
@@ -38,33 +34,15 @@ has_channel(const struct vhu_session *s, uint64_t features)
 static bool
 tell(struct vhu_session *s, const struct vhu_msg *msg, int fd, const char *what)
 {
-	size_t len = VHU_HDR_SIZE + msg->size;
-	struct iovec iov = {.iov_base = (void *)(uintptr_t)msg, .iov_len = len};
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control = {.buf = {0}};
-	struct msghdr hdr = {.msg_iov = &iov, .msg_iovlen = 1};
-
-	if (fd >= 0) {
-		struct cmsghdr *cmsg;
-
-		hdr.msg_control = control.buf;
-		hdr.msg_controllen = sizeof(control.buf);
-		cmsg = CMSG_FIRSTHDR(&hdr);
-		cmsg->cmsg_level = SOL_SOCKET;
-		cmsg->cmsg_type = SCM_RIGHTS;
-		cmsg->cmsg_len = CMSG_LEN(sizeof(fd));
-		memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
-	}
-	if (sendmsg(s->backend_fd, &hdr, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)len) {
+	if (vdpa_vhu_send(s->backend_fd, msg, fd) == (ssize_t)(VHU_HDR_SIZE + msg->size)) {
 		s->deaf = false;
 		return true;
 	}
 	/* Who is gone misses nothing. */
 	if (!s->deaf && errno != EPIPE && errno != ECONNRESET)
-		VDPA_LOG(WARNING, "%s: vhost-user: %s not told on the back-end channel: %s",
-			 s->dev->vdev->name, what, strerror(errno));
+		VDPA_LOG_LIMITED(&s->dev->log, WARNING,
+				 "%s: vhost-user: %s not told on the back-end channel: %s",
+				 s->dev->vdev->name, what, strerror(errno));
 	s->deaf = true;
 	return false;
 }
@@ -72,7 +50,7 @@ tell(struct vhu_session *s, const struct vhu_msg *msg, int fd, const char *what)
 bool
 vdpa_vhu_wants_config(const struct vhu_session *s)
 {
-	return has_channel(s, PROTOCOL(CONFIG));
+	return has_channel(s, VHU_PROTOCOL(CONFIG));
 }
 
 void
@@ -136,7 +114,8 @@ give_doorbell(struct vhu_session *s, uint16_t idx)
 void
 vdpa_vhu_give_doorbells(struct vhu_session *s)
 {
-	if (!s->running || !has_channel(s, PROTOCOL(HOST_NOTIFIER) | PROTOCOL(BACKEND_SEND_FD)))
+	if (!s->running ||
+	    !has_channel(s, VHU_PROTOCOL(HOST_NOTIFIER) | VHU_PROTOCOL(BACKEND_SEND_FD)))
 		return;
 	for (uint16_t i = 0; i < s->nrings; i++)
 		if (s->rings[i].started && !s->rings[i].doorbell_asked)

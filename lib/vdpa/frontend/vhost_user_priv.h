@@ -4,23 +4,19 @@
 /*
  * The vhost-user front end, by file.
  *
- *   vhost_user.c          devices and their connections; what rte_vhost and the core call
- *   vhost_user_socket.c   the socket itself: path, permissions, time-outs
+ *   vhost_user.c          devices: what is offered, what the core calls
+ *   vhost_user_socket.c   the socket: path, permissions, who connects
+ *   vhost_user_conn.c     a connection: bytes to messages and back, on which thread
  *   vhost_user_msg.c      one message: its file descriptors, its checks, its refusal
  *   vhost_user_requests.c the table of requests, their handlers
  *   vhost_user_channel.c  what the front end is told unasked: configuration changes, doorbells
  *   vhost_user_session.c  one connection's device: rings, memory, log; when the device starts
  *   vhost_user_shm.c      files of the front end other than guest memory
  *
- * rte_vhost carries the messages and nothing else: it owns the sockets, reads a message with its
- * file descriptors and sends the reply. Every message is answered in our pre-handler, so
- * rte_vhost's own idea of the device stays empty: it maps no guest memory, reads no ring, and never
- * believes a device to be ready. One set of checks then guards all that a front end can say, and
- * there is one owner of each file descriptor.
- *
- * Threads: a session belongs to rte_vhost's thread, which serves one message of one socket at a
- * time. Fields marked (S) are shared with the core's loops and guarded by vhu_device.lock, which
- * nobody holds while calling into the core.
+ * Threads: sockets and bytes are the control loop's, which waits for nothing. A session belongs to
+ * the job of its connection on the device's work queue, which handles one message at a time, or to
+ * whoever ends the connection once that job can no longer run. Fields marked (S) are shared with
+ * the core's loops and guarded by vhu_device.lock, which nobody holds while calling into the core.
  */
 
 #ifndef VHOST_USER_PRIV_H
@@ -30,8 +26,10 @@
 #include <sys/queue.h>
 #include <sys/types.h>
 
+#include "log_limit.h"
 #include "vdpa_frontend.h"
-#include "vhost_user_proto.h"
+#include "vhost_user_conn.h"
+#include "vhost_user_request.h"
 
 /* A connection that has been refused this many messages is closed. */
 #define VHU_REFUSALS_MAX 16
@@ -73,10 +71,7 @@ struct vhu_device;
 
 struct vhu_session {
 	struct vhu_device *dev;
-	int vid;
-	int fd;	      /* our duplicate of the connection */
-	bool dead;    /* replaced by a newer connection; rte_vhost has not noticed the end yet */
-	bool refused; /* the connection ends because of a message that was logged */
+	int fd; /* the connection, which vhost_user_conn.c owns */
 	unsigned int refusals;
 
 	uint64_t features; /* SET_FEATURES */
@@ -96,7 +91,6 @@ struct vhu_session {
 	int backend_fd; /* (S) SET_BACKEND_REQ_FD; -1: none */
 	bool deaf;	/* (S) the last that it was to be told there was lost */
 
-	TAILQ_ENTRY(vhu_session) next; /* of its device; vhost_user.c's */
 	uint16_t nrings;
 	struct vhu_ring rings[];
 };
@@ -109,22 +103,26 @@ struct vhu_device {
 	mode_t mode;
 	gid_t group; /* (gid_t)-1: unchanged */
 	bool is_net;
-	uint16_t nvqs;	   /* that a front end sees: of a net device, the queue pairs */
-	uint64_t features; /* offered */
-	uint64_t protocol; /* offered */
-	bool serving;	   /* registered with rte_vhost; management's */
-	bool no_doorbells; /* they are not given away */
+	uint16_t nvqs;		   /* that a front end sees: of a net device, the queue pairs */
+	uint64_t features;	   /* offered */
+	uint64_t protocol;	   /* offered */
+	bool no_doorbells;	   /* they are not given away */
+	struct vdpa_log_limit log; /* for lines that a front end can cause */
 
+	struct vhu_socket socket;
+	struct vhu_conn conn;
 	pthread_mutex_t lock;
-	struct vhu_session *session;	    /* (S) NULL: not connected */
-	TAILQ_HEAD(, vhu_session) sessions; /* that one and dead ones; vhost_user.c's */
+	bool serving;		     /* (S) the link is up: front ends may connect */
+	struct vhu_session *session; /* (S) NULL: not connected */
 	TAILQ_ENTRY(vhu_device) next;
 };
 
-/* vhost_user_msg.c */
+/* vhost_user_msg.c: check and handle one message; its file descriptors are taken over. */
+enum vhu_verdict vdpa_vhu_handle(struct vhu_received *req);
 
-/* Result for rte_vhost (enum rte_vhost_msg_result). fds: where rte_vhost keeps the message's. */
-int vdpa_vhu_handle(struct vhu_session *s, struct vhu_msg *msg, int *fds, int *nfds);
+/* vhost_user_conn.c: send a message with a file descriptor (-1: none), at once or not at all; as
+ * sendmsg(2). */
+ssize_t vdpa_vhu_send(int socket, const struct vhu_msg *msg, int fd);
 
 /* vhost_user_session.c: 0 or a negative errno with vdpa_error_message(). */
 
@@ -132,7 +130,8 @@ int vdpa_vhu_handle(struct vhu_session *s, struct vhu_msg *msg, int *fds, int *n
  * for lines that begin with them. */
 const char *vdpa_vhu_why(const struct vhu_device *dev, int64_t idx);
 
-struct vhu_session *vdpa_vhu_session_new(struct vhu_device *dev, int vid);
+/* fd: its connection, of which it is not the owner. NULL: out of memory. */
+struct vhu_session *vdpa_vhu_session_new(struct vhu_device *dev, int fd);
 /* Stops the device. Nobody else may use the session any more. */
 void vdpa_vhu_session_free(struct vhu_session *s);
 /* Stop the device and forget what the front end said of its rings; but where they stopped, on
@@ -167,24 +166,10 @@ void vdpa_vhu_tell_config(struct vhu_device *dev);
 void vdpa_vhu_give_doorbells(struct vhu_session *s);
 /* The queue has stopped: its doorbell is to be forgotten. */
 void vdpa_vhu_take_doorbell(struct vhu_session *s, uint16_t idx);
-/* The device has. From the failures' loop. */
+/* The device has. From a job of its own. */
 void vdpa_vhu_take_doorbells(struct vhu_device *dev);
 /* How many the front end has. Under the device's lock. */
 unsigned int vdpa_vhu_count_doorbells(const struct vhu_session *s);
-
-/* vhost_user_socket.c */
-
-/* Remove what an earlier process left at the path; refuse everything else. */
-int vdpa_vhu_socket_clear(const char *path);
-/* Bind or connect the socket that is registered with rte_vhost, with the device's permissions. On
- * failure it may have been bound. */
-int vdpa_vhu_socket_start(const struct vhu_device *dev);
-/*
- * rte_vhost does not tell a new connection's file descriptor: look for the one that is_known() does
- * not know. Returns a duplicate of it with the time-outs set, -1 when it is not to be found.
- */
-int vdpa_vhu_socket_claim(const struct vhu_device *dev,
-			  bool (*is_known)(const struct vhu_device *dev, int fd));
 
 /* vhost_user_shm.c */
 

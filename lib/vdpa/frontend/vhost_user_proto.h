@@ -41,6 +41,24 @@ enum vhu_request {
 	VHU_REQUEST_MAX = 41,
 };
 
+/* Feature bit 30: protocol features are negotiated. */
+#define VHOST_USER_F_PROTOCOL_FEATURES 30
+
+/* Protocol features, by the specification's names. */
+#define VHOST_USER_PROTOCOL_F_MQ		  0
+#define VHOST_USER_PROTOCOL_F_LOG_SHMFD		  1
+#define VHOST_USER_PROTOCOL_F_RARP		  2
+#define VHOST_USER_PROTOCOL_F_REPLY_ACK		  3
+#define VHOST_USER_PROTOCOL_F_NET_MTU		  4
+#define VHOST_USER_PROTOCOL_F_BACKEND_REQ	  5
+#define VHOST_USER_PROTOCOL_F_CONFIG		  9
+#define VHOST_USER_PROTOCOL_F_BACKEND_SEND_FD	  10
+#define VHOST_USER_PROTOCOL_F_HOST_NOTIFIER	  11
+#define VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD	  12
+#define VHOST_USER_PROTOCOL_F_RESET_DEVICE	  13
+#define VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS 15
+#define VHOST_USER_PROTOCOL_F_STATUS		  16
+
 /* Messages from us to the front end, on the fd of SET_BACKEND_REQ_FD. */
 #define VHU_BACKEND_CONFIG_CHANGE_MSG	    2
 #define VHU_BACKEND_VRING_HOST_NOTIFIER_MSG 3

@@ -7,18 +7,30 @@
 #ifndef VHOST_USER_REQUEST_H
 #define VHOST_USER_REQUEST_H
 
-#include "vhost_user_priv.h"
+#include <rte_bitops.h>
+
+#include "vhost_user_proto.h"
 
 #define VHU_PROTOCOL(feature) RTE_BIT64(VHOST_USER_PROTOCOL_F_##feature)
+
+struct vhu_session;
 
 /* A message that came, while it is served. */
 struct vhu_received {
 	struct vhu_session *s;
-	struct vhu_msg *msg;
+	struct vhu_msg *msg; /* where it has a reply of its own, the handler leaves that here */
 	const struct vhu_row *row;
 	int fds[VHU_MSG_FDS_MAX];
 	unsigned int nfds;
+	int reply_fd; /* goes with the reply and is closed behind it; -1: none */
 	uint16_t idx; /* of the queue it is about */
+};
+
+/* What becomes of the connection. */
+enum vhu_verdict {
+	VHU_VERDICT_DONE,  /* nothing is to be said */
+	VHU_VERDICT_REPLY, /* msg is the reply */
+	VHU_VERDICT_CLOSE, /* it ends */
 };
 
 /* Where a message says which queue it is about. */

@@ -22,9 +22,8 @@
 #include <rte_bitops.h>
 #include <rte_common.h>
 
-#include "vdpa_compat.h"
 #include "vdpa_event.h"
-#include "vhost_user_request.h"
+#include "vhost_user_priv.h"
 
 /* virtio 1.2, 5.1.4: the smallest MTU there is; the largest a u16 holds. */
 #define MTU_MIN 68
@@ -152,7 +151,8 @@ set_mem_table(struct vhu_received *req)
 	if (n == 0 || n > VHU_MEM_REGIONS_MAX)
 		return vdpa_error(EINVAL, "%u memory regions, allowed are 1 to %d", n,
 				  VHU_MEM_REGIONS_MAX);
-	if (req->msg->size != offsetof(struct vhu_memory, regions) + n * sizeof(memory->regions[0]))
+	/* User-mode Linux sends room for more regions behind the last one. */
+	if (req->msg->size < offsetof(struct vhu_memory, regions) + n * sizeof(memory->regions[0]))
 		return vdpa_error(EINVAL, "%u bytes do not hold %u memory regions", req->msg->size,
 				  n);
 	if (req->nfds != n)
@@ -491,9 +491,7 @@ get_inflight_fd(struct vhu_received *req)
 	keep_inflight(req, area);
 	inflight->mmap_size = size;
 	inflight->mmap_offset = 0;
-	/* Closed behind the reply. */
-	req->fds[0] = fd;
-	req->nfds = 1;
+	req->reply_fd = fd;
 	return 0;
 }
 

@@ -27,7 +27,6 @@
 #include <rte_common.h>
 
 #include "error_priv.h"
-#include "vdpa_compat.h"
 #include "vdpa_event.h"
 #include "vdpa_log.h"
 #include "vhost_user_priv.h"
@@ -66,15 +65,14 @@ vdpa_vhu_why(const struct vhu_device *dev, int64_t idx)
 }
 
 struct vhu_session *
-vdpa_vhu_session_new(struct vhu_device *dev, int vid)
+vdpa_vhu_session_new(struct vhu_device *dev, int fd)
 {
 	struct vhu_session *s = calloc(1, sizeof(*s) + dev->nvqs * sizeof(s->rings[0]));
 
 	if (s == NULL)
 		return NULL;
 	s->dev = dev;
-	s->vid = vid;
-	s->fd = -1;
+	s->fd = fd;
 	s->backend_fd = -1;
 	s->nrings = dev->nvqs;
 	for (uint16_t i = 0; i < s->nrings; i++)
@@ -117,7 +115,6 @@ vdpa_vhu_session_free(struct vhu_session *s)
 	vdpa_vhu_shm_unmap(s->log);
 	vdpa_vhu_shm_unmap(s->inflight);
 	vdpa_close_foreign(s->backend_fd);
-	vdpa_close_connection(s->fd);
 	free(s);
 }
 
