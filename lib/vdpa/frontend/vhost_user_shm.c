@@ -38,7 +38,7 @@ vdpa_vhu_shm_map(struct vhu_shm **out, int fd, uint64_t offset, uint64_t len)
 	int rc;
 
 	if (!vdpa_vhu_is_shm(fd))
-		return vdpa_error(EINVAL, "the file is not a shared memory file");
+		return vdpa_error(EINVAL, VHU_NOT_SHM);
 	if (fstat(fd, &st) < 0)
 		return vdpa_error(errno, "the file: %m");
 	size = (uint64_t)st.st_size;
