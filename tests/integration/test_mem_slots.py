@@ -67,9 +67,22 @@ class SlotDriver(NetDriver):
         super().close()
 
 
+def domain_counts(test, ask):
+    """For add_use_and_remove(): in a DMA domain each slot is one map and one unmap. ask() is what
+    the daemon shows of it."""
+    before = ask()
+
+    def counted(n, added):
+        now = ask()
+        test.assertEqual([now[k] - before[k] for k in ("mappings", "bytes_mapped", "maps", "unmaps")],
+                         [n, n * PAGE, added, added - n])
+
+    return counted
+
+
 def add_use_and_remove(test, net, files, counted):
     """All slots but one come, carry a frame and go again, each message changing one region.
-    counted(n) checks that the device has n regions beside the first, after so many have come."""
+    counted(n, added) checks that the device has n regions beside the first, after so many came."""
     net.make_slots(SLOTS - 1, files)
     for i, slot in enumerate(net.slots):
         test.assertEqual(net.client.add_mem_reg(slot.region, slot.fd), 0, i)
@@ -171,19 +184,12 @@ class Simulated(HostileTest):
 
 
 class Function(unittest.TestCase):
-    """In a DMA domain each slot is one map, and one unmap."""
+    """Over vfio-user. Over vfio-pci: tests/vm/lab_vfio.py."""
 
     def test_509_regions_of_a_function(self):
         with model() as other, daemon(other.path) as app, SlotDriver(app.socket("v0")).start() as net:
             net.exchange()
-            before = app.show("v0")["dma"]
-
-            def counted(n, added):
-                now = app.show("v0")["dma"]
-                self.assertEqual([now[k] - before[k] for k in ("mappings", "bytes_mapped", "maps", "unmaps")],
-                                 [n, n * PAGE, added, added - n])
-
-            add_use_and_remove(self, net, 1, counted)
+            add_use_and_remove(self, net, 1, domain_counts(self, lambda: app.show("v0")["dma"]))
             net.stop()
             harness.wait_for(lambda: app.show("v0")["dma"]["bytes_mapped"] == 0, "the memory to be unmapped")
 
