@@ -100,6 +100,7 @@ device_free(struct vdpa_device *vdev)
 	if (core->config_fd >= 0)
 		close(core->config_fd);
 	vdpa_iotlb_put(core->iotlb);
+	free(core->dma_mapped);
 	pthread_mutex_destroy(&core->fail_lock);
 	pthread_mutex_destroy(&core->lock);
 	free(core->vqs);

@@ -67,7 +67,7 @@ struct vdpa_device_core {
 	uint64_t features;	      /* (L) negotiated */
 	bool features_set;	      /* (L) set_driver_features succeeded since reset */
 	struct vdpa_iotlb *iotlb;     /* (L) memory in force */
-	uint64_t dma_mapped;	      /* (L) bit i: the device can reach region i of it */
+	uint64_t *dma_mapped;	      /* (L) dma.c: bit i, the device can reach region i of it */
 	struct vdpa_core_vq *vqs;     /* (L) */
 	uint16_t nvqs;		      /* fixed at registration */
 	struct vdpa_capabilities can; /* likewise */

@@ -232,7 +232,6 @@ vdpa_step_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 		return rc;
 	old = core->iotlb;
 	core->iotlb = vdpa_iotlb_get(tlb);
-	core->dma_mapped = tlb != NULL && tlb->n > 0 ? UINT64_MAX >> (64 - tlb->n) : 0;
 	vdpa_iotlb_put(old);
 	vdpa_session_memory_changed(vdev);
 	return 0;
