@@ -131,7 +131,7 @@ do_process(void *arg)
 {
 	struct fixture *f = arg;
 
-	sim_turn_begin(&f->dev.turn, 0, UINT64_MAX);
+	sim_turn_begin(&f->dev.turn, 0);
 	return (int)sim_blk_class.process(f->q, f->q->running ? SIM_BUDGET : 0);
 }
 

@@ -126,7 +126,6 @@ struct sim_device {
 	uint16_t nlisted;	    /**< worker's: entries of list */
 	uint16_t next;		    /**< worker's: entry that the next turn begins with */
 	uint16_t *list;		    /**< worker's: indexes of the virtqueues to process */
-	uint64_t turn_cycles;	    /**< SIM_TURN_US; a test changes it */
 	struct sim_turn turn;	    /**< worker's */
 
 	rte_spinlock_t config_lock; /**< of the three below, held for a copy only */

@@ -138,6 +138,7 @@ sim_device_update(struct sim_device *dev)
 
 	if (run && !dev->started) {
 		dev->started = true;
+		dev->turn.cycles = rte_get_tsc_hz() / 1000000 * SIM_TURN_US;
 		if (dev->poller.loop == NULL)
 			vdpa_poller_add(sim_loop(dev), &dev->poller);
 		if (dev->class->start != NULL)
@@ -211,7 +212,7 @@ sim_poll(struct vdpa_poller *poller)
 
 	if (unlikely(dev->armed))
 		disarm(dev);
-	sim_turn_begin(&dev->turn, start, dev->turn_cycles);
+	sim_turn_begin(&dev->turn, start);
 	for (unsigned int left = dev->nlisted + 1u; left > 0; left--) {
 		if (dev->next < dev->nlisted) {
 			n = process(&dev->vqs[dev->list[dev->next]]);
@@ -220,8 +221,10 @@ sim_poll(struct vdpa_poller *poller)
 			n = class->poll != NULL && dev->started ? class->poll(dev, SIM_BUDGET) : 0;
 		}
 		work_done += n;
-		if (n != 0 && unlikely(!sim_turn_left(&dev->turn))) {
+		if (unlikely(!sim_turn_left(&dev->turn))) {
+			/* Whatever was done: there may be more, also where nobody has looked. */
 			sim_count(&dev->turn.cut, 1);
+			work_done++;
 			break;
 		}
 	}
@@ -307,7 +310,6 @@ sim_run_init(struct sim_device *dev)
 {
 	dev->poller = (struct vdpa_poller){.poll = sim_poll, .sleep = sim_sleep, .arg = dev};
 	dev->kick_task = (struct vdpa_task){.run = kick_task, .arg = dev};
-	dev->turn_cycles = rte_get_tsc_hz() / 1000000 * SIM_TURN_US;
 }
 
 static int

@@ -27,15 +27,16 @@
 struct sim_turn {
 	int64_t bytes;	  /**< left of the budget; at most a piece below 0 */
 	uint64_t end;	  /**< TSC */
+	uint64_t cycles;  /**< SIM_TURN_US; 0, without EAL: no limit */
 	uint64_t charged; /**< bytes, of all turns */
 	uint64_t cut;	  /**< turns that ended with work left */
 };
 
 static inline void
-sim_turn_begin(struct sim_turn *turn, uint64_t now, uint64_t cycles)
+sim_turn_begin(struct sim_turn *turn, uint64_t now)
 {
 	turn->bytes = SIM_TURN_BYTES;
-	turn->end = now + cycles;
+	turn->end = turn->cycles != 0 ? now + turn->cycles : UINT64_MAX;
 }
 
 /** Whether the turn may begin another piece of work. */
