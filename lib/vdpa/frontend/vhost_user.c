@@ -192,6 +192,23 @@ static const struct rte_vhost_user_extern_ops extern_ops = {
 	.post_msg_handle = post_message,
 };
 
+/* Nobody can use it any more. Logged once: who is refused may come again every second. */
+static bool
+refuse_gone(struct vhu_device *dev)
+{
+	char why[512];
+
+	if (!vdpa_device_is_gone(dev->vdev))
+		return false;
+	if (!dev->refused_gone) {
+		vdpa_device_failure(dev->vdev, why, sizeof(why));
+		VDPA_LOG(ERR, "%s: vhost-user: connections to %s are refused: %s", dev->vdev->name,
+			 dev->path, why);
+	}
+	dev->refused_gone = true;
+	return true;
+}
+
 static int
 new_connection(int vid)
 {
@@ -211,7 +228,7 @@ new_connection(int vid)
 			 dev->vdev->name, dev->path);
 		return -1;
 	}
-	if (vid < 0 || vid >= RTE_MAX_VHOST_DEVICE)
+	if (vid < 0 || vid >= RTE_MAX_VHOST_DEVICE || refuse_gone(dev))
 		return -1;
 	fd = vdpa_vhu_socket_claim(dev, is_session_fd);
 	if (fd < 0) {
@@ -280,6 +297,15 @@ static const struct rte_vhost_device_ops device_ops = {
 	.destroy_connection = destroy_connection,
 };
 
+/* Management's, which has the device for itself meanwhile, but for who looks at it. */
+static void
+set_serving(struct vhu_device *dev, bool serving)
+{
+	pthread_mutex_lock(&dev->lock);
+	dev->serving = serving;
+	pthread_mutex_unlock(&dev->lock);
+}
+
 /* On return no callback of this device runs or will; the socket is gone. */
 static void
 stop_serving(struct vhu_device *dev)
@@ -287,7 +313,7 @@ stop_serving(struct vhu_device *dev)
 	if (!dev->serving)
 		return;
 	rte_vhost_driver_unregister(dev->path);
-	dev->serving = false;
+	set_serving(dev, false);
 	/* rte_vhost closes the connections without a word. */
 	for (;;) {
 		struct vhu_session *s;
@@ -326,12 +352,12 @@ start_serving(struct vhu_device *dev)
 	rc = vdpa_vhu_socket_start(dev);
 	if (rc < 0)
 		goto err;
-	dev->serving = true;
+	set_serving(dev, true);
 	return 0;
 
 err:
 	/* Somebody may be connected already. */
-	dev->serving = true;
+	set_serving(dev, true);
 	stop_serving(dev);
 	return rc;
 }

@@ -112,7 +112,8 @@ struct vhu_device {
 	uint16_t nvqs;	   /* that a front end sees: of a net device, the queue pairs */
 	uint64_t features; /* offered */
 	uint64_t protocol; /* offered */
-	bool serving;	   /* registered with rte_vhost; management's */
+	bool serving;	   /* registered with rte_vhost; written under the lock */
+	bool refused_gone; /* that the device is gone was logged; rte_vhost's thread */
 	bool no_doorbells; /* they are not given away */
 
 	pthread_mutex_t lock;
