@@ -81,6 +81,8 @@ vdpa_step_quiesce(struct vdpa_device *vdev)
 	core->features_set = false;
 	core->logging = false;
 	rc = vdpa_dma_end(vdev, rc);
+	if (rc == 0 && vdpa_device_is_gone(vdev))
+		rc = vdpa_error(ENODEV, "%s: the device is gone", vdev->name);
 	if (rc < 0)
 		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
 	return rc;
@@ -232,7 +234,6 @@ vdpa_step_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 		return rc;
 	old = core->iotlb;
 	core->iotlb = vdpa_iotlb_get(tlb);
-	core->dma_mapped = tlb != NULL && tlb->n > 0 ? UINT64_MAX >> (64 - tlb->n) : 0;
 	vdpa_iotlb_put(old);
 	vdpa_session_memory_changed(vdev);
 	return 0;

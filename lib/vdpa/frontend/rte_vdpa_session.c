@@ -72,7 +72,8 @@ read_memory(int vid, uint16_t idx, struct rte_vhost_memory **mem)
 static int
 report_memory(struct vdpa_rte_device *dev, const struct rte_vhost_memory *mem)
 {
-	struct vdpa_mem_region_spec specs[VDPA_MEM_REGIONS_MAX];
+	enum { REGIONS_MAX = 64 }; /* rte_vhost's messages hold 8 */
+	struct vdpa_mem_region_spec specs[REGIONS_MAX];
 
 	if (mem->nregions > RTE_DIM(specs))
 		return vdpa_error(E2BIG, "%u memory regions", mem->nregions);
@@ -210,7 +211,7 @@ map_log(struct vdpa_rte_device *dev, struct vdpa_rte_log **out)
 	}
 	rc = vdpa_fault_guard(log->map, log->map_len, &log->faulted);
 	if (rc < 0) {
-		vdpa_error(rc, "too many guarded mappings");
+		vdpa_error(rc, "out of memory");
 		goto err_unmap;
 	}
 	log->dirty = (struct vdpa_dirty_log){.bitmap = (uint8_t *)log->map + skip, .size = size};

@@ -58,7 +58,7 @@ check_row(struct vhu_received *req, int64_t *shown)
 	struct pollfd out = {.fd = req->s->fd, .events = POLLOUT};
 
 	if (row == NULL)
-		return vdpa_error(EOPNOTSUPP, "the request is unknown");
+		return vdpa_vhu_not_served(msg->request);
 	if ((flags & ~(VHU_FLAGS_VERSION_MASK | VHU_FLAGS_NEED_REPLY)) != 0 ||
 	    (flags & VHU_FLAGS_VERSION_MASK) != VHU_FLAGS_VERSION)
 		return vdpa_error(EPROTO, "flags 0x%x", flags);

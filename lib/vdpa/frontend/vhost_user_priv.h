@@ -133,6 +133,11 @@ unsigned int vdpa_vhu_count_doorbells(const struct vhu_session *s);
  * above all one served by a process (FUSE) or over a network, could keep each access waiting.
  */
 bool vdpa_vhu_is_shm(int fd);
+/* What to say of another, and how to change it. */
+#define VHU_NOT_SHM                                                                                \
+	"the file is not a shared memory file (memfd, tmpfs, hugetlbfs), and another can make an " \
+	"access wait; QEMU: memory-backend-memfd, or mem-path=/dev/shm; libvirt: <source "         \
+	"type='memfd'/> in <memoryBacking>"
 /* Map len bytes at offset of fd's file; the caller keeps fd. */
 int vdpa_vhu_shm_map(struct vhu_shm **out, int fd, uint64_t offset, uint64_t len);
 /* NULL: no-op. */

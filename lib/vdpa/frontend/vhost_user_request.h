@@ -56,5 +56,7 @@ struct vhu_row {
 
 /* The row of a request; NULL for one that we do not serve. */
 const struct vhu_row *vdpa_vhu_row(uint32_t request);
+/* Why one without a row is not served: an errno with its message. */
+int vdpa_vhu_not_served(uint32_t request);
 
 #endif /* VHOST_USER_REQUEST_H */

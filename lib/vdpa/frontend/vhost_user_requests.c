@@ -88,6 +88,24 @@ take_eventfd(struct vhu_received *req, int *fd)
 }
 
 static int
+behind_iommu(void)
+{
+	return vdpa_error(
+		EOPNOTSUPP,
+		"VIRTIO_F_ACCESS_PLATFORM: addresses behind an IOMMU of the guest's are not "
+		"translated; leave it out of the device: QEMU: iommu_platform=off; libvirt: "
+		"<driver iommu='off'/>");
+}
+
+int
+vdpa_vhu_not_served(uint32_t request)
+{
+	if (request == VHU_IOTLB_MSG)
+		return behind_iommu();
+	return vdpa_error(EOPNOTSUPP, "the request is unknown");
+}
+
+static int
 get_features(struct vhu_received *req)
 {
 	return reply_u64(req, req->s->dev->features);
@@ -98,6 +116,8 @@ set_features(struct vhu_received *req)
 {
 	uint64_t features = req->msg->payload.u64;
 
+	if ((features & ~req->s->dev->features & RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM)) != 0)
+		return behind_iommu();
 	if ((features & ~req->s->dev->features) != 0)
 		return vdpa_error(EINVAL, "features 0x%" PRIx64 " were not offered",
 				  features & ~req->s->dev->features);
@@ -147,9 +167,7 @@ set_mem_table(struct vhu_received *req)
 		const struct vhu_mem_region *r = &memory->regions[i];
 
 		if (!vdpa_vhu_is_shm(req->fds[i]))
-			return vdpa_error(EINVAL,
-					  "memory region at 0x%" PRIx64
-					  ": the file is not a shared memory file",
+			return vdpa_error(EINVAL, "memory region at 0x%" PRIx64 ": " VHU_NOT_SHM,
 					  r->guest_addr);
 		specs[i] = (struct vdpa_mem_region_spec){.iova = r->guest_addr,
 							 .uaddr = r->user_addr,
