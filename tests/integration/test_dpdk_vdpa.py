@@ -362,11 +362,12 @@ class Block(unittest.TestCase):
 class Conformance(unittest.TestCase):
     """test-vdpa through rte_vhost; what doc/guide-dpdk.md says that it cannot do may fail."""
 
-    # A standard virtio device is stopped for a changed memory table, and cannot go on elsewhere.
-    # rte_vhost ignores the offset of a read of the configuration; it says nothing of a changed memory
-    # table; there is no status that a reset could be seen by.
-    BLOCK = {'config_readable', 'memory_change', 'reset_completes'}
-    FROM_THE_START = {'split_queue_resume', 'packed_queue_resume', 'memory_change'}
+    # A standard virtio device is stopped for a changed memory table, and cannot go on elsewhere; nor
+    # does it know of a queue that is disabled.
+    # rte_vhost ignores the offset of a read of the configuration; there is no status that a reset
+    # could be seen by.
+    BLOCK = {'config_readable', 'reset_completes'}
+    FROM_THE_START = {'split_queue_resume', 'packed_queue_resume', 'memory_change', 'queue_disable'}
 
     def test_simulated(self):
         with Example(['uvdpa0,mgmtdev=sim_net,max_vqp=2']) as example:
