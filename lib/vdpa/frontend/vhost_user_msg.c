@@ -58,7 +58,7 @@ check_row(struct vhu_received *req, int64_t *shown)
 	struct pollfd out = {.fd = req->s->fd, .events = POLLOUT};
 
 	if (row == NULL)
-		return vdpa_error(EOPNOTSUPP, "the request is unknown");
+		return vdpa_vhu_not_served(msg->request);
 	if ((flags & ~(VHU_FLAGS_VERSION_MASK | VHU_FLAGS_NEED_REPLY)) != 0 ||
 	    (flags & VHU_FLAGS_VERSION_MASK) != VHU_FLAGS_VERSION)
 		return vdpa_error(EPROTO, "flags 0x%x", flags);
@@ -145,12 +145,8 @@ vdpa_vhu_handle(struct vhu_received *req)
 
 	req->row = vdpa_vhu_row(msg->request);
 	rc = check_row(req, &idx);
-	if (rc == 0) {
-		vdpa_vhu_session_poll_failure(s);
+	if (rc == 0)
 		rc = req->row->handle(req);
-	}
-	if (rc == 0 && (req->row->effect & VHU_EFFECT_NOTE) != 0)
-		vdpa_vhu_ring_note(s, req->idx);
 	if (rc < 0) {
 		verdict = refuse(req, rc, idx);
 		close_fds(req);
