@@ -18,7 +18,7 @@ import vhost_user_client as vu
 
 CLONE_NEWUSER = 0x10000000
 # Other devices wait no longer than this for their messages (a message may hold them up for 100 ms).
-PATIENCE_S = 2.0
+PATIENCE_S = 4.0
 
 
 def twin_of(path):
