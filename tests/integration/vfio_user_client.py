@@ -22,7 +22,7 @@ import harness
 from vhost_user_client import Memory, PackedRing, SplitRing, wait_until, F_VERSION_1
 
 MODEL = os.environ.get('UVDPA_MODEL', 'vdpa-model')
-TIMEOUT_S = 5.0
+TIMEOUT_S = 15.0
 
 VERSION, DMA_MAP, DMA_UNMAP, GET_INFO, GET_REGION_INFO, GET_REGION_IO_FDS = 1, 2, 3, 4, 5, 6
 GET_IRQ_INFO, SET_IRQS, REGION_READ, REGION_WRITE = 7, 8, 9, 10
