@@ -409,6 +409,71 @@ class NetDriver:
         self.close()
 
 
+class BlockDriver:
+    """A block device whose front end has some queues, of which the guest uses the first few."""
+
+    READ, WRITE = 0, 1
+    SECTOR = 512
+
+    def __init__(self, path, announced, used):
+        self.client, self.memory = Client(path), Memory()
+        self.rings = [SplitRing(self.memory, i) for i in range(used)]
+        self.buffers = [self.memory.alloc(4096) for _ in range(used)]
+        try:
+            self.client.negotiate()
+            assert self.client.set_memory(self.memory) == 0
+            # As QEMU does: a call eventfd for each that it has.
+            for i in range(announced):
+                assert self.client.u64(SET_VRING_CALL, i, [self.client.eventfd()]) == 0
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self):
+        for ring in self.rings:
+            assert ring.start(self.client) == 0
+        return self
+
+    def request(self, q, kind, sector, timeout=TIMEOUT_S):
+        """Header, one sector of data at the buffer's 1024, status."""
+        memory, ring, buffer = self.memory, self.rings[q], self.buffers[q]
+        memory.write(buffer, struct.pack("<IIQ", kind, 0, sector))
+        memory.write(buffer + 16, b"\xff")
+        at = memory.GPA + buffer
+        ring.set_desc(0, at, 16, DESC_NEXT, 1)
+        ring.set_desc(1, at + 1024, self.SECTOR, DESC_NEXT | (DESC_WRITE if kind == self.READ else 0), 2)
+        ring.set_desc(2, at + 16, 1, DESC_WRITE)
+        ring.submit(0)
+        ring.kick()
+        assert wait_until(lambda: ring.poll() is not None or None, timeout), f"queue {q} does not answer"
+        assert memory.read(buffer + 16, 1) == b"\0", "the request failed"
+
+    def exchange(self):
+        """A sector written and read by each queue."""
+        for q, buffer in enumerate(self.buffers):
+            data = bytes([q]) * self.SECTOR
+            self.memory.write(buffer + 1024, data)
+            self.request(q, self.WRITE, q)
+            self.memory.write(buffer + 1024, bytes([0xEE]) * self.SECTOR)
+            self.request(q, self.READ, q)
+            assert self.memory.read(buffer + 1024, self.SECTOR) == data, "the sector changed"
+
+    def stop(self):
+        """Where the queues stand."""
+        return [struct.unpack("<II", self.client.ask(GET_VRING_BASE, struct.pack("<II", r.index, 0)))[1]
+                for r in self.rings]
+
+    def close(self):
+        self.client.close()
+        self.memory.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+
 Usage = collections.namedtuple("Usage", "fds guest_maps threads")
 
 

@@ -1474,7 +1474,7 @@ without_queue_reset_a_queue_stops_with_the_device(void **state)
 	fake_virtio_init(&f->v, "v0", 1);
 	f->v.features &= ~VIRTIO_BIT(VIRTIO_F_RING_RESET);
 	assert_int_equal(add(f, WORDS), 0);
-	assert_int_equal(vdpa_get_backend_features(f->vdev), 0);
+	assert_false(vdpa_get_capabilities(f->vdev)->late_vqs);
 	f->start.nvqs = 2;
 	f->vqs[0].ready = f->vqs[1].ready = true;
 	f->start.features = V1;
@@ -1497,7 +1497,7 @@ queue_reset_needs_its_register(void **state)
 	fake_virtio_init(&f->v, "v0", 1);
 	fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_COMMON_CFG)[12] = 56;
 	assert_int_equal(add(f, WORDS), 0);
-	assert_int_equal(vdpa_get_backend_features(f->vdev), 0);
+	assert_false(vdpa_get_capabilities(f->vdev)->late_vqs);
 	f->start.nvqs = 2;
 	f->vqs[0].ready = f->vqs[1].ready = true;
 	f->start.features = V1;

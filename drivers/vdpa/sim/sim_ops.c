@@ -171,12 +171,6 @@ sim_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 	return sim_on_worker(work_teardown, w);
 }
 
-static bool
-sim_get_vq_ready(struct vdpa_device *vdev, uint16_t idx)
-{
-	return sim_dev(vdev)->vqs[idx].ready;
-}
-
 static int
 work_enable(void *arg)
 {
@@ -299,12 +293,6 @@ sim_get_vq_count(struct vdpa_device *vdev)
 	return sim_dev(vdev)->nvqs;
 }
 
-static uint32_t
-sim_get_vq_align(struct vdpa_device *vdev)
-{
-	return 16;
-}
-
 static uint16_t
 sim_get_vq_num_max(struct vdpa_device *vdev)
 {
@@ -320,8 +308,7 @@ sim_get_device_features(struct vdpa_device *vdev)
 static uint64_t
 sim_get_backend_features(struct vdpa_device *vdev)
 {
-	return SIM_BIT(VDPA_BACKEND_F_SUSPEND) | SIM_BIT(VDPA_BACKEND_F_RESUME) |
-	       SIM_BIT(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK);
+	return SIM_BIT(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK);
 }
 
 static int
@@ -342,12 +329,6 @@ sim_set_driver_features(struct vdpa_device *vdev, uint64_t features)
 	}
 	dev->features = features;
 	return 0;
-}
-
-static uint64_t
-sim_get_driver_features(struct vdpa_device *vdev)
-{
-	return sim_dev(vdev)->features;
 }
 
 static int
@@ -585,12 +566,11 @@ static bool
 ring_in(const struct sim_queue *q, const struct vdpa_iotlb *tlb)
 {
 	bool packed = (q->dev->features & SIM_BIT(SIM_F_RING_PACKED)) != 0;
-	uint64_t event = (q->dev->features & SIM_BIT(SIM_F_EVENT_IDX)) != 0 ? 2 : 0;
-	uint64_t num = q->num;
+	struct vdpa_ring_size size = vdpa_ring_size(packed, q->num);
 
-	return tlb != NULL && vdpa_iotlb_range(tlb, q->desc, 16 * num) != NULL &&
-	       vdpa_iotlb_range(tlb, q->driver, packed ? 4 : 4 + 2 * num + event) != NULL &&
-	       vdpa_iotlb_range(tlb, q->device, packed ? 4 : 4 + 8 * num + event) != NULL;
+	return tlb != NULL && vdpa_iotlb_range(tlb, q->desc, size.desc) != NULL &&
+	       vdpa_iotlb_range(tlb, q->driver, size.driver) != NULL &&
+	       vdpa_iotlb_range(tlb, q->device, size.device) != NULL;
 }
 
 static int
@@ -691,7 +671,6 @@ const struct vdpa_config_ops sim_ops = {
 	.set_vq_kick = sim_set_vq_kick,
 	.set_vq_cb = sim_set_vq_cb,
 	.set_vq_ready = sim_set_vq_ready,
-	.get_vq_ready = sim_get_vq_ready,
 	.set_vq_enable = sim_set_vq_enable,
 	.set_vq_state = sim_set_vq_state,
 	.get_vq_state = sim_get_vq_state,
@@ -699,12 +678,10 @@ const struct vdpa_config_ops sim_ops = {
 	.reset_vq = sim_reset_vq,
 	.get_vendor_vq_stats = sim_get_vendor_vq_stats,
 	.get_vq_count = sim_get_vq_count,
-	.get_vq_align = sim_get_vq_align,
 	.get_vq_num_max = sim_get_vq_num_max,
 	.get_device_features = sim_get_device_features,
 	.get_backend_features = sim_get_backend_features,
 	.set_driver_features = sim_set_driver_features,
-	.get_driver_features = sim_get_driver_features,
 	.set_config_cb = sim_set_config_cb,
 	.get_device_id = sim_get_device_id,
 	.get_vendor_id = sim_get_vendor_id,

@@ -27,16 +27,6 @@
 
 #define SOCKET_MODE_DEFAULT 0600
 
-/*
- * A front end keeps the control queue of a net device for itself (QEMU, virtio-user), so what hangs
- * on it is not offered. MQ and GUEST_ANNOUNCE are, as QEMU and virtio-user want the back end's word
- * for them too; they are between front end and guest, the device need not know.
- */
-#define NET_FEATURES_MASKED                                                                        \
-	(RTE_BIT64(VIRTIO_NET_F_CTRL_VQ) | RTE_BIT64(VIRTIO_NET_F_CTRL_RX) |                       \
-	 RTE_BIT64(VIRTIO_NET_F_CTRL_VLAN) | RTE_BIT64(VIRTIO_NET_F_CTRL_RX_EXTRA) |               \
-	 RTE_BIT64(VIRTIO_NET_F_CTRL_MAC_ADDR) | RTE_BIT64(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS))
-
 /* So that no two devices have one socket. */
 static pthread_mutex_t devices_lock = PTHREAD_MUTEX_INITIALIZER;
 static TAILQ_HEAD(, vhu_device) devices = TAILQ_HEAD_INITIALIZER(devices);
@@ -74,9 +64,9 @@ offer(struct vhu_device *dev)
 {
 	struct vdpa_device *vdev = dev->vdev;
 
-	dev->features = vdpa_get_device_features(vdev);
-	/* Addresses reach us as guest physical ones; we serve no IOTLB messages. */
-	dev->features &= ~RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM);
+	const struct vdpa_capabilities *can = vdpa_get_capabilities(vdev);
+
+	dev->features = vdpa_consumer_offered_features(vdev);
 	dev->protocol = RTE_BIT64(VHOST_USER_PROTOCOL_F_MQ) |
 			RTE_BIT64(VHOST_USER_PROTOCOL_F_REPLY_ACK) |
 			RTE_BIT64(VHOST_USER_PROTOCOL_F_BACKEND_REQ) |
@@ -84,23 +74,15 @@ offer(struct vhu_device *dev)
 			RTE_BIT64(VHOST_USER_PROTOCOL_F_BACKEND_SEND_FD) |
 			RTE_BIT64(VHOST_USER_PROTOCOL_F_RESET_DEVICE) |
 			RTE_BIT64(VHOST_USER_PROTOCOL_F_STATUS);
-	if (dev->is_net) {
-		dev->features &= ~NET_FEATURES_MASKED;
-		dev->features |= RTE_BIT64(VIRTIO_NET_F_GUEST_ANNOUNCE);
-		if (dev->nvqs > 2)
-			dev->features |= RTE_BIT64(VIRTIO_NET_F_MQ);
+	if (vdpa_get_device_id(vdev) == VIRTIO_ID_NET)
 		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_RARP) |
 				 RTE_BIT64(VHOST_USER_PROTOCOL_F_NET_MTU);
-	}
-	if (vdpa_has_vq_notification(vdev) && !dev->no_doorbells)
+	if (can->doorbells && !dev->no_doorbells)
 		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_HOST_NOTIFIER);
-	if (vdpa_has_inflight(vdev))
+	if (can->inflight)
 		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
-	dev->features |= RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES);
-	if (vdpa_has_log(vdev)) {
-		dev->features |= RTE_BIT64(VHOST_F_LOG_ALL);
+	if (can->log)
 		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_LOG_SHMFD);
-	}
 }
 
 static int
@@ -150,11 +132,7 @@ vhost_user_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 	rc = parse(dev, args);
 	if (rc < 0)
 		goto err_free;
-	dev->is_net = vdpa_get_device_id(vdev) == VIRTIO_ID_NET;
-	dev->nvqs = vdpa_get_vq_count(vdev);
-	/* The control queue comes behind the pairs. */
-	if (dev->is_net)
-		dev->nvqs &= (uint16_t)~1u;
+	dev->nvqs = vdpa_consumer_vq_count(vdev);
 	offer(dev);
 
 	pthread_mutex_lock(&devices_lock);
@@ -221,9 +199,8 @@ vhost_user_failed(struct vdpa_device *vdev, int qidx)
 	/* A function that was removed has no page any more: who touched it there would fault. */
 	vdpa_vhu_take_doorbells(dev);
 	pthread_mutex_lock(&dev->lock);
-	for (uint16_t i = 0; dev->session != NULL && i < dev->session->nrings; i++)
-		if (dev->session->rings[i].err_fd >= 0 && (qidx < 0 || qidx == i))
-			vdpa_eventfd_signal(dev->session->rings[i].err_fd);
+	if (dev->session != NULL)
+		vdpa_consumer_signal_errors(dev->session->consumer, qidx);
 	pthread_mutex_unlock(&dev->lock);
 }
 

@@ -95,16 +95,16 @@ give_doorbell(struct vhu_session *s, uint16_t idx)
 	struct vdpa_notification_area area;
 	int rc;
 
-	s->rings[idx].doorbell_asked = true;
 	rc = vdpa_get_vq_notification(dev->vdev, idx, &area);
 	if (rc < 0 || !is_one_page(&area)) {
 		VDPA_LOG(DEBUG, "%s: vhost-user: queue %u: the doorbell is not given: %s",
 			 dev->vdev->name, idx,
 			 rc < 0 ? vdpa_vhu_why(dev, idx) : "it is not a page of its own");
+		s->doorbells[idx] = VHU_DOORBELL_NONE;
 		return;
 	}
 	pthread_mutex_lock(&dev->lock);
-	s->rings[idx].doorbell = tell_doorbell(s, idx, &area);
+	s->doorbells[idx] = tell_doorbell(s, idx, &area) ? VHU_DOORBELL_GIVEN : VHU_DOORBELL_NONE;
 	pthread_mutex_unlock(&dev->lock);
 	/* Who failed meanwhile had nothing to take back yet. */
 	if (vdpa_device_get_state(dev->vdev) == VDPA_STATE_FAILED)
@@ -114,11 +114,11 @@ give_doorbell(struct vhu_session *s, uint16_t idx)
 void
 vdpa_vhu_give_doorbells(struct vhu_session *s)
 {
-	if (!s->running ||
-	    !has_channel(s, VHU_PROTOCOL(HOST_NOTIFIER) | VHU_PROTOCOL(BACKEND_SEND_FD)))
+	if (!has_channel(s, VHU_PROTOCOL(HOST_NOTIFIER) | VHU_PROTOCOL(BACKEND_SEND_FD)))
 		return;
 	for (uint16_t i = 0; i < s->nrings; i++)
-		if (s->rings[i].started && !s->rings[i].doorbell_asked)
+		if (s->doorbells[i] == VHU_DOORBELL_NOT_ASKED &&
+		    vdpa_consumer_has_vq(s->consumer, i))
 			give_doorbell(s, i);
 }
 
@@ -126,9 +126,9 @@ vdpa_vhu_give_doorbells(struct vhu_session *s)
 static void
 take_doorbell(struct vhu_session *s, uint16_t idx)
 {
-	if (s->rings[idx].doorbell)
+	if (s->doorbells[idx] == VHU_DOORBELL_GIVEN)
 		tell_doorbell(s, idx, NULL);
-	s->rings[idx].doorbell = false;
+	s->doorbells[idx] = VHU_DOORBELL_NOT_ASKED;
 }
 
 void
@@ -154,6 +154,6 @@ vdpa_vhu_count_doorbells(const struct vhu_session *s)
 	unsigned int n = 0;
 
 	for (uint16_t i = 0; s != NULL && i < s->nrings; i++)
-		n += s->rings[i].doorbell;
+		n += s->doorbells[i] == VHU_DOORBELL_GIVEN;
 	return n;
 }

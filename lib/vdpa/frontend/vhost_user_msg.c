@@ -145,12 +145,8 @@ vdpa_vhu_handle(struct vhu_received *req)
 
 	req->row = vdpa_vhu_row(msg->request);
 	rc = check_row(req, &idx);
-	if (rc == 0) {
-		vdpa_vhu_session_poll_failure(s);
+	if (rc == 0)
 		rc = req->row->handle(req);
-	}
-	if (rc == 0 && (req->row->effect & VHU_EFFECT_NOTE) != 0)
-		vdpa_vhu_ring_note(s, req->idx);
 	if (rc < 0) {
 		verdict = refuse(req, rc, idx);
 		close_fds(req);

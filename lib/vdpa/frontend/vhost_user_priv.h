@@ -10,7 +10,7 @@
  *   vhost_user_msg.c      one message: its file descriptors, its checks, its refusal
  *   vhost_user_requests.c the table of requests, their handlers
  *   vhost_user_channel.c  what the front end is told unasked: configuration changes, doorbells
- *   vhost_user_session.c  one connection's device: rings, memory, log; when the device starts
+ *   vhost_user_session.c  one connection: the consumer that it is to the core, its files
  *   vhost_user_shm.c      files of the front end other than guest memory
  *
  * Threads: sockets and bytes are the control loop's, which waits for nothing. A session belongs to
@@ -27,7 +27,7 @@
 #include <sys/types.h>
 
 #include "log_limit.h"
-#include "vdpa_frontend.h"
+#include "vdpa_consumer.h"
 #include "vhost_user_conn.h"
 #include "vhost_user_request.h"
 
@@ -44,27 +44,11 @@ struct vhu_shm {
 	struct vdpa_dirty_log dirty; /* the same as a dirty log: lives as long as the mapping */
 };
 
-/* A virtqueue as the front end has described it. */
-struct vhu_ring {
-	uint32_t num; /* 0: not set */
-	bool addr_set;
-	bool log; /* used ring at log_addr of the log */
-	bool base_set;
-	bool kicked;   /* SET_VRING_KICK was seen: with an fd or to say that we shall poll */
-	bool enabled;  /* SET_VRING_ENABLE */
-	bool started;  /* the front end may believe it running: until GET_VRING_BASE or a reset */
-	bool known;    /* the front end has spoken of it, so it has such a queue */
-	bool unused;   /* it was enabled without being set up, after another was */
-	bool late;     /* the running device did not take it: until GET_VRING_BASE or a reset */
-	uint32_t base; /* as SET_VRING_BASE has it */
-	uint64_t desc_user, driver_user, device_user;
-	uint64_t log_addr;
-	uint64_t desc, driver, device; /* IOVAs, from the start on */
-	int kick_fd;
-	int call_fd;
-	int err_fd;	     /* (S) */
-	bool doorbell;	     /* (S) the front end was told of it, and not that it is gone */
-	bool doorbell_asked; /* whether there is one was asked since the ring started */
+/* What the front end knows of a queue's doorbell. */
+enum vhu_doorbell {
+	VHU_DOORBELL_NOT_ASKED, /* whether there is one, since the queue started */
+	VHU_DOORBELL_NONE,
+	VHU_DOORBELL_GIVEN, /* it was told, and not that it is gone */
 };
 
 struct vhu_device;
@@ -74,25 +58,15 @@ struct vhu_session {
 	int fd; /* the connection, which vhost_user_conn.c owns */
 	unsigned int refusals;
 
-	uint64_t features; /* SET_FEATURES */
+	struct vdpa_consumer *consumer;
 	uint64_t protocol; /* SET_PROTOCOL_FEATURES */
-	bool features_set;
-	bool status_used;
-	uint8_t status;
-
-	bool running; /* vdpa_device_start() succeeded and no stop since */
-	bool failed;  /* the device failed; no start until the front end has stopped its rings */
-	bool logging;
-	struct vdpa_iotlb *iotlb;
 	struct vhu_shm *log;
 	struct vhu_shm *inflight;
-	uint16_t inflight_queues;
-	size_t inflight_stride;
 	int backend_fd; /* (S) SET_BACKEND_REQ_FD; -1: none */
 	bool deaf;	/* (S) the last that it was to be told there was lost */
 
 	uint16_t nrings;
-	struct vhu_ring rings[];
+	enum vhu_doorbell doorbells[]; /* (S) */
 };
 
 /* A device with its socket. */
@@ -101,9 +75,8 @@ struct vhu_device {
 	char *path;
 	bool client;
 	mode_t mode;
-	gid_t group; /* (gid_t)-1: unchanged */
-	bool is_net;
-	uint16_t nvqs;		   /* that a front end sees: of a net device, the queue pairs */
+	gid_t group;		   /* (gid_t)-1: unchanged */
+	uint16_t nvqs;		   /* that a front end sees */
 	uint64_t features;	   /* offered */
 	uint64_t protocol;	   /* offered */
 	bool no_doorbells;	   /* they are not given away */
@@ -134,28 +107,10 @@ const char *vdpa_vhu_why(const struct vhu_device *dev, int64_t idx);
 struct vhu_session *vdpa_vhu_session_new(struct vhu_device *dev, int fd);
 /* Stops the device. Nobody else may use the session any more. */
 void vdpa_vhu_session_free(struct vhu_session *s);
-/* Stop the device and forget what the front end said of its rings; but where they stopped, on
- * request. */
-void vdpa_vhu_session_reset(struct vhu_session *s, bool keep_bases);
-/* Start what has become ready. */
+/* Start what has become ready, and give its doorbells. */
 void vdpa_vhu_session_advance(struct vhu_session *s);
-/* Note that the device failed meanwhile. */
-void vdpa_vhu_session_poll_failure(struct vhu_session *s);
-/* Log to where and whether SET_FEATURES, SET_LOG_BASE and SET_VRING_ADDR want it. */
-int vdpa_vhu_session_update_log(struct vhu_session *s);
 int vdpa_vhu_session_set_memory(struct vhu_session *s, const struct vdpa_mem_region_spec *specs,
 				unsigned int n);
-/* Where the ring's three parts lie; -EFAULT when not in memory. */
-int vdpa_vhu_ring_translate(struct vhu_session *s, struct vhu_ring *ring);
-/* GET_VRING_BASE: stop it, say where. */
-void vdpa_vhu_ring_stop(struct vhu_session *s, uint16_t idx, uint32_t *base);
-int vdpa_vhu_ring_enable(struct vhu_session *s, uint16_t idx, bool enable);
-/* The front end has such a queue. */
-void vdpa_vhu_ring_note(struct vhu_session *s, uint16_t idx);
-/* Take over fd (-1: none). */
-int vdpa_vhu_ring_set_kick(struct vhu_session *s, uint16_t idx, int fd);
-int vdpa_vhu_ring_set_call(struct vhu_session *s, uint16_t idx, int fd);
-void vdpa_vhu_ring_set_err(struct vhu_session *s, uint16_t idx, int fd);
 
 /* vhost_user_channel.c */
 

@@ -40,7 +40,6 @@ enum vhu_index { VHU_INDEX_NONE, VHU_INDEX_STATE, VHU_INDEX_ADDR, VHU_INDEX_FILE
 enum vhu_effect {
 	VHU_EFFECT_REPLY = 1 << 0,   /* it has a reply of its own: the handler leaves it in msg */
 	VHU_EFFECT_ADVANCE = 1 << 1, /* a queue may have become ready */
-	VHU_EFFECT_NOTE = 1 << 2,    /* the front end has the queue that it is about */
 };
 
 /* What we know of a request. */
