@@ -135,6 +135,8 @@ vdpa_get_config(struct vdpa_device *vdev, size_t offset, void *buf, size_t len)
 		if (i == CONFIG_TRIES - 1 || (i > 0 && vdpa_now_us() - start_us >= CONFIG_TRIES_US))
 			rc = vdpa_error(EIO, "%s: the configuration keeps changing", vdev->name);
 	}
+	if (rc == 0)
+		vdpa_snapshot_note(vdev, offset, buf, len, after);
 	vdpa_device_unlock(vdev);
 	return rc;
 }

@@ -18,8 +18,12 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "bus.h"
 #include "device_priv.h"
 #include "vdpa_log.h"
+
+/* One report's text: queue, cause, errno. */
+#define REPORT_MAX (VDPA_ERROR_MAX + 48)
 
 static const char *
 missing_op(const struct vdpa_config_ops *ops)
@@ -101,6 +105,7 @@ device_free(struct vdpa_device *vdev)
 		close(core->config_fd);
 	vdpa_iotlb_put(core->iotlb);
 	free(core->dma_mapped);
+	pthread_mutex_destroy(&core->show_lock);
 	pthread_mutex_destroy(&core->fail_lock);
 	pthread_mutex_destroy(&core->lock);
 	free(core->vqs);
@@ -117,6 +122,7 @@ config_event(struct vdpa_event *ev, uint32_t revents)
 
 	if (eventfd_read(ev->fd, &count) < 0)
 		return;
+	vdpa_snapshot_post(vdev);
 	if (fe != NULL && fe->ops->config_changed != NULL)
 		fe->ops->config_changed(vdev);
 }
@@ -157,15 +163,16 @@ fail_work_run(struct vdpa_work *work)
 	vdpa_device_lock(vdev);
 	vdpa_device_stop_failed(vdev);
 	pthread_mutex_lock(&core->fail_lock);
-	tell = core->fail_state == VDPA_FAIL_STOPPED;
+	/* Without a front end yet it is kept for the one to come. */
+	fe = __atomic_load_n(&core->fe, __ATOMIC_ACQUIRE);
+	tell = core->fail_state == VDPA_FAIL_STOPPED && fe != NULL;
 	if (tell)
 		core->fail_state = VDPA_FAIL_TOLD;
 	qidx = core->fail_qidx;
 	pthread_mutex_unlock(&core->fail_lock);
 	vdpa_device_unlock(vdev);
 
-	fe = __atomic_load_n(&core->fe, __ATOMIC_ACQUIRE);
-	if (tell && fe != NULL && fe->ops->failed != NULL)
+	if (tell && fe->ops->failed != NULL)
 		fe->ops->failed(vdev, qidx);
 }
 
@@ -184,6 +191,23 @@ find_capabilities(struct vdpa_device *vdev)
 		.inflight = ops->set_vq_inflight != NULL,
 		.doorbells = ops->get_vq_notification != NULL,
 	};
+}
+
+void
+vdpa_device_set_frontend(struct vdpa_device *vdev, struct vdpa_frontend *fe)
+{
+	struct vdpa_device_core *core = vdev->core;
+
+	pthread_mutex_lock(&core->show_lock);
+	__atomic_store_n(&core->fe, fe, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&core->show_lock);
+	pthread_mutex_lock(&core->fail_lock);
+	if (core->fail_state == VDPA_FAIL_STOPPED)
+		vdpa_work_post(&core->work, &core->fail_work);
+	pthread_mutex_unlock(&core->fail_lock);
+	/* A change that was told to nobody. One too many does no harm. */
+	if (fe->ops->config_changed != NULL)
+		eventfd_write(core->config_fd, 1);
 }
 
 struct vdpa_device *
@@ -219,10 +243,12 @@ vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_o
 	core->vdev = vdev;
 	pthread_mutex_init(&core->lock, NULL);
 	pthread_mutex_init(&core->fail_lock, NULL);
+	pthread_mutex_init(&core->show_lock, NULL);
 	core->refcnt = 1;
 	core->config_fd = -1;
 	vdpa_work_queue_init(&core->work);
 	core->fail_work = (struct vdpa_work){.run = fail_work_run, .arg = vdev};
+	vdpa_snapshot_init(vdev);
 	return vdev;
 }
 
@@ -280,6 +306,7 @@ vdpa_register_device(struct vdpa_device *vdev)
 		vdpa_error(rc, "%s: event loop: %s", vdev->name, strerror(-rc));
 		goto err_state;
 	}
+	vdpa_snapshot_refresh(vdev);
 	rc = vdpa_bus_add(vdev);
 	if (rc < 0)
 		goto err_event;
@@ -288,6 +315,7 @@ vdpa_register_device(struct vdpa_device *vdev)
 
 err_event:
 	vdpa_event_del(&core->config_ev);
+	vdpa_work_cancel(&core->snapshot_work);
 err_state:
 	core->fail_open = false;
 	vdpa_device_set_state(vdev, VDPA_STATE_ALLOCATED);
@@ -322,40 +350,93 @@ vdpa_unregister_device(struct vdpa_device *vdev)
 
 	/* From here on no loop calls anything of the front end's. */
 	vdpa_event_del(&core->config_ev);
+	vdpa_work_cancel(&core->snapshot_work);
 	vdpa_work_cancel(&core->fail_work);
 	vdpa_bus_del(vdev);
+	pthread_mutex_lock(&core->show_lock);
 	fe = __atomic_exchange_n(&core->fe, NULL, __ATOMIC_ACQ_REL);
+	pthread_mutex_unlock(&core->show_lock);
 	if (fe != NULL)
 		fe->ops->remove(vdev);
 	vdpa_put_device(vdev);
+}
+
+/* "queue 1: CAUSE (ENAME)", whole: what is longer than any message ends in "...". */
+static void
+failure_text(char *text, size_t size, int qidx, int err, const char *fmt, va_list ap)
+{
+	const char *ename = strerrorname_np(abs(err));
+	char cause[VDPA_ERROR_MAX], queue[sizeof("queue -2147483648: ")] = "";
+
+	if (vsnprintf(cause, sizeof(cause), fmt, ap) >= (int)sizeof(cause))
+		memcpy(cause + sizeof(cause) - sizeof("..."), "...", sizeof("..."));
+	if (qidx >= 0)
+		snprintf(queue, sizeof(queue), "queue %d: ", qidx);
+	snprintf(text, size, "%s%s (%s)", queue, cause, ename != NULL ? ename : "?");
+}
+
+/* Under the fail lock: a report that counts. */
+static void
+report(struct vdpa_device *vdev, int qidx, const char *text)
+{
+	struct vdpa_device_core *core = vdev->core;
+
+	core->fail_state = VDPA_FAIL_REPORTED;
+	core->fail_qidx = qidx;
+	snprintf(core->failure, sizeof(core->failure), "%s", text);
+	vdpa_work_post(&core->work, &core->fail_work);
 }
 
 void
 vdpa_device_fail(struct vdpa_device *vdev, int qidx, int err, const char *fmt, ...)
 {
 	struct vdpa_device_core *core = vdev->core;
-	char cause[VDPA_FAILURE_MAX - VDPA_NAME_MAX], text[VDPA_FAILURE_MAX];
-	const char *ename = strerrorname_np(abs(err));
+	char text[REPORT_MAX];
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(cause, sizeof(cause) - 32, fmt, ap);
+	failure_text(text, sizeof(text), qidx, err, fmt, ap);
 	va_end(ap);
-	if (qidx >= 0)
-		snprintf(text, sizeof(text), "queue %d: %s (%s)", qidx, cause, ename ? ename : "?");
-	else
-		snprintf(text, sizeof(text), "%s (%s)", cause, ename ? ename : "?");
 
 	pthread_mutex_lock(&core->fail_lock);
 	if (core->fail_open && core->fail_state == VDPA_FAIL_NONE) {
-		core->fail_state = VDPA_FAIL_REPORTED;
-		core->fail_qidx = qidx;
-		snprintf(core->failure, sizeof(core->failure), "%s", text);
+		report(vdev, qidx, text);
 		VDPA_LOG_LIMITED(&core->log, ERR, "%s: %s; the device is stopped", vdev->name,
 				 text);
-		vdpa_work_post(&core->work, &core->fail_work);
 	}
 	pthread_mutex_unlock(&core->fail_lock);
+}
+
+void
+vdpa_device_gone(struct vdpa_device *vdev, int err, const char *fmt, ...)
+{
+	struct vdpa_device_core *core = vdev->core;
+	char text[REPORT_MAX], both[VDPA_FAILURE_MAX];
+	va_list ap;
+
+	va_start(ap, fmt);
+	failure_text(text, sizeof(text), -1, err, fmt, ap);
+	va_end(ap);
+
+	pthread_mutex_lock(&core->fail_lock);
+	if (core->fail_open && !core->gone) {
+		__atomic_store_n(&core->gone, true, __ATOMIC_RELEASE);
+		VDPA_LOG(ERR, "%s: %s; the device is gone", vdev->name, text);
+		if (core->failure[0] != '\0' && strstr(text, core->failure) == NULL) {
+			snprintf(both, sizeof(both), "%s; before that: %.*s", text, REPORT_MAX - 1,
+				 core->failure);
+			report(vdev, -1, both);
+		} else {
+			report(vdev, -1, text);
+		}
+	}
+	pthread_mutex_unlock(&core->fail_lock);
+}
+
+bool
+vdpa_device_is_gone(const struct vdpa_device *vdev)
+{
+	return __atomic_load_n(&vdev->core->gone, __ATOMIC_ACQUIRE);
 }
 
 void

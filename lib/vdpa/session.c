@@ -98,6 +98,8 @@ vdpa_session_start(struct vdpa_device *vdev, const struct vdpa_start_config *con
 			     ops->set_config_cb(vdev, vdev->core->config_fd));
 	if (rc == 0)
 		rc = vdpa_step_status(vdev, status |= VIRTIO_CONFIG_S_DRIVER_OK);
+	if (rc == 0)
+		vdpa_snapshot_check(vdev);
 	if (rc < 0) {
 		char why[VDPA_ERROR_MAX];
 

@@ -81,6 +81,8 @@ vdpa_step_quiesce(struct vdpa_device *vdev)
 	core->features_set = false;
 	core->logging = false;
 	rc = vdpa_dma_end(vdev, rc);
+	if (rc == 0 && vdpa_device_is_gone(vdev))
+		rc = vdpa_error(ENODEV, "%s: the device is gone", vdev->name);
 	if (rc < 0)
 		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
 	return rc;

@@ -271,6 +271,15 @@ void vdpa_device_fail(struct vdpa_device *vdev, int qidx, int err, const char *f
 	__attribute__((format(printf, 4, 5)));
 
 /**
+ * Report that the device is gone for good: no reset brings it back. As vdpa_device_fail(), but also
+ * of a device that has failed before: what it failed of is told beside it. From then on it stays
+ * FAILED, every reset and start returns -ENODEV at the latest after the driver's own, and it can
+ * only be deleted.
+ */
+void vdpa_device_gone(struct vdpa_device *vdev, int err, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/**
  * What a kick of the queue is to carry now with VIRTIO_F_NOTIFICATION_DATA: for kicks of the
  * driver's own, as of a queue that becomes ready while the device runs, or at DRIVER_OK. From
  * inside set_vq_ready() and set_status() only. Where the ring is no longer in guest memory the
@@ -286,11 +295,15 @@ enum vdpa_device_state vdpa_device_get_state(const struct vdpa_device *vdev);
 
 /* Management devices. */
 
-/** With the management lock held: one of these at a time in the process. */
+/**
+ * Each may take as long as the device does: no lock is held that another device needs, and other
+ * threads call them for other devices of the same management device meanwhile. Of one name there is
+ * one call at a time, and mdev stays until it returns.
+ */
 struct vdpa_mgmt_dev_ops {
 	/**
-	 * Make and register a device. args are checked against params and hold at least the name.
-	 * A negative errno with vdpa_error() on failure.
+	 * Make and register a device, with vdev->mdev set to mdev. args are checked against params
+	 * and hold at least the name. A negative errno with vdpa_error() on failure.
 	 */
 	int (*dev_add)(struct vdpa_mgmt_dev *mdev, const char *name, const struct vdpa_args *args);
 	/** Unregister the device and drop the reference that dev_add kept, if it kept one. */
@@ -309,13 +322,17 @@ struct vdpa_mgmt_dev {
 	const char *name; /**< shorter than VDPA_MGMTDEV_NAME_MAX */
 	const char *help; /**< one line */
 	const struct vdpa_mgmt_dev_ops *ops;
-	uint32_t device_id; /**< virtio device id it makes; 0: not known before there is one */
+	/** Virtio device id it makes; 0: not known before there is one. Then the core takes it, the
+	 * features and the queues from the first. */
+	uint32_t device_id;
 	uint64_t supported_features;
 	uint16_t max_supported_vqs;
 	const struct vdpa_param *params;      /**< words of dev add, ended by a NULL name */
 	const struct vdpa_param *attr_params; /**< words of dev set; NULL: none */
 	void *priv;
 	struct vdpa_driver *drv; /**< the core's: made for a parent that somebody named, by it */
+	unsigned int users;	 /**< the core's: names of devices, being added or there */
+	uint64_t id;		 /**< the core's: in the order of registration */
 	TAILQ_ENTRY(vdpa_mgmt_dev) next; /**< the core's */
 };
 
@@ -324,7 +341,10 @@ struct vdpa_mgmt_dev {
  * for one that is too long.
  */
 int vdpa_mgmtdev_register(struct vdpa_mgmt_dev *mdev);
-/** Take it out; its devices are deleted first. */
+/**
+ * Take it out; on return its devices are deleted. Outside of driver callbacks other than remove,
+ * and release, where there are none.
+ */
 void vdpa_mgmtdev_unregister(struct vdpa_mgmt_dev *mdev);
 
 /* Drivers. */
@@ -345,16 +365,17 @@ struct vdpa_driver {
 	/**
 	 * Register the management device of a parent. -ENODEV: not mine, ask the next driver. For a
 	 * pattern it looks at no more than the name: words are checked before there is a device, or
-	 * an EAL. dev_add opens the parent.
+	 * an EAL, and the management lock is held. dev_add opens the parent.
 	 */
 	int (*probe)(struct vdpa_driver *drv, const char *parent);
 	/**
 	 * Unregister and free a management device that was probed by a pattern. Called when it has
 	 * no device any more, and when none came of it (words that were only checked, a dev_add
 	 * that failed): there are never more of them than devices. Mandatory with such a pattern.
+	 * With the management lock held, as probe: what both of them keep needs no other lock.
 	 */
 	void (*release)(struct vdpa_driver *drv, struct vdpa_mgmt_dev *mdev);
-	/** Unregister the management devices it made. */
+	/** Unregister the management devices it made; those that were named are gone already. */
 	void (*remove)(struct vdpa_driver *drv);
 	TAILQ_ENTRY(vdpa_driver) next; /**< the core's */
 };

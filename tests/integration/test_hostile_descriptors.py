@@ -15,7 +15,7 @@ import harness
 import vhost_user_client as vu
 
 # Other devices wait no longer than this for their messages.
-PATIENCE_S = 2.0
+PATIENCE_S = 4.0
 
 
 def disk_folder():

@@ -54,7 +54,7 @@ make_session(struct fixture *f)
 			 0);
 	spec.fd = memfd_create("guest", MFD_CLOEXEC);
 	assert_int_equal(ftruncate(spec.fd, MEM_SIZE), 0);
-	assert_int_equal(vdpa_vhu_session_set_memory(f->s, &spec, 1), 0);
+	assert_int_equal(vdpa_consumer_set_memory(f->s->consumer, &spec, 1), 0);
 	close(spec.fd);
 }
 

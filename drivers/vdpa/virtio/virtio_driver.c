@@ -107,9 +107,9 @@ on_gone(struct vdpa_event *ev, uint32_t revents)
 	/* After the signal, which comes when the cause is known. */
 	err = vdpa_pci_error(dev->hw.pci);
 	if (err < 0)
-		vdpa_device_fail(&dev->vdev, -1, err, "%s", vdpa_pci_error_text(dev->hw.pci));
+		vdpa_device_gone(&dev->vdev, err, "%s", vdpa_pci_error_text(dev->hw.pci));
 	else if (ev == &dev->gone[VDPA_PCI_EVENT_REMOVE])
-		vdpa_device_fail(&dev->vdev, -1, ENODEV,
+		vdpa_device_gone(&dev->vdev, ENODEV,
 				 "the system asks for %s back: delete the device",
 				 vdpa_pci_name(dev->hw.pci));
 	else
@@ -426,9 +426,6 @@ mgmt_dev_add(struct vdpa_mgmt_dev *mdev, const char *name, const struct vdpa_arg
 	rc = create(mdev, name, args, &dev);
 	if (rc < 0)
 		return rc;
-	mdev->device_id = dev->hw.type;
-	mdev->supported_features = dev->offered;
-	mdev->max_supported_vqs = dev->nvqs;
 	rc = vdpa_register_device(&dev->vdev);
 	/* The bus has its own reference; without one this frees the device. */
 	vdpa_put_device(&dev->vdev);

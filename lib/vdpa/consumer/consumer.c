@@ -430,16 +430,11 @@ is_same(const struct vdpa_iotlb *a, const struct vdpa_iotlb *b)
 	return a->n == b->n && memcmp(a->regions, b->regions, a->n * sizeof(a->regions[0])) == 0;
 }
 
-int
-vdpa_consumer_set_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *specs,
-			 unsigned int n)
+/* Under the lock. Go over to tlb, which is taken over; rc: whether there is one. */
+static int
+change_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb, int rc)
 {
-	struct vdpa_iotlb *tlb = NULL;
-	int rc;
-
-	pthread_mutex_lock(&c->lock);
 	consumer_poll_failure(c);
-	rc = vdpa_iotlb_create(c->iotlb, specs, n, &tlb);
 	/* What did not change is shared; rte_vhost's front end tells the same again and again. */
 	if (rc == 0 && c->state == CONSUMER_RUNNING && !is_same(tlb, c->iotlb)) {
 		rc = check_rings_stay(c, tlb);
@@ -452,8 +447,58 @@ vdpa_consumer_set_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_s
 	} else {
 		vdpa_iotlb_put(tlb);
 	}
+	return rc;
+}
+
+int
+vdpa_consumer_set_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *specs,
+			 unsigned int n)
+{
+	struct vdpa_iotlb *tlb = NULL;
+	int rc;
+
+	pthread_mutex_lock(&c->lock);
+	rc = vdpa_iotlb_create(c->iotlb, specs, n, &tlb);
+	rc = change_memory(c, tlb, rc);
 	pthread_mutex_unlock(&c->lock);
 	return rc;
+}
+
+int
+vdpa_consumer_add_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *spec)
+{
+	struct vdpa_iotlb *tlb = NULL;
+	int rc;
+
+	pthread_mutex_lock(&c->lock);
+	rc = vdpa_iotlb_add(c->iotlb, spec, &tlb);
+	rc = change_memory(c, tlb, rc);
+	pthread_mutex_unlock(&c->lock);
+	return rc;
+}
+
+int
+vdpa_consumer_remove_memory(struct vdpa_consumer *c, uint64_t iova, uint64_t uaddr, uint64_t size)
+{
+	struct vdpa_iotlb *tlb = NULL;
+	int rc;
+
+	pthread_mutex_lock(&c->lock);
+	rc = vdpa_iotlb_remove(c->iotlb, iova, uaddr, size, &tlb);
+	rc = change_memory(c, tlb, rc);
+	pthread_mutex_unlock(&c->lock);
+	return rc;
+}
+
+unsigned int
+vdpa_consumer_count_memory(struct vdpa_consumer *c)
+{
+	unsigned int n;
+
+	pthread_mutex_lock(&c->lock);
+	n = c->iotlb != NULL ? c->iotlb->n : 0;
+	pthread_mutex_unlock(&c->lock);
+	return n;
 }
 
 int

@@ -11,6 +11,9 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include <linux/virtio_ring.h>
+#include <rte_byteorder.h>
+
 #include "consumer_priv.h"
 #include "vdpa_log.h"
 
@@ -121,6 +124,21 @@ consumer_vq_translate(const struct vdpa_consumer *c, const struct vdpa_iotlb *tl
 	return rc;
 }
 
+/*
+ * User-mode Linux says 0 of a packed ring that has done nothing: a wrap counter of 0, which a ring
+ * has at slot 0 only after one round. The first buffer used in that round set the USED bit of slot
+ * 0, and until the next is used there it stays set. So where the bit is clear the ring is new.
+ */
+static bool
+packed_is_unused(const struct vdpa_consumer *c, const struct consumer_vq *vq)
+{
+	const struct vring_packed_desc *desc =
+		c->iotlb != NULL ? vdpa_iotlb_range(c->iotlb, vq->desc, sizeof(*desc)) : NULL;
+
+	return desc != NULL && (rte_le_to_cpu_16(__atomic_load_n(&desc->flags, __ATOMIC_RELAXED)) &
+				1 << VRING_PACKED_DESC_F_USED) == 0;
+}
+
 /* Base as SET_VRING_BASE and GET_VRING_BASE have it: split, the avail index; packed, avail index
  * and wrap counter in the lower 16 bits, used ones in the upper. */
 static struct vdpa_vq_state
@@ -133,7 +151,7 @@ base_to_state(const struct vdpa_consumer *c, const struct consumer_vq *vq)
 		state.split.avail_index = vq->base == CONSUMER_NOT_TOLD ? 0 : (uint16_t)base;
 		return state;
 	}
-	if (vq->base == CONSUMER_NOT_TOLD)
+	if (vq->base == CONSUMER_NOT_TOLD || (base == 0 && packed_is_unused(c, vq)))
 		base = PACKED_BASE_INITIAL;
 	/* Front ends that know of no upper half (virtio-user, and QEMU with what rte_vhost told it)
 	 * leave it 0. A ring that was stopped has used what it has taken. */

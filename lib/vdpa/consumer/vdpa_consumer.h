@@ -75,6 +75,13 @@ void vdpa_consumer_reset(struct vdpa_consumer *c);
 /** The whole memory table; as vdpa_iotlb_create(). -EBUSY when it moves a ring that runs. */
 int vdpa_consumer_set_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *specs,
 			     unsigned int n);
+/** One region more; as vdpa_iotlb_add(). */
+int vdpa_consumer_add_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *spec);
+/** One region less; as vdpa_iotlb_remove(). -EFAULT when a ring that runs lies in it. */
+int vdpa_consumer_remove_memory(struct vdpa_consumer *c, uint64_t iova, uint64_t uaddr,
+				uint64_t size);
+/** How many regions there are. */
+unsigned int vdpa_consumer_count_memory(struct vdpa_consumer *c);
 /** Where dirty pages are to be marked while VHOST_F_LOG_ALL is negotiated; the front end's to keep
  * until there is another, or the connection ends. */
 int vdpa_consumer_set_log(struct vdpa_consumer *c, const struct vdpa_dirty_log *log);

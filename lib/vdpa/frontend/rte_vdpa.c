@@ -136,12 +136,10 @@ static void
 frontend_describe(struct vdpa_device *vdev, char *buf, size_t len)
 {
 	struct vdpa_rte_device *dev = vdpa_get_drvdata(vdev);
-	bool connected = false;
+	/* The lock may be held over what the device does. */
+	bool connected =
+		dev != NULL && __atomic_load_n(&dev->vid, __ATOMIC_RELAXED) != VDPA_RTE_NO_VID;
 
-	pthread_mutex_lock(&vdpa_rte_lock);
-	if (dev != NULL)
-		connected = dev->vid != VDPA_RTE_NO_VID;
-	pthread_mutex_unlock(&vdpa_rte_lock);
 	snprintf(buf, len, "rte_vdpa %s", connected ? "connected" : "registered");
 }
 

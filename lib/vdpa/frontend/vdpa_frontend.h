@@ -27,7 +27,9 @@ struct vdpa_frontend_ops {
 	bool (*match)(const struct vdpa_device *vdev);
 	/**
 	 * Serve it: args are checked against params. Attach private data by vdpa_set_drvdata(). A
-	 * negative errno with vdpa_error() on failure.
+	 * negative errno with vdpa_error() on failure. The calls below come only once it has
+	 * succeeded; then also for what happened meanwhile. It may be called for several devices at
+	 * once, by several threads.
 	 */
 	int (*probe)(struct vdpa_device *vdev, const struct vdpa_args *args);
 	/** Stop serving it; no call of this front end touches it afterwards. Without the device's
@@ -35,15 +37,19 @@ struct vdpa_frontend_ops {
 	void (*remove)(struct vdpa_device *vdev);
 	/** Optional: the configuration changed. On the control loop, without the device's lock. */
 	void (*config_changed)(struct vdpa_device *vdev);
-	/** Optional: the device became FAILED, already stopped. On a thread of the core, without
-	 * the lock. */
+	/** Optional: the device became FAILED, already stopped; a second time where it is gone
+	 * after that. On a thread of the core, without the lock. */
 	void (*failed)(struct vdpa_device *vdev, int qidx);
 	/**
 	 * Optional: link of a net device set by the administrator, so that a front end whose
 	 * consumer does not read the configuration can show it in its own way. Without the lock.
 	 */
 	int (*set_link)(struct vdpa_device *vdev, bool up);
-	/** Optional: one line for dev show, such as "socket /run/a.sock connected". */
+	/**
+	 * Optional: one line for dev show, such as "socket /run/a.sock connected". From any thread,
+	 * with locks of the core's held: it calls nothing of the core's and waits for nobody, above
+	 * all not for the device or its consumer.
+	 */
 	void (*describe)(struct vdpa_device *vdev, char *buf, size_t len);
 };
 
@@ -102,6 +108,9 @@ struct vdpa_capabilities {
 
 const struct vdpa_capabilities *vdpa_get_capabilities(const struct vdpa_device *vdev);
 uint8_t vdpa_get_status(struct vdpa_device *vdev);
+/** Whether the device is gone for good and will never start again; vdpa_device_failure() says why.
+ * A front end refuses new consumers then. Takes no lock. */
+bool vdpa_device_is_gone(const struct vdpa_device *vdev);
 
 /** Up to n statistics of a queue; how many there are, 0 where the device has none. Without the
  * lock. -EINVAL for a queue that there is not. */

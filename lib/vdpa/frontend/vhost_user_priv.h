@@ -11,6 +11,7 @@
  *   vhost_user_requests.c the table of requests, their handlers
  *   vhost_user_channel.c  what the front end is told unasked: configuration changes, doorbells
  *   vhost_user_session.c  one connection: the consumer that it is to the core, its files
+ *   vhost_user_call.c     calls by a socket in place of an eventfd
  *   vhost_user_shm.c      files of the front end other than guest memory
  *
  * Threads: sockets and bytes are the control loop's, which waits for nothing. A session belongs to
@@ -51,6 +52,7 @@ enum vhu_doorbell {
 	VHU_DOORBELL_GIVEN, /* it was told, and not that it is gone */
 };
 
+struct vhu_call;
 struct vhu_device;
 
 struct vhu_session {
@@ -66,6 +68,7 @@ struct vhu_session {
 	bool deaf;	/* (S) the last that it was to be told there was lost */
 
 	uint16_t nrings;
+	struct vhu_call **calls;       /* by ring; NULL: its call descriptor is an eventfd */
 	enum vhu_doorbell doorbells[]; /* (S) */
 };
 
@@ -109,8 +112,6 @@ struct vhu_session *vdpa_vhu_session_new(struct vhu_device *dev, int fd);
 void vdpa_vhu_session_free(struct vhu_session *s);
 /* Start what has become ready, and give its doorbells. */
 void vdpa_vhu_session_advance(struct vhu_session *s);
-int vdpa_vhu_session_set_memory(struct vhu_session *s, const struct vdpa_mem_region_spec *specs,
-				unsigned int n);
 
 /* vhost_user_channel.c */
 
@@ -125,6 +126,16 @@ void vdpa_vhu_take_doorbell(struct vhu_session *s, uint16_t idx);
 void vdpa_vhu_take_doorbells(struct vhu_device *dev);
 /* How many the front end has. Under the device's lock. */
 unsigned int vdpa_vhu_count_doorbells(const struct vhu_session *s);
+
+/* vhost_user_call.c */
+
+/* Whether fd is a socket of AF_UNIX and SOCK_STREAM. */
+bool vdpa_vhu_is_stream(int fd);
+/* Calls by the socket, which is taken over, also on failure. fd: an eventfd that makes one, the
+ * caller's to close. */
+int vdpa_vhu_call_new(int socket, struct vhu_call **call, int *fd);
+/* NULL: no-op. */
+void vdpa_vhu_call_free(struct vhu_call *call);
 
 /* vhost_user_shm.c */
 

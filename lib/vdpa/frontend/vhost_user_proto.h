@@ -37,6 +37,9 @@ enum vhu_request {
 	VHU_GET_INFLIGHT_FD = 31,
 	VHU_SET_INFLIGHT_FD = 32,
 	VHU_RESET_DEVICE = 34,
+	VHU_GET_MAX_MEM_SLOTS = 36,
+	VHU_ADD_MEM_REG = 37,
+	VHU_REM_MEM_REG = 38,
 	VHU_SET_STATUS = 39,
 	VHU_GET_STATUS = 40,
 	VHU_REQUEST_MAX = 41,
@@ -78,6 +81,8 @@ enum vhu_request {
 
 #define VHU_MEM_REGIONS_MAX 8
 #define VHU_MSG_FDS_MAX	    8
+/* As many as a KVM guest has at most (QEMU, libvhost-user, rust-vmm). */
+#define VHU_MEM_SLOTS_MAX   509
 #define VHU_CONFIG_SIZE_MAX 256
 #define VHU_VRING_NUM_MAX   32768
 
@@ -109,6 +114,12 @@ struct vhu_memory {
 	uint32_t nregions;
 	uint32_t padding;
 	struct vhu_mem_region regions[VHU_MEM_REGIONS_MAX];
+} VHU_WIRE;
+
+/* Payload of ADD_MEM_REG and REM_MEM_REG. */
+struct vhu_mem_slot {
+	uint64_t padding;
+	struct vhu_mem_region region;
 } VHU_WIRE;
 
 struct vhu_log {
@@ -150,6 +161,7 @@ struct vhu_msg {
 		struct vhu_vring_state state;
 		struct vhu_vring_addr addr;
 		struct vhu_memory memory;
+		struct vhu_mem_slot slot;
 		struct vhu_log log;
 		struct vhu_inflight inflight;
 		struct vhu_config config;
@@ -164,6 +176,7 @@ _Static_assert(sizeof(struct vhu_vring_state) == 8, "vring state");
 _Static_assert(sizeof(struct vhu_vring_addr) == 40, "vring address");
 _Static_assert(sizeof(struct vhu_mem_region) == 32, "memory region");
 _Static_assert(offsetof(struct vhu_memory, regions) == 8, "memory table");
+_Static_assert(sizeof(struct vhu_mem_slot) == 40, "memory slot");
 _Static_assert(sizeof(struct vhu_log) == 16, "log description");
 _Static_assert(sizeof(struct vhu_inflight) == 24, "inflight description");
 _Static_assert(sizeof(struct vhu_vring_area) == 24, "vring area");

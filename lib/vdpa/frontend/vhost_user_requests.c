@@ -147,11 +147,53 @@ reset_device(struct vhu_received *req)
 }
 
 static int
+region_spec(const struct vhu_mem_region *r, int fd, struct vdpa_mem_region_spec *spec)
+{
+	if (!vdpa_vhu_is_shm(fd))
+		return vdpa_error(EINVAL, "memory region at 0x%" PRIx64 ": " VHU_NOT_SHM,
+				  r->guest_addr);
+	*spec = (struct vdpa_mem_region_spec){.iova = r->guest_addr,
+					      .uaddr = r->user_addr,
+					      .size = r->size,
+					      .offset = r->mmap_offset,
+					      .fd = fd};
+	return 0;
+}
+
+static int
+get_max_mem_slots(struct vhu_received *req)
+{
+	return reply_u64(req, VHU_MEM_SLOTS_MAX);
+}
+
+static int
+add_mem_reg(struct vhu_received *req)
+{
+	struct vdpa_mem_region_spec spec;
+	int rc;
+
+	if (vdpa_consumer_count_memory(req->s->consumer) >= VHU_MEM_SLOTS_MAX)
+		return vdpa_error(E2BIG, "there are %d memory regions already", VHU_MEM_SLOTS_MAX);
+	rc = region_spec(&req->msg->payload.slot.region, req->fds[0], &spec);
+	return rc < 0 ? rc : vdpa_consumer_add_memory(req->s->consumer, &spec);
+}
+
+/* The offset says nothing here, nor does a file descriptor, which some front ends send. */
+static int
+rem_mem_reg(struct vhu_received *req)
+{
+	const struct vhu_mem_region *r = &req->msg->payload.slot.region;
+
+	return vdpa_consumer_remove_memory(req->s->consumer, r->guest_addr, r->user_addr, r->size);
+}
+
+static int
 set_mem_table(struct vhu_received *req)
 {
 	const struct vhu_memory *memory = &req->msg->payload.memory;
 	struct vdpa_mem_region_spec specs[VHU_MEM_REGIONS_MAX];
 	uint32_t n = memory->nregions;
+	int rc = 0;
 
 	if (n == 0 || n > VHU_MEM_REGIONS_MAX)
 		return vdpa_error(EINVAL, "%u memory regions, allowed are 1 to %d", n,
@@ -163,19 +205,9 @@ set_mem_table(struct vhu_received *req)
 	if (req->nfds != n)
 		return vdpa_error(EINVAL, "%u file descriptors for %u memory regions", req->nfds,
 				  n);
-	for (uint32_t i = 0; i < n; i++) {
-		const struct vhu_mem_region *r = &memory->regions[i];
-
-		if (!vdpa_vhu_is_shm(req->fds[i]))
-			return vdpa_error(EINVAL, "memory region at 0x%" PRIx64 ": " VHU_NOT_SHM,
-					  r->guest_addr);
-		specs[i] = (struct vdpa_mem_region_spec){.iova = r->guest_addr,
-							 .uaddr = r->user_addr,
-							 .size = r->size,
-							 .offset = r->mmap_offset,
-							 .fd = req->fds[i]};
-	}
-	return vdpa_vhu_session_set_memory(req->s, specs, n);
+	for (uint32_t i = 0; i < n && rc == 0; i++)
+		rc = region_spec(&memory->regions[i], req->fds[i], &specs[i]);
+	return rc < 0 ? rc : vdpa_consumer_set_memory(req->s->consumer, specs, n);
 }
 
 static int
@@ -251,12 +283,26 @@ set_vring_kick(struct vhu_received *req)
 	return rc < 0 ? rc : vdpa_consumer_set_vq_kick(req->s->consumer, req->idx, fd);
 }
 
+/* A socket in place of an eventfd is User-mode Linux': see vhost_user_call.c. */
 static int
 set_vring_call(struct vhu_received *req)
 {
-	int fd, rc = take_eventfd(req, &fd);
+	struct vhu_call *old = req->s->calls[req->idx], *call = NULL;
+	int fd, rc;
 
-	return rc < 0 ? rc : vdpa_consumer_set_vq_call(req->s->consumer, req->idx, fd);
+	if (req->nfds == 1 && req->msg->payload.u64 == req->idx && vdpa_vhu_is_stream(req->fds[0]))
+		rc = vdpa_vhu_call_new(take_fd(req, 0), &call, &fd);
+	else
+		rc = take_eventfd(req, &fd);
+	if (rc == 0)
+		rc = vdpa_consumer_set_vq_call(req->s->consumer, req->idx, fd);
+	if (rc < 0) {
+		vdpa_vhu_call_free(call);
+		return rc;
+	}
+	req->s->calls[req->idx] = call;
+	vdpa_vhu_call_free(old);
+	return 0;
 }
 
 static int
@@ -334,13 +380,10 @@ static int
 set_backend_req_fd(struct vhu_received *req)
 {
 	struct vhu_session *s = req->s;
-	socklen_t dlen = sizeof(int), tlen = sizeof(int);
-	int fd, domain, type;
+	int fd;
 
 	/* Other families do not all keep to MSG_DONTWAIT. */
-	if (getsockopt(req->fds[0], SOL_SOCKET, SO_DOMAIN, &domain, &dlen) < 0 ||
-	    getsockopt(req->fds[0], SOL_SOCKET, SO_TYPE, &type, &tlen) < 0 || domain != AF_UNIX ||
-	    type != SOCK_STREAM)
+	if (!vdpa_vhu_is_stream(req->fds[0]))
 		return vdpa_error(EINVAL,
 				  "the file descriptor is no socket of AF_UNIX and SOCK_STREAM");
 	fd = take_fd(req, 0);
@@ -513,6 +556,12 @@ static const struct vhu_row table[VHU_REQUEST_MAX] = {
 	ROW(RESET_OWNER, reset_device, 0, 0, 0, 0, INDEX_NONE, 0, 0),
 	ROW(SET_MEM_TABLE, set_mem_table, MEM_SIZE(1), MEM_SIZE(VHU_MEM_REGIONS_MAX), 1,
 	    VHU_MEM_REGIONS_MAX, INDEX_NONE, VHU_EFFECT_ADVANCE, 0),
+	ROW(GET_MAX_MEM_SLOTS, get_max_mem_slots, 0, 0, 0, 0, INDEX_NONE, VHU_EFFECT_REPLY,
+	    VHU_PROTOCOL(CONFIGURE_MEM_SLOTS)),
+	ROW(ADD_MEM_REG, add_mem_reg, 40, 40, 1, 1, INDEX_NONE, VHU_EFFECT_ADVANCE,
+	    VHU_PROTOCOL(CONFIGURE_MEM_SLOTS)),
+	ROW(REM_MEM_REG, rem_mem_reg, 40, 40, 0, 1, INDEX_NONE, 0,
+	    VHU_PROTOCOL(CONFIGURE_MEM_SLOTS)),
 	ROW(SET_LOG_BASE, set_log_base, 16, 16, 1, 1, INDEX_NONE, VHU_EFFECT_REPLY,
 	    VHU_PROTOCOL(LOG_SHMFD)),
 	ROW(SET_LOG_FD, set_log_fd, 0, 8, 1, 1, INDEX_NONE, 0, 0),

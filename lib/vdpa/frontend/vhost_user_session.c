@@ -33,8 +33,10 @@ vdpa_vhu_session_new(struct vhu_device *dev, int fd)
 
 	if (s == NULL)
 		return NULL;
-	s->consumer = vdpa_consumer_new(dev->vdev, &consumer_ops, s);
+	s->calls = calloc(dev->nvqs, sizeof(*s->calls));
+	s->consumer = s->calls != NULL ? vdpa_consumer_new(dev->vdev, &consumer_ops, s) : NULL;
 	if (s->consumer == NULL) {
+		free(s->calls);
 		free(s);
 		return NULL;
 	}
@@ -51,6 +53,9 @@ vdpa_vhu_session_free(struct vhu_session *s)
 	for (uint16_t i = 0; i < s->nrings; i++)
 		vdpa_vhu_take_doorbell(s, i);
 	vdpa_consumer_free(s->consumer);
+	for (uint16_t i = 0; i < s->nrings; i++)
+		vdpa_vhu_call_free(s->calls[i]);
+	free(s->calls);
 	vdpa_vhu_shm_unmap(s->log);
 	vdpa_vhu_shm_unmap(s->inflight);
 	vdpa_close_foreign(s->backend_fd);
@@ -62,11 +67,4 @@ vdpa_vhu_session_advance(struct vhu_session *s)
 {
 	vdpa_consumer_advance(s->consumer);
 	vdpa_vhu_give_doorbells(s);
-}
-
-int
-vdpa_vhu_session_set_memory(struct vhu_session *s, const struct vdpa_mem_region_spec *specs,
-			    unsigned int n)
-{
-	return vdpa_consumer_set_memory(s->consumer, specs, n);
 }

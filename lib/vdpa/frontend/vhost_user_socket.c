@@ -95,6 +95,23 @@ take(struct vhu_device *dev, int fd)
 				 dev->vdev->name, vdpa_error_message());
 }
 
+/* A device that is gone for good serves nobody. */
+static bool
+refuse_gone(struct vhu_device *dev)
+{
+	char why[512];
+
+	if (!vdpa_device_is_gone(dev->vdev))
+		return false;
+	if (!dev->socket.refused_gone) {
+		vdpa_device_failure(dev->vdev, why, sizeof(why));
+		VDPA_LOG(ERR, "%s: vhost-user: connections to %s are refused: %s", dev->vdev->name,
+			 dev->path, why);
+	}
+	dev->socket.refused_gone = true;
+	return true;
+}
+
 enum occupant {
 	OCCUPANT_NONE,
 	OCCUPANT_THERE,
@@ -140,6 +157,8 @@ incoming(struct vdpa_event *event, uint32_t revents)
 				 "a front end",
 				 dev->vdev->name, dev->path);
 		vdpa_close_connection(fd);
+	} else if (fd >= 0 && refuse_gone(dev)) {
+		vdpa_close_connection(fd);
 	} else if (fd >= 0) {
 		take(dev, fd);
 	}
@@ -153,6 +172,8 @@ try_connect(struct vhu_device *dev)
 	struct sockaddr_un un = address(dev);
 	int fd, err;
 
+	if (refuse_gone(dev))
+		return;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd >= 0 && connect(fd, (struct sockaddr *)&un, sizeof(un)) == 0) {
 		take(dev, fd);

@@ -49,6 +49,7 @@ struct vdpa_event_loop {
 	struct vdpa_poller
 		*next_poller; /* where the walk goes on; moves when that one is removed */
 	struct epoll_event batch[BATCH];
+	int batch_n; /* the lock too: entries of batch that are to be handled; NULL: removed */
 	struct vdpa_event_loop_stats stats; /* atomic stores, read by anybody */
 
 	pthread_mutex_t lock;
@@ -98,7 +99,7 @@ run_tasks(struct vdpa_event_loop *loop)
 	pthread_mutex_unlock(&loop->lock);
 }
 
-/* Under the lock. */
+/* Under the lock: whether ev, which may be freed, is one of the loop's. */
 static bool
 is_member(struct vdpa_event_loop *loop, const struct vdpa_event *ev)
 {
@@ -108,6 +109,19 @@ is_member(struct vdpa_event_loop *loop, const struct vdpa_event *ev)
 		if (e == ev)
 			return true;
 	return false;
+}
+
+/* Take over what epoll has seen. What was removed while it looked is left out; what is removed from
+ * now on takes itself out of the batch. */
+static void
+take_batch(struct vdpa_event_loop *loop, int n, uint64_t deletions)
+{
+	pthread_mutex_lock(&loop->lock);
+	for (int i = 0; i < n && loop->deletions != deletions; i++)
+		if (!is_member(loop, loop->batch[i].data.ptr))
+			loop->batch[i].data.ptr = NULL;
+	loop->batch_n = n;
+	pthread_mutex_unlock(&loop->lock);
 }
 
 /* Wait for events (timeout in ms, -1: for ever) and run their handlers. */
@@ -124,17 +138,18 @@ look(struct vdpa_event_loop *loop, int timeout)
 	n = epoll_wait(loop->epfd, loop->batch, BATCH, timeout);
 	if (timeout != 0)
 		count(&loop->stats.wakeups);
+	if (n <= 0)
+		return;
+	take_batch(loop, n, deletions);
 	for (int i = 0; i < n; i++) {
-		struct vdpa_event *ev = loop->batch[i].data.ptr;
+		struct vdpa_event *ev;
 
 		pthread_mutex_lock(&loop->lock);
-		/* What was removed since may be gone: believe the list, not the batch. */
-		if (loop->deletions != deletions && !is_member(loop, ev)) {
-			pthread_mutex_unlock(&loop->lock);
-			continue;
-		}
+		ev = loop->batch[i].data.ptr;
 		loop->running = ev;
 		pthread_mutex_unlock(&loop->lock);
+		if (ev == NULL)
+			continue;
 		count(&loop->stats.events);
 		ev->handler(ev, loop->batch[i].events);
 		pthread_mutex_lock(&loop->lock);
@@ -142,6 +157,9 @@ look(struct vdpa_event_loop *loop, int timeout)
 		pthread_cond_broadcast(&loop->done);
 		pthread_mutex_unlock(&loop->lock);
 	}
+	pthread_mutex_lock(&loop->lock);
+	loop->batch_n = 0;
+	pthread_mutex_unlock(&loop->lock);
 }
 
 static void
@@ -417,6 +435,9 @@ vdpa_event_del(struct vdpa_event *ev)
 		epoll_ctl(loop->epfd, EPOLL_CTL_DEL, ev->fd, NULL);
 		TAILQ_REMOVE(&loop->events, ev, next);
 		loop->deletions++;
+		for (int i = 0; i < loop->batch_n; i++)
+			if (loop->batch[i].data.ptr == ev)
+				loop->batch[i].data.ptr = NULL;
 		__atomic_store_n(&ev->loop, NULL, __ATOMIC_RELEASE);
 	}
 	while (loop->running == ev && !vdpa_event_loop_is_self(loop))
