@@ -32,7 +32,7 @@ overlaps(const struct dma_range *r, uint64_t address, uint64_t size)
 static int
 make_iotlb(const struct dma_table *t, uint64_t address, uint64_t size, struct vdpa_iotlb **out)
 {
-	struct vdpa_mem_region_spec specs[VDPA_MEM_REGIONS_MAX];
+	struct vdpa_mem_region_spec specs[DMA_RANGES_MAX];
 	unsigned int n = 0;
 
 	*out = NULL;
@@ -41,9 +41,6 @@ make_iotlb(const struct dma_table *t, uint64_t address, uint64_t size, struct vd
 
 		if (r->fd < 0 || (size != 0 && is_within(r, address, size)))
 			continue;
-		if (n == VDPA_MEM_REGIONS_MAX)
-			return vdpa_error(ENOSPC, "more than %u mapped ranges",
-					  VDPA_MEM_REGIONS_MAX);
 		specs[n++] = (struct vdpa_mem_region_spec){
 			.iova = r->address,
 			.uaddr = r->address,

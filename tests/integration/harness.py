@@ -408,7 +408,7 @@ def fds(pid):
     return sorted(names)
 
 
-def threads(pid):
+def threads_now(pid):
     """Thread names, sorted."""
     names = []
     for tid in os.listdir(f'/proc/{pid}/task'):
@@ -416,6 +416,14 @@ def threads(pid):
             with open(f'/proc/{pid}/task/{tid}/comm') as f:
                 names.append(f.read().strip())
     return sorted(names)
+
+
+def threads(pid):
+    """Thread names, sorted, once the threads for device work, which last as long as it, have ended."""
+    deadline = time.monotonic() + 2
+    while 'vdpa-work' in (names := threads_now(pid)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return names
 
 
 def _status_field(path, field):

@@ -28,6 +28,7 @@ enum fake_virtio_ctrl {
 	FAKE_CTRL_JUMPS,    /* the used index goes further than what was given */
 	FAKE_CTRL_WRONG_ID, /* uses a descriptor that it was not given */
 	FAKE_CTRL_NO_ACK,   /* uses the command without writing an answer */
+	FAKE_CTRL_NEEDS_RESET, /* answers that it failed, and needs a reset */
 };
 
 struct fake_virtio_vq {

@@ -11,8 +11,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +24,7 @@
 
 #include "error_priv.h"
 #include "event_loop_priv.h"
+#include "thread.h"
 #include "vdpa.h"
 #include "vdpa_args.h"
 #include "vdpa_event.h"
@@ -50,6 +49,7 @@ struct vdpa_event_loop {
 	struct vdpa_poller
 		*next_poller; /* where the walk goes on; moves when that one is removed */
 	struct epoll_event batch[BATCH];
+	int batch_n; /* the lock too: entries of batch that are to be handled; NULL: removed */
 	struct vdpa_event_loop_stats stats; /* atomic stores, read by anybody */
 
 	pthread_mutex_t lock;
@@ -62,16 +62,7 @@ struct vdpa_event_loop {
 };
 
 static __thread struct vdpa_event_loop *self;
-static struct vdpa_event_loop *control, *failures;
-static cpu_set_t initial_cpus;
-
-/* EAL pins the main thread; loops run where the process was allowed to run before. */
-__attribute__((constructor)) static void
-remember_cpus(void)
-{
-	if (sched_getaffinity(0, sizeof(initial_cpus), &initial_cpus) < 0)
-		CPU_ZERO(&initial_cpus);
-}
+static struct vdpa_event_loop *control;
 
 static void
 count(uint64_t *counter)
@@ -108,7 +99,7 @@ run_tasks(struct vdpa_event_loop *loop)
 	pthread_mutex_unlock(&loop->lock);
 }
 
-/* Under the lock. */
+/* Under the lock: whether ev, which may be freed, is one of the loop's. */
 static bool
 is_member(struct vdpa_event_loop *loop, const struct vdpa_event *ev)
 {
@@ -118,6 +109,19 @@ is_member(struct vdpa_event_loop *loop, const struct vdpa_event *ev)
 		if (e == ev)
 			return true;
 	return false;
+}
+
+/* Take over what epoll has seen. What was removed while it looked is left out; what is removed from
+ * now on takes itself out of the batch. */
+static void
+take_batch(struct vdpa_event_loop *loop, int n, uint64_t deletions)
+{
+	pthread_mutex_lock(&loop->lock);
+	for (int i = 0; i < n && loop->deletions != deletions; i++)
+		if (!is_member(loop, loop->batch[i].data.ptr))
+			loop->batch[i].data.ptr = NULL;
+	loop->batch_n = n;
+	pthread_mutex_unlock(&loop->lock);
 }
 
 /* Wait for events (timeout in ms, -1: for ever) and run their handlers. */
@@ -134,17 +138,18 @@ look(struct vdpa_event_loop *loop, int timeout)
 	n = epoll_wait(loop->epfd, loop->batch, BATCH, timeout);
 	if (timeout != 0)
 		count(&loop->stats.wakeups);
+	if (n <= 0)
+		return;
+	take_batch(loop, n, deletions);
 	for (int i = 0; i < n; i++) {
-		struct vdpa_event *ev = loop->batch[i].data.ptr;
+		struct vdpa_event *ev;
 
 		pthread_mutex_lock(&loop->lock);
-		/* What was removed since may be gone: believe the list, not the batch. */
-		if (loop->deletions != deletions && !is_member(loop, ev)) {
-			pthread_mutex_unlock(&loop->lock);
-			continue;
-		}
+		ev = loop->batch[i].data.ptr;
 		loop->running = ev;
 		pthread_mutex_unlock(&loop->lock);
+		if (ev == NULL)
+			continue;
 		count(&loop->stats.events);
 		ev->handler(ev, loop->batch[i].events);
 		pthread_mutex_lock(&loop->lock);
@@ -152,6 +157,9 @@ look(struct vdpa_event_loop *loop, int timeout)
 		pthread_cond_broadcast(&loop->done);
 		pthread_mutex_unlock(&loop->lock);
 	}
+	pthread_mutex_lock(&loop->lock);
+	loop->batch_n = 0;
+	pthread_mutex_unlock(&loop->lock);
 }
 
 static void
@@ -204,9 +212,6 @@ thread_main(void *arg)
 {
 	struct vdpa_event_loop *loop = arg;
 
-	if (CPU_COUNT(&initial_cpus) > 0)
-		sched_setaffinity(0, sizeof(initial_cpus), &initial_cpus);
-	pthread_setname_np(pthread_self(), loop->name);
 	run(loop);
 	return NULL;
 }
@@ -221,23 +226,13 @@ lcore_main(void *arg)
 static int
 start_thread(struct vdpa_event_loop *loop)
 {
-	sigset_t all, old;
 	int rc;
 
 	if (loop->lcore_id != LCORE_ID_ANY) {
 		rc = rte_eal_remote_launch(lcore_main, loop, loop->lcore_id);
 		return rc < 0 ? vdpa_error(EBUSY, "lcore %u: is busy", loop->lcore_id) : 0;
 	}
-	/* Signals are the application's; but a fault is handled in the thread that has it. */
-	sigfillset(&all);
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGSEGV);
-	sigdelset(&all, SIGILL);
-	sigdelset(&all, SIGFPE);
-	sigdelset(&all, SIGABRT);
-	pthread_sigmask(SIG_BLOCK, &all, &old);
-	rc = pthread_create(&loop->thread, NULL, thread_main, loop);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	rc = vdpa_thread_start(loop->name, thread_main, loop, &loop->thread);
 	return rc != 0 ? vdpa_error(rc, "thread %s: %s", loop->name, strerror(rc)) : 0;
 }
 
@@ -315,12 +310,6 @@ vdpa_event_loop_control(void)
 	return control;
 }
 
-struct vdpa_event_loop *
-vdpa_event_loop_failures(void)
-{
-	return failures;
-}
-
 int
 vdpa_event_control_init(void)
 {
@@ -331,21 +320,23 @@ vdpa_event_control_init(void)
 	rc = vdpa_event_loop_create(&params, &control);
 	if (rc < 0)
 		return rc;
-	params.name = "vdpa-failures";
-	rc = vdpa_event_loop_create(&params, &failures);
+	rc = vdpa_timer_init(control);
 	if (rc < 0) {
 		vdpa_event_loop_destroy(control);
 		control = NULL;
+		return rc;
 	}
-	return rc;
+	vdpa_work_init();
+	return 0;
 }
 
 void
 vdpa_event_control_fini(void)
 {
-	vdpa_event_loop_destroy(failures);
+	vdpa_work_fini();
+	vdpa_timer_fini();
 	vdpa_event_loop_destroy(control);
-	failures = control = NULL;
+	control = NULL;
 }
 
 bool
@@ -444,10 +435,27 @@ vdpa_event_del(struct vdpa_event *ev)
 		epoll_ctl(loop->epfd, EPOLL_CTL_DEL, ev->fd, NULL);
 		TAILQ_REMOVE(&loop->events, ev, next);
 		loop->deletions++;
+		for (int i = 0; i < loop->batch_n; i++)
+			if (loop->batch[i].data.ptr == ev)
+				loop->batch[i].data.ptr = NULL;
 		__atomic_store_n(&ev->loop, NULL, __ATOMIC_RELEASE);
 	}
 	while (loop->running == ev && !vdpa_event_loop_is_self(loop))
 		pthread_cond_wait(&loop->done, &loop->lock);
+	pthread_mutex_unlock(&loop->lock);
+}
+
+void
+vdpa_event_rearm(struct vdpa_event *ev)
+{
+	struct vdpa_event_loop *loop = __atomic_load_n(&ev->loop, __ATOMIC_ACQUIRE);
+	struct epoll_event ee = {.events = ev->events, .data.ptr = ev};
+
+	if (loop == NULL)
+		return;
+	pthread_mutex_lock(&loop->lock);
+	if (ev->loop == loop)
+		epoll_ctl(loop->epfd, EPOLL_CTL_MOD, ev->fd, &ee);
 	pthread_mutex_unlock(&loop->lock);
 }
 
