@@ -162,13 +162,15 @@ pre_message(int vid, void *ctx)
 {
 	size_t offset = vdpa_compat_vhost_fds_offset();
 	struct vhu_session *s = session_of(vid);
+	struct vhu_device *dev = s != NULL ? s->dev : device_of(vid);
 	int *fds = (int *)(void *)((char *)ctx + offset);
 	struct vhu_msg *msg = ctx;
 
 	if (s == NULL || s->dead) {
 		msg->flags &= ~VHU_FLAGS_NEED_REPLY;
 		for (int i = 0; i < fds[VHU_MSG_FDS_MAX] && i < VHU_MSG_FDS_MAX; i++)
-			vdpa_close_foreign(fds[i]);
+			if (dev != NULL)
+				(void)vdpa_close_foreign(dev->fds, fds[i]);
 		return RTE_VHOST_MSG_RESULT_ERR;
 	}
 	return vdpa_vhu_handle(s, msg, fds, &fds[VHU_MSG_FDS_MAX]);
@@ -213,6 +215,13 @@ new_connection(int vid)
 	}
 	if (vid < 0 || vid >= RTE_MAX_VHOST_DEVICE)
 		return -1;
+	if (vdpa_fd_account_full(dev->fds)) {
+		VDPA_LOG(ERR,
+			 "%s: vhost-user: connection to %s refused: %u file descriptors that front "
+			 "ends have sent do not close",
+			 dev->vdev->name, dev->path, vdpa_fd_account_waiting(dev->fds));
+		return -1;
+	}
 	fd = vdpa_vhu_socket_claim(dev, is_session_fd);
 	if (fd < 0) {
 		VDPA_LOG(ERR, "%s: vhost-user: connection refused: no time-out can be set on it",
@@ -413,7 +422,8 @@ vhost_user_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 	pthread_mutex_init(&dev->lock, NULL);
 	TAILQ_INIT(&dev->sessions);
 	dev->vdev = vdev;
-	rc = parse(dev, args);
+	dev->fds = vdpa_fd_account_create();
+	rc = dev->fds == NULL ? vdpa_error(ENOMEM, "out of memory") : parse(dev, args);
 	if (rc < 0)
 		goto err_free;
 	dev->is_net = vdpa_get_device_id(vdev) == VIRTIO_ID_NET;
@@ -445,6 +455,7 @@ vhost_user_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 	TAILQ_REMOVE(&devices, dev, next);
 	pthread_mutex_unlock(&devices_lock);
 err_free:
+	vdpa_fd_account_destroy(dev->fds);
 	pthread_mutex_destroy(&dev->lock);
 	free(dev->path);
 	free(dev);
@@ -463,6 +474,7 @@ vhost_user_remove(struct vdpa_device *vdev)
 	pthread_mutex_lock(&devices_lock);
 	TAILQ_REMOVE(&devices, dev, next);
 	pthread_mutex_unlock(&devices_lock);
+	vdpa_fd_account_destroy(dev->fds);
 	pthread_mutex_destroy(&dev->lock);
 	free(dev->path);
 	free(dev);

@@ -141,11 +141,20 @@ bad:
 	return vdpa_error(EPROTO, "the file descriptors are not where this DPDK should have them");
 }
 
-static void
+/* -EPROTO ends the connection: too many do not close. */
+static int
 close_fds(struct vhu_received *req)
 {
+	bool full = false;
+
 	for (unsigned int i = 0; i < req->nfds; i++)
-		vdpa_close_foreign(req->fds[i]);
+		full |= vdpa_close_foreign(req->s->dev->fds, req->fds[i]) < 0;
+	req->nfds = 0;
+	return full ? vdpa_error(EPROTO,
+				 "%u file descriptors that the front end has sent do not "
+				 "close",
+				 vdpa_fd_account_waiting(req->s->dev->fds))
+		    : 0;
 }
 
 int
@@ -168,10 +177,16 @@ vdpa_vhu_handle(struct vhu_session *s, struct vhu_msg *msg, int *fds, int *nfds)
 	}
 	if (rc == 0 && (req.row->effect & VHU_EFFECT_NOTE) != 0)
 		vdpa_vhu_ring_note(s, req.idx);
-	if (rc < 0) {
-		rc = refuse(&req, rc, idx);
-		close_fds(&req);
-		return rc;
+	if (rc < 0 || (req.row->effect & VHU_EFFECT_REPLY) == 0) {
+		int full;
+
+		if (rc < 0)
+			refuse(&req, rc, idx);
+		full = close_fds(&req);
+		if (full < 0)
+			refuse(&req, full, idx);
+		if (rc < 0 || full < 0)
+			return RTE_VHOST_MSG_RESULT_ERR;
 	}
 	if (idx >= 0)
 		VDPA_LOG(DEBUG, "%s: vhost-user: queue %" PRId64 ": %s 0x%" PRIx64,
@@ -185,7 +200,6 @@ vdpa_vhu_handle(struct vhu_session *s, struct vhu_msg *msg, int *fds, int *nfds)
 		*nfds = 1;
 		return RTE_VHOST_MSG_RESULT_REPLY;
 	}
-	close_fds(&req);
 	if ((req.row->effect & VHU_EFFECT_ADVANCE) != 0)
 		vdpa_vhu_session_advance(s);
 	return reply ? RTE_VHOST_MSG_RESULT_REPLY : RTE_VHOST_MSG_RESULT_OK;

@@ -30,6 +30,7 @@
 #include <sys/queue.h>
 #include <sys/types.h>
 
+#include "vdpa_foreign_fd.h"
 #include "vdpa_frontend.h"
 #include "vhost_user_proto.h"
 
@@ -109,11 +110,12 @@ struct vhu_device {
 	mode_t mode;
 	gid_t group; /* (gid_t)-1: unchanged */
 	bool is_net;
-	uint16_t nvqs;	   /* that a front end sees: of a net device, the queue pairs */
-	uint64_t features; /* offered */
-	uint64_t protocol; /* offered */
-	bool serving;	   /* registered with rte_vhost; management's */
-	bool no_doorbells; /* they are not given away */
+	uint16_t nvqs;		     /* that a front end sees: of a net device, the queue pairs */
+	uint64_t features;	     /* offered */
+	uint64_t protocol;	     /* offered */
+	bool serving;		     /* registered with rte_vhost; management's */
+	bool no_doorbells;	     /* they are not given away */
+	struct vdpa_fd_account *fds; /* of its front ends, that wait to be closed */
 
 	pthread_mutex_t lock;
 	struct vhu_session *session;	    /* (S) NULL: not connected */

@@ -369,7 +369,7 @@ set_backend_req_fd(struct vhu_received *req)
 {
 	struct vhu_session *s = req->s;
 	socklen_t dlen = sizeof(int), tlen = sizeof(int);
-	int fd, domain, type;
+	int fd, domain, rc, type;
 
 	/* Other families do not all keep to MSG_DONTWAIT. */
 	if (getsockopt(req->fds[0], SOL_SOCKET, SO_DOMAIN, &domain, &dlen) < 0 ||
@@ -379,10 +379,10 @@ set_backend_req_fd(struct vhu_received *req)
 				  "the file descriptor is no socket of AF_UNIX and SOCK_STREAM");
 	fd = take_fd(req, 0);
 	pthread_mutex_lock(&s->dev->lock);
-	vdpa_close_foreign(s->backend_fd);
+	rc = vdpa_close_foreign(s->dev->fds, s->backend_fd);
 	s->backend_fd = fd;
 	pthread_mutex_unlock(&s->dev->lock);
-	return 0;
+	return rc < 0 ? vdpa_error(EPROTO, "too many back-end channels do not close") : 0;
 }
 
 static int

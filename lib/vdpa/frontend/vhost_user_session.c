@@ -116,8 +116,9 @@ vdpa_vhu_session_free(struct vhu_session *s)
 	vdpa_iotlb_put(s->iotlb);
 	vdpa_vhu_shm_unmap(s->log);
 	vdpa_vhu_shm_unmap(s->inflight);
-	vdpa_close_foreign(s->backend_fd);
-	vdpa_close_connection(s->fd);
+	/* A front end that comes back finds the account as it is then. */
+	(void)vdpa_close_foreign(s->dev->fds, s->backend_fd);
+	(void)vdpa_close_connection(s->dev->fds, s->fd);
 	free(s);
 }
 
