@@ -45,7 +45,8 @@ do_version(struct call *c)
 	/* QEMU takes no reply longer than its own request, of 214 bytes. */
 	static const char json[] = "{\"capabilities\":{\"max_msg_fds\":" RTE_STR(FDS_TOLD) //
 		",\"max_data_xfer_size\":" RTE_STR(VFIO_USER_XFER_MAX)			   //
-		",\"max_dma_maps\":64,\"pgsizes\":4096}}";
+		",\"max_dma_maps\":" RTE_STR(VFU_DMA_MAPS)				   //
+		",\"pgsizes\":4096}}";
 	const struct vfio_user_version *v = c->in;
 	struct vfio_user_version *reply = c->out;
 
