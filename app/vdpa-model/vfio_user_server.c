@@ -546,6 +546,7 @@ vfu_server_create(const struct vfu_params *params, struct vfu_server **out)
 		goto err;
 	}
 	strcpy(s->addr.sun_path, params->path);
+	keep_spare(s);
 	s->delay.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	s->pause.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	if (s->delay.fd < 0 || s->pause.fd < 0) {
