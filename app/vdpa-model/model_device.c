@@ -105,12 +105,11 @@ on_relay(struct vdpa_event *ev, uint32_t revents)
 static bool
 rings_are_in(const struct model_device *md, const struct vp_queue *q, const struct vdpa_iotlb *tlb)
 {
-	uint64_t num = q->size;
-	bool packed = is_packed(md);
+	struct vdpa_ring_size size = vdpa_ring_size(is_packed(md), q->size);
 
-	return tlb != NULL && vdpa_iotlb_range(tlb, q->desc, 16 * num) != NULL &&
-	       vdpa_iotlb_range(tlb, q->driver, packed ? 4 : 6 + 2 * num) != NULL &&
-	       vdpa_iotlb_range(tlb, q->device, packed ? 4 : 6 + 8 * num) != NULL;
+	return tlb != NULL && vdpa_iotlb_range(tlb, q->desc, size.desc) != NULL &&
+	       vdpa_iotlb_range(tlb, q->driver, size.driver) != NULL &&
+	       vdpa_iotlb_range(tlb, q->device, size.device) != NULL;
 }
 
 static bool

@@ -46,6 +46,10 @@ def skip_unless(condition, reason):
         raise unittest.SkipTest(reason)
 
 
+# The counts that an issue names, in place of the smallest that can fail.
+LONG = os.environ.get('UVDPA_TEST_LONG', '') not in ('', '0')
+
+
 class Reader:
     """Collects a stream line by line, so that a child never blocks on a full pipe."""
 
@@ -330,7 +334,7 @@ def fds(pid):
     return sorted(names)
 
 
-def threads(pid):
+def threads_now(pid):
     """Thread names, sorted."""
     names = []
     for tid in os.listdir(f'/proc/{pid}/task'):
@@ -338,6 +342,14 @@ def threads(pid):
             with open(f'/proc/{pid}/task/{tid}/comm') as f:
                 names.append(f.read().strip())
     return sorted(names)
+
+
+def threads(pid):
+    """Thread names, sorted, once the threads for device work, which last as long as it, have ended."""
+    deadline = time.monotonic() + 2
+    while 'vdpa-work' in (names := threads_now(pid)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return names
 
 
 def _status_field(path, field):

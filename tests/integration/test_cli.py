@@ -280,7 +280,10 @@ class Telemetry(unittest.TestCase):
             for command in ('show', 'stats', 'del', 'set', 'add'):
                 for params in ('', ',', ', ', ',none', ',' + 'x' * 900, ',\x01\x7f', ',"'):
                     reply = client.ask(f'/vdpa/dev/{command}{params}')
-                    self.assertEqual(list(reply), ['error'], (command, params, reply))
+                    # One longer than a string of telemetry's goes on in error_2, ...
+                    self.assertEqual([name.split('_')[0] for name in reply],
+                                     ['error'] * len(reply), (command, params, reply))
+                    self.assertIn('error', reply)
 
     def test_a_device_with_many_queues_fits_a_reply(self):
         words = 'name net0 mgmtdev sim_net max_vqp 64 socket {dir}/net0.sock'

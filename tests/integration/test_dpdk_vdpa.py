@@ -337,9 +337,6 @@ class VfioUser(Traffic):
 
 class Block(unittest.TestCase):
     CAPACITY = 1 << 20
-    READ, WRITE = 0, 1
-    SECTOR = 512
-
     def test_simulated(self):
         with Example(['uvdpa0,mgmtdev=sim_blk,backend=ram 1M']) as example:
             self.check(example.create('uvdpa0'))
@@ -351,44 +348,20 @@ class Block(unittest.TestCase):
             self.check(example.create('uvdpa0'))
 
     def check(self, path):
-        with vhu.Client(path) as client, contextlib.closing(vhu.Memory()) as memory:
+        with vhu.Client(path) as client:
             # It starts by its rings.
             self.assertEqual(client.ask_u64(vhu.GET_PROTOCOL_FEATURES) & vhu.P_STATUS, 0)
             client.negotiate()
             config = client.ask(vhu.GET_CONFIG, struct.pack('<III', 0, 60, 0) + bytes(60))
-            self.assertEqual(struct.unpack_from('<Q', config, 12)[0], self.CAPACITY // self.SECTOR)
-            self.assertEqual(client.set_memory(memory), 0)
-            self.ring = vhu.SplitRing(memory, 0)
-            self.buffer = memory.alloc(4096)
-            self.assertEqual(self.ring.start(client), 0)
-            data = bytes(range(256)) * 2
-            memory.write(self.buffer + 1024, data)
-            self.request(memory, self.WRITE, 7)
-            memory.write(self.buffer + 1024, bytes(self.SECTOR))
-            self.request(memory, self.READ, 7)
-            self.assertEqual(memory.read(self.buffer + 1024, self.SECTOR), data)
-            self.assertTrue(select.select([self.ring.call_fd], [], [], vhu.TIMEOUT_S)[0])
-
-    def request(self, memory, kind, sector):
-        """Header, one sector of data at the buffer's 1024, status."""
-        memory.write(self.buffer, struct.pack('<IIQ', kind, 0, sector))
-        memory.write(self.buffer + 16, b'\xff')
-        at = memory.GPA + self.buffer
-        device_writes = vhu.DESC_WRITE if kind == self.READ else 0
-        self.ring.set_desc(0, at, 16, vhu.DESC_NEXT, 1)
-        self.ring.set_desc(1, at + 1024, self.SECTOR, vhu.DESC_NEXT | device_writes, 2)
-        self.ring.set_desc(2, at + 16, 1, vhu.DESC_WRITE)
-        self.ring.submit(0)
-        self.ring.kick()
-        self.assertIsNotNone(vhu.wait_until(lambda: self.ring.poll() is not None or None))
-        self.assertEqual(memory.read(self.buffer + 16, 1), b'\0')
+            self.assertEqual(struct.unpack_from('<Q', config, 12)[0], self.CAPACITY // 512)
+        with vhu.BlockDriver(path, 1, 1) as blk:
+            blk.start().exchange()
+            self.assertTrue(select.select([blk.rings[0].call_fd], [], [], vhu.TIMEOUT_S)[0])
 
 
 class Conformance(unittest.TestCase):
     """test-vdpa through rte_vhost; what doc/guide-dpdk.md says that it cannot do may fail."""
 
-    # "off" lasts 10 ms before the device hears of it.
-    LATE = {'queue_disable'}
     # A standard virtio device is stopped for a changed memory table, and cannot go on elsewhere.
     # rte_vhost ignores the offset of a read of the configuration; it says nothing of a changed memory
     # table; there is no status that a reset could be seen by.
@@ -397,17 +370,17 @@ class Conformance(unittest.TestCase):
 
     def test_simulated(self):
         with Example(['uvdpa0,mgmtdev=sim_net,max_vqp=2']) as example:
-            self.check(example.create('uvdpa0'), self.LATE)
+            self.check(example.create('uvdpa0'), set())
 
     def test_vfio_user(self):
         words = 'name m0 mgmtdev sim_net max_vqp 2 vfio_user {dir}/m0.vfu'
         with harness.Daemon([words], app=MODEL) as model, \
                 Example([f'uvdpa0,mgmtdev=vfio-user/{model.dir}/m0.vfu']) as example:
-            self.check(example.create('uvdpa0'), self.LATE | self.FROM_THE_START)
+            self.check(example.create('uvdpa0'), self.FROM_THE_START)
 
     def test_block(self):
         with Example(['uvdpa0,mgmtdev=sim_blk,backend=ram 1M,queues=2']) as example:
-            self.check(example.create('uvdpa0'), self.LATE | self.BLOCK,
+            self.check(example.create('uvdpa0'), self.BLOCK,
                        ['--type', 'block', '--overwrite'])
 
     def check(self, path, may_fail, args=('--loopback', 'yes')):

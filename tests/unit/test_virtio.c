@@ -791,6 +791,27 @@ a_device_that_needs_a_reset_has_failed(void **state)
 	start(f);
 }
 
+static void
+a_device_that_dies_when_it_has_failed_is_gone(void **state)
+{
+	struct fixture *f = *state;
+	char why[512];
+
+	add_net(f, 1, WORDS);
+	start(f);
+	fake_virtio_change_config(&f->v, VIRTIO_CONFIG_S_NEEDS_RESET);
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	EVENTUALLY(f->v.status == 0);
+	assert_false(vdpa_device_is_gone(f->vdev));
+	/* The next register that is read finds out. */
+	f->v.pci.all_ones = true;
+	assert_true(vdpa_device_stop(f->vdev) < 0);
+	EVENTUALLY(vdpa_device_is_gone(f->vdev));
+	vdpa_device_failure(f->vdev, why, sizeof(why));
+	assert_non_null(strstr(why, "before that: "));
+	assert_non_null(strstr(why, "needs a reset"));
+}
+
 /* The ladder. */
 
 static void
@@ -1474,7 +1495,7 @@ without_queue_reset_a_queue_stops_with_the_device(void **state)
 	fake_virtio_init(&f->v, "v0", 1);
 	f->v.features &= ~VIRTIO_BIT(VIRTIO_F_RING_RESET);
 	assert_int_equal(add(f, WORDS), 0);
-	assert_int_equal(vdpa_get_backend_features(f->vdev), 0);
+	assert_false(vdpa_get_capabilities(f->vdev)->late_vqs);
 	f->start.nvqs = 2;
 	f->vqs[0].ready = f->vqs[1].ready = true;
 	f->start.features = V1;
@@ -1497,7 +1518,7 @@ queue_reset_needs_its_register(void **state)
 	fake_virtio_init(&f->v, "v0", 1);
 	fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_COMMON_CFG)[12] = 56;
 	assert_int_equal(add(f, WORDS), 0);
-	assert_int_equal(vdpa_get_backend_features(f->vdev), 0);
+	assert_false(vdpa_get_capabilities(f->vdev)->late_vqs);
 	f->start.nvqs = 2;
 	f->vqs[0].ready = f->vqs[1].ready = true;
 	f->start.features = V1;
@@ -1594,6 +1615,7 @@ main(void)
 		T(a_device_that_is_gone_is_no_device),
 		T(a_removal_fails_the_device),
 		T(a_device_that_needs_a_reset_has_failed),
+		T(a_device_that_dies_when_it_has_failed_is_gone),
 		T(each_queue_has_a_vector_that_signals_the_guest),
 		T(queues_share_vectors_when_there_are_few),
 		T(a_vector_of_one_queue_is_not_relayed_beside_shared_ones),

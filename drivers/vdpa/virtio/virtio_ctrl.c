@@ -23,6 +23,7 @@
 
 #include "vdpa_log.h"
 #include "virtio.h"
+#include "virtio_type.h"
 
 /* Commands, by class. */
 enum {
@@ -283,7 +284,7 @@ virtio_ctrl_setup(struct virtio_device *dev)
 	if (!virtio_has(dev->negotiated, VIRTIO_NET_F_CTRL_VQ))
 		return 0;
 	/* Behind the pairs that the device knows of us to know (5.1.2). */
-	c->idx = virtio_has(dev->negotiated, VIRTIO_NET_F_MQ) ? (uint16_t)(2 * dev->hw_pairs) : 2;
+	c->idx = virtio_type_ctrl_vq(dev->negotiated, dev->hw_pairs);
 	rc = virtio_hw_vq_info(&dev->hw, c->idx, &info);
 	if (rc < 0)
 		return rc;

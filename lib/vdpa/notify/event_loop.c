@@ -11,8 +11,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +24,7 @@
 
 #include "error_priv.h"
 #include "event_loop_priv.h"
+#include "thread.h"
 #include "vdpa.h"
 #include "vdpa_args.h"
 #include "vdpa_event.h"
@@ -62,16 +61,7 @@ struct vdpa_event_loop {
 };
 
 static __thread struct vdpa_event_loop *self;
-static struct vdpa_event_loop *control, *failures;
-static cpu_set_t initial_cpus;
-
-/* EAL pins the main thread; loops run where the process was allowed to run before. */
-__attribute__((constructor)) static void
-remember_cpus(void)
-{
-	if (sched_getaffinity(0, sizeof(initial_cpus), &initial_cpus) < 0)
-		CPU_ZERO(&initial_cpus);
-}
+static struct vdpa_event_loop *control;
 
 static void
 count(uint64_t *counter)
@@ -204,9 +194,6 @@ thread_main(void *arg)
 {
 	struct vdpa_event_loop *loop = arg;
 
-	if (CPU_COUNT(&initial_cpus) > 0)
-		sched_setaffinity(0, sizeof(initial_cpus), &initial_cpus);
-	pthread_setname_np(pthread_self(), loop->name);
 	run(loop);
 	return NULL;
 }
@@ -221,23 +208,13 @@ lcore_main(void *arg)
 static int
 start_thread(struct vdpa_event_loop *loop)
 {
-	sigset_t all, old;
 	int rc;
 
 	if (loop->lcore_id != LCORE_ID_ANY) {
 		rc = rte_eal_remote_launch(lcore_main, loop, loop->lcore_id);
 		return rc < 0 ? vdpa_error(EBUSY, "lcore %u: is busy", loop->lcore_id) : 0;
 	}
-	/* Signals are the application's; but a fault is handled in the thread that has it. */
-	sigfillset(&all);
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGSEGV);
-	sigdelset(&all, SIGILL);
-	sigdelset(&all, SIGFPE);
-	sigdelset(&all, SIGABRT);
-	pthread_sigmask(SIG_BLOCK, &all, &old);
-	rc = pthread_create(&loop->thread, NULL, thread_main, loop);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	rc = vdpa_thread_start(loop->name, thread_main, loop, &loop->thread);
 	return rc != 0 ? vdpa_error(rc, "thread %s: %s", loop->name, strerror(rc)) : 0;
 }
 
@@ -315,12 +292,6 @@ vdpa_event_loop_control(void)
 	return control;
 }
 
-struct vdpa_event_loop *
-vdpa_event_loop_failures(void)
-{
-	return failures;
-}
-
 int
 vdpa_event_control_init(void)
 {
@@ -331,21 +302,23 @@ vdpa_event_control_init(void)
 	rc = vdpa_event_loop_create(&params, &control);
 	if (rc < 0)
 		return rc;
-	params.name = "vdpa-failures";
-	rc = vdpa_event_loop_create(&params, &failures);
+	rc = vdpa_timer_init(control);
 	if (rc < 0) {
 		vdpa_event_loop_destroy(control);
 		control = NULL;
+		return rc;
 	}
-	return rc;
+	vdpa_work_init();
+	return 0;
 }
 
 void
 vdpa_event_control_fini(void)
 {
-	vdpa_event_loop_destroy(failures);
+	vdpa_work_fini();
+	vdpa_timer_fini();
 	vdpa_event_loop_destroy(control);
-	failures = control = NULL;
+	control = NULL;
 }
 
 bool
@@ -448,6 +421,20 @@ vdpa_event_del(struct vdpa_event *ev)
 	}
 	while (loop->running == ev && !vdpa_event_loop_is_self(loop))
 		pthread_cond_wait(&loop->done, &loop->lock);
+	pthread_mutex_unlock(&loop->lock);
+}
+
+void
+vdpa_event_rearm(struct vdpa_event *ev)
+{
+	struct vdpa_event_loop *loop = __atomic_load_n(&ev->loop, __ATOMIC_ACQUIRE);
+	struct epoll_event ee = {.events = ev->events, .data.ptr = ev};
+
+	if (loop == NULL)
+		return;
+	pthread_mutex_lock(&loop->lock);
+	if (ev->loop == loop)
+		epoll_ctl(loop->epfd, EPOLL_CTL_MOD, ev->fd, &ee);
 	pthread_mutex_unlock(&loop->lock);
 }
 

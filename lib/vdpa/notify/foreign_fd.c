@@ -35,8 +35,9 @@
 /* Senders whose descriptors may all keep a thread at the same time. */
 #define CLOSERS_MAX  256
 #define CLOSER_STACK ((size_t)256 << 10)
-/* Room for what one more message brings, 253 descriptors at most, and its connection. */
-#define ROOM	     (VDPA_FD_WAITING_MAX + 256)
+/* Room for what one more message brings, 253 descriptors at most, and for the end of a connection
+ * that has one for each of 256 queues. */
+#define ROOM	     (VDPA_FD_WAITING_MAX + 576)
 
 #define EVENTFD_TITLE "anon_inode:[eventfd]"
 #define PIPE_TITLE    "pipe:["

@@ -35,7 +35,8 @@ struct vdpa_event_loop_params {
 /** A file descriptor in a loop. Embed it; zero-initialise it. Public fields are yours to set. */
 struct vdpa_event {
 	int fd;
-	uint32_t events; /**< EPOLLIN, EPOLLOUT, ...; level-triggered unless EPOLLET */
+	uint32_t events; /**< EPOLLIN, EPOLLOUT, ...; level-triggered unless EPOLLET; once if
+			  * EPOLLONESHOT, until vdpa_event_rearm() */
 	/** Runs on the loop's thread. May delete its own event. */
 	void (*handler)(struct vdpa_event *ev, uint32_t revents);
 	void *arg;
@@ -117,6 +118,12 @@ int vdpa_event_add(struct vdpa_event_loop *loop, struct vdpa_event *ev);
  * close, afterwards.
  */
 void vdpa_event_del(struct vdpa_event *ev);
+
+/**
+ * Let an event with EPOLLONESHOT be seen once more; no-op for one that is not added. From any
+ * thread: whoever does it hands the event back to the loop.
+ */
+void vdpa_event_rearm(struct vdpa_event *ev);
 
 /** Add a poller, awake. From any thread. */
 int vdpa_poller_add(struct vdpa_event_loop *loop, struct vdpa_poller *poller);

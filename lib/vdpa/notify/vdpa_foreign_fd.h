@@ -53,7 +53,8 @@ bool vdpa_fd_account_full(struct vdpa_fd_account *account);
  * Closed at once are eventfds, memory files (memfd, tmpfs, hugetlbfs), pipes without a name and the
  * memory devices of /dev (null, zero, full, random, urandom). -1: no-op. From any thread.
  * @return 0; -EBUSY when the account is full: end the connection and read nothing more of it.
- * (One that reads on waits itself once 256 more wait, the descriptors of one message.)
+ * (One that reads on waits itself once 576 more wait, which one message and the end of a connection
+ * with 256 queues cannot bring about.)
  */
 int vdpa_close_foreign(struct vdpa_fd_account *account, int fd);
 
