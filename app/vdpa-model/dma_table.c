@@ -55,9 +55,64 @@ count(struct dma_table *t, const struct dma_range *r, int ranges, uint64_t size)
 	r->file->ranges += (unsigned int)ranges;
 	t->n_mapped += (unsigned int)ranges;
 	t->mapped_size += size;
-	t->stale = true;
 	if (r->file->ranges == 0)
 		close(r->file->fd);
+}
+
+/* The iotlb follows the ranges region by region; where it cannot, it is made anew when it is asked
+ * for, which says why. */
+static void
+follow(struct dma_table *t, int rc, struct vdpa_iotlb *now)
+{
+	t->follows = rc == 0;
+	if (rc < 0)
+		return;
+	vdpa_iotlb_put(t->iotlb);
+	t->iotlb = now;
+	if (now->n > 0)
+		return;
+	vdpa_iotlb_put(now);
+	t->iotlb = NULL;
+}
+
+/* Before a range changes or goes. */
+static void
+remove_region(struct dma_table *t, const struct dma_range *r)
+{
+	struct vdpa_iotlb *now = NULL;
+	int rc;
+
+	if (!t->follows || r->file == NULL)
+		return;
+	rc = vdpa_iotlb_remove(t->iotlb, r->first, r->first, r->last - r->first + 1, &now);
+	follow(t, rc, now);
+}
+
+static struct vdpa_mem_region_spec
+spec_of(const struct dma_range *r)
+{
+	return (struct vdpa_mem_region_spec){
+		.iova = r->first,
+		.uaddr = r->first,
+		.size = r->last - r->first + 1,
+		.offset = r->offset,
+		.fd = r->file->fd,
+	};
+}
+
+/* After it has changed or come. */
+static void
+add_region(struct dma_table *t, const struct dma_range *r)
+{
+	struct vdpa_mem_region_spec spec;
+	struct vdpa_iotlb *now = NULL;
+	int rc;
+
+	if (!t->follows || r->file == NULL)
+		return;
+	spec = spec_of(r);
+	rc = vdpa_iotlb_add(t->iotlb, &spec, &now);
+	follow(t, rc, now);
 }
 
 /* A range that overlaps none. */
@@ -78,11 +133,13 @@ insert(struct dma_table *t, const struct dma_range *range)
 		return vdpa_error(ENOMEM, "out of memory");
 	}
 	count(t, r, 1, r->last - r->first + 1);
+	add_region(t, r);
 	return 0;
 }
 
 static void delete (struct dma_table *t, struct dma_range *r)
 {
+	remove_region(t, r);
 	tdelete(r, &t->ranges, compare);
 	count(t, r, -1, -(r->last - r->first + 1));
 	free(r);
@@ -186,17 +243,21 @@ join(struct dma_table *t, const struct dma_range *range)
 	if (before == NULL && after == NULL)
 		return insert(t, range);
 	if (before == NULL) {
+		remove_region(t, after);
 		after->first = range->first;
 		after->offset = range->offset;
 		count(t, after, 0, size);
+		add_region(t, after);
 		return 0;
 	}
 	if (after != NULL) {
 		size += after->last - after->first + 1;
 		delete (t, after);
 	}
+	remove_region(t, before);
 	before->last += size;
 	count(t, before, 0, size);
+	add_region(t, before);
 	return 0;
 }
 
@@ -250,6 +311,8 @@ split(struct dma_table *t, struct dma_range *r, uint64_t first, uint64_t last)
 	struct dma_range tail = *r;
 	int rc;
 
+	remove_region(t, r);
+
 	tail.first = last + 1;
 	tail.offset += tail.first - r->first;
 	r->last = first - 1;
@@ -258,6 +321,7 @@ split(struct dma_table *t, struct dma_range *r, uint64_t first, uint64_t last)
 		r->last = tail.last;
 	else
 		count(t, r, 0, -(tail.last - first + 1));
+	add_region(t, r);
 	return rc;
 }
 
@@ -267,18 +331,21 @@ cut(struct dma_table *t, struct dma_range *r, uint64_t first, uint64_t last)
 {
 	uint64_t size;
 
+	if (r->first >= first && r->last <= last) {
+		delete (t, r);
+		return;
+	}
+	remove_region(t, r);
 	if (r->first < first) {
 		size = r->last - first + 1;
 		r->last = first - 1;
-		count(t, r, 0, -size);
-	} else if (r->last > last) {
+	} else {
 		size = last + 1 - r->first;
 		r->first += size;
 		r->offset += size;
-		count(t, r, 0, -size);
-	} else {
-		delete (t, r);
 	}
+	count(t, r, 0, -size);
+	add_region(t, r);
 }
 
 int
@@ -318,15 +385,8 @@ add_spec(const void *node, VISIT visit, void *closure)
 	struct specs *specs = closure;
 
 	/* Each range is seen once so, by ascending address. */
-	if ((visit != postorder && visit != leaf) || r->file == NULL)
-		return;
-	specs->at[specs->n++] = (struct vdpa_mem_region_spec){
-		.iova = r->first,
-		.uaddr = r->first,
-		.size = r->last - r->first + 1,
-		.offset = r->offset,
-		.fd = r->file->fd,
-	};
+	if ((visit == postorder || visit == leaf) && r->file != NULL)
+		specs->at[specs->n++] = spec_of(r);
 }
 
 int
@@ -337,8 +397,9 @@ dma_table_iotlb(struct dma_table *t, struct vdpa_iotlb **iotlb)
 	int rc = 0;
 
 	*iotlb = t->iotlb;
-	if (!t->stale)
+	if (t->follows)
 		return 0;
+	t->builds++;
 	if (t->n_mapped > 0) {
 		specs.at = calloc(t->n_mapped, sizeof(*specs.at));
 		if (specs.at == NULL)
@@ -351,7 +412,7 @@ dma_table_iotlb(struct dma_table *t, struct vdpa_iotlb **iotlb)
 		return rc;
 	vdpa_iotlb_put(t->iotlb);
 	*iotlb = t->iotlb = now;
-	t->stale = false;
+	t->follows = true;
 	return 0;
 }
 
@@ -360,7 +421,7 @@ dma_table_drop_iotlb(struct dma_table *t)
 {
 	vdpa_iotlb_put(t->iotlb);
 	t->iotlb = NULL;
-	t->stale = t->n_mapped > 0;
+	t->follows = false;
 }
 
 void
@@ -370,7 +431,7 @@ dma_table_unmap_all(struct dma_table *t)
 	for (unsigned int i = 0; i < DMA_FILES_MAX; i++)
 		if (t->files[i].ranges > 0)
 			close(t->files[i].fd);
-	*t = (struct dma_table){.iotlb = t->iotlb, .stale = true, .steps = t->steps};
+	*t = (struct dma_table){.iotlb = t->iotlb, .steps = t->steps, .builds = t->builds};
 }
 
 void

@@ -6,8 +6,9 @@
  * table, and the memory in it that can be mapped as a struct vdpa_iotlb.
  *
  * A client behind an IOMMU that translates maps page by page. Ranges whose addresses and offsets in
- * the same file follow each other are therefore one range, each request costs the logarithm of
- * their number, and the iotlb is made when it is asked for, not with every request.
+ * the same file follow each other are therefore one range, and each request costs the logarithm of
+ * their number. The iotlb is made when it is asked for; from then on it follows the ranges, by what
+ * changed, until it is dropped.
  */
 
 #ifndef MODEL_DMA_TABLE_H
@@ -41,8 +42,9 @@ struct dma_table {
 	uint64_t mapped_size;  /* and their bytes */
 	struct dma_file files[DMA_FILES_MAX];
 	struct vdpa_iotlb *iotlb; /* as it was asked for last; NULL: none */
-	bool stale;		  /* the ranges have changed since */
+	bool follows;		  /* it has every change of the ranges since */
 	uint64_t steps;		  /* ranges looked at in all searches */
+	uint64_t builds;	  /* how often the iotlb was made of all ranges */
 };
 
 /*

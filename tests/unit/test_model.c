@@ -958,6 +958,43 @@ pages_in_any_order_become_few_ranges(void **state)
 	dma_table_clear(&table);
 }
 
+/* The device runs: it is told of every page, and of nothing but that page. */
+static void
+memory_in_use_follows_page_by_page(void **state)
+{
+	static unsigned int order[1000];
+	const struct vdpa_mem_region *other;
+	uint64_t builds = table.builds;
+	int fd = memory();
+
+	shuffle(order, 1000);
+	assert_int_equal(dma_table_map(&table, 1024 * MB, MB, 0, fd), 0);
+	other = iotlb()->regions[0];
+	for (unsigned int i = 0; i < 1000; i++) {
+		uint64_t at = order[i] * 4096ull;
+
+		assert_int_equal(dma_table_map(&table, at, 4096, at % (2 * MB), fd), 0);
+		assert_non_null(vdpa_iotlb_range(iotlb(), at, 4096));
+		assert_ptr_equal(iotlb()->regions[iotlb()->n - 1], other);
+	}
+	assert_int_equal(table.n, 3);
+	assert_int_equal(iotlb()->n, 3);
+	for (unsigned int i = 1000; i-- > 0;) {
+		uint64_t at = order[i] * 4096ull;
+
+		assert_int_equal(dma_table_unmap(&table, at, 4096), 0);
+		assert_null(vdpa_iotlb_range(iotlb(), at, 8));
+		assert_int_equal(iotlb()->n, table.n);
+	}
+	assert_ptr_equal(iotlb()->regions[0], other);
+	assert_int_equal(dma_table_unmap(&table, 1024 * MB, MB), 0);
+	assert_null(iotlb());
+	/* Made of all once, not with each of 2,001 changes. */
+	assert_int_equal(table.builds - builds, 1);
+	dma_table_clear(&table);
+	close(fd);
+}
+
 static void
 ranges_join_only_where_memory_goes_on(void **state)
 {
@@ -987,6 +1024,7 @@ unmapping_splits_a_range(void **state)
 	int fd = memory();
 	uint8_t *va;
 
+	assert_null(iotlb());
 	assert_int_equal(dma_table_map(&table, MB, MB, 0, fd), 0);
 	va = vdpa_iotlb_range(iotlb(), MB, MB);
 	assert_non_null(va);
@@ -1116,6 +1154,7 @@ main(void)
 		cmocka_unit_test(ranges_come_and_go),
 		cmocka_unit_test(bad_ranges_change_nothing),
 		cmocka_unit_test(pages_in_any_order_become_few_ranges),
+		cmocka_unit_test(memory_in_use_follows_page_by_page),
 		cmocka_unit_test(ranges_join_only_where_memory_goes_on),
 		cmocka_unit_test(unmapping_splits_a_range),
 		cmocka_unit_test(too_many_ranges_are_refused),
