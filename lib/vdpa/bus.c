@@ -2,41 +2,200 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The bus: which devices are registered. The registries of drivers, management devices and front
- * ends are in mgmt.c.
+ * The bus. Owns the table of names, in order and as a tree: finding one costs the same few
+ * comparisons with one device and with thousands. The registries of drivers, management devices and
+ * front ends are in mgmt.c.
  */
 
 #include <errno.h>
+#include <search.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "bus.h"
 #include "device_priv.h"
 
 static pthread_mutex_t bus_lock = PTHREAD_MUTEX_INITIALIZER;
-static TAILQ_HEAD(, vdpa_device_core) devices = TAILQ_HEAD_INITIALIZER(devices);
+static pthread_cond_t released = PTHREAD_COND_INITIALIZER; /* an entry is PRESENT again, or gone */
+static TAILQ_HEAD(, vdpa_bus_entry) entries = TAILQ_HEAD_INITIALIZER(entries);
+static void *tree; /* of entries, by name: the first member */
+static uint64_t last_id;
 
-/* Under the bus lock. */
-static struct vdpa_device *
+_Static_assert(offsetof(struct vdpa_bus_entry, name) == 0, "an entry begins with its key");
+
+static int
+compare(const void *a, const void *b)
+{
+	return strcmp(a, b);
+}
+
+/* From here to vdpa_bus_reserve(): under the bus lock. */
+
+static struct vdpa_bus_entry *
 find(const char *name)
 {
-	struct vdpa_device_core *core;
+	void *node = tfind(name, &tree, compare);
 
-	TAILQ_FOREACH (core, &devices, next)
-		if (strcmp(core->vdev->name, name) == 0)
-			return core->vdev;
-	return NULL;
+	return node != NULL ? *(struct vdpa_bus_entry **)node : NULL;
+}
+
+static int
+insert(const char *name, enum vdpa_bus_state state, struct vdpa_mgmt_dev *mdev,
+       struct vdpa_bus_entry **out)
+{
+	struct vdpa_bus_entry *e = calloc(1, sizeof(*e));
+
+	if (e == NULL)
+		return vdpa_error(ENOMEM, "%s: out of memory", name);
+	snprintf(e->name, sizeof(e->name), "%s", name);
+	if (tsearch(e, &tree, compare) == NULL) {
+		free(e);
+		return vdpa_error(ENOMEM, "%s: out of memory", name);
+	}
+	e->id = ++last_id;
+	e->state = state;
+	e->mdev = mdev;
+	if (mdev != NULL)
+		mdev->users++;
+	TAILQ_INSERT_TAIL(&entries, e, next);
+	*out = e;
+	return 0;
+}
+
+static void
+drop(struct vdpa_bus_entry *e)
+{
+	tdelete(e, &tree, compare);
+	TAILQ_REMOVE(&entries, e, next);
+	if (e->mdev != NULL)
+		e->mdev->users--;
+	free(e);
+}
+
+/* Why the name cannot be had: -EEXIST or -EBUSY. */
+static int
+taken(const struct vdpa_bus_entry *e)
+{
+	static const char *const doing[] = {
+		[VDPA_BUS_ADDING] = "added",
+		[VDPA_BUS_CHANGING] = "changed",
+		[VDPA_BUS_REMOVING] = "removed",
+	};
+
+	if (e->state == VDPA_BUS_PRESENT)
+		return vdpa_error(EEXIST, "name '%s': a device has it already", e->name);
+	return vdpa_error(EBUSY, "device '%s': is being %s", e->name, doing[e->state]);
+}
+
+static struct vdpa_device *
+claim(struct vdpa_bus_entry *e, enum vdpa_bus_state state)
+{
+	e->state = state;
+	vdpa_get_device(e->vdev);
+	return e->vdev;
+}
+
+int
+vdpa_bus_reserve(const char *name, struct vdpa_mgmt_dev *mdev, struct vdpa_frontend *fe,
+		 struct vdpa_bus_entry **out)
+{
+	struct vdpa_bus_entry *e;
+	int rc;
+
+	pthread_mutex_lock(&bus_lock);
+	e = find(name);
+	rc = e != NULL ? taken(e) : insert(name, VDPA_BUS_ADDING, mdev, &e);
+	if (rc == 0) {
+		e->fe = fe;
+		*out = e;
+	}
+	pthread_mutex_unlock(&bus_lock);
+	return rc;
+}
+
+static int
+no_such_device(const char *name)
+{
+	return vdpa_error(ENODEV, "device '%s': there is none of that name", name);
+}
+
+int
+vdpa_bus_claim(const char *name, enum vdpa_bus_state state, struct vdpa_bus_entry **out,
+	       struct vdpa_device **vdev)
+{
+	struct vdpa_bus_entry *e;
+	int rc = 0;
+
+	pthread_mutex_lock(&bus_lock);
+	e = find(name);
+	if (e == NULL) {
+		rc = no_such_device(name);
+	} else if (e->state != VDPA_BUS_PRESENT) {
+		rc = taken(e);
+	} else {
+		*vdev = claim(e, state);
+		*out = e;
+	}
+	pthread_mutex_unlock(&bus_lock);
+	return rc;
+}
+
+bool
+vdpa_bus_claim_next(bool (*matches)(const struct vdpa_bus_entry *e, const void *arg),
+		    const void *arg, struct vdpa_bus_entry **out, struct vdpa_device **vdev)
+{
+	struct vdpa_bus_entry *e;
+
+	pthread_mutex_lock(&bus_lock);
+	for (;;) {
+		bool any = false;
+
+		TAILQ_FOREACH (e, &entries, next) {
+			if (!matches(e, arg))
+				continue;
+			any = true;
+			if (e->state == VDPA_BUS_PRESENT)
+				break;
+		}
+		if (e != NULL || !any)
+			break;
+		pthread_cond_wait(&released, &bus_lock);
+	}
+	if (e != NULL) {
+		*vdev = claim(e, VDPA_BUS_REMOVING);
+		*out = e;
+	}
+	pthread_mutex_unlock(&bus_lock);
+	return e != NULL;
+}
+
+void
+vdpa_bus_release(struct vdpa_bus_entry *e)
+{
+	pthread_mutex_lock(&bus_lock);
+	if (e->vdev != NULL)
+		e->state = VDPA_BUS_PRESENT;
+	else
+		drop(e);
+	pthread_cond_broadcast(&released);
+	pthread_mutex_unlock(&bus_lock);
 }
 
 int
 vdpa_bus_add(struct vdpa_device *vdev)
 {
+	struct vdpa_bus_entry *e;
 	int rc = 0;
 
 	pthread_mutex_lock(&bus_lock);
-	if (find(vdev->name) != NULL)
-		rc = vdpa_error(EEXIST, "name '%s': a device has it already", vdev->name);
-	else
-		TAILQ_INSERT_TAIL(&devices, vdev->core, next);
+	e = find(vdev->name);
+	if (e == NULL)
+		rc = insert(vdev->name, VDPA_BUS_PRESENT, vdev->mdev, &e);
+	else if (e->state != VDPA_BUS_ADDING || e->vdev != NULL || e->mdev != vdev->mdev)
+		rc = taken(e);
+	if (rc == 0)
+		e->vdev = vdev;
 	pthread_mutex_unlock(&bus_lock);
 	return rc;
 }
@@ -44,52 +203,70 @@ vdpa_bus_add(struct vdpa_device *vdev)
 void
 vdpa_bus_del(struct vdpa_device *vdev)
 {
+	struct vdpa_bus_entry *e;
+
 	pthread_mutex_lock(&bus_lock);
-	TAILQ_REMOVE(&devices, vdev->core, next);
+	e = find(vdev->name);
+	if (e != NULL && e->vdev == vdev) {
+		e->vdev = NULL;
+		/* Whoever has it gives the name back. */
+		if (e->state == VDPA_BUS_PRESENT)
+			drop(e);
+	}
 	pthread_mutex_unlock(&bus_lock);
 }
 
 struct vdpa_device *
 vdpa_find_device(const char *name)
 {
-	struct vdpa_device *vdev;
+	struct vdpa_device *vdev = NULL;
+	struct vdpa_bus_entry *e;
 
 	pthread_mutex_lock(&bus_lock);
-	vdev = find(name);
-	if (vdev != NULL)
+	e = find(name);
+	if (e != NULL && e->vdev != NULL) {
+		vdev = e->vdev;
 		vdpa_get_device(vdev);
+	}
 	pthread_mutex_unlock(&bus_lock);
 	return vdev;
 }
 
-int
-vdpa_bus_for_each(int (*fn)(struct vdpa_device *vdev, void *arg), void *arg)
+bool
+vdpa_bus_uses(const struct vdpa_mgmt_dev *mdev)
 {
-	struct vdpa_device **all, *vdev;
-	struct vdpa_device_core *core;
-	unsigned int n = 0, i = 0;
+	bool used;
+
+	pthread_mutex_lock(&bus_lock);
+	used = mdev->users > 0;
+	pthread_mutex_unlock(&bus_lock);
+	return used;
+}
+
+int
+vdpa_bus_look(const char *name, void (*fn)(const struct vdpa_bus_entry *e, void *arg), void *arg)
+{
+	struct vdpa_bus_entry *e;
 	int rc = 0;
 
 	pthread_mutex_lock(&bus_lock);
-	TAILQ_FOREACH (core, &devices, next)
-		n++;
-	all = calloc(n + 1, sizeof(*all));
-	if (all == NULL) {
-		pthread_mutex_unlock(&bus_lock);
-		return vdpa_error(ENOMEM, "out of memory");
-	}
-	TAILQ_FOREACH (core, &devices, next) {
-		vdpa_get_device(core->vdev);
-		all[i++] = core->vdev;
-	}
+	e = find(name);
+	if (e != NULL)
+		fn(e, arg);
+	else
+		rc = no_such_device(name);
 	pthread_mutex_unlock(&bus_lock);
-
-	for (i = 0; i < n; i++) {
-		vdev = all[i];
-		if (rc == 0)
-			rc = fn(vdev, arg);
-		vdpa_put_device(vdev);
-	}
-	free(all);
 	return rc;
+}
+
+void
+vdpa_bus_for_each(bool (*fn)(const struct vdpa_bus_entry *e, void *arg), void *arg)
+{
+	struct vdpa_bus_entry *e;
+
+	pthread_mutex_lock(&bus_lock);
+	TAILQ_FOREACH (e, &entries, next)
+		if (!fn(e, arg))
+			break;
+	pthread_mutex_unlock(&bus_lock);
 }

@@ -4,7 +4,7 @@
 /*
  * Life cycle of a device: allocation, references, registration, failure. What happens between
  * registration and unregistration is in status.c (single steps), session.c (start and stop) and
- * consumer.c (every other call).
+ * calls.c (every other call).
  */
 
 #include <ctype.h>
@@ -18,9 +18,12 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "bus.h"
 #include "device_priv.h"
-#include "event_loop_priv.h"
 #include "vdpa_log.h"
+
+/* One report's text: queue, cause, errno. */
+#define REPORT_MAX (VDPA_ERROR_MAX + 48)
 
 static const char *
 missing_op(const struct vdpa_config_ops *ops)
@@ -33,15 +36,12 @@ missing_op(const struct vdpa_config_ops *ops)
 	MANDATORY(kick_vq);
 	MANDATORY(set_vq_cb);
 	MANDATORY(set_vq_ready);
-	MANDATORY(get_vq_ready);
 	MANDATORY(set_vq_state);
 	MANDATORY(get_vq_state);
 	MANDATORY(get_vq_count);
-	MANDATORY(get_vq_align);
 	MANDATORY(get_vq_num_max);
 	MANDATORY(get_device_features);
 	MANDATORY(set_driver_features);
-	MANDATORY(get_driver_features);
 	MANDATORY(get_device_id);
 	MANDATORY(get_vendor_id);
 	MANDATORY(get_status);
@@ -52,6 +52,8 @@ missing_op(const struct vdpa_config_ops *ops)
 #undef MANDATORY
 	if ((ops->dma_map == NULL) != (ops->dma_unmap == NULL))
 		return "dma_map or dma_unmap";
+	if ((ops->suspend == NULL) != (ops->resume == NULL))
+		return "suspend or resume";
 	if ((ops->log_start == NULL) != (ops->log_stop == NULL) ||
 	    (ops->log_start == NULL) != (ops->log_sync == NULL))
 		return "log_start, log_sync or log_stop";
@@ -102,6 +104,8 @@ device_free(struct vdpa_device *vdev)
 	if (core->config_fd >= 0)
 		close(core->config_fd);
 	vdpa_iotlb_put(core->iotlb);
+	free(core->dma_mapped);
+	pthread_mutex_destroy(&core->show_lock);
 	pthread_mutex_destroy(&core->fail_lock);
 	pthread_mutex_destroy(&core->lock);
 	free(core->vqs);
@@ -113,11 +117,17 @@ static void
 config_event(struct vdpa_event *ev, uint32_t revents)
 {
 	struct vdpa_device *vdev = ev->arg;
-	const struct vdpa_frontend *fe = __atomic_load_n(&vdev->core->fe, __ATOMIC_ACQUIRE);
+	struct vdpa_device_core *core = vdev->core;
+	const struct vdpa_frontend *fe;
 	eventfd_t count;
 
 	if (eventfd_read(ev->fd, &count) < 0)
 		return;
+	pthread_mutex_lock(&core->show_lock);
+	fe = core->fe;
+	core->config_missed = fe == NULL;
+	pthread_mutex_unlock(&core->show_lock);
+	vdpa_snapshot_post(vdev);
 	if (fe != NULL && fe->ops->config_changed != NULL)
 		fe->ops->config_changed(vdev);
 }
@@ -145,11 +155,11 @@ vdpa_device_stop_failed(struct vdpa_device *vdev)
 	return stop;
 }
 
-/* On the failures' loop: stop the device that reported a failure, tell its front end. */
+/* A job of the device's: stop it, since it reported a failure, and tell its front end. */
 static void
-fail_task_run(struct vdpa_task *task)
+fail_work_run(struct vdpa_work *work)
 {
-	struct vdpa_device *vdev = task->arg;
+	struct vdpa_device *vdev = work->arg;
 	struct vdpa_device_core *core = vdev->core;
 	const struct vdpa_frontend *fe;
 	bool tell;
@@ -158,21 +168,56 @@ fail_task_run(struct vdpa_task *task)
 	vdpa_device_lock(vdev);
 	vdpa_device_stop_failed(vdev);
 	pthread_mutex_lock(&core->fail_lock);
-	tell = core->fail_state == VDPA_FAIL_STOPPED;
+	/* Without a front end yet it is kept for the one to come. */
+	fe = __atomic_load_n(&core->fe, __ATOMIC_ACQUIRE);
+	tell = core->fail_state == VDPA_FAIL_STOPPED && fe != NULL;
 	if (tell)
 		core->fail_state = VDPA_FAIL_TOLD;
 	qidx = core->fail_qidx;
 	pthread_mutex_unlock(&core->fail_lock);
 	vdpa_device_unlock(vdev);
 
-	fe = __atomic_load_n(&core->fe, __ATOMIC_ACQUIRE);
-	if (tell && fe != NULL && fe->ops->failed != NULL)
+	if (tell && fe->ops->failed != NULL)
 		fe->ops->failed(vdev, qidx);
 }
 
+static struct vdpa_capabilities
+find_capabilities(struct vdpa_device *vdev)
+{
+	const struct vdpa_config_ops *ops = vdev->config;
+	uint64_t backend = ops->get_backend_features != NULL ? ops->get_backend_features(vdev) : 0;
+
+	return (struct vdpa_capabilities){
+		.late_vqs = (backend & RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) != 0,
+		.suspend = ops->suspend != NULL,
+		.vq_enable = ops->set_vq_enable != NULL,
+		.vq_reset = ops->reset_vq != NULL,
+		.log = ops->log_start != NULL,
+		.inflight = ops->set_vq_inflight != NULL,
+		.doorbells = ops->get_vq_notification != NULL,
+	};
+}
+
+void
+vdpa_device_set_frontend(struct vdpa_device *vdev, struct vdpa_frontend *fe)
+{
+	struct vdpa_device_core *core = vdev->core;
+	bool missed;
+
+	pthread_mutex_lock(&core->show_lock);
+	__atomic_store_n(&core->fe, fe, __ATOMIC_RELEASE);
+	missed = core->config_missed;
+	pthread_mutex_unlock(&core->show_lock);
+	pthread_mutex_lock(&core->fail_lock);
+	if (core->fail_state == VDPA_FAIL_STOPPED)
+		vdpa_work_post(&core->work, &core->fail_work);
+	pthread_mutex_unlock(&core->fail_lock);
+	if (missed)
+		eventfd_write(core->config_fd, 1);
+}
+
 struct vdpa_device *
-vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_ops *ops,
-		       uint32_t ngroups, uint32_t nas)
+vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_ops *ops)
 {
 	const char *missing = missing_op(ops);
 	struct vdpa_device_core *core;
@@ -200,15 +245,16 @@ vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_o
 	}
 	snprintf(vdev->name, sizeof(vdev->name), "%s", name);
 	vdev->config = ops;
-	vdev->ngroups = RTE_MAX(ngroups, 1u);
-	vdev->nas = RTE_MAX(nas, 1u);
 	vdev->core = core;
 	core->vdev = vdev;
 	pthread_mutex_init(&core->lock, NULL);
 	pthread_mutex_init(&core->fail_lock, NULL);
+	pthread_mutex_init(&core->show_lock, NULL);
 	core->refcnt = 1;
 	core->config_fd = -1;
-	core->fail_task = (struct vdpa_task){.run = fail_task_run, .arg = vdev};
+	vdpa_work_queue_init(&core->work);
+	core->fail_work = (struct vdpa_work){.run = fail_work_run, .arg = vdev};
+	vdpa_snapshot_init(vdev);
 	return vdev;
 }
 
@@ -245,6 +291,7 @@ vdpa_register_device(struct vdpa_device *vdev)
 	if (core->vqs == NULL)
 		return vdpa_error(ENOMEM, "%s: out of memory", vdev->name);
 	core->nvqs = nvqs;
+	core->can = find_capabilities(vdev);
 	for (uint16_t i = 0; i < nvqs; i++)
 		core->vqs[i].vdev = vdev;
 
@@ -265,6 +312,7 @@ vdpa_register_device(struct vdpa_device *vdev)
 		vdpa_error(rc, "%s: event loop: %s", vdev->name, strerror(-rc));
 		goto err_state;
 	}
+	vdpa_snapshot_refresh(vdev);
 	rc = vdpa_bus_add(vdev);
 	if (rc < 0)
 		goto err_event;
@@ -273,6 +321,7 @@ vdpa_register_device(struct vdpa_device *vdev)
 
 err_event:
 	vdpa_event_del(&core->config_ev);
+	vdpa_work_cancel(&core->snapshot_work);
 err_state:
 	core->fail_open = false;
 	vdpa_device_set_state(vdev, VDPA_STATE_ALLOCATED);
@@ -307,39 +356,93 @@ vdpa_unregister_device(struct vdpa_device *vdev)
 
 	/* From here on no loop calls anything of the front end's. */
 	vdpa_event_del(&core->config_ev);
-	vdpa_task_cancel(&core->fail_task);
+	vdpa_work_cancel(&core->snapshot_work);
+	vdpa_work_cancel(&core->fail_work);
 	vdpa_bus_del(vdev);
+	pthread_mutex_lock(&core->show_lock);
 	fe = __atomic_exchange_n(&core->fe, NULL, __ATOMIC_ACQ_REL);
+	pthread_mutex_unlock(&core->show_lock);
 	if (fe != NULL)
 		fe->ops->remove(vdev);
 	vdpa_put_device(vdev);
+}
+
+/* "queue 1: CAUSE (ENAME)", whole: what is longer than any message ends in "...". */
+static void
+failure_text(char *text, size_t size, int qidx, int err, const char *fmt, va_list ap)
+{
+	const char *ename = strerrorname_np(abs(err));
+	char cause[VDPA_ERROR_MAX], queue[sizeof("queue -2147483648: ")] = "";
+
+	if (vsnprintf(cause, sizeof(cause), fmt, ap) >= (int)sizeof(cause))
+		memcpy(cause + sizeof(cause) - sizeof("..."), "...", sizeof("..."));
+	if (qidx >= 0)
+		snprintf(queue, sizeof(queue), "queue %d: ", qidx);
+	snprintf(text, size, "%s%s (%s)", queue, cause, ename != NULL ? ename : "?");
+}
+
+/* Under the fail lock: a report that counts. */
+static void
+report(struct vdpa_device *vdev, int qidx, const char *text)
+{
+	struct vdpa_device_core *core = vdev->core;
+
+	core->fail_state = VDPA_FAIL_REPORTED;
+	core->fail_qidx = qidx;
+	snprintf(core->failure, sizeof(core->failure), "%s", text);
+	vdpa_work_post(&core->work, &core->fail_work);
 }
 
 void
 vdpa_device_fail(struct vdpa_device *vdev, int qidx, int err, const char *fmt, ...)
 {
 	struct vdpa_device_core *core = vdev->core;
-	char cause[VDPA_FAILURE_MAX - VDPA_NAME_MAX], text[VDPA_FAILURE_MAX];
-	const char *ename = strerrorname_np(abs(err));
+	char text[REPORT_MAX];
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(cause, sizeof(cause) - 32, fmt, ap);
+	failure_text(text, sizeof(text), qidx, err, fmt, ap);
 	va_end(ap);
-	if (qidx >= 0)
-		snprintf(text, sizeof(text), "queue %d: %s (%s)", qidx, cause, ename ? ename : "?");
-	else
-		snprintf(text, sizeof(text), "%s (%s)", cause, ename ? ename : "?");
 
 	pthread_mutex_lock(&core->fail_lock);
 	if (core->fail_open && core->fail_state == VDPA_FAIL_NONE) {
-		core->fail_state = VDPA_FAIL_REPORTED;
-		core->fail_qidx = qidx;
-		snprintf(core->failure, sizeof(core->failure), "%s", text);
-		VDPA_LOG(ERR, "%s: %s; the device is stopped", vdev->name, text);
-		vdpa_task_post(vdpa_event_loop_failures(), &core->fail_task);
+		report(vdev, qidx, text);
+		VDPA_LOG_LIMITED(&core->log, ERR, "%s: %s; the device is stopped", vdev->name,
+				 text);
 	}
 	pthread_mutex_unlock(&core->fail_lock);
+}
+
+void
+vdpa_device_gone(struct vdpa_device *vdev, int err, const char *fmt, ...)
+{
+	struct vdpa_device_core *core = vdev->core;
+	char text[REPORT_MAX], both[VDPA_FAILURE_MAX];
+	va_list ap;
+
+	va_start(ap, fmt);
+	failure_text(text, sizeof(text), -1, err, fmt, ap);
+	va_end(ap);
+
+	pthread_mutex_lock(&core->fail_lock);
+	if (core->fail_open && !core->gone) {
+		__atomic_store_n(&core->gone, true, __ATOMIC_RELEASE);
+		VDPA_LOG(ERR, "%s: %s; the device is gone", vdev->name, text);
+		if (core->failure[0] != '\0' && strstr(text, core->failure) == NULL) {
+			snprintf(both, sizeof(both), "%s; before that: %.*s", text, REPORT_MAX - 1,
+				 core->failure);
+			report(vdev, -1, both);
+		} else {
+			report(vdev, -1, text);
+		}
+	}
+	pthread_mutex_unlock(&core->fail_lock);
+}
+
+bool
+vdpa_device_is_gone(const struct vdpa_device *vdev)
+{
+	return __atomic_load_n(&vdev->core->gone, __ATOMIC_ACQUIRE);
 }
 
 void
@@ -364,8 +467,8 @@ vdpa_device_set_state(struct vdpa_device *vdev, enum vdpa_device_state state)
 	if (old == state)
 		return;
 	__atomic_store_n(&vdev->core->state, state, __ATOMIC_RELEASE);
-	VDPA_LOG(INFO, "%s: %s -> %s", vdev->name, vdpa_device_state_name(old),
-		 vdpa_device_state_name(state));
+	VDPA_LOG_LIMITED(&vdev->core->log, INFO, "%s: %s -> %s", vdev->name,
+			 vdpa_device_state_name(old), vdpa_device_state_name(state));
 }
 
 const char *
@@ -391,4 +494,10 @@ void *
 vdpa_get_drvdata(const struct vdpa_device *vdev)
 {
 	return vdev->core->drvdata;
+}
+
+struct vdpa_work_queue *
+vdpa_get_work_queue(struct vdpa_device *vdev)
+{
+	return &vdev->core->work;
 }

@@ -5,8 +5,9 @@
  * A device as the core keeps it. One lock serialises its control path; what it guards is marked
  * (L).
  *
- * Lock order: management lock, device lock, bus lock, fail lock. The control loop's handlers do not
- * take the device lock; the failure task does, and nobody waits for it with that lock held.
+ * Lock order: device lock, bus lock, show lock, fail lock. The management lock (mgmt.c) is outside
+ * of the bus lock and never held with the device's. The control loop's handlers do not take the
+ * device lock; jobs of its work queue do, and nobody waits for one with that lock held.
  */
 
 #ifndef VDPA_DEVICE_PRIV_H
@@ -20,11 +21,17 @@
 #include <rte_common.h>
 
 #include "error_priv.h"
+#include "log_limit.h"
 #include "vdpa_driver.h"
 #include "vdpa_event.h"
 #include "vdpa_frontend.h"
+#include "vdpa_work.h"
 
-#define VDPA_FAILURE_MAX 256
+/* Two errors' texts, the first one's and that the device is gone, with what is said around them. */
+#define VDPA_FAILURE_MAX (2 * (VDPA_ERROR_MAX + 64))
+
+/* Bytes of a device's configuration that are kept to be shown. */
+#define VDPA_SNAPSHOT_MAX 64
 
 /* The part of a queue's ring that says how far the guest has come. */
 struct vdpa_kick_ring {
@@ -61,30 +68,42 @@ struct vdpa_device_core {
 	enum vdpa_device_state state; /* written under (L); read by atomic load */
 	uint32_t refcnt;	      /* atomic */
 
-	uint8_t status;		  /* (L) what the driver has set */
-	uint64_t features;	  /* (L) negotiated */
-	bool features_set;	  /* (L) set_driver_features succeeded since reset */
-	struct vdpa_iotlb *iotlb; /* (L) memory in force */
-	uint64_t dma_mapped;	  /* (L) bit i: the device can reach region i of it */
-	struct vdpa_core_vq *vqs; /* (L) */
-	uint16_t nvqs;		  /* fixed at registration */
-	int config_fd;		  /* eventfd that the device signals; from registration on */
+	uint8_t status;		      /* (L) what the driver has set */
+	uint64_t features;	      /* (L) negotiated */
+	bool features_set;	      /* (L) set_driver_features succeeded since reset */
+	struct vdpa_iotlb *iotlb;     /* (L) memory in force */
+	uint64_t *dma_mapped;	      /* (L) dma.c: bit i, the device can reach region i of it */
+	struct vdpa_core_vq *vqs;     /* (L) */
+	uint16_t nvqs;		      /* fixed at registration */
+	struct vdpa_capabilities can; /* likewise */
+	int config_fd;		      /* eventfd that the device signals; from registration on */
 	struct vdpa_event config_ev;
 	bool logging; /* (L) */
 
-	struct vdpa_frontend *fe; /* management lock; fixed while the device is registered */
+	struct vdpa_log_limit log;   /* for lines that guest, device or front end can cause */
+	struct vdpa_work_queue work; /* what may wait for the device, in order */
+
+	struct vdpa_frontend *fe; /* set once its probe has succeeded; show lock, and by atomics */
 	void *drvdata;
 
-	/* Failure: the first report since the last reset. */
+	/* What is shown without asking the device: snapshot.c. */
+	pthread_mutex_t show_lock; /* also keeps the front end while it describes its part */
+	bool config_missed;	   /* a change came before the front end; show lock */
+	uint8_t snapshot[VDPA_SNAPSHOT_MAX]; /* the configuration as it was read last */
+	size_t snapshot_len;		     /* 0: not read yet */
+	uint32_t snapshot_generation;
+	struct vdpa_work snapshot_work;
+
+	/* Failure: the first report since the last reset, and that the device is gone. */
 	pthread_mutex_t fail_lock;
 	enum vdpa_fail_state fail_state;
+	bool gone;	/* for good; atomic */
 	bool fail_open; /* registered: reports are taken */
 	int fail_qidx;
 	char failure[VDPA_FAILURE_MAX];
-	struct vdpa_task fail_task;
+	struct vdpa_work fail_work;
 
 	struct vdpa_device *vdev;
-	TAILQ_ENTRY(vdpa_device_core) next; /* bus lock */
 };
 
 static inline void
@@ -101,8 +120,8 @@ vdpa_device_unlock(struct vdpa_device *vdev)
 
 /*
  * Under the device's lock: stop the device if it has reported a failure that nobody has acted on;
- * whether it had. By the failures' loop, or whoever comes first: what is done with a device that
- * has failed would cost one time-out after the other.
+ * whether it had. By the job that is posted for it, or whoever comes first: what is done with a
+ * device that has failed would cost one time-out after the other.
  */
 bool vdpa_device_stop_failed(struct vdpa_device *vdev);
 
@@ -147,8 +166,7 @@ int vdpa_step_reset(struct vdpa_device *vdev);
 int vdpa_step_quiesce(struct vdpa_device *vdev);
 int vdpa_step_status(struct vdpa_device *vdev, uint8_t status);
 int vdpa_step_features(struct vdpa_device *vdev, uint64_t features);
-int vdpa_step_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb);
-int vdpa_step_group_asid(struct vdpa_device *vdev, uint32_t group, uint32_t asid);
+int vdpa_step_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
 int vdpa_step_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num);
 int vdpa_step_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
 			 uint64_t device);
@@ -171,6 +189,9 @@ bool vdpa_ring_is_fresh(const struct vdpa_iotlb *tlb, bool packed,
  */
 bool vdpa_ring_stopped_at(const struct vdpa_iotlb *tlb, bool packed,
 			  const struct vdpa_vq_config *conf, struct vdpa_vq_state *state);
+
+/* How far a split ring was used. False where its used ring is no longer in memory. */
+bool vdpa_ring_used_idx(const struct vdpa_iotlb *tlb, uint64_t used_ring, uint16_t *idx);
 
 /* kick.c; under the lock. Take a queue's kick relay down; outside of a session it is a no-op. */
 void vdpa_session_vq_detach(struct vdpa_device *vdev, uint16_t idx);
@@ -197,11 +218,26 @@ int vdpa_session_attach_call(struct vdpa_device *vdev, uint16_t idx, int fd);
  * yet. Under the lock. */
 bool vdpa_session_any_halted(const struct vdpa_device *vdev);
 
-/* bus.c */
-int vdpa_bus_add(struct vdpa_device *vdev);
-void vdpa_bus_del(struct vdpa_device *vdev);
-/* Call fn for each registered device, holding a reference but no lock; stop at the first non-zero.
+/*
+ * device.c: the front end serves the device from now on. It is told of a failure and of a change of
+ * the configuration that came before.
  */
-int vdpa_bus_for_each(int (*fn)(struct vdpa_device *vdev, void *arg), void *arg);
+void vdpa_device_set_frontend(struct vdpa_device *vdev, struct vdpa_frontend *fe);
+
+/*
+ * snapshot.c: the configuration as it was read last. Whoever reads it notes it, under the device's
+ * lock; it is read anew when the device tells of a change, when management has made one, and at a
+ * start when the generation is another.
+ */
+void vdpa_snapshot_init(struct vdpa_device *vdev);
+void vdpa_snapshot_note(struct vdpa_device *vdev, size_t offset, const void *buf, size_t len,
+			uint32_t generation);
+void vdpa_snapshot_refresh(struct vdpa_device *vdev);
+/* Have it read by a job of the device's. Never waits. */
+void vdpa_snapshot_post(struct vdpa_device *vdev);
+/* At a start, under the device's lock. */
+void vdpa_snapshot_check(struct vdpa_device *vdev);
+/* Its first len bytes, what is missing as zeroes; false where it could not be read. */
+bool vdpa_snapshot_get(struct vdpa_device *vdev, void *buf, size_t len);
 
 #endif /* VDPA_DEVICE_PRIV_H */

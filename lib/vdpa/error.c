@@ -27,7 +27,8 @@ vdpa_error(int err, const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(error_message, sizeof(error_message), fmt, ap);
+	if (vsnprintf(error_message, sizeof(error_message), fmt, ap) >= VDPA_ERROR_MAX)
+		strcpy(error_message + VDPA_ERROR_MAX - sizeof("..."), "...");
 	va_end(ap);
 	error_count++;
 	return -abs(err);

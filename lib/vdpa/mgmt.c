@@ -3,11 +3,17 @@
 
 /*
  * Management: the registries of drivers, management devices and front ends, and the calls that
- * create, change and delete devices by words. One recursive lock (probing registers management
- * devices, deleting one deletes its devices) guards all of it.
+ * create, change and delete devices by words.
+ *
+ * The management lock guards the registries and nothing else: it is held while words are parsed and
+ * while a named parent's management device comes or goes, for which nobody looks further than at
+ * the name. It is never held over a device: who adds, changes or deletes one has its name
+ * meanwhile (bus.h), and the management device and the front end last as long as a name is theirs.
+ * Recursive, because a probe registers management devices.
  */
 
 #include <errno.h>
+#include <search.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +22,7 @@
 #include <linux/virtio_ids.h>
 
 #include "args_priv.h"
+#include "bus.h"
 #include "device_priv.h"
 #include "mgmt.h"
 #include "vdpa_log.h"
@@ -29,8 +36,11 @@ static struct vdpa_frontend *const builtin_frontends[] = {&vdpa_vhost_user_front
 
 static pthread_mutex_t mgmt_lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static bool builtins_registered;
+static bool closing; /* devices are no longer added */
 static TAILQ_HEAD(, vdpa_driver) drivers = TAILQ_HEAD_INITIALIZER(drivers);
 static TAILQ_HEAD(, vdpa_mgmt_dev) mgmt_devs = TAILQ_HEAD_INITIALIZER(mgmt_devs);
+static void *mgmt_dev_tree; /* the same by name */
+static uint64_t last_mgmt_dev;
 static TAILQ_HEAD(, vdpa_frontend) frontends = TAILQ_HEAD_INITIALIZER(frontends);
 
 /* Words that every device takes. */
@@ -53,27 +63,21 @@ static const struct vdpa_param common_params[] = {
 	{.name = NULL},
 };
 
-void
-vdpa_mgmt_lock(void)
+static int
+compare_mgmtdevs(const void *a, const void *b)
 {
-	pthread_mutex_lock(&mgmt_lock);
-}
+	const struct vdpa_mgmt_dev *one = a, *other = b;
 
-void
-vdpa_mgmt_unlock(void)
-{
-	pthread_mutex_unlock(&mgmt_lock);
+	return strcmp(one->name, other->name);
 }
 
 static struct vdpa_mgmt_dev *
 find_mgmtdev(const char *name)
 {
-	struct vdpa_mgmt_dev *mdev;
+	const struct vdpa_mgmt_dev key = {.name = name};
+	void *node = tfind(&key, &mgmt_dev_tree, compare_mgmtdevs);
 
-	TAILQ_FOREACH (mdev, &mgmt_devs, next)
-		if (strcmp(mdev->name, name) == 0)
-			return mdev;
-	return NULL;
+	return node != NULL ? *(struct vdpa_mgmt_dev **)node : NULL;
 }
 
 /* A pattern of a driver: a name, or a prefix with an asterisk. */
@@ -167,23 +171,77 @@ get_mgmtdev(const char *name, struct vdpa_mgmt_dev **out)
 			  known);
 }
 
-static int
-is_of(struct vdpa_device *vdev, void *arg)
-{
-	return vdev->mdev == arg;
-}
-
-/* A named parent's management device is there for its devices only. Keeps the error message. */
+/* A named parent's management device is there for its devices only. Keeps the error message. Under
+ * the management lock. */
 static void
 put_mgmtdev(struct vdpa_mgmt_dev *mdev)
 {
 	char why[VDPA_ERROR_MAX];
 
-	if (mdev == NULL || mdev->drv == NULL || vdpa_bus_for_each(is_of, mdev) != 0)
+	if (mdev == NULL || mdev->drv == NULL || vdpa_bus_uses(mdev))
 		return;
 	snprintf(why, sizeof(why), "%s", vdpa_error_message());
 	mdev->drv->release(mdev->drv, mdev);
 	vdpa_error(0, "%s", why);
+}
+
+/* The end of a reservation or a claim, and of the management device where it was the last. */
+static void
+release_entry(struct vdpa_bus_entry *e)
+{
+	struct vdpa_mgmt_dev *mdev = e->mdev;
+
+	pthread_mutex_lock(&mgmt_lock);
+	vdpa_bus_release(e);
+	put_mgmtdev(mdev);
+	pthread_mutex_unlock(&mgmt_lock);
+}
+
+/* A device that is claimed, by what made it; by ourselves where an application did. */
+static void
+remove_device(struct vdpa_bus_entry *e, struct vdpa_device *vdev)
+{
+	if (vdev->mdev != NULL)
+		vdev->mdev->ops->dev_del(vdev->mdev, vdev);
+	else
+		vdpa_unregister_device(vdev);
+	vdpa_put_device(vdev);
+	release_entry(e);
+}
+
+/* Remove each device for which matches() says so. Without the management lock. */
+static void
+remove_all(bool (*matches)(const struct vdpa_bus_entry *e, const void *arg), const void *arg)
+{
+	struct vdpa_bus_entry *e;
+	struct vdpa_device *vdev;
+
+	while (vdpa_bus_claim_next(matches, arg, &e, &vdev))
+		remove_device(e, vdev);
+}
+
+static bool
+any_entry(const struct vdpa_bus_entry *e, const void *arg)
+{
+	return true;
+}
+
+static bool
+made_by(const struct vdpa_bus_entry *e, const void *mdev)
+{
+	return e->mdev == mdev;
+}
+
+static bool
+served_by(const struct vdpa_bus_entry *e, const void *fe)
+{
+	return e->fe == fe;
+}
+
+static bool
+of_driver(const struct vdpa_bus_entry *e, const void *drv)
+{
+	return e->mdev != NULL && e->mdev->drv == drv;
 }
 
 int
@@ -195,38 +253,29 @@ vdpa_mgmtdev_register(struct vdpa_mgmt_dev *mdev)
 		return vdpa_error(EINVAL, "mgmtdev '%s': the name is too long", mdev->name);
 	pthread_mutex_lock(&mgmt_lock);
 	mdev->drv = NULL;
-	if (find_mgmtdev(mdev->name) != NULL)
+	mdev->users = 0;
+	if (find_mgmtdev(mdev->name) != NULL) {
 		rc = vdpa_error(EEXIST, "mgmtdev '%s': is registered", mdev->name);
-	else
+	} else if (tsearch(mdev, &mgmt_dev_tree, compare_mgmtdevs) == NULL) {
+		rc = vdpa_error(ENOMEM, "mgmtdev '%s': out of memory", mdev->name);
+	} else {
+		mdev->id = ++last_mgmt_dev;
 		TAILQ_INSERT_TAIL(&mgmt_devs, mdev, next);
+	}
 	pthread_mutex_unlock(&mgmt_lock);
 	return rc;
-}
-
-/* By what made it; by ourselves where an application did. */
-static int
-delete_device(struct vdpa_device *vdev, void *arg)
-{
-	if (vdev->mdev != NULL)
-		vdev->mdev->ops->dev_del(vdev->mdev, vdev);
-	else
-		vdpa_unregister_device(vdev);
-	return 0;
-}
-
-static int
-delete_if_of(struct vdpa_device *vdev, void *arg)
-{
-	return vdev->mdev == arg ? delete_device(vdev, NULL) : 0;
 }
 
 void
 vdpa_mgmtdev_unregister(struct vdpa_mgmt_dev *mdev)
 {
+	/* First, so that nobody adds another device to it. */
 	pthread_mutex_lock(&mgmt_lock);
-	vdpa_bus_for_each(delete_if_of, mdev);
+	tdelete(mdev, &mgmt_dev_tree, compare_mgmtdevs);
 	TAILQ_REMOVE(&mgmt_devs, mdev, next);
+	mdev->drv = NULL;
 	pthread_mutex_unlock(&mgmt_lock);
+	remove_all(made_by, mdev);
 }
 
 int
@@ -241,6 +290,23 @@ vdpa_mgmtdev_for_each(int (*fn)(struct vdpa_mgmt_dev *mdev, void *arg), void *ar
 		if (rc != 0)
 			break;
 	}
+	pthread_mutex_unlock(&mgmt_lock);
+	return rc;
+}
+
+int
+vdpa_mgmtdev_look(const char *name, void (*fn)(const struct vdpa_mgmt_dev *mdev, void *arg),
+		  void *arg)
+{
+	struct vdpa_mgmt_dev *mdev;
+	int rc = 0;
+
+	pthread_mutex_lock(&mgmt_lock);
+	mdev = find_mgmtdev(name);
+	if (mdev != NULL)
+		fn(mdev, arg);
+	else
+		rc = vdpa_error(ENODEV, "mgmtdev '%s': there is none of that name", name);
 	pthread_mutex_unlock(&mgmt_lock);
 	return rc;
 }
@@ -274,9 +340,11 @@ void
 vdpa_unregister_driver(struct vdpa_driver *drv)
 {
 	pthread_mutex_lock(&mgmt_lock);
-	drv->remove(drv);
 	TAILQ_REMOVE(&drivers, drv, next);
 	pthread_mutex_unlock(&mgmt_lock);
+	/* Named parents go with their last devices. */
+	remove_all(of_driver, drv);
+	drv->remove(drv);
 }
 
 int
@@ -300,37 +368,31 @@ vdpa_register_frontend(struct vdpa_frontend *fe)
 	return rc;
 }
 
-static int
-delete_if_served_by(struct vdpa_device *vdev, void *arg)
-{
-	struct vdpa_mgmt_dev *mdev = vdev->mdev;
-
-	if (vdev->core->fe == arg) {
-		delete_device(vdev, NULL);
-		put_mgmtdev(mdev);
-	}
-	return 0;
-}
-
 void
 vdpa_unregister_frontend(struct vdpa_frontend *fe)
 {
 	pthread_mutex_lock(&mgmt_lock);
-	vdpa_bus_for_each(delete_if_served_by, fe);
 	TAILQ_REMOVE(&frontends, fe, next);
 	pthread_mutex_unlock(&mgmt_lock);
+	remove_all(served_by, fe);
 }
 
 void
 vdpa_mgmt_fini(void)
 {
+	struct vdpa_frontend *fe;
+	struct vdpa_driver *drv;
+
 	pthread_mutex_lock(&mgmt_lock);
-	vdpa_bus_for_each(delete_device, NULL);
-	while (!TAILQ_EMPTY(&drivers))
-		vdpa_unregister_driver(TAILQ_FIRST(&drivers));
-	while (!TAILQ_EMPTY(&frontends))
-		vdpa_unregister_frontend(TAILQ_FIRST(&frontends));
-	builtins_registered = false;
+	closing = true;
+	pthread_mutex_unlock(&mgmt_lock);
+	remove_all(any_entry, NULL);
+	while ((drv = TAILQ_FIRST(&drivers)) != NULL)
+		vdpa_unregister_driver(drv);
+	while ((fe = TAILQ_FIRST(&frontends)) != NULL)
+		vdpa_unregister_frontend(fe);
+	pthread_mutex_lock(&mgmt_lock);
+	builtins_registered = closing = false;
 	pthread_mutex_unlock(&mgmt_lock);
 }
 
@@ -369,7 +431,8 @@ struct add_request {
 	struct vdpa_args args;
 	const char *name;
 	struct vdpa_mgmt_dev *mdev;
-	struct vdpa_frontend *fe; /* NULL: none */
+	struct vdpa_frontend *fe;     /* NULL: none */
+	struct vdpa_bus_entry *entry; /* the name, once it is ours */
 };
 
 /* The front end that was named, or whose words were given. */
@@ -468,6 +531,30 @@ vdpa_dev_check(const char *words)
 	return rc;
 }
 
+/* Parse the words and take the name. */
+static int
+reserve(const char *words, struct add_request *req)
+{
+	int rc;
+
+	pthread_mutex_lock(&mgmt_lock);
+	if (vdpa_event_loop_control() == NULL)
+		rc = vdpa_error(EPROTO, "uvdpa is not initialised");
+	else if (closing)
+		rc = vdpa_error(ESHUTDOWN, "uvdpa is being cleaned up");
+	else
+		rc = parse_add(words, req);
+	if (rc == 0) {
+		rc = vdpa_bus_reserve(req->name, req->mdev, req->fe, &req->entry);
+		if (rc < 0) {
+			put_mgmtdev(req->mdev);
+			vdpa_words_free(&req->words);
+		}
+	}
+	pthread_mutex_unlock(&mgmt_lock);
+	return rc;
+}
+
 static int
 bind_frontend(struct vdpa_device *vdev, struct vdpa_frontend *fe, const struct vdpa_args *args)
 {
@@ -476,78 +563,77 @@ bind_frontend(struct vdpa_device *vdev, struct vdpa_frontend *fe, const struct v
 	if (fe->ops->match != NULL && !fe->ops->match(vdev))
 		return vdpa_error(ENOTSUP, "%s: the front end %s cannot serve this device",
 				  vdev->name, fe->name);
-	__atomic_store_n(&vdev->core->fe, fe, __ATOMIC_RELEASE);
 	rc = fe->ops->probe(vdev, args);
+	if (rc == 0)
+		vdpa_device_set_frontend(vdev, fe);
+	return rc;
+}
+
+/* What a named parent makes is known when it has made one. */
+static void
+describe_parent(struct vdpa_mgmt_dev *mdev, struct vdpa_device *vdev)
+{
+	pthread_mutex_lock(&mgmt_lock);
+	if (mdev->drv != NULL && mdev->device_id == 0) {
+		mdev->device_id = vdpa_get_device_id(vdev);
+		mdev->supported_features = vdpa_get_device_features(vdev);
+		mdev->max_supported_vqs = vdpa_get_vq_count(vdev);
+	}
+	pthread_mutex_unlock(&mgmt_lock);
+}
+
+/* Make the device and have it served. The name is ours; no lock is held. */
+static int
+make_device(const struct add_request *req)
+{
+	struct vdpa_device *vdev;
+	int rc;
+
+	rc = req->mdev->ops->dev_add(req->mdev, req->name, &req->args);
 	if (rc < 0)
-		__atomic_store_n(&vdev->core->fe, NULL, __ATOMIC_RELEASE);
+		return rc;
+	vdev = vdpa_find_device(req->name);
+	if (vdev == NULL)
+		return vdpa_error(ENODEV, "%s: %s did not register it", req->name, req->mdev->name);
+	describe_parent(req->mdev, vdev);
+	if (req->fe != NULL)
+		rc = bind_frontend(vdev, req->fe, &req->args);
+	if (rc < 0) {
+		char why[VDPA_ERROR_MAX];
+
+		snprintf(why, sizeof(why), "%s", vdpa_error_message());
+		req->mdev->ops->dev_del(req->mdev, vdev);
+		vdpa_error(rc, "%s", why);
+	}
+	vdpa_put_device(vdev);
 	return rc;
 }
 
 int
 vdpa_dev_add(const char *words)
 {
-	struct vdpa_device *vdev;
 	struct add_request req;
 	int rc;
 
-	pthread_mutex_lock(&mgmt_lock);
-	if (vdpa_event_loop_control() == NULL) {
-		rc = vdpa_error(EPROTO, "uvdpa is not initialised");
-		goto out;
-	}
-	rc = parse_add(words, &req);
+	rc = reserve(words, &req);
 	if (rc < 0)
-		goto out;
-	rc = req.mdev->ops->dev_add(req.mdev, req.name, &req.args);
-	if (rc < 0)
-		goto out_words;
-	vdev = vdpa_find_device(req.name);
-	if (vdev == NULL) {
-		rc = vdpa_error(ENODEV, "%s: %s did not register it", req.name, req.mdev->name);
-		goto out_words;
-	}
-	if (req.fe != NULL)
-		rc = bind_frontend(vdev, req.fe, &req.args);
-	if (rc < 0) {
-		char why[VDPA_ERROR_MAX];
-
-		snprintf(why, sizeof(why), "%s", vdpa_error_message());
-		req.mdev->ops->dev_del(req.mdev, vdev);
-		vdpa_error(rc, "%s", why);
-	}
-	vdpa_put_device(vdev);
-out_words:
-	put_mgmtdev(req.mdev);
+		return rc;
+	rc = make_device(&req);
+	release_entry(req.entry);
 	vdpa_words_free(&req.words);
-out:
-	pthread_mutex_unlock(&mgmt_lock);
 	return rc;
-}
-
-static int
-no_such_device(const char *name)
-{
-	return vdpa_error(ENODEV, "device '%s': there is none of that name", name);
 }
 
 int
 vdpa_dev_del(const char *name)
 {
-	struct vdpa_mgmt_dev *mdev;
+	struct vdpa_bus_entry *e;
 	struct vdpa_device *vdev;
-	int rc = 0;
+	int rc;
 
-	pthread_mutex_lock(&mgmt_lock);
-	vdev = vdpa_find_device(name);
-	if (vdev == NULL) {
-		rc = no_such_device(name);
-	} else {
-		mdev = vdev->mdev;
-		delete_device(vdev, NULL);
-		vdpa_put_device(vdev);
-		put_mgmtdev(mdev);
-	}
-	pthread_mutex_unlock(&mgmt_lock);
+	rc = vdpa_bus_claim(name, VDPA_BUS_REMOVING, &e, &vdev);
+	if (rc == 0)
+		remove_device(e, vdev);
 	return rc;
 }
 
@@ -571,6 +657,8 @@ set_attr(struct vdpa_device *vdev, const struct vdpa_words *words)
 	vdpa_device_lock(vdev);
 	rc = mdev->ops->dev_set_attr(mdev, vdev, &args);
 	vdpa_device_unlock(vdev);
+	if (rc == 0)
+		vdpa_snapshot_refresh(vdev);
 	link = vdpa_args_find(&args, "link");
 	if (rc == 0 && link != NULL && link->choice != NULL && fe != NULL &&
 	    fe->ops->set_link != NULL)
@@ -581,6 +669,7 @@ set_attr(struct vdpa_device *vdev, const struct vdpa_words *words)
 int
 vdpa_dev_set(const char *text)
 {
+	struct vdpa_bus_entry *e;
 	struct vdpa_device *vdev;
 	struct vdpa_words words;
 	int rc;
@@ -588,15 +677,12 @@ vdpa_dev_set(const char *text)
 	rc = vdpa_words_split(text, &words);
 	if (rc < 0)
 		return rc;
-	pthread_mutex_lock(&mgmt_lock);
-	vdev = words.n > 0 ? vdpa_find_device(words.word[0]) : NULL;
-	if (vdev == NULL) {
-		rc = no_such_device(words.n > 0 ? words.word[0] : "");
-	} else {
+	rc = vdpa_bus_claim(words.n > 0 ? words.word[0] : "", VDPA_BUS_CHANGING, &e, &vdev);
+	if (rc == 0) {
 		rc = set_attr(vdev, &words);
 		vdpa_put_device(vdev);
+		release_entry(e);
 	}
-	pthread_mutex_unlock(&mgmt_lock);
 	vdpa_words_free(&words);
 	return rc;
 }

@@ -9,15 +9,20 @@
 #include "vdpa_driver.h"
 #include "vdpa_frontend.h"
 
-/* Register what is built in; unregister everything, devices first. */
+/* Register what is built in; unregister everything, devices first, also those that are being added
+ * or removed by others. */
 int vdpa_mgmt_init(void);
 void vdpa_mgmt_fini(void);
 
-/* The management lock: while it is held, no device is deleted or loses its front end. Recursive. */
-void vdpa_mgmt_lock(void);
-void vdpa_mgmt_unlock(void);
-
-/* Call fn for each management device, under the management lock. */
+/* Call fn for each management device, under the management lock, while it returns 0. */
 int vdpa_mgmtdev_for_each(int (*fn)(struct vdpa_mgmt_dev *mdev, void *arg), void *arg);
+
+/* Look at one, likewise. -ENODEV when there is none. */
+int vdpa_mgmtdev_look(const char *name, void (*fn)(const struct vdpa_mgmt_dev *mdev, void *arg),
+		      void *arg);
+
+/* show.c: one management device as JSON text, as vdpa_mgmtdev_show() has it. NULL: -errno in errno.
+ */
+char *vdpa_mgmtdev_show_one(const char *name);
 
 #endif /* VDPA_MGMT_H */

@@ -3,7 +3,8 @@
 
 /*
  * Devices, statistics and management devices as JSON, in the fields of iproute2's `vdpa -j` where
- * it has them. Reads only; owns nothing.
+ * it has them. Reads only; owns nothing. A device is shown from what the core knows of it: no
+ * register is read and its lock is not taken, so one that hangs holds nobody up.
  */
 
 #include <errno.h>
@@ -18,23 +19,12 @@
 #include <linux/virtio_net.h>
 #include <rte_byteorder.h>
 
+#include "bus.h"
 #include "device_priv.h"
 #include "mgmt.h"
+#include "virtio_type.h"
 
 #define STATS_MAX 64
-
-static const char *
-type_name(uint32_t device_id)
-{
-	static const char *const names[] = {
-		[VIRTIO_ID_NET] = "network",	 [VIRTIO_ID_BLOCK] = "block",
-		[VIRTIO_ID_CONSOLE] = "console", [VIRTIO_ID_RNG] = "rng",
-		[VIRTIO_ID_SCSI] = "scsi",	 [VIRTIO_ID_FS] = "fs",
-	};
-
-	return device_id < RTE_DIM(names) && names[device_id] != NULL ? names[device_id]
-								      : "unknown";
-}
 
 static json_t *
 hex(uint64_t value)
@@ -49,11 +39,10 @@ static void
 show_net_config(struct vdpa_device *vdev, json_t *obj)
 {
 	uint64_t features = vdev->config->get_device_features(vdev);
-	struct virtio_net_config config = {0};
-	size_t len = RTE_MIN(sizeof(config), vdev->config->get_config_size(vdev));
+	struct virtio_net_config config;
 	char mac[18];
 
-	if (vdpa_get_config(vdev, 0, &config, len) < 0)
+	if (!vdpa_snapshot_get(vdev, &config, sizeof(config)))
 		return;
 	if (features & RTE_BIT64(VIRTIO_NET_F_MAC)) {
 		snprintf(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", config.mac[0],
@@ -77,10 +66,9 @@ static void
 show_blk_config(struct vdpa_device *vdev, json_t *obj)
 {
 	uint64_t features = vdev->config->get_device_features(vdev);
-	struct virtio_blk_config config = {0};
-	size_t len = RTE_MIN(sizeof(config), vdev->config->get_config_size(vdev));
+	struct virtio_blk_config config;
 
-	if (vdpa_get_config(vdev, 0, &config, len) < 0)
+	if (!vdpa_snapshot_get(vdev, &config, sizeof(config)))
 		return;
 	json_object_set_new(obj, "capacity",
 			    json_integer((json_int_t)(rte_le_to_cpu_64(config.capacity) * 512)));
@@ -106,25 +94,47 @@ show_dma(struct vdpa_device *vdev, json_t *obj)
 	json_object_set_new(obj, "dma", dma);
 }
 
-static json_t *
-show_device(struct vdpa_device *vdev)
+/* What is set at a step of the device's, as it is at this moment. */
+static uint8_t
+shown_status(const struct vdpa_device_core *core, enum vdpa_device_state state)
+{
+	uint8_t status = __atomic_load_n(&core->status, __ATOMIC_RELAXED);
+
+	return state == VDPA_STATE_FAILED ? status | VIRTIO_CONFIG_S_NEEDS_RESET : status;
+}
+
+static void
+show_frontend(struct vdpa_device *vdev, json_t *obj)
+{
+	struct vdpa_device_core *core = vdev->core;
+	char text[512] = "";
+
+	pthread_mutex_lock(&core->show_lock);
+	if (core->fe != NULL && core->fe->ops->describe != NULL) {
+		core->fe->ops->describe(vdev, text, sizeof(text));
+		json_object_set_new(obj, "frontend_info", json_string(text));
+	}
+	pthread_mutex_unlock(&core->show_lock);
+}
+
+/* Under the bus lock: the device stays registered meanwhile. */
+static void
+show_registered(struct vdpa_device *vdev, json_t *obj)
 {
 	const struct vdpa_config_ops *ops = vdev->config;
-	const struct vdpa_frontend *fe = vdev->core->fe;
+	const struct vdpa_device_core *core = vdev->core;
+	enum vdpa_device_state state = vdpa_device_get_state(vdev);
 	char text[VDPA_FAILURE_MAX] = "";
-	json_t *obj = json_object();
 
-	json_object_set_new(obj, "type", json_string(type_name(ops->get_device_id(vdev))));
-	json_object_set_new(obj, "mgmtdev",
-			    vdev->mdev != NULL ? json_string(vdev->mdev->name) : json_null());
+	json_object_set_new(obj, "type", json_string(virtio_type(ops->get_device_id(vdev))->name));
 	json_object_set_new(obj, "vendor_id", json_integer(ops->get_vendor_id(vdev)));
-	json_object_set_new(obj, "max_vqs", json_integer(vdev->core->nvqs));
+	json_object_set_new(obj, "max_vqs", json_integer(core->nvqs));
 	json_object_set_new(obj, "max_vq_size", json_integer(ops->get_vq_num_max(vdev)));
-	json_object_set_new(obj, "state",
-			    json_string(vdpa_device_state_name(vdpa_device_get_state(vdev))));
-	json_object_set_new(obj, "status", hex(vdpa_get_status(vdev)));
+	json_object_set_new(obj, "state", json_string(vdpa_device_state_name(state)));
+	json_object_set_new(obj, "status", hex(shown_status(core, state)));
 	json_object_set_new(obj, "device_features", hex(ops->get_device_features(vdev)));
-	json_object_set_new(obj, "negotiated_features", hex(vdev->core->features));
+	json_object_set_new(obj, "negotiated_features",
+			    hex(__atomic_load_n(&core->features, __ATOMIC_RELAXED)));
 	vdpa_device_failure(vdev, text, sizeof(text));
 	if (text[0] != '\0')
 		json_object_set_new(obj, "failure", json_string(text));
@@ -133,12 +143,26 @@ show_device(struct vdpa_device *vdev)
 	else if (ops->get_device_id(vdev) == VIRTIO_ID_BLOCK)
 		show_blk_config(vdev, obj);
 	show_dma(vdev, obj);
-	json_object_set_new(obj, "frontend", fe != NULL ? json_string(fe->name) : json_null());
-	if (fe != NULL && fe->ops->describe != NULL) {
-		text[0] = '\0';
-		fe->ops->describe(vdev, text, sizeof(text));
-		json_object_set_new(obj, "frontend_info", json_string(text));
-	}
+	show_frontend(vdev, obj);
+}
+
+/* Under the bus lock. */
+static json_t *
+show_entry(const struct vdpa_bus_entry *e)
+{
+	json_t *obj = json_object();
+
+	json_object_set_new(obj, "mgmtdev",
+			    e->mdev != NULL ? json_string(e->mdev->name) : json_null());
+	json_object_set_new(obj, "frontend",
+			    e->fe != NULL ? json_string(e->fe->name) : json_null());
+	if (e->vdev != NULL)
+		show_registered(e->vdev, obj);
+	/* The device's own state is one that nobody can use yet, or any more. */
+	if (e->state == VDPA_BUS_ADDING)
+		json_object_set_new(obj, "state", json_string("adding"));
+	else if (e->state == VDPA_BUS_REMOVING)
+		json_object_set_new(obj, "state", json_string("removing"));
 	return obj;
 }
 
@@ -175,91 +199,142 @@ show_stats(struct vdpa_device *vdev)
 	return obj;
 }
 
-struct collect {
-	json_t *all;
-	json_t *(*show)(struct vdpa_device *vdev);
-};
-
-static int
-collect_device(struct vdpa_device *vdev, void *arg)
-{
-	struct collect *c = arg;
-
-	return json_object_set_new(c->all, vdev->name, c->show(vdev)) < 0 ? -ENOMEM : 0;
-}
-
-/* One device or all of them, by show(). */
 static char *
-dump(const char *name, json_t *(*show)(struct vdpa_device *vdev))
+to_text(json_t *root)
 {
-	struct collect c = {.show = show};
-	struct vdpa_device *vdev;
-	char *text;
+	char *text = json_dumps(root, JSON_COMPACT);
 
-	if (name != NULL) {
-		vdev = vdpa_find_device(name);
-		if (vdev == NULL) {
-			errno = -vdpa_error(ENODEV, "device '%s': there is none of that name",
-					    name);
-			return NULL;
-		}
-		c.all = show(vdev);
-		vdpa_put_device(vdev);
-	} else {
-		c.all = json_object();
-		vdpa_bus_for_each(collect_device, &c);
-	}
-	text = json_dumps(c.all, JSON_COMPACT);
-	json_decref(c.all);
+	json_decref(root);
 	if (text == NULL)
-		errno = ENOMEM;
+		errno = -vdpa_error(ENOMEM, "out of memory");
 	return text;
 }
 
-/* Under the management lock: a front end is asked for its part, and a device may be deleted by
- * another thread at any moment. */
+static bool
+collect_name(const struct vdpa_bus_entry *e, void *arg)
+{
+	json_array_append_new(arg, json_string(e->name));
+	return true;
+}
+
+/* An object of one or of all that show() has something to say of. The bus lock is taken for each by
+ * itself, so that showing thousands holds nobody up. */
+static json_t *
+for_all(json_t *(*show)(const char *name))
+{
+	json_t *names = json_array(), *all = json_object(), *name, *obj;
+	size_t i;
+
+	vdpa_bus_for_each(collect_name, names);
+	json_array_foreach(names, i, name)
+	{
+		obj = show(json_string_value(name));
+		if (obj != NULL)
+			json_object_set_new(all, json_string_value(name), obj);
+	}
+	json_decref(names);
+	return all;
+}
+
+static void
+look(const struct vdpa_bus_entry *e, void *arg)
+{
+	*(json_t **)arg = show_entry(e);
+}
+
+static json_t *
+show_device(const char *name)
+{
+	json_t *obj = NULL;
+
+	return vdpa_bus_look(name, look, &obj) < 0 ? NULL : obj;
+}
+
+/* Statistics are counters in memory, but read by the driver: with a reference and no lock. */
+static json_t *
+show_device_stats(const char *name)
+{
+	struct vdpa_device *vdev = vdpa_find_device(name);
+	json_t *obj;
+
+	if (vdev == NULL) {
+		vdpa_error(ENODEV, "device '%s': there is none of that name", name);
+		return NULL;
+	}
+	obj = show_stats(vdev);
+	vdpa_put_device(vdev);
+	return obj;
+}
+
+static char *
+dump(const char *name, json_t *(*show)(const char *name))
+{
+	json_t *root = name != NULL ? show(name) : for_all(show);
+
+	if (root == NULL) {
+		errno = ENODEV;
+		return NULL;
+	}
+	return to_text(root);
+}
+
 char *
 vdpa_dev_show(const char *name)
 {
-	char *text;
-
-	vdpa_mgmt_lock();
-	text = dump(name, show_device);
-	vdpa_mgmt_unlock();
-	return text;
+	return dump(name, show_device);
 }
 
 char *
 vdpa_dev_stats(const char *name)
 {
-	return dump(name, show_stats);
+	return dump(name, show_device_stats);
+}
+
+static json_t *
+show_mgmtdev(const struct vdpa_mgmt_dev *mdev)
+{
+	json_t *obj = json_object(), *classes = json_array();
+	const char *class = virtio_type(mdev->device_id)->class;
+
+	if (mdev->device_id != 0)
+		json_array_append_new(classes, json_string(class != NULL ? class : "other"));
+	json_object_set_new(obj, "supported_classes", classes);
+	json_object_set_new(obj, "max_supported_vqs", json_integer(mdev->max_supported_vqs));
+	json_object_set_new(obj, "dev_features", hex(mdev->supported_features));
+	json_object_set_new(obj, "help", json_string(mdev->help));
+	return obj;
 }
 
 static int
 collect_mgmtdev(struct vdpa_mgmt_dev *mdev, void *arg)
 {
-	json_t *all = arg, *obj = json_object(), *classes = json_array();
-
-	if (mdev->device_id != 0)
-		json_array_append_new(classes,
-				      json_string(mdev->device_id == VIRTIO_ID_NET     ? "net"
-						  : mdev->device_id == VIRTIO_ID_BLOCK ? "block"
-										       : "other"));
-	json_object_set_new(obj, "supported_classes", classes);
-	json_object_set_new(obj, "max_supported_vqs", json_integer(mdev->max_supported_vqs));
-	json_object_set_new(obj, "dev_features", hex(mdev->supported_features));
-	json_object_set_new(obj, "help", json_string(mdev->help));
-	return json_object_set_new(all, mdev->name, obj) < 0 ? -ENOMEM : 0;
+	return json_object_set_new(arg, mdev->name, show_mgmtdev(mdev)) < 0 ? -ENOMEM : 0;
 }
 
 char *
 vdpa_mgmtdev_show(void)
 {
 	json_t *all = json_object();
-	char *text;
 
 	vdpa_mgmtdev_for_each(collect_mgmtdev, all);
-	text = json_dumps(all, JSON_COMPACT);
-	json_decref(all);
-	return text;
+	return to_text(all);
+}
+
+static void
+look_mgmtdev(const struct vdpa_mgmt_dev *mdev, void *arg)
+{
+	*(json_t **)arg = show_mgmtdev(mdev);
+}
+
+char *
+vdpa_mgmtdev_show_one(const char *name)
+{
+	json_t *obj = NULL;
+	int rc = vdpa_mgmtdev_look(name, look_mgmtdev, &obj);
+
+	if (rc < 0) {
+		errno = -rc;
+		return NULL;
+	}
+	return to_text(obj);
 }

@@ -12,11 +12,14 @@
  * bare null.
  *
  * Limits of the telemetry library that show here: names consist of letters, digits, '_' and '/';
- * strings in an object have at most 127 characters; an object has at most 256 fields; and
- * 22.11 reads outside an array for a character above 0x7f. Others are replaced by '_' and '?'.
+ * strings in an object have at most 127 characters; an object has at most 256 fields, an array at
+ * most 512 values; what of a reply is beyond 16 KiB is dropped without a word; and 22.11 reads
+ * outside an array for a character above 0x7f. Other characters are replaced by '_' and '?', longer
+ * strings go on in the fields NAME_2, NAME_3, ..., and longer lists come in pages.
  */
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +28,8 @@
 #include <rte_telemetry.h>
 #include <rte_version.h>
 
+#include "bus.h"
+#include "mgmt.h"
 #include "telemetry.h"
 #include "vdpa.h"
 #include "vdpa_args.h"
@@ -71,13 +76,41 @@ copy_string(char *dst, size_t size, const char *src)
 	dst[i] = '\0';
 }
 
+/* How much of text goes into one string: all of it, or up to and with its last blank that fits. */
+static size_t
+first_piece(const char *text)
+{
+	size_t len = strlen(text), fits = RTE_TEL_MAX_STRING_LEN - 1;
+
+	if (len <= fits)
+		return len;
+	for (len = fits; len > fits / 2; len--)
+		if (text[len - 1] == ' ')
+			return len;
+	return fits;
+}
+
+/* A text of any length: NAME, NAME_2, ..., which one after the other are the text. */
 static int
 add_string(struct rte_tel_data *d, const char *name, const char *value)
 {
-	char text[RTE_TEL_MAX_STRING_LEN];
+	char text[RTE_TEL_MAX_STRING_LEN], key[RTE_TEL_MAX_STRING_LEN];
+	unsigned int part = 1;
+	int rc;
 
-	copy_string(text, sizeof(text), value);
-	return rte_tel_data_add_dict_string(d, name, text);
+	do {
+		size_t len = first_piece(value);
+
+		copy_string(text, len + 1, value);
+		value += len;
+		if (part == 1)
+			snprintf(key, sizeof(key), "%s", name);
+		else
+			snprintf(key, sizeof(key), "%.*s_%u", (int)sizeof(key) - 12, name, part);
+		rc = rte_tel_data_add_dict_string(d, key, text);
+		part++;
+	} while (rc == 0 && *value != '\0');
+	return rc;
 }
 
 static int
@@ -228,23 +261,118 @@ parse(char *text)
 }
 
 static int
-reply_keys(struct rte_tel_data *d, json_t *root)
+reply_json(struct rte_tel_data *d, char *text)
 {
-	const char *key;
-	json_t *value;
+	json_t *root = parse(text);
+	int ret;
 
 	if (root == NULL)
 		return reply_error(d);
-	rte_tel_data_start_array(d, RTE_TEL_STRING_VAL);
-	json_object_foreach(root, key, value)
-	{
-		char text[RTE_TEL_MAX_STRING_LEN];
-
-		copy_string(text, sizeof(text), key);
-		if (rte_tel_data_add_array_string(d, text) < 0)
-			break;
-	}
+	ret = reply_object(d, root);
 	json_decref(root);
+	return ret;
+}
+
+/*
+ * A list of names that may be longer than a reply: from an entry's number on, as many as fit. The
+ * numbers grow and are not used again, so a reader of several pages misses no entry that stays.
+ */
+struct page {
+	struct rte_tel_data *names;
+	uint64_t from;
+	uint64_t next; /* where the next one begins; 0: this is the last */
+	unsigned int n, left_off;
+	uint64_t count; /* of the whole list */
+	size_t room;
+};
+
+static void
+page_add(struct page *page, uint64_t id, const char *name)
+{
+	size_t len = strlen(name) + sizeof("\"\",") - 1;
+
+	page->count++;
+	if (id < page->from)
+		return;
+	/* One entry of the array is for what is left off. */
+	if (page->next == 0 && (page->n == RTE_TEL_MAX_ARRAY_ENTRIES - 1 || len > page->room))
+		page->next = id;
+	if (page->next != 0) {
+		page->left_off++;
+		return;
+	}
+	rte_tel_data_add_array_string(page->names, name);
+	page->n++;
+	page->room -= len;
+}
+
+static bool
+page_add_device(const struct vdpa_bus_entry *e, void *arg)
+{
+	page_add(arg, e->id, e->name);
+	return true;
+}
+
+static int
+page_add_mgmtdev(struct vdpa_mgmt_dev *mdev, void *arg)
+{
+	char name[VDPA_MGMTDEV_NAME_MAX];
+
+	copy_string(name, sizeof(name), mdev->name);
+	page_add(arg, mdev->id, name);
+	return 0;
+}
+
+static void
+fill_page(struct page *page, bool mgmtdevs)
+{
+	page->room = REPLY_TEXT_MAX;
+	rte_tel_data_start_array(page->names, RTE_TEL_STRING_VAL);
+	if (mgmtdevs)
+		vdpa_mgmtdev_for_each(page_add_mgmtdev, page);
+	else
+		vdpa_bus_for_each(page_add_device, page);
+}
+
+/* Asked for by a number: an object with the names, how many there are, and what to ask for next. */
+static int
+reply_page(struct rte_tel_data *d, const char *params, bool mgmtdevs)
+{
+	struct page page = {.names = rte_tel_data_alloc()};
+	char *end;
+
+	if (page.names == NULL)
+		return reply_pair(d, "error", "out of memory");
+	page.from = strtoull(params, &end, 10);
+	if (end == params || *params == '-' || end[strspn(end, " \t\r\n")] != '\0') {
+		rte_tel_data_free(page.names);
+		return reply_pair(d, "error",
+				  "a page is a number: 0, then what next says in each reply");
+	}
+	fill_page(&page, mgmtdevs);
+	rte_tel_data_start_dict(d);
+	tel_add_dict_uint(d, "count", page.count);
+	rte_tel_data_add_dict_container(d, "names", page.names, 0);
+	if (page.next != 0)
+		tel_add_dict_uint(d, "next", page.next);
+	return 0;
+}
+
+/* Asked for without: an array of names, whose last entry says so where it is not all of them. */
+static int
+reply_list(const char *cmd, const char *params, struct rte_tel_data *d, bool mgmtdevs)
+{
+	struct page page = {.names = d};
+	char text[RTE_TEL_MAX_STRING_LEN];
+
+	if (params != NULL && params[strspn(params, " \t\r\n")] != '\0')
+		return reply_page(d, params, mgmtdevs);
+	fill_page(&page, mgmtdevs);
+	if (page.next != 0) {
+		snprintf(text, sizeof(text), "... and %u more: %s,%" PRIu64, page.left_off, cmd,
+			 page.next);
+		rte_tel_data_add_array_string(d, text);
+	}
 	return 0;
 }
 
@@ -271,49 +399,33 @@ take_name(const char *params, char *name, size_t size, struct rte_tel_data *d)
 static int
 handle_mgmtdev_list(const char *cmd, const char *params, struct rte_tel_data *d)
 {
-	return reply_keys(d, parse(vdpa_mgmtdev_show()));
+	return reply_list(cmd, params, d, true);
 }
 
 static int
 handle_mgmtdev_show(const char *cmd, const char *params, struct rte_tel_data *d)
 {
 	char name[VDPA_MGMTDEV_NAME_MAX];
-	json_t *root, *mdev;
-	int ret;
 
 	if (take_name(params, name, sizeof(name), d) == NULL)
 		return 0;
-	root = parse(vdpa_mgmtdev_show());
-	if (root == NULL)
-		return reply_error(d);
-	mdev = json_object_get(root, name);
-	ret = mdev != NULL ? reply_object(d, mdev)
-			   : reply_pair(d, "error", "no management device of that name");
-	json_decref(root);
-	return ret;
+	return reply_json(d, vdpa_mgmtdev_show_one(name));
 }
 
 static int
 handle_dev_list(const char *cmd, const char *params, struct rte_tel_data *d)
 {
-	return reply_keys(d, parse(vdpa_dev_show(NULL)));
+	return reply_list(cmd, params, d, false);
 }
 
 static int
 handle_dev_show(const char *cmd, const char *params, struct rte_tel_data *d)
 {
 	char name[VDPA_NAME_MAX];
-	json_t *root;
-	int ret;
 
 	if (take_name(params, name, sizeof(name), d) == NULL)
 		return 0;
-	root = parse(vdpa_dev_show(name));
-	if (root == NULL)
-		return reply_error(d);
-	ret = reply_object(d, root);
-	json_decref(root);
-	return ret;
+	return reply_json(d, vdpa_dev_show(name));
 }
 
 /* The statistics of the queue that "NAME,QUEUE" asks for; the reply is made. */
@@ -393,11 +505,11 @@ static const struct {
 	const char *help;
 } commands[] = {
 	{"/vdpa/mgmtdev/list", handle_mgmtdev_list,
-	 "Returns the names of the management devices. Takes no parameters"},
+	 "Returns the names of the management devices. Parameters: none, or PAGE (0, then next)"},
 	{"/vdpa/mgmtdev/show", handle_mgmtdev_show,
 	 "Returns what a management device can make. Parameters: NAME"},
 	{"/vdpa/dev/list", handle_dev_list,
-	 "Returns the names of the vDPA devices. Takes no parameters"},
+	 "Returns the names of the vDPA devices. Parameters: none, or PAGE (0, then next)"},
 	{"/vdpa/dev/show", handle_dev_show, "Returns a vDPA device. Parameters: NAME"},
 	{"/vdpa/dev/stats", handle_dev_stats,
 	 "Returns the statistics of a vDPA device, or of one of its virtqueues. "

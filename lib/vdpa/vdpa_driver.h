@@ -54,11 +54,11 @@ struct vdpa_stat {
 	uint64_t value;
 };
 
-/** Bits of get_backend_features(), numbered as the kernel's VHOST_BACKEND_F_*. */
-#define VDPA_BACKEND_F_SUSPEND		      4
-#define VDPA_BACKEND_F_RESUME		      5
+/**
+ * Bit of get_backend_features(), numbered as the kernel's VHOST_BACKEND_F_*: queues come and go
+ * while the device runs. What the kernel has further bits for is said by an op that is there.
+ */
 #define VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK 6
-#define VDPA_BACKEND_F_IOTLB_PERSIST	      8
 
 /**
  * What a device can do. Order of calls of a start, kept by the core (virtio 1.2, 3.1.1):
@@ -91,7 +91,6 @@ struct vdpa_config_ops {
 	/** eventfd the device signals for used buffers; -1: none. May change while running. */
 	int (*set_vq_cb)(struct vdpa_device *vdev, uint16_t idx, int fd);
 	int (*set_vq_ready)(struct vdpa_device *vdev, uint16_t idx, bool ready);
-	bool (*get_vq_ready)(struct vdpa_device *vdev, uint16_t idx);
 	/**
 	 * Optional: vhost-user's SET_VRING_ENABLE on a ready queue; a disabled one keeps its state
 	 * and moves no data. A device that could stop a queue only by losing its state uses it no
@@ -124,17 +123,11 @@ struct vdpa_config_ops {
 	/** Optional: the doorbell. -EOPNOTSUPP where it shares its page. */
 	int (*get_vq_notification)(struct vdpa_device *vdev, uint16_t idx,
 				   struct vdpa_notification_area *area);
-	/** Optional: size in force or best for this queue. NULL: get_vq_num_max. */
-	uint32_t (*get_vq_size)(struct vdpa_device *vdev, uint16_t idx);
-	/** Optional: group of a queue, below ngroups. NULL: 0. */
-	uint32_t (*get_vq_group)(struct vdpa_device *vdev, uint16_t idx);
 
 	/* The device. */
 
 	/** Queues as the front end sees them (without a driver-owned control queue). */
 	uint16_t (*get_vq_count)(struct vdpa_device *vdev);
-	/** Alignment of ring addresses in bytes. */
-	uint32_t (*get_vq_align)(struct vdpa_device *vdev);
 	uint16_t (*get_vq_num_max)(struct vdpa_device *vdev);
 	/** Optional; NULL: 1. */
 	uint16_t (*get_vq_num_min)(struct vdpa_device *vdev);
@@ -144,7 +137,6 @@ struct vdpa_config_ops {
 	/** Before FEATURES_OK; a subset of the device's features. -EINVAL for a set it cannot run.
 	 */
 	int (*set_driver_features)(struct vdpa_device *vdev, uint64_t features);
-	uint64_t (*get_driver_features)(struct vdpa_device *vdev);
 	/** Optional: eventfd the device signals for a configuration change; -1: none. */
 	int (*set_config_cb)(struct vdpa_device *vdev, int fd);
 	/** Virtio device id: 1 net, 2 block, ... */
@@ -164,7 +156,7 @@ struct vdpa_config_ops {
 	int (*reset)(struct vdpa_device *vdev);
 	/** Optional: stop all queues, keep their state; get_vq_state is valid on return. */
 	int (*suspend)(struct vdpa_device *vdev);
-	/** Optional: go on after suspend. */
+	/** With suspend: go on after it. */
 	int (*resume)(struct vdpa_device *vdev);
 	size_t (*get_config_size)(struct vdpa_device *vdev);
 	/** offset + len is within get_config_size(). */
@@ -181,10 +173,8 @@ struct vdpa_config_ops {
 
 	/* DMA: set_map, or dma_map and dma_unmap, or neither and struct vdpa_device.dma. */
 
-	/** Optional: an address space before DRIVER_OK. */
-	int (*set_group_asid)(struct vdpa_device *vdev, uint32_t group, uint32_t asid);
 	/**
-	 * Optional: the whole table of an address space. On return the device no longer uses the
+	 * Optional: the whole table; asid is 0. On return the device no longer uses the
 	 * table before; on failure it still uses that one and not the new one. Take a reference to
 	 * keep it (vdpa_iotlb_get()); NULL: no memory. May be called while running.
 	 */
@@ -195,8 +185,6 @@ struct vdpa_config_ops {
 		       const struct vdpa_mem_region *region);
 	int (*dma_unmap)(struct vdpa_device *vdev, uint32_t asid,
 			 const struct vdpa_mem_region *region);
-	/** Optional: the address space as it was after reset. */
-	int (*reset_map)(struct vdpa_device *vdev, uint32_t asid);
 
 	/* Dirty log. All three or none. */
 
@@ -230,8 +218,6 @@ struct vdpa_device {
 	 * every reset. Outlives the registration.
 	 */
 	struct vdpa_dma_domain *dma;
-	uint32_t ngroups; /**< virtqueue groups */
-	uint32_t nas;	  /**< address spaces */
 	struct vdpa_device_core *core;
 };
 
@@ -239,19 +225,15 @@ struct vdpa_device {
  * Allocate a device; it is the driver's alone until it is registered.
  *
  * @param size  bytes of the driver's struct, whose first member is struct vdpa_device; zeroed.
- * @param name     1 to VDPA_NAME_MAX - 1 characters of [A-Za-z0-9._-].
- * @param ngroups  virtqueue groups; 0 is 1.
- * @param nas      address spaces; 0 is 1.
+ * @param name  1 to VDPA_NAME_MAX - 1 characters of [A-Za-z0-9._-].
  * @return the device with one reference, the caller's; NULL with vdpa_error_message() and errno
  * set: EINVAL for a bad name or a mandatory op that is NULL, ENOMEM. From any thread.
  */
 struct vdpa_device *vdpa_alloc_device_size(size_t size, const char *name,
-					   const struct vdpa_config_ops *ops, uint32_t ngroups,
-					   uint32_t nas);
-#define vdpa_alloc_device(type, member, name, ops, ngroups, nas)                                   \
+					   const struct vdpa_config_ops *ops);
+#define vdpa_alloc_device(type, member, name, ops)                                                 \
 	((type *)(void *)vdpa_alloc_device_size(                                                   \
-		sizeof(type) + 0 * sizeof(char[offsetof(type, member) == 0 ? 1 : -1]), name, ops,  \
-		ngroups, nas))
+		sizeof(type) + 0 * sizeof(char[offsetof(type, member) == 0 ? 1 : -1]), name, ops))
 
 /** Drop a reference; the last one calls ops->free and frees the device. From any thread. */
 void vdpa_put_device(struct vdpa_device *vdev);
@@ -289,6 +271,15 @@ void vdpa_device_fail(struct vdpa_device *vdev, int qidx, int err, const char *f
 	__attribute__((format(printf, 4, 5)));
 
 /**
+ * Report that the device is gone for good: no reset brings it back. As vdpa_device_fail(), but also
+ * of a device that has failed before: what it failed of is told beside it. From then on it stays
+ * FAILED, every reset and start returns -ENODEV at the latest after the driver's own, and it can
+ * only be deleted.
+ */
+void vdpa_device_gone(struct vdpa_device *vdev, int err, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/**
  * What a kick of the queue is to carry now with VIRTIO_F_NOTIFICATION_DATA: for kicks of the
  * driver's own, as of a queue that becomes ready while the device runs, or at DRIVER_OK. From
  * inside set_vq_ready() and set_status() only. Where the ring is no longer in guest memory the
@@ -304,11 +295,15 @@ enum vdpa_device_state vdpa_device_get_state(const struct vdpa_device *vdev);
 
 /* Management devices. */
 
-/** With the management lock held: one of these at a time in the process. */
+/**
+ * Each may take as long as the device does: no lock is held that another device needs, and other
+ * threads call them for other devices of the same management device meanwhile. Of one name there is
+ * one call at a time, and mdev stays until it returns.
+ */
 struct vdpa_mgmt_dev_ops {
 	/**
-	 * Make and register a device. args are checked against params and hold at least the name.
-	 * A negative errno with vdpa_error() on failure.
+	 * Make and register a device, with vdev->mdev set to mdev. args are checked against params
+	 * and hold at least the name. A negative errno with vdpa_error() on failure.
 	 */
 	int (*dev_add)(struct vdpa_mgmt_dev *mdev, const char *name, const struct vdpa_args *args);
 	/** Unregister the device and drop the reference that dev_add kept, if it kept one. */
@@ -327,13 +322,17 @@ struct vdpa_mgmt_dev {
 	const char *name; /**< shorter than VDPA_MGMTDEV_NAME_MAX */
 	const char *help; /**< one line */
 	const struct vdpa_mgmt_dev_ops *ops;
-	uint32_t device_id; /**< virtio device id it makes; 0: not known before there is one */
+	/** Virtio device id it makes; 0: not known before there is one. Then the core takes it, the
+	 * features and the queues from the first. */
+	uint32_t device_id;
 	uint64_t supported_features;
 	uint16_t max_supported_vqs;
 	const struct vdpa_param *params;      /**< words of dev add, ended by a NULL name */
 	const struct vdpa_param *attr_params; /**< words of dev set; NULL: none */
 	void *priv;
 	struct vdpa_driver *drv; /**< the core's: made for a parent that somebody named, by it */
+	unsigned int users;	 /**< the core's: names of devices, being added or there */
+	uint64_t id;		 /**< the core's: in the order of registration */
 	TAILQ_ENTRY(vdpa_mgmt_dev) next; /**< the core's */
 };
 
@@ -342,7 +341,10 @@ struct vdpa_mgmt_dev {
  * for one that is too long.
  */
 int vdpa_mgmtdev_register(struct vdpa_mgmt_dev *mdev);
-/** Take it out; its devices are deleted first. */
+/**
+ * Take it out; on return its devices are deleted. Outside of driver callbacks other than remove,
+ * and release, where there are none.
+ */
 void vdpa_mgmtdev_unregister(struct vdpa_mgmt_dev *mdev);
 
 /* Drivers. */
@@ -363,16 +365,17 @@ struct vdpa_driver {
 	/**
 	 * Register the management device of a parent. -ENODEV: not mine, ask the next driver. For a
 	 * pattern it looks at no more than the name: words are checked before there is a device, or
-	 * an EAL. dev_add opens the parent.
+	 * an EAL, and the management lock is held. dev_add opens the parent.
 	 */
 	int (*probe)(struct vdpa_driver *drv, const char *parent);
 	/**
 	 * Unregister and free a management device that was probed by a pattern. Called when it has
 	 * no device any more, and when none came of it (words that were only checked, a dev_add
 	 * that failed): there are never more of them than devices. Mandatory with such a pattern.
+	 * With the management lock held, as probe: what both of them keep needs no other lock.
 	 */
 	void (*release)(struct vdpa_driver *drv, struct vdpa_mgmt_dev *mdev);
-	/** Unregister the management devices it made. */
+	/** Unregister the management devices it made; those that were named are gone already. */
 	void (*remove)(struct vdpa_driver *drv);
 	TAILQ_ENTRY(vdpa_driver) next; /**< the core's */
 };

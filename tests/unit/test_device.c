@@ -213,17 +213,6 @@ ring_setup_is_refused_before_features_ok_and_while_ready(void **state)
 }
 
 static void
-address_spaces_are_fixed_after_driver_ok(void **state)
-{
-	struct fixture *f = *state;
-
-	assert_int_equal(vdpa_set_group_asid(f->vdev, 0, 0), 0);
-	assert_int_equal(vdpa_set_group_asid(f->vdev, 1, 0), -EINVAL);
-	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
-	assert_int_equal(vdpa_set_group_asid(f->vdev, 0, 0), -EBUSY);
-}
-
-static void
 bad_rings_are_refused_with_the_reason(void **state)
 {
 	static const struct {
@@ -571,8 +560,7 @@ a_disabled_queue_goes_on_where_it_stopped(void **state)
 	struct fixture *f = *state;
 
 	for (unsigned int late = 0; late < 2; late++) {
-		f->fake->backend_features =
-			late ? UINT64_C(1) << VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK : 0;
+		f->vdev->core->can.late_vqs = late != 0;
 		assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 		f->fake->vq[0].state.split.avail_index = 42;
 		assert_int_equal(vdpa_device_enable_vq(f->vdev, 0, false), 0);
@@ -597,7 +585,7 @@ a_failed_restart_for_a_late_queue_leaves_the_others_running(void **state)
 {
 	struct fixture *f = *state;
 
-	f->fake->backend_features = 0;
+	f->vdev->core->can.late_vqs = false;
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	/* The second op: reading where the first queue stands. */
 	f->fake->calls = 0;
@@ -617,7 +605,7 @@ a_failed_restart_never_leaves_a_device_idle_unheard(void **state)
 	struct fixture *f = *state;
 	unsigned int failed = 0;
 
-	f->fake->backend_features = 0;
+	f->vdev->core->can.late_vqs = false;
 	for (unsigned int at = 1;; at++) {
 		f->fake->fail_at = 0;
 		assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
@@ -642,7 +630,7 @@ a_late_queue_restarts_a_device_that_cannot_take_it(void **state)
 {
 	struct fixture *f = *state;
 
-	f->fake->backend_features = 0;
+	f->vdev->core->can.late_vqs = false;
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	f->fake->vq[0].state.split.avail_index = 77;
 	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), 0);
@@ -657,7 +645,7 @@ a_late_queue_starts_alone_where_the_device_can(void **state)
 {
 	struct fixture *f = *state;
 
-	f->fake->backend_features = UINT64_C(1) << VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK;
+	f->vdev->core->can.late_vqs = true;
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	for (unsigned int at = 1;; at++) {
 		f->fake->calls = 0;
@@ -710,6 +698,118 @@ a_failure_stops_the_device_once_and_names_the_cause(void **state)
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	vdpa_device_failure(f->vdev, why, sizeof(why));
 	assert_string_equal(why, "");
+}
+
+static unsigned int told_failed, told_config;
+
+static void
+note_failed(struct vdpa_device *vdev, int qidx)
+{
+	__atomic_add_fetch(&told_failed, 1, __ATOMIC_SEQ_CST);
+}
+
+static void
+note_config(struct vdpa_device *vdev)
+{
+	__atomic_add_fetch(&told_config, 1, __ATOMIC_SEQ_CST);
+}
+
+static const struct vdpa_frontend_ops noting_ops = {.failed = note_failed,
+						    .config_changed = note_config};
+
+static void
+ignore_removal(struct vdpa_device *vdev)
+{
+}
+
+#define TOLD(counter) __atomic_load_n(&(counter), __ATOMIC_SEQ_CST)
+
+static bool
+config_was_missed(struct vdpa_device *vdev)
+{
+	bool missed;
+
+	pthread_mutex_lock(&vdev->core->show_lock);
+	missed = vdev->core->config_missed;
+	pthread_mutex_unlock(&vdev->core->show_lock);
+	return missed;
+}
+
+/* What happens before the front end's probe has succeeded is told when it has. */
+static void
+a_new_front_end_is_told_of_what_it_missed(void **state)
+{
+	struct vdpa_frontend_ops ops = noting_ops;
+	struct vdpa_frontend fe = {.name = "noting", .ops = &ops};
+	struct fixture *f = *state;
+
+	ops.remove = ignore_removal;
+	told_failed = told_config = 0;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	vdpa_device_fail(f->vdev, -1, EIO, "early");
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	eventfd_write(f->vdev->core->config_fd, 1);
+	EVENTUALLY(config_was_missed(f->vdev));
+	vdpa_device_set_frontend(f->vdev, &fe);
+	EVENTUALLY(TOLD(told_failed) == 1);
+	EVENTUALLY(TOLD(told_config) == 1);
+	/* And once. */
+	vdpa_device_fail(f->vdev, -1, EIO, "again");
+	eventfd_write(f->vdev->core->config_fd, 1);
+	EVENTUALLY(TOLD(told_config) == 2);
+	assert_int_equal(TOLD(told_failed), 1);
+	vdpa_unregister_device(f->vdev);
+}
+
+static void
+a_failed_device_that_dies_is_gone(void **state)
+{
+	struct vdpa_frontend_ops ops = noting_ops;
+	struct vdpa_frontend fe = {.name = "noting", .ops = &ops};
+	struct fixture *f = *state;
+	char why[VDPA_FAILURE_MAX];
+	char *shown;
+
+	ops.remove = ignore_removal;
+	told_failed = 0;
+	vdpa_device_set_frontend(f->vdev, &fe);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	vdpa_device_fail(f->vdev, -1, EIO, "needs a reset");
+	EVENTUALLY(TOLD(told_failed) == 1);
+	assert_false(vdpa_device_is_gone(f->vdev));
+	vdpa_device_gone(f->vdev, ECONNRESET, "the server hung up");
+	vdpa_device_gone(f->vdev, EIO, "and again");
+	EVENTUALLY(TOLD(told_failed) == 2);
+	assert_true(vdpa_device_is_gone(f->vdev));
+	vdpa_device_failure(f->vdev, why, sizeof(why));
+	assert_string_equal(why,
+			    "the server hung up (ECONNRESET); before that: needs a reset (EIO)");
+	/* The fake would reset; one that is gone does not come back all the same. */
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -ENODEV);
+	assert_int_equal(vdpa_reset(f->vdev), -ENODEV);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_FAILED);
+	shown = vdpa_dev_show("fake0");
+	assert_non_null(strstr(shown, "the server hung up"));
+	assert_non_null(strstr(shown, "\"failed\""));
+	free(shown);
+	vdpa_unregister_device(f->vdev);
+}
+
+static void
+a_failure_is_told_whole(void **state)
+{
+	struct fixture *f = *state;
+	char long_cause[VDPA_ERROR_MAX], why[VDPA_FAILURE_MAX];
+
+	memset(long_cause, 'x', sizeof(long_cause));
+	strcpy(long_cause + sizeof(long_cause) - 8, "1234567");
+	vdpa_device_fail(f->vdev, 3, EIO, "%s", long_cause);
+	vdpa_device_failure(f->vdev, why, sizeof(why));
+	assert_non_null(strstr(why, "xx1234567 (EIO)"));
+	vdpa_device_gone(f->vdev, ENODEV, "%s and more", long_cause);
+	vdpa_device_failure(f->vdev, why, sizeof(why));
+	assert_non_null(strstr(why, "xx1234... (ENODEV); before that: queue 3: xxx"));
+	assert_non_null(strstr(why, "xx1234567 (EIO)"));
 }
 
 static void
@@ -765,6 +865,32 @@ configuration_is_bounded_and_generation_safe(void **state)
 	assert_int_equal(vdpa_get_config(f->vdev, 0, buf, 4), 0);
 }
 
+/* What is shown follows the device: when it tells of a change, and at a start. */
+static void
+a_changed_configuration_is_shown_without_asking(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t shown[2] = {0};
+	unsigned int reads;
+
+	f->fake->config[1] = 7;
+	f->fake->generation++;
+	eventfd_write(f->vdev->core->config_fd, 1);
+	EVENTUALLY(vdpa_snapshot_get(f->vdev, shown, sizeof(shown)) && shown[1] == 7);
+	reads = f->fake->config_reads;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	vdpa_unregister_device(f->vdev);
+	assert_int_equal(f->fake->config_reads, reads);
+	vdpa_put_device(f->vdev);
+	/* Changed while nobody listened to it. */
+	f->freed = 0;
+	make_device(f, false);
+	f->fake->config[1] = 9;
+	f->fake->generation++;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	EVENTUALLY(vdpa_snapshot_get(f->vdev, shown, sizeof(shown)) && shown[1] == 9);
+}
+
 static bool describing, removed, removed_while_describing;
 
 static void
@@ -797,7 +923,7 @@ a_device_that_is_being_shown_keeps_its_front_end(void **state)
 	pthread_t thread;
 	void *text;
 
-	f->vdev->core->fe = &fe;
+	vdpa_device_set_frontend(f->vdev, &fe);
 	assert_int_equal(pthread_create(&thread, NULL, show_fake0, NULL), 0);
 	while (!__atomic_load_n(&describing, __ATOMIC_SEQ_CST))
 		usleep(100);
@@ -833,7 +959,6 @@ main(void)
 		TEST(features_ok_that_does_not_stick_is_an_error),
 		TEST(features_are_fixed_after_features_ok),
 		TEST(ring_setup_is_refused_before_features_ok_and_while_ready),
-		TEST(address_spaces_are_fixed_after_driver_ok),
 		TEST(bad_rings_are_refused_with_the_reason),
 		TEST(start_unwinds_wherever_it_fails),
 		cmocka_unit_test_setup_teardown(start_unwinds_wherever_it_fails, setup_own_kick,
@@ -855,9 +980,13 @@ main(void)
 		TEST(a_late_queue_starts_alone_where_the_device_can),
 		TEST(other_queues_go_on_when_one_stops),
 		TEST(a_failure_stops_the_device_once_and_names_the_cause),
+		TEST(a_new_front_end_is_told_of_what_it_missed),
+		TEST(a_failed_device_that_dies_is_gone),
+		TEST(a_failure_is_told_whole),
 		TEST(nothing_works_after_unregistration),
 		TEST(names_are_unique_and_plain),
 		TEST(configuration_is_bounded_and_generation_safe),
+		TEST(a_changed_configuration_is_shown_without_asking),
 		TEST(a_device_that_is_being_shown_keeps_its_front_end),
 	};
 

@@ -25,6 +25,7 @@
 #include <rte_byteorder.h>
 
 #include "blk/sim_blk.h"
+#include "blk/sim_blk_file.h"
 
 #define MEM_IOVA  0x100000ul
 #define MEM_SIZE  (8ul << 20)
@@ -234,7 +235,7 @@ open_device(bool packed, bool file, const char *flag)
 	}
 	add_arg(f, "serial", NULL, "SN-1", 0);
 	if (flag != NULL)
-		add_arg(f, flag, NULL, NULL, 0);
+		add_arg(f, flag, strcmp(flag, "blk_size") == 0 ? "4096" : NULL, NULL, 0);
 	if (sim_blk_class.init(&f->dev, &f->args) != 0)
 		fail_msg("init: %s", vdpa_error_message());
 	f->q = aligned_alloc(RTE_CACHE_LINE_SIZE, sizeof(*f->q));
@@ -1032,6 +1033,44 @@ resize_grows_and_never_shrinks(void **state)
 	close_device(f);
 }
 
+/* What is refused when a disk is made is refused when it is changed, and changes nothing. */
+static void
+resize_refuses_what_a_new_disk_would_be_refused(void **state)
+{
+	struct vdpa_args args = {.n = 1, .arg = {{.param = sim_blk_class.attr_params}}};
+	struct sim_blk_backend_params p = {.device = "b", .blk_size = 4096, .read_only = true};
+	struct sim_blk_backend *be;
+	struct fixture *f;
+	struct sim_blk *blk;
+
+	if (!uring_or_skip())
+		return;
+	f = open_device(false, true, "blk_size");
+	blk = f->dev.priv;
+	assert_int_equal(blk->blk_size, 4096);
+	assert_int_equal(ftruncate(f->image_fd, DISK_SIZE + 512), 0);
+	assert_int_equal(sim_blk_class.set_attr(&f->dev, &args), -EINVAL);
+	assert_non_null(strstr(vdpa_error_message(), "not a multiple of 4096"));
+	assert_int_equal(blk->be->size, DISK_SIZE);
+	assert_int_equal(f->config_irqs, 0);
+	p.path = f->image;
+	p.share_rw = true;
+	assert_int_equal(sim_blk_file_open(&p, &be), -EINVAL);
+	/* It can be undone, and grow properly. */
+	assert_int_equal(ftruncate(f->image_fd, DISK_SIZE), 0);
+	assert_int_equal(sim_blk_class.set_attr(&f->dev, &args), 0);
+	assert_int_equal(ftruncate(f->image_fd, DISK_SIZE + 4096), 0);
+	assert_int_equal(sim_blk_class.set_attr(&f->dev, &args), 0);
+	assert_int_equal(f->config_irqs, 1);
+	/* As a loop device is told a larger block while it is in use. */
+	((struct file_backend *)blk->be)->direct = true;
+	((struct file_backend *)blk->be)->mem_align = 0;
+	assert_int_equal(sim_blk_class.set_attr(&f->dev, &args), -EINVAL);
+	assert_non_null(strstr(vdpa_error_message(), "direct needs"));
+	((struct file_backend *)blk->be)->direct = false;
+	close_device(f);
+}
+
 static void
 direct_image_takes_unaligned_guest_memory(void **state)
 {
@@ -1134,6 +1173,7 @@ main(void)
 		cmocka_unit_test(durable_requests_complete_without_a_cache),
 		cmocka_unit_test(file_that_shrinks_costs_only_the_requests_past_its_end),
 		cmocka_unit_test(resize_grows_and_never_shrinks),
+		cmocka_unit_test(resize_refuses_what_a_new_disk_would_be_refused),
 		cmocka_unit_test(direct_image_takes_unaligned_guest_memory),
 		cmocka_unit_test(refuses_images_that_cannot_be_used),
 	};

@@ -791,6 +791,27 @@ a_device_that_needs_a_reset_has_failed(void **state)
 	start(f);
 }
 
+static void
+a_device_that_dies_when_it_has_failed_is_gone(void **state)
+{
+	struct fixture *f = *state;
+	char why[512];
+
+	add_net(f, 1, WORDS);
+	start(f);
+	fake_virtio_change_config(&f->v, VIRTIO_CONFIG_S_NEEDS_RESET);
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	EVENTUALLY(f->v.status == 0);
+	assert_false(vdpa_device_is_gone(f->vdev));
+	/* The next register that is read finds out. */
+	f->v.pci.all_ones = true;
+	assert_true(vdpa_device_stop(f->vdev) < 0);
+	EVENTUALLY(vdpa_device_is_gone(f->vdev));
+	vdpa_device_failure(f->vdev, why, sizeof(why));
+	assert_non_null(strstr(why, "before that: "));
+	assert_non_null(strstr(why, "needs a reset"));
+}
+
 /* The ladder. */
 
 static void
@@ -1029,8 +1050,9 @@ a_hostile_control_queue_fails_the_start_in_time(void **state)
 		{FAKE_CTRL_SILENT, false, ETIMEDOUT, "does not answer in time"},
 		{FAKE_CTRL_JUMPS, true, EPROTO, "uses what it was not given"},
 		{FAKE_CTRL_WRONG_ID, false, EPROTO, "a descriptor it was not given"},
-		{FAKE_CTRL_REFUSES, false, EIO, "refuses command 0 of class 4 (answer 0x01)"},
-		{FAKE_CTRL_NO_ACK, false, EIO, "(answer 0xff)"},
+		{FAKE_CTRL_REFUSES, false, EPERM, "refuses command 0 of class 4"},
+		{FAKE_CTRL_NO_ACK, false, EPROTO, "without answering it"},
+		{FAKE_CTRL_NEEDS_RESET, false, EIO, "needs a reset"},
 	};
 	struct fixture *f = *state;
 	unsigned int idle;
@@ -1091,6 +1113,28 @@ a_device_that_may_not_be_promiscuous_starts(void **state)
 	f->v.ctrl = FAKE_CTRL_REFUSES;
 	start(f);
 	assert_false(f->v.promisc);
+}
+
+/* What is no refusal does not pass for one. */
+static void
+a_broken_control_queue_is_no_refusal_to_be_promiscuous(void **state)
+{
+	static const struct {
+		enum fake_virtio_ctrl ctrl;
+		int err;
+	} cases[] = {
+		{FAKE_CTRL_NO_ACK, EPROTO},
+		{FAKE_CTRL_NEEDS_RESET, EIO},
+		{FAKE_CTRL_SILENT, ETIMEDOUT},
+	};
+	struct fixture *f = *state;
+
+	add_net(f, 1, WORDS);
+	for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		f->v.ctrl = cases[i].ctrl;
+		assert_int_equal(vdpa_device_start(f->vdev, &f->start), -cases[i].err);
+		assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_IDLE);
+	}
 }
 
 static void
@@ -1449,7 +1493,7 @@ a_late_queue_starts_where_queues_reset_one_by_one(void **state)
 	assert_int_equal(f->v.pairs, 1);
 	assert_int_equal(f->v.vq[2].enable, 0);
 	f->v.ctrl = FAKE_CTRL_REFUSES;
-	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), EIO, "refuses command");
+	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), EPERM, "refuses command");
 	assert_int_equal(f->v.vq[2].enable, 0);
 	f->v.ctrl = FAKE_CTRL_ANSWERS;
 	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), 0);
@@ -1460,7 +1504,7 @@ a_late_queue_starts_where_queues_reset_one_by_one(void **state)
 	assert_int_equal(vdpa_device_stop_vq(f->vdev, 2, &at), 0);
 	f->v.ctrl = FAKE_CTRL_REFUSES;
 	f->v.never_resets_vq = true;
-	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), EIO, "refuses command");
+	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), EPERM, "refuses command");
 	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
 	assert_int_equal(f->v.status, 0);
 }
@@ -1474,7 +1518,7 @@ without_queue_reset_a_queue_stops_with_the_device(void **state)
 	fake_virtio_init(&f->v, "v0", 1);
 	f->v.features &= ~VIRTIO_BIT(VIRTIO_F_RING_RESET);
 	assert_int_equal(add(f, WORDS), 0);
-	assert_int_equal(vdpa_get_backend_features(f->vdev), 0);
+	assert_false(vdpa_get_capabilities(f->vdev)->late_vqs);
 	f->start.nvqs = 2;
 	f->vqs[0].ready = f->vqs[1].ready = true;
 	f->start.features = V1;
@@ -1497,7 +1541,7 @@ queue_reset_needs_its_register(void **state)
 	fake_virtio_init(&f->v, "v0", 1);
 	fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_COMMON_CFG)[12] = 56;
 	assert_int_equal(add(f, WORDS), 0);
-	assert_int_equal(vdpa_get_backend_features(f->vdev), 0);
+	assert_false(vdpa_get_capabilities(f->vdev)->late_vqs);
 	f->start.nvqs = 2;
 	f->vqs[0].ready = f->vqs[1].ready = true;
 	f->start.features = V1;
@@ -1594,6 +1638,7 @@ main(void)
 		T(a_device_that_is_gone_is_no_device),
 		T(a_removal_fails_the_device),
 		T(a_device_that_needs_a_reset_has_failed),
+		T(a_device_that_dies_when_it_has_failed_is_gone),
 		T(each_queue_has_a_vector_that_signals_the_guest),
 		T(queues_share_vectors_when_there_are_few),
 		T(a_vector_of_one_queue_is_not_relayed_beside_shared_ones),
@@ -1608,6 +1653,7 @@ main(void)
 		T(a_hostile_control_queue_fails_the_start_in_time),
 		T(a_control_queue_that_fails_later_fails_the_device),
 		T(a_device_that_may_not_be_promiscuous_starts),
+		T(a_broken_control_queue_is_no_refusal_to_be_promiscuous),
 		T(a_device_without_control_queue_works_without),
 		T(kicks_are_posted_where_the_doorbell_is_not_mapped),
 		T(kicks_are_written_where_the_doorbell_is_mapped),

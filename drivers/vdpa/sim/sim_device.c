@@ -59,7 +59,7 @@ int
 sim_device_create(const struct sim_class *class, struct vdpa_mgmt_dev *mdev, const char *name,
 		  const struct vdpa_args *args, struct sim_device **out)
 {
-	struct sim_device *dev = vdpa_alloc_device(struct sim_device, vdev, name, &sim_ops, 1, 1);
+	struct sim_device *dev = vdpa_alloc_device(struct sim_device, vdev, name, &sim_ops);
 	int rc;
 
 	if (dev == NULL)

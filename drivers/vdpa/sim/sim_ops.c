@@ -166,12 +166,6 @@ sim_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 	return rc;
 }
 
-static bool
-sim_get_vq_ready(struct vdpa_device *vdev, uint16_t idx)
-{
-	return sim_dev(vdev)->vqs[idx].ready;
-}
-
 static int
 work_enable(void *arg)
 {
@@ -293,12 +287,6 @@ sim_get_vq_count(struct vdpa_device *vdev)
 	return sim_dev(vdev)->nvqs;
 }
 
-static uint32_t
-sim_get_vq_align(struct vdpa_device *vdev)
-{
-	return 16;
-}
-
 static uint16_t
 sim_get_vq_num_max(struct vdpa_device *vdev)
 {
@@ -314,8 +302,7 @@ sim_get_device_features(struct vdpa_device *vdev)
 static uint64_t
 sim_get_backend_features(struct vdpa_device *vdev)
 {
-	return SIM_BIT(VDPA_BACKEND_F_SUSPEND) | SIM_BIT(VDPA_BACKEND_F_RESUME) |
-	       SIM_BIT(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK);
+	return SIM_BIT(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK);
 }
 
 static int
@@ -336,12 +323,6 @@ sim_set_driver_features(struct vdpa_device *vdev, uint64_t features)
 	}
 	dev->features = features;
 	return 0;
-}
-
-static uint64_t
-sim_get_driver_features(struct vdpa_device *vdev)
-{
-	return sim_dev(vdev)->features;
 }
 
 static int
@@ -542,10 +523,13 @@ void
 sim_config_write(struct sim_device *dev, size_t offset, const void *buf, size_t len, bool notify)
 {
 	rte_spinlock_lock(&dev->config_lock);
-	memcpy(dev->config + offset, buf, len);
-	__atomic_add_fetch(&dev->generation, 1, __ATOMIC_RELEASE);
-	if (notify && dev->config_fd >= 0)
-		eventfd_write(dev->config_fd, 1);
+	/* The same once more, as at a reset, is no change. */
+	if (memcmp(dev->config + offset, buf, len) != 0) {
+		memcpy(dev->config + offset, buf, len);
+		__atomic_add_fetch(&dev->generation, 1, __ATOMIC_RELEASE);
+		if (notify && dev->config_fd >= 0)
+			eventfd_write(dev->config_fd, 1);
+	}
 	rte_spinlock_unlock(&dev->config_lock);
 }
 
@@ -583,12 +567,11 @@ static bool
 ring_in(const struct sim_queue *q, const struct vdpa_iotlb *tlb)
 {
 	bool packed = (q->dev->features & SIM_BIT(SIM_F_RING_PACKED)) != 0;
-	uint64_t event = (q->dev->features & SIM_BIT(SIM_F_EVENT_IDX)) != 0 ? 2 : 0;
-	uint64_t num = q->num;
+	struct vdpa_ring_size size = vdpa_ring_size(packed, q->num);
 
-	return tlb != NULL && vdpa_iotlb_range(tlb, q->desc, 16 * num) != NULL &&
-	       vdpa_iotlb_range(tlb, q->driver, packed ? 4 : 4 + 2 * num + event) != NULL &&
-	       vdpa_iotlb_range(tlb, q->device, packed ? 4 : 4 + 8 * num + event) != NULL;
+	return tlb != NULL && vdpa_iotlb_range(tlb, q->desc, size.desc) != NULL &&
+	       vdpa_iotlb_range(tlb, q->driver, size.driver) != NULL &&
+	       vdpa_iotlb_range(tlb, q->device, size.device) != NULL;
 }
 
 /* A class that completes later holds addresses of the old table: let it come to an end. */
@@ -701,7 +684,6 @@ const struct vdpa_config_ops sim_ops = {
 	.set_vq_kick = sim_set_vq_kick,
 	.set_vq_cb = sim_set_vq_cb,
 	.set_vq_ready = sim_set_vq_ready,
-	.get_vq_ready = sim_get_vq_ready,
 	.set_vq_enable = sim_set_vq_enable,
 	.set_vq_state = sim_set_vq_state,
 	.get_vq_state = sim_get_vq_state,
@@ -709,12 +691,10 @@ const struct vdpa_config_ops sim_ops = {
 	.reset_vq = sim_reset_vq,
 	.get_vendor_vq_stats = sim_get_vendor_vq_stats,
 	.get_vq_count = sim_get_vq_count,
-	.get_vq_align = sim_get_vq_align,
 	.get_vq_num_max = sim_get_vq_num_max,
 	.get_device_features = sim_get_device_features,
 	.get_backend_features = sim_get_backend_features,
 	.set_driver_features = sim_set_driver_features,
-	.get_driver_features = sim_get_driver_features,
 	.set_config_cb = sim_set_config_cb,
 	.get_device_id = sim_get_device_id,
 	.get_vendor_id = sim_get_vendor_id,

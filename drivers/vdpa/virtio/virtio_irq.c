@@ -102,7 +102,7 @@ config_changed(struct virtio_device *dev)
 	uint8_t status = virtio_hw_get_status(&dev->hw);
 
 	if (status == VIRTIO_STATUS_GONE && !vdpa_pci_present(dev->hw.pci)) {
-		vdpa_device_fail(&dev->vdev, -1, vdpa_pci_error(dev->hw.pci), "%s",
+		vdpa_device_gone(&dev->vdev, vdpa_pci_error(dev->hw.pci), "%s",
 				 vdpa_pci_error_text(dev->hw.pci));
 		return;
 	}

@@ -321,13 +321,13 @@ group_put(struct vfio_group *g)
 	free(g);
 }
 
-int
-vdpa_vfio_attach(const struct vfio_function *fn, struct vfio_attachment **out, int *device_fd,
-		 struct vdpa_dma_domain **dma)
+/* Register the function as open, and have its group. */
+static int
+take(const struct vfio_function *fn, struct vfio_attachment **out)
 {
 	struct vfio_attachment *at;
 	struct vfio_group *g;
-	int ret;
+	int ret = 0;
 
 	pthread_mutex_lock(&registry_lock);
 	TAILQ_FOREACH (at, &attachments, next) {
@@ -346,31 +346,42 @@ vdpa_vfio_attach(const struct vfio_function *fn, struct vfio_attachment **out, i
 			break;
 	}
 	ret = g == NULL ? group_open(fn, &g) : 0;
-	if (ret < 0)
-		goto err_free;
-	g->users++;
-	ret = ioctl(g->fd, VFIO_GROUP_GET_DEVICE_FD, fn->address);
 	if (ret < 0) {
-		ret = vdpa_error(errno, "%s: VFIO does not open the device: %m; dmesg says why",
-				 fn->name);
-		goto err_group;
+		free(at);
+		goto out;
 	}
+	g->users++;
 	memcpy(at->address, fn->address, sizeof(at->address));
 	at->group = g;
 	TAILQ_INSERT_TAIL(&attachments, at, next);
-	*device_fd = ret;
-	*dma = g->dma;
 	*out = at;
-	ret = 0;
-	goto out;
-
-err_group:
-	group_put(g);
-err_free:
-	free(at);
 out:
 	pthread_mutex_unlock(&registry_lock);
 	return ret;
+}
+
+int
+vdpa_vfio_attach(const struct vfio_function *fn, struct vfio_attachment **out, int *device_fd,
+		 struct vdpa_dma_domain **dma)
+{
+	struct vfio_attachment *at = NULL;
+	int ret;
+
+	ret = take(fn, &at);
+	if (ret < 0)
+		return ret;
+	/* Without the lock: the kernel resets the function, for which it may wait for a minute. */
+	ret = ioctl(at->group->fd, VFIO_GROUP_GET_DEVICE_FD, fn->address);
+	if (ret < 0) {
+		ret = vdpa_error(errno, "%s: VFIO does not open the device: %m; dmesg says why",
+				 fn->name);
+		vdpa_vfio_detach(at);
+		return ret;
+	}
+	*device_fd = ret;
+	*dma = at->group->dma;
+	*out = at;
+	return 0;
 }
 
 void

@@ -51,28 +51,6 @@ sim_blk_file_close(struct sim_blk_backend *be)
 	free(file);
 }
 
-int
-sim_blk_file_resize(struct sim_blk_backend *be)
-{
-	struct file_backend *file = (struct file_backend *)be;
-	uint64_t size = 0;
-	int err = file_size(file, &size);
-
-	if (err != 0)
-		return vdpa_error(err, "%s: %s: size: %s", file->device, file->path,
-				  strerror(-err));
-	if (size % SIM_BLK_SECTOR_SIZE != 0)
-		return vdpa_error(EINVAL, "%s: %s: size %" PRIu64 " is not a multiple of %u bytes",
-				  file->device, file->path, size, SIM_BLK_SECTOR_SIZE);
-	if (size < be->size)
-		return vdpa_error(EINVAL,
-				  "%s: %s: size %" PRIu64 " is below the disk's %" PRIu64
-				  " bytes; a disk in use cannot shrink",
-				  file->device, file->path, size, be->size);
-	be->size = size;
-	return 0;
-}
-
 /* Whether a read of one piece of that size goes through. */
 static bool
 direct_read_works(int fd, size_t len)
@@ -87,31 +65,83 @@ direct_read_works(int fd, size_t len)
 	return n >= 0;
 }
 
-/* What O_DIRECT asks for: told by the kernel from 6.1 on, tried before that. */
+/* What O_DIRECT asks for, of memory and of offsets: told by the kernel from 6.1 on, tried before
+ * that. */
 static void
-direct_alignment(struct file_backend *file)
+direct_alignment(const struct file_backend *file, uint32_t *mem_align, uint32_t *granularity)
 {
 	int logical = 0;
 
-	file->mem_align = 512;
-	file->be.granularity = 512;
+	*mem_align = SIM_BLK_SECTOR_SIZE;
+	*granularity = SIM_BLK_SECTOR_SIZE;
 #ifdef STATX_DIOALIGN
 	struct statx stx;
 
 	if (statx(file->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 &&
 	    (stx.stx_mask & STATX_DIOALIGN) != 0 && stx.stx_dio_offset_align != 0) {
-		file->mem_align = RTE_MAX(stx.stx_dio_mem_align, 1u);
-		file->be.granularity = RTE_MAX(stx.stx_dio_offset_align, SIM_BLK_SECTOR_SIZE);
+		*mem_align = RTE_MAX(stx.stx_dio_mem_align, 1u);
+		*granularity = RTE_MAX(stx.stx_dio_offset_align, SIM_BLK_SECTOR_SIZE);
 		return;
 	}
 #endif
 	if (file->is_bdev && ioctl(file->fd, BLKSSZGET, &logical) == 0 && logical > 512) {
-		file->be.granularity = (uint32_t)logical;
-		file->mem_align = (uint32_t)logical;
+		*granularity = (uint32_t)logical;
+		*mem_align = (uint32_t)logical;
 	} else if (!direct_read_works(file->fd, 512)) {
-		file->be.granularity = 4096;
-		file->mem_align = 4096;
+		*granularity = 4096;
+		*mem_align = 4096;
 	}
+}
+
+/*
+ * Look at the image's size, and at what O_DIRECT asks for: the same whether a disk is made of it or
+ * one that there is takes it anew, so that a disk that was accepted is accepted again.
+ */
+static int
+look_at_image(const struct file_backend *file, uint64_t *size, uint32_t *mem_align,
+	      uint32_t *granularity)
+{
+	int err = file_size(file, size);
+
+	if (err != 0)
+		return vdpa_error(err, "%s: %s: size: %s", file->device, file->path,
+				  strerror(-err));
+	if (*size == 0 || *size % file->blk_size != 0)
+		return vdpa_error(EINVAL,
+				  "%s: %s: size %" PRIu64 " is not a multiple of %u bytes, above 0",
+				  file->device, file->path, *size, file->blk_size);
+	*mem_align = 1;
+	*granularity = SIM_BLK_SECTOR_SIZE;
+	if (file->direct)
+		direct_alignment(file, mem_align, granularity);
+	if (*granularity > file->blk_size)
+		return vdpa_error(EINVAL, "%s: %s: direct needs blk_size %u here", file->device,
+				  file->path, *granularity);
+	return 0;
+}
+
+int
+sim_blk_file_resize(struct sim_blk_backend *be)
+{
+	struct file_backend *file = (struct file_backend *)be;
+	uint32_t mem_align, granularity;
+	uint64_t size = 0;
+	int err = look_at_image(file, &size, &mem_align, &granularity);
+
+	if (err != 0)
+		return err;
+	if (size < be->size)
+		return vdpa_error(EINVAL,
+				  "%s: %s: size %" PRIu64 " is below the disk's %" PRIu64
+				  " bytes; a disk in use cannot shrink",
+				  file->device, file->path, size, be->size);
+	if (mem_align > file->mem_align || granularity > be->granularity)
+		return vdpa_error(EINVAL,
+				  "%s: %s: direct needs pieces of %u bytes now, memory aligned to "
+				  "%u; delete the device and add it again",
+				  file->device, file->path, granularity, mem_align);
+	be->size = size;
+	return 0;
 }
 
 /*
@@ -176,17 +206,10 @@ open_image(struct file_backend *file, const struct sim_blk_backend_params *param
 static int
 check_image(struct file_backend *file, const struct sim_blk_backend_params *params)
 {
-	uint64_t size = 0;
-	int err = file_size(file, &size);
+	int err = look_at_image(file, &file->be.size, &file->mem_align, &file->be.granularity);
 
 	if (err != 0)
-		return vdpa_error(err, "%s: %s: size: %s", params->device, params->path,
-				  strerror(-err));
-	if (size == 0 || size % params->blk_size != 0)
-		return vdpa_error(EINVAL,
-				  "%s: %s: size %" PRIu64 " is not a multiple of %u bytes, above 0",
-				  params->device, params->path, size, params->blk_size);
-	file->be.size = size;
+		return err;
 	err = sim_blk_image_lock(file->fd, params->read_only, params->share_rw);
 	if (err == -EBUSY)
 		return vdpa_error(err,
@@ -196,12 +219,6 @@ check_image(struct file_backend *file, const struct sim_blk_backend_params *para
 	if (err != 0)
 		return vdpa_error(err, "%s: cannot lock %s: %s", params->device, params->path,
 				  strerror(-err));
-	file->be.granularity = SIM_BLK_SECTOR_SIZE;
-	if (params->direct)
-		direct_alignment(file);
-	if (file->be.granularity > params->blk_size)
-		return vdpa_error(EINVAL, "%s: %s: direct needs blk_size %u here", params->device,
-				  params->path, file->be.granularity);
 	return 0;
 }
 
@@ -214,6 +231,8 @@ sim_blk_file_open(const struct sim_blk_backend_params *params, struct sim_blk_ba
 	if (file == NULL)
 		return vdpa_error(ENOMEM, "%s: no memory for the back end", params->device);
 	file->fd = -1;
+	file->direct = params->direct;
+	file->blk_size = params->blk_size;
 	snprintf(file->device, sizeof(file->device), "%s", params->device);
 	file->path = strdup(params->path);
 	if (file->path == NULL) {
@@ -230,7 +249,6 @@ sim_blk_file_open(const struct sim_blk_backend_params *params, struct sim_blk_ba
 	if (err != 0)
 		goto close_file;
 
-	file->direct = params->direct;
 	file->be.ops = &sim_blk_file_ops;
 	file->be.max_discard = FILE_MAX_DISCARD;
 	file->be.max_write_zero = FILE_MAX_WRITE_ZERO;

@@ -16,6 +16,7 @@
 struct peer {
 	struct net_device *nd;
 	struct net_device *other; /* the worker's; NULL: away */
+	bool set_up;		  /* the device can be linked; the lock's */
 	char other_name[VDPA_NAME_MAX];
 	TAILQ_ENTRY(peer) next;
 };
@@ -55,11 +56,14 @@ peer_init(struct net_device *nd, const struct vdpa_arg *arg)
 		rc = vdpa_error(EBUSY, "backend peer '%s': it is the peer of '%s'", p->other_name,
 				o->other_name);
 	if (rc == 0) {
-		/* With the other one's worker, also when that has not got one yet: see setup. */
-		if (o != NULL && o->nd->dev->worker != NULL)
-			nd->dev->worker = sim_worker_get(o->nd->dev->worker);
-		TAILQ_INSERT_TAIL(&peers, p, next);
-		nd->backend_priv = p;
+		/* Whoever is first chooses for both, also when both are made at once. */
+		nd->dev->worker = sim_worker_get(o != NULL ? o->nd->dev->worker : NULL);
+		if (nd->dev->worker == NULL) {
+			rc = -ENOMEM;
+		} else {
+			TAILQ_INSERT_TAIL(&peers, p, next);
+			nd->backend_priv = p;
+		}
 	}
 	pthread_mutex_unlock(&peers_lock);
 	if (rc < 0)
@@ -95,21 +99,18 @@ static int
 peer_setup(struct net_device *nd)
 {
 	struct peer *p = nd->backend_priv, *o;
-	int rc = 0;
 
+	/* Under one lock: of two that are set up at once the second links both. */
 	pthread_mutex_lock(&peers_lock);
+	p->set_up = true;
 	o = find_other(p);
-	if (o != NULL && o->nd->dev->set_up) {
+	if (o != NULL && o->set_up) {
 		struct peer *pair[2] = {p, o};
 
-		if (o->nd->dev->worker != nd->dev->worker)
-			rc = vdpa_error(EBUSY, "backend peer '%s': it is being created",
-					p->other_name);
-		else
-			sim_call(nd->dev, work_link, pair);
+		sim_call(nd->dev, work_link, pair);
 	}
 	pthread_mutex_unlock(&peers_lock);
-	return rc;
+	return 0;
 }
 
 static void
@@ -118,6 +119,7 @@ peer_teardown(struct net_device *nd)
 	struct peer *p = nd->backend_priv;
 
 	pthread_mutex_lock(&peers_lock);
+	p->set_up = false;
 	sim_call(nd->dev, work_unlink, p);
 	pthread_mutex_unlock(&peers_lock);
 }
