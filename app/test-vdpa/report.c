@@ -121,23 +121,6 @@ features_json(const struct target *t, uint64_t bits)
 	return list;
 }
 
-static const char *
-backend_name(unsigned int bit)
-{
-	switch (bit) {
-	case VDPA_BACKEND_F_SUSPEND:
-		return "SUSPEND";
-	case VDPA_BACKEND_F_RESUME:
-		return "RESUME";
-	case VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK:
-		return "ENABLE_AFTER_DRIVER_OK";
-	case VDPA_BACKEND_F_IOTLB_PERSIST:
-		return "IOTLB_PERSIST";
-	default:
-		return NULL;
-	}
-}
-
 /* vhost-user's protocol features. */
 static const char *
 protocol_name(unsigned int bit)
@@ -187,13 +170,25 @@ protocol_json(uint64_t bits)
 }
 
 static json_t *
-backend_json(uint64_t bits)
+capabilities_json(const struct vdpa_capabilities *can)
 {
+	const struct {
+		bool there;
+		const char *name;
+	} all[] = {
+		{can->late_vqs, "late_vqs"},
+		{can->suspend, "suspend"},
+		{can->vq_enable, "vq_enable"},
+		{can->vq_reset, "vq_reset"},
+		{can->log, "log"},
+		{can->inflight, "inflight"},
+		{can->doorbells, "doorbells"},
+	};
 	json_t *list = json_array();
 
-	for (unsigned int bit = 0; bit < 64; bit++)
-		if (((bits >> bit) & 1) && backend_name(bit) != NULL)
-			json_array_append_new(list, json_string(backend_name(bit)));
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+		if (all[i].there)
+			json_array_append_new(list, json_string(all[i].name));
 	return list;
 }
 
@@ -223,8 +218,8 @@ report_device(struct target *t)
 		(json_int_t)t->vendor_id, "max_vqs", (int)t->nvqs, "max_vq_size", (int)t->num_max,
 		"config_size", (int)t->config_size, "dev_features", features_json(t, t->features));
 
-	if (t->backend != 0)
-		json_object_set_new(device, "backend_features", backend_json(t->backend));
+	if (t->can != NULL)
+		json_object_set_new(device, "capabilities", capabilities_json(t->can));
 	if (t->protocol != 0)
 		json_object_set_new(device, "protocol_features", protocol_json(t->protocol));
 	if (t->dma != NULL)
@@ -283,8 +278,8 @@ report_info(struct target *t, const char *json)
 		       t->device_id, t->vendor_id);
 		printf("virtqueues %u, of up to %u descriptors\n", t->nvqs, t->num_max);
 		print_list("features  ", json_object_get(device, "dev_features"));
-		if (t->backend != 0)
-			print_list("back end  ", json_object_get(device, "backend_features"));
+		if (t->can != NULL)
+			print_list("can       ", json_object_get(device, "capabilities"));
 		if (t->protocol != 0)
 			print_list("protocol  ", json_object_get(device, "protocol_features"));
 		printf("DMA        %s\n", t->dma != NULL ? t->dma : "unknown");

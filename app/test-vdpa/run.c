@@ -164,7 +164,7 @@ probe_state(struct run *r)
 	int rc;
 
 	if (!r->t->trusting) {
-		r->keeps_state = (r->t->backend >> VDPA_BACKEND_F_SUSPEND) & 1;
+		r->keeps_state = r->t->can != NULL && r->t->can->suspend;
 		return 0;
 	}
 	r->step = "starting a queue at another index than 0";

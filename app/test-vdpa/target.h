@@ -68,15 +68,15 @@ struct target {
 		own_features; /* of the way it is reached (vhost-user's bit 30), not the device's */
 	uint64_t must;	      /* those without which the device must not be driven */
 	uint64_t protocol;    /* vhost-user: protocol features of the back end */
-	uint64_t backend;     /* in-process: VDPA_BACKEND_F_* */
-	uint16_t nvqs;	      /* virtqueues, with a control queue where it is ours */
-	uint16_t num_max;     /* largest size of one */
-	size_t config_size;   /* bytes; 0: not readable */
-	const char *dma;      /* who translates: "core domain", "driver", "peer" */
-	pid_t pid;	      /* process that serves it, to count its file descriptors; 0: none */
-	bool echoes;	      /* words say that frames sent come back */
-	bool keeps_disk;      /* words say that what is on its disk does not outlive it */
-	bool trusting;	      /* status and features are taken on the front end's word */
+	const struct vdpa_capabilities *can; /* in-process; else NULL */
+	uint16_t nvqs;			     /* virtqueues, with a control queue where it is ours */
+	uint16_t num_max;		     /* largest size of one */
+	size_t config_size;		     /* bytes; 0: not readable */
+	const char *dma;		     /* who translates: "core domain", "driver", "peer" */
+	pid_t pid;	 /* process that serves it, to count its file descriptors; 0: none */
+	bool echoes;	 /* words say that frames sent come back */
+	bool keeps_disk; /* words say that what is on its disk does not outlive it */
+	bool trusting;	 /* status and features are taken on the front end's word */
 	void *priv;
 };
 

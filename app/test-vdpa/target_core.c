@@ -258,7 +258,7 @@ target_core_open(struct target *t, const char *words)
 	t->features = vdpa_get_device_features(vdev);
 	t->must =
 		t->features & (1ULL << VIRTIO_F_ACCESS_PLATFORM | 1ULL << VIRTIO_F_ORDER_PLATFORM);
-	t->backend = vdpa_get_backend_features(vdev);
+	t->can = vdpa_get_capabilities(vdev);
 	t->nvqs = vdpa_get_vq_count(vdev);
 	t->config_size = vdpa_get_config_size(vdev);
 	t->dma = vdev->dma != NULL		 ? "the core's domain"

@@ -4,7 +4,7 @@
 /*
  * Life cycle of a device: allocation, references, registration, failure. What happens between
  * registration and unregistration is in status.c (single steps), session.c (start and stop) and
- * consumer.c (every other call).
+ * calls.c (every other call).
  */
 
 #include <ctype.h>
@@ -36,15 +36,12 @@ missing_op(const struct vdpa_config_ops *ops)
 	MANDATORY(kick_vq);
 	MANDATORY(set_vq_cb);
 	MANDATORY(set_vq_ready);
-	MANDATORY(get_vq_ready);
 	MANDATORY(set_vq_state);
 	MANDATORY(get_vq_state);
 	MANDATORY(get_vq_count);
-	MANDATORY(get_vq_align);
 	MANDATORY(get_vq_num_max);
 	MANDATORY(get_device_features);
 	MANDATORY(set_driver_features);
-	MANDATORY(get_driver_features);
 	MANDATORY(get_device_id);
 	MANDATORY(get_vendor_id);
 	MANDATORY(get_status);
@@ -55,6 +52,8 @@ missing_op(const struct vdpa_config_ops *ops)
 #undef MANDATORY
 	if ((ops->dma_map == NULL) != (ops->dma_unmap == NULL))
 		return "dma_map or dma_unmap";
+	if ((ops->suspend == NULL) != (ops->resume == NULL))
+		return "suspend or resume";
 	if ((ops->log_start == NULL) != (ops->log_stop == NULL) ||
 	    (ops->log_start == NULL) != (ops->log_sync == NULL))
 		return "log_start, log_sync or log_stop";
@@ -105,6 +104,7 @@ device_free(struct vdpa_device *vdev)
 	if (core->config_fd >= 0)
 		close(core->config_fd);
 	vdpa_iotlb_put(core->iotlb);
+	free(core->dma_mapped);
 	pthread_mutex_destroy(&core->show_lock);
 	pthread_mutex_destroy(&core->fail_lock);
 	pthread_mutex_destroy(&core->lock);
@@ -181,6 +181,23 @@ fail_work_run(struct vdpa_work *work)
 		fe->ops->failed(vdev, qidx);
 }
 
+static struct vdpa_capabilities
+find_capabilities(struct vdpa_device *vdev)
+{
+	const struct vdpa_config_ops *ops = vdev->config;
+	uint64_t backend = ops->get_backend_features != NULL ? ops->get_backend_features(vdev) : 0;
+
+	return (struct vdpa_capabilities){
+		.late_vqs = (backend & RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) != 0,
+		.suspend = ops->suspend != NULL,
+		.vq_enable = ops->set_vq_enable != NULL,
+		.vq_reset = ops->reset_vq != NULL,
+		.log = ops->log_start != NULL,
+		.inflight = ops->set_vq_inflight != NULL,
+		.doorbells = ops->get_vq_notification != NULL,
+	};
+}
+
 void
 vdpa_device_set_frontend(struct vdpa_device *vdev, struct vdpa_frontend *fe)
 {
@@ -200,8 +217,7 @@ vdpa_device_set_frontend(struct vdpa_device *vdev, struct vdpa_frontend *fe)
 }
 
 struct vdpa_device *
-vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_ops *ops,
-		       uint32_t ngroups, uint32_t nas)
+vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_ops *ops)
 {
 	const char *missing = missing_op(ops);
 	struct vdpa_device_core *core;
@@ -229,8 +245,6 @@ vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_o
 	}
 	snprintf(vdev->name, sizeof(vdev->name), "%s", name);
 	vdev->config = ops;
-	vdev->ngroups = RTE_MAX(ngroups, 1u);
-	vdev->nas = RTE_MAX(nas, 1u);
 	vdev->core = core;
 	core->vdev = vdev;
 	pthread_mutex_init(&core->lock, NULL);
@@ -277,6 +291,7 @@ vdpa_register_device(struct vdpa_device *vdev)
 	if (core->vqs == NULL)
 		return vdpa_error(ENOMEM, "%s: out of memory", vdev->name);
 	core->nvqs = nvqs;
+	core->can = find_capabilities(vdev);
 	for (uint16_t i = 0; i < nvqs; i++)
 		core->vqs[i].vdev = vdev;
 
@@ -392,7 +407,8 @@ vdpa_device_fail(struct vdpa_device *vdev, int qidx, int err, const char *fmt, .
 	pthread_mutex_lock(&core->fail_lock);
 	if (core->fail_open && core->fail_state == VDPA_FAIL_NONE) {
 		report(vdev, qidx, text);
-		VDPA_LOG(ERR, "%s: %s; the device is stopped", vdev->name, text);
+		VDPA_LOG_LIMITED(&core->log, ERR, "%s: %s; the device is stopped", vdev->name,
+				 text);
 	}
 	pthread_mutex_unlock(&core->fail_lock);
 }
@@ -451,8 +467,8 @@ vdpa_device_set_state(struct vdpa_device *vdev, enum vdpa_device_state state)
 	if (old == state)
 		return;
 	__atomic_store_n(&vdev->core->state, state, __ATOMIC_RELEASE);
-	VDPA_LOG(INFO, "%s: %s -> %s", vdev->name, vdpa_device_state_name(old),
-		 vdpa_device_state_name(state));
+	VDPA_LOG_LIMITED(&vdev->core->log, INFO, "%s: %s -> %s", vdev->name,
+			 vdpa_device_state_name(old), vdpa_device_state_name(state));
 }
 
 const char *
@@ -478,4 +494,10 @@ void *
 vdpa_get_drvdata(const struct vdpa_device *vdev)
 {
 	return vdev->core->drvdata;
+}
+
+struct vdpa_work_queue *
+vdpa_get_work_queue(struct vdpa_device *vdev)
+{
+	return &vdev->core->work;
 }

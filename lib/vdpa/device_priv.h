@@ -21,6 +21,7 @@
 #include <rte_common.h>
 
 #include "error_priv.h"
+#include "log_limit.h"
 #include "vdpa_driver.h"
 #include "vdpa_event.h"
 #include "vdpa_frontend.h"
@@ -67,17 +68,19 @@ struct vdpa_device_core {
 	enum vdpa_device_state state; /* written under (L); read by atomic load */
 	uint32_t refcnt;	      /* atomic */
 
-	uint8_t status;		  /* (L) what the driver has set */
-	uint64_t features;	  /* (L) negotiated */
-	bool features_set;	  /* (L) set_driver_features succeeded since reset */
-	struct vdpa_iotlb *iotlb; /* (L) memory in force */
-	uint64_t dma_mapped;	  /* (L) bit i: the device can reach region i of it */
-	struct vdpa_core_vq *vqs; /* (L) */
-	uint16_t nvqs;		  /* fixed at registration */
-	int config_fd;		  /* eventfd that the device signals; from registration on */
+	uint8_t status;		      /* (L) what the driver has set */
+	uint64_t features;	      /* (L) negotiated */
+	bool features_set;	      /* (L) set_driver_features succeeded since reset */
+	struct vdpa_iotlb *iotlb;     /* (L) memory in force */
+	uint64_t *dma_mapped;	      /* (L) dma.c: bit i, the device can reach region i of it */
+	struct vdpa_core_vq *vqs;     /* (L) */
+	uint16_t nvqs;		      /* fixed at registration */
+	struct vdpa_capabilities can; /* likewise */
+	int config_fd;		      /* eventfd that the device signals; from registration on */
 	struct vdpa_event config_ev;
 	bool logging; /* (L) */
 
+	struct vdpa_log_limit log;   /* for lines that guest, device or front end can cause */
 	struct vdpa_work_queue work; /* what may wait for the device, in order */
 
 	struct vdpa_frontend *fe; /* set once its probe has succeeded; show lock, and by atomics */
@@ -163,8 +166,7 @@ int vdpa_step_reset(struct vdpa_device *vdev);
 int vdpa_step_quiesce(struct vdpa_device *vdev);
 int vdpa_step_status(struct vdpa_device *vdev, uint8_t status);
 int vdpa_step_features(struct vdpa_device *vdev, uint64_t features);
-int vdpa_step_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb);
-int vdpa_step_group_asid(struct vdpa_device *vdev, uint32_t group, uint32_t asid);
+int vdpa_step_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
 int vdpa_step_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num);
 int vdpa_step_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
 			 uint64_t device);
@@ -187,6 +189,9 @@ bool vdpa_ring_is_fresh(const struct vdpa_iotlb *tlb, bool packed,
  */
 bool vdpa_ring_stopped_at(const struct vdpa_iotlb *tlb, bool packed,
 			  const struct vdpa_vq_config *conf, struct vdpa_vq_state *state);
+
+/* How far a split ring was used. False where its used ring is no longer in memory. */
+bool vdpa_ring_used_idx(const struct vdpa_iotlb *tlb, uint64_t used_ring, uint16_t *idx);
 
 /* kick.c; under the lock. Take a queue's kick relay down; outside of a session it is a no-op. */
 void vdpa_session_vq_detach(struct vdpa_device *vdev, uint16_t idx);

@@ -12,12 +12,11 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "device_priv.h"
 #include "vdpa_log.h"
-
-_Static_assert(VDPA_MEM_REGIONS_MAX <= 64, "a bit for each region in dma_mapped");
 
 /* From one table to another. The first error is why it is taken back; more say that this failed. */
 struct change {
@@ -27,20 +26,40 @@ struct change {
 	char why[VDPA_ERROR_MAX]; /* of the first */
 };
 
-/* Note what became of a region of the table in force. */
+/* Words of dma_mapped. */
+static uint32_t
+mapped_words(const struct vdpa_iotlb *tlb)
+{
+	return tlb != NULL ? tlb->n / 64 + (tlb->n % 64 != 0) : 0;
+}
+
+/* Regions of the table in force that the device can reach. */
+static unsigned int
+count_mapped(const struct vdpa_device_core *core)
+{
+	unsigned int n = 0;
+
+	for (uint32_t i = 0; core->dma_mapped != NULL && i < mapped_words(core->iotlb); i++)
+		n += (unsigned int)__builtin_popcountll(core->dma_mapped[i]);
+	return n;
+}
+
+/* Note what became of a region, if it is one of the table in force. */
 static void
 note_mapped(struct vdpa_device *vdev, const struct vdpa_mem_region *region, bool mapped)
 {
 	struct vdpa_device_core *core = vdev->core;
+	uint32_t i;
 
-	for (uint32_t i = 0; core->iotlb != NULL && i < core->iotlb->n; i++) {
-		if (core->iotlb->regions[i] != region)
-			continue;
-		if (mapped)
-			core->dma_mapped |= RTE_BIT64(i);
-		else
-			core->dma_mapped &= ~RTE_BIT64(i);
-	}
+	if (core->iotlb == NULL || core->iotlb->n == 0)
+		return;
+	i = vdpa_iotlb_index(core->iotlb, region->iova);
+	if (core->iotlb->regions[i] != region)
+		return;
+	if (mapped)
+		core->dma_mapped[i / 64] |= RTE_BIT64(i % 64);
+	else
+		core->dma_mapped[i / 64] &= ~RTE_BIT64(i % 64);
 }
 
 static int
@@ -92,15 +111,31 @@ unmap_region(const struct vdpa_mem_region *region, void *arg)
 int
 vdpa_dma_change(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 {
-	struct change c = {.vdev = vdev,
-			   .held = (unsigned int)__builtin_popcountll(vdev->core->dma_mapped)};
+	struct vdpa_device_core *core = vdev->core;
+	struct change c = {.vdev = vdev, .held = count_mapped(core)};
+	uint32_t words = mapped_words(tlb);
+	uint64_t *mapped = NULL;
 	int rc;
 
-	rc = vdpa_iotlb_diff(vdev->core->iotlb, tlb, map_region, unmap_region, &c);
+	if (words > 0) {
+		mapped = malloc(words * sizeof(*mapped));
+		if (mapped == NULL)
+			return vdpa_error(ENOMEM, "%s: memory table: out of memory", vdev->name);
+		memset(mapped, 0xff, words * sizeof(*mapped));
+		mapped[words - 1] >>= (64 - tlb->n % 64) % 64;
+	}
+	rc = vdpa_iotlb_diff(core->iotlb, tlb, map_region, unmap_region, &c);
 	if (c.errors > 1)
 		vdpa_device_fail(vdev, -1, rc, "a change of memory could not be taken back: %s",
 				 vdpa_error_message());
-	return rc < 0 ? vdpa_error(rc, "%s", c.why) : 0;
+	if (rc < 0) {
+		free(mapped);
+		return vdpa_error(rc, "%s", c.why);
+	}
+	/* All of tlb is in the device's reach; the caller puts it in force. */
+	free(core->dma_mapped);
+	core->dma_mapped = mapped;
+	return 0;
 }
 
 /* Bring the table in force out of the domain. What cannot be is tried again by the next reset. */
@@ -112,7 +147,7 @@ empty_domain(struct vdpa_device *vdev)
 	int rc = 0;
 
 	for (uint32_t i = 0; tlb != NULL && i < tlb->n; i++) {
-		if ((vdev->core->dma_mapped & RTE_BIT64(i)) == 0)
+		if ((vdev->core->dma_mapped[i / 64] & RTE_BIT64(i % 64)) == 0)
 			continue;
 		int one = unmap_region(tlb->regions[i], &c);
 
@@ -144,7 +179,8 @@ vdpa_dma_end(struct vdpa_device *vdev, int rc)
 	if (left == 0) {
 		vdpa_iotlb_put(core->iotlb);
 		core->iotlb = NULL;
-		core->dma_mapped = 0;
+		free(core->dma_mapped);
+		core->dma_mapped = NULL;
 	}
 	return rc;
 }

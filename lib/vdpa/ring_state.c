@@ -41,6 +41,12 @@ read_idx(const struct vdpa_iotlb *tlb, uint64_t ring, uint16_t *idx)
 	return true;
 }
 
+bool
+vdpa_ring_used_idx(const struct vdpa_iotlb *tlb, uint64_t used_ring, uint16_t *idx)
+{
+	return read_idx(tlb, used_ring, idx);
+}
+
 /* The index alone would look the same after 65536 buffers; the entries would not. */
 static bool
 split_is_fresh(const struct vdpa_iotlb *tlb, const struct vdpa_vq_config *conf)

@@ -23,6 +23,7 @@ vdpa_session_attach_call(struct vdpa_device *vdev, uint16_t idx, int fd)
 int
 vdpa_session_setup_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf)
 {
+	const struct vdpa_capabilities *can = &vdev->core->can;
 	const struct vdpa_config_ops *ops = vdev->config;
 	int rc;
 
@@ -33,16 +34,15 @@ vdpa_session_setup_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_
 		rc = vdpa_step_vq_state(vdev, idx, &conf->state);
 	if (rc == 0 && conf->inflight.addr != NULL)
 		rc = VDPA_OP(vdev, idx, "inflight area",
-			     ops->set_vq_inflight != NULL
-				     ? ops->set_vq_inflight(vdev, idx, &conf->inflight)
-				     : -EOPNOTSUPP);
+			     can->inflight ? ops->set_vq_inflight(vdev, idx, &conf->inflight)
+					   : -EOPNOTSUPP);
 	if (rc == 0)
 		rc = vdpa_session_attach_call(vdev, idx, conf->call_fd);
 	if (rc == 0)
 		rc = vdpa_session_attach_kick(vdev, idx, conf->kick_fd);
-	if (rc == 0 && (conf->enabled || ops->set_vq_enable != NULL))
+	if (rc == 0 && (conf->enabled || can->vq_enable))
 		rc = vdpa_step_vq_ready(vdev, idx, true);
-	if (rc == 0 && !conf->enabled && ops->set_vq_enable != NULL)
+	if (rc == 0 && !conf->enabled && can->vq_enable)
 		rc = VDPA_OP(vdev, idx, "set_vq_enable", ops->set_vq_enable(vdev, idx, false));
 	if (rc == 0)
 		vdev->core->vqs[idx].conf = *conf;
@@ -89,7 +89,7 @@ vdpa_session_start(struct vdpa_device *vdev, const struct vdpa_start_config *con
 	if (rc == 0)
 		rc = vdpa_step_status(vdev, status |= VIRTIO_CONFIG_S_FEATURES_OK);
 	if (rc == 0)
-		rc = vdpa_step_map(vdev, 0, conf->iotlb);
+		rc = vdpa_step_map(vdev, conf->iotlb);
 	for (uint16_t i = 0; rc == 0 && i < conf->nvqs; i++)
 		if (conf->vqs[i].ready)
 			rc = vdpa_session_setup_vq(vdev, i, &conf->vqs[i]);
@@ -153,7 +153,7 @@ vdpa_device_set_iotlb(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 	else if (!vdpa_device_started(vdev))
 		rc = vdpa_error(EPROTO, "%s: is not started", vdev->name);
 	else
-		rc = vdpa_step_map(vdev, 0, tlb);
+		rc = vdpa_step_map(vdev, tlb);
 	vdpa_device_unlock(vdev);
 	return rc;
 }
@@ -168,7 +168,7 @@ vdpa_device_set_log(struct vdpa_device *vdev, const struct vdpa_dirty_log *log,
 	vdpa_device_lock(vdev);
 	if (!vdpa_device_started(vdev)) {
 		rc = log == NULL ? 0 : vdpa_error(EPROTO, "%s: is not started", vdev->name);
-	} else if (vdev->config->log_start == NULL) {
+	} else if (!core->can.log) {
 		rc = log == NULL ? 0 : vdpa_error(EOPNOTSUPP, "%s: has no dirty log", vdev->name);
 	} else {
 		if (log != NULL)

@@ -25,14 +25,6 @@ go_on(struct vdpa_device *vdev)
 		vdpa_device_fail(vdev, -1, rc, "it does not resume");
 }
 
-/* Whether queues come and go while the device runs; else they do before DRIVER_OK only. */
-static bool
-takes_late_vqs(struct vdpa_device *vdev)
-{
-	return (vdpa_get_backend_features(vdev) &
-		RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) != 0;
-}
-
 static bool
 is_packed(const struct vdpa_device *vdev)
 {
@@ -109,7 +101,7 @@ restart_with(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config
 	struct vdpa_vq_config vqs[VDPA_VQ_MAX];
 	struct vdpa_start_config start = {
 		.features = core->features, .vqs = vqs, .nvqs = core->nvqs, .iotlb = core->iotlb};
-	bool keeps_state = vdev->config->suspend != NULL;
+	bool keeps_state = core->can.suspend;
 	char why[VDPA_ERROR_MAX];
 	int rc;
 
@@ -147,11 +139,11 @@ enable_vq(struct vdpa_device *vdev, uint16_t idx, bool enable)
 	struct vdpa_vq_config *conf = &vdev->core->vqs[idx].conf, changed = *conf;
 	int rc;
 
-	if (ops->set_vq_enable != NULL)
+	if (vdev->core->can.vq_enable)
 		return VDPA_OP(vdev, idx, "set_vq_enable", ops->set_vq_enable(vdev, idx, enable));
-	if (!takes_late_vqs(vdev)) {
+	if (!vdev->core->can.late_vqs) {
 		/* What can neither stop one queue nor go on after a stop leaves it as it is. */
-		if (ops->suspend == NULL && (!enable || vdev->core->vqs[idx].ready))
+		if (!vdev->core->can.suspend && (!enable || vdev->core->vqs[idx].ready))
 			return 0;
 		changed.enabled = enable;
 		return restart_with(vdev, idx, &changed);
@@ -214,7 +206,7 @@ vdpa_device_start_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_v
 		rc = vdpa_error(EBUSY, "%s: queue %u: is started", vdev->name, idx);
 	if (rc < 0)
 		goto out;
-	if (!takes_late_vqs(vdev) && !vdev->core->vqs[idx].was_reset) {
+	if (!vdev->core->can.late_vqs && !vdev->core->vqs[idx].was_reset) {
 		rc = restart_with(vdev, idx, conf);
 		goto out;
 	}
@@ -296,11 +288,11 @@ stop_ready_vq(struct vdpa_device *vdev, uint16_t idx)
 	int rc;
 
 	/* Where queues come and go one by one, stop this one; else all, they stop together. */
-	if (takes_late_vqs(vdev))
+	if (vdev->core->can.late_vqs)
 		return vdpa_step_vq_ready(vdev, idx, false);
-	if (vdev->config->suspend != NULL)
+	if (vdev->core->can.suspend)
 		return vdpa_step_suspend(vdev);
-	if (vdev->config->reset_vq == NULL)
+	if (!vdev->core->can.vq_reset)
 		return -EOPNOTSUPP;
 	rc = VDPA_OP(vdev, idx, "reset_vq", vdev->config->reset_vq(vdev, idx));
 	if (rc == 0) {
@@ -456,7 +448,7 @@ vdpa_get_vq_notification(struct vdpa_device *vdev, uint16_t idx,
 
 	vdpa_device_lock(vdev);
 	rc = check_session_vq(vdev, idx);
-	if (rc == 0 && vdev->config->get_vq_notification == NULL)
+	if (rc == 0 && !vdev->core->can.doorbells)
 		rc = vdpa_error(EOPNOTSUPP, "%s: has no doorbell to give away", vdev->name);
 	if (rc == 0)
 		rc = VDPA_OP(vdev, idx, "get_vq_notification",

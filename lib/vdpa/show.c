@@ -22,21 +22,9 @@
 #include "bus.h"
 #include "device_priv.h"
 #include "mgmt.h"
+#include "virtio_type.h"
 
 #define STATS_MAX 64
-
-static const char *
-type_name(uint32_t device_id)
-{
-	static const char *const names[] = {
-		[VIRTIO_ID_NET] = "network",	 [VIRTIO_ID_BLOCK] = "block",
-		[VIRTIO_ID_CONSOLE] = "console", [VIRTIO_ID_RNG] = "rng",
-		[VIRTIO_ID_SCSI] = "scsi",	 [VIRTIO_ID_FS] = "fs",
-	};
-
-	return device_id < RTE_DIM(names) && names[device_id] != NULL ? names[device_id]
-								      : "unknown";
-}
 
 static json_t *
 hex(uint64_t value)
@@ -138,7 +126,7 @@ show_registered(struct vdpa_device *vdev, json_t *obj)
 	enum vdpa_device_state state = vdpa_device_get_state(vdev);
 	char text[VDPA_FAILURE_MAX] = "";
 
-	json_object_set_new(obj, "type", json_string(type_name(ops->get_device_id(vdev))));
+	json_object_set_new(obj, "type", json_string(virtio_type(ops->get_device_id(vdev))->name));
 	json_object_set_new(obj, "vendor_id", json_integer(ops->get_vendor_id(vdev)));
 	json_object_set_new(obj, "max_vqs", json_integer(core->nvqs));
 	json_object_set_new(obj, "max_vq_size", json_integer(ops->get_vq_num_max(vdev)));
@@ -306,12 +294,10 @@ static json_t *
 show_mgmtdev(const struct vdpa_mgmt_dev *mdev)
 {
 	json_t *obj = json_object(), *classes = json_array();
+	const char *class = virtio_type(mdev->device_id)->class;
 
 	if (mdev->device_id != 0)
-		json_array_append_new(classes,
-				      json_string(mdev->device_id == VIRTIO_ID_NET     ? "net"
-						  : mdev->device_id == VIRTIO_ID_BLOCK ? "block"
-										       : "other"));
+		json_array_append_new(classes, json_string(class != NULL ? class : "other"));
 	json_object_set_new(obj, "supported_classes", classes);
 	json_object_set_new(obj, "max_supported_vqs", json_integer(mdev->max_supported_vqs));
 	json_object_set_new(obj, "dev_features", hex(mdev->supported_features));

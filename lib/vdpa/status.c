@@ -3,7 +3,7 @@
 
 /*
  * The steps of a device's set-up and the rules of virtio 1.2 (2.1, 3.1) about their order. Every
- * step that reaches a driver's op passes here, whether a front end takes it by itself (consumer.c)
+ * step that reaches a driver's op passes here, whether a front end takes it by itself (calls.c)
  * or as a part of a start (session.c). With the device's lock held.
  */
 
@@ -215,56 +215,28 @@ check_iova_range(struct vdpa_device *vdev, const struct vdpa_iotlb *tlb)
 }
 
 int
-vdpa_step_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
+vdpa_step_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 {
 	struct vdpa_device_core *core = vdev->core;
+	struct vdpa_iotlb *old;
 	int rc = check_alive(vdev);
 
 	if (rc < 0)
 		return rc;
-	if (asid >= vdev->nas)
-		return vdpa_error(EINVAL, "%s: address space %u: there are %u", vdev->name, asid,
-				  vdev->nas);
 	rc = check_iova_range(vdev, tlb);
 	if (rc < 0)
 		return rc;
 	if (vdev->config->set_map != NULL)
-		rc = VDPA_OP(vdev, -1, "set_map", vdev->config->set_map(vdev, asid, tlb));
-	else if (asid == 0)
-		rc = VDPA_OP(vdev, -1, "memory", vdpa_dma_change(vdev, tlb));
+		rc = VDPA_OP(vdev, -1, "set_map", vdev->config->set_map(vdev, 0, tlb));
 	else
-		rc = vdpa_error(EOPNOTSUPP, "%s: address space %u: it maps one only", vdev->name,
-				asid);
+		rc = VDPA_OP(vdev, -1, "memory", vdpa_dma_change(vdev, tlb));
 	if (rc < 0)
 		return rc;
-	if (asid == 0) {
-		struct vdpa_iotlb *old = core->iotlb;
-
-		core->iotlb = vdpa_iotlb_get(tlb);
-		core->dma_mapped = tlb != NULL && tlb->n > 0 ? UINT64_MAX >> (64 - tlb->n) : 0;
-		vdpa_iotlb_put(old);
-		vdpa_session_memory_changed(vdev);
-	}
+	old = core->iotlb;
+	core->iotlb = vdpa_iotlb_get(tlb);
+	vdpa_iotlb_put(old);
+	vdpa_session_memory_changed(vdev);
 	return 0;
-}
-
-int
-vdpa_step_group_asid(struct vdpa_device *vdev, uint32_t group, uint32_t asid)
-{
-	int rc = check_alive(vdev);
-
-	if (rc < 0)
-		return rc;
-	if (group >= vdev->ngroups || asid >= vdev->nas)
-		return vdpa_error(EINVAL, "%s: group %u to address space %u: there are %u and %u",
-				  vdev->name, group, asid, vdev->ngroups, vdev->nas);
-	if ((vdev->core->status & VIRTIO_CONFIG_S_DRIVER_OK) != 0)
-		return vdpa_error(EBUSY, "%s: address spaces are fixed after DRIVER_OK",
-				  vdev->name);
-	if (vdev->config->set_group_asid == NULL)
-		return asid == 0 ? 0
-				 : vdpa_error(EOPNOTSUPP, "%s: has one address space", vdev->name);
-	return VDPA_OP(vdev, -1, "set_group_asid", vdev->config->set_group_asid(vdev, group, asid));
 }
 
 /* Size, addresses and state of a queue: before it is ready, and after FEATURES_OK. */
@@ -284,9 +256,7 @@ check_vq_setup(struct vdpa_device *vdev, uint16_t idx, const char *what)
 	if (core->vqs[idx].ready)
 		return vdpa_error(EBUSY, "%s: queue %u: %s while it is ready", vdev->name, idx,
 				  what);
-	if (core->state == VDPA_STATE_RUNNING && !core->vqs[idx].was_reset &&
-	    (vdpa_get_backend_features(vdev) & RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) ==
-		    0)
+	if (core->state == VDPA_STATE_RUNNING && !core->vqs[idx].was_reset && !core->can.late_vqs)
 		return vdpa_error(EBUSY, "%s: queue %u: %s after DRIVER_OK, which it cannot take",
 				  vdev->name, idx, what);
 	return 0;
@@ -340,25 +310,25 @@ vdpa_step_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint
 {
 	int rc = check_vq_setup(vdev, idx, "addresses");
 	struct vdpa_vq_config *conf;
+	struct vdpa_ring_size size;
 	bool packed;
-	uint64_t num;
 
 	if (rc < 0)
 		return rc;
 	conf = &vdev->core->vqs[idx].conf;
-	num = conf->num;
-	if (num == 0)
+	if (conf->num == 0)
 		return vdpa_error(EPROTO, "%s: queue %u: addresses before the size", vdev->name,
 				  idx);
 	packed = (vdev->core->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
+	size = vdpa_ring_size(packed, conf->num);
 	rc = check_ring_part(vdev, idx, packed ? "descriptor ring" : "descriptor table", desc,
-			     16 * num, 16);
+			     size.desc, 16);
 	if (rc == 0)
 		rc = check_ring_part(vdev, idx, packed ? "driver event suppression" : "avail ring",
-				     driver, packed ? 4 : 6 + 2 * num, packed ? 4 : 2);
+				     driver, size.driver, packed ? 4 : 2);
 	if (rc == 0)
 		rc = check_ring_part(vdev, idx, packed ? "device event suppression" : "used ring",
-				     device, packed ? 4 : 6 + 8 * num, 4);
+				     device, size.device, 4);
 	if (rc < 0)
 		return rc;
 	rc = VDPA_OP(vdev, idx, "set_vq_address",
@@ -425,7 +395,7 @@ vdpa_step_suspend(struct vdpa_device *vdev)
 		return 0;
 	if (vdev->core->state != VDPA_STATE_RUNNING)
 		return vdpa_error(EPROTO, "%s: suspend before DRIVER_OK", vdev->name);
-	if (vdev->config->suspend == NULL)
+	if (!vdev->core->can.suspend)
 		return vdpa_error(EOPNOTSUPP, "%s: the device cannot suspend", vdev->name);
 	rc = VDPA_OP(vdev, -1, "suspend", vdev->config->suspend(vdev));
 	if (rc < 0)
@@ -444,8 +414,6 @@ vdpa_step_resume(struct vdpa_device *vdev)
 	if (vdev->core->state != VDPA_STATE_SUSPENDED)
 		return vdpa_error(EPROTO, "%s: resume of a device that is not suspended",
 				  vdev->name);
-	if (vdev->config->resume == NULL)
-		return vdpa_error(EOPNOTSUPP, "%s: the device cannot resume", vdev->name);
 	rc = VDPA_OP(vdev, -1, "resume", vdev->config->resume(vdev));
 	if (rc < 0)
 		return rc;

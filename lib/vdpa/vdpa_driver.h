@@ -54,11 +54,11 @@ struct vdpa_stat {
 	uint64_t value;
 };
 
-/** Bits of get_backend_features(), numbered as the kernel's VHOST_BACKEND_F_*. */
-#define VDPA_BACKEND_F_SUSPEND		      4
-#define VDPA_BACKEND_F_RESUME		      5
+/**
+ * Bit of get_backend_features(), numbered as the kernel's VHOST_BACKEND_F_*: queues come and go
+ * while the device runs. What the kernel has further bits for is said by an op that is there.
+ */
 #define VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK 6
-#define VDPA_BACKEND_F_IOTLB_PERSIST	      8
 
 /**
  * What a device can do. Order of calls of a start, kept by the core (virtio 1.2, 3.1.1):
@@ -91,7 +91,6 @@ struct vdpa_config_ops {
 	/** eventfd the device signals for used buffers; -1: none. May change while running. */
 	int (*set_vq_cb)(struct vdpa_device *vdev, uint16_t idx, int fd);
 	int (*set_vq_ready)(struct vdpa_device *vdev, uint16_t idx, bool ready);
-	bool (*get_vq_ready)(struct vdpa_device *vdev, uint16_t idx);
 	/**
 	 * Optional: vhost-user's SET_VRING_ENABLE on a ready queue; a disabled one keeps its state
 	 * and moves no data. A device that could stop a queue only by losing its state uses it no
@@ -124,17 +123,11 @@ struct vdpa_config_ops {
 	/** Optional: the doorbell. -EOPNOTSUPP where it shares its page. */
 	int (*get_vq_notification)(struct vdpa_device *vdev, uint16_t idx,
 				   struct vdpa_notification_area *area);
-	/** Optional: size in force or best for this queue. NULL: get_vq_num_max. */
-	uint32_t (*get_vq_size)(struct vdpa_device *vdev, uint16_t idx);
-	/** Optional: group of a queue, below ngroups. NULL: 0. */
-	uint32_t (*get_vq_group)(struct vdpa_device *vdev, uint16_t idx);
 
 	/* The device. */
 
 	/** Queues as the front end sees them (without a driver-owned control queue). */
 	uint16_t (*get_vq_count)(struct vdpa_device *vdev);
-	/** Alignment of ring addresses in bytes. */
-	uint32_t (*get_vq_align)(struct vdpa_device *vdev);
 	uint16_t (*get_vq_num_max)(struct vdpa_device *vdev);
 	/** Optional; NULL: 1. */
 	uint16_t (*get_vq_num_min)(struct vdpa_device *vdev);
@@ -144,7 +137,6 @@ struct vdpa_config_ops {
 	/** Before FEATURES_OK; a subset of the device's features. -EINVAL for a set it cannot run.
 	 */
 	int (*set_driver_features)(struct vdpa_device *vdev, uint64_t features);
-	uint64_t (*get_driver_features)(struct vdpa_device *vdev);
 	/** Optional: eventfd the device signals for a configuration change; -1: none. */
 	int (*set_config_cb)(struct vdpa_device *vdev, int fd);
 	/** Virtio device id: 1 net, 2 block, ... */
@@ -164,7 +156,7 @@ struct vdpa_config_ops {
 	int (*reset)(struct vdpa_device *vdev);
 	/** Optional: stop all queues, keep their state; get_vq_state is valid on return. */
 	int (*suspend)(struct vdpa_device *vdev);
-	/** Optional: go on after suspend. */
+	/** With suspend: go on after it. */
 	int (*resume)(struct vdpa_device *vdev);
 	size_t (*get_config_size)(struct vdpa_device *vdev);
 	/** offset + len is within get_config_size(). */
@@ -181,10 +173,8 @@ struct vdpa_config_ops {
 
 	/* DMA: set_map, or dma_map and dma_unmap, or neither and struct vdpa_device.dma. */
 
-	/** Optional: an address space before DRIVER_OK. */
-	int (*set_group_asid)(struct vdpa_device *vdev, uint32_t group, uint32_t asid);
 	/**
-	 * Optional: the whole table of an address space. On return the device no longer uses the
+	 * Optional: the whole table; asid is 0. On return the device no longer uses the
 	 * table before; on failure it still uses that one and not the new one. Take a reference to
 	 * keep it (vdpa_iotlb_get()); NULL: no memory. May be called while running.
 	 */
@@ -195,8 +185,6 @@ struct vdpa_config_ops {
 		       const struct vdpa_mem_region *region);
 	int (*dma_unmap)(struct vdpa_device *vdev, uint32_t asid,
 			 const struct vdpa_mem_region *region);
-	/** Optional: the address space as it was after reset. */
-	int (*reset_map)(struct vdpa_device *vdev, uint32_t asid);
 
 	/* Dirty log. All three or none. */
 
@@ -230,8 +218,6 @@ struct vdpa_device {
 	 * every reset. Outlives the registration.
 	 */
 	struct vdpa_dma_domain *dma;
-	uint32_t ngroups; /**< virtqueue groups */
-	uint32_t nas;	  /**< address spaces */
 	struct vdpa_device_core *core;
 };
 
@@ -239,19 +225,15 @@ struct vdpa_device {
  * Allocate a device; it is the driver's alone until it is registered.
  *
  * @param size  bytes of the driver's struct, whose first member is struct vdpa_device; zeroed.
- * @param name     1 to VDPA_NAME_MAX - 1 characters of [A-Za-z0-9._-].
- * @param ngroups  virtqueue groups; 0 is 1.
- * @param nas      address spaces; 0 is 1.
+ * @param name  1 to VDPA_NAME_MAX - 1 characters of [A-Za-z0-9._-].
  * @return the device with one reference, the caller's; NULL with vdpa_error_message() and errno
  * set: EINVAL for a bad name or a mandatory op that is NULL, ENOMEM. From any thread.
  */
 struct vdpa_device *vdpa_alloc_device_size(size_t size, const char *name,
-					   const struct vdpa_config_ops *ops, uint32_t ngroups,
-					   uint32_t nas);
-#define vdpa_alloc_device(type, member, name, ops, ngroups, nas)                                   \
+					   const struct vdpa_config_ops *ops);
+#define vdpa_alloc_device(type, member, name, ops)                                                 \
 	((type *)(void *)vdpa_alloc_device_size(                                                   \
-		sizeof(type) + 0 * sizeof(char[offsetof(type, member) == 0 ? 1 : -1]), name, ops,  \
-		ngroups, nas))
+		sizeof(type) + 0 * sizeof(char[offsetof(type, member) == 0 ? 1 : -1]), name, ops))
 
 /** Drop a reference; the last one calls ops->free and frees the device. From any thread. */
 void vdpa_put_device(struct vdpa_device *vdev);

@@ -69,6 +69,37 @@ class Domain(unittest.TestCase):
             self.assertEqual(app.show('v0')['state'], 'running')
             net.exchange()
 
+    def test_memory_that_ends_within_a_page(self):
+        """libblkio registers memory of 30,240 bytes, and no more is in the file."""
+        size = 30240
+        odd = vhost.Memory(size)
+        self.addCleanup(odd.close)
+        with model() as other, daemon(other.path) as app, \
+                vhost.NetDriver(app.socket('v0')).start() as net:
+            before = app.show('v0')['dma']['bytes_mapped']
+            self.assertEqual(self.set_table(net, net.memory, odd), 0)
+            self.assertEqual(app.show('v0')['dma']['bytes_mapped'] - before, 32768)
+            # A frame from its last bytes.
+            frame = bytes(vhost.NET_HDR) + bytes(range(100))
+            odd.write(size - len(frame), frame)
+            net.rx.add(net.rx_buf, 4096, True)
+            net.rx.kick()
+            net.tx.add(16 * REGION + size - len(frame), len(frame), False)
+            net.tx.kick()
+            self.assertEqual(vhost.wait_until(net.rx.poll), len(frame))
+            self.assertEqual(net.memory.read(net.rx_buf + vhost.NET_HDR, 100), bytes(range(100)))
+            self.assertTrue(vhost.wait_until(lambda: net.tx.poll() is not None))
+            # No other region can lie in that page, nor one begin within a page.
+            regions = table((net.memory.GPA, net.memory.size, net.memory.UVA, 0),
+                            (net.memory.GPA + 16 * REGION, 4104, net.memory.UVA + 16 * REGION, 0),
+                            (net.memory.GPA + 16 * REGION + 4104, 80, net.memory.UVA + 17 * REGION, 4104))
+            fds = [net.memory.fd, odd.fd, odd.fd]
+            self.assertNotEqual(net.client.ack(vhost.SET_MEM_TABLE, regions, fds), 0)
+            app.err.wait("does not begin with one of the IOMMU's pages of 0x1000")
+            net.exchange()
+            self.assertEqual(self.set_table(net, net.memory), 0)
+            self.assertEqual(app.show('v0')['dma']['bytes_mapped'], before)
+
     def test_nothing_is_mapped_after_the_end(self):
         for end in 'stop', 'disconnect', 'reset':
             with self.subTest(end), model() as other, daemon(other.path) as app:

@@ -2,10 +2,9 @@
 # Copyright (c) 2026 uvdpa contributors
 """A front end that sends file descriptors of a kind that could confuse or hold up the daemon."""
 
-import ctypes
+import contextlib
 import mmap
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -16,43 +15,10 @@ import unittest
 import harness
 import vhost_user_client as vu
 
-CLONE_NEWUSER = 0x10000000
-# Other devices wait no longer than this for their messages (a message may hold them up for 100 ms).
-PATIENCE_S = 2.0
-
-
-def twin_of(path):
-    """A connected socket whose name is path, though it never saw the listener there; and its peer."""
-    ours, theirs = socket.socketpair()
-    root = tempfile.mkdtemp(prefix="uvdpa-twin-")
-    pid = os.fork()
-    if pid == 0:
-        try:
-            if os.geteuid() != 0 and ctypes.CDLL(None).unshare(CLONE_NEWUSER) != 0:
-                os._exit(77)
-            os.chroot(root)
-            os.chdir("/")
-            os.makedirs(os.path.dirname(path))
-            with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as peer:
-                listener.bind(path)
-                listener.listen()
-                peer.connect(path)
-                accepted, _ = listener.accept()
-                socket.send_fds(theirs, [b"x"], [accepted.fileno(), peer.fileno()])
-            os._exit(0)
-        except PermissionError:
-            os._exit(77)
-        finally:
-            os._exit(1)
-    theirs.close()
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if code == 77:
-        raise unittest.SkipTest("no permission to change the root folder")
-    assert code == 0, code
-    _, fds, _, _ = socket.recv_fds(ours, 1, 2)
-    ours.close()
-    shutil.rmtree(root)
-    return [socket.socket(fileno=fd) for fd in fds]
+# Descriptors of one device's front ends that may wait to be closed: VDPA_FD_WAITING_MAX.
+WAITING_MAX = 64
+# Other devices wait no longer than this for their messages.
+PATIENCE_S = 4.0
 
 
 def disk_folder():
@@ -65,9 +31,7 @@ def disk_folder():
     raise unittest.SkipTest("no folder on a disk")
 
 
-class Descriptors(vu.HostileTest):
-    DEVICES = vu.HostileTest.DEVICES + ("name accomplice mgmtdev sim_net backend loopback",)
-
+class DescriptorTest(vu.HostileTest):
     def assert_healthy_is_served(self):
         """A message of the other device is answered in time, so the shared thread does not wait."""
         self.healthy.client.sock.settimeout(PATIENCE_S)
@@ -76,24 +40,8 @@ class Descriptors(vu.HostileTest):
         finally:
             self.healthy.client.sock.settimeout(vu.TIMEOUT_S)
 
-    def test_a_socket_of_the_same_name_does_not_pass_for_the_connection(self):
-        twin, peer = twin_of(self.daemon.path("victim"))
-        accomplice = vu.Client(self.daemon.path("accomplice"))
-        self.closers += [twin, peer]
-        accomplice.negotiate(protocol=vu.P_REPLY_ACK | vu.P_BACKEND_REQ)
-        # The lowest number wins: leave none free below the twin's.
-        for queue in range(2):
-            for request in vu.SET_VRING_KICK, vu.SET_VRING_CALL, vu.SET_VRING_ERR:
-                self.assertEqual(accomplice.u64(request, queue, [accomplice.eventfd()]), 0)
-        self.assertEqual(accomplice.ack(vu.SET_BACKEND_REQ_FD, b"", [twin.fileno()]), 0)
-        client = self.connect()
-        self.closers.append(accomplice)
-        # A header whose payload never comes: the time-out must be on this connection.
-        client.send_raw(struct.pack("<III", vu.SET_FEATURES, vu.VERSION, 8))
-        time.sleep(0.05)
-        self.assert_healthy_is_served()
-        self.assertTrue(client.is_closed(PATIENCE_S))
 
+class Descriptors(DescriptorTest):
     def test_memory_in_a_file_on_disk_is_refused(self):
         # A file system may be a process of the attacker's, that lets every access wait.
         with tempfile.TemporaryFile(dir=disk_folder()) as file:
@@ -156,6 +104,62 @@ class Descriptors(vu.HostileTest):
         self.healthy.exchange()
         for ring in net.rx, net.tx:
             self.assertGreaterEqual(os.eventfd_read(ring.call_fd), 2**64 - 2)
+
+
+class Floods(DescriptorTest):
+    """Apart from the rest: they use up the lines that the victim may cause."""
+
+    DEVICES = DescriptorTest.DEVICES + ("name other mgmtdev sim_net backend loopback",)
+
+    def test_floods_leave_none(self):
+        """Every connection brings as many as fit into a message, and none that is wanted."""
+        def connected():
+            try:
+                return vu.Client(self.daemon.path("victim"))
+            except BlockingIOError:  # the backlog is full
+                return None
+
+        with open("/dev/null", "rb") as null, open(__file__, "rb") as file, socket.socket(socket.AF_UNIX) as sock:
+            for fd in null.fileno(), file.fileno(), sock.fileno():
+                for _ in range(1000):
+                    with contextlib.suppress(vu.Closed), vu.wait_until(connected) as client:
+                        client.send(vu.GET_FEATURES, b"", [fd] * 8)
+                self.assert_healthy_is_served()
+
+    def test_a_sender_whose_sockets_linger_waits_and_holds_nobody_up(self):
+        """Each of its sockets keeps its close waiting for longer than the test takes."""
+        peers = []
+        for _ in range(WAITING_MAX // 8 + 1):
+            with vu.Client(self.daemon.path("victim")) as client:
+                socks = []
+                for _ in range(8):
+                    sock, peer = harness.lingering(600)
+                    # The peer goes first: then no close waits any more.
+                    self.addCleanup(sock.close)
+                    self.addCleanup(peer.close)
+                    socks.append(sock)
+                    peers.append(peer)
+                # By the time that the daemon has the whole message, it alone has the sockets.
+                message = struct.pack("<III", vu.GET_FEATURES, vu.VERSION, 0)
+                client.send_raw(message[:1], [sock.fileno() for sock in socks])
+                for sock in socks:
+                    sock.close()
+                client.send_raw(message[1:])
+                self.assertTrue(client.is_closed())
+        with vu.Client(self.daemon.path("victim")) as client:
+            self.assert_logged("connections to .* wait: 7[0-9] file descriptors .* do not close")
+            # What others send is closed, and they are served.
+            for _ in range(3):
+                ours, theirs = socket.socketpair()
+                with ours, vu.Client(self.daemon.path("other")) as other:
+                    other.send(vu.GET_FEATURES, b"", [theirs.fileno()])
+                    theirs.close()
+                    ours.settimeout(vu.TIMEOUT_S)
+                    self.assertEqual(ours.recv(1), b"")
+            self.assert_healthy_is_served()
+            for peer in peers:
+                peer.close()
+            client.ask_u64(vu.GET_FEATURES)
 
 
 if __name__ == "__main__":

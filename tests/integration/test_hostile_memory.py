@@ -3,8 +3,10 @@
 # Copyright (c) 2026 uvdpa contributors
 """SET_MEM_TABLE: tables and files that cannot be, while the device is stopped and while it runs."""
 
+import fcntl
 import os
 import struct
+import tempfile
 import unittest
 
 from vhost_user_client import *
@@ -69,6 +71,28 @@ class MemoryTable(HostileTest):
                 self.refuse([(0, 4096, 0x10000000, 0)], "not a shared memory file", fds=[fd])
             finally:
                 os.close(fd)
+
+    def test_plain_file_is_told_what_to_be(self):
+        """libvirt's file-backed memory is a file on a disk."""
+        with tempfile.NamedTemporaryFile(dir=os.environ.get("UVDPA_BUILD", ".")) as file:
+            file.truncate(MB)
+            try:
+                fcntl.fcntl(file.fileno(), fcntl.F_GET_SEALS)
+                self.skipTest("the build lies in memory")
+            except OSError:
+                pass
+            self.refuse([(0, MB, 0x10000000, 0)], "memory-backend-memfd.*<source type='memfd'/>", fds=[file.fileno()])
+
+    def test_front_end_behind_an_iommu_is_told_so(self):
+        client = self.connect(negotiate=False)
+        client.send(SET_OWNER)
+        client.send(SET_PROTOCOL_FEATURES, struct.pack("<Q", P_REPLY_ACK))
+        features = struct.pack("<Q", F_VERSION_1 | F_PROTOCOL | F_ACCESS_PLATFORM)
+        self.assert_refused(client, SET_FEATURES, features, cause="iommu_platform=off.*<driver iommu='off'/>")
+        client = self.connect()
+        # An update of the IOTLB: IOVA, size, user address, permission, type.
+        client.send(IOTLB_MSG, struct.pack("<QQQBBxxxxxx", 0, 4096, 0x10000000, 3, 2))
+        self.assert_logged(f"request {IOTLB_MSG} refused", "iommu_platform=off")
 
     def test_read_only_file(self):
         memory = self.memory()

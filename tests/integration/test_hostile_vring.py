@@ -156,6 +156,8 @@ class Vring(HostileTest):
         err = client.eventfd()
         self.assertEqual(client.u64(SET_VRING_ERR, 0, [err]), 0)
         PackedRing(memory, 0).start(client, base=0x7FFF7FFF)
+        self.assertFalse(self.readable(err), "it started before DRIVER_OK")
+        self.assertEqual(client.u64(SET_STATUS, 0xF), 0)
         self.assertTrue(wait_until(lambda: self.readable(err)), "the error eventfd is silent")
         self.assertTrue(client.ask_u64(GET_STATUS) & 0x40, "NEEDS_RESET is not shown")
         # The same connection works again after a reset.

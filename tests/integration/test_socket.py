@@ -86,7 +86,7 @@ class Socket(unittest.TestCase):
     def test_folder_that_is_not_there(self):
         code, text = self.refused(f"socket {self.path('no/s')}")
         self.assertNotEqual(code, 0)
-        self.assertIn(f"socket '{self.path('no/s')}'", text)
+        self.assertIn(f"socket '{self.path('no/s')}': there is no folder {self.path('no')}: mkdir -p", text)
 
     def test_one_socket_for_two_devices(self):
         path = self.path("s")
@@ -115,6 +115,18 @@ class Socket(unittest.TestCase):
             finally:
                 again.terminate()
         self.assertFalse(os.path.exists(path))
+        daemon.stop()
+
+    def test_only_its_own_socket_is_removed(self):
+        daemon = self.daemon("backend loopback")
+        path = daemon.path("net0")
+        os.unlink(path)
+        with open(path, "w", encoding="ascii") as f:
+            f.write("precious")
+        daemon.process.terminate()
+        daemon.process.wait()
+        with open(path, encoding="ascii") as f:
+            self.assertEqual(f.read(), "precious")
         daemon.stop()
 
     @staticmethod

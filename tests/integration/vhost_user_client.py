@@ -8,7 +8,6 @@ under test) and HostileTest (what must hold after every attack).
 """
 
 import array
-import collections
 import mmap
 import os
 import re
@@ -23,26 +22,30 @@ import tempfile
 import time
 import unittest
 
+import harness
+
 GET_FEATURES, SET_FEATURES, SET_OWNER, RESET_OWNER, SET_MEM_TABLE = 1, 2, 3, 4, 5
 SET_LOG_BASE, SET_LOG_FD, SET_VRING_NUM, SET_VRING_ADDR = 6, 7, 8, 9
 SET_VRING_BASE, GET_VRING_BASE, SET_VRING_KICK, SET_VRING_CALL = 10, 11, 12, 13
 SET_VRING_ERR, GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES = 14, 15, 16
 GET_QUEUE_NUM, SET_VRING_ENABLE, SEND_RARP, NET_SET_MTU = 17, 18, 19, 20
-SET_BACKEND_REQ_FD, GET_CONFIG, SET_CONFIG = 21, 24, 25
+SET_BACKEND_REQ_FD, IOTLB_MSG, GET_CONFIG, SET_CONFIG = 21, 22, 24, 25
 GET_INFLIGHT_FD, SET_INFLIGHT_FD, RESET_DEVICE = 31, 32, 34
-SET_STATUS, GET_STATUS = 39, 40
+GET_MAX_MEM_SLOTS, ADD_MEM_REG, REM_MEM_REG, SET_STATUS, GET_STATUS = 36, 37, 38, 39, 40
 
 NAMES = {v: k for k, v in list(globals().items()) if k.isupper() and isinstance(v, int)}
 
 VERSION, REPLY, NEED_REPLY = 1, 4, 8
 NOFD = 0x100
 F_VERSION_1, F_PACKED, F_INDIRECT, F_EVENT_IDX = 1 << 32, 1 << 34, 1 << 28, 1 << 29
+F_CTRL_VQ, F_CTRL_RX, F_GUEST_ANNOUNCE, F_MQ = 1 << 17, 1 << 18, 1 << 21, 1 << 22
 F_PROTOCOL, F_LOG_ALL, F_MRG_RXBUF = 1 << 30, 1 << 26, 1 << 15
-F_NOTIFICATION_DATA = 1 << 38
+F_ACCESS_PLATFORM, F_NOTIFICATION_DATA = 1 << 33, 1 << 38
 P_MQ, P_LOG, P_RARP, P_REPLY_ACK, P_MTU, P_BACKEND_REQ = 1, 2, 4, 8, 16, 32
 P_CONFIG, P_SEND_FD, P_INFLIGHT, P_RESET, P_STATUS = 1 << 9, 1 << 10, 1 << 12, 1 << 13, 1 << 16
+P_MEM_SLOTS = 1 << 15
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 15.0
 MEM_NAME = "uvdpa-guest"
 
 
@@ -163,6 +166,16 @@ class Client:
         if ack:
             return self.ack(SET_MEM_TABLE, payload, fds)
         return self.send(SET_MEM_TABLE, payload, fds)
+
+    def get_max_mem_slots(self):
+        return self.ask_u64(GET_MAX_MEM_SLOTS)
+
+    def add_mem_reg(self, region, fd):
+        """region: guest address, size, front-end address, offset in the file. The error, 0 for none."""
+        return self.ack(ADD_MEM_REG, struct.pack("<QQQQQ", 0, *region), [fd])
+
+    def rem_mem_reg(self, region, fds=()):
+        return self.ack(REM_MEM_REG, struct.pack("<QQQQQ", 0, *region), fds)
 
     def is_closed(self, timeout=TIMEOUT_S):
         """Whether the daemon closes the connection in time; what it says before is dropped."""
@@ -345,18 +358,22 @@ NET_HDR = 12
 class NetDriver:
     """A net device driven over one queue pair: what is sent comes back (back end loopback)."""
 
-    def __init__(self, path, ring=SplitRing, protocol=P_REPLY_ACK | P_MQ | P_CONFIG | P_RESET, connection=None):
-        self.client = Client(path, connection=connection)
+    def __init__(self, path, ring=SplitRing, protocol=P_REPLY_ACK | P_MQ | P_CONFIG | P_RESET, connection=None,
+                 client=None, features=0):
+        self.client = client or Client(path, connection=connection)
         self.memory = Memory()
         self.rx, self.tx = ring(self.memory, 0), ring(self.memory, 1)
         self.rx_buf, self.tx_buf = self.memory.alloc(4096), self.memory.alloc(4096)
         try:
-            self.client.negotiate(F_VERSION_1 | ring.FEATURE, protocol)
-            assert self.client.set_memory(self.memory) == 0
+            self.client.negotiate(F_VERSION_1 | ring.FEATURE | features, protocol)
+            assert self.negotiate_memory() == 0
         except BaseException:
             self.close()
             raise
         self.count = 0
+
+    def negotiate_memory(self):
+        return self.client.set_memory(self.memory)
 
     def start(self):
         assert self.rx.start(self.client) == 0
@@ -393,7 +410,69 @@ class NetDriver:
         self.close()
 
 
-Usage = collections.namedtuple("Usage", "fds guest_maps threads")
+class BlockDriver:
+    """A block device whose front end has some queues, of which the guest uses the first few."""
+
+    READ, WRITE = 0, 1
+    SECTOR = 512
+
+    def __init__(self, path, announced, used):
+        self.client, self.memory = Client(path), Memory()
+        self.rings = [SplitRing(self.memory, i) for i in range(used)]
+        self.buffers = [self.memory.alloc(4096) for _ in range(used)]
+        try:
+            self.client.negotiate()
+            assert self.client.set_memory(self.memory) == 0
+            # As QEMU does: a call eventfd for each that it has.
+            for i in range(announced):
+                assert self.client.u64(SET_VRING_CALL, i, [self.client.eventfd()]) == 0
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self):
+        for ring in self.rings:
+            assert ring.start(self.client) == 0
+        return self
+
+    def request(self, q, kind, sector, timeout=TIMEOUT_S):
+        """Header, one sector of data at the buffer's 1024, status."""
+        memory, ring, buffer = self.memory, self.rings[q], self.buffers[q]
+        memory.write(buffer, struct.pack("<IIQ", kind, 0, sector))
+        memory.write(buffer + 16, b"\xff")
+        at = memory.GPA + buffer
+        ring.set_desc(0, at, 16, DESC_NEXT, 1)
+        ring.set_desc(1, at + 1024, self.SECTOR, DESC_NEXT | (DESC_WRITE if kind == self.READ else 0), 2)
+        ring.set_desc(2, at + 16, 1, DESC_WRITE)
+        ring.submit(0)
+        ring.kick()
+        assert wait_until(lambda: ring.poll() is not None or None, timeout), f"queue {q} does not answer"
+        assert memory.read(buffer + 16, 1) == b"\0", "the request failed"
+
+    def exchange(self):
+        """A sector written and read by each queue."""
+        for q, buffer in enumerate(self.buffers):
+            data = bytes([q]) * self.SECTOR
+            self.memory.write(buffer + 1024, data)
+            self.request(q, self.WRITE, q)
+            self.memory.write(buffer + 1024, bytes([0xEE]) * self.SECTOR)
+            self.request(q, self.READ, q)
+            assert self.memory.read(buffer + 1024, self.SECTOR) == data, "the sector changed"
+
+    def stop(self):
+        """Where the queues stand."""
+        return [struct.unpack("<II", self.client.ask(GET_VRING_BASE, struct.pack("<II", r.index, 0)))[1]
+                for r in self.rings]
+
+    def close(self):
+        self.client.close()
+        self.memory.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
 
 
 class Daemon:
@@ -430,11 +509,10 @@ class Daemon:
     def proc(self, what):
         return f"/proc/{self.process.pid}/{what}"
 
-    def usage(self):
-        fds = os.listdir(self.proc("fd"))
+    def guest_maps(self):
+        """How often memory of a front end of ours is mapped."""
         with open(self.proc("maps"), encoding="utf-8", errors="replace") as f:
-            maps = sum(MEM_NAME in line for line in f)
-        return Usage(len(fds), maps, len(os.listdir(self.proc("task"))))
+            return sum(MEM_NAME in line for line in f)
 
     def stop(self):
         if self.process.poll() is None:
@@ -467,7 +545,8 @@ class HostileTest(unittest.TestCase):
             cls.healthy = NetDriver(cls.daemon.path("healthy")).start()
             cls.healthy.exchange()
             cls.reconnect_victim()
-            cls.baseline = cls.settled_usage()
+            cls.baseline = harness.settled(cls.daemon.process.pid)
+            cls.guest_maps = cls.daemon.guest_maps()
         except BaseException:
             code, log = cls.daemon.stop()
             sys.stderr.write(log)
@@ -479,16 +558,6 @@ class HostileTest(unittest.TestCase):
         code, log = cls.daemon.stop()
         if code != 0 or "Sanitizer" in log or "runtime error" in log:
             raise AssertionError(f"the daemon ended with {code}:\n{log[-8000:]}")
-
-    @classmethod
-    def settled_usage(cls):
-        usage = cls.daemon.usage()
-        for _ in range(20):
-            time.sleep(0.02)
-            last, usage = usage, cls.daemon.usage()
-            if usage == last:
-                break
-        return usage
 
     @classmethod
     def reconnect_victim(cls):
@@ -507,10 +576,7 @@ class HostileTest(unittest.TestCase):
         self.assertIsNone(self.daemon.process.poll(), "the daemon died:\n" + self.daemon.log()[-8000:])
         self.healthy.exchange()
         self.reconnect_victim()
-        self.assertTrue(
-            wait_until(lambda: self.daemon.usage() == self.baseline),
-            f"left behind: {self.daemon.usage()} instead of {self.baseline}",
-        )
+        harness.nothing_left(self.daemon.process.pid, self.baseline)
 
     def new_log(self):
         return self.daemon.log()[self.log_start :]

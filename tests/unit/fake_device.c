@@ -78,12 +78,6 @@ fake_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 	return op(vdev, __func__);
 }
 
-static bool
-fake_get_vq_ready(struct vdpa_device *vdev, uint16_t idx)
-{
-	return FAKE(vdev)->vq[idx].ready;
-}
-
 static int
 fake_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state)
 {
@@ -102,12 +96,6 @@ static uint16_t
 fake_get_vq_count(struct vdpa_device *vdev)
 {
 	return FAKE_VQS;
-}
-
-static uint32_t
-fake_get_vq_align(struct vdpa_device *vdev)
-{
-	return 16;
 }
 
 static uint16_t
@@ -140,12 +128,6 @@ fake_set_driver_features(struct vdpa_device *vdev, uint64_t features)
 {
 	FAKE(vdev)->features = features;
 	return op(vdev, __func__);
-}
-
-static uint64_t
-fake_get_driver_features(struct vdpa_device *vdev)
-{
-	return FAKE(vdev)->features;
 }
 
 static int
@@ -263,13 +245,11 @@ fake_free(struct vdpa_device *vdev)
 #define FAKE_OPS                                                                                   \
 	.set_vq_address = fake_set_vq_address, .set_vq_num = fake_set_vq_num,                      \
 	.kick_vq = fake_kick_vq, .kick_vq_with_data = fake_kick_vq_with_data,                      \
-	.set_vq_cb = fake_set_vq_cb, .get_vq_ready = fake_get_vq_ready,                            \
-	.get_vq_count = fake_get_vq_count, .get_vq_align = fake_get_vq_align,                      \
+	.set_vq_cb = fake_set_vq_cb, .get_vq_count = fake_get_vq_count,                            \
 	.get_vq_num_max = fake_get_vq_num_max, .get_vq_num_min = fake_get_vq_num_min,              \
 	.get_device_features = fake_get_device_features,                                           \
 	.get_backend_features = fake_get_backend_features,                                         \
-	.set_driver_features = fake_set_driver_features,                                           \
-	.get_driver_features = fake_get_driver_features, .set_config_cb = fake_set_config_cb,      \
+	.set_driver_features = fake_set_driver_features, .set_config_cb = fake_set_config_cb,      \
 	.get_device_id = fake_get_device_id, .get_vendor_id = fake_get_vendor_id,                  \
 	.get_status = fake_get_status, .set_status = fake_set_status, .reset = fake_reset,         \
 	.get_config_size = fake_get_config_size, .get_config = fake_get_config,                    \
@@ -347,7 +327,7 @@ struct fake_device *
 fake_hardware_new(const char *name, struct vdpa_dma_domain *dma, bool enables)
 {
 	struct fake_device *fake = vdpa_alloc_device(struct fake_device, vdev, name,
-						     enables ? &enabling_ops : &hardware_ops, 1, 1);
+						     enables ? &enabling_ops : &hardware_ops);
 
 	if (fake != NULL)
 		fake->vdev.dma = dma;
@@ -358,5 +338,5 @@ struct fake_device *
 fake_device_new(const char *name, bool own_kick)
 {
 	return vdpa_alloc_device(struct fake_device, vdev, name,
-				 own_kick ? &own_kick_ops : &relayed_ops, 1, 1);
+				 own_kick ? &own_kick_ops : &relayed_ops);
 }

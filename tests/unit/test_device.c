@@ -213,17 +213,6 @@ ring_setup_is_refused_before_features_ok_and_while_ready(void **state)
 }
 
 static void
-address_spaces_are_fixed_after_driver_ok(void **state)
-{
-	struct fixture *f = *state;
-
-	assert_int_equal(vdpa_set_group_asid(f->vdev, 0, 0), 0);
-	assert_int_equal(vdpa_set_group_asid(f->vdev, 1, 0), -EINVAL);
-	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
-	assert_int_equal(vdpa_set_group_asid(f->vdev, 0, 0), -EBUSY);
-}
-
-static void
 bad_rings_are_refused_with_the_reason(void **state)
 {
 	static const struct {
@@ -571,8 +560,7 @@ a_disabled_queue_goes_on_where_it_stopped(void **state)
 	struct fixture *f = *state;
 
 	for (unsigned int late = 0; late < 2; late++) {
-		f->fake->backend_features =
-			late ? UINT64_C(1) << VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK : 0;
+		f->vdev->core->can.late_vqs = late != 0;
 		assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 		f->fake->vq[0].state.split.avail_index = 42;
 		assert_int_equal(vdpa_device_enable_vq(f->vdev, 0, false), 0);
@@ -597,7 +585,7 @@ a_failed_restart_for_a_late_queue_leaves_the_others_running(void **state)
 {
 	struct fixture *f = *state;
 
-	f->fake->backend_features = 0;
+	f->vdev->core->can.late_vqs = false;
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	/* The second op: reading where the first queue stands. */
 	f->fake->calls = 0;
@@ -617,7 +605,7 @@ a_failed_restart_never_leaves_a_device_idle_unheard(void **state)
 	struct fixture *f = *state;
 	unsigned int failed = 0;
 
-	f->fake->backend_features = 0;
+	f->vdev->core->can.late_vqs = false;
 	for (unsigned int at = 1;; at++) {
 		f->fake->fail_at = 0;
 		assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
@@ -642,7 +630,7 @@ a_late_queue_restarts_a_device_that_cannot_take_it(void **state)
 {
 	struct fixture *f = *state;
 
-	f->fake->backend_features = 0;
+	f->vdev->core->can.late_vqs = false;
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	f->fake->vq[0].state.split.avail_index = 77;
 	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), 0);
@@ -657,7 +645,7 @@ a_late_queue_starts_alone_where_the_device_can(void **state)
 {
 	struct fixture *f = *state;
 
-	f->fake->backend_features = UINT64_C(1) << VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK;
+	f->vdev->core->can.late_vqs = true;
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	for (unsigned int at = 1;; at++) {
 		f->fake->calls = 0;
@@ -971,7 +959,6 @@ main(void)
 		TEST(features_ok_that_does_not_stick_is_an_error),
 		TEST(features_are_fixed_after_features_ok),
 		TEST(ring_setup_is_refused_before_features_ok_and_while_ready),
-		TEST(address_spaces_are_fixed_after_driver_ok),
 		TEST(bad_rings_are_refused_with_the_reason),
 		TEST(start_unwinds_wherever_it_fails),
 		cmocka_unit_test_setup_teardown(start_unwinds_wherever_it_fails, setup_own_kick,

@@ -225,6 +225,101 @@ odd_regions_are_refused(void **state)
 	vdpa_dma_domain_destroy(dom);
 }
 
+/* libblkio's memory: the device gets the page in which it ends. */
+static void
+a_region_that_ends_within_a_page_is_mapped_to_its_end(void **state)
+{
+	struct fake_iommu f;
+	struct vdpa_dma_domain *dom = domain(&f);
+	struct vdpa_mem_region r = region(0x100000, 30240, 5), other;
+	struct vdpa_dma_stats stats;
+
+	r.map = r.va;
+	r.map_len = 8 * PAGE;
+	assert_int_equal(vdpa_dma_map(dom, &r), 0);
+	assert_int_equal(f.at[0].size, 8 * PAGE);
+	vdpa_dma_get_stats(dom, &stats);
+	assert_int_equal(stats.bytes_mapped, 8 * PAGE);
+	/* The same memory, by whatever size of its last page it is called. */
+	other = region(0x100000, 8 * PAGE, 5);
+	assert_int_equal(vdpa_dma_map(dom, &other), 0);
+	assert_int_equal(f.n, 1);
+	assert_int_equal(vdpa_dma_unmap(dom, &other), 0);
+	/* Another region in that page is none that the IOMMU can tell apart. */
+	other = region(0x100000 + 30240, 2528, 5);
+	other.offset = 30240;
+	assert_int_equal(vdpa_dma_map(dom, &other), -EINVAL);
+	assert_string_equal(vdpa_error_message(),
+			    "fake/0: memory at IOVA 0x107620-0x107fff, offset 0x7620 in its file, "
+			    "does not begin with one of the IOMMU's pages of 0x1000");
+	other = region(0x107000, PAGE, 6);
+	assert_int_equal(vdpa_dma_map(dom, &other), -EBUSY);
+	assert_int_equal(vdpa_dma_unmap(dom, &r), 0);
+	assert_int_equal(f.n, 0);
+	/* A file of smaller pages than the IOMMU's has no more to give. */
+	r.size = PAGE / 2;
+	r.map_len = PAGE / 2;
+	assert_int_equal(vdpa_dma_map(dom, &r), -EINVAL);
+	assert_string_equal(vdpa_error_message(),
+			    "fake/0: memory at IOVA 0x100000-0x1007ff ends within one of the "
+			    "IOMMU's pages of 0x1000, which its file does not fill");
+	/* Up to the last byte that the IOMMU translates, and no further. */
+	r = region((1ULL << 39) - 2 * PAGE, PAGE + 8, 5);
+	r.map = r.va;
+	r.map_len = 2 * PAGE;
+	assert_int_equal(vdpa_dma_map(dom, &r), 0);
+	assert_int_equal(vdpa_dma_unmap(dom, &r), 0);
+	r = region(-PAGE + 8, 16, 5);
+	assert_int_equal(vdpa_dma_map(dom, &r), -EINVAL);
+	assert_int_equal(f.n, 0);
+	vdpa_dma_domain_destroy(dom);
+}
+
+/* As many as VFIO's type1 maps by default. */
+#define MANY 65535
+
+static int
+count_map(void *arg, const struct vdpa_dma_mapping *m)
+{
+	++*(unsigned int *)arg;
+	return 0;
+}
+
+static int
+count_unmap(void *arg, const struct vdpa_dma_mapping *m)
+{
+	--*(unsigned int *)arg;
+	return 0;
+}
+
+static void
+as_many_regions_as_the_iommu_takes_are_mapped(void **state)
+{
+	static const struct vdpa_dma_ops counting = {.map = count_map, .unmap = count_unmap};
+	const struct vdpa_dma_limits limits = {.page_size = PAGE, .max_mappings = MANY};
+	struct vdpa_dma_domain *dom;
+	struct vdpa_mem_region r;
+	unsigned int mapped = 0;
+
+	assert_int_equal(vdpa_dma_domain_create("fake/4", &counting, &mapped, &limits, &dom), 0);
+	for (unsigned int i = 0; i < MANY; i++) {
+		r = region((i + 1) * 2 * PAGE, PAGE, 5);
+		assert_int_equal(vdpa_dma_map(dom, &r), 0);
+	}
+	assert_int_equal(mapped, MANY);
+	r = region(0, PAGE, 5);
+	assert_int_equal(vdpa_dma_map(dom, &r), -ENOSPC);
+	for (unsigned int i = MANY; i-- > 0;) {
+		r = region((i + 1) * 2 * PAGE, PAGE, 5);
+		r.iova += PAGE;
+		assert_int_equal(vdpa_dma_unmap(dom, &r), -ENOENT);
+		r.iova -= PAGE;
+		assert_int_equal(vdpa_dma_unmap(dom, &r), 0);
+	}
+	assert_int_equal(mapped, 0);
+	vdpa_dma_domain_destroy(dom);
+}
+
 static void
 what_the_transport_says_is_passed_on(void **state)
 {
@@ -469,6 +564,8 @@ main(void)
 		cmocka_unit_test(other_memory_at_the_same_iova_is_refused),
 		cmocka_unit_test(reserved_iovas_are_named),
 		cmocka_unit_test(odd_regions_are_refused),
+		cmocka_unit_test(a_region_that_ends_within_a_page_is_mapped_to_its_end),
+		cmocka_unit_test(as_many_regions_as_the_iommu_takes_are_mapped),
 		cmocka_unit_test(what_the_transport_says_is_passed_on),
 		cmocka_unit_test(the_number_of_mappings_is_limited),
 		cmocka_unit_test(own_memory_takes_the_highest_hole),

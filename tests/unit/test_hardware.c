@@ -34,7 +34,7 @@
 
 /* The transport below the domain: which IOVAs are mapped, and which call is to fail. */
 struct transport {
-	uint64_t mapped[16];
+	uint64_t mapped[1024];
 	unsigned int n;
 	unsigned int maps, unmaps;
 	unsigned int fail_map, fail_unmap; /* the n-th from 1 and all later ones; 0: none */
@@ -59,7 +59,7 @@ transport_map(void *arg, const struct vdpa_dma_mapping *m)
 
 	if (++t->maps >= t->fail_map && t->fail_map != 0)
 		return vdpa_error(ENOSPC, "the IOMMU is full");
-	assert_true(t->n < 16);
+	assert_true(t->n < 1024);
 	t->mapped[t->n++] = m->iova;
 	return 0;
 }
@@ -266,6 +266,82 @@ hotplug_while_running_maps_only_what_changed(void **state)
 	assert_int_equal(f->transport.n, 0);
 	vdpa_iotlb_put(more);
 	vdpa_iotlb_put(less);
+}
+
+/* What vhost-user's memory slots allow. */
+#define SLOTS 509
+
+/* The fixture's regions 0 and 1, and pages of one file behind them: SLOTS in all, but for every
+ * step-th where step is not 0. */
+static struct vdpa_iotlb *
+slots_table(struct fixture *f, const struct vdpa_iotlb *old, int fd, unsigned int step)
+{
+	struct vdpa_mem_region_spec specs[SLOTS];
+	struct vdpa_iotlb *tlb = NULL;
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < SLOTS; i++)
+		if (i < 2 || step == 0 || i % step != 0)
+			specs[n++] =
+				(struct vdpa_mem_region_spec){.iova = IOVA(i),
+							      .uaddr = IOVA(i),
+							      .size = i < 2 ? REGION_SIZE : 4096,
+							      .offset = i < 2 ? 0 : i * 4096u,
+							      .fd = i < 2 ? f->fd[i] : fd};
+	assert_int_equal(vdpa_iotlb_create(old, specs, n, &tlb), 0);
+	return tlb;
+}
+
+static void
+hundreds_of_regions_come_and_go(void **state)
+{
+	struct fixture *f = *state;
+	int fd = memfd_create("slots", MFD_CLOEXEC);
+	const struct vdpa_mem_region_spec more = {
+		.iova = IOVA(SLOTS), .uaddr = IOVA(SLOTS), .size = 4096, .fd = fd};
+	struct vdpa_iotlb *slots, *half, *added, *removed;
+
+	assert_int_equal(ftruncate(fd, SLOTS * 4096), 0);
+	slots = slots_table(f, f->tlb, fd, 0);
+	half = slots_table(f, slots, fd, 2);
+	assert_int_equal(vdpa_iotlb_add(slots, &more, &added), 0);
+	assert_int_equal(vdpa_iotlb_remove(added, IOVA(300), IOVA(300), 4096, &removed), 0);
+	f->start.iotlb = slots;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_int_equal(f->transport.n, SLOTS);
+	/* One more is one map, one less is one unmap. */
+	assert_int_equal(vdpa_device_set_iotlb(f->vdev, added), 0);
+	assert_int_equal(vdpa_device_set_iotlb(f->vdev, removed), 0);
+	assert_int_equal(f->transport.maps, SLOTS + 1);
+	assert_int_equal(f->transport.unmaps, 1);
+	assert_true(is_mapped(f, SLOTS) && !is_mapped(f, 300) && is_mapped(f, 301));
+	assert_int_equal(vdpa_device_set_iotlb(f->vdev, slots), 0);
+	/* Every other is to go, the 200th stays: those before come back. */
+	f->transport.unmaps = 0;
+	f->transport.fail_unmap = 200;
+	assert_int_equal(vdpa_device_set_iotlb(f->vdev, half), -EIO);
+	assert_int_equal(f->transport.n, SLOTS);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
+	/* What a stop leaves mapped is known one by one, and unmapped by the next. */
+	f->transport.unmaps = 0;
+	f->transport.fail_unmap = 150;
+	assert_int_equal(vdpa_device_stop(f->vdev), -EIO);
+	assert_int_equal(f->transport.n, SLOTS - 149);
+	f->transport.unmaps = 0;
+	f->transport.fail_unmap = 0;
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_int_equal(f->transport.unmaps, SLOTS - 149);
+	assert_int_equal(f->transport.n, 0);
+	/* A start that stops in the middle, too. */
+	f->transport.maps = 0;
+	f->transport.fail_map = 400;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -ENOSPC);
+	assert_int_equal(f->transport.n, 0);
+	vdpa_iotlb_put(slots);
+	vdpa_iotlb_put(half);
+	vdpa_iotlb_put(added);
+	vdpa_iotlb_put(removed);
+	close(fd);
 }
 
 static void
@@ -694,6 +770,7 @@ main(void)
 		TEST(a_device_that_does_not_reset_is_kept_out_by_the_iommu),
 		TEST(memory_that_cannot_be_unmapped_fails_the_device_until_it_can),
 		TEST(hotplug_while_running_maps_only_what_changed),
+		TEST(hundreds_of_regions_come_and_go),
 		TEST(a_change_of_memory_that_fails_is_taken_back),
 		TEST(memory_taken_away_for_a_failed_change_comes_back),
 		TEST(devices_that_share_a_domain_serve_one_guest),

@@ -28,6 +28,7 @@
 
 #define PAGE	 4096ULL
 #define MAP_SIZE (16 * PAGE)
+#define MB	 (1ULL << 20)
 
 static int
 file_of(uint64_t size)
@@ -108,7 +109,7 @@ bad_regions_are_refused_and_leave_nothing(void **state)
 	int fd = file_of(MAP_SIZE), pipes[2];
 	unsigned int fds, maps = mappings();
 	struct vdpa_iotlb *tlb = NULL;
-	struct vdpa_mem_region_spec s[VDPA_MEM_REGIONS_MAX + 1];
+	struct vdpa_mem_region_spec *s = calloc(VDPA_MEM_REGIONS_MAX + 1, sizeof(*s));
 
 	assert_int_equal(pipe(pipes), 0);
 	fds = count_fds();
@@ -148,12 +149,194 @@ bad_regions_are_refused_and_leave_nothing(void **state)
 	assert_null(tlb);
 	assert_int_equal(count_fds(), fds);
 	assert_int_equal(mappings(), maps);
-	assert_int_equal(vdpa_iotlb_create(NULL, s, VDPA_MEM_REGIONS_MAX, &tlb), 0);
-	vdpa_iotlb_put(tlb);
+	free(s);
 	assert_int_equal(count_fds(), fds);
 	assert_int_equal(mappings(), maps);
 	close(pipes[0]);
 	close(pipes[1]);
+	close(fd);
+}
+
+/* As many as a front end with memory slots has at most, and some. */
+#define MANY 600
+
+/* Region i of many: a page each with a hole behind it, by front-end address the other way round. */
+static struct vdpa_mem_region_spec
+many(uint32_t i, int fd)
+{
+	return (struct vdpa_mem_region_spec){.iova = 0x100000 + i * 2 * PAGE,
+					     .uaddr = 0x7000000000 - i * 2 * PAGE,
+					     .size = PAGE,
+					     .offset = i * PAGE,
+					     .fd = fd};
+}
+
+static void
+assert_many_translate(const struct vdpa_iotlb *tlb)
+{
+	for (uint32_t i = 0; i < tlb->n; i++) {
+		const struct vdpa_mem_region_spec s = many(i, -1);
+		uint64_t iova = 0;
+
+		assert_ptr_equal(vdpa_iotlb_range(tlb, s.iova, PAGE), tlb->regions[i]->va);
+		assert_null(vdpa_iotlb_range(tlb, s.iova - 1, 1));
+		assert_null(vdpa_iotlb_range(tlb, s.iova + PAGE, 1));
+		assert_int_equal(vdpa_iotlb_uaddr_to_iova(tlb, s.uaddr + 8, PAGE - 8, &iova), 0);
+		assert_int_equal(iova, s.iova + 8);
+		assert_int_equal(vdpa_iotlb_uaddr_to_iova(tlb, s.uaddr - 1, 1, &iova), -EFAULT);
+		assert_int_equal(vdpa_iotlb_uaddr_to_iova(tlb, s.uaddr + PAGE, 1, &iova), -EFAULT);
+	}
+}
+
+static void
+hundreds_of_regions_are_found_and_share_a_descriptor(void **state)
+{
+	int fd = file_of(MANY * PAGE);
+	unsigned int fds = count_fds(), maps = mappings();
+	struct vdpa_mem_region_spec s[MANY];
+	struct vdpa_iotlb *tlb, *again;
+
+	/* In an order that is neither up nor down: 7 has no factor in common with MANY. */
+	for (uint32_t i = 0; i < MANY; i++)
+		s[i] = many(i * 7 % MANY, fd);
+	assert_int_equal(vdpa_iotlb_create(NULL, s, MANY, &tlb), 0);
+	assert_int_equal(tlb->n, MANY);
+	assert_int_equal(tlb->size, MANY * PAGE);
+	assert_int_equal(count_fds(), fds + 1);
+	assert_many_translate(tlb);
+	/* The same again maps nothing. */
+	assert_int_equal(vdpa_iotlb_create(tlb, s, MANY, &again), 0);
+	for (uint32_t i = 0; i < MANY; i++)
+		assert_ptr_equal(again->regions[i], tlb->regions[i]);
+	vdpa_iotlb_put(tlb);
+	assert_many_translate(again);
+	vdpa_iotlb_put(again);
+	assert_int_equal(count_fds(), fds);
+	assert_int_equal(mappings(), maps);
+	close(fd);
+}
+
+static void
+regions_come_one_by_one_and_go_again(void **state)
+{
+	int fd[2] = {file_of(MANY * PAGE), file_of(MANY * PAGE)};
+	unsigned int fds = count_fds(), maps = mappings();
+	struct vdpa_iotlb *tlb = NULL, *next;
+
+	for (uint32_t i = 0; i < MANY; i++) {
+		/* Every other first, then those between them. */
+		const struct vdpa_mem_region_spec s =
+			many(i < MANY / 2 ? 2 * i : 2 * (i - MANY / 2) + 1, fd[i % 2]);
+		const struct vdpa_mem_region *first = tlb != NULL ? tlb->regions[0] : NULL;
+
+		assert_int_equal(vdpa_iotlb_add(tlb, &s, &next), 0);
+		assert_int_equal(next->n, i + 1);
+		/* Neither old nor new regions are mapped twice. */
+		if (first != NULL)
+			assert_ptr_equal(next->regions[0], first);
+		vdpa_iotlb_put(tlb);
+		tlb = next;
+	}
+	assert_int_equal(count_fds(), fds + 2);
+	assert_many_translate(tlb);
+	for (uint32_t i = 0; i < MANY; i++) {
+		const struct vdpa_mem_region_spec s = many(i * 7 % MANY, -1);
+
+		assert_int_equal(vdpa_iotlb_remove(tlb, s.iova, s.uaddr, s.size, &next), 0);
+		assert_int_equal(next->n, MANY - 1 - i);
+		assert_int_equal(next->size, next->n * PAGE);
+		assert_null(vdpa_iotlb_range(next, s.iova, 1));
+		/* Whoever has the old version still has the region. */
+		*(volatile uint8_t *)vdpa_iotlb_range(tlb, s.iova, 1) = 1;
+		vdpa_iotlb_put(tlb);
+		tlb = next;
+	}
+	assert_int_equal(tlb->n, 0);
+	assert_null(vdpa_iotlb_range(tlb, 0x100000, 1));
+	vdpa_iotlb_put(tlb);
+	assert_int_equal(count_fds(), fds);
+	assert_int_equal(mappings(), maps);
+	close(fd[0]);
+	close(fd[1]);
+}
+
+static void
+a_region_that_cannot_be_added_or_removed_is_said(void **state)
+{
+	int fd = file_of(4 * MAP_SIZE);
+	struct vdpa_mem_region_spec s[] = {spec(0x100000, MAP_SIZE, 0, fd),
+					   spec(0x200000, MAP_SIZE, MAP_SIZE, fd)};
+	struct vdpa_mem_region_spec x;
+	struct vdpa_iotlb *tlb, *next = NULL;
+	unsigned int fds, maps;
+
+	s[1].uaddr = 0x6000000000;
+	assert_int_equal(vdpa_iotlb_create(NULL, s, 2, &tlb), 0);
+	fds = count_fds();
+	maps = mappings();
+#define NOT_ADDED(err, ...)                                                                        \
+	do {                                                                                       \
+		x = (struct vdpa_mem_region_spec){__VA_ARGS__};                                    \
+		assert_int_equal(vdpa_iotlb_add(tlb, &x, &next), -(err));                          \
+		assert_string_not_equal(vdpa_error_message(), "");                                 \
+	} while (0)
+	NOT_ADDED(EEXIST, s[0].iova, s[0].uaddr, MAP_SIZE, 0, fd);
+	NOT_ADDED(EEXIST, s[0].iova, s[0].uaddr, MAP_SIZE, MAP_SIZE, fd);
+	NOT_ADDED(EINVAL, s[0].iova, s[0].uaddr, PAGE, 0, fd);
+	NOT_ADDED(EINVAL, s[0].iova - PAGE, 0x1000, 2 * PAGE, 0, fd);
+	NOT_ADDED(EINVAL, s[0].iova + MAP_SIZE - 8, 0x1000, PAGE, 0, fd);
+	NOT_ADDED(EINVAL, s[1].iova - PAGE, 0x1000, 2 * PAGE, 0, fd);
+	NOT_ADDED(EINVAL, s[1].iova + PAGE, 0x1000, PAGE, 0, fd);
+	NOT_ADDED(EINVAL, 0x400000, s[0].uaddr - 8, PAGE, 0, fd);
+	NOT_ADDED(EINVAL, 0x400000, s[0].uaddr + MAP_SIZE - 8, PAGE, 0, fd);
+	NOT_ADDED(EINVAL, 0x400000, s[1].uaddr - 8, PAGE, 0, fd);
+	NOT_ADDED(EINVAL, 0x400000, s[1].uaddr + 8, PAGE, 0, fd);
+	NOT_ADDED(EINVAL, 0x400000, 0x1000, 0, 0, fd);
+	NOT_ADDED(EINVAL, 0x400000, 0x1000, 8 * MAP_SIZE, 0, fd);
+	NOT_ADDED(EBADF, 0x400000, 0x1000, PAGE, 0, -1);
+	assert_int_equal(vdpa_iotlb_remove(tlb, s[0].iova, s[1].uaddr, MAP_SIZE, &next), -ENOENT);
+	assert_int_equal(vdpa_iotlb_remove(tlb, s[0].iova, s[0].uaddr, PAGE, &next), -ENOENT);
+	assert_int_equal(vdpa_iotlb_remove(tlb, s[0].iova + 8, s[0].uaddr, MAP_SIZE, &next),
+			 -ENOENT);
+	assert_int_equal(vdpa_iotlb_remove(tlb, 0, s[0].uaddr, MAP_SIZE, &next), -ENOENT);
+	assert_int_equal(vdpa_iotlb_remove(NULL, 0, 0, PAGE, &next), -ENOENT);
+	assert_null(next);
+	assert_int_equal(tlb->n, 2);
+	assert_int_equal(count_fds(), fds);
+	assert_int_equal(mappings(), maps);
+	/* What fits between them is added. */
+	x = spec(0x100000 + MAP_SIZE, 0x100000 - MAP_SIZE, 0, file_of(MB));
+	x.uaddr = 0x6000000000 + MAP_SIZE;
+	assert_int_equal(vdpa_iotlb_add(tlb, &x, &next), 0);
+	assert_ptr_equal(next->regions[0], tlb->regions[0]);
+	assert_ptr_equal(next->regions[2], tlb->regions[1]);
+	close(x.fd);
+	vdpa_iotlb_put(next);
+	vdpa_iotlb_put(tlb);
+	close(fd);
+}
+
+static void
+a_region_may_end_within_the_last_page_of_its_file(void **state)
+{
+	/* libblkio has one of 30,240 bytes. */
+	int fd = file_of(30240);
+	struct vdpa_mem_region_spec s = spec(0x100000, 30240, 0, fd);
+	struct vdpa_iotlb *tlb;
+	uint8_t *va;
+
+	assert_int_equal(vdpa_iotlb_create(NULL, &s, 1, &tlb), 0);
+	assert_int_equal(tlb->regions[0]->map_len, 8 * PAGE);
+	vdpa_iotlb_put(tlb);
+	/* A DMA domain rounds up to the page, so that others see all of it. */
+	s.size = 8 * PAGE;
+	assert_int_equal(vdpa_iotlb_create(NULL, &s, 1, &tlb), 0);
+	va = vdpa_iotlb_range(tlb, 0x100000, 8 * PAGE);
+	assert_non_null(va);
+	va[8 * PAGE - 1] = 1;
+	vdpa_iotlb_put(tlb);
+	s.size = 8 * PAGE + 8;
+	assert_int_equal(vdpa_iotlb_create(NULL, &s, 1, &tlb), -EINVAL);
 	close(fd);
 }
 
@@ -256,6 +439,13 @@ a_lost_page_is_repaired_and_reported(void **state)
 	assert_int_equal(*(volatile uint8_t *)(tlb->regions[0]->va + 3 * PAGE), 0x55);
 	assert_true(vdpa_iotlb_faulted(tlb));
 	assert_false(vdpa_iotlb_faulted(other));
+	/* A table without a fault is looked through once for each fault elsewhere. */
+	assert_int_equal(other->fault_seen, vdpa_fault_seen());
+	assert_true(tlb->fault_seen < vdpa_fault_seen());
+	assert_true(vdpa_iotlb_faulted(tlb));
+	assert_int_equal(ftruncate(fd2, 0), 0);
+	assert_int_equal(*(volatile uint8_t *)other->regions[0]->va, 0);
+	assert_true(vdpa_iotlb_faulted(other));
 
 	/* The file is whole again: a new version maps it anew. */
 	assert_int_equal(ftruncate(fd, MAP_SIZE), 0);
@@ -374,6 +564,51 @@ ranges_come_and_go_while_others_fault(void **state)
 	vdpa_fault_fini();
 }
 
+/* More than any fixed table had. */
+#define RANGES 10000
+
+static void
+thousands_of_ranges_are_guarded(void **state)
+{
+	static bool faulted[RANGES];
+	int fd = file_of(RANGES * PAGE);
+	uint8_t *p = mmap(NULL, RANGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	uint64_t before;
+
+	assert_ptr_not_equal(p, MAP_FAILED);
+	assert_int_equal(vdpa_fault_init(), 0);
+	before = vdpa_fault_seen();
+	/* In an order that is neither up nor down. */
+	for (unsigned int i = 0; i < RANGES; i++) {
+		unsigned int k = i * 7 % RANGES;
+
+		assert_int_equal(vdpa_fault_guard(p + k * PAGE, PAGE, &faulted[k]), 0);
+	}
+	assert_int_equal(ftruncate(fd, 0), 0);
+	for (unsigned int i = 0; i < RANGES; i += 100) {
+		assert_int_equal(*(volatile uint8_t *)(p + i * PAGE + 5), 0);
+		for (unsigned int k = i; k < i + 100; k++)
+			assert_true(faulted[k] == (k == i));
+	}
+	/* Without their neighbours, from the middle. */
+	for (unsigned int i = 0; i < RANGES; i++) {
+		unsigned int k = (i + RANGES / 2) % RANGES;
+
+		if (k % 100 != 1)
+			vdpa_fault_unguard(p + k * PAGE);
+	}
+	for (unsigned int i = 1; i < RANGES; i += 100) {
+		assert_int_equal(*(volatile uint8_t *)(p + i * PAGE), 0);
+		assert_true(faulted[i]);
+		vdpa_fault_unguard(p + i * PAGE);
+	}
+	assert_int_equal(vdpa_fault_seen() - before, 2 * RANGES / 100);
+	vdpa_fault_unguard(p);
+	vdpa_fault_fini();
+	munmap(p, RANGES * PAGE);
+	close(fd);
+}
+
 static void
 a_foreign_mapping_is_guarded_too(void **state)
 {
@@ -449,11 +684,16 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_table_is_sorted_and_translates),
 		cmocka_unit_test(bad_regions_are_refused_and_leave_nothing),
+		cmocka_unit_test(hundreds_of_regions_are_found_and_share_a_descriptor),
+		cmocka_unit_test(regions_come_one_by_one_and_go_again),
+		cmocka_unit_test(a_region_that_cannot_be_added_or_removed_is_said),
+		cmocka_unit_test(a_region_may_end_within_the_last_page_of_its_file),
 		cmocka_unit_test(an_unchanged_region_keeps_its_mapping),
 		cmocka_unit_test(a_lost_page_is_repaired_and_reported),
 		cmocka_unit_test(a_fault_elsewhere_goes_to_the_handler_before),
 		cmocka_unit_test(a_fault_elsewhere_kills_when_nobody_handles_it),
 		cmocka_unit_test(ranges_come_and_go_while_others_fault),
+		cmocka_unit_test(thousands_of_ranges_are_guarded),
 		cmocka_unit_test(a_foreign_mapping_is_guarded_too),
 		cmocka_unit_test(huge_pages_are_mapped_and_repaired_whole),
 		cmocka_unit_test(the_dirty_log_marks_every_page_touched),

@@ -55,7 +55,7 @@ keeper_process(struct sim_queue *q, unsigned int budget)
 {
 	struct keeper *k = q->dev->priv;
 
-	if (k->kept > 0 || vdpa_vq_pop(q->vq, &k->chain) != 1)
+	if (budget == 0 || k->kept > 0 || vdpa_vq_pop(q->vq, &k->chain) != 1)
 		return 0;
 	__atomic_store_n(&k->kept, 1, __ATOMIC_RELEASE);
 	return 1;

@@ -126,12 +126,14 @@ do_stop(void *arg)
 	return 0;
 }
 
+/* A turn of the device; of a stopped one too, for its requests go on. */
 static int
 do_process(void *arg)
 {
 	struct fixture *f = arg;
 
-	return f->q->running ? (int)sim_blk_class.process(f->q, SIM_BUDGET) : 0;
+	sim_turn_begin(&f->dev.turn, 0);
+	return (int)sim_blk_class.process(f->q, f->q->running ? SIM_BUDGET : 0);
 }
 
 static int
@@ -257,6 +259,7 @@ drain(struct fixture *f)
 	for (int i = 0; i < WAIT_MS * 10; i++) {
 		if (sim_blk_class.outstanding(f->q) == 0)
 			return true;
+		on_loop(f, do_process);
 		pause_us(100);
 	}
 	return false;

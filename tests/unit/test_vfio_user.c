@@ -192,6 +192,54 @@ memory_is_mapped_with_its_file_and_unmapped(void **state)
 	vdpa_iotlb_put(tlb);
 }
 
+/* As many as a vhost-user front end has memory slots, in one file. */
+static void
+hundreds_of_regions_are_mapped_and_unmapped(void **state)
+{
+	enum { N = 509 };
+	int fd = memfd_create("guest", MFD_CLOEXEC);
+	struct vdpa_mem_region_spec specs[N];
+	struct vdpa_iotlb *tlb;
+	struct function f;
+	unsigned int fds;
+
+	assert_int_equal(ftruncate(fd, N * 4096), 0);
+	for (unsigned int i = 0; i < N; i++)
+		specs[i] = (struct vdpa_mem_region_spec){.iova = i * 8192u,
+							 .uaddr = i * 8192u,
+							 .size = 4096,
+							 .offset = i * 4096u,
+							 .fd = fd};
+	start_and_open(&f);
+	fds = count_fds();
+	assert_int_equal(vdpa_iotlb_create(NULL, specs, N, &tlb), 0);
+	for (unsigned int i = 0; i < N; i++)
+		assert_int_equal(vdpa_dma_map(f.dma, tlb->regions[i]), 0);
+	assert_int_equal(LOAD(server.n_dma), N);
+	for (unsigned int i = 0; i < N; i++)
+		assert_int_equal(vdpa_dma_unmap(f.dma, tlb->regions[i]), 0);
+	assert_int_equal(LOAD(server.n_dma), 2 * N);
+	vdpa_iotlb_put(tlb);
+	assert_int_equal(count_fds(), fds);
+	T->close(f.handle);
+	close(fd);
+}
+
+static void
+a_region_that_ends_within_a_page_is_sent_as_whole_pages(void **state)
+{
+	struct vdpa_iotlb *tlb = guest_memory(30240, 0);
+	struct function f;
+
+	start_and_open(&f);
+	assert_int_equal(vdpa_dma_map(f.dma, tlb->regions[0]), 0);
+	assert_int_equal(server.dma[0].m.size, 32768);
+	assert_int_equal(vdpa_dma_unmap(f.dma, tlb->regions[0]), 0);
+	assert_int_equal(server.dma[1].m.size, 32768);
+	T->close(f.handle);
+	vdpa_iotlb_put(tlb);
+}
+
 static void
 the_limits_of_the_server_are_the_domains(void **state)
 {
@@ -720,6 +768,8 @@ main(void)
 		TEST(a_server_that_says_nothing_gets_one_file_a_message),
 		TEST(the_server_signals_the_eventfd_of_a_vector),
 		TEST(memory_is_mapped_with_its_file_and_unmapped),
+		TEST(hundreds_of_regions_are_mapped_and_unmapped),
+		TEST(a_region_that_ends_within_a_page_is_sent_as_whole_pages),
 		TEST(the_limits_of_the_server_are_the_domains),
 		TEST(memory_left_mapped_is_unmapped_on_close),
 		TEST(a_socket_where_nobody_listens_is_refused),

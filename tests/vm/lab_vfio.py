@@ -19,6 +19,7 @@ import unittest
 
 import lab_inside as inside
 from lab_inside import Held, harness, host, until
+import test_mem_slots as slots
 import vhost_user_client as vu
 
 # The slots that test_lab_vfio.py gives functions to.
@@ -233,6 +234,41 @@ class Net(VfioTest):
 
     def test_every_byte_at_the_ends_of_pages_packed(self):
         self.check_content(NET_PACKED, vu.PackedRing)
+
+    def test_memory_slots(self):
+        """509 regions come, carry a frame each, and go; the IOMMU sees each come and go."""
+        with self.serve(NET_SPLIT) as d:
+            with slots.SlotDriver(d.socket("dev0")) as net:
+                net.start()
+                net.exchange()
+                counted = slots.domain_counts(self, lambda: d.show("dev0")["dma"])
+                slots.add_use_and_remove(self, net, 2, counted)
+                net.stop()
+        self.assertEqual(self.faults(), "")
+
+    def test_memory_that_ends_within_a_page(self):
+        """30,240 bytes, as libblkio has: the device reads a frame from the last of them."""
+        size, at, frame = 30240, 1 << 24, bytes(range(100))
+        with self.serve(NET_SPLIT) as d:
+            with vu.NetDriver(d.socket("dev0")) as net:
+                odd = vu.Memory(size)
+                self.addCleanup(odd.close)
+                table = net.memory.table([*net.memory.regions,
+                                          (net.memory.GPA + at, size, net.memory.UVA + at, 0)])
+                self.assertEqual(
+                    net.client.ack(vu.SET_MEM_TABLE, table, [net.memory.fd, odd.fd]), 0)
+                net.start()
+                length = vu.NET_HDR + len(frame)
+                odd.write(size - length, bytes(vu.NET_HDR) + frame)
+                net.rx.add(net.rx_buf, 4096, True)
+                net.rx.kick()
+                net.tx.add(at + size - length, length, False)
+                net.tx.kick()
+                self.assertEqual(until(net.rx.poll, "the frame to come back"), length)
+                self.assertEqual(net.memory.read(net.rx_buf + vu.NET_HDR, len(frame)), frame)
+                until(lambda: net.tx.poll() is not None, "the buffer to come back")
+                net.stop()
+        self.assertEqual(self.faults(), "")
 
     def test_interrupts_at_every_step_of_the_vector_ladder(self):
         """Frames come back and the front end is interrupted, whatever vectors there are."""

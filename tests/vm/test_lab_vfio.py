@@ -88,7 +88,8 @@ class Vfio(vmtest.LabTest):
                 "Conformance.test_net_in_process", "Conformance.test_net_4_pairs_by_socket"]
     TRAFFIC = ["Net.test_split_1_pair", "Net.test_packed_1_pair", "Net.test_split_4_pairs",
                "Net.test_packed_4_pairs", "Net.test_every_byte_at_the_ends_of_pages_split",
-               "Net.test_every_byte_at_the_ends_of_pages_packed", "Block", "Iommu",
+               "Net.test_every_byte_at_the_ends_of_pages_packed", "Net.test_memory_slots",
+               "Net.test_memory_that_ends_within_a_page", "Block", "Iommu",
                "Conformance.test_block_by_socket"]
     # What has little to do with the kind of IOMMU; and test-vdpa's frames, of which some have a
     # buffer that begins with the last byte of a page: QEMU's virtio-iommu translates that one

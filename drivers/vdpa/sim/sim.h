@@ -11,14 +11,20 @@
  * what the device is (net, block) and one function that executes a virtqueue.
  *
  * Threads. A device belongs to one worker (worker.c), an event loop that may serve many devices. On
- * it run: process, poll, arm, kicked, vq_start, vq_stop, start, stop, set_config, and handlers of
- * events and tasks that the class adds to sim_loop(dev). They may touch every virtqueue of their
- * device, and of other devices of the same worker, without a lock, and must neither block nor take
- * a device's lock. The other hooks, and the config ops, run on the caller's thread with the
- * device's lock held; the core moves what concerns a virtqueue to the worker.
+ * it run: process, poll, arm, kicked, vq_start, vq_stop, start, stop, reset, set_config, and
+ * handlers of events and tasks that the class adds to sim_loop(dev). They may touch every running
+ * virtqueue of their device, and of other devices of the same worker, without a lock, and must
+ * neither block nor take a device's lock. The other hooks, and the config ops, run on the caller's
+ * thread with the device's lock held. The worker knows nothing of a virtqueue that does not run:
+ * until DRIVER_OK the core sets all of them up on the caller's thread. A start is one call to the
+ * worker, and so is a stop when no request is under way.
  *
  * A virtqueue runs while it is ready and enabled, the status has DRIVER_OK, the device is not
- * suspended and no error has stopped it. process() is called for running virtqueues only.
+ * suspended and no error has stopped it. process() is called for running virtqueues, and for
+ * stopped ones that requests are under way of.
+ *
+ * Turns. Devices of a worker take turns, bounded in bytes and time (sim_turn.h): what process() and
+ * poll() move is charged to dev->turn, and what is larger than the turn goes on in the next one.
  */
 
 #ifndef SIM_H
@@ -30,6 +36,7 @@
 #include <rte_common.h>
 #include <rte_spinlock.h>
 
+#include "sim_turn.h"
 #include "vdpa_driver.h"
 #include "vdpa_event.h"
 #include "vdpa_log.h"
@@ -71,7 +78,8 @@ struct sim_queue {
 	struct sim_device *dev;
 	void *priv; /**< the class's */
 	uint16_t idx;
-	bool running; /**< process() may be called; see above */
+	bool running; /**< process() may take chains; see above */
+	bool listed;  /**< in the device's list: running, or requests are under way */
 	bool ready;
 	bool enabled;
 	bool own_kicks; /**< the class's: it asks for kicks itself, the core leaves them alone */
@@ -101,6 +109,7 @@ struct sim_device {
 	uint64_t device_features;
 	uint64_t features; /**< negotiated */
 	uint8_t status;
+	bool live; /**< from DRIVER_OK to the reset: the worker knows the device */
 	bool suspended;
 	bool started; /**< class->start was called, worker's */
 	struct vdpa_iotlb *tlb;
@@ -114,8 +123,10 @@ struct sim_device {
 	bool armed;		    /**< worker's: kicks were asked for */
 	bool paused;		    /**< worker's: queues stand still for a change of memory */
 	bool set_up;		    /**< class->setup succeeded */
-	uint16_t nrunning;	    /**< worker's: entries of running */
-	uint16_t *running;	    /**< worker's: indexes of running virtqueues */
+	uint16_t nlisted;	    /**< worker's: entries of list */
+	uint16_t next;		    /**< worker's: entry that the next turn begins with */
+	uint16_t *list;		    /**< worker's: indexes of the virtqueues to process */
+	struct sim_turn turn;	    /**< worker's */
 
 	rte_spinlock_t config_lock; /**< of the three below, held for a copy only */
 	uint32_t generation;
@@ -158,7 +169,9 @@ struct sim_class {
 
 	/**
 	 * Execute a virtqueue: take at most `budget` chains, return how many units of work were
-	 * done; 0 lets the worker go to sleep. An error of the queue: sim_queue_fail().
+	 * done; 0 lets the worker go to sleep. Ends early when the device's turn is over. An error
+	 * of the queue: sim_queue_fail(). With a budget of 0 the queue has stopped and
+	 * outstanding() was not 0: go on with its requests.
 	 */
 	unsigned int (*process)(struct sim_queue *q, unsigned int budget);
 	/** Optional: work of the device that is not a virtqueue's (a port's input). As process().
@@ -181,17 +194,18 @@ struct sim_class {
 	void (*vq_start)(struct sim_queue *q);
 	void (*vq_stop)(struct sim_queue *q);
 	/**
-	 * Optional, for classes that complete later: chains popped and not yet pushed. After
-	 * vq_stop() the core waits, bounded, off the worker until it is 0, before it takes state or
-	 * memory away. The class pushes, flushes and notifies completions of a stopped virtqueue as
-	 * usual; when the wait was in vain these calls have no effect any more, but guest memory is
-	 * still there.
+	 * Optional, for classes that complete later, any thread: chains popped and not yet pushed.
+	 * After vq_stop() the core waits, bounded, off the worker until it is 0, before it takes
+	 * state or memory away. The class pushes, flushes and notifies completions of a stopped
+	 * virtqueue as usual; when the wait was in vain these calls have no effect any more, but
+	 * guest memory is still there.
 	 */
 	unsigned int (*outstanding)(struct sim_queue *q);
 	/** Optional: DRIVER_OK was set (or the device resumed); it ends (reset, suspend). */
 	void (*start)(struct sim_device *dev);
 	void (*stop)(struct sim_device *dev);
-	/** Optional: back to the state after init: what the driver changed is forgotten. */
+	/** Optional: back to the state after init: what the driver changed since DRIVER_OK is
+	 * forgotten. */
 	void (*reset)(struct sim_device *dev);
 
 	/** Optional: a write to configuration space; bounds are checked. NULL: read-only. */

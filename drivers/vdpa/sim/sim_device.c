@@ -40,7 +40,7 @@ alloc_queues(struct sim_device *dev)
 	if (dev->vqs == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	memset(dev->vqs, 0, size);
-	dev->running = calloc(dev->nvqs, sizeof(dev->running[0]));
+	dev->list = calloc(dev->nvqs, sizeof(dev->list[0]));
 	for (uint16_t i = 0; i < dev->nvqs; i++) {
 		struct sim_queue *q = &dev->vqs[i];
 
@@ -49,7 +49,7 @@ alloc_queues(struct sim_device *dev)
 		q->call_fd = -1;
 		q->log_used_iova = UINT64_MAX;
 		q->vq = vdpa_vq_alloc(-1);
-		if (q->vq == NULL || dev->running == NULL)
+		if (q->vq == NULL || dev->list == NULL)
 			return vdpa_error(ENOMEM, "out of memory");
 	}
 	return 0;
@@ -59,7 +59,7 @@ int
 sim_device_create(const struct sim_class *class, struct vdpa_mgmt_dev *mdev, const char *name,
 		  const struct vdpa_args *args, struct sim_device **out)
 {
-	struct sim_device *dev = vdpa_alloc_device(struct sim_device, vdev, name, &sim_ops, 1, 1);
+	struct sim_device *dev = vdpa_alloc_device(struct sim_device, vdev, name, &sim_ops);
 	int rc;
 
 	if (dev == NULL)
@@ -103,17 +103,19 @@ sim_free(struct vdpa_device *vdev)
 {
 	struct sim_device *dev = sim_dev(vdev);
 	bool set_up = dev->set_up;
-	bool stuck = set_up && dev->class->outstanding != NULL && sim_outstanding(dev, NULL) > 0;
+	bool stuck = set_up && sim_outstanding(dev, NULL) > 0;
 
 	/* First, so that nobody who is being set up joins what is being taken down. */
 	dev->set_up = false;
+	/* In the loop still while requests that never end are under way. */
+	vdpa_poller_del(&dev->poller);
 	if (set_up && dev->class->teardown != NULL)
 		dev->class->teardown(dev);
 	vdpa_task_cancel(&dev->kick_task);
 	for (uint16_t i = 0; dev->vqs != NULL && i < dev->nvqs; i++)
 		vdpa_vq_free(dev->vqs[i].vq);
 	free(dev->vqs);
-	free(dev->running);
+	free(dev->list);
 	/* Memory that somebody may still write to is never unmapped. */
 	if (!stuck)
 		vdpa_iotlb_put(dev->tlb);

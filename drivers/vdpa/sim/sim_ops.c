@@ -2,9 +2,11 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The config ops of a simulated device, with the device's lock held. What touches a virtqueue is
- * moved to the device's worker: functions that run there are named work_*() and get a struct
- * sim_work. When a virtqueue runs, and how, is in sim_run.c.
+ * The config ops of a simulated device, with the device's lock held. What touches a virtqueue that
+ * may run is moved to the device's worker: functions that run there are named work_*() and get a
+ * struct sim_work. Until DRIVER_OK they run on the caller's thread, so that a start is one trip to
+ * the worker, and each op makes one at most, unless it has to wait for requests. When a virtqueue
+ * runs, and how, is in sim_run.c.
  */
 
 #include <string.h>
@@ -53,20 +55,18 @@ sim_kick_vq_with_data(struct vdpa_device *vdev, uint32_t data)
 }
 
 static int
-work_set_kick(void *arg)
-{
-	struct sim_work *w = arg;
-
-	return sim_queue_listen(w->q, w->fd);
-}
-
-static int
 sim_set_vq_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
 {
-	struct sim_device *dev = sim_dev(vdev);
+	return sim_queue_listen(&sim_dev(vdev)->vqs[idx], fd);
+}
 
-	return sim_on_worker(work_set_kick,
-			     (struct sim_work){.dev = dev, .q = &dev->vqs[idx], .fd = fd});
+/* As sim_on_worker(), for what leaves a virtqueue alone that cannot run. */
+static int
+on_queue(struct sim_queue *q, int (*fn)(void *arg), int fd)
+{
+	struct sim_work w = {.dev = q->dev, .q = q, .fd = fd};
+
+	return q->ready && !q->dev->suspended ? sim_on_worker(fn, w) : fn(&w);
 }
 
 static int
@@ -82,10 +82,7 @@ work_set_cb(void *arg)
 static int
 sim_set_vq_cb(struct vdpa_device *vdev, uint16_t idx, int fd)
 {
-	struct sim_device *dev = sim_dev(vdev);
-
-	return sim_on_worker(work_set_cb,
-			     (struct sim_work){.dev = dev, .q = &dev->vqs[idx], .fd = fd});
+	return on_queue(&sim_dev(vdev)->vqs[idx], work_set_cb, fd);
 }
 
 static int
@@ -138,6 +135,7 @@ work_teardown(void *arg)
 {
 	struct sim_work *w = arg;
 
+	sim_device_settle(w->dev);
 	w->q->ready = false;
 	/* One that an error broke has no state to keep: it stays what it was started with. */
 	vdpa_vq_get_state(w->q->vq, &w->q->state);
@@ -150,7 +148,7 @@ sim_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 {
 	struct sim_device *dev = sim_dev(vdev);
 	struct sim_queue *q = &dev->vqs[idx];
-	const struct sim_work w = {.dev = dev, .q = q};
+	const struct sim_work w = {.dev = dev, .q = q, .stop = work_stop, .then = work_teardown};
 	int rc;
 
 	if (q->ready == ready)
@@ -161,20 +159,11 @@ sim_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 					   vdpa_vq_error(q->vq))
 			      : 0;
 	}
-	sim_on_worker(work_stop, w);
-	rc = sim_drain(dev, q);
-	if (rc < 0) {
-		/* Its requests still use it: ready, though it does not run, until a reset. */
+	rc = sim_standstill(w);
+	/* Its requests still use it: ready, though it does not run, until a reset. */
+	if (rc < 0)
 		vdpa_device_fail(vdev, idx, rc, "%s", vdpa_error_message());
-		return rc;
-	}
-	return sim_on_worker(work_teardown, w);
-}
-
-static bool
-sim_get_vq_ready(struct vdpa_device *vdev, uint16_t idx)
-{
-	return sim_dev(vdev)->vqs[idx].ready;
+	return rc;
 }
 
 static int
@@ -191,13 +180,15 @@ static int
 sim_set_vq_enable(struct vdpa_device *vdev, uint16_t idx, bool enable)
 {
 	struct sim_device *dev = sim_dev(vdev);
-	struct sim_queue *q = &dev->vqs[idx];
+	struct sim_work w = {.dev = dev, .q = &dev->vqs[idx], .on = enable, .stop = work_enable};
 	int rc;
 
-	sim_on_worker(work_enable, (struct sim_work){.dev = dev, .q = q, .on = enable});
-	rc = enable ? 0 : sim_drain(dev, q);
+	if (enable)
+		return sim_on_worker(work_enable, w);
+	rc = sim_standstill(w);
+	w.on = true;
 	if (rc < 0)
-		sim_on_worker(work_enable, (struct sim_work){.dev = dev, .q = q, .on = true});
+		sim_on_worker(work_enable, w);
 	return rc;
 }
 
@@ -212,11 +203,10 @@ work_reload(void *arg)
 static int
 sim_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state)
 {
-	struct sim_device *dev = sim_dev(vdev);
-	struct sim_queue *q = &dev->vqs[idx];
+	struct sim_queue *q = &sim_dev(vdev)->vqs[idx];
 
 	q->state = *state;
-	return q->ready ? sim_on_worker(work_reload, (struct sim_work){.dev = dev, .q = q}) : 0;
+	return q->ready ? on_queue(q, work_reload, -1) : 0;
 }
 
 static int
@@ -230,10 +220,8 @@ work_get_state(void *arg)
 static int
 sim_get_vq_state(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 {
-	struct sim_device *dev = sim_dev(vdev);
-	struct sim_queue *q = &dev->vqs[idx];
-	int rc =
-		q->ready ? sim_on_worker(work_get_state, (struct sim_work){.dev = dev, .q = q}) : 0;
+	struct sim_queue *q = &sim_dev(vdev)->vqs[idx];
+	int rc = q->ready ? on_queue(q, work_get_state, -1) : 0;
 
 	*state = q->state;
 	return rc;
@@ -299,12 +287,6 @@ sim_get_vq_count(struct vdpa_device *vdev)
 	return sim_dev(vdev)->nvqs;
 }
 
-static uint32_t
-sim_get_vq_align(struct vdpa_device *vdev)
-{
-	return 16;
-}
-
 static uint16_t
 sim_get_vq_num_max(struct vdpa_device *vdev)
 {
@@ -320,8 +302,7 @@ sim_get_device_features(struct vdpa_device *vdev)
 static uint64_t
 sim_get_backend_features(struct vdpa_device *vdev)
 {
-	return SIM_BIT(VDPA_BACKEND_F_SUSPEND) | SIM_BIT(VDPA_BACKEND_F_RESUME) |
-	       SIM_BIT(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK);
+	return SIM_BIT(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK);
 }
 
 static int
@@ -342,12 +323,6 @@ sim_set_driver_features(struct vdpa_device *vdev, uint64_t features)
 	}
 	dev->features = features;
 	return 0;
-}
-
-static uint64_t
-sim_get_driver_features(struct vdpa_device *vdev)
-{
-	return sim_dev(vdev)->features;
 }
 
 static int
@@ -392,8 +367,11 @@ work_set_status(void *arg)
 static int
 sim_set_status(struct vdpa_device *vdev, uint8_t status)
 {
-	return sim_on_worker(work_set_status,
-			     (struct sim_work){.dev = sim_dev(vdev), .status = status});
+	struct sim_device *dev = sim_dev(vdev);
+
+	if ((status & S_DRIVER_OK) != 0)
+		dev->live = true;
+	return sim_on_worker(work_set_status, (struct sim_work){.dev = dev, .status = status});
 }
 
 static int
@@ -404,10 +382,8 @@ work_quiesce(void *arg)
 
 	dev->status = 0;
 	dev->suspended = false;
-	for (uint16_t i = 0; i < dev->nvqs; i++) {
-		vdpa_event_del(&dev->vqs[i].kick);
+	for (uint16_t i = 0; i < dev->nvqs; i++)
 		dev->vqs[i].ready = false;
-	}
 	sim_device_update(dev);
 	return 0;
 }
@@ -438,11 +414,13 @@ work_reset(void *arg)
 	struct sim_work *w = arg;
 	struct sim_device *dev = w->dev;
 
+	sim_device_settle(dev);
 	work_detach(w);
 	dev->features = 0;
 	vdpa_iotlb_put(dev->tlb);
 	dev->tlb = NULL;
-	if (dev->class->reset != NULL)
+	/* A driver changes what is the class's from DRIVER_OK on only. */
+	if (dev->live && dev->class->reset != NULL)
 		dev->class->reset(dev);
 	return 0;
 }
@@ -451,20 +429,22 @@ static int
 sim_reset(struct vdpa_device *vdev)
 {
 	struct sim_device *dev = sim_dev(vdev);
+	const struct sim_work w = {.dev = dev, .stop = work_quiesce, .then = work_reset};
 	int rc;
 
 	sim_set_config_cb(vdev, -1);
-	sim_on_worker(work_quiesce, (struct sim_work){.dev = dev});
-	rc = sim_drain(dev, NULL);
-	if (rc < 0) {
-		/*
-		 * Requests may still read and write guest memory: it stays mapped, here and, as the
-		 * reset fails, in the core. All else goes: the front end takes it back now.
-		 */
-		sim_on_worker(work_detach, (struct sim_work){.dev = dev});
-		return rc;
-	}
-	return sim_on_worker(work_reset, (struct sim_work){.dev = dev});
+	for (uint16_t i = 0; i < dev->nvqs; i++)
+		sim_queue_listen(&dev->vqs[i], -1);
+	rc = sim_standstill(w);
+	/*
+	 * Requests may still read and write guest memory: it stays mapped, here and, as the reset
+	 * fails, in the core. All else goes: the front end takes it back now.
+	 */
+	if (rc < 0)
+		sim_on_worker(work_detach, w);
+	else
+		dev->live = false;
+	return rc;
 }
 
 static int
@@ -480,13 +460,12 @@ work_suspend(void *arg)
 static int
 sim_suspend(struct vdpa_device *vdev)
 {
-	struct sim_device *dev = sim_dev(vdev);
-	int rc;
+	struct sim_work w = {.dev = sim_dev(vdev), .on = true, .stop = work_suspend};
+	int rc = sim_standstill(w);
 
-	sim_on_worker(work_suspend, (struct sim_work){.dev = dev, .on = true});
-	rc = sim_drain(dev, NULL);
+	w.on = false;
 	if (rc < 0)
-		sim_on_worker(work_suspend, (struct sim_work){.dev = dev, .on = false});
+		sim_on_worker(work_suspend, w);
 	return rc;
 }
 
@@ -530,9 +509,8 @@ sim_set_config(struct vdpa_device *vdev, size_t offset, const void *buf, size_t 
 
 	if (dev->class->set_config == NULL)
 		return -EOPNOTSUPP;
-	return sim_on_worker(
-		work_set_config,
-		(struct sim_work){.dev = dev, .buf = buf, .offset = offset, .len = len});
+	return sim_call(dev, work_set_config,
+			&(struct sim_work){.dev = dev, .buf = buf, .offset = offset, .len = len});
 }
 
 static uint32_t
@@ -561,7 +539,8 @@ sim_get_stats(struct vdpa_device *vdev, struct vdpa_stat *stats, unsigned int n)
 	struct sim_device *dev = sim_dev(vdev);
 	int i = dev->class->stats != NULL ? dev->class->stats(dev, stats, n) : 0;
 
-	return sim_stat(stats, n, i, "busy_cycles", &dev->busy_cycles);
+	i = sim_stat(stats, n, i, "busy_cycles", &dev->busy_cycles);
+	return sim_stat(stats, n, i, "turns_cut", &dev->turn.cut);
 }
 
 static int
@@ -588,32 +567,39 @@ static bool
 ring_in(const struct sim_queue *q, const struct vdpa_iotlb *tlb)
 {
 	bool packed = (q->dev->features & SIM_BIT(SIM_F_RING_PACKED)) != 0;
-	uint64_t event = (q->dev->features & SIM_BIT(SIM_F_EVENT_IDX)) != 0 ? 2 : 0;
-	uint64_t num = q->num;
+	struct vdpa_ring_size size = vdpa_ring_size(packed, q->num);
 
-	return tlb != NULL && vdpa_iotlb_range(tlb, q->desc, 16 * num) != NULL &&
-	       vdpa_iotlb_range(tlb, q->driver, packed ? 4 : 4 + 2 * num + event) != NULL &&
-	       vdpa_iotlb_range(tlb, q->device, packed ? 4 : 4 + 8 * num + event) != NULL;
+	return tlb != NULL && vdpa_iotlb_range(tlb, q->desc, size.desc) != NULL &&
+	       vdpa_iotlb_range(tlb, q->driver, size.driver) != NULL &&
+	       vdpa_iotlb_range(tlb, q->device, size.device) != NULL;
 }
 
+/* A class that completes later holds addresses of the old table: let it come to an end. */
 static int
 work_pause(void *arg)
 {
 	struct sim_work *w = arg;
 
-	w->dev->paused = w->on;
+	w->dev->paused = w->dev->class->outstanding != NULL;
 	sim_device_update(w->dev);
 	return 0;
 }
 
 static int
-work_set_map(void *arg)
+work_continue(void *arg)
 {
 	struct sim_work *w = arg;
-	struct sim_device *dev = w->dev;
 
+	w->dev->paused = false;
+	sim_device_update(w->dev);
+	return 0;
+}
+
+static int
+set_iotlb(struct sim_device *dev, struct vdpa_iotlb *tlb)
+{
 	for (uint16_t i = 0; i < dev->nvqs; i++)
-		if (dev->vqs[i].ready && !dev->vqs[i].failed && !ring_in(&dev->vqs[i], w->tlb))
+		if (dev->vqs[i].ready && !dev->vqs[i].failed && !ring_in(&dev->vqs[i], tlb))
 			return vdpa_error(EFAULT, "the rings of queue %u are not in the new memory",
 					  i);
 	for (uint16_t i = 0; i < dev->nvqs; i++) {
@@ -622,30 +608,34 @@ work_set_map(void *arg)
 
 		if (!q->ready || q->failed)
 			continue;
-		rc = vdpa_vq_set_iotlb(q->vq, w->tlb);
+		rc = vdpa_vq_set_iotlb(q->vq, tlb);
 		if (rc < 0)
 			sim_queue_fail(q, rc);
 	}
 	vdpa_iotlb_put(dev->tlb);
-	dev->tlb = vdpa_iotlb_get(w->tlb);
+	dev->tlb = vdpa_iotlb_get(tlb);
 	return 0;
+}
+
+static int
+work_set_map(void *arg)
+{
+	struct sim_work *w = arg;
+	int rc = set_iotlb(w->dev, w->tlb);
+
+	work_continue(w);
+	return rc;
 }
 
 static int
 sim_set_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
 {
-	struct sim_device *dev = sim_dev(vdev);
-	int rc = 0;
+	const struct sim_work w = {
+		.dev = sim_dev(vdev), .tlb = tlb, .stop = work_pause, .then = work_set_map};
+	int rc = sim_standstill(w);
 
-	/* A class that completes later holds addresses of the old table: let it come to an end. */
-	if (dev->class->outstanding != NULL) {
-		sim_on_worker(work_pause, (struct sim_work){.dev = dev, .on = true});
-		rc = sim_drain(dev, NULL);
-	}
-	if (rc == 0)
-		rc = sim_on_worker(work_set_map, (struct sim_work){.dev = dev, .tlb = tlb});
-	if (dev->class->outstanding != NULL)
-		sim_on_worker(work_pause, (struct sim_work){.dev = dev, .on = false});
+	if (rc == -ETIMEDOUT)
+		sim_on_worker(work_continue, w);
 	return rc;
 }
 
@@ -694,7 +684,6 @@ const struct vdpa_config_ops sim_ops = {
 	.set_vq_kick = sim_set_vq_kick,
 	.set_vq_cb = sim_set_vq_cb,
 	.set_vq_ready = sim_set_vq_ready,
-	.get_vq_ready = sim_get_vq_ready,
 	.set_vq_enable = sim_set_vq_enable,
 	.set_vq_state = sim_set_vq_state,
 	.get_vq_state = sim_get_vq_state,
@@ -702,12 +691,10 @@ const struct vdpa_config_ops sim_ops = {
 	.reset_vq = sim_reset_vq,
 	.get_vendor_vq_stats = sim_get_vendor_vq_stats,
 	.get_vq_count = sim_get_vq_count,
-	.get_vq_align = sim_get_vq_align,
 	.get_vq_num_max = sim_get_vq_num_max,
 	.get_device_features = sim_get_device_features,
 	.get_backend_features = sim_get_backend_features,
 	.set_driver_features = sim_set_driver_features,
-	.get_driver_features = sim_get_driver_features,
 	.set_config_cb = sim_set_config_cb,
 	.get_device_id = sim_get_device_id,
 	.get_vendor_id = sim_get_vendor_id,

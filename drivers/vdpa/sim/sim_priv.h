@@ -8,6 +8,9 @@
 
 #include "sim.h"
 
+#define S_DRIVER_OK 0x04
+#define S_FAILED    0x80
+
 /* Arguments of a function on the worker. */
 struct sim_work {
 	struct sim_device *dev;
@@ -20,9 +23,14 @@ struct sim_work {
 	const uint64_t *used_iova;
 	const uint8_t *buf;
 	size_t offset, len;
+	int (*stop)(void *arg);
+	int (*then)(void *arg);
 };
 
-/* Run fn with w on the device's worker and wait: see sim_call(). */
+/*
+ * Run fn with w on the device's worker and wait, see sim_call(); here and now while the device is
+ * not live.
+ */
 int sim_on_worker(int (*fn)(void *arg), struct sim_work w);
 
 /* sim_run.c; on the worker. */
@@ -31,18 +39,26 @@ int sim_on_worker(int (*fn)(void *arg), struct sim_work w);
 void sim_queue_update(struct sim_queue *q);
 /* Bring the device and its virtqueues to what status, suspension and readiness ask for. */
 void sim_device_update(struct sim_device *dev);
-/* Be woken by kicks of fd; -1: no longer. */
-int sim_queue_listen(struct sim_queue *q, int fd);
-/* How much of q (NULL: of any virtqueue) is under way in a class that has outstanding(). */
-unsigned int sim_outstanding(struct sim_device *dev, const struct sim_queue *q);
+/* Let go of stopped virtqueues that nothing is under way of, and with the last of the poller. */
+void sim_device_settle(struct sim_device *dev);
+
+/* sim_run.c; on any thread. */
+
+/* How much of q (NULL: of any virtqueue) is under way in the class. */
+unsigned int sim_outstanding(struct sim_device *dev, struct sim_queue *q);
 
 /* sim_run.c; on the caller's thread. */
 
 /* Poller and task of a new device. */
 void sim_run_init(struct sim_device *dev);
-/* Wait, bounded, until nothing of q (NULL: of any virtqueue) is under way in the class. 0 or
- * -ETIMEDOUT. */
-int sim_drain(struct sim_device *dev, struct sim_queue *q);
+/* Be woken by kicks of fd; -1: no longer. */
+int sim_queue_listen(struct sim_queue *q, int fd);
+/*
+ * Run w.stop on the worker, wait, bounded, until nothing of w.q (NULL: of any virtqueue) is under
+ * way in the class, and run w.then (NULL: nothing) there: one trip to the worker where nothing is
+ * under way. -ETIMEDOUT when the wait was in vain: then w.then was not run; else what it returned.
+ */
+int sim_standstill(struct sim_work w);
 
 /* sim_ops.c */
 extern const struct vdpa_config_ops sim_ops;

@@ -4,7 +4,7 @@
 /*
  * The simulator's execution: which virtqueues of a device run, how its worker polls them, sleeps
  * and is kicked awake, and how they come to a standstill. All of it is on the worker but
- * sim_drain().
+ * sim_standstill() and sim_queue_listen().
  */
 
 #include <sys/epoll.h>
@@ -13,9 +13,6 @@
 #include <rte_cycles.h>
 
 #include "sim_priv.h"
-
-#define S_DRIVER_OK 0x04
-#define S_FAILED    0x80
 
 struct vdpa_event_loop *
 sim_loop(const struct sim_device *dev)
@@ -38,15 +35,31 @@ sim_wake(struct sim_device *dev)
 int
 sim_on_worker(int (*fn)(void *arg), struct sim_work w)
 {
-	return sim_call(w.dev, fn, &w);
+	return w.dev->live ? sim_call(w.dev, fn, &w) : fn(&w);
+}
+
+unsigned int
+sim_outstanding(struct sim_device *dev, struct sim_queue *only)
+{
+	unsigned int n = 0;
+
+	if (dev->class->outstanding == NULL)
+		return 0;
+	if (only != NULL)
+		return dev->class->outstanding(only);
+	for (uint16_t i = 0; i < dev->nvqs; i++)
+		n += dev->class->outstanding(&dev->vqs[i]);
+	return n;
 }
 
 static void
-running_add(struct sim_queue *q)
+queue_run(struct sim_queue *q)
 {
 	struct sim_device *dev = q->dev;
 
-	dev->running[dev->nrunning++] = q->idx;
+	if (!q->listed)
+		dev->list[dev->nlisted++] = q->idx;
+	q->listed = true;
 	q->running = true;
 	/* Whatever was made available before its kick could be seen. */
 	vdpa_vq_disable_kicks(q->vq);
@@ -56,19 +69,35 @@ running_add(struct sim_queue *q)
 }
 
 static void
-running_del(struct sim_queue *q)
+unlist(struct sim_queue *q)
 {
 	struct sim_device *dev = q->dev;
 	uint16_t i = 0;
 
-	while (dev->running[i] != q->idx)
+	while (dev->list[i] != q->idx)
 		i++;
-	memmove(&dev->running[i], &dev->running[i + 1],
-		(size_t)(dev->nrunning - i - 1) * sizeof(dev->running[0]));
-	dev->nrunning--;
+	memmove(&dev->list[i], &dev->list[i + 1],
+		(size_t)(dev->nlisted - i - 1) * sizeof(dev->list[0]));
+	dev->nlisted--;
+	if (i < dev->next)
+		dev->next--;
+	q->listed = false;
+}
+
+static bool
+under_way(struct sim_queue *q)
+{
+	return sim_outstanding(q->dev, q) > 0;
+}
+
+static void
+queue_halt(struct sim_queue *q)
+{
 	q->running = false;
-	if (dev->class->vq_stop != NULL)
-		dev->class->vq_stop(q);
+	if (q->dev->class->vq_stop != NULL)
+		q->dev->class->vq_stop(q);
+	if (!under_way(q))
+		unlist(q);
 }
 
 static bool
@@ -84,9 +113,22 @@ sim_queue_update(struct sim_queue *q)
 		q->ready && q->enabled && !q->failed && !q->dev->paused && device_may_run(q->dev);
 
 	if (run && !q->running)
-		running_add(q);
+		queue_run(q);
 	else if (!run && q->running)
-		running_del(q);
+		queue_halt(q);
+}
+
+void
+sim_device_settle(struct sim_device *dev)
+{
+	for (uint16_t i = dev->nlisted; i > 0; i--) {
+		struct sim_queue *q = &dev->vqs[dev->list[i - 1]];
+
+		if (!q->running && !under_way(q))
+			unlist(q);
+	}
+	if (!dev->started && dev->nlisted == 0)
+		vdpa_poller_del(&dev->poller);
 }
 
 void
@@ -96,7 +138,9 @@ sim_device_update(struct sim_device *dev)
 
 	if (run && !dev->started) {
 		dev->started = true;
-		vdpa_poller_add(sim_loop(dev), &dev->poller);
+		dev->turn.cycles = rte_get_tsc_hz() / 1000000 * SIM_TURN_US;
+		if (dev->poller.loop == NULL)
+			vdpa_poller_add(sim_loop(dev), &dev->poller);
 		if (dev->class->start != NULL)
 			dev->class->start(dev);
 	}
@@ -105,8 +149,8 @@ sim_device_update(struct sim_device *dev)
 	if (!run && dev->started) {
 		if (dev->class->stop != NULL)
 			dev->class->stop(dev);
-		vdpa_poller_del(&dev->poller);
 		dev->started = false;
+		sim_device_settle(dev);
 	}
 }
 
@@ -123,33 +167,67 @@ sim_queue_fail(struct sim_queue *q, int err)
 			 reason[0] != '\0' ? reason : "the request cannot be executed");
 }
 
+/* Kicks that were asked for before sleeping are no longer needed. */
+static void
+disarm(struct sim_device *dev)
+{
+	dev->armed = false;
+	for (uint16_t i = 0; i < dev->nlisted; i++) {
+		struct sim_queue *q = &dev->vqs[dev->list[i]];
+
+		if (q->running && !q->own_kicks)
+			vdpa_vq_disable_kicks(q->vq);
+	}
+}
+
+static unsigned int
+process(struct sim_queue *q)
+{
+	struct sim_device *dev = q->dev;
+	unsigned int n;
+
+	if (likely(q->running)) {
+		n = dev->class->process(q, SIM_BUDGET);
+	} else {
+		n = dev->class->process(q, 0);
+		sim_device_settle(dev);
+	}
+	/* An error or its end has taken it out of the list: the next one stands here now. */
+	if (likely(q->listed))
+		dev->next++;
+	return n;
+}
+
+/*
+ * A turn: each virtqueue of the list once, and the class's own work, from where the last turn was
+ * cut.
+ */
 static unsigned int
 sim_poll(struct vdpa_poller *poller)
 {
 	struct sim_device *dev = poller->arg;
 	const struct sim_class *class = dev->class;
 	uint64_t start = rte_rdtsc();
-	unsigned int work_done = 0;
+	unsigned int work_done = 0, n;
 
-	if (unlikely(dev->armed)) {
-		dev->armed = false;
-		for (uint16_t i = 0; i < dev->nrunning; i++) {
-			struct sim_queue *q = &dev->vqs[dev->running[i]];
-
-			if (!q->own_kicks)
-				vdpa_vq_disable_kicks(q->vq);
+	if (unlikely(dev->armed))
+		disarm(dev);
+	sim_turn_begin(&dev->turn, start);
+	for (unsigned int left = dev->nlisted + 1u; left > 0; left--) {
+		if (dev->next < dev->nlisted) {
+			n = process(&dev->vqs[dev->list[dev->next]]);
+		} else {
+			dev->next = 0;
+			n = class->poll != NULL && dev->started ? class->poll(dev, SIM_BUDGET) : 0;
+		}
+		work_done += n;
+		if (unlikely(!sim_turn_left(&dev->turn))) {
+			/* Whatever was done: there may be more, also where nobody has looked. */
+			sim_count(&dev->turn.cut, 1);
+			work_done++;
+			break;
 		}
 	}
-	for (uint16_t i = 0; i < dev->nrunning;) {
-		struct sim_queue *q = &dev->vqs[dev->running[i]];
-
-		work_done += class->process(q, SIM_BUDGET);
-		/* An error has taken it out of the list: the next one stands here now. */
-		if (likely(i < dev->nrunning && dev->running[i] == q->idx))
-			i++;
-	}
-	if (class->poll != NULL)
-		work_done += class->poll(dev, SIM_BUDGET);
 	if (work_done != 0)
 		sim_count(&dev->busy_cycles, rte_rdtsc() - start);
 	return work_done;
@@ -163,10 +241,12 @@ sim_sleep(struct vdpa_poller *poller)
 	bool busy = false;
 
 	dev->armed = true;
-	for (uint16_t i = 0; i < dev->nrunning && !busy; i++) {
-		struct sim_queue *q = &dev->vqs[dev->running[i]];
+	for (uint16_t i = 0; i < dev->nlisted && !busy; i++) {
+		struct sim_queue *q = &dev->vqs[dev->list[i]];
 
-		busy = class->arm != NULL ? class->arm(q) : vdpa_vq_enable_kicks(q->vq);
+		/* Of a stopped one a completion comes next, not a kick. */
+		if (q->running)
+			busy = class->arm != NULL ? class->arm(q) : vdpa_vq_enable_kicks(q->vq);
 	}
 	if (!busy && class->arm_device != NULL)
 		busy = class->arm_device(dev);
@@ -216,10 +296,10 @@ kick_task(struct vdpa_task *task)
 	struct sim_device *dev = task->arg;
 
 	/* Which queue it was for does not matter: all are looked at. */
-	for (uint16_t i = 0; i < dev->nrunning; i++) {
-		struct sim_queue *q = &dev->vqs[dev->running[i]];
+	for (uint16_t i = 0; i < dev->nlisted; i++) {
+		struct sim_queue *q = &dev->vqs[dev->list[i]];
 
-		if (dev->class->kicked != NULL)
+		if (q->running && dev->class->kicked != NULL)
 			dev->class->kicked(q);
 	}
 	sim_wake(dev);
@@ -232,34 +312,27 @@ sim_run_init(struct sim_device *dev)
 	dev->kick_task = (struct vdpa_task){.run = kick_task, .arg = dev};
 }
 
-unsigned int
-sim_outstanding(struct sim_device *dev, const struct sim_queue *only)
-{
-	unsigned int n = 0;
-
-	for (uint16_t i = 0; i < dev->nvqs; i++)
-		if (only == NULL || only == &dev->vqs[i])
-			n += dev->class->outstanding(&dev->vqs[i]);
-	return n;
-}
-
 static int
-work_outstanding(void *arg)
+work_standstill(void *arg)
 {
 	struct sim_work *w = arg;
+	unsigned int n;
 
-	return (int)sim_outstanding(w->dev, w->q);
+	w->stop(w);
+	n = sim_outstanding(w->dev, w->q);
+	if (n > 0)
+		return (int)n;
+	return w->then != NULL ? w->then(w) : 0;
 }
 
-int
-sim_drain(struct sim_device *dev, struct sim_queue *q)
+/* Wait until nothing of q (NULL: of any virtqueue) is under way. */
+static int
+drain(struct sim_device *dev, struct sim_queue *q)
 {
 	struct timespec nap = {.tv_nsec = 50000};
 	uint64_t waited = 0;
 
-	if (dev->class->outstanding == NULL)
-		return 0;
-	while (sim_on_worker(work_outstanding, (struct sim_work){.dev = dev, .q = q}) > 0) {
+	while (sim_outstanding(dev, q) > 0) {
 		if (waited > (uint64_t)dev->drain_timeout_ms * 1000000)
 			return vdpa_error(ETIMEDOUT, "requests do not end within %u ms",
 					  dev->drain_timeout_ms);
@@ -268,4 +341,15 @@ sim_drain(struct sim_device *dev, struct sim_queue *q)
 		nap.tv_nsec = RTE_MIN(nap.tv_nsec * 2, 1000000L);
 	}
 	return 0;
+}
+
+int
+sim_standstill(struct sim_work w)
+{
+	int rc = sim_on_worker(work_standstill, w);
+
+	if (rc <= 0)
+		return rc;
+	rc = drain(w.dev, w.q);
+	return rc == 0 && w.then != NULL ? sim_on_worker(w.then, w) : rc;
 }

@@ -26,17 +26,6 @@
 #include "vdpa_event.h"
 #include "virtio_hw.h"
 
-/* Features of a net device (virtio 1.3, 5.1.3) that linux/virtio_net.h does not name everywhere. */
-#ifndef VIRTIO_NET_F_DEVICE_STATS
-#define VIRTIO_NET_F_DEVICE_STATS 50
-#endif
-#ifndef VIRTIO_NET_F_HASH_TUNNEL
-#define VIRTIO_NET_F_HASH_TUNNEL 51
-#endif
-#ifndef VIRTIO_NET_F_VQ_NOTF_COAL
-#define VIRTIO_NET_F_VQ_NOTF_COAL 52
-#endif
-
 /* A data queue. */
 struct virtio_queue {
 	struct virtio_hw_vq_info info;

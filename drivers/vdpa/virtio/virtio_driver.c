@@ -21,10 +21,9 @@
 #include "vdpa_log.h"
 #include "vdpa_priv.h"
 #include "virtio.h"
+#include "virtio_type.h"
 
 #define TIMEOUT_MS_DFLT 1000
-/* Longest configuration of any type of device, and what vhost-user carries. */
-#define CONFIG_MAX	256
 #define NET_MTU_MIN	68
 
 /* Bits of the transport and the rings are 24 to 49; of these the front end gets what concerns the
@@ -35,30 +34,6 @@
 	 VIRTIO_BIT(VIRTIO_F_VERSION_1) | VIRTIO_BIT(VIRTIO_F_RING_PACKED) |                       \
 	 VIRTIO_BIT(VIRTIO_F_IN_ORDER) | VIRTIO_BIT(VIRTIO_F_ORDER_PLATFORM) |                     \
 	 VIRTIO_BIT(VIRTIO_F_NOTIFICATION_DATA))
-
-/* What needs the control queue, which is not the guest's (see virtio_ctrl.c), or a standby. A
- * function without GUEST_ANNOUNCE asks for no announcement, which nobody could pass on to the
- * guest. */
-#define NET_HIDDEN                                                                                 \
-	(VIRTIO_BIT(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) | VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ) |         \
-	 VIRTIO_BIT(VIRTIO_NET_F_CTRL_RX) | VIRTIO_BIT(VIRTIO_NET_F_CTRL_VLAN) |                   \
-	 VIRTIO_BIT(VIRTIO_NET_F_CTRL_RX_EXTRA) | VIRTIO_BIT(VIRTIO_NET_F_GUEST_ANNOUNCE) |        \
-	 VIRTIO_BIT(VIRTIO_NET_F_CTRL_MAC_ADDR) | VIRTIO_BIT(VIRTIO_NET_F_DEVICE_STATS) |          \
-	 VIRTIO_BIT(VIRTIO_NET_F_HASH_TUNNEL) | VIRTIO_BIT(VIRTIO_NET_F_VQ_NOTF_COAL) |            \
-	 VIRTIO_BIT(VIRTIO_NET_F_NOTF_COAL) | VIRTIO_BIT(VIRTIO_NET_F_HASH_REPORT) |               \
-	 VIRTIO_BIT(VIRTIO_NET_F_RSS) | VIRTIO_BIT(VIRTIO_NET_F_STANDBY))
-
-/*
- * How much configuration a type has at most (virtio 1.3, 5). A device may map more than it has, and
- * what lies behind reads as anything: QEMU's as all ones.
- */
-static const struct {
-	uint16_t type, size;
-} config_sizes[] = {
-	{VIRTIO_ID_NET, 24},  {VIRTIO_ID_BLOCK, 96},  {VIRTIO_ID_CONSOLE, 12},
-	{VIRTIO_ID_RNG, 0},   {VIRTIO_ID_SCSI, 36},   {VIRTIO_ID_INPUT, 136},
-	{VIRTIO_ID_VSOCK, 8}, {VIRTIO_ID_CRYPTO, 56}, {VIRTIO_ID_FS, 44},
-};
 
 /* Where a field of a net device's configuration is (5.1.4). */
 #define NET_CONFIG(field) offsetof(struct virtio_net_config, field)
@@ -190,17 +165,6 @@ virtio_device_free(struct vdpa_device *vdev)
 	free(dev->vqs);
 }
 
-static uint32_t
-config_size(const struct virtio_hw *hw)
-{
-	uint32_t size = CONFIG_MAX;
-
-	for (unsigned int i = 0; i < RTE_DIM(config_sizes); i++)
-		if (config_sizes[i].type == hw->type)
-			size = config_sizes[i].size;
-	return RTE_MIN(hw->config.length, size);
-}
-
 static int
 read_config16(struct virtio_device *dev, uint32_t at, uint16_t *value)
 {
@@ -291,10 +255,14 @@ static int
 choose_features(struct virtio_device *dev, const struct vdpa_args *args)
 {
 	const struct vdpa_arg *mask = vdpa_args_find(args, "device_features");
+	const struct virtio_type *type = virtio_type(dev->hw.type);
 
 	dev->offered = dev->hw_features & ~(TRANSPORT_BITS & ~RING_BITS);
+	/* The control queue is not the guest's (see virtio_ctrl.c). A function without
+	 * GUEST_ANNOUNCE asks for no announcement, which nobody could pass on to the guest. */
+	dev->offered &= ~(type->ctrl | type->hidden);
 	if (dev->hw.type == VIRTIO_ID_NET) {
-		dev->offered &= ~NET_HIDDEN;
+		dev->offered &= ~VIRTIO_BIT(VIRTIO_NET_F_GUEST_ANNOUNCE);
 		if (dev->nvqs == 2)
 			dev->offered &= ~VIRTIO_BIT(VIRTIO_NET_F_MQ);
 	}
@@ -396,7 +364,10 @@ look_at_device(struct virtio_device *dev, const struct vdpa_args *args)
 	/* Without the registers for it, it is not there. */
 	if (!virtio_hw_has_vq_reset(&dev->hw))
 		dev->hw_features &= ~VIRTIO_BIT(VIRTIO_F_RING_RESET);
-	dev->config_size = config_size(&dev->hw);
+	/* A device may map more than its type has, and what lies behind reads as anything: QEMU's
+	 * as all ones. */
+	dev->config_size =
+		RTE_MIN(dev->hw.config.length, (uint32_t)virtio_type(dev->hw.type)->config_size);
 	rc = virtio_hw_check(&dev->hw);
 	if (rc == 0 && !virtio_has(dev->hw_features, VIRTIO_F_VERSION_1))
 		rc = vdpa_error(ENOTSUP, "%s: the device does not offer VIRTIO_F_VERSION_1",
@@ -420,7 +391,7 @@ create(struct vdpa_mgmt_dev *mdev, const char *name, const struct vdpa_args *arg
 	struct virtio_device *dev;
 	int rc;
 
-	dev = vdpa_alloc_device(struct virtio_device, vdev, name, &virtio_vdpa_ops, 1, 1);
+	dev = vdpa_alloc_device(struct virtio_device, vdev, name, &virtio_vdpa_ops);
 	if (dev == NULL)
 		return -errno;
 	dev->vdev.mdev = mdev;

@@ -63,12 +63,6 @@ virtio_vdpa_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 	return virtio_device_set_ready(virtio_dev(vdev), idx, ready);
 }
 
-static bool
-virtio_vdpa_get_vq_ready(struct vdpa_device *vdev, uint16_t idx)
-{
-	return virtio_dev(vdev)->vqs[idx].ready;
-}
-
 static int
 virtio_vdpa_set_vq_enable(struct vdpa_device *vdev, uint16_t idx, bool enable)
 {
@@ -109,26 +103,12 @@ virtio_vdpa_get_vq_notification(struct vdpa_device *vdev, uint16_t idx,
 	return virtio_hw_doorbell_page(&dev->hw, dev->vqs[idx].info.doorbell, area);
 }
 
-static uint32_t
-virtio_vdpa_get_vq_size(struct vdpa_device *vdev, uint16_t idx)
-{
-	struct virtio_device *dev = virtio_dev(vdev);
-
-	return RTE_MIN(dev->vqs[idx].info.num_max, dev->num_max);
-}
-
 /* The device. */
 
 static uint16_t
 virtio_vdpa_get_vq_count(struct vdpa_device *vdev)
 {
 	return virtio_dev(vdev)->nvqs;
-}
-
-static uint32_t
-virtio_vdpa_get_vq_align(struct vdpa_device *vdev)
-{
-	return 16;
 }
 
 static uint16_t
@@ -155,12 +135,6 @@ static int
 virtio_vdpa_set_driver_features(struct vdpa_device *vdev, uint64_t features)
 {
 	return virtio_device_set_features(virtio_dev(vdev), features);
-}
-
-static uint64_t
-virtio_vdpa_get_driver_features(struct vdpa_device *vdev)
-{
-	return virtio_dev(vdev)->features;
 }
 
 static int
@@ -244,21 +218,17 @@ const struct vdpa_config_ops virtio_vdpa_ops = {
 	.kick_vq_with_data = virtio_vdpa_kick_vq_with_data,
 	.set_vq_cb = virtio_vdpa_set_vq_cb,
 	.set_vq_ready = virtio_vdpa_set_vq_ready,
-	.get_vq_ready = virtio_vdpa_get_vq_ready,
 	.set_vq_enable = virtio_vdpa_set_vq_enable,
 	.set_vq_state = virtio_vdpa_set_vq_state,
 	.get_vq_state = virtio_vdpa_get_vq_state,
 	.reset_vq = virtio_vdpa_reset_vq,
 	.get_vendor_vq_stats = virtio_vdpa_get_vendor_vq_stats,
 	.get_vq_notification = virtio_vdpa_get_vq_notification,
-	.get_vq_size = virtio_vdpa_get_vq_size,
 	.get_vq_count = virtio_vdpa_get_vq_count,
-	.get_vq_align = virtio_vdpa_get_vq_align,
 	.get_vq_num_max = virtio_vdpa_get_vq_num_max,
 	.get_device_features = virtio_vdpa_get_device_features,
 	.get_backend_features = virtio_vdpa_get_backend_features,
 	.set_driver_features = virtio_vdpa_set_driver_features,
-	.get_driver_features = virtio_vdpa_get_driver_features,
 	.set_config_cb = virtio_vdpa_set_config_cb,
 	.get_device_id = virtio_vdpa_get_device_id,
 	.get_vendor_id = virtio_vdpa_get_vendor_id,

@@ -76,8 +76,8 @@ frontend_match(const struct vdpa_device *vdev)
 static int
 frontend_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 {
-	uint16_t nvqs = vdpa_get_vq_count(vdev);
-	struct vdpa_rte_device *dev = calloc(1, sizeof(*dev) + nvqs * sizeof(dev->rings[0]));
+	uint16_t nvqs = vdpa_consumer_data_vqs(vdev);
+	struct vdpa_rte_device *dev = calloc(1, sizeof(*dev) + nvqs * sizeof(dev->enabled[0]));
 	int rc;
 
 	RTE_SET_USED(args);
@@ -87,10 +87,7 @@ frontend_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 	dev->rte = probing;
 	dev->vid = VDPA_RTE_NO_VID;
 	dev->is_net = vdpa_get_device_id(vdev) == VIRTIO_ID_NET;
-	/* The control queue comes behind the pairs. */
-	dev->nrings = dev->is_net ? nvqs & (uint16_t)~1u : nvqs;
-	for (uint16_t i = 0; i < nvqs; i++)
-		dev->rings[i].kick_fd = dev->rings[i].call_fd = -1;
+	dev->nrings = nvqs;
 	rc = vdpa_rte_stats_init(dev);
 	if (rc < 0)
 		goto err_free;
@@ -130,7 +127,6 @@ frontend_remove(struct vdpa_device *vdev)
 	pthread_mutex_lock(&vdpa_rte_lock);
 	TAILQ_REMOVE(&devices, dev, next);
 	pthread_mutex_unlock(&vdpa_rte_lock);
-	vdpa_rte_session_cancel(dev);
 	vdpa_rte_session_end(dev);
 	free(dev->stat_zero);
 	free(dev);

@@ -24,15 +24,6 @@
 /* rte_vhost's buffer for configuration; up to 25.11 it does not check the length of a read. */
 #define CONFIG_MAX 256
 
-/*
- * A front end keeps the control queue of a net device for itself (QEMU, virtio-user), so what hangs
- * on it is not offered.
- */
-#define NET_FEATURES_MASKED                                                                        \
-	(RTE_BIT64(VIRTIO_NET_F_CTRL_VQ) | RTE_BIT64(VIRTIO_NET_F_CTRL_RX) |                       \
-	 RTE_BIT64(VIRTIO_NET_F_CTRL_VLAN) | RTE_BIT64(VIRTIO_NET_F_CTRL_RX_EXTRA) |               \
-	 RTE_BIT64(VIRTIO_NET_F_CTRL_MAC_ADDR) | RTE_BIT64(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS))
-
 bool
 vdpa_rte_type_of(struct vdpa_device *vdev, uint32_t *type)
 {
@@ -89,7 +80,7 @@ get_queue_num(struct rte_vdpa_device *registered, uint32_t *num)
 
 	if (dev == NULL)
 		return -1;
-	*num = dev->is_net ? dev->nrings / 2u : dev->nrings;
+	*num = vdpa_consumer_queue_num(dev->vdev);
 	unlock();
 	return 0;
 }
@@ -101,17 +92,8 @@ get_features(struct rte_vdpa_device *registered, uint64_t *features)
 
 	if (dev == NULL)
 		return -1;
-	/* Addresses reach us as guest physical ones. */
-	*features = vdpa_get_device_features(dev->vdev) & ~RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM);
-	if (dev->is_net) {
-		*features &= ~NET_FEATURES_MASKED;
-		*features |= RTE_BIT64(VIRTIO_NET_F_GUEST_ANNOUNCE);
-		if (dev->nrings > 2)
-			*features |= RTE_BIT64(VIRTIO_NET_F_MQ);
-	}
-	if (vdpa_has_log(dev->vdev))
-		*features |= RTE_BIT64(VHOST_F_LOG_ALL);
-	*features |= RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES);
+	/* rte_vhost counts rings in pairs: a control queue has no place among them. */
+	*features = vdpa_consumer_offered_features(dev->vdev, false);
 	unlock();
 	return 0;
 }
@@ -131,12 +113,13 @@ get_protocol_features(struct rte_vdpa_device *registered, uint64_t *features)
 	*features = RTE_BIT64(VHOST_USER_PROTOCOL_F_MQ) |
 		    RTE_BIT64(VHOST_USER_PROTOCOL_F_REPLY_ACK) |
 		    RTE_BIT64(VHOST_USER_PROTOCOL_F_CONFIG);
-	/* A block device starts by its rings (vdpa_rte_session_ring()), whatever its status. */
+	/* rte_vhost tells of a block device neither its status nor DRIVER_OK: it calls dev_conf at
+	 * the call eventfd of the last ring and never else, which QEMU has sent before. */
 	if (dev->is_net)
 		*features |= RTE_BIT64(VHOST_USER_PROTOCOL_F_STATUS) |
 			     RTE_BIT64(VHOST_USER_PROTOCOL_F_RARP) |
 			     RTE_BIT64(VHOST_USER_PROTOCOL_F_NET_MTU);
-	if (vdpa_has_log(dev->vdev))
+	if (vdpa_get_capabilities(dev->vdev)->log)
 		*features |= RTE_BIT64(VHOST_USER_PROTOCOL_F_LOG_SHMFD);
 	unlock();
 	return 0;
@@ -167,8 +150,7 @@ static int
 dev_conf(int vid)
 {
 	struct vdpa_rte_device *dev = lock_session(vid);
-	const char *what = "start";
-	bool left_unconfigured;
+	bool left_unconfigured, running;
 	int rc;
 
 	if (dev == NULL) {
@@ -177,18 +159,16 @@ dev_conf(int vid)
 			 vid);
 		return -1;
 	}
-	dev->vid = vid;
-	if (dev->running) {
-		what = "memory table";
-		rc = vdpa_rte_session_memory(dev);
-		/* It must not go on with memory that the front end has taken back. */
-		if (rc < 0)
-			vdpa_rte_session_stop(dev);
-	} else {
-		rc = vdpa_rte_session_start(dev);
-	}
-	if (rc < 0)
-		VDPA_LOG(ERR, "%s: rte_vdpa: %s: %s", dev->vdev->name, what, vdpa_error_message());
+	running = dev->vid == vid && vdpa_consumer_is_running(dev->consumer);
+	rc = vdpa_rte_session_begin(dev, vid);
+	if (rc == 0)
+		rc = vdpa_rte_session_conf(dev);
+	/* It must not go on with memory that the front end has taken back. */
+	if (rc < 0 && running)
+		vdpa_rte_session_stop(dev);
+	if (rc < 0 && rc != -EAGAIN)
+		VDPA_LOG(ERR, "%s: rte_vdpa: %s: %s", dev->vdev->name,
+			 running ? "memory table" : "start", vdpa_error_message());
 	left_unconfigured = vdpa_rte_aborts || !dev->is_net;
 	unlock();
 	return rc < 0 || left_unconfigured ? -1 : 0;
@@ -234,9 +214,13 @@ set_vring_state(int vid, int vring, int state)
 				 vring, dev->nrings);
 			rc = -1;
 		}
-	} else {
-		dev->vid = vid;
-		rc = vdpa_rte_session_ring(dev, (uint16_t)vring, state != 0);
+	} else if (state != 0) {
+		rc = vdpa_rte_session_begin(dev, vid);
+		if (rc == 0)
+			rc = vdpa_rte_session_ring_ready(dev, (uint16_t)vring);
+		if (rc < 0 && rc != -EAGAIN)
+			VDPA_LOG(ERR, "%s: rte_vdpa: queue %d: %s", dev->vdev->name, vring,
+				 vdpa_error_message());
 	}
 	unlock();
 	return rc < 0 ? -1 : 0;
@@ -250,7 +234,9 @@ set_features(int vid)
 
 	if (dev == NULL)
 		return -1;
-	rc = dev->vid == vid ? vdpa_rte_session_features(dev) : 0;
+	rc = dev->vid == vid && vdpa_consumer_is_running(dev->consumer)
+		     ? vdpa_rte_session_features(dev)
+		     : 0;
 	unlock();
 	return rc < 0 ? -1 : 0;
 }
@@ -265,7 +251,7 @@ migration_done(int vid)
 
 	if (dev == NULL)
 		return -1;
-	if (dev->vid == vid && dev->running && dev->is_net) {
+	if (dev->vid == vid && dev->is_net && vdpa_consumer_is_running(dev->consumer)) {
 		rc = vdpa_get_config(dev->vdev, offsetof(struct virtio_net_config, mac), mac,
 				     sizeof(mac));
 		if (rc == 0)

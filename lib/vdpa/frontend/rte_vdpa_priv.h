@@ -18,23 +18,12 @@
 #include <stdint.h>
 
 #include "rte_vdpa_dpdk.h"
-#include "vdpa_frontend.h"
+#include "vdpa_consumer.h"
 
 #define VDPA_RTE_NO_VID (-1)
 
 /* Statistics of a queue at most, and different ones of all queues of a device. */
 #define VDPA_RTE_STATS_MAX 32
-
-struct vdpa_rte_ring {
-	bool ready;	/* rte_vhost's word: set up and enabled */
-	bool started;	/* the device has it */
-	bool disabled;	/* started, and the device was told to pause it */
-	int64_t off_us; /* when it stopped to be ready */
-	/* Duplicates: rte_vhost closes its own while the device still uses them. */
-	int kick_fd;
-	int call_fd;
-	uint64_t used; /* its device area, for the dirty log */
-};
 
 /* A mapping of the dirty log of our own: rte_vhost unmaps its one without a word. */
 struct vdpa_rte_log {
@@ -49,15 +38,13 @@ struct vdpa_rte_device {
 	struct vdpa_device *vdev;
 	struct rte_device *rte; /* compared only: the bus frees it when it likes */
 	struct rte_vdpa_device *registered;
-	bool is_net;
+	bool is_net; /* rte_vdpa has a type of its own for it */
 	uint16_t nrings;
 
 	/* The session. */
 	int vid; /* VDPA_RTE_NO_VID: nobody is connected, as far as we know */
-	bool running;
+	struct vdpa_consumer *consumer; /* while there is one */
 	bool packed;
-	bool settling; /* a paused ring is to be looked at */
-	struct vdpa_iotlb *iotlb;
 	struct vdpa_rte_log *log; /* NULL: none */
 
 	/* Statistics: names by id, and what reset_stats takes as zero, by queue and id. */
@@ -65,7 +52,7 @@ struct vdpa_rte_device {
 	const char *stat_names[VDPA_RTE_STATS_MAX];
 	uint64_t *stat_zero;
 
-	struct vdpa_rte_ring rings[];
+	bool enabled[]; /* rings that rte_vhost has called ready, and not stopped since */
 };
 
 /*
@@ -89,15 +76,18 @@ int vdpa_rte_stats_init(struct vdpa_rte_device *dev);
 bool vdpa_rte_type_of(struct vdpa_device *vdev, uint32_t *type);
 
 /* rte_vdpa_session.c, under the lock. */
-int vdpa_rte_session_start(struct vdpa_rte_device *dev);
-/* Whatever memory table rte_vhost has now, for the device that runs. */
+
+/* The connection of a device that has none, or this one. */
+int vdpa_rte_session_begin(struct vdpa_rte_device *dev, int vid);
+/* rte_vhost takes the device for ready: start it, or bring it whatever memory table there is now.
+ * -EAGAIN when it does not start yet. */
+int vdpa_rte_session_conf(struct vdpa_rte_device *dev);
 int vdpa_rte_session_memory(struct vdpa_rte_device *dev);
+/* Stop all rings, and tell rte_vhost where they stand. */
 void vdpa_rte_session_stop(struct vdpa_rte_device *dev);
-int vdpa_rte_session_ring(struct vdpa_rte_device *dev, uint16_t idx, bool ready);
+int vdpa_rte_session_ring_ready(struct vdpa_rte_device *dev, uint16_t idx);
 int vdpa_rte_session_features(struct vdpa_rte_device *dev);
 /* Forget the connection; stops what runs. */
 void vdpa_rte_session_end(struct vdpa_rte_device *dev);
-/* Without the lock: nothing of the device runs later. */
-void vdpa_rte_session_cancel(struct vdpa_rte_device *dev);
 
 #endif /* RTE_VDPA_PRIV_H */

@@ -3,13 +3,11 @@
 
 /*
  * A session of the front end rte_vdpa: what rte_vhost knows of the rings, the memory and the log of
- * one connection, brought to the device. Owns duplicates of the eventfds, a mapping of the dirty
- * log, and a reference to the memory table.
+ * one connection, reported to the core, which decides. Owns a mapping of the dirty log.
  */
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,31 +16,13 @@
 
 #include <linux/vhost.h>
 #include <linux/virtio_config.h>
-#include <linux/virtio_ring.h>
-#include <rte_alarm.h>
 #include <rte_bitops.h>
-#include <rte_byteorder.h>
 #include <rte_common.h>
 
-#include "clock.h"
 #include "rte_vdpa_priv.h"
 #include "vdpa_event.h"
 #include "vdpa_log.h"
-
-/*
- * rte_vhost tells of a changed eventfd by "off" and "on" within one message, QEMU changes the call
- * one whenever a guest masks a vector, and some devices can pause a queue only by starting again.
- * So "off" is told to the device when it has lasted that long.
- */
-#define SETTLE_US 10000
-
-static void
-close_fd(int *fd)
-{
-	if (*fd >= 0)
-		close(*fd);
-	*fd = -1;
-}
+#include "vhost_user_proto.h"
 
 /* -1: there is none. rte_vhost takes whatever the front end sends; on a full pipe a signal would
  * wait, and whoever gives it serves others too. */
@@ -62,15 +42,6 @@ dup_eventfd(int fd)
 		return -1;
 	}
 	return fcntl(fd, F_DUPFD_CLOEXEC, 0);
-}
-
-static uint64_t
-device_features(const struct vdpa_rte_device *dev, uint64_t negotiated)
-{
-	uint64_t own = vdpa_get_device_features(dev->vdev);
-
-	/* Addresses reach the device through the core's translation, always. */
-	return (negotiated & own) | (own & RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM));
 }
 
 /*
@@ -99,10 +70,10 @@ read_memory(int vid, uint16_t idx, struct rte_vhost_memory **mem)
 }
 
 static int
-make_iotlb(const struct rte_vhost_memory *mem, const struct vdpa_iotlb *old,
-	   struct vdpa_iotlb **tlb)
+report_memory(struct vdpa_rte_device *dev, const struct rte_vhost_memory *mem)
 {
-	struct vdpa_mem_region_spec specs[VDPA_MEM_REGIONS_MAX];
+	enum { REGIONS_MAX = 64 }; /* rte_vhost's messages hold 8 */
+	struct vdpa_mem_region_spec specs[REGIONS_MAX];
 
 	if (mem->nregions > RTE_DIM(specs))
 		return vdpa_error(E2BIG, "%u memory regions", mem->nregions);
@@ -118,140 +89,91 @@ make_iotlb(const struct rte_vhost_memory *mem, const struct vdpa_iotlb *old,
 			.fd = r->fd,
 		};
 	}
-	return vdpa_iotlb_create(old, specs, mem->nregions, tlb);
+	return vdpa_consumer_set_memory(dev->consumer, specs, mem->nregions);
 }
 
 /* rte_vhost has translated the ring's addresses to its own mapping: take them back. */
+static const struct rte_vhost_mem_region *
+region_of(const struct rte_vhost_memory *mem, const void *addr, uint64_t *off)
+{
+	for (uint32_t i = 0; addr != NULL && i < mem->nregions; i++) {
+		*off = (uint64_t)(uintptr_t)addr - mem->regions[i].host_user_addr;
+		if (*off < mem->regions[i].size)
+			return &mem->regions[i];
+	}
+	return NULL;
+}
+
 static int
-to_iova(const struct rte_vhost_memory *mem, const void *addr, uint64_t *iova)
+user_address(const struct rte_vhost_memory *mem, const void *addr, uint64_t *user)
 {
-	for (uint32_t i = 0; i < mem->nregions; i++) {
-		const struct rte_vhost_mem_region *r = &mem->regions[i];
-		uint64_t off = (uint64_t)(uintptr_t)addr - r->host_user_addr;
+	uint64_t off;
+	const struct rte_vhost_mem_region *r = region_of(mem, addr, &off);
 
-		if (addr != NULL && off < r->size) {
-			*iova = r->guest_phys_addr + off;
-			return 0;
-		}
-	}
-	return -EFAULT;
-}
-
-static struct vdpa_vq_state
-to_state(bool packed, uint16_t avail, uint16_t used)
-{
-	struct vdpa_vq_state state = {0};
-
-	if (!packed) {
-		state.split.avail_index = avail;
-		return state;
-	}
-	state.packed.last_avail_idx = avail & 0x7fff;
-	state.packed.last_avail_counter = (uint8_t)(avail >> 15);
-	state.packed.last_used_idx = used & 0x7fff;
-	state.packed.last_used_counter = (uint8_t)(used >> 15);
-	return state;
-}
-
-/* Keep where the ring stands in rte_vhost, which tells the front end and us again. */
-static void
-save_state(struct vdpa_rte_device *dev, uint16_t idx, const struct vdpa_vq_state *state)
-{
-	uint16_t avail = state->split.avail_index, used = avail;
-
-	if (dev->packed) {
-		avail = (uint16_t)((state->packed.last_avail_idx & 0x7fff) |
-				   state->packed.last_avail_counter << 15);
-		used = (uint16_t)((state->packed.last_used_idx & 0x7fff) |
-				  state->packed.last_used_counter << 15);
-	}
-	rte_vhost_set_vring_base(dev->vid, idx, avail, used);
-}
-
-/*
- * Where a queue stands that cannot say it, as well as it can be known: a split ring says itself how
- * far it was used, and what was taken and not used is done again. Of a packed ring nothing is known
- * but where it began.
- */
-static void
-save_used_index(struct vdpa_rte_device *dev, uint16_t idx)
-{
-	const uint16_t *used_idx;
-	uint16_t at;
-
-	if (dev->packed)
-		return;
-	used_idx = vdpa_iotlb_range(dev->iotlb, dev->rings[idx].used + 2, sizeof(*used_idx));
-	if (used_idx == NULL)
-		return;
-	at = rte_le_to_cpu_16(__atomic_load_n(used_idx, __ATOMIC_RELAXED));
-	rte_vhost_set_vring_base(dev->vid, idx, at, at);
-}
-
-/* What the core is to know of a ring; duplicates its eventfds. */
-static int
-ring_config(struct vdpa_rte_device *dev, const struct rte_vhost_memory *mem, uint16_t idx,
-	    struct vdpa_vq_config *conf)
-{
-	struct vdpa_rte_ring *ring = &dev->rings[idx];
-	struct rte_vhost_vring vring;
-	uint16_t avail, used;
-
-	if (rte_vhost_get_vhost_vring(dev->vid, idx, &vring) < 0 ||
-	    rte_vhost_get_vring_base(dev->vid, idx, &avail, &used) < 0)
-		return vdpa_error(EINVAL, "%s: queue %u: rte_vhost does not know it",
-				  dev->vdev->name, idx);
-	*conf = (struct vdpa_vq_config){.ready = true,
-					.enabled = ring->ready || !vdpa_has_vq_enable(dev->vdev),
-					.num = vring.size,
-					.state = to_state(dev->packed, avail, used)};
-	/* Split and packed are unions in there. */
-	if (to_iova(mem, vring.desc, &conf->desc) < 0 ||
-	    to_iova(mem, vring.avail, &conf->driver) < 0 ||
-	    to_iova(mem, vring.used, &conf->device) < 0)
-		return vdpa_error(EFAULT, "%s: queue %u: the ring does not lie in the memory table",
-				  dev->vdev->name, idx);
-	close_fd(&ring->kick_fd);
-	close_fd(&ring->call_fd);
-	ring->kick_fd = dup_eventfd(vring.kickfd);
-	if (vring.kickfd < 0 || ring->kick_fd >= 0)
-		ring->call_fd = dup_eventfd(vring.callfd);
-	if ((vring.kickfd >= 0 && ring->kick_fd < 0) || (vring.callfd >= 0 && ring->call_fd < 0))
-		return vdpa_error(errno, "%s: queue %u: eventfd: %s", dev->vdev->name, idx,
-				  strerror(errno));
-	ring->used = conf->device;
-	conf->kick_fd = ring->kick_fd;
-	conf->call_fd = ring->call_fd;
+	if (r == NULL)
+		return vdpa_error(EFAULT, "the ring does not lie in the memory table");
+	*user = r->guest_user_addr + off;
 	return 0;
 }
 
-/*
- * Whether the device is to have a ring from its start on. One that takes no queue later gets all
- * that are set up, the ones that are not enabled yet too; where it has no notion of enabling, they
- * run.
- */
-static bool
-is_wanted(const struct vdpa_rte_device *dev, uint16_t idx)
+/* Report the eventfds of a ring, as duplicates: rte_vhost closes its own while the device still
+ * uses them. */
+static int
+report_eventfds(struct vdpa_rte_device *dev, uint16_t idx, const struct rte_vhost_vring *vring)
 {
-	struct rte_vhost_vring vring;
+	int kick = dup_eventfd(vring->kickfd), call = dup_eventfd(vring->callfd), rc;
 
-	if (dev->rings[idx].ready)
-		return true;
-	if ((vdpa_get_backend_features(dev->vdev) &
-	     RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK)) != 0)
-		return false;
-	/* It has addresses once there was a kick eventfd. */
-	return rte_vhost_get_vhost_vring(dev->vid, idx, &vring) == 0 && vring.size > 0 &&
-	       vring.kickfd >= 0 && vring.desc != NULL && vring.avail != NULL && vring.used != NULL;
+	if ((vring->kickfd >= 0 && kick < 0) || (vring->callfd >= 0 && call < 0)) {
+		if (kick >= 0)
+			close(kick);
+		if (call >= 0)
+			close(call);
+		return vdpa_error(EINVAL, "a file descriptor that is no eventfd");
+	}
+	rc = vdpa_consumer_set_vq_call(dev->consumer, idx, call);
+	/* rte_vhost has acknowledged the message before we hear of it: an interrupt may have gone
+	 * to the old eventfd when nobody waited for it any more. One too many does no harm. */
+	if (rc == 0 && call >= 0)
+		vdpa_eventfd_signal(call);
+	if (rc == 0)
+		return vdpa_consumer_set_vq_kick(dev->consumer, idx, kick);
+	if (kick >= 0)
+		close(kick);
+	return rc;
 }
 
-static void
-forget_ring(struct vdpa_rte_ring *ring)
+/* Report a ring that is set up; it has addresses once there was a kick eventfd. */
+static int
+report_ring(struct vdpa_rte_device *dev, const struct rte_vhost_memory *mem, uint16_t idx)
 {
-	ring->started = false;
-	ring->disabled = false;
-	close_fd(&ring->kick_fd);
-	close_fd(&ring->call_fd);
+	struct vdpa_consumer_vq_addr user = {.log = UINT64_MAX};
+	struct rte_vhost_vring vring;
+	uint16_t avail, used;
+	uint64_t off;
+	int rc;
+
+	if (rte_vhost_get_vhost_vring(dev->vid, idx, &vring) < 0 || vring.size == 0 ||
+	    vring.desc == NULL || vring.avail == NULL || vring.used == NULL ||
+	    rte_vhost_get_vring_base(dev->vid, idx, &avail, &used) < 0)
+		return 0;
+	/* Split and packed are unions in there. */
+	rc = user_address(mem, vring.desc, &user.desc);
+	if (rc == 0)
+		rc = user_address(mem, vring.avail, &user.driver);
+	if (rc == 0)
+		rc = user_address(mem, vring.used, &user.device);
+	if (rc < 0)
+		return rc;
+	/* The log address comes without a word to us; it is the used ring's own. */
+	user.log = region_of(mem, vring.used, &off)->guest_phys_addr + off;
+	rc = vdpa_consumer_set_vq_num(dev->consumer, idx, vring.size);
+	if (rc == 0)
+		rc = vdpa_consumer_set_vq_addr(dev->consumer, idx, &user);
+	if (rc == 0)
+		rc = vdpa_consumer_set_vq_base(dev->consumer, idx,
+					       dev->packed ? avail | (uint32_t)used << 16 : avail);
+	/* Without a kick eventfd it is set up when rte_vhost says so, by its being ready. */
+	return rc < 0 || vring.kickfd < 0 ? rc : report_eventfds(dev, idx, &vring);
 }
 
 static void
@@ -289,7 +211,7 @@ map_log(struct vdpa_rte_device *dev, struct vdpa_rte_log **out)
 	}
 	rc = vdpa_fault_guard(log->map, log->map_len, &log->faulted);
 	if (rc < 0) {
-		vdpa_error(rc, "too many guarded mappings");
+		vdpa_error(rc, "out of memory");
 		goto err_unmap;
 	}
 	log->dirty = (struct vdpa_dirty_log){.bitmap = (uint8_t *)log->map + skip, .size = size};
@@ -303,37 +225,10 @@ err_free:
 	return rc;
 }
 
-/*
- * The dirty log as the negotiated features want it, with the rings of now. Their log addresses come
- * after the features and without a word to us; they are the rings' own.
- */
+/* Nobody would tell the front end, which would miss pages: rather no device than that. */
 static int
-update_log(struct vdpa_rte_device *dev)
+log_failed(struct vdpa_rte_device *dev, int rc)
 {
-	uint64_t features = 0, used[VDPA_VQ_MAX];
-	struct vdpa_rte_log *log = NULL;
-	bool on;
-	int rc = 0;
-
-	if (rte_vhost_get_negotiated_features(dev->vid, &features) < 0)
-		return 0;
-	on = (features & RTE_BIT64(VHOST_F_LOG_ALL)) != 0;
-	if (!on && dev->log == NULL)
-		return 0;
-	for (uint16_t i = 0; i < RTE_DIM(used); i++)
-		used[i] =
-			i < dev->nrings && dev->rings[i].started ? dev->rings[i].used : UINT64_MAX;
-	if (on)
-		rc = map_log(dev, &log);
-	if (rc == 0)
-		rc = vdpa_device_set_log(dev->vdev, on ? &log->dirty : NULL, used);
-	if (rc == 0) {
-		unmap_log(dev, dev->log);
-		dev->log = log;
-		return 0;
-	}
-	/* Nobody would tell the front end, which would miss pages: rather no device than that. */
-	unmap_log(dev, log);
 	vdpa_device_fail(dev->vdev, -1, rc, "dirty log: %s", vdpa_error_message());
 	return rc;
 }
@@ -341,285 +236,244 @@ update_log(struct vdpa_rte_device *dev)
 int
 vdpa_rte_session_features(struct vdpa_rte_device *dev)
 {
-	return dev->running ? update_log(dev) : 0;
-}
-
-/* Pause what has been off for long enough. On EAL's interrupt thread. */
-static void
-settle(void *arg)
-{
-	struct vdpa_rte_device *dev = arg;
-	int64_t now = vdpa_now_us();
-
-	pthread_mutex_lock(&vdpa_rte_lock);
-	dev->settling = false;
-	for (uint16_t i = 0; dev->running && i < dev->nrings; i++) {
-		struct vdpa_rte_ring *ring = &dev->rings[i];
-
-		if (!ring->started || ring->ready || ring->disabled)
-			continue;
-		if (now - ring->off_us < SETTLE_US)
-			dev->settling = true;
-		else if (vdpa_device_enable_vq(dev->vdev, i, false) < 0)
-			VDPA_LOG(WARNING, "%s: rte_vdpa: disable: %s", dev->vdev->name,
-				 vdpa_error_message());
-		else
-			ring->disabled = true;
-	}
-	if (dev->settling)
-		dev->settling = rte_eal_alarm_set(SETTLE_US, settle, dev) == 0;
-	pthread_mutex_unlock(&vdpa_rte_lock);
-}
-
-void
-vdpa_rte_session_cancel(struct vdpa_rte_device *dev)
-{
-	rte_eal_alarm_cancel(settle, dev);
-}
-
-/* A ring that the device has is ready again: with other eventfds, perhaps. */
-static int
-go_on(struct vdpa_rte_device *dev, uint16_t idx)
-{
-	struct vdpa_rte_ring *ring = &dev->rings[idx];
-	struct rte_vhost_vring vring;
-	int kick, call, rc;
-
-	if (rte_vhost_get_vhost_vring(dev->vid, idx, &vring) < 0)
-		return vdpa_error(EINVAL, "%s: queue %u: rte_vhost does not know it",
-				  dev->vdev->name, idx);
-	kick = dup_eventfd(vring.kickfd);
-	call = dup_eventfd(vring.callfd);
-	if ((vring.kickfd >= 0 && kick < 0) || (vring.callfd >= 0 && call < 0))
-		rc = vdpa_error(EINVAL, "%s: queue %u: a file descriptor that is no eventfd",
-				dev->vdev->name, idx);
-	else
-		rc = vdpa_device_set_vq_call(dev->vdev, idx, call);
-	if (rc == 0) {
-		RTE_SWAP(call, ring->call_fd);
-		rc = vdpa_device_set_vq_kick(dev->vdev, idx, kick);
-	}
-	if (rc == 0) {
-		RTE_SWAP(kick, ring->kick_fd);
-		rc = ring->disabled ? vdpa_device_enable_vq(dev->vdev, idx, true) : 0;
-	}
-	if (rc == 0)
-		ring->disabled = false;
-	/* rte_vhost has acknowledged the message before we hear of it: an interrupt may have gone
-	 * to the old eventfd when nobody waited for it any more. One too many does no harm. */
-	if (ring->call_fd >= 0)
-		vdpa_eventfd_signal(ring->call_fd);
-	close_fd(&kick);
-	close_fd(&call);
-	return rc;
-}
-
-static int
-start_late(struct vdpa_rte_device *dev, uint16_t idx)
-{
-	struct rte_vhost_memory *mem;
-	struct vdpa_vq_config conf;
-	int rc;
-
-	rc = read_memory(dev->vid, idx, &mem);
-	if (rc < 0)
-		return vdpa_error(rc, "%s: queue %u: there is no memory table", dev->vdev->name,
-				  idx);
-	rc = ring_config(dev, mem, idx, &conf);
-	free(mem);
-	if (rc == 0)
-		rc = vdpa_device_start_vq(dev->vdev, idx, &conf);
-	if (rc < 0) {
-		forget_ring(&dev->rings[idx]);
-		return rc;
-	}
-	dev->rings[idx].started = true;
-	return dev->log != NULL ? update_log(dev) : 0;
-}
-
-int
-vdpa_rte_session_start(struct vdpa_rte_device *dev)
-{
-	struct vdpa_vq_config *vqs = calloc(dev->nrings, sizeof(*vqs));
-	struct vdpa_start_config conf = {.vqs = vqs, .nvqs = dev->nrings};
-	struct rte_vhost_memory *mem = NULL;
-	struct vdpa_iotlb *tlb = NULL;
+	struct vdpa_rte_log *log = NULL;
 	uint64_t features = 0;
-	uint16_t first = 0;
-	int rc;
-
-	if (vqs == NULL)
-		return vdpa_error(ENOMEM, "out of memory");
-	while (first < dev->nrings - 1 && !dev->rings[first].ready)
-		first++;
-	rc = rte_vhost_get_negotiated_features(dev->vid, &features) < 0
-		     ? vdpa_error(ENODEV, "the connection is gone")
-		     : read_memory(dev->vid, first, &mem);
-	if (rc == 0)
-		rc = make_iotlb(mem, dev->iotlb, &tlb);
-	if (rc < 0)
-		goto out;
-	vdpa_iotlb_put(dev->iotlb);
-	dev->iotlb = tlb;
-	dev->packed = (features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
-	conf.features = device_features(dev, features);
-	conf.iotlb = tlb;
-	for (uint16_t i = 0; i < dev->nrings; i++) {
-		vqs[i].kick_fd = vqs[i].call_fd = -1;
-		if (!is_wanted(dev, i))
-			continue;
-		rc = ring_config(dev, mem, i, &vqs[i]);
-		if (rc < 0)
-			goto err_rings;
-	}
-	rc = vdpa_device_start(dev->vdev, &conf);
-	if (rc < 0)
-		goto err_rings;
-	for (uint16_t i = 0; i < dev->nrings; i++) {
-		dev->rings[i].started = vqs[i].ready;
-		dev->rings[i].disabled = vqs[i].ready && !vqs[i].enabled;
-	}
-	dev->running = true;
-	/* A device that is configured anew in the middle of a migration. */
-	rc = update_log(dev);
-	if (rc < 0)
-		vdpa_rte_session_stop(dev);
-	goto out;
-
-err_rings:
-	for (uint16_t i = 0; i < dev->nrings; i++)
-		forget_ring(&dev->rings[i]);
-out:
-	free(mem);
-	free(vqs);
-	return rc;
-}
-
-/* All rings that rte_vhost has: what it takes a device that is not its own for ready by. */
-static bool
-all_are_ready(const struct vdpa_rte_device *dev)
-{
-	uint16_t n = rte_vhost_get_vring_num(dev->vid);
-
-	for (uint16_t i = 0; i < n && i < dev->nrings; i++)
-		if (!dev->rings[i].ready)
-			return false;
-	return n > 0;
-}
-
-/*
- * A net device starts at dev_conf. For a block device rte_vhost calls that at the call eventfd of
- * the last ring and never else, which QEMU has sent before the device is ready; so it starts when
- * all its rings are ready.
- */
-int
-vdpa_rte_session_ring(struct vdpa_rte_device *dev, uint16_t idx, bool ready)
-{
-	struct vdpa_rte_ring *ring = &dev->rings[idx];
 	int rc = 0;
 
-	ring->ready = ready;
-	ring->off_us = ready ? 0 : vdpa_now_us();
-	if (!dev->running) {
-		if (!ready || dev->is_net || !all_are_ready(dev))
-			return 0;
-		rc = vdpa_rte_session_start(dev);
-	} else if (ready) {
-		rc = ring->started ? go_on(dev, idx) : start_late(dev, idx);
-	} else if (ring->started && !ring->disabled && !dev->settling) {
-		dev->settling = rte_eal_alarm_set(SETTLE_US, settle, dev) == 0;
+	if (rte_vhost_get_negotiated_features(dev->vid, &features) < 0)
+		return vdpa_error(ENODEV, "the connection is gone");
+	dev->packed = (features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
+	if ((features & RTE_BIT64(VHOST_F_LOG_ALL)) != 0) {
+		rc = map_log(dev, &log);
+		if (rc < 0)
+			return log_failed(dev, rc);
 	}
+	/* A ring is enabled when rte_vhost says that it is ready, whatever was negotiated. */
+	features |= RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES);
+	if (log != NULL)
+		rc = vdpa_consumer_set_log(dev->consumer, &log->dirty);
+	if (rc == 0)
+		rc = vdpa_consumer_set_features(dev->consumer, features);
+	if (rc == 0 && log == NULL)
+		rc = vdpa_consumer_set_log(dev->consumer, NULL);
+	if (rc == 0)
+		RTE_SWAP(log, dev->log);
+	unmap_log(dev, log);
+	return rc < 0 ? log_failed(dev, rc) : 0;
+}
+
+/* All that rte_vhost knows, of rings that the device does not have; idx: one that is ready. */
+static int
+report_all(struct vdpa_rte_device *dev, uint16_t idx)
+{
+	uint16_t n = RTE_MIN(rte_vhost_get_vring_num(dev->vid), dev->nrings);
+	struct rte_vhost_memory *mem;
+	uint64_t protocol = 0;
+	int rc;
+
+	/* It was told, and stays so until the front end stops the rings. */
+	if ((vdpa_consumer_get_status(dev->consumer) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
+		return vdpa_error(EAGAIN, "the device has failed");
+	rc = vdpa_rte_session_features(dev);
+	if (rc == 0)
+		rc = read_memory(dev->vid, idx, &mem);
 	if (rc < 0)
-		VDPA_LOG(ERR, "%s: rte_vdpa: %s", dev->vdev->name, vdpa_error_message());
+		return rc;
+	/* A block device's status is not offered, see get_protocol_features(). */
+	rte_vhost_get_negotiated_protocol_features(dev->vid, &protocol);
+	vdpa_consumer_report_status(dev->consumer,
+				    (protocol & RTE_BIT64(VHOST_USER_PROTOCOL_F_STATUS)) != 0);
+	rc = report_memory(dev, mem);
+	for (uint16_t i = 0; rc == 0 && i < n; i++) {
+		/* rte_vhost has a ring that the front end has spoken of. */
+		vdpa_consumer_announce_vq(dev->consumer, i);
+		if (!vdpa_consumer_has_vq(dev->consumer, i))
+			rc = report_ring(dev, mem, i);
+	}
+	free(mem);
 	return rc;
 }
 
 static uint16_t
-first_started(const struct vdpa_rte_device *dev)
+first_enabled(const struct vdpa_rte_device *dev)
 {
 	uint16_t i = 0;
 
-	while (i < dev->nrings - 1 && !dev->rings[i].started)
+	while (i < dev->nrings - 1 && !dev->enabled[i])
 		i++;
 	return i;
+}
+
+int
+vdpa_rte_session_conf(struct vdpa_rte_device *dev)
+{
+	int rc;
+
+	if (vdpa_consumer_is_running(dev->consumer))
+		return vdpa_rte_session_memory(dev);
+	rc = report_all(dev, first_enabled(dev));
+	if (rc < 0)
+		return rc;
+	/* rte_vhost waits for it where it is reported. */
+	vdpa_consumer_set_status(dev->consumer, VIRTIO_CONFIG_S_DRIVER_OK);
+	vdpa_consumer_advance(dev->consumer);
+	return vdpa_consumer_is_running(dev->consumer)
+		       ? 0
+		       : vdpa_error(EAGAIN, "it does not start yet");
+}
+
+/* rte_vhost's word that a ring is set up and enabled; with other eventfds than before, perhaps. */
+int
+vdpa_rte_session_ring_ready(struct vdpa_rte_device *dev, uint16_t idx)
+{
+	struct rte_vhost_vring vring;
+	int rc = 0;
+
+	if (!vdpa_consumer_has_vq(dev->consumer, idx))
+		rc = report_all(dev, idx);
+	if (rc == 0 && rte_vhost_get_vhost_vring(dev->vid, idx, &vring) < 0)
+		rc = vdpa_error(EINVAL, "rte_vhost does not know it");
+	if (rc == 0)
+		rc = report_eventfds(dev, idx, &vring);
+	if (rc == 0)
+		rc = vdpa_consumer_enable_vq(dev->consumer, idx, true);
+	if (rc < 0)
+		return rc;
+	dev->enabled[idx] = true;
+	vdpa_consumer_advance(dev->consumer);
+	return 0;
 }
 
 int
 vdpa_rte_session_memory(struct vdpa_rte_device *dev)
 {
 	struct rte_vhost_memory *mem;
-	struct vdpa_iotlb *tlb;
 	int rc;
 
-	rc = read_memory(dev->vid, first_started(dev), &mem);
+	rc = read_memory(dev->vid, first_enabled(dev), &mem);
 	if (rc < 0)
 		return rc;
-	rc = make_iotlb(mem, dev->iotlb, &tlb);
+	rc = report_memory(dev, mem);
 	free(mem);
-	if (rc < 0)
-		return rc;
-	/* What did not change is shared. */
-	if (tlb->n == dev->iotlb->n &&
-	    memcmp(tlb->regions, dev->iotlb->regions, tlb->n * sizeof(tlb->regions[0])) == 0) {
-		vdpa_iotlb_put(tlb);
-		return 0;
-	}
-	rc = vdpa_device_set_iotlb(dev->vdev, tlb);
-	if (rc < 0) {
-		vdpa_iotlb_put(tlb);
-		return rc;
-	}
-	vdpa_iotlb_put(dev->iotlb);
-	dev->iotlb = tlb;
-	return 0;
+	return rc;
+}
+
+/* Keep where the rings stand in rte_vhost, which tells the front end and us again. */
+static void
+stop_ring(struct vdpa_rte_device *dev, uint16_t idx)
+{
+	uint32_t base = vdpa_consumer_get_vq_base(dev->consumer, idx);
+
+	rte_vhost_set_vring_base(dev->vid, idx, (uint16_t)base,
+				 dev->packed ? (uint16_t)(base >> 16) : (uint16_t)base);
 }
 
 void
 vdpa_rte_session_stop(struct vdpa_rte_device *dev)
 {
-	struct vdpa_vq_state state;
-	int rc;
-
-	if (!dev->running)
-		return;
 	/* Last first: of a net device what sends before what receives, so that nothing is sent to a
 	 * queue that has stopped. */
-	for (uint16_t n = dev->nrings; n > 0; n--) {
-		uint16_t i = n - 1;
+	for (uint16_t n = dev->nrings; n > 0; n--)
+		if (dev->enabled[n - 1] || vdpa_consumer_has_vq(dev->consumer, n - 1))
+			stop_ring(dev, n - 1);
+}
 
-		if (!dev->rings[i].started)
-			continue;
-		rc = vdpa_device_stop_vq(dev->vdev, i, &state);
-		if (rc == 0) {
-			save_state(dev, i, &state);
-			continue;
-		}
-		/* One that failed or is gone has said so. */
-		if (rc != -EIO && rc != -ENODEV)
-			VDPA_LOG(WARNING, "%s: rte_vdpa: stop: %s", dev->vdev->name,
-				 vdpa_error_message());
-		save_used_index(dev, i);
+static void
+ring_stops(struct vdpa_rte_device *dev, uint16_t idx)
+{
+	if (dev->enabled[idx] || vdpa_consumer_has_vq(dev->consumer, idx))
+		stop_ring(dev, idx);
+	dev->enabled[idx] = false;
+}
+
+/* One that the device has; before the front end hears that it is so. */
+static void
+ring_is_enabled(struct vdpa_rte_device *dev, uint16_t idx, bool enable)
+{
+	if (vdpa_consumer_has_vq(dev->consumer, idx) &&
+	    vdpa_consumer_enable_vq(dev->consumer, idx, enable) < 0)
+		VDPA_LOG(WARNING, "%s: rte_vdpa: enable: %s", dev->vdev->name,
+			 vdpa_error_message());
+}
+
+/*
+ * rte_vhost tells of a ring that is ready, and of its end only for a device all of whose rings
+ * were, and after it has answered GET_VRING_BASE. What stops a ring is seen in the messages
+ * themselves; other changes of a ring's readiness are its eventfds being swapped.
+ */
+static enum rte_vhost_msg_result
+before_message(int vid, void *ctx)
+{
+	const struct vhu_msg *msg = ctx;
+	struct vdpa_rte_device *dev;
+	uint32_t idx;
+
+	if (msg->request != VHU_GET_VRING_BASE && msg->request != VHU_SET_VRING_ENABLE)
+		return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
+	idx = msg->payload.state.index;
+	pthread_mutex_lock(&vdpa_rte_lock);
+	dev = vdpa_rte_find_vid(vid);
+	if (dev != NULL && dev->vid == vid && idx < dev->nrings &&
+	    msg->size == sizeof(msg->payload.state)) {
+		if (msg->request == VHU_GET_VRING_BASE)
+			ring_stops(dev, (uint16_t)idx);
+		else
+			ring_is_enabled(dev, (uint16_t)idx, msg->payload.state.num != 0);
 	}
-	if (dev->log != NULL)
-		vdpa_device_set_log(dev->vdev, NULL, NULL);
-	/* A failed device is stopped already, and shows why until it is started again. */
-	if (vdpa_device_get_state(dev->vdev) != VDPA_STATE_FAILED &&
-	    vdpa_device_stop(dev->vdev) < 0)
-		VDPA_LOG(ERR, "%s: rte_vdpa: stop: %s", dev->vdev->name, vdpa_error_message());
-	dev->running = false;
-	for (uint16_t i = 0; i < dev->nrings; i++)
-		forget_ring(&dev->rings[i]);
-	unmap_log(dev, dev->log);
-	dev->log = NULL;
+	pthread_mutex_unlock(&vdpa_rte_lock);
+	return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
+}
+
+/* rte_vhost has unmapped the old table, and mapped the new one. */
+static enum rte_vhost_msg_result
+after_message(int vid, void *ctx)
+{
+	const struct vhu_msg *msg = ctx;
+	struct vdpa_rte_device *dev;
+
+	if (msg->request != VHU_SET_MEM_TABLE)
+		return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
+	pthread_mutex_lock(&vdpa_rte_lock);
+	dev = vdpa_rte_find_vid(vid);
+	if (dev != NULL && dev->vid == vid && vdpa_consumer_is_running(dev->consumer) &&
+	    vdpa_rte_session_memory(dev) < 0) {
+		/* It must not go on with memory that the front end has taken back. */
+		VDPA_LOG(ERR, "%s: rte_vdpa: memory table: %s", dev->vdev->name,
+			 vdpa_error_message());
+		vdpa_rte_session_stop(dev);
+	}
+	pthread_mutex_unlock(&vdpa_rte_lock);
+	return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
+}
+
+static const struct rte_vhost_user_extern_ops extern_ops = {
+	.pre_msg_handle = before_message,
+	.post_msg_handle = after_message,
+};
+
+int
+vdpa_rte_session_begin(struct vdpa_rte_device *dev, int vid)
+{
+	if (dev->vid == vid)
+		return 0;
+	dev->consumer = vdpa_consumer_new(dev->vdev, NULL, NULL);
+	if (dev->consumer == NULL)
+		return vdpa_error(ENOMEM, "out of memory");
+	dev->vid = vid;
+	return rte_vhost_extern_callback_register(vid, &extern_ops, NULL) < 0
+		       ? vdpa_error(ENODEV, "the connection is gone")
+		       : 0;
 }
 
 void
 vdpa_rte_session_end(struct vdpa_rte_device *dev)
 {
-	vdpa_rte_session_stop(dev);
-	for (uint16_t i = 0; i < dev->nrings; i++)
-		dev->rings[i].ready = false;
-	vdpa_iotlb_put(dev->iotlb);
-	dev->iotlb = NULL;
+	if (dev->vid == VDPA_RTE_NO_VID)
+		return;
+	vdpa_consumer_free(dev->consumer);
+	dev->consumer = NULL;
+	unmap_log(dev, dev->log);
+	dev->log = NULL;
+	memset(dev->enabled, 0, dev->nrings * sizeof(dev->enabled[0]));
 	dev->vid = VDPA_RTE_NO_VID;
 }

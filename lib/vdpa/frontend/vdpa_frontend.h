@@ -16,6 +16,7 @@
 #define VDPA_FRONTEND_H
 
 #include "vdpa_driver.h"
+#include "vdpa_work.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -72,6 +73,12 @@ void vdpa_unregister_frontend(struct vdpa_frontend *fe);
 void vdpa_set_drvdata(struct vdpa_device *vdev, void *data);
 void *vdpa_get_drvdata(const struct vdpa_device *vdev);
 
+/**
+ * Where what a front end does for the device runs that may wait for it: never on the control loop.
+ * Jobs of one device run one at a time, in order; a front end cancels its own in remove().
+ */
+struct vdpa_work_queue *vdpa_get_work_queue(struct vdpa_device *vdev);
+
 /*
  * The device as a consumer sees it. From any thread but the device's own ops. Once the device is
  * unregistered, calls that return an int fail with -ENODEV, or -EPROTO where they need a started
@@ -83,16 +90,23 @@ uint16_t vdpa_get_vq_count(struct vdpa_device *vdev);
 /** Largest size of a virtqueue. */
 uint16_t vdpa_get_vq_num_max(struct vdpa_device *vdev);
 uint64_t vdpa_get_device_features(struct vdpa_device *vdev);
-uint64_t vdpa_get_backend_features(struct vdpa_device *vdev);
 size_t vdpa_get_config_size(struct vdpa_device *vdev);
-/** Whether dirty logging is possible. */
-bool vdpa_has_log(const struct vdpa_device *vdev);
-/** Whether the device itself enables and disables queues. */
-bool vdpa_has_vq_enable(const struct vdpa_device *vdev);
-/** Whether it may give doorbells away. */
-bool vdpa_has_vq_notification(const struct vdpa_device *vdev);
-/** Whether inflight areas are possible. */
-bool vdpa_has_inflight(const struct vdpa_device *vdev);
+
+/**
+ * What a device can do: found out once, when it is registered, from its ops and backend features,
+ * and the same from then on.
+ */
+struct vdpa_capabilities {
+	bool late_vqs;	/**< queues come and go one by one while it runs */
+	bool suspend;	/**< it stops with its state kept, and goes on (suspend and resume) */
+	bool vq_enable; /**< it enables and disables queues itself (set_vq_enable) */
+	bool vq_reset;	/**< it may stop one queue by a reset of it (reset_vq) */
+	bool log;	/**< dirty log */
+	bool inflight;	/**< inflight areas */
+	bool doorbells; /**< it may give doorbells away (get_vq_notification) */
+};
+
+const struct vdpa_capabilities *vdpa_get_capabilities(const struct vdpa_device *vdev);
 uint8_t vdpa_get_status(struct vdpa_device *vdev);
 /** Whether the device is gone for good and will never start again; vdpa_device_failure() says why.
  * A front end refuses new consumers then. Takes no lock. */
@@ -110,7 +124,7 @@ int vdpa_set_config(struct vdpa_device *vdev, size_t offset, const void *buf, si
 
 /**
  * The step-by-step calls, checked (virtio 1.2, 2.1 and 3.1): each returns 0; -EBUSY or -EPROTO for
- * a step out of order (the message names it); -EINVAL for a queue, size, address space or features
+ * a step out of order (the message names it); -EINVAL for a queue, size or features
  * that the device does not have; -EFAULT for ring memory outside one region; -EIO when the device
  * has FAILED; -EOPNOTSUPP for what it cannot; or the errno of the driver's op.
  * vdpa_set_status() accepts only added bits; 0 is vdpa_reset().
@@ -118,8 +132,7 @@ int vdpa_set_config(struct vdpa_device *vdev, size_t offset, const void *buf, si
 int vdpa_reset(struct vdpa_device *vdev);
 int vdpa_set_status(struct vdpa_device *vdev, uint8_t status);
 int vdpa_set_driver_features(struct vdpa_device *vdev, uint64_t features);
-int vdpa_set_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb);
-int vdpa_set_group_asid(struct vdpa_device *vdev, uint32_t group, uint32_t asid);
+int vdpa_set_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
 int vdpa_set_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num);
 int vdpa_set_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
 			uint64_t device);
@@ -172,7 +185,7 @@ int vdpa_device_stop(struct vdpa_device *vdev);
 
 /**
  * One more virtqueue of a running device. Where the device cannot enable a queue after DRIVER_OK
- * (VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK) the core stops and starts it again with all queues,
+ * (struct vdpa_capabilities.late_vqs) the core stops and starts it again with all queues,
  * keeping their states; where it cannot keep them (no suspend), only as long as no queue has used a
  * buffer. -EOPNOTSUPP afterwards, and the others go on: give such a device all queues at its start.
  * -EBUSY for a queue that is started.

@@ -13,21 +13,17 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <rte_bitops.h>
 
-#include "vdpa_compat.h"
 #include "vdpa_log.h"
 #include "vhost_user_priv.h"
-
-#define PROTOCOL(feature) RTE_BIT64(VHOST_USER_PROTOCOL_F_##feature)
 
 static bool
 has_channel(const struct vhu_session *s, uint64_t features)
 {
-	features |= PROTOCOL(BACKEND_REQ);
+	features |= VHU_PROTOCOL(BACKEND_REQ);
 	return s != NULL && s->backend_fd >= 0 && (s->protocol & features) == features;
 }
 
@@ -38,33 +34,15 @@ has_channel(const struct vhu_session *s, uint64_t features)
 static bool
 tell(struct vhu_session *s, const struct vhu_msg *msg, int fd, const char *what)
 {
-	size_t len = VHU_HDR_SIZE + msg->size;
-	struct iovec iov = {.iov_base = (void *)(uintptr_t)msg, .iov_len = len};
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control = {.buf = {0}};
-	struct msghdr hdr = {.msg_iov = &iov, .msg_iovlen = 1};
-
-	if (fd >= 0) {
-		struct cmsghdr *cmsg;
-
-		hdr.msg_control = control.buf;
-		hdr.msg_controllen = sizeof(control.buf);
-		cmsg = CMSG_FIRSTHDR(&hdr);
-		cmsg->cmsg_level = SOL_SOCKET;
-		cmsg->cmsg_type = SCM_RIGHTS;
-		cmsg->cmsg_len = CMSG_LEN(sizeof(fd));
-		memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
-	}
-	if (sendmsg(s->backend_fd, &hdr, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)len) {
+	if (vdpa_vhu_send(s->backend_fd, msg, fd) == (ssize_t)(VHU_HDR_SIZE + msg->size)) {
 		s->deaf = false;
 		return true;
 	}
 	/* Who is gone misses nothing. */
 	if (!s->deaf && errno != EPIPE && errno != ECONNRESET)
-		VDPA_LOG(WARNING, "%s: vhost-user: %s not told on the back-end channel: %s",
-			 s->dev->vdev->name, what, strerror(errno));
+		VDPA_LOG_LIMITED(&s->dev->log, WARNING,
+				 "%s: vhost-user: %s not told on the back-end channel: %s",
+				 s->dev->vdev->name, what, strerror(errno));
 	s->deaf = true;
 	return false;
 }
@@ -72,7 +50,7 @@ tell(struct vhu_session *s, const struct vhu_msg *msg, int fd, const char *what)
 bool
 vdpa_vhu_wants_config(const struct vhu_session *s)
 {
-	return has_channel(s, PROTOCOL(CONFIG));
+	return has_channel(s, VHU_PROTOCOL(CONFIG));
 }
 
 void
@@ -117,16 +95,16 @@ give_doorbell(struct vhu_session *s, uint16_t idx)
 	struct vdpa_notification_area area;
 	int rc;
 
-	s->rings[idx].doorbell_asked = true;
 	rc = vdpa_get_vq_notification(dev->vdev, idx, &area);
 	if (rc < 0 || !is_one_page(&area)) {
 		VDPA_LOG(DEBUG, "%s: vhost-user: queue %u: the doorbell is not given: %s",
 			 dev->vdev->name, idx,
 			 rc < 0 ? vdpa_vhu_why(dev, idx) : "it is not a page of its own");
+		s->doorbells[idx] = VHU_DOORBELL_NONE;
 		return;
 	}
 	pthread_mutex_lock(&dev->lock);
-	s->rings[idx].doorbell = tell_doorbell(s, idx, &area);
+	s->doorbells[idx] = tell_doorbell(s, idx, &area) ? VHU_DOORBELL_GIVEN : VHU_DOORBELL_NONE;
 	pthread_mutex_unlock(&dev->lock);
 	/* Who failed meanwhile had nothing to take back yet. */
 	if (vdpa_device_get_state(dev->vdev) == VDPA_STATE_FAILED)
@@ -136,10 +114,11 @@ give_doorbell(struct vhu_session *s, uint16_t idx)
 void
 vdpa_vhu_give_doorbells(struct vhu_session *s)
 {
-	if (!s->running || !has_channel(s, PROTOCOL(HOST_NOTIFIER) | PROTOCOL(BACKEND_SEND_FD)))
+	if (!has_channel(s, VHU_PROTOCOL(HOST_NOTIFIER) | VHU_PROTOCOL(BACKEND_SEND_FD)))
 		return;
 	for (uint16_t i = 0; i < s->nrings; i++)
-		if (s->rings[i].started && !s->rings[i].doorbell_asked)
+		if (s->doorbells[i] == VHU_DOORBELL_NOT_ASKED &&
+		    vdpa_consumer_has_vq(s->consumer, i))
 			give_doorbell(s, i);
 }
 
@@ -147,9 +126,9 @@ vdpa_vhu_give_doorbells(struct vhu_session *s)
 static void
 take_doorbell(struct vhu_session *s, uint16_t idx)
 {
-	if (s->rings[idx].doorbell)
+	if (s->doorbells[idx] == VHU_DOORBELL_GIVEN)
 		tell_doorbell(s, idx, NULL);
-	s->rings[idx].doorbell = false;
+	s->doorbells[idx] = VHU_DOORBELL_NOT_ASKED;
 }
 
 void
@@ -175,6 +154,6 @@ vdpa_vhu_count_doorbells(const struct vhu_session *s)
 	unsigned int n = 0;
 
 	for (uint16_t i = 0; s != NULL && i < s->nrings; i++)
-		n += s->rings[i].doorbell;
+		n += s->doorbells[i] == VHU_DOORBELL_GIVEN;
 	return n;
 }

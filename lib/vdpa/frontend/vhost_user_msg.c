@@ -12,24 +12,22 @@
  */
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
-#include <unistd.h>
 
 #include <rte_bitops.h>
 
-#include "vdpa_compat.h"
 #include "vdpa_event.h"
 #include "vdpa_log.h"
-#include "vhost_user_request.h"
+#include "vhost_user_priv.h"
 
 static int
 take_index(struct vhu_received *req, int64_t *shown)
 {
 	const struct vhu_msg *msg = req->msg;
 	uint32_t idx;
+	uint16_t n;
 
 	switch (req->row->index) {
 	case VHU_INDEX_STATE:
@@ -45,8 +43,9 @@ take_index(struct vhu_received *req, int64_t *shown)
 		return 0;
 	}
 	*shown = idx;
-	if (idx >= req->s->nrings)
-		return vdpa_error(EINVAL, "the device has %u queues", req->s->nrings);
+	n = vdpa_consumer_usable_vqs(req->s->consumer);
+	if (idx >= n)
+		return vdpa_error(EINVAL, "the device has %u queues", n);
 	req->idx = (uint16_t)idx;
 	return 0;
 }
@@ -61,7 +60,7 @@ check_row(struct vhu_received *req, int64_t *shown)
 	struct pollfd out = {.fd = req->s->fd, .events = POLLOUT};
 
 	if (row == NULL)
-		return vdpa_error(EOPNOTSUPP, "the request is unknown");
+		return vdpa_vhu_not_served(msg->request);
 	if ((flags & ~(VHU_FLAGS_VERSION_MASK | VHU_FLAGS_NEED_REPLY)) != 0 ||
 	    (flags & VHU_FLAGS_VERSION_MASK) != VHU_FLAGS_VERSION)
 		return vdpa_error(EPROTO, "flags 0x%x", flags);
@@ -76,19 +75,34 @@ check_row(struct vhu_received *req, int64_t *shown)
 				  row->fds_min, row->fds_max);
 	if (row->protocol != 0 && (req->s->protocol & row->protocol) == 0)
 		return vdpa_error(EPROTO, "its protocol feature was not negotiated");
-	/* A front end that asks and does not read the answers would hold up everybody's messages.
-	 */
+	/* A front end that asks and does not read the answers is not worth the work. */
 	if (((row->effect & VHU_EFFECT_REPLY) != 0 || (flags & VHU_FLAGS_NEED_REPLY) != 0) &&
 	    poll(&out, 1, 0) != 1)
 		return vdpa_error(EAGAIN, "the front end does not read its replies");
 	return take_index(req, shown);
 }
 
+static bool
+wants_ack(const struct vhu_received *req)
+{
+	return (req->msg->flags & VHU_FLAGS_NEED_REPLY) != 0 &&
+	       (req->s->protocol & VHU_PROTOCOL(REPLY_ACK)) != 0;
+}
+
+/* REPLY_ACK's reply: 0 for success. */
+static enum vhu_verdict
+acknowledge(struct vhu_received *req, bool success)
+{
+	req->msg->payload.u64 = success ? 0 : 1;
+	req->msg->size = sizeof(req->msg->payload.u64);
+	return VHU_VERDICT_REPLY;
+}
+
 /*
  * Refuse it. A reply of type u64 is understood only for requests that have none of their own, and
  * a connection that is not read, or does nothing but offend, is not worth keeping.
  */
-static int
+static enum vhu_verdict
 refuse(struct vhu_received *req, int rc, int64_t idx)
 {
 	struct vhu_session *s = req->s;
@@ -98,95 +112,69 @@ refuse(struct vhu_received *req, int rc, int64_t idx)
 
 	snprintf(name, sizeof(name), "request %u", req->msg->request);
 	if (idx >= 0)
-		VDPA_LOG(ERR, "%s: vhost-user: queue %" PRId64 ": %s refused: %s", device, idx,
-			 known ? req->row->name : name, why);
+		VDPA_LOG_LIMITED(&s->dev->log, ERR,
+				 "%s: vhost-user: queue %" PRId64 ": %s refused: %s", device, idx,
+				 known ? req->row->name : name, why);
 	else
-		VDPA_LOG(ERR, "%s: vhost-user: %s refused: %s", device,
-			 known ? req->row->name : name, why);
+		VDPA_LOG_LIMITED(&s->dev->log, ERR, "%s: vhost-user: %s refused: %s", device,
+				 known ? req->row->name : name, why);
 	if (++s->refusals == VHU_REFUSALS_MAX)
-		VDPA_LOG(ERR, "%s: vhost-user: %u messages refused, closing the connection", device,
-			 s->refusals);
+		VDPA_LOG_LIMITED(&s->dev->log, ERR,
+				 "%s: vhost-user: %u messages refused, closing the connection",
+				 device, s->refusals);
 	if (!known || (req->row->effect & VHU_EFFECT_REPLY) != 0 || rc == -EAGAIN ||
-	    rc == -EPROTO || s->refusals >= VHU_REFUSALS_MAX)
-		req->msg->flags &= ~VHU_FLAGS_NEED_REPLY;
-	if ((req->msg->flags & VHU_FLAGS_NEED_REPLY) == 0)
-		s->refused = true;
-	return RTE_VHOST_MSG_RESULT_ERR;
+	    rc == -EPROTO || s->refusals >= VHU_REFUSALS_MAX || !wants_ack(req))
+		return VHU_VERDICT_CLOSE;
+	return acknowledge(req, false);
 }
 
-/*
- * Take over the message's file descriptors. Where rte_vhost keeps them is known by version only, so
- * what lies there is believed only when it looks as rte_vhost leaves it: a number, that many open
- * descriptors, and -1 in the rest.
- */
-static int
-take_fds(struct vhu_received *req, int *fds, int *nfds)
-{
-	int n = *nfds;
-
-	if (n < 0 || n > VHU_MSG_FDS_MAX)
-		goto bad;
-	for (int i = 0; i < VHU_MSG_FDS_MAX; i++)
-		if (i < n ? fds[i] < 0 || fcntl(fds[i], F_SETFD, FD_CLOEXEC) < 0 : fds[i] != -1)
-			goto bad;
-	for (int i = 0; i < n; i++) {
-		req->fds[i] = fds[i];
-		fds[i] = -1;
-	}
-	req->nfds = (unsigned int)n;
-	*nfds = 0;
-	return 0;
-
-bad:
-	return vdpa_error(EPROTO, "the file descriptors are not where this DPDK should have them");
-}
-
-static void
+/* Close what no handler has taken. False: too many do not close, so nothing more is to be read. */
+static bool
 close_fds(struct vhu_received *req)
 {
+	struct vhu_device *dev = req->s->dev;
+	bool full = false;
+
 	for (unsigned int i = 0; i < req->nfds; i++)
-		vdpa_close_foreign(req->fds[i]);
+		full |= vdpa_close_foreign(dev->fds, req->fds[i]) < 0;
+	if (full)
+		VDPA_LOG_LIMITED(&dev->log, ERR,
+				 "%s: vhost-user: %u file descriptors that front ends have sent do "
+				 "not close, closing the connection",
+				 dev->vdev->name, vdpa_fd_account_waiting(dev->fds));
+	return !full;
 }
 
-int
-vdpa_vhu_handle(struct vhu_session *s, struct vhu_msg *msg, int *fds, int *nfds)
+enum vhu_verdict
+vdpa_vhu_handle(struct vhu_received *req)
 {
-	struct vhu_received req = {.s = s, .msg = msg, .row = vdpa_vhu_row(msg->request)};
-	bool reply;
+	struct vhu_session *s = req->s;
+	const struct vhu_msg *msg = req->msg;
 	uint64_t value = msg->size >= sizeof(value) ? msg->payload.u64 : 0;
+	enum vhu_verdict verdict = VHU_VERDICT_DONE;
 	int64_t idx = -1;
 	int rc;
 
-	if ((s->protocol & VHU_PROTOCOL(REPLY_ACK)) == 0)
-		msg->flags &= ~VHU_FLAGS_NEED_REPLY;
-	rc = take_fds(&req, fds, nfds);
+	req->row = vdpa_vhu_row(msg->request);
+	rc = check_row(req, &idx);
 	if (rc == 0)
-		rc = check_row(&req, &idx);
-	if (rc == 0) {
-		vdpa_vhu_session_poll_failure(s);
-		rc = req.row->handle(&req);
-	}
-	if (rc == 0 && (req.row->effect & VHU_EFFECT_NOTE) != 0)
-		vdpa_vhu_ring_note(s, req.idx);
+		rc = req->row->handle(req);
 	if (rc < 0) {
-		rc = refuse(&req, rc, idx);
-		close_fds(&req);
-		return rc;
+		verdict = refuse(req, rc, idx);
+		return close_fds(req) ? verdict : VHU_VERDICT_CLOSE;
 	}
 	if (idx >= 0)
 		VDPA_LOG(DEBUG, "%s: vhost-user: queue %" PRId64 ": %s 0x%" PRIx64,
-			 s->dev->vdev->name, idx, req.row->name, value);
+			 s->dev->vdev->name, idx, req->row->name, value);
 	else
-		VDPA_LOG(DEBUG, "%s: vhost-user: %s 0x%" PRIx64, s->dev->vdev->name, req.row->name,
+		VDPA_LOG(DEBUG, "%s: vhost-user: %s 0x%" PRIx64, s->dev->vdev->name, req->row->name,
 			 value);
-	reply = (req.row->effect & VHU_EFFECT_REPLY) != 0;
-	if (reply && req.nfds > 0) {
-		fds[0] = req.fds[0];
-		*nfds = 1;
-		return RTE_VHOST_MSG_RESULT_REPLY;
-	}
-	close_fds(&req);
-	if ((req.row->effect & VHU_EFFECT_ADVANCE) != 0)
+	if (!close_fds(req))
+		return VHU_VERDICT_CLOSE;
+	if ((req->row->effect & VHU_EFFECT_ADVANCE) != 0)
 		vdpa_vhu_session_advance(s);
-	return reply ? RTE_VHOST_MSG_RESULT_REPLY : RTE_VHOST_MSG_RESULT_OK;
+	if ((req->row->effect & VHU_EFFECT_REPLY) != 0)
+		return VHU_VERDICT_REPLY;
+	/* What was negotiated by this very message counts: SET_PROTOCOL_FEATURES may ask, too. */
+	return wants_ack(req) ? acknowledge(req, true) : VHU_VERDICT_DONE;
 }

@@ -31,15 +31,37 @@ enum vhu_request {
 	VHU_SEND_RARP = 19,
 	VHU_NET_SET_MTU = 20,
 	VHU_SET_BACKEND_REQ_FD = 21,
+	VHU_IOTLB_MSG = 22,
 	VHU_GET_CONFIG = 24,
 	VHU_SET_CONFIG = 25,
 	VHU_GET_INFLIGHT_FD = 31,
 	VHU_SET_INFLIGHT_FD = 32,
 	VHU_RESET_DEVICE = 34,
+	VHU_GET_MAX_MEM_SLOTS = 36,
+	VHU_ADD_MEM_REG = 37,
+	VHU_REM_MEM_REG = 38,
 	VHU_SET_STATUS = 39,
 	VHU_GET_STATUS = 40,
 	VHU_REQUEST_MAX = 41,
 };
+
+/* Feature bit 30: protocol features are negotiated. */
+#define VHOST_USER_F_PROTOCOL_FEATURES 30
+
+/* Protocol features, by the specification's names. */
+#define VHOST_USER_PROTOCOL_F_MQ		  0
+#define VHOST_USER_PROTOCOL_F_LOG_SHMFD		  1
+#define VHOST_USER_PROTOCOL_F_RARP		  2
+#define VHOST_USER_PROTOCOL_F_REPLY_ACK		  3
+#define VHOST_USER_PROTOCOL_F_NET_MTU		  4
+#define VHOST_USER_PROTOCOL_F_BACKEND_REQ	  5
+#define VHOST_USER_PROTOCOL_F_CONFIG		  9
+#define VHOST_USER_PROTOCOL_F_BACKEND_SEND_FD	  10
+#define VHOST_USER_PROTOCOL_F_HOST_NOTIFIER	  11
+#define VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD	  12
+#define VHOST_USER_PROTOCOL_F_RESET_DEVICE	  13
+#define VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS 15
+#define VHOST_USER_PROTOCOL_F_STATUS		  16
 
 /* Messages from us to the front end, on the fd of SET_BACKEND_REQ_FD. */
 #define VHU_BACKEND_CONFIG_CHANGE_MSG	    2
@@ -59,6 +81,8 @@ enum vhu_request {
 
 #define VHU_MEM_REGIONS_MAX 8
 #define VHU_MSG_FDS_MAX	    8
+/* As many as a KVM guest has at most (QEMU, libvhost-user, rust-vmm). */
+#define VHU_MEM_SLOTS_MAX   509
 #define VHU_CONFIG_SIZE_MAX 256
 #define VHU_VRING_NUM_MAX   32768
 
@@ -90,6 +114,12 @@ struct vhu_memory {
 	uint32_t nregions;
 	uint32_t padding;
 	struct vhu_mem_region regions[VHU_MEM_REGIONS_MAX];
+} VHU_WIRE;
+
+/* Payload of ADD_MEM_REG and REM_MEM_REG. */
+struct vhu_mem_slot {
+	uint64_t padding;
+	struct vhu_mem_region region;
 } VHU_WIRE;
 
 struct vhu_log {
@@ -131,6 +161,7 @@ struct vhu_msg {
 		struct vhu_vring_state state;
 		struct vhu_vring_addr addr;
 		struct vhu_memory memory;
+		struct vhu_mem_slot slot;
 		struct vhu_log log;
 		struct vhu_inflight inflight;
 		struct vhu_config config;
@@ -145,6 +176,7 @@ _Static_assert(sizeof(struct vhu_vring_state) == 8, "vring state");
 _Static_assert(sizeof(struct vhu_vring_addr) == 40, "vring address");
 _Static_assert(sizeof(struct vhu_mem_region) == 32, "memory region");
 _Static_assert(offsetof(struct vhu_memory, regions) == 8, "memory table");
+_Static_assert(sizeof(struct vhu_mem_slot) == 40, "memory slot");
 _Static_assert(sizeof(struct vhu_log) == 16, "log description");
 _Static_assert(sizeof(struct vhu_inflight) == 24, "inflight description");
 _Static_assert(sizeof(struct vhu_vring_area) == 24, "vring area");

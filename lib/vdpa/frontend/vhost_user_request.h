@@ -7,18 +7,30 @@
 #ifndef VHOST_USER_REQUEST_H
 #define VHOST_USER_REQUEST_H
 
-#include "vhost_user_priv.h"
+#include <rte_bitops.h>
+
+#include "vhost_user_proto.h"
 
 #define VHU_PROTOCOL(feature) RTE_BIT64(VHOST_USER_PROTOCOL_F_##feature)
+
+struct vhu_session;
 
 /* A message that came, while it is served. */
 struct vhu_received {
 	struct vhu_session *s;
-	struct vhu_msg *msg;
+	struct vhu_msg *msg; /* where it has a reply of its own, the handler leaves that here */
 	const struct vhu_row *row;
 	int fds[VHU_MSG_FDS_MAX];
 	unsigned int nfds;
+	int reply_fd; /* goes with the reply and is closed behind it; -1: none */
 	uint16_t idx; /* of the queue it is about */
+};
+
+/* What becomes of the connection. */
+enum vhu_verdict {
+	VHU_VERDICT_DONE,  /* nothing is to be said */
+	VHU_VERDICT_REPLY, /* msg is the reply */
+	VHU_VERDICT_CLOSE, /* it ends */
 };
 
 /* Where a message says which queue it is about. */
@@ -28,7 +40,6 @@ enum vhu_index { VHU_INDEX_NONE, VHU_INDEX_STATE, VHU_INDEX_ADDR, VHU_INDEX_FILE
 enum vhu_effect {
 	VHU_EFFECT_REPLY = 1 << 0,   /* it has a reply of its own: the handler leaves it in msg */
 	VHU_EFFECT_ADVANCE = 1 << 1, /* a queue may have become ready */
-	VHU_EFFECT_NOTE = 1 << 2,    /* the front end has the queue that it is about */
 };
 
 /* What we know of a request. */
@@ -45,5 +56,7 @@ struct vhu_row {
 
 /* The row of a request; NULL for one that we do not serve. */
 const struct vhu_row *vdpa_vhu_row(uint32_t request);
+/* Why one without a row is not served: an errno with its message. */
+int vdpa_vhu_not_served(uint32_t request);
 
 #endif /* VHOST_USER_REQUEST_H */

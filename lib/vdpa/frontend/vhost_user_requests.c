@@ -22,9 +22,8 @@
 #include <rte_bitops.h>
 #include <rte_common.h>
 
-#include "vdpa_compat.h"
 #include "vdpa_event.h"
-#include "vhost_user_request.h"
+#include "vhost_user_priv.h"
 
 /* virtio 1.2, 5.1.4: the smallest MTU there is; the largest a u16 holds. */
 #define MTU_MIN 68
@@ -88,18 +87,22 @@ take_eventfd(struct vhu_received *req, int *fd)
 	return rc;
 }
 
-static struct vhu_ring *
-ring_of(struct vhu_received *req)
+static int
+behind_iommu(void)
 {
-	return &req->s->rings[req->idx];
+	return vdpa_error(
+		EOPNOTSUPP,
+		"VIRTIO_F_ACCESS_PLATFORM: addresses behind an IOMMU of the guest's are not "
+		"translated; leave it out of the device: QEMU: iommu_platform=off; libvirt: "
+		"<driver iommu='off'/>");
 }
 
-static int
-check_not_running(struct vhu_received *req)
+int
+vdpa_vhu_not_served(uint32_t request)
 {
-	if (ring_of(req)->started)
-		return vdpa_error(EBUSY, "the queue runs");
-	return 0;
+	if (request == VHU_IOTLB_MSG)
+		return behind_iommu();
+	return vdpa_error(EOPNOTSUPP, "the request is unknown");
 }
 
 static int
@@ -111,22 +114,14 @@ get_features(struct vhu_received *req)
 static int
 set_features(struct vhu_received *req)
 {
-	struct vhu_session *s = req->s;
-	uint64_t features = req->msg->payload.u64, old = s->features;
-	int rc;
+	uint64_t features = req->msg->payload.u64;
 
-	if ((features & ~s->dev->features) != 0)
+	if ((features & ~req->s->dev->features & RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM)) != 0)
+		return behind_iommu();
+	if ((features & ~req->s->dev->features) != 0)
 		return vdpa_error(EINVAL, "features 0x%" PRIx64 " were not offered",
-				  features & ~s->dev->features);
-	if ((s->running || s->failed) && ((features ^ old) & ~RTE_BIT64(VHOST_F_LOG_ALL)) != 0)
-		return vdpa_error(EBUSY, "features 0x%" PRIx64 " change while the device runs",
-				  features ^ old);
-	s->features = features;
-	s->features_set = true;
-	rc = vdpa_vhu_session_update_log(s);
-	if (rc < 0)
-		s->features = old;
-	return rc;
+				  features & ~req->s->dev->features);
+	return vdpa_consumer_set_features(req->s->consumer, features);
 }
 
 static int
@@ -135,11 +130,61 @@ set_owner(struct vhu_received *req)
 	return 0;
 }
 
+/* The device stops: its doorbells are to be forgotten first. */
+static void
+take_doorbells(struct vhu_received *req)
+{
+	for (uint16_t i = 0; i < req->s->nrings; i++)
+		vdpa_vhu_take_doorbell(req->s, i);
+}
+
 static int
 reset_device(struct vhu_received *req)
 {
-	vdpa_vhu_session_reset(req->s, false);
+	take_doorbells(req);
+	vdpa_consumer_reset(req->s->consumer);
 	return 0;
+}
+
+static int
+region_spec(const struct vhu_mem_region *r, int fd, struct vdpa_mem_region_spec *spec)
+{
+	if (!vdpa_vhu_is_shm(fd))
+		return vdpa_error(EINVAL, "memory region at 0x%" PRIx64 ": " VHU_NOT_SHM,
+				  r->guest_addr);
+	*spec = (struct vdpa_mem_region_spec){.iova = r->guest_addr,
+					      .uaddr = r->user_addr,
+					      .size = r->size,
+					      .offset = r->mmap_offset,
+					      .fd = fd};
+	return 0;
+}
+
+static int
+get_max_mem_slots(struct vhu_received *req)
+{
+	return reply_u64(req, VHU_MEM_SLOTS_MAX);
+}
+
+static int
+add_mem_reg(struct vhu_received *req)
+{
+	struct vdpa_mem_region_spec spec;
+	int rc;
+
+	if (vdpa_consumer_count_memory(req->s->consumer) >= VHU_MEM_SLOTS_MAX)
+		return vdpa_error(E2BIG, "there are %d memory regions already", VHU_MEM_SLOTS_MAX);
+	rc = region_spec(&req->msg->payload.slot.region, req->fds[0], &spec);
+	return rc < 0 ? rc : vdpa_consumer_add_memory(req->s->consumer, &spec);
+}
+
+/* The offset says nothing here, nor does a file descriptor, which some front ends send. */
+static int
+rem_mem_reg(struct vhu_received *req)
+{
+	const struct vhu_mem_region *r = &req->msg->payload.slot.region;
+
+	return vdpa_consumer_remove_memory(req->s->consumer, r->guest_addr, r->user_addr, r->size);
 }
 
 static int
@@ -148,31 +193,21 @@ set_mem_table(struct vhu_received *req)
 	const struct vhu_memory *memory = &req->msg->payload.memory;
 	struct vdpa_mem_region_spec specs[VHU_MEM_REGIONS_MAX];
 	uint32_t n = memory->nregions;
+	int rc = 0;
 
 	if (n == 0 || n > VHU_MEM_REGIONS_MAX)
 		return vdpa_error(EINVAL, "%u memory regions, allowed are 1 to %d", n,
 				  VHU_MEM_REGIONS_MAX);
-	if (req->msg->size != offsetof(struct vhu_memory, regions) + n * sizeof(memory->regions[0]))
+	/* User-mode Linux sends room for more regions behind the last one. */
+	if (req->msg->size < offsetof(struct vhu_memory, regions) + n * sizeof(memory->regions[0]))
 		return vdpa_error(EINVAL, "%u bytes do not hold %u memory regions", req->msg->size,
 				  n);
 	if (req->nfds != n)
 		return vdpa_error(EINVAL, "%u file descriptors for %u memory regions", req->nfds,
 				  n);
-	for (uint32_t i = 0; i < n; i++) {
-		const struct vhu_mem_region *r = &memory->regions[i];
-
-		if (!vdpa_vhu_is_shm(req->fds[i]))
-			return vdpa_error(EINVAL,
-					  "memory region at 0x%" PRIx64
-					  ": the file is not a shared memory file",
-					  r->guest_addr);
-		specs[i] = (struct vdpa_mem_region_spec){.iova = r->guest_addr,
-							 .uaddr = r->user_addr,
-							 .size = r->size,
-							 .offset = r->mmap_offset,
-							 .fd = req->fds[i]};
-	}
-	return vdpa_vhu_session_set_memory(req->s, specs, n);
+	for (uint32_t i = 0; i < n && rc == 0; i++)
+		rc = region_spec(&memory->regions[i], req->fds[i], &specs[i]);
+	return rc < 0 ? rc : vdpa_consumer_set_memory(req->s->consumer, specs, n);
 }
 
 static int
@@ -186,13 +221,12 @@ set_log_base(struct vhu_received *req)
 			      req->msg->payload.log.mmap_size);
 	if (rc < 0)
 		return rc;
-	s->log = log;
-	rc = vdpa_vhu_session_update_log(s);
+	rc = vdpa_consumer_set_log(s->consumer, &log->dirty);
 	if (rc < 0) {
-		s->log = old;
 		vdpa_vhu_shm_unmap(log);
 		return rc;
 	}
+	s->log = log;
 	vdpa_vhu_shm_unmap(old);
 	req->msg->size = 0;
 	return 0;
@@ -208,69 +242,35 @@ set_log_fd(struct vhu_received *req)
 static int
 set_vring_num(struct vhu_received *req)
 {
-	uint32_t num = req->msg->payload.state.num;
-	bool packed = (req->s->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
-	int rc = check_not_running(req);
-
-	if (rc < 0)
-		return rc;
-	if (num == 0 || num > VHU_VRING_NUM_MAX)
-		return vdpa_error(EINVAL, "size %u, allowed are 1 to %d", num, VHU_VRING_NUM_MAX);
-	if (!packed && (num & (num - 1)) != 0)
-		return vdpa_error(EINVAL, "size %u is not a power of two", num);
-	ring_of(req)->num = num;
-	return 0;
+	return vdpa_consumer_set_vq_num(req->s->consumer, req->idx, req->msg->payload.state.num);
 }
 
 static int
 set_vring_addr(struct vhu_received *req)
 {
 	const struct vhu_vring_addr *addr = &req->msg->payload.addr;
-	struct vhu_ring *r = ring_of(req), old = *r;
-	int rc;
+	bool log = (addr->flags & VHU_VRING_F_LOG) != 0;
+	const struct vdpa_consumer_vq_addr user = {.desc = addr->desc,
+						   .driver = addr->avail,
+						   .device = addr->used,
+						   .log = log ? addr->log : UINT64_MAX};
 
 	if ((addr->flags & ~VHU_VRING_F_LOG) != 0)
 		return vdpa_error(EINVAL, "flags 0x%x are unknown", addr->flags);
-	if (r->num == 0)
-		return vdpa_error(EINVAL, "the size is not set");
-	/* While it runs only the log address may change: a migration begins or ends so. */
-	if (r->started && (addr->desc != r->desc_user || addr->avail != r->driver_user ||
-			   addr->used != r->device_user))
-		return vdpa_error(EBUSY, "the queue runs");
-	r->desc_user = addr->desc;
-	r->driver_user = addr->avail;
-	r->device_user = addr->used;
-	r->log = (addr->flags & VHU_VRING_F_LOG) != 0;
-	r->log_addr = addr->log;
-	r->addr_set = true;
-	rc = vdpa_vhu_ring_translate(req->s, r);
-	if (rc == 0 && r->started)
-		rc = vdpa_vhu_session_update_log(req->s);
-	if (rc < 0)
-		*r = old;
-	return rc;
+	return vdpa_consumer_set_vq_addr(req->s->consumer, req->idx, &user);
 }
 
 static int
 set_vring_base(struct vhu_received *req)
 {
-	struct vhu_ring *r = ring_of(req);
-	int rc = check_not_running(req);
-
-	if (rc < 0)
-		return rc;
-	r->base = req->msg->payload.state.num;
-	r->base_set = true;
-	return 0;
+	return vdpa_consumer_set_vq_base(req->s->consumer, req->idx, req->msg->payload.state.num);
 }
 
 static int
 get_vring_base(struct vhu_received *req)
 {
-	uint32_t base;
-
-	vdpa_vhu_ring_stop(req->s, req->idx, &base);
-	req->msg->payload.state.num = base;
+	vdpa_vhu_take_doorbell(req->s, req->idx);
+	req->msg->payload.state.num = vdpa_consumer_get_vq_base(req->s->consumer, req->idx);
 	req->msg->size = sizeof(req->msg->payload.state);
 	return 0;
 }
@@ -280,15 +280,29 @@ set_vring_kick(struct vhu_received *req)
 {
 	int fd, rc = take_eventfd(req, &fd);
 
-	return rc < 0 ? rc : vdpa_vhu_ring_set_kick(req->s, req->idx, fd);
+	return rc < 0 ? rc : vdpa_consumer_set_vq_kick(req->s->consumer, req->idx, fd);
 }
 
+/* A socket in place of an eventfd is User-mode Linux': see vhost_user_call.c. */
 static int
 set_vring_call(struct vhu_received *req)
 {
-	int fd, rc = take_eventfd(req, &fd);
+	struct vhu_call *old = req->s->calls[req->idx], *call = NULL;
+	int fd, rc;
 
-	return rc < 0 ? rc : vdpa_vhu_ring_set_call(req->s, req->idx, fd);
+	if (req->nfds == 1 && req->msg->payload.u64 == req->idx && vdpa_vhu_is_stream(req->fds[0]))
+		rc = vdpa_vhu_call_new(req->s->dev->fds, take_fd(req, 0), &call, &fd);
+	else
+		rc = take_eventfd(req, &fd);
+	if (rc == 0)
+		rc = vdpa_consumer_set_vq_call(req->s->consumer, req->idx, fd);
+	if (rc < 0) {
+		vdpa_vhu_call_free(call);
+		return rc;
+	}
+	req->s->calls[req->idx] = call;
+	vdpa_vhu_call_free(old);
+	return 0;
 }
 
 static int
@@ -297,7 +311,7 @@ set_vring_err(struct vhu_received *req)
 	int fd, rc = take_eventfd(req, &fd);
 
 	if (rc == 0)
-		vdpa_vhu_ring_set_err(req->s, req->idx, fd);
+		vdpa_consumer_set_vq_err(req->s->consumer, req->idx, fd);
 	return rc;
 }
 
@@ -308,7 +322,7 @@ set_vring_enable(struct vhu_received *req)
 
 	if (enable > 1)
 		return vdpa_error(EINVAL, "enable %u, allowed are 0 and 1", enable);
-	return vdpa_vhu_ring_enable(req->s, req->idx, enable != 0);
+	return vdpa_consumer_enable_vq(req->s->consumer, req->idx, enable != 0);
 }
 
 static int
@@ -328,16 +342,14 @@ set_protocol_features(struct vhu_received *req)
 	pthread_mutex_lock(&req->s->dev->lock);
 	req->s->protocol = protocol;
 	pthread_mutex_unlock(&req->s->dev->lock);
+	vdpa_consumer_report_status(req->s->consumer, (protocol & VHU_PROTOCOL(STATUS)) != 0);
 	return 0;
 }
 
-/* Front ends count a net device's queue pairs. */
 static int
 get_queue_num(struct vhu_received *req)
 {
-	const struct vhu_device *dev = req->s->dev;
-
-	return reply_u64(req, dev->is_net ? dev->nvqs / 2u : dev->nvqs);
+	return reply_u64(req, vdpa_consumer_queue_num(req->s->dev->vdev));
 }
 
 static int
@@ -349,7 +361,7 @@ send_rarp(struct vhu_received *req)
 	memcpy(mac, &req->msg->payload.u64, sizeof(mac));
 	rc = vdpa_device_announce(req->s->dev->vdev, mac);
 	/* Where the device does not announce, the guest's first packets must do. */
-	return rc == -EOPNOTSUPP || !req->s->running ? 0 : rc;
+	return rc == -EOPNOTSUPP || !vdpa_consumer_is_running(req->s->consumer) ? 0 : rc;
 }
 
 /* The MTU that the front end shows its guest; what we offer is what the device has. */
@@ -368,21 +380,18 @@ static int
 set_backend_req_fd(struct vhu_received *req)
 {
 	struct vhu_session *s = req->s;
-	socklen_t dlen = sizeof(int), tlen = sizeof(int);
-	int fd, domain, type;
+	int fd, rc;
 
 	/* Other families do not all keep to MSG_DONTWAIT. */
-	if (getsockopt(req->fds[0], SOL_SOCKET, SO_DOMAIN, &domain, &dlen) < 0 ||
-	    getsockopt(req->fds[0], SOL_SOCKET, SO_TYPE, &type, &tlen) < 0 || domain != AF_UNIX ||
-	    type != SOCK_STREAM)
+	if (!vdpa_vhu_is_stream(req->fds[0]))
 		return vdpa_error(EINVAL,
 				  "the file descriptor is no socket of AF_UNIX and SOCK_STREAM");
 	fd = take_fd(req, 0);
 	pthread_mutex_lock(&s->dev->lock);
-	vdpa_close_foreign(s->backend_fd);
+	rc = vdpa_close_foreign(s->dev->fds, s->backend_fd);
 	s->backend_fd = fd;
 	pthread_mutex_unlock(&s->dev->lock);
-	return 0;
+	return rc < 0 ? vdpa_error(EPROTO, "earlier back-end channels do not close") : 0;
 }
 
 static int
@@ -442,28 +451,33 @@ check_inflight(struct vhu_received *req)
 	if (inflight->queue_size == 0 || inflight->queue_size > VHU_VRING_NUM_MAX)
 		return vdpa_error(EINVAL, "queue size %u, allowed are 1 to %d",
 				  inflight->queue_size, VHU_VRING_NUM_MAX);
-	for (uint16_t i = 0; i < req->s->nrings; i++)
-		if (req->s->rings[i].started)
-			return vdpa_error(EBUSY, "queue %u runs", i);
 	return 0;
 }
 
 static size_t
 inflight_stride(const struct vhu_received *req)
 {
-	return vdpa_vhu_inflight_stride((req->s->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0,
+	uint64_t features = vdpa_consumer_get_features(req->s->consumer);
+
+	return vdpa_vhu_inflight_stride((features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0,
 					req->msg->payload.inflight.queue_size);
 }
 
-static void
+/* Use the area from now on, or unmap it. */
+static int
 keep_inflight(struct vhu_received *req, struct vhu_shm *area)
 {
 	struct vhu_session *s = req->s;
+	int rc = vdpa_consumer_set_inflight(s->consumer, area->addr, inflight_stride(req),
+					    req->msg->payload.inflight.num_queues);
 
+	if (rc < 0) {
+		vdpa_vhu_shm_unmap(area);
+		return rc;
+	}
 	vdpa_vhu_shm_unmap(s->inflight);
 	s->inflight = area;
-	s->inflight_queues = req->msg->payload.inflight.num_queues;
-	s->inflight_stride = inflight_stride(req);
+	return 0;
 }
 
 /* An area of zeroes: its version 0 says that the device is to initialise it. */
@@ -484,16 +498,15 @@ get_inflight_fd(struct vhu_received *req)
 		return vdpa_error(errno, "memfd: %m");
 	rc = ftruncate(fd, (off_t)size) < 0 ? vdpa_error(errno, "memfd: %m")
 					    : vdpa_vhu_shm_map(&area, fd, 0, size);
+	if (rc == 0)
+		rc = keep_inflight(req, area);
 	if (rc < 0) {
 		close(fd);
 		return rc;
 	}
-	keep_inflight(req, area);
 	inflight->mmap_size = size;
 	inflight->mmap_offset = 0;
-	/* Closed behind the reply. */
-	req->fds[0] = fd;
-	req->nfds = 1;
+	req->reply_fd = fd;
 	return 0;
 }
 
@@ -510,34 +523,25 @@ set_inflight_fd(struct vhu_received *req)
 		return vdpa_error(EINVAL, "%" PRIu64 " bytes do not hold %u queues of %u entries",
 				  inflight->mmap_size, inflight->num_queues, inflight->queue_size);
 	rc = vdpa_vhu_shm_map(&area, req->fds[0], inflight->mmap_offset, inflight->mmap_size);
-	if (rc == 0)
-		keep_inflight(req, area);
-	return rc;
+	return rc < 0 ? rc : keep_inflight(req, area);
 }
 
 static int
 set_status(struct vhu_received *req)
 {
-	struct vhu_session *s = req->s;
-
 	if (req->msg->payload.u64 > UINT8_MAX)
 		return vdpa_error(EINVAL, "status 0x%" PRIx64 " is more than 8 bits",
 				  req->msg->payload.u64);
-	s->status_used = true;
-	/* QEMU 7.2 to 8.0 stops a device by status 0 first and asks where its queues stand after.
-	 */
 	if (req->msg->payload.u64 == 0)
-		vdpa_vhu_session_reset(s, true);
-	s->status = (uint8_t)req->msg->payload.u64;
+		take_doorbells(req);
+	vdpa_consumer_set_status(req->s->consumer, (uint8_t)req->msg->payload.u64);
 	return 0;
 }
 
 static int
 get_status(struct vhu_received *req)
 {
-	const struct vhu_session *s = req->s;
-
-	return reply_u64(req, s->status | (s->failed ? VIRTIO_CONFIG_S_NEEDS_RESET : 0));
+	return reply_u64(req, vdpa_consumer_get_status(req->s->consumer));
 }
 
 #define MEM_SIZE(n) (offsetof(struct vhu_memory, regions) + (n) * sizeof(struct vhu_mem_region))
@@ -552,19 +556,22 @@ static const struct vhu_row table[VHU_REQUEST_MAX] = {
 	ROW(RESET_OWNER, reset_device, 0, 0, 0, 0, INDEX_NONE, 0, 0),
 	ROW(SET_MEM_TABLE, set_mem_table, MEM_SIZE(1), MEM_SIZE(VHU_MEM_REGIONS_MAX), 1,
 	    VHU_MEM_REGIONS_MAX, INDEX_NONE, VHU_EFFECT_ADVANCE, 0),
+	ROW(GET_MAX_MEM_SLOTS, get_max_mem_slots, 0, 0, 0, 0, INDEX_NONE, VHU_EFFECT_REPLY,
+	    VHU_PROTOCOL(CONFIGURE_MEM_SLOTS)),
+	ROW(ADD_MEM_REG, add_mem_reg, 40, 40, 1, 1, INDEX_NONE, VHU_EFFECT_ADVANCE,
+	    VHU_PROTOCOL(CONFIGURE_MEM_SLOTS)),
+	ROW(REM_MEM_REG, rem_mem_reg, 40, 40, 0, 1, INDEX_NONE, 0,
+	    VHU_PROTOCOL(CONFIGURE_MEM_SLOTS)),
 	ROW(SET_LOG_BASE, set_log_base, 16, 16, 1, 1, INDEX_NONE, VHU_EFFECT_REPLY,
 	    VHU_PROTOCOL(LOG_SHMFD)),
 	ROW(SET_LOG_FD, set_log_fd, 0, 8, 1, 1, INDEX_NONE, 0, 0),
-	ROW(SET_VRING_NUM, set_vring_num, 8, 8, 0, 0, INDEX_STATE,
-	    VHU_EFFECT_ADVANCE | VHU_EFFECT_NOTE, 0),
-	ROW(SET_VRING_ADDR, set_vring_addr, 40, 40, 0, 0, INDEX_ADDR,
-	    VHU_EFFECT_ADVANCE | VHU_EFFECT_NOTE, 0),
-	ROW(SET_VRING_BASE, set_vring_base, 8, 8, 0, 0, INDEX_STATE, VHU_EFFECT_NOTE, 0),
+	ROW(SET_VRING_NUM, set_vring_num, 8, 8, 0, 0, INDEX_STATE, VHU_EFFECT_ADVANCE, 0),
+	ROW(SET_VRING_ADDR, set_vring_addr, 40, 40, 0, 0, INDEX_ADDR, VHU_EFFECT_ADVANCE, 0),
+	ROW(SET_VRING_BASE, set_vring_base, 8, 8, 0, 0, INDEX_STATE, 0, 0),
 	ROW(GET_VRING_BASE, get_vring_base, 8, 8, 0, 0, INDEX_STATE, VHU_EFFECT_REPLY, 0),
-	ROW(SET_VRING_KICK, set_vring_kick, 8, 8, 0, 1, INDEX_FILE,
-	    VHU_EFFECT_ADVANCE | VHU_EFFECT_NOTE, 0),
-	ROW(SET_VRING_CALL, set_vring_call, 8, 8, 0, 1, INDEX_FILE, VHU_EFFECT_NOTE, 0),
-	ROW(SET_VRING_ERR, set_vring_err, 8, 8, 0, 1, INDEX_FILE, VHU_EFFECT_NOTE, 0),
+	ROW(SET_VRING_KICK, set_vring_kick, 8, 8, 0, 1, INDEX_FILE, VHU_EFFECT_ADVANCE, 0),
+	ROW(SET_VRING_CALL, set_vring_call, 8, 8, 0, 1, INDEX_FILE, 0, 0),
+	ROW(SET_VRING_ERR, set_vring_err, 8, 8, 0, 1, INDEX_FILE, 0, 0),
 	ROW(GET_PROTOCOL_FEATURES, get_protocol_features, 0, 0, 0, 0, INDEX_NONE, VHU_EFFECT_REPLY,
 	    0),
 	ROW(SET_PROTOCOL_FEATURES, set_protocol_features, 8, 8, 0, 0, INDEX_NONE, 0, 0),

@@ -38,7 +38,7 @@ vdpa_vhu_shm_map(struct vhu_shm **out, int fd, uint64_t offset, uint64_t len)
 	int rc;
 
 	if (!vdpa_vhu_is_shm(fd))
-		return vdpa_error(EINVAL, "the file is not a shared memory file");
+		return vdpa_error(EINVAL, VHU_NOT_SHM);
 	if (fstat(fd, &st) < 0)
 		return vdpa_error(errno, "the file: %m");
 	size = (uint64_t)st.st_size;
@@ -67,7 +67,7 @@ vdpa_vhu_shm_map(struct vhu_shm **out, int fd, uint64_t offset, uint64_t len)
 	shm->dirty = (struct vdpa_dirty_log){.bitmap = shm->addr, .size = len};
 	rc = vdpa_fault_guard(shm->map, shm->map_len, &shm->faulted);
 	if (rc < 0) {
-		vdpa_error(rc, "too many guarded mappings");
+		vdpa_error(rc, "out of memory");
 		goto err_unmap;
 	}
 	*out = shm;

@@ -2,91 +2,234 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The socket of a device where rte_vhost, which owns it, does not do what we need: a path that is
- * taken over or refused, permissions that are never too wide, and time-outs on its connections.
+ * The socket of a device: a path that is created or connected to, with permissions that are never
+ * too wide, and each new connection. Owns the listening socket and its path, for as long as the
+ * path is what was created here.
  *
- * rte_vhost has one thread for all sockets, so a front end that stops in the middle of a message
- * would stop everybody's: every connection gets a time-out for reads and writes.
+ * All of it runs on the control loop and waits for nothing. Where a connection cannot be accepted
+ * for want of a file descriptor, it waits in the backlog and is tried again at growing intervals.
  */
 
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <sched.h>
-#include <stdlib.h>
+#include <poll.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <rte_vhost.h>
+#include <rte_common.h>
 
+#include "vdpa_log.h"
 #include "vhost_user_priv.h"
 
-/* How long one message may keep the shared thread waiting for its rest or for room to reply. */
-#define MESSAGE_TIMEOUT_MS 100
+/* Connections that wait to be taken or refused. */
+#define BACKLOG	     16
+/* What is tried again waits so long at first, and twice as long each time up to the most. */
+#define RETRY_MS_MIN 10
+#define RETRY_MS_MAX 1000
+/* After the end of a connection. */
+#define RECONNECT_MS 100
 
-/*
- * Whether fd is a connection of this device's socket that has no session yet. A front end may have
- * sent us a socket bound to the same path elsewhere: like every descriptor that it sends, and
- * unlike what rte_vhost has accepted, that one is closed on exec.
- */
-static bool
-is_new_connection(const struct vhu_device *dev, int fd,
-		  bool (*is_known)(const struct vhu_device *dev, int fd))
-{
-	struct sockaddr_un un = {.sun_family = AF_UNSPEC};
-	socklen_t len = sizeof(un);
-	int listening = 0, flags, rc;
-
-	flags = fcntl(fd, F_GETFD);
-	if (flags < 0 || (flags & FD_CLOEXEC) != 0)
-		return false;
-	rc = dev->client ? getpeername(fd, (struct sockaddr *)&un, &len)
-			 : getsockname(fd, (struct sockaddr *)&un, &len);
-	if (rc < 0 || un.sun_family != AF_UNIX || len <= offsetof(struct sockaddr_un, sun_path) ||
-	    strncmp(un.sun_path, dev->path, sizeof(un.sun_path)) != 0)
-		return false;
-	len = sizeof(listening);
-	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || listening)
-		return false;
-	return !is_known(dev, fd);
-}
-
-int
-vdpa_vhu_socket_claim(const struct vhu_device *dev,
-		      bool (*is_known)(const struct vhu_device *dev, int fd))
-{
-	const struct timeval timeout = {.tv_usec = MESSAGE_TIMEOUT_MS * 1000};
-	DIR *dir = opendir("/proc/self/fd");
-	struct dirent *entry;
-	int claimed = -1;
-
-	if (dir == NULL)
-		return -1;
-	while (claimed < 0 && (entry = readdir(dir)) != NULL) {
-		char *end;
-		long fd = strtol(entry->d_name, &end, 10);
-
-		if (*end != '\0' || end == entry->d_name ||
-		    !is_new_connection(dev, (int)fd, is_known))
-			continue;
-		if (setsockopt((int)fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)) < 0 ||
-		    setsockopt((int)fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) < 0 ||
-		    fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
-			break;
-		claimed = fcntl((int)fd, F_DUPFD_CLOEXEC, 0);
-	}
-	closedir(dir);
-	return claimed;
-}
-
-int
-vdpa_vhu_socket_clear(const char *path)
+static struct sockaddr_un
+address(const struct vhu_device *dev)
 {
 	struct sockaddr_un un = {.sun_family = AF_UNIX};
+
+	/* The word's length was checked when it was parsed. */
+	snprintf(un.sun_path, sizeof(un.sun_path), "%s", dev->path);
+	return un;
+}
+
+/* One line of what keeps a front end out, until something else does or nothing. */
+static void
+tell_once(struct vhu_device *dev, int err)
+{
+	struct rlimit limit;
+
+	if (dev->socket.told == err)
+		return;
+	dev->socket.told = err;
+	if (err == EMFILE && getrlimit(RLIMIT_NOFILE, &limit) == 0)
+		VDPA_LOG(
+			ERR,
+			"%s: vhost-user: connections to %s wait: all %llu file descriptors of this "
+			"process are in use; allow more (RLIMIT_NOFILE: ulimit -n, LimitNOFILE=)",
+			dev->vdev->name, dev->path, (unsigned long long)limit.rlim_cur);
+	else if (err == EBUSY)
+		VDPA_LOG(ERR,
+			 "%s: vhost-user: connections to %s wait: %u file descriptors that front "
+			 "ends have sent do not close",
+			 dev->vdev->name, dev->path, vdpa_fd_account_waiting(dev->fds));
+	else if (err != 0)
+		VDPA_LOG(ERR, "%s: vhost-user: socket %s: no connection: %s", dev->vdev->name,
+			 dev->path, strerror(err));
+}
+
+static void
+retry_after(struct vhu_device *dev, unsigned int ms)
+{
+	pthread_mutex_lock(&dev->lock);
+	if (dev->serving)
+		vdpa_timer_start(&dev->socket.retry, ms);
+	pthread_mutex_unlock(&dev->lock);
+}
+
+static void
+retry_later(struct vhu_device *dev)
+{
+	struct vhu_socket *socket = &dev->socket;
+
+	socket->retry_ms = socket->retry_ms == 0
+				   ? RETRY_MS_MIN
+				   : RTE_MIN(2 * socket->retry_ms, (unsigned int)RETRY_MS_MAX);
+	retry_after(dev, socket->retry_ms);
+}
+
+/* A new connection of this device, which has none. */
+static void
+take(struct vhu_device *dev, int fd)
+{
+	dev->socket.retry_ms = 0;
+	dev->socket.told = 0;
+	if (vdpa_vhu_conn_open(dev, fd) < 0)
+		VDPA_LOG_LIMITED(&dev->log, ERR, "%s: vhost-user: connection refused: %s",
+				 dev->vdev->name, vdpa_error_message());
+}
+
+/* A device that is gone for good serves nobody. */
+static bool
+refuse_gone(struct vhu_device *dev)
+{
+	char why[512];
+
+	if (!vdpa_device_is_gone(dev->vdev))
+		return false;
+	if (!dev->socket.refused_gone) {
+		vdpa_device_failure(dev->vdev, why, sizeof(why));
+		VDPA_LOG(ERR, "%s: vhost-user: connections to %s are refused: %s", dev->vdev->name,
+			 dev->path, why);
+	}
+	dev->socket.refused_gone = true;
+	return true;
+}
+
+/* Whether connections wait until what front ends have sent has been closed. */
+static bool
+wait_for_closes(struct vhu_device *dev)
+{
+	if (!vdpa_fd_account_full(dev->fds))
+		return false;
+	tell_once(dev, EBUSY);
+	retry_later(dev);
+	return true;
+}
+
+enum occupant {
+	OCCUPANT_NONE,
+	OCCUPANT_THERE,
+	OCCUPANT_LEAVING, /* hung up, but the device has not been stopped yet */
+};
+
+static enum occupant
+occupant(struct vhu_device *dev)
+{
+	struct pollfd p = {.events = POLLRDHUP};
+	enum occupant who = OCCUPANT_NONE;
+
+	pthread_mutex_lock(&dev->lock);
+	p.fd = dev->conn.fd;
+	if (p.fd >= 0)
+		who = poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLRDHUP | POLLERR)) != 0
+			      ? OCCUPANT_LEAVING
+			      : OCCUPANT_THERE;
+	pthread_mutex_unlock(&dev->lock);
+	return who;
+}
+
+/* Somebody connects. */
+static void
+incoming(struct vdpa_event *event, uint32_t revents)
+{
+	struct vhu_device *dev = event->arg;
+	enum occupant who = occupant(dev);
+	int fd;
+
+	/* A front end that comes back before its end was served waits for that in the backlog. */
+	if (who == OCCUPANT_LEAVING || wait_for_closes(dev))
+		return;
+	fd = accept4(event->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)) {
+		tell_once(dev, errno);
+		retry_later(dev);
+		return;
+	}
+	if (fd >= 0 && who == OCCUPANT_THERE) {
+		VDPA_LOG_LIMITED(&dev->log, ERR,
+				 "%s: vhost-user: second connection to %s refused: the device has "
+				 "a front end",
+				 dev->vdev->name, dev->path);
+		(void)vdpa_close_connection(dev->fds, fd);
+	} else if (fd >= 0 && refuse_gone(dev)) {
+		(void)vdpa_close_connection(dev->fds, fd);
+	} else if (fd >= 0) {
+		take(dev, fd);
+	}
+	vdpa_event_rearm(event);
+}
+
+/* The client's side: the front end's socket may not be there yet, or no more. */
+static void
+try_connect(struct vhu_device *dev)
+{
+	struct sockaddr_un un = address(dev);
+	int fd, err;
+
+	if (refuse_gone(dev) || wait_for_closes(dev))
+		return;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd >= 0 && connect(fd, (struct sockaddr *)&un, sizeof(un)) == 0) {
+		take(dev, fd);
+		return;
+	}
+	err = errno;
+	if (fd >= 0)
+		close(fd);
+	/* That nobody listens is what a client waits for. */
+	if (err != ENOENT && err != ECONNREFUSED && err != EAGAIN)
+		tell_once(dev, err);
+	retry_later(dev);
+}
+
+static void
+retry(struct vdpa_timer *timer)
+{
+	struct vhu_device *dev = timer->arg;
+
+	if (dev->client)
+		try_connect(dev);
+	else
+		vdpa_event_rearm(&dev->socket.event);
+}
+
+void
+vdpa_vhu_socket_resume(struct vhu_device *dev)
+{
+	if (dev->client)
+		retry_after(dev, RECONNECT_MS);
+	else
+		vdpa_event_rearm(&dev->socket.event);
+}
+
+/* Remove what an earlier process left at the path; refuse everything else. */
+static int
+clear_path(const struct vhu_device *dev)
+{
+	struct sockaddr_un un = address(dev);
+	const char *path = dev->path;
 	struct stat st;
 	int fd, rc;
 
@@ -97,7 +240,6 @@ vdpa_vhu_socket_clear(const char *path)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return vdpa_error(errno, "socket '%s': %m", path);
-	memcpy(un.sun_path, path, strlen(path) + 1);
 	rc = connect(fd, (struct sockaddr *)&un, sizeof(un)) < 0 ? errno : 0;
 	close(fd);
 	if (rc != ECONNREFUSED)
@@ -107,51 +249,105 @@ vdpa_vhu_socket_clear(const char *path)
 	return 0;
 }
 
-struct start_job {
-	const char *path;
-	mode_t mask;
-	int rc;
-};
+static int
+bind_failed(const struct vhu_device *dev, int err)
+{
+	const char *slash = strrchr(dev->path, '/');
+	int len = slash == NULL ? 1 : slash == dev->path ? 1 : (int)(slash - dev->path);
+	const char *folder = slash == NULL ? "." : dev->path;
+
+	if (err == ENOENT)
+		return vdpa_error(err, "socket '%s': there is no folder %.*s: mkdir -p %.*s",
+				  dev->path, len, folder, len, folder);
+	if (err == EACCES || err == EPERM || err == EROFS)
+		return vdpa_error(err,
+				  "socket '%s': %s: the user %u may not create it in %.*s; see "
+				  "ls -ld %.*s",
+				  dev->path, strerror(err), (unsigned int)geteuid(), len, folder,
+				  len, folder);
+	return vdpa_error(err, "socket '%s': %s", dev->path, strerror(err));
+}
 
 /*
- * rte_vhost binds in rte_vhost_driver_start(), and a socket must not be open to more users than
- * asked for, not for a moment. umask() is the whole process', but for a thread that has left its
- * shared file system attributes: so the start has a thread of its own.
+ * A socket must not be open to more users than asked for, not for a moment, and umask() is the
+ * whole process': so the mode is the socket's before it has a name, which Linux makes the file's.
  */
-static void *
-start_thread(void *arg)
+static int
+listen_at(struct vhu_device *dev)
 {
-	struct start_job *job = arg;
-	mode_t old = 0;
-	bool own = unshare(CLONE_FS) == 0;
+	struct sockaddr_un un = address(dev);
+	struct vhu_socket *sock = &dev->socket;
+	struct stat st;
+	int rc;
 
-	/* Where that is forbidden (some containers): the whole process', which can only narrow what
-	 * another thread creates meanwhile. */
-	old = umask(job->mask);
-	job->rc = rte_vhost_driver_start(job->path);
-	if (!own)
-		umask(old);
-	return NULL;
+	rc = clear_path(dev);
+	if (rc < 0)
+		return rc;
+	sock->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (sock->fd < 0)
+		return vdpa_error(errno, "socket '%s': %m", dev->path);
+	if (fchmod(sock->fd, dev->mode & 0600) < 0 ||
+	    bind(sock->fd, (struct sockaddr *)&un, sizeof(un)) < 0) {
+		rc = bind_failed(dev, errno);
+		goto err_close;
+	}
+	if (lstat(dev->path, &st) < 0) {
+		rc = vdpa_error(errno, "socket '%s': %m", dev->path);
+		goto err_close;
+	}
+	sock->dev = st.st_dev;
+	sock->ino = st.st_ino;
+	if (dev->group != (gid_t)-1 && lchown(dev->path, (uid_t)-1, dev->group) < 0)
+		rc = vdpa_error(errno,
+				"socket '%s': group: %m; the process must be root, or a member of "
+				"the group",
+				dev->path);
+	else if ((st.st_mode & 0777) != dev->mode && chmod(dev->path, dev->mode) < 0)
+		rc = vdpa_error(errno, "socket '%s': mode: %m", dev->path);
+	else if (listen(sock->fd, BACKLOG) < 0)
+		rc = vdpa_error(errno, "socket '%s': %m", dev->path);
+	if (rc < 0)
+		goto err_unlink;
+	sock->event = (struct vdpa_event){
+		.fd = sock->fd, .events = EPOLLIN | EPOLLONESHOT, .handler = incoming, .arg = dev};
+	rc = vdpa_event_add(vdpa_event_loop_control(), &sock->event);
+	if (rc < 0)
+		goto err_unlink;
+	return 0;
+
+err_unlink:
+	unlink(dev->path);
+err_close:
+	close(sock->fd);
+	sock->fd = -1;
+	return rc;
 }
 
 int
-vdpa_vhu_socket_start(const struct vhu_device *dev)
+vdpa_vhu_socket_open(struct vhu_device *dev)
 {
-	struct start_job job = {.path = dev->path, .mask = 0777 & ~(dev->mode & 0600)};
-	const char *path = dev->path;
-	pthread_t thread;
-	int rc;
-
-	rc = pthread_create(&thread, NULL, start_thread, &job);
-	if (rc != 0)
-		return vdpa_error(rc, "socket '%s': thread: %s", path, strerror(rc));
-	pthread_join(thread, NULL);
-	if (job.rc < 0)
-		return vdpa_error(EIO, "socket '%s': cannot be %s", path,
-				  dev->client ? "connected" : "created; is its folder writable?");
-	if (!dev->client && dev->group != (gid_t)-1 && lchown(path, (uid_t)-1, dev->group) < 0)
-		return vdpa_error(errno, "socket '%s': group: %m", path);
-	if (!dev->client && (dev->mode & 0600) != dev->mode && chmod(path, dev->mode) < 0)
-		return vdpa_error(errno, "socket '%s': mode: %m", path);
+	dev->socket = (struct vhu_socket){.fd = -1, .retry = {.expired = retry, .arg = dev}};
+	if (!dev->client)
+		return listen_at(dev);
+	/* On the loop, as every later attempt. */
+	vdpa_timer_start(&dev->socket.retry, 0);
 	return 0;
+}
+
+void
+vdpa_vhu_socket_close(struct vhu_device *dev)
+{
+	struct vhu_socket *sock = &dev->socket;
+	struct stat st;
+
+	vdpa_timer_stop(&sock->retry);
+	vdpa_event_del(&sock->event);
+	if (sock->fd < 0)
+		return;
+	/* As long as it is bound, nobody else's file can have its inode. */
+	if (lstat(dev->path, &st) == 0 && st.st_dev == sock->dev && st.st_ino == sock->ino)
+		unlink(dev->path);
+	/* Those who were not accepted may have sent something. */
+	(void)vdpa_close_connection(dev->fds, sock->fd);
+	sock->fd = -1;
 }

@@ -124,11 +124,17 @@ err_free:
 static uint32_t
 entry_at(const struct vdpa_dma_domain *dom, uint64_t iova)
 {
-	uint32_t i = 0;
+	uint32_t low = 0, high = dom->n;
 
-	while (i < dom->n && dom->entries[i].last < iova)
-		i++;
-	return i;
+	while (low < high) {
+		uint32_t mid = low + (high - low) / 2;
+
+		if (dom->entries[mid].last < iova)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
 }
 
 /* The IOVAs can be translated, by pages of the IOMMU. */
@@ -219,11 +225,27 @@ entry_unmap(struct vdpa_dma_domain *dom, uint32_t at, void *va, int fd)
 	return 0;
 }
 
-static bool
-entry_is(const struct dma_entry *e, const struct vdpa_mem_region *r)
+/* Bytes of whole IOMMU pages that a region takes; 0: more than there are. */
+static uint64_t
+whole_pages(const struct vdpa_dma_domain *dom, const struct vdpa_mem_region *r)
 {
-	return !e->own && e->iova == r->iova && e->last - e->iova == r->size - 1 &&
-	       e->offset == r->offset && e->dev == r->dev && e->ino == r->ino;
+	return (r->size + dom->page_size - 1) & ~(dom->page_size - 1);
+}
+
+/* The entry that is this region's; NULL: there is none. With the lock. */
+static struct dma_entry *
+entry_of(const struct vdpa_dma_domain *dom, const struct vdpa_mem_region *r)
+{
+	uint32_t at = entry_at(dom, r->iova);
+	struct dma_entry *e;
+
+	if (at == dom->n)
+		return NULL;
+	e = &dom->entries[at];
+	return !e->own && e->iova == r->iova && e->last - e->iova == whole_pages(dom, r) - 1 &&
+			       e->offset == r->offset && e->dev == r->dev && e->ino == r->ino
+		       ? e
+		       : NULL;
 }
 
 /* Whether memory of a guest's is mapped. With the lock. */
@@ -236,17 +258,60 @@ has_guest(const struct vdpa_dma_domain *dom)
 	return false;
 }
 
+/*
+ * The region begins with a page of the IOMMU. It may end within one, which is mapped as a whole
+ * where the file has that page too: the device then reaches bytes of the front end's own file, and
+ * no other region can lie there, as it would begin within a page.
+ */
+static int
+check_pages(const struct vdpa_dma_domain *dom, const struct vdpa_mem_region *r, uint64_t size)
+{
+	uint64_t last = r->iova + r->size - 1;
+
+	if (r->size == 0 || last < r->iova || size == 0 || r->iova + size - 1 < r->iova)
+		return vdpa_error(EINVAL,
+				  "%s: memory at IOVA 0x%" PRIx64 " of 0x%" PRIx64
+				  " bytes wraps around",
+				  dom->name, r->iova, r->size);
+	if (((r->iova | r->offset | (uintptr_t)r->va) & (dom->page_size - 1)) != 0)
+		return vdpa_error(EINVAL,
+				  "%s: memory at IOVA 0x%" PRIx64 "-0x%" PRIx64
+				  ", offset 0x%" PRIx64 " in its file, does not begin with one of "
+				  "the IOMMU's pages of 0x%" PRIx64,
+				  dom->name, r->iova, last, r->offset, dom->page_size);
+	if (size > r->size && (uintptr_t)r->va + size > (uintptr_t)r->map + r->map_len)
+		return vdpa_error(EINVAL,
+				  "%s: memory at IOVA 0x%" PRIx64 "-0x%" PRIx64
+				  " ends within one of the IOMMU's pages of 0x%" PRIx64
+				  ", which its file does not fill",
+				  dom->name, r->iova, last, dom->page_size);
+	return 0;
+}
+
+static int
+overlaps_entry(const struct vdpa_dma_domain *dom, const struct dma_entry *wanted,
+	       const struct dma_entry *e)
+{
+	return vdpa_error(EBUSY,
+			  "%s: memory at IOVA 0x%" PRIx64 "-0x%" PRIx64 " overlaps 0x%" PRIx64
+			  "-0x%" PRIx64 ", which is %s",
+			  dom->name, wanted->iova, wanted->last, e->iova, e->last,
+			  e->own ? "the driver's own memory"
+				 : "mapped to other memory: functions of one IOMMU group serve "
+				   "one guest");
+}
+
 static int
 map_for_user(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region, bool first)
 {
-	uint64_t last = region->iova + region->size - 1;
+	uint64_t size = whole_pages(dom, region);
 	const struct vdpa_dma_mapping m = {.iova = region->iova,
-					   .size = region->size,
+					   .size = size,
 					   .va = region->va,
 					   .fd = region->fd,
 					   .offset = region->offset};
 	const struct dma_entry wanted = {.iova = region->iova,
-					 .last = last,
+					 .last = region->iova + size - 1,
 					 .offset = region->offset,
 					 .dev = region->dev,
 					 .ino = region->ino,
@@ -255,41 +320,25 @@ map_for_user(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region, 
 	uint32_t at;
 	int ret;
 
-	if (region->size == 0 || last < region->iova)
-		return vdpa_error(EINVAL,
-				  "%s: memory at IOVA 0x%" PRIx64 " of 0x%" PRIx64
-				  " bytes wraps around",
-				  dom->name, region->iova, region->size);
-	if (((region->iova | region->size | region->offset | (uintptr_t)region->va) &
-	     (dom->page_size - 1)) != 0)
-		return vdpa_error(EINVAL,
-				  "%s: memory at IOVA 0x%" PRIx64 "-0x%" PRIx64
-				  ", offset 0x%" PRIx64 " in its file, is not aligned to the "
-				  "IOMMU's pages of 0x%" PRIx64,
-				  dom->name, region->iova, last, region->offset, dom->page_size);
-	ret = check_iova(dom, region->iova, last);
+	ret = check_pages(dom, region, size);
+	if (ret == 0)
+		ret = check_iova(dom, wanted.iova, wanted.last);
 	if (ret < 0)
 		return ret;
 
 	pthread_mutex_lock(&dom->lock);
-	at = entry_at(dom, region->iova);
-	e = &dom->entries[at];
-	if (at < dom->n && entry_is(e, region))
+	e = entry_of(dom, region);
+	at = entry_at(dom, wanted.iova);
+	if (e != NULL)
 		e->users++;
-	else if (at < dom->n && e->iova <= last)
-		ret = vdpa_error(EBUSY,
-				 "%s: memory at IOVA 0x%" PRIx64 "-0x%" PRIx64
-				 " overlaps 0x%" PRIx64 "-0x%" PRIx64 ", which is %s",
-				 dom->name, region->iova, last, e->iova, e->last,
-				 e->own ? "the driver's own memory"
-					: "mapped to other memory: functions of one IOMMU group "
-					  "serve one guest");
+	else if (at < dom->n && dom->entries[at].iova <= wanted.last)
+		ret = overlaps_entry(dom, &wanted, &dom->entries[at]);
 	else if (first && has_guest(dom))
 		ret = vdpa_error(EBUSY,
 				 "%s: memory at IOVA 0x%" PRIx64 "-0x%" PRIx64
 				 " is none of the guest's whose memory is mapped: functions of one "
 				 "IOMMU group serve one guest",
-				 dom->name, region->iova, last);
+				 dom->name, wanted.iova, wanted.last);
 	else
 		ret = entry_map(dom, at, &wanted, &m);
 	pthread_mutex_unlock(&dom->lock);
@@ -312,13 +361,11 @@ int
 vdpa_dma_unmap(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region)
 {
 	struct dma_entry *e;
-	uint32_t at;
 	int ret = 0;
 
 	pthread_mutex_lock(&dom->lock);
-	at = entry_at(dom, region->iova);
-	e = &dom->entries[at];
-	if (at == dom->n || !entry_is(e, region))
+	e = entry_of(dom, region);
+	if (e == NULL)
 		ret = vdpa_error(ENOENT,
 				 "%s: memory at IOVA 0x%" PRIx64 " of 0x%" PRIx64
 				 " bytes is not mapped",
@@ -327,7 +374,7 @@ vdpa_dma_unmap(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region
 		e->users--;
 	else
 		/* The first user's view may be gone; this one's is there. */
-		ret = entry_unmap(dom, at, region->va, region->fd);
+		ret = entry_unmap(dom, (uint32_t)(e - dom->entries), region->va, region->fd);
 	pthread_mutex_unlock(&dom->lock);
 	return ret;
 }

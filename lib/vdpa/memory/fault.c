@@ -8,17 +8,21 @@
  * device that uses the range stops at its next burst. Faults elsewhere go to the handler that was
  * there before.
  *
- * Owns the handler and the table of guarded ranges. The table is fixed-size and lock-free, because
- * the handler reads it in a thread that was interrupted anywhere. A slot's owner changes it only
- * while `start` is 0 and no handler is inside the slot (`users`); so a handler that holds the slot
- * never maps over memory that was unguarded and reused meanwhile.
+ * Owns the handler and the table of guarded ranges, of any number. The handler reads the table in a
+ * thread that was interrupted anywhere, so it takes no lock and allocates nothing: there are two
+ * versions, each sorted by address, and one is in force. Whoever changes the table fills the other,
+ * puts it in force and waits until no handler is inside the one before; so a handler never maps
+ * over memory that was unguarded and reused meanwhile. A handler that comes later finds the new
+ * version, so that wait ends however many faults there are.
  */
 
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -26,64 +30,117 @@
 #include "fault.h"
 #include "vdpa_memory.h"
 
-/* Ranges: VDPA_MEM_REGIONS_MAX each for 64 devices and for rte_vhost's own maps of them. */
-#define FAULT_RANGES_MAX 8192
-
 struct fault_range {
-	bool taken;	 /* has an owner */
-	uint32_t users;	 /* handlers inside */
-	uintptr_t start; /* 0: no range; published last */
+	uintptr_t start;
 	size_t len;
 	bool *faulted;
 };
 
+struct fault_version {
+	struct fault_range *ranges; /* ascending */
+	size_t n, room;
+	uint32_t users; /* handlers inside, and some that only look whether it is in force */
+};
+
 uint64_t vdpa_fault_count;
 
-static struct fault_range fault_ranges[FAULT_RANGES_MAX];
-static uint32_t fault_ranges_used; /* slots that were ever taken: where a search ends */
+static pthread_mutex_t fault_lock = PTHREAD_MUTEX_INITIALIZER; /* of changes */
+static struct fault_version fault_versions[2];
+static unsigned int fault_current; /* the version in force; atomic */
 static struct sigaction fault_previous;
 static bool fault_installed;
 static uintptr_t fault_page_size;
 
+/* How many ranges begin at addr or below. */
+static size_t
+fault_find(const struct fault_version *v, uintptr_t addr)
+{
+	size_t low = 0, high = v->n;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (v->ranges[mid].start <= addr)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+/* Put the spare version in force. With the lock. On return nobody reads the one before. */
+static void
+fault_publish(void)
+{
+	unsigned int old = fault_current;
+
+	__atomic_store_n(&fault_current, 1 - old, __ATOMIC_SEQ_CST);
+	/* A handler is inside for one mmap() and never waits for us. */
+	while (__atomic_load_n(&fault_versions[old].users, __ATOMIC_SEQ_CST) != 0)
+		sched_yield();
+}
+
 int
 vdpa_fault_guard(void *addr, size_t len, bool *faulted)
 {
-	for (uint32_t i = 0; i < FAULT_RANGES_MAX; i++) {
-		struct fault_range *r = &fault_ranges[i];
-		uint32_t used = __atomic_load_n(&fault_ranges_used, __ATOMIC_RELAXED);
+	const struct fault_version *now;
+	struct fault_version *next;
+	size_t at;
+	int ret = 0;
 
-		if (__atomic_load_n(&r->taken, __ATOMIC_RELAXED) ||
-		    __atomic_test_and_set(&r->taken, __ATOMIC_ACQUIRE))
-			continue;
-		while (used < i + 1 &&
-		       !__atomic_compare_exchange_n(&fault_ranges_used, &used, i + 1, true,
-						    __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-			;
-		__atomic_store_n(&r->len, len, __ATOMIC_RELAXED);
-		__atomic_store_n(&r->faulted, faulted, __ATOMIC_RELAXED);
-		__atomic_store_n(&r->start, (uintptr_t)addr, __ATOMIC_SEQ_CST);
-		return 0;
+	pthread_mutex_lock(&fault_lock);
+	now = &fault_versions[fault_current];
+	next = &fault_versions[1 - fault_current];
+	if (next->room < now->n + 1) {
+		size_t room = 2 * now->n + 64;
+		struct fault_range *grown = malloc(room * sizeof(*grown));
+
+		if (grown == NULL) {
+			ret = -ENOMEM;
+			goto out;
+		}
+		free(next->ranges);
+		next->ranges = grown;
+		next->room = room;
 	}
-	return -ENOSPC;
+	at = fault_find(now, (uintptr_t)addr);
+	if (at > 0)
+		memcpy(next->ranges, now->ranges, at * sizeof(*next->ranges));
+	next->ranges[at] =
+		(struct fault_range){.start = (uintptr_t)addr, .len = len, .faulted = faulted};
+	if (at < now->n)
+		memcpy(&next->ranges[at + 1], &now->ranges[at],
+		       (now->n - at) * sizeof(*next->ranges));
+	next->n = now->n + 1;
+	fault_publish();
+out:
+	pthread_mutex_unlock(&fault_lock);
+	return ret;
 }
 
 void
 vdpa_fault_unguard(void *addr)
 {
-	uint32_t used = __atomic_load_n(&fault_ranges_used, __ATOMIC_RELAXED);
+	const struct fault_version *now;
+	struct fault_version *next;
+	size_t at;
 
-	for (uint32_t i = 0; i < used; i++) {
-		struct fault_range *r = &fault_ranges[i];
-
-		if (__atomic_load_n(&r->start, __ATOMIC_RELAXED) != (uintptr_t)addr)
-			continue;
-		__atomic_store_n(&r->start, 0, __ATOMIC_SEQ_CST);
-		/* A handler holds a slot for one mmap() and never waits for us. */
-		while (__atomic_load_n(&r->users, __ATOMIC_SEQ_CST) != 0)
-			sched_yield();
-		__atomic_clear(&r->taken, __ATOMIC_RELEASE);
-		return;
+	pthread_mutex_lock(&fault_lock);
+	now = &fault_versions[fault_current];
+	next = &fault_versions[1 - fault_current];
+	at = fault_find(now, (uintptr_t)addr);
+	if (at > 0 && now->ranges[at - 1].start == (uintptr_t)addr) {
+		/* The spare has room: it was in force before this one, which has one range more at
+		 * the most. */
+		if (now->n > 1) {
+			memcpy(next->ranges, now->ranges, (at - 1) * sizeof(*next->ranges));
+			memcpy(&next->ranges[at - 1], &now->ranges[at],
+			       (now->n - at) * sizeof(*next->ranges));
+		}
+		next->n = now->n - 1;
+		fault_publish();
 	}
+	pthread_mutex_unlock(&fault_lock);
 }
 
 /*
@@ -118,27 +175,35 @@ fault_repair(uintptr_t addr, uintptr_t start, size_t len)
 	return mmap((void *)start, len, PROT_READ | PROT_WRITE, flags, -1, 0) == (void *)start;
 }
 
+/* Enter the version in force; a change meanwhile is seen, and the new one entered. */
+static struct fault_version *
+fault_enter(void)
+{
+	for (;;) {
+		unsigned int i = __atomic_load_n(&fault_current, __ATOMIC_SEQ_CST);
+		struct fault_version *v = &fault_versions[i];
+
+		__atomic_fetch_add(&v->users, 1, __ATOMIC_SEQ_CST);
+		if (__atomic_load_n(&fault_current, __ATOMIC_SEQ_CST) == i)
+			return v;
+		__atomic_fetch_sub(&v->users, 1, __ATOMIC_SEQ_CST);
+	}
+}
+
 static bool
 fault_handle(uintptr_t addr)
 {
-	uint32_t used = __atomic_load_n(&fault_ranges_used, __ATOMIC_RELAXED);
+	struct fault_version *v = fault_enter();
+	size_t at = fault_find(v, addr);
+	const struct fault_range *r = at > 0 ? &v->ranges[at - 1] : NULL;
 	bool repaired = false;
 
-	for (uint32_t i = 0; i < used && !repaired; i++) {
-		struct fault_range *r = &fault_ranges[i];
-		uintptr_t start = __atomic_load_n(&r->start, __ATOMIC_ACQUIRE);
-
-		if (start == 0 || addr - start >= __atomic_load_n(&r->len, __ATOMIC_RELAXED))
-			continue;
-		__atomic_fetch_add(&r->users, 1, __ATOMIC_SEQ_CST);
-		start = __atomic_load_n(&r->start, __ATOMIC_SEQ_CST);
-		if (start != 0 && addr - start < r->len && fault_repair(addr, start, r->len)) {
-			__atomic_store_n(r->faulted, true, __ATOMIC_RELEASE);
-			__atomic_fetch_add(&vdpa_fault_count, 1, __ATOMIC_RELEASE);
-			repaired = true;
-		}
-		__atomic_fetch_sub(&r->users, 1, __ATOMIC_SEQ_CST);
+	if (r != NULL && addr - r->start < r->len && fault_repair(addr, r->start, r->len)) {
+		__atomic_store_n(r->faulted, true, __ATOMIC_RELEASE);
+		__atomic_fetch_add(&vdpa_fault_count, 1, __ATOMIC_RELEASE);
+		repaired = true;
 	}
+	__atomic_fetch_sub(&v->users, 1, __ATOMIC_SEQ_CST);
 	return repaired;
 }
 

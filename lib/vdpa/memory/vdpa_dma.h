@@ -83,11 +83,13 @@ int vdpa_dma_domain_create(const char *name, const struct vdpa_dma_ops *ops, voi
 void vdpa_dma_domain_destroy(struct vdpa_dma_domain *dom);
 
 /**
- * Map a region of guest memory for one more user.
+ * Map a region of guest memory for one more user. A region that ends within a page of the IOMMU is
+ * mapped to the end of that page, which must be mapped from its file too; that page is then no
+ * other region's.
  * @return 0; -EINVAL with a message for IOVAs that the IOMMU cannot translate or that are reserved
- * (it names them), or that are not aligned to its pages; -EBUSY for IOVAs at which other memory is
- * mapped (the message names whose); -ENOSPC beyond max_mappings; -ENOMEM (the message names
- * RLIMIT_MEMLOCK where that is it); what ops->map says. From any thread.
+ * (it names them), or a region that does not begin with one of its pages; -EBUSY for IOVAs at which
+ * other memory is mapped (the message names whose); -ENOSPC beyond max_mappings; -ENOMEM (the
+ * message names RLIMIT_MEMLOCK where that is it); what ops->map says. From any thread.
  */
 int vdpa_dma_map(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region);
 

@@ -6,6 +6,7 @@
  * Guest memory: the table of regions that a front end gives, as the core owns it.
  *
  * A `struct vdpa_iotlb` is one version of the table: immutable, reference-counted, sorted by IOVA.
+ * It is looked up in logarithmic time, since a front end with memory slots has hundreds of regions.
  * A `struct vdpa_mem_region` in it is one mapping, reference-counted too, so that the next version
  * shares what did not change: same IOVA, front-end address, size, file identity (device and inode)
  * and offset, and no page of it lost. A change is a new version plus a diff; unchanged memory is
@@ -28,8 +29,10 @@
 extern "C" {
 #endif
 
-/** Regions in one table, at most: vhost-user allows 8, or memory slots where negotiated. */
-#define VDPA_MEM_REGIONS_MAX 64
+/** Regions in one table, at most: as many as VFIO's type1 maps for one device by default. Each is
+ * a mapping of the process, of which vm.max_map_count allows hardly more. A front end's own limit
+ * is the front end's to check. */
+#define VDPA_MEM_REGIONS_MAX 65535
 /** Bytes of one guest's memory, at most. */
 #define VDPA_MEM_SIZE_MAX    (UINT64_C(8) << 40)
 
@@ -42,6 +45,8 @@ struct vdpa_mem_region_spec {
 	int fd;		 /**< shared memory file; duplicated, the caller keeps its own */
 };
 
+struct vdpa_mem_file;
+
 /** A mapped region. Read-only for everybody but the core. */
 struct vdpa_mem_region {
 	uint64_t iova;
@@ -49,11 +54,12 @@ struct vdpa_mem_region {
 	uint64_t size;
 	uint64_t offset;
 	uint8_t *va; /**< our address of iova */
-	int fd;	     /**< our duplicate */
+	int fd;	     /**< our duplicate, one for all regions of a file */
 	dev_t dev;   /**< with ino: the file's identity */
 	ino_t ino;
 	void *map; /**< what was mmap()ed, page- or hugepage-aligned */
 	size_t map_len;
+	struct vdpa_mem_file *file; /**< whose fd it is */
 	uint32_t refcnt;
 	bool faulted; /**< set by the SIGBUS handler; read with __atomic */
 };
@@ -61,24 +67,49 @@ struct vdpa_mem_region {
 /** One version of a guest's memory. */
 struct vdpa_iotlb {
 	uint32_t refcnt;
-	uint32_t n;			   /**< regions */
+	uint32_t n;	     /**< regions */
+	uint64_t size;	     /**< bytes of all regions */
+	uint64_t fault_seen; /**< no region was faulted at this count of faults; atomic */
+	struct vdpa_mem_region **by_uaddr; /**< the same regions by ascending front-end address */
 	struct vdpa_mem_region *regions[]; /**< by ascending IOVA, disjoint */
 };
 
 /**
  * Make a table: take over what `old` has unchanged, map the rest.
  *
+ * A region may end within the last page of its file: the bytes behind the file's end in that page
+ * are memory as good as any.
+ *
  * @param old   the version in force; NULL for none. Not changed, not released.
  * @param specs n regions in any order.
  * @param out   receives the table, with one reference for the caller.
  * @return 0; -EINVAL for a region of size 0, one that wraps around, is not aligned to 8 bytes,
- * overlaps another (in IOVA or in front-end addresses) or lies past the end of its file; -E2BIG for
- * n over VDPA_MEM_REGIONS_MAX or more than VDPA_MEM_SIZE_MAX; -EBADF for a bad fd; -ENOSPC when the
- * SIGBUS handler has no slot left for it (8192 mappings in the process); -ENOMEM or another errno
- * of mmap(2). Nothing is left then. From any thread.
+ * overlaps another (in IOVA or in front-end addresses) or lies past the last page of its file;
+ * -E2BIG for n over VDPA_MEM_REGIONS_MAX or more than VDPA_MEM_SIZE_MAX; -EBADF for a bad fd;
+ * -ENOMEM or another errno of mmap(2). Nothing is left then. From any thread.
  */
 int vdpa_iotlb_create(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spec *specs,
 		      unsigned int n, struct vdpa_iotlb **out);
+
+/**
+ * Make a table that has one region more than `old` (NULL: none). Only that region's file is looked
+ * at, only that region is mapped; the rest is shared.
+ *
+ * @return 0; -EEXIST for a region that `old` has with the same IOVA, front-end address and size,
+ * whatever its file; else as vdpa_iotlb_create(). From any thread.
+ */
+int vdpa_iotlb_add(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spec *spec,
+		   struct vdpa_iotlb **out);
+
+/**
+ * Make a table that has one region less than `old`: the one with exactly this IOVA, front-end
+ * address and size. Nothing is mapped; the region is unmapped with the last version that has it.
+ *
+ * @param out receives the table, which has no region where it was the last one.
+ * @return 0; -ENOENT when `old` (NULL: none) has no such region; -ENOMEM. From any thread.
+ */
+int vdpa_iotlb_remove(const struct vdpa_iotlb *old, uint64_t iova, uint64_t uaddr, uint64_t size,
+		      struct vdpa_iotlb **out);
 
 /** Take a reference. From any thread. Returns its argument; NULL gives NULL. */
 struct vdpa_iotlb *vdpa_iotlb_get(struct vdpa_iotlb *tlb);
@@ -97,12 +128,29 @@ typedef int (*vdpa_iotlb_diff_fn)(const struct vdpa_mem_region *region, void *ar
 int vdpa_iotlb_diff(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now,
 		    vdpa_iotlb_diff_fn map, vdpa_iotlb_diff_fn unmap, void *arg);
 
-/** Front-end address to IOVA, for a range within one region. 0 or -EFAULT. */
+/** Front-end address to IOVA, for a range within one region. 0 or -EFAULT. Logarithmic. */
 int vdpa_iotlb_uaddr_to_iova(const struct vdpa_iotlb *tlb, uint64_t uaddr, uint64_t len,
 			     uint64_t *iova);
 
 /** Whether a fault was caught in one of the regions. Cheap: for every burst. */
 bool vdpa_iotlb_faulted(const struct vdpa_iotlb *tlb);
+
+/**
+ * Index of the last region that begins at iova or below, 0 when none does: the only one that can
+ * have it. The table is not empty. Data path: one comparison for one region, log2(n) for more.
+ */
+static inline uint32_t
+vdpa_iotlb_index(const struct vdpa_iotlb *tlb, uint64_t iova)
+{
+	uint32_t i = 0, half;
+
+	for (uint32_t n = tlb->n; n > 1; n -= half) {
+		half = n / 2;
+		if (tlb->regions[i + half]->iova <= iova)
+			i += half;
+	}
+	return i;
+}
 
 /**
  * Our address of [iova, iova + *len), cutting *len to what lies in the region of iova.
@@ -111,17 +159,18 @@ bool vdpa_iotlb_faulted(const struct vdpa_iotlb *tlb);
 static inline void *
 vdpa_iotlb_translate(const struct vdpa_iotlb *tlb, uint64_t iova, uint64_t *len)
 {
-	for (uint32_t i = 0; i < tlb->n; i++) {
-		const struct vdpa_mem_region *r = tlb->regions[i];
-		uint64_t off = iova - r->iova;
+	const struct vdpa_mem_region *r;
+	uint64_t off;
 
-		if (off < r->size) {
-			if (*len > r->size - off)
-				*len = r->size - off;
-			return r->va + off;
-		}
-	}
-	return NULL;
+	if (tlb->n == 0)
+		return NULL;
+	r = tlb->regions[vdpa_iotlb_index(tlb, iova)];
+	off = iova - r->iova;
+	if (off >= r->size)
+		return NULL;
+	if (*len > r->size - off)
+		*len = r->size - off;
+	return r->va + off;
 }
 
 /** Our address of the whole range, which must lie in one region; NULL otherwise. */
@@ -136,7 +185,7 @@ vdpa_iotlb_range(const struct vdpa_iotlb *tlb, uint64_t iova, uint64_t len)
 
 /**
  * Guard a foreign mapping of guest memory (rte_vhost's) by the SIGBUS handler too: a fault in it is
- * repaired and counted. addr and len are whole pages of the mapping. 0 or -ENOSPC.
+ * repaired and counted. addr and len are whole pages of the mapping. 0 or -ENOMEM.
  * vdpa_fault_unguard() takes it back, before the memory is unmapped; on return *faulted is no
  * longer written. Without effect while the handler is not installed. Threads that read guest memory
  * must not block SIGBUS: the kernel kills the process for a blocked one.

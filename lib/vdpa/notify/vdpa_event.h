@@ -35,12 +35,13 @@ struct vdpa_event_loop_params {
 /** A file descriptor in a loop. Embed it; zero-initialise it. Public fields are yours to set. */
 struct vdpa_event {
 	int fd;
-	uint32_t events; /**< EPOLLIN, EPOLLOUT, ...; level-triggered unless EPOLLET */
+	uint32_t events; /**< EPOLLIN, EPOLLOUT, ...; level-triggered unless EPOLLET; once if
+			  * EPOLLONESHOT, until vdpa_event_rearm() */
 	/** Runs on the loop's thread. May delete its own event. */
 	void (*handler)(struct vdpa_event *ev, uint32_t revents);
 	void *arg;
 	struct vdpa_event_loop *loop; /**< set while added */
-	TAILQ_ENTRY(vdpa_event) next; /**< the loop's, under its lock */
+	uint32_t slot;		      /**< the loop's, under its lock */
 };
 
 /**
@@ -118,6 +119,12 @@ int vdpa_event_add(struct vdpa_event_loop *loop, struct vdpa_event *ev);
  */
 void vdpa_event_del(struct vdpa_event *ev);
 
+/**
+ * Let an event with EPOLLONESHOT be seen once more; no-op for one that is not added. From any
+ * thread: whoever does it hands the event back to the loop.
+ */
+void vdpa_event_rearm(struct vdpa_event *ev);
+
 /** Add a poller, awake. From any thread. */
 int vdpa_poller_add(struct vdpa_event_loop *loop, struct vdpa_poller *poller);
 
@@ -140,18 +147,6 @@ void vdpa_task_cancel(struct vdpa_task *task);
  * plain write.
  */
 void vdpa_eventfd_signal(int fd);
-
-/**
- * Close a file descriptor that somebody else has sent. Never waits, as close(2) may: what could
- * is closed by a thread of its own. -1: no-op.
- */
-void vdpa_close_foreign(int fd);
-
-/**
- * End a connection on a UNIX socket, other descriptors of it too. Never waits for what was sent
- * with messages that nobody has read. -1: no-op.
- */
-void vdpa_close_connection(int fd);
 
 /** Reset the counter of such an eventfd, without waiting. False when it cannot be read. */
 bool vdpa_eventfd_take(int fd);

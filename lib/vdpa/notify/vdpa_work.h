@@ -64,6 +64,9 @@ void vdpa_work_post(struct vdpa_work_queue *queue, struct vdpa_work *work);
  */
 void vdpa_work_cancel(struct vdpa_work *work);
 
+/** Whether a queue waits for a thread: then a job does not linger. From any thread. */
+bool vdpa_work_is_awaited(void);
+
 void vdpa_work_stats(struct vdpa_work_stats *stats);
 
 #ifdef __cplusplus

@@ -46,7 +46,7 @@ static pthread_cond_t wake;			       /* a queue waits, or the end has come */
 static pthread_cond_t done = PTHREAD_COND_INITIALIZER; /* a job or a thread has ended */
 static STAILQ_HEAD(, vdpa_work_queue) ready = STAILQ_HEAD_INITIALIZER(ready);
 static TAILQ_HEAD(, worker) workers = TAILQ_HEAD_INITIALIZER(workers);
-static unsigned int waiting; /* queues in ready */
+static unsigned int waiting; /* queues in ready; read without the lock too */
 static unsigned int threads; /* there, or about to be */
 static unsigned int idle;    /* of those, wait for work or are about to look for some */
 static bool open;	     /* between init and fini */
@@ -144,7 +144,7 @@ run_job(struct worker *w, struct vdpa_work_queue *queue)
 	/* Behind the others: a queue with much to do is no reason for them to wait. */
 	if (queue->scheduled) {
 		STAILQ_INSERT_TAIL(&ready, queue, next);
-		waiting++;
+		__atomic_store_n(&waiting, waiting + 1, __ATOMIC_RELAXED);
 		watch();
 	}
 	pthread_cond_broadcast(&done);
@@ -181,7 +181,7 @@ worker_main(void *arg)
 	while (!STAILQ_EMPTY(&ready) || wait_for_work()) {
 		queue = STAILQ_FIRST(&ready);
 		STAILQ_REMOVE_HEAD(&ready, next);
-		waiting--;
+		__atomic_store_n(&waiting, waiting - 1, __ATOMIC_RELAXED);
 		run_job(&w, queue);
 	}
 	TAILQ_REMOVE(&workers, &w, next);
@@ -238,7 +238,7 @@ vdpa_work_post(struct vdpa_work_queue *queue, struct vdpa_work *work)
 		if (!queue->scheduled) {
 			queue->scheduled = true;
 			STAILQ_INSERT_TAIL(&ready, queue, next);
-			waiting++;
+			__atomic_store_n(&waiting, waiting + 1, __ATOMIC_RELAXED);
 			find_thread();
 		}
 	}
@@ -262,13 +262,19 @@ vdpa_work_cancel(struct vdpa_work *work)
 		if (queue->scheduled && queue->running == NULL && STAILQ_EMPTY(&queue->jobs)) {
 			STAILQ_REMOVE(&ready, queue, vdpa_work_queue, next);
 			queue->scheduled = false;
-			waiting--;
+			__atomic_store_n(&waiting, waiting - 1, __ATOMIC_RELAXED);
 		}
 		if (queue->running != work || (self != 0 && queue->thread == self))
 			break;
 		pthread_cond_wait(&done, &lock);
 	}
 	pthread_mutex_unlock(&lock);
+}
+
+bool
+vdpa_work_is_awaited(void)
+{
+	return __atomic_load_n(&waiting, __ATOMIC_RELAXED) > 0;
 }
 
 void

@@ -448,7 +448,7 @@ vdpa_pci_map(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t s
 	ret = vdpa_fault_guard(a.map, a.map_len, &pci->map_faulted);
 	if (ret < 0) {
 		munmap(a.map, a.map_len);
-		return vdpa_error(ret, "%s: BAR %u: too many guarded mappings", pci->name, bar);
+		return vdpa_error(ret, "%s: BAR %u: out of memory", pci->name, bar);
 	}
 	a.va = (uint8_t *)a.map + skip;
 	*area = a;

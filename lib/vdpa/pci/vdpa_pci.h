@@ -153,8 +153,8 @@ struct vdpa_pci_area {
 /**
  * Map [offset, offset + size) of a BAR.
  * @return 0; -EOPNOTSUPP when the transport or device traps this part (use vdpa_pci_post16());
- * -EFAULT past the BAR; -EPROTO for a file that is shorter than the BAR; -ENOSPC for too many
- * areas in the process; vdpa_pci_error() when it is gone; what mmap(2) says. An area must be
+ * -EFAULT past the BAR; -EPROTO for a file that is shorter than the BAR; -ENOMEM;
+ * vdpa_pci_error() when it is gone; what mmap(2) says. An area must be
  * unmapped before the function is closed.
  */
 int vdpa_pci_map(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t size,

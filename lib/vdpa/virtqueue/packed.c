@@ -23,13 +23,15 @@
 int
 vdpa_vq_packed_map(struct vdpa_virtqueue *vq, struct vdpa_iotlb *tlb)
 {
-	vq->desc = vdpa_iotlb_range(tlb, vq->desc_iova, (uint64_t)vq->num * sizeof(*vq->desc));
+	struct vdpa_ring_size size = vdpa_ring_size(true, vq->num);
+
+	vq->desc = vdpa_iotlb_range(tlb, vq->desc_iova, size.desc);
 	if (vq->desc == NULL)
 		return vdpa_vq_bad(vq, EFAULT, "descriptor ring outside memory");
-	vq->driver_event = vdpa_iotlb_range(tlb, vq->driver_iova, sizeof(uint32_t));
+	vq->driver_event = vdpa_iotlb_range(tlb, vq->driver_iova, size.driver);
 	if (vq->driver_event == NULL)
 		return vdpa_vq_bad(vq, EFAULT, "driver event structure outside memory");
-	vq->device_event = vdpa_iotlb_range(tlb, vq->device_iova, sizeof(uint32_t));
+	vq->device_event = vdpa_iotlb_range(tlb, vq->device_iova, size.device);
 	if (vq->device_event == NULL)
 		return vdpa_vq_bad(vq, EFAULT, "device event structure outside memory");
 	return 0;

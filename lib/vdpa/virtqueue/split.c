@@ -32,17 +32,15 @@ split_avail_event(const struct vdpa_virtqueue *vq)
 int
 vdpa_vq_split_map(struct vdpa_virtqueue *vq, struct vdpa_iotlb *tlb)
 {
-	uint64_t n = vq->num, event = vq->event_idx ? sizeof(uint16_t) : 0;
+	struct vdpa_ring_size size = vdpa_ring_size(false, vq->num);
 
-	vq->desc = vdpa_iotlb_range(tlb, vq->desc_iova, n * sizeof(*vq->desc));
+	vq->desc = vdpa_iotlb_range(tlb, vq->desc_iova, size.desc);
 	if (vq->desc == NULL)
 		return vdpa_vq_bad(vq, EFAULT, "descriptor table outside memory");
-	vq->avail = vdpa_iotlb_range(tlb, vq->driver_iova,
-				     sizeof(*vq->avail) + n * sizeof(vq->avail->ring[0]) + event);
+	vq->avail = vdpa_iotlb_range(tlb, vq->driver_iova, size.driver);
 	if (vq->avail == NULL)
 		return vdpa_vq_bad(vq, EFAULT, "avail ring outside memory");
-	vq->used = vdpa_iotlb_range(tlb, vq->device_iova,
-				    sizeof(*vq->used) + n * sizeof(vq->used->ring[0]) + event);
+	vq->used = vdpa_iotlb_range(tlb, vq->device_iova, size.device);
 	if (vq->used == NULL)
 		return vdpa_vq_bad(vq, EFAULT, "used ring outside memory");
 	return 0;

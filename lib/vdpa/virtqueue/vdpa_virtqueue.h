@@ -39,6 +39,28 @@ extern "C" {
 /** Largest virtqueue size (virtio 1.2, 2.7). */
 #define VDPA_VQ_NUM_MAX 32768
 
+/** Bytes of the three parts of a ring. */
+struct vdpa_ring_size {
+	uint64_t desc;	 /**< descriptor table or ring */
+	uint64_t driver; /**< avail ring or driver event suppression structure */
+	uint64_t device; /**< used ring or device event suppression structure */
+};
+
+/**
+ * How much memory a ring of num entries takes: by virtio 1.2, 2.7, a split ring ends with the event
+ * fields (6 + 2 n and 6 + 8 n bytes) whether or not VIRTIO_RING_F_EVENT_IDX was negotiated; a
+ * packed one (2.8) has two structures of 4 bytes behind its descriptors. The only place that says
+ * so.
+ */
+static inline struct vdpa_ring_size
+vdpa_ring_size(bool packed, uint32_t num)
+{
+	uint64_t n = num;
+
+	return packed ? (struct vdpa_ring_size){16 * n, 4, 4}
+		      : (struct vdpa_ring_size){16 * n, 6 + 2 * n, 6 + 8 * n};
+}
+
 /**
  * Where a virtqueue stands: the kernel's vdpa_vq_state, split or packed as was negotiated.
  * Initially all zero but the wrap counters, which are 1.

@@ -212,15 +212,12 @@ vq_translate(struct vdpa_virtqueue *vq, uint64_t iova, uint64_t *len)
 	if (unlikely(off >= vq->region_size)) {
 		const struct vdpa_iotlb *tlb = vq->tlb;
 		const struct vdpa_mem_region *r;
-		uint32_t i;
 
-		for (i = 0; i < tlb->n; i++) {
-			if (iova - tlb->regions[i]->iova < tlb->regions[i]->size)
-				break;
-		}
-		if (i == tlb->n)
+		if (tlb->n == 0)
 			return NULL;
-		r = tlb->regions[i];
+		r = tlb->regions[vdpa_iotlb_index(tlb, iova)];
+		if (iova - r->iova >= r->size)
+			return NULL;
 		vq->region_iova = r->iova;
 		vq->region_size = r->size;
 		vq->region_va = r->va;

@@ -126,8 +126,7 @@ features_of(const struct sim_blk *blk)
 {
 	uint64_t f = SIM_BLK_FEATURES;
 
-	/* Only a back end without completions of its own answers in the order of the requests. */
-	if (blk->be->ops->reap != NULL)
+	if (!blk->be->ops->in_order)
 		f &= ~SIM_BIT(SIM_F_IN_ORDER);
 	if (!blk->read_only)
 		f &= ~SIM_BIT(VIRTIO_BLK_F_RO);

@@ -8,6 +8,10 @@
  *
  * An I/O has been checked when it comes here: its range lies within the back end's size and is a
  * multiple of its granularity, and its iovecs add up to its length.
+ *
+ * Whatever a back end does on the worker, it does in pieces, and charges them to the device's turn
+ * (sim_turn.h). That includes the system call that submits: the kernel copies cached data in it.
+ * I/Os that the turn had no room for are counted in `waiting` and go on by reap().
  */
 
 #ifndef SIM_BLK_BACKEND_H
@@ -17,6 +21,8 @@
 #include <stdint.h>
 #include <sys/queue.h>
 #include <sys/uio.h>
+
+#include "sim_turn.h"
 
 /** Bytes of a sector, the unit of the protocol whatever blk_size says (virtio 1.2, 5.2.6). */
 #define SIM_BLK_SECTOR_SIZE  512u
@@ -33,22 +39,23 @@ enum sim_blk_op {
 /** One I/O. The request engine's; a back end owns it from submit() until it is done. */
 struct sim_blk_io {
 	enum sim_blk_op op;
-	bool unmap;	 /**< WRITE_ZEROES: the range may be deallocated */
-	bool durable;	 /**< WRITE, DISCARD, WRITE_ZEROES: done means on stable storage */
-	uint64_t offset; /**< bytes */
-	uint64_t len;	 /**< bytes */
-	/** READ, WRITE: guest memory. Not to be written to, unless it points to scratch. */
-	struct iovec *iov;
+	bool unmap;		 /**< WRITE_ZEROES: the range may be deallocated */
+	bool durable;		 /**< WRITE, DISCARD, WRITE_ZEROES: done means on stable storage */
+	uint64_t offset;	 /**< bytes */
+	uint64_t len;		 /**< bytes */
+	const struct iovec *iov; /**< READ, WRITE: guest memory */
 	unsigned int niov;
-	struct iovec *scratch; /**< room for as many, for what is left after a short transfer */
+	struct iovec *scratch; /**< room for as many, for a piece of it */
 	int result;	       /**< once done: 0 or a negative errno */
 
 	/* The back end's own, while it has the I/O. */
 	uint8_t stage;
 	uint8_t retries;
 	bool bounced;
-	uint64_t left;
-	uint64_t chunk; /**< bytes asked for by the system call under way */
+	bool synced;	 /**< the last system call made all of it durable */
+	uint64_t left;	 /**< bytes not yet moved */
+	unsigned int at; /**< the iovec that they begin in, and where */
+	size_t skip;
 	STAILQ_ENTRY(sim_blk_io) next;
 };
 
@@ -72,17 +79,20 @@ struct sim_blk_channel {
 	struct sim_blk_backend *be;
 	int fd; /**< readable when reap() finds something; -1: every I/O is done at once */
 	unsigned int inflight; /**< I/Os the back end has */
+	unsigned int waiting;  /**< those of them that wait for the device's next turn */
+	struct sim_turn *turn; /**< the device's; set by the request engine */
 };
 
 struct sim_blk_backend_ops {
 	const char *name;
+	bool in_order; /**< I/Os are done in the order of submit() */
 	void (*close)(struct sim_blk_backend *be);
 	/** depth: I/Os in flight at most. 0 or a negative errno with vdpa_error(). */
 	int (*channel_open)(struct sim_blk_backend *be, unsigned int depth,
 			    struct sim_blk_channel **ch);
 	/** Not while it has I/Os in flight. */
 	void (*channel_close)(struct sim_blk_channel *ch);
-	/** Take an I/O. True when it is done already, its result set. */
+	/** Take an I/O, and begin it if the turn lets it. True when it is done, its result set. */
 	bool (*submit)(struct sim_blk_channel *ch, struct sim_blk_io *io);
 	/**
 	 * Set going what was submitted since the last call; NULL where submit() does it all.
@@ -90,7 +100,7 @@ struct sim_blk_backend_ops {
 	 *         when this channel is of no more use.
 	 */
 	int (*kick)(struct sim_blk_channel *ch);
-	/** Up to n I/Os that are done. Never blocks. NULL where submit() does it all. */
+	/** Go on with I/Os that wait; up to n that are done. Never blocks. */
 	unsigned int (*reap)(struct sim_blk_channel *ch, struct sim_blk_io **ios, unsigned int n);
 	/** Ask the kernel to give up on all that is in flight; they come out of reap() then. */
 	void (*cancel)(struct sim_blk_channel *ch);
@@ -120,7 +130,14 @@ int sim_blk_file_open(const struct sim_blk_backend_params *params, struct sim_bl
  */
 int sim_blk_image_lock(int fd, bool read_only, bool share_rw);
 
-/** Take n bytes off the front of the I/O's iovecs (in scratch), where fewer than all were moved. */
+/** Before its first piece: all of the I/O is left. */
+void sim_blk_io_begin(struct sim_blk_io *io);
+/**
+ * The iovecs of the next len bytes, at most io->left: the I/O's own where all of it is asked for,
+ * else in scratch.
+ */
+const struct iovec *sim_blk_io_piece(struct sim_blk_io *io, uint64_t len, unsigned int *niov);
+/** n bytes were moved. */
 void sim_blk_io_advance(struct sim_blk_io *io, uint64_t n);
 
 #endif /* SIM_BLK_BACKEND_H */

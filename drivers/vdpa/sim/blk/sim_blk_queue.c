@@ -4,7 +4,7 @@
 /*
  * The request engine of a sim_blk virtqueue: pops chains into requests, hands them to the back end
  * through the queue's channel, and pushes them as they complete, in any order. All of it runs on
- * the device's worker; completions arrive there by the channel's fd, or are found while polling.
+ * the device's worker, in the device's turns: the channel's fd wakes the device, nothing else.
  */
 
 #include <errno.h>
@@ -15,8 +15,6 @@
 
 #include "sim_blk.h"
 
-/* Bytes that a back end which copies on the worker may move before other queues get their turn. */
-#define COPY_BUDGET	(4u << 20)
 /* Completions taken at a time. */
 #define REAP_BURST	64
 /*
@@ -116,8 +114,6 @@ reap(struct sim_blk_queue *bq)
 	struct sim_blk_io *ios[REAP_BURST];
 	unsigned int n, pushed = 0;
 
-	if (ops->reap == NULL)
-		return 0;
 	n = ops->reap(bq->ch, ios, REAP_BURST);
 	for (unsigned int i = 0; i < n; i++) {
 		struct sim_blk_request *req = container_of(ios[i], struct sim_blk_request, io);
@@ -152,27 +148,25 @@ publish(struct sim_blk_queue *bq)
 	set_inflight(bq);
 }
 
-/* Completions came while the queue was not polled, or is no longer running. */
+/* Completions came while the device slept. */
 static void
 on_completions(struct vdpa_event *ev, uint32_t revents)
 {
 	struct sim_blk_queue *bq = ev->arg;
-	unsigned int n = reap(bq);
 
-	kick_channel(bq);
-	if (n > 0)
-		publish(bq);
-	/* The driver is likely to follow up; a starved queue has chains waiting. */
-	if (n > 0 && bq->q->running)
+	/* Without a request under way it is what a cancellation leaves behind, and no turn comes.
+	 */
+	if (bq->nfree == bq->depth)
+		reap(bq);
+	else
 		sim_wake(bq->q->dev);
 }
 
-/* Push a drain on: what the kernel did not take, and at last what it does not finish. */
+/* Push a drain on: at last, what the kernel does not finish. */
 static void
 on_drain(struct vdpa_task *task)
 {
 	struct sim_blk_queue *bq = task->arg;
-	unsigned int n;
 
 	if (bq->nfree == bq->depth)
 		return;
@@ -181,13 +175,9 @@ on_drain(struct vdpa_task *task)
 		bq->cancelled = true;
 		VDPA_LOG(WARNING, "%s: queue %u: cancelling %u requests that do not end",
 			 bq->q->dev->vdev.name, bq->q->idx, bq->depth - bq->nfree);
-		if (bq->ch->be->ops->cancel != NULL)
-			bq->ch->be->ops->cancel(bq->ch);
+		bq->ch->be->ops->cancel(bq->ch);
 	}
-	n = reap(bq);
-	kick_channel(bq);
-	if (n > 0)
-		publish(bq);
+	sim_wake(bq->q->dev);
 }
 
 static void
@@ -217,12 +207,12 @@ sim_blk_process(struct sim_queue *q, unsigned int budget)
 	struct sim_blk *blk = bq->blk;
 	struct sim_blk_limits limits;
 	unsigned int work = reap(bq), taken = 0;
-	uint64_t copied = 0;
 	bool pushed = work > 0;
 	int err = 0;
 
 	read_limits(blk, &limits);
-	while (taken < budget && copied < COPY_BUDGET) {
+	/* None is taken before those that were have had their share: a stop waits for few. */
+	while (taken < budget && bq->ch->waiting == 0 && sim_turn_left(bq->ch->turn)) {
 		struct sim_blk_request *req = STAILQ_FIRST(&bq->free);
 		uint32_t type;
 
@@ -249,7 +239,6 @@ sim_blk_process(struct sim_queue *q, unsigned int budget)
 			count_request(bq, req);
 			if (!bq->ch->be->ops->submit(bq->ch, &req->io) || !io_done(bq, req))
 				continue;
-			copied += req->io.len;
 			break;
 		case SIM_BLK_DONE:
 			break;
@@ -268,7 +257,7 @@ sim_blk_process(struct sim_queue *q, unsigned int budget)
 		set_inflight(bq);
 	if (err < 0 && !q->failed)
 		sim_queue_fail(q, err);
-	return work + taken + bq->resubmit;
+	return work + taken + bq->resubmit + bq->ch->waiting;
 }
 
 bool
@@ -346,6 +335,7 @@ sim_blk_queue_open(struct sim_blk_queue *bq, struct sim_blk *blk, struct sim_que
 	err = blk->be->ops->channel_open(blk->be, bq->depth, &bq->ch);
 	if (err != 0)
 		goto free_requests;
+	bq->ch->turn = &blk->dev->turn;
 	bq->task.run = on_drain;
 	bq->task.arg = bq;
 	if (bq->ch->fd >= 0) {

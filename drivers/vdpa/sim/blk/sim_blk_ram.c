@@ -3,7 +3,8 @@
 
 /*
  * Back end `ram SIZE`: sectors in anonymous memory, sparse: a page is allocated by its first write
- * and given back by a discard. Every I/O is a copy and done at once. Gone with the device.
+ * and given back by a discard. Every I/O is a copy, done at once as far as the device's turn
+ * reaches, and in order. Gone with the device.
  */
 
 #include <errno.h>
@@ -18,16 +19,18 @@
 #include "sim_blk_backend.h"
 #include "vdpa_args.h"
 
-/*
- * Bounds of what one segment can cost the worker, which serves other devices too: clearing or
- * giving back 16 MiB takes a few milliseconds.
- */
+/* Bytes of a discard or of zeroes in one segment. */
 #define RAM_MAX_SECTORS ((16u << 20) / SIM_BLK_SECTOR_SIZE)
 
 struct ram_backend {
 	struct sim_blk_backend be;
 	uint8_t *mem;
 	size_t page;
+};
+
+struct ram_channel {
+	struct sim_blk_channel ch;
+	struct sim_blk_io *current; /* under way; the request engine submits none behind it */
 };
 
 static void
@@ -42,20 +45,20 @@ ram_close(struct sim_blk_backend *be)
 static int
 ram_channel_open(struct sim_blk_backend *be, unsigned int depth, struct sim_blk_channel **out)
 {
-	struct sim_blk_channel *ch = calloc(1, sizeof(*ch));
+	struct ram_channel *rc = calloc(1, sizeof(*rc));
 
-	if (ch == NULL)
+	if (rc == NULL)
 		return vdpa_error(ENOMEM, "no memory for a channel");
-	ch->be = be;
-	ch->fd = -1;
-	*out = ch;
+	rc->ch.be = be;
+	rc->ch.fd = -1;
+	*out = &rc->ch;
 	return 0;
 }
 
 static void
 ram_channel_close(struct sim_blk_channel *ch)
 {
-	free(ch);
+	free((struct ram_channel *)ch);
 }
 
 /* Give back the whole pages of a range, clear the rest of it. */
@@ -76,43 +79,94 @@ ram_punch(struct ram_backend *ram, uint64_t offset, uint64_t len)
 	return 0;
 }
 
+static void
+ram_copy(struct ram_backend *ram, struct sim_blk_io *io, uint64_t len)
+{
+	uint8_t *p = ram->mem + io->offset + io->len - io->left;
+	unsigned int n;
+	const struct iovec *iov = sim_blk_io_piece(io, len, &n);
+
+	for (unsigned int i = 0; i < n; p += iov[i++].iov_len)
+		if (io->op == SIM_BLK_READ)
+			memcpy(iov[i].iov_base, p, iov[i].iov_len);
+		else
+			memcpy(p, iov[i].iov_base, iov[i].iov_len);
+	sim_blk_io_advance(io, len);
+}
+
+/* Pieces as the turn lets them be. False: it goes on in the next one. */
 static bool
-ram_submit(struct sim_blk_channel *ch, struct sim_blk_io *io)
+ram_go_on(struct sim_blk_channel *ch, struct sim_blk_io *io)
 {
 	struct ram_backend *ram = (struct ram_backend *)ch->be;
-	uint8_t *p = ram->mem + io->offset;
+	uint64_t offset, len;
 
-	io->result = 0;
-	switch (io->op) {
-	case SIM_BLK_READ:
-		for (unsigned int i = 0; i < io->niov; p += io->iov[i++].iov_len)
-			memcpy(io->iov[i].iov_base, p, io->iov[i].iov_len);
-		break;
-	case SIM_BLK_WRITE:
-		for (unsigned int i = 0; i < io->niov; p += io->iov[i++].iov_len)
-			memcpy(p, io->iov[i].iov_base, io->iov[i].iov_len);
-		break;
-	case SIM_BLK_WRITE_ZEROES:
-		if (!io->unmap) {
-			memset(p, 0, io->len);
-			break;
+	while (io->left > 0 && io->result == 0) {
+		if (!sim_turn_left(ch->turn))
+			return false;
+		/* Pieces end where pages do, so that none is cleared by halves. */
+		offset = io->offset + io->len - io->left;
+		len = RTE_MIN(io->left, SIM_PIECE - offset % SIM_PIECE);
+		sim_turn_charge(ch->turn, len);
+		if (io->op == SIM_BLK_READ || io->op == SIM_BLK_WRITE) {
+			ram_copy(ram, io, len);
+			continue;
 		}
-		/* fallthrough */
-	case SIM_BLK_DISCARD:
-		io->result = ram_punch(ram, io->offset, io->len);
-		break;
-	case SIM_BLK_FLUSH:
-		break;
+		if (io->op == SIM_BLK_WRITE_ZEROES && !io->unmap)
+			memset(ram->mem + offset, 0, len);
+		else
+			io->result = ram_punch(ram, offset, len);
+		io->left -= len;
 	}
 	return true;
 }
 
+static bool
+ram_submit(struct sim_blk_channel *ch, struct sim_blk_io *io)
+{
+	struct ram_channel *rc = (struct ram_channel *)ch;
+
+	io->result = 0;
+	sim_blk_io_begin(io);
+	if (ram_go_on(ch, io))
+		return true;
+	rc->current = io;
+	ch->inflight = ch->waiting = 1;
+	return false;
+}
+
+static unsigned int
+ram_reap(struct sim_blk_channel *ch, struct sim_blk_io **ios, unsigned int n)
+{
+	struct ram_channel *rc = (struct ram_channel *)ch;
+
+	if (rc->current == NULL || !ram_go_on(ch, rc->current))
+		return 0;
+	ios[0] = rc->current;
+	rc->current = NULL;
+	ch->inflight = ch->waiting = 0;
+	return 1;
+}
+
+/* What is left of it would end soon; but whoever cancels does not wait. */
+static void
+ram_cancel(struct sim_blk_channel *ch)
+{
+	struct ram_channel *rc = (struct ram_channel *)ch;
+
+	if (rc->current != NULL)
+		rc->current->result = -ECANCELED;
+}
+
 static const struct sim_blk_backend_ops ram_ops = {
 	.name = "ram",
+	.in_order = true,
 	.close = ram_close,
 	.channel_open = ram_channel_open,
 	.channel_close = ram_channel_close,
 	.submit = ram_submit,
+	.reap = ram_reap,
+	.cancel = ram_cancel,
 };
 
 int

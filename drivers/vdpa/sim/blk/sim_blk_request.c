@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include <rte_branch_prediction.h>
 #include <rte_byteorder.h>
 #include <rte_common.h>
 
@@ -228,19 +229,48 @@ sim_blk_request_read(struct sim_blk_request *req, const struct sim_blk_limits *l
 }
 
 void
+sim_blk_io_begin(struct sim_blk_io *io)
+{
+	io->left = io->len;
+	io->at = 0;
+	io->skip = 0;
+}
+
+const struct iovec *
+sim_blk_io_piece(struct sim_blk_io *io, uint64_t len, unsigned int *niov)
+{
+	size_t skip = io->skip;
+	unsigned int n = 0;
+
+	if (likely(len == io->len)) {
+		*niov = io->niov;
+		return io->iov;
+	}
+	for (unsigned int i = io->at; len > 0; i++, skip = 0) {
+		size_t part = RTE_MIN(len, io->iov[i].iov_len - skip);
+
+		if (part == 0)
+			continue;
+		io->scratch[n].iov_base = (uint8_t *)io->iov[i].iov_base + skip;
+		io->scratch[n++].iov_len = part;
+		len -= part;
+	}
+	*niov = n;
+	return io->scratch;
+}
+
+void
 sim_blk_io_advance(struct sim_blk_io *io, uint64_t n)
 {
-	struct iovec *to = io->scratch;
-	unsigned int i = 0;
+	io->left -= n;
+	while (n > 0) {
+		size_t part = RTE_MIN(n, io->iov[io->at].iov_len - io->skip);
 
-	while (i < io->niov && n >= io->iov[i].iov_len)
-		n -= io->iov[i++].iov_len;
-	io->niov -= i;
-	/* Also where iov is scratch itself: the copy goes downwards. */
-	memmove(to, io->iov + i, io->niov * sizeof(*to));
-	if (io->niov > 0 && n > 0) {
-		to[0].iov_base = (uint8_t *)to[0].iov_base + n;
-		to[0].iov_len -= n;
+		n -= part;
+		io->skip += part;
+		if (io->skip == io->iov[io->at].iov_len) {
+			io->at++;
+			io->skip = 0;
+		}
 	}
-	io->iov = to;
 }

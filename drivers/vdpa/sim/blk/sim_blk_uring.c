@@ -3,8 +3,10 @@
 
 /*
  * The channel of back end `file`: one io_uring a virtqueue, whose own fd the worker waits for. An
- * I/O is a small sequence of system calls, one at a time: what is left after a short transfer, a
- * way round what the file system cannot do, a flush where the guest wants it durable.
+ * I/O is a small sequence of system calls, one at a time: piece by piece of a large transfer, a way
+ * round what the file system cannot do, a flush where the guest wants it durable. The kernel copies
+ * cached data while it takes a system call, so each is charged to the device's turn, and waits for
+ * the next one when this one is over.
  */
 
 #include <errno.h>
@@ -24,10 +26,12 @@
 /* Times one system call is repeated after EAGAIN or EINTR. */
 #define URING_RETRIES	  16
 /* Bytes of the buffer that stands in for guest memory that O_DIRECT cannot use. */
-#define URING_BOUNCE_SIZE (256u << 10)
+#define URING_BOUNCE_SIZE SIM_PIECE
+/* Bytes of a system call with O_DIRECT: what it costs the worker is pages, not copies. */
+#define URING_DIRECT_SIZE SIM_TURN_BYTES
 /* Zeroes are written from one block, repeated this many times in a system call. */
 #define URING_ZERO_BLOCK  (64u << 10)
-#define URING_ZERO_IOVS	  64
+#define URING_ZERO_IOVS	  (SIM_PIECE / URING_ZERO_BLOCK)
 
 enum uring_stage {
 	STAGE_IO,    /* the operation itself */
@@ -45,6 +49,8 @@ struct uring_channel {
 	uint8_t *bounce;
 	struct sim_blk_io *bounce_owner;
 	STAILQ_HEAD(, sim_blk_io) bounce_waiters;
+	/* I/Os whose next system call waits for a turn of the device. */
+	STAILQ_HEAD(, sim_blk_io) waiters;
 	/* I/Os that ended without the kernel, for the next reap(). */
 	STAILQ_HEAD(, sim_blk_io) done;
 	struct iovec zeros[URING_ZERO_IOVS];
@@ -62,20 +68,58 @@ fits_direct(const struct file_backend *file, const struct sim_blk_io *io)
 }
 
 static void
-bounce_copy(struct uring_channel *uc, const struct sim_blk_io *io, uint64_t len, bool to_guest)
+bounce_copy(struct uring_channel *uc, const struct iovec *iov, unsigned int niov, uint64_t len,
+	    bool to_guest)
 {
 	uint8_t *p = uc->bounce;
 
-	for (unsigned int i = 0; i < io->niov && len > 0; i++) {
-		size_t n = RTE_MIN(len, io->iov[i].iov_len);
+	for (unsigned int i = 0; i < niov && len > 0; i++) {
+		size_t n = RTE_MIN(len, iov[i].iov_len);
 
 		if (to_guest)
-			memcpy(io->iov[i].iov_base, p, n);
+			memcpy(iov[i].iov_base, p, n);
 		else
-			memcpy(p, io->iov[i].iov_base, n);
+			memcpy(p, iov[i].iov_base, n);
 		p += n;
 		len -= n;
 	}
+}
+
+/* READ or WRITE: the next piece. */
+static uint64_t
+prep_transfer(struct uring_channel *uc, struct sim_blk_io *io, struct io_uring_sqe *sqe)
+{
+	const struct file_backend *file = (const struct file_backend *)uc->ch.be;
+	uint64_t at = io->offset + io->len - io->left;
+	bool write = io->op == SIM_BLK_WRITE;
+	const struct iovec *iov;
+	unsigned int niov;
+	uint64_t len;
+
+	len = RTE_MIN(io->left,
+		      (uint64_t)(file->direct && !io->bounced ? URING_DIRECT_SIZE : SIM_PIECE));
+	iov = sim_blk_io_piece(io, len, &niov);
+	if (io->bounced) {
+		if (write) {
+			bounce_copy(uc, iov, niov, len, false);
+			io_uring_prep_write(sqe, file->fd, uc->bounce, (unsigned int)len, at);
+		} else {
+			io_uring_prep_read(sqe, file->fd, uc->bounce, (unsigned int)len, at);
+		}
+	} else if (write) {
+		io_uring_prep_writev(sqe, file->fd, iov, niov, at);
+	} else {
+		io_uring_prep_readv(sqe, file->fd, iov, niov, at);
+	}
+	/* Durable by itself where it is one system call, else by a flush at the end. */
+	io->synced = io->durable && len == io->len;
+	if (io->synced) {
+		sqe->rw_flags = RWF_DSYNC;
+		/* Some file systems would sync the page cache in the call that submits. */
+		if (!file->direct)
+			sqe->flags |= IOSQE_ASYNC;
+	}
+	return len;
 }
 
 /* Fill an entry with the system call that an I/O needs next. */
@@ -85,6 +129,7 @@ uring_issue(struct uring_channel *uc, struct sim_blk_io *io)
 	const struct file_backend *file = (const struct file_backend *)uc->ch.be;
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&uc->ring);
 	uint64_t at = io->offset + io->len - io->left;
+	uint64_t moved = 0;
 	int mode;
 
 	/* The ring has an entry for each I/O of its depth, and each uses one at a time. */
@@ -93,46 +138,26 @@ uring_issue(struct uring_channel *uc, struct sim_blk_io *io)
 		STAILQ_INSERT_TAIL(&uc->done, io, next);
 		return;
 	}
-	io->chunk = io->left;
 	switch (io->stage) {
 	case STAGE_SYNC:
 		io_uring_prep_fsync(sqe, file->fd, IORING_FSYNC_DATASYNC);
 		break;
 	case STAGE_ZEROS:
-		io->chunk = RTE_MIN(io->left, (uint64_t)URING_ZERO_BLOCK * URING_ZERO_IOVS);
+		moved = RTE_MIN(io->left, (uint64_t)SIM_PIECE);
 		/* A last piece under a block is written from the first, an iovec of its own. */
-		if (io->chunk >= URING_ZERO_BLOCK) {
-			io->chunk -= io->chunk % URING_ZERO_BLOCK;
+		if (moved >= URING_ZERO_BLOCK) {
+			moved -= moved % URING_ZERO_BLOCK;
 			io_uring_prep_writev(sqe, file->fd, uc->zeros,
-					     (unsigned int)(io->chunk / URING_ZERO_BLOCK), at);
+					     (unsigned int)(moved / URING_ZERO_BLOCK), at);
 		} else {
-			io_uring_prep_write(sqe, file->fd, uc->zero_block, (unsigned int)io->chunk,
-					    at);
+			io_uring_prep_write(sqe, file->fd, uc->zero_block, (unsigned int)moved, at);
 		}
 		break;
 	case STAGE_IO:
 		switch (io->op) {
 		case SIM_BLK_READ:
-			if (io->bounced) {
-				io->chunk = RTE_MIN(io->left, URING_BOUNCE_SIZE);
-				io_uring_prep_read(sqe, file->fd, uc->bounce,
-						   (unsigned int)io->chunk, at);
-			} else {
-				io_uring_prep_readv(sqe, file->fd, io->iov, io->niov, at);
-			}
-			break;
 		case SIM_BLK_WRITE:
-			if (io->bounced) {
-				io->chunk = RTE_MIN(io->left, URING_BOUNCE_SIZE);
-				bounce_copy(uc, io, io->chunk, false);
-				io_uring_prep_write(sqe, file->fd, uc->bounce,
-						    (unsigned int)io->chunk, at);
-				if (io->durable)
-					sqe->rw_flags = RWF_DSYNC;
-			} else {
-				io_uring_prep_writev2(sqe, file->fd, io->iov, io->niov, at,
-						      io->durable ? RWF_DSYNC : 0);
-			}
+			moved = prep_transfer(uc, io, sqe);
 			break;
 		case SIM_BLK_FLUSH:
 			io_uring_prep_fsync(sqe, file->fd, IORING_FSYNC_DATASYNC);
@@ -150,6 +175,28 @@ uring_issue(struct uring_channel *uc, struct sim_blk_io *io)
 	}
 	io_uring_sqe_set_data(sqe, io);
 	uc->unsubmitted++;
+	sim_turn_charge(uc->ch.turn, moved);
+}
+
+/* The I/O's next system call, when it is its turn. */
+static void
+uring_queue(struct uring_channel *uc, struct sim_blk_io *io)
+{
+	STAILQ_INSERT_TAIL(&uc->waiters, io, next);
+	uc->ch.waiting++;
+}
+
+/* Issue what waits, as far as the device's turn reaches. */
+static void
+uring_go_on(struct uring_channel *uc)
+{
+	struct sim_blk_io *io;
+
+	while ((io = STAILQ_FIRST(&uc->waiters)) != NULL && sim_turn_left(uc->ch.turn)) {
+		STAILQ_REMOVE_HEAD(&uc->waiters, next);
+		uc->ch.waiting--;
+		uring_issue(uc, io);
+	}
 }
 
 /* Hand the bounce buffer on. */
@@ -161,7 +208,7 @@ bounce_release(struct uring_channel *uc)
 	uc->bounce_owner = next;
 	if (next != NULL) {
 		STAILQ_REMOVE_HEAD(&uc->bounce_waiters, next);
-		uring_issue(uc, next);
+		uring_queue(uc, next);
 	}
 }
 
@@ -173,7 +220,7 @@ uring_submit(struct sim_blk_channel *ch, struct sim_blk_io *io)
 
 	io->stage = STAGE_IO;
 	io->retries = 0;
-	io->left = io->len;
+	sim_blk_io_begin(io);
 	io->bounced = file->direct && (io->op == SIM_BLK_READ || io->op == SIM_BLK_WRITE) &&
 		      !fits_direct(file, io);
 	if (ch->inflight++ == 0)
@@ -184,7 +231,8 @@ uring_submit(struct sim_blk_channel *ch, struct sim_blk_io *io)
 	}
 	if (io->bounced)
 		uc->bounce_owner = io;
-	uring_issue(uc, io);
+	uring_queue(uc, io);
+	uring_go_on(uc);
 	return false;
 }
 
@@ -211,15 +259,44 @@ is_transfer(const struct sim_blk_io *io)
 	       (io->stage == STAGE_IO && (io->op == SIM_BLK_READ || io->op == SIM_BLK_WRITE));
 }
 
+/* A transfer's system call moved n bytes. */
+static void
+transferred(struct uring_channel *uc, struct sim_blk_io *io, uint64_t n)
+{
+	const struct iovec *iov;
+	unsigned int niov;
+
+	n = RTE_MIN(n, io->left);
+	io->retries = 0;
+	if (io->stage == STAGE_ZEROS) {
+		io->left -= n;
+		return;
+	}
+	if (io->bounced && io->op == SIM_BLK_READ) {
+		iov = sim_blk_io_piece(io, n, &niov);
+		bounce_copy(uc, iov, niov, n, true);
+		sim_turn_charge(uc->ch.turn, n);
+	}
+	sim_blk_io_advance(io, n);
+}
+
+/* Whether what has been done still needs a flush. */
+static bool
+needs_sync(const struct sim_blk_io *io)
+{
+	return io->durable && io->stage != STAGE_SYNC && !(io->op == SIM_BLK_WRITE && io->synced);
+}
+
 /* A system call ended with res: 1 when the I/O is done with it, 0 when it goes on. */
 static int
 uring_complete(struct uring_channel *uc, struct sim_blk_io *io, int res)
 {
 	const struct file_backend *file = (const struct file_backend *)uc->ch.be;
+	bool more;
 
 	if ((res == -EAGAIN || res == -EINTR) && !uc->cancelling && io->retries < URING_RETRIES) {
 		io->retries++;
-		uring_issue(uc, io);
+		uring_queue(uc, io);
 		return 0;
 	}
 	if (res == -EOPNOTSUPP && io->stage == STAGE_IO) {
@@ -228,7 +305,7 @@ uring_complete(struct uring_channel *uc, struct sim_blk_io *io, int res)
 			res = 0;
 		if (io->op == SIM_BLK_WRITE_ZEROES) {
 			io->stage = STAGE_ZEROS;
-			uring_issue(uc, io);
+			uring_queue(uc, io);
 			return 0;
 		}
 	}
@@ -247,26 +324,22 @@ uring_complete(struct uring_channel *uc, struct sim_blk_io *io, int res)
 			io->result = -EIO;
 			return 1;
 		}
-		if (io->bounced && io->op == SIM_BLK_READ)
-			bounce_copy(uc, io, (uint64_t)res, true);
-		io->left -= RTE_MIN((uint64_t)res, io->left);
-		if (io->left > 0) {
-			if (io->stage == STAGE_IO)
-				sim_blk_io_advance(io, (uint64_t)res);
-			io->retries = 0;
-			uring_issue(uc, io);
-			return 0;
-		}
+		transferred(uc, io, (uint64_t)res);
 	}
-	/* Writes are durable by RWF_DSYNC; ranges need a flush of their own. */
-	if (io->durable && io->stage != STAGE_SYNC &&
-	    (io->op == SIM_BLK_DISCARD || io->op == SIM_BLK_WRITE_ZEROES)) {
+	more = is_transfer(io) && io->left > 0;
+	if (!more && !needs_sync(io)) {
+		io->result = 0;
+		return 1;
+	}
+	/* The kernel cancelled what it had: none of the rest is given to it. */
+	if (uc->cancelling) {
+		io->result = -ECANCELED;
+		return 1;
+	}
+	if (!more)
 		io->stage = STAGE_SYNC;
-		uring_issue(uc, io);
-		return 0;
-	}
-	io->result = 0;
-	return 1;
+	uring_queue(uc, io);
+	return 0;
 }
 
 static unsigned int
@@ -297,6 +370,7 @@ uring_reap(struct sim_blk_channel *ch, struct sim_blk_io **ios, unsigned int n)
 			bounce_release(uc);
 	}
 	ch->inflight -= done;
+	uring_go_on(uc);
 	return done;
 }
 
@@ -308,11 +382,13 @@ uring_cancel(struct sim_blk_channel *ch)
 	struct sim_blk_io *io;
 
 	uc->cancelling = true;
-	while ((io = STAILQ_FIRST(&uc->bounce_waiters)) != NULL) {
-		STAILQ_REMOVE_HEAD(&uc->bounce_waiters, next);
+	STAILQ_CONCAT(&uc->waiters, &uc->bounce_waiters);
+	while ((io = STAILQ_FIRST(&uc->waiters)) != NULL) {
+		STAILQ_REMOVE_HEAD(&uc->waiters, next);
 		io->result = -ECANCELED;
 		STAILQ_INSERT_TAIL(&uc->done, io, next);
 	}
+	ch->waiting = 0;
 	if (sqe != NULL) {
 		io_uring_prep_cancel64(sqe, 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
 		io_uring_sqe_set_data(sqe, NULL);
@@ -361,6 +437,7 @@ uring_channel_open(struct sim_blk_backend *be, unsigned int depth, struct sim_bl
 	if (uc == NULL)
 		return vdpa_error(ENOMEM, "%s: no memory for a channel", file->device);
 	STAILQ_INIT(&uc->bounce_waiters);
+	STAILQ_INIT(&uc->waiters);
 	STAILQ_INIT(&uc->done);
 	/* One entry for each I/O, one for a cancellation. */
 	err = io_uring_queue_init(depth + 1, &uc->ring, IORING_SETUP_CLAMP);

@@ -297,9 +297,13 @@ void
 net_tx_done(struct sim_queue *txq, unsigned int n)
 {
 	const struct vdpa_vq_chain *tx = net_of(txq)->burst->tx;
+	uint64_t bytes = 0;
 
-	for (unsigned int i = 0; i < n; i++)
+	for (unsigned int i = 0; i < n; i++) {
 		vdpa_vq_push(txq->vq, &tx[i], 0);
+		bytes += tx[i].out_len;
+	}
+	sim_turn_charge(&txq->dev->turn, bytes);
 	vdpa_vq_flush(txq->vq);
 	vdpa_vq_notify(txq->vq);
 }
@@ -321,6 +325,7 @@ forward_burst(struct sim_queue *txq, struct sim_queue *rxq, unsigned int budget)
 {
 	struct net_device *to = net_of(rxq);
 	struct net_burst *b = net_of(txq)->burst;
+	const int64_t limit = txq->dev->turn.bytes;
 	uint64_t packets = 0, bytes = 0;
 	unsigned int n, i;
 	struct rx_cursor rx;
@@ -342,6 +347,9 @@ forward_burst(struct sim_queue *txq, struct sim_queue *rxq, unsigned int budget)
 		enum rx_result res;
 		enum net_drop why = NET_DROP_MALFORMED;
 
+		/* The turn is over; the rest stays in the ring. */
+		if (unlikely(i > 0 && (int64_t)bytes >= limit))
+			break;
 		if (unlikely(len == 0)) {
 			net_drop(txq, why, 1);
 			continue;
@@ -385,7 +393,8 @@ net_forward(struct sim_queue *txq, struct sim_queue *rxq, enum net_drop why, uns
 		n = rxq != NULL ? forward_burst(txq, rxq, budget - done)
 				: net_tx_discard(txq, why, budget - done);
 		done += n;
-	} while (n >= NET_BURST && done < budget && txq->running && (rxq == NULL || rxq->running));
+	} while (n >= NET_BURST && done < budget && txq->running && (rxq == NULL || rxq->running) &&
+		 sim_turn_left(&txq->dev->turn));
 	return done;
 }
 
@@ -418,6 +427,7 @@ net_deliver(struct sim_queue *rxq, const struct iovec *frames, unsigned int n)
 	}
 	sim_count(&net_counters(rxq)->packets, packets);
 	sim_count(&net_counters(rxq)->bytes, bytes);
+	sim_turn_charge(&rxq->dev->turn, bytes);
 	rx_end(&rx);
 	return (unsigned int)packets;
 }

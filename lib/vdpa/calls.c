@@ -40,15 +40,9 @@ vdpa_set_driver_features(struct vdpa_device *vdev, uint64_t features)
 }
 
 int
-vdpa_set_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
+vdpa_set_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 {
-	return LOCKED(vdev, vdpa_step_map(vdev, asid, tlb));
-}
-
-int
-vdpa_set_group_asid(struct vdpa_device *vdev, uint32_t group, uint32_t asid)
-{
-	return LOCKED(vdev, vdpa_step_group_asid(vdev, group, asid));
+	return LOCKED(vdev, vdpa_step_map(vdev, tlb));
 }
 
 int
@@ -187,41 +181,16 @@ vdpa_get_device_features(struct vdpa_device *vdev)
 	return vdev->config->get_device_features(vdev);
 }
 
-uint64_t
-vdpa_get_backend_features(struct vdpa_device *vdev)
-{
-	return vdev->config->get_backend_features != NULL ? vdev->config->get_backend_features(vdev)
-							  : 0;
-}
-
 size_t
 vdpa_get_config_size(struct vdpa_device *vdev)
 {
 	return vdev->config->get_config_size(vdev);
 }
 
-bool
-vdpa_has_log(const struct vdpa_device *vdev)
+const struct vdpa_capabilities *
+vdpa_get_capabilities(const struct vdpa_device *vdev)
 {
-	return vdev->config->log_start != NULL;
-}
-
-bool
-vdpa_has_vq_enable(const struct vdpa_device *vdev)
-{
-	return vdev->config->set_vq_enable != NULL;
-}
-
-bool
-vdpa_has_vq_notification(const struct vdpa_device *vdev)
-{
-	return vdev->config->get_vq_notification != NULL;
-}
-
-bool
-vdpa_has_inflight(const struct vdpa_device *vdev)
-{
-	return vdev->config->set_vq_inflight != NULL;
+	return &vdev->core->can;
 }
 
 int

@@ -1,0 +1,605 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The consumer: from what a front end has said, when its device starts, what changes while it runs,
+ * and when it stops. The one place that decides so for every front end; see vdpa_consumer.h.
+ */
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <linux/vhost.h>
+#include <linux/virtio_net.h>
+
+#include "clock.h"
+#include "consumer_priv.h"
+#include "vdpa_log.h"
+#include "virtio_type.h"
+
+/* What is offered. */
+
+/* Whether the device has a control queue of its own that a front end can have. vhost-user's
+ * messages carry no queue number above 255, so there are 127 pairs at most beside it. */
+static bool
+gives_ctrl_vq(struct vdpa_device *vdev)
+{
+	return virtio_type(vdpa_get_device_id(vdev))->pairs &&
+	       (vdpa_get_device_features(vdev) & RTE_BIT64(VIRTIO_NET_F_CTRL_VQ)) != 0 &&
+	       vdev->core->nvqs % 2 == 1 && vdev->core->nvqs < VDPA_VQ_MAX;
+}
+
+/*
+ * MQ and GUEST_ANNOUNCE are offered whatever the device has: a front end that keeps the control
+ * queue (QEMU, virtio-user) serves them by itself, and wants the back end's word for them. To one
+ * that leaves the control queue to its back end they are worth nothing without CTRL_VQ (virtio 1.2,
+ * 5.1.3.1).
+ */
+uint64_t
+vdpa_consumer_offered_features(struct vdpa_device *vdev, bool ctrl_vq)
+{
+	const struct virtio_type *type = virtio_type(vdpa_get_device_id(vdev));
+	uint64_t features = vdpa_get_device_features(vdev);
+
+	/* Addresses reach us as guest physical ones; no front end serves IOTLB messages. */
+	features &= ~RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM);
+	if (!ctrl_vq || !gives_ctrl_vq(vdev))
+		features &= ~type->ctrl;
+	features |= type->ctrl_dependent;
+	if (type->pairs && vdpa_consumer_data_vqs(vdev) <= 2)
+		features &= ~RTE_BIT64(VIRTIO_NET_F_MQ);
+	if (vdev->core->can.log)
+		features |= RTE_BIT64(VHOST_F_LOG_ALL);
+	return features | RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES);
+}
+
+uint16_t
+vdpa_consumer_data_vqs(struct vdpa_device *vdev)
+{
+	return virtio_type_data_vqs(virtio_type(vdpa_get_device_id(vdev)), vdpa_get_vq_count(vdev));
+}
+
+uint16_t
+vdpa_consumer_vq_count(struct vdpa_device *vdev)
+{
+	return (uint16_t)(vdpa_consumer_data_vqs(vdev) + gives_ctrl_vq(vdev));
+}
+
+uint16_t
+vdpa_consumer_queue_num(struct vdpa_device *vdev)
+{
+	uint16_t n = vdpa_consumer_data_vqs(vdev);
+
+	return virtio_type(vdpa_get_device_id(vdev))->pairs ? n / 2 : n;
+}
+
+/* SET_FEATURES decides whose the control queue is: the device has it when the front end has
+ * acknowledged CTRL_VQ, and else is not told of what hangs on it. */
+static uint16_t
+usable_vqs(const struct vdpa_consumer *c)
+{
+	return c->features == CONSUMER_NOT_TOLD || consumer_has(c, VIRTIO_NET_F_CTRL_VQ)
+		       ? c->nvqs
+		       : vdpa_consumer_data_vqs(c->vdev);
+}
+
+/* What the device itself is to know of the negotiated features. */
+static uint64_t
+device_features(const struct vdpa_consumer *c)
+{
+	uint64_t own = vdpa_get_device_features(c->vdev);
+
+	if (!consumer_has(c, VIRTIO_NET_F_CTRL_VQ))
+		own &= ~virtio_type(vdpa_get_device_id(c->vdev))->ctrl;
+	/* Ring addresses reach the device through the core's translation, always. */
+	return (c->features & own) | (own & RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM));
+}
+
+void
+consumer_poll_failure(struct vdpa_consumer *c)
+{
+	if (c->state == CONSUMER_RUNNING && vdpa_device_get_state(c->vdev) == VDPA_STATE_FAILED) {
+		c->state = CONSUMER_FAILED;
+		c->logging = false;
+	}
+}
+
+int
+consumer_update_log(struct vdpa_consumer *c)
+{
+	bool on = c->log != NULL && consumer_has(c, VHOST_F_LOG_ALL);
+	uint64_t used[VDPA_VQ_MAX];
+	int rc;
+
+	if (c->state != CONSUMER_RUNNING || (!on && !c->logging))
+		return 0;
+	for (uint16_t i = 0; i < c->nvqs; i++)
+		used[i] = c->vqs[i].user.log;
+	rc = vdpa_device_set_log(c->vdev, on ? c->log : NULL, used);
+	if (rc == 0)
+		c->logging = on;
+	return rc;
+}
+
+void
+consumer_stop(struct vdpa_consumer *c)
+{
+	int rc;
+
+	vdpa_timer_stop(&c->settle);
+	c->nready = 0;
+	if (c->state == CONSUMER_RUNNING || c->state == CONSUMER_FAILED) {
+		/* The log may be unmapped behind this; a device that fails to stop must not write
+		 * to it. */
+		if (c->logging)
+			vdpa_device_set_log(c->vdev, NULL, NULL);
+		rc = vdpa_device_stop(c->vdev);
+		if (rc < 0 && rc != -ENODEV)
+			VDPA_LOG(ERR, "%s: stop: %s", c->vdev->name,
+				 vdpa_error_cause(vdpa_error_message(), c->vdev->name, -1));
+	}
+	c->logging = false;
+	c->state = CONSUMER_STOPPED;
+}
+
+/*
+ * The device cannot be started as the front end wants it: told in the log, by the error eventfds
+ * and by NEEDS_RESET in the status, all of which follow from a failed device.
+ */
+static void
+start_failed(struct vdpa_consumer *c, int rc)
+{
+	struct vdpa_vq_state state;
+
+	if (rc == -ENODEV)
+		return;
+	c->state = CONSUMER_FAILED;
+	/* The report names the device itself. */
+	vdpa_device_fail(c->vdev, -1, rc, "start: %s",
+			 vdpa_error_cause(vdpa_error_message(), c->vdev->name, -1));
+	/* The core stops it, perhaps later; and eventfds, log and inflight area are the front end's
+	 * to take away from now on. */
+	for (uint16_t i = 0; i < c->nvqs; i++)
+		if (c->vqs[i].state == CONSUMER_VQ_STARTED)
+			(void)vdpa_device_stop_vq(c->vdev, i, &state);
+}
+
+static void
+start(struct vdpa_consumer *c)
+{
+	struct vdpa_vq_config *vqs = calloc(c->nvqs, sizeof(*vqs));
+	struct vdpa_start_config conf = {.features = device_features(c),
+					 .iotlb = c->iotlb,
+					 .vqs = vqs,
+					 .nvqs = usable_vqs(c)};
+	/* Before DRIVER_OK is the best time for a queue, even where there is another. */
+	bool takes_disabled = !c->can->late_vqs || c->can->vq_enable;
+	int rc = vqs == NULL ? vdpa_error(ENOMEM, "out of memory") : 0;
+
+	vdpa_timer_stop(&c->settle);
+	for (uint16_t i = 0; vqs != NULL && i < conf.nvqs; i++) {
+		struct consumer_vq *vq = &c->vqs[i];
+
+		vqs[i].kick_fd = vqs[i].call_fd = -1;
+		if (takes_disabled ? vq->state != CONSUMER_VQ_SET_UP : !consumer_vq_is_ready(c, vq))
+			continue;
+		vq->state = CONSUMER_VQ_STARTED;
+		if (rc == 0)
+			rc = consumer_vq_config(c, i, &vqs[i]);
+	}
+	if (rc == 0)
+		rc = vdpa_device_start(c->vdev, &conf);
+	if (rc == 0)
+		c->state = CONSUMER_RUNNING;
+	else
+		start_failed(c, rc);
+	free(vqs);
+}
+
+/* Whether the device may start now; else, where it only waits for more queues, the timer runs. */
+static bool
+may_start(struct vdpa_consumer *c)
+{
+	unsigned int ready = 0, announced = 0;
+
+	for (uint16_t i = 0; i < usable_vqs(c); i++) {
+		announced += c->vqs[i].state != CONSUMER_VQ_ABSENT;
+		ready += consumer_vq_is_ready(c, &c->vqs[i]);
+	}
+	if (c->features == CONSUMER_NOT_TOLD || c->iotlb == NULL || ready == 0) {
+		c->state = CONSUMER_STOPPED;
+		c->nready = 0;
+		return false;
+	}
+	if (c->reports_status)
+		return (c->status & VIRTIO_CONFIG_S_DRIVER_OK) != 0;
+	if (c->can->late_vqs || ready == announced)
+		return true;
+	if (ready != c->nready) {
+		c->ready_us = vdpa_now_us();
+		c->state = CONSUMER_SETTLING;
+		vdpa_timer_start(&c->settle, VDPA_CONSUMER_SETTLE_MS);
+	}
+	c->nready = ready;
+	return false;
+}
+
+/* A queue that has become ready later. A device that does not take it goes on with the others. */
+static void
+join(struct vdpa_consumer *c, uint16_t idx)
+{
+	struct consumer_vq *vq = &c->vqs[idx];
+	struct vdpa_vq_config conf;
+	int rc;
+
+	vq->state = CONSUMER_VQ_STARTED;
+	rc = consumer_vq_config(c, idx, &conf);
+	if (rc == 0)
+		rc = vdpa_device_start_vq(c->vdev, idx, &conf);
+	if (rc == -EOPNOTSUPP && vdpa_device_get_state(c->vdev) == VDPA_STATE_RUNNING) {
+		vq->state = CONSUMER_VQ_REFUSED;
+		VDPA_LOG(ERR, "%s: queue %u: does not start: %s", c->vdev->name, idx,
+			 vdpa_error_cause(vdpa_error_message(), c->vdev->name, idx));
+		consumer_vq_signal_error(c, idx);
+	} else if (rc < 0) {
+		start_failed(c, rc);
+	}
+}
+
+static void
+advance(struct vdpa_consumer *c, bool settled)
+{
+	bool changed = false;
+
+	consumer_poll_failure(c);
+	if (c->state == CONSUMER_STOPPED || c->state == CONSUMER_SETTLING) {
+		if (!may_start(c) && !(settled && c->state == CONSUMER_SETTLING))
+			return;
+		start(c);
+		changed = true;
+	}
+	for (uint16_t i = 0; c->state == CONSUMER_RUNNING && i < usable_vqs(c); i++) {
+		if (!consumer_vq_is_ready(c, &c->vqs[i]))
+			continue;
+		join(c, i);
+		changed = true;
+	}
+	if (c->state == CONSUMER_RUNNING && changed && consumer_update_log(c) < 0)
+		start_failed(c, -EIO);
+}
+
+void
+vdpa_consumer_advance(struct vdpa_consumer *c)
+{
+	pthread_mutex_lock(&c->lock);
+	advance(c, false);
+	pthread_mutex_unlock(&c->lock);
+}
+
+/* On the control loop. */
+static void
+settle_expired(struct vdpa_timer *timer)
+{
+	struct vdpa_consumer *c = timer->arg;
+
+	vdpa_work_post(&c->vdev->core->work, &c->settled);
+}
+
+static void
+settled_run(struct vdpa_work *work)
+{
+	struct vdpa_consumer *c = work->arg;
+	bool started;
+
+	pthread_mutex_lock(&c->lock);
+	/* One that came when the timer had expired already has started it anew. */
+	if (vdpa_now_us() - c->ready_us >= VDPA_CONSUMER_SETTLE_MS * 1000)
+		advance(c, true);
+	started = c->state == CONSUMER_RUNNING;
+	pthread_mutex_unlock(&c->lock);
+	if (started && c->ops != NULL && c->ops->started != NULL)
+		c->ops->started(c->arg);
+}
+
+/* The connection. */
+
+struct vdpa_consumer *
+vdpa_consumer_new(struct vdpa_device *vdev, const struct vdpa_consumer_ops *ops, void *arg)
+{
+	uint16_t n = vdpa_consumer_vq_count(vdev);
+	struct vdpa_consumer *c = calloc(1, sizeof(*c) + n * sizeof(c->vqs[0]));
+
+	if (c == NULL)
+		return NULL;
+	c->vdev = vdev;
+	c->can = vdpa_get_capabilities(vdev);
+	c->ops = ops;
+	c->arg = arg;
+	c->features = CONSUMER_NOT_TOLD;
+	c->settle = (struct vdpa_timer){.expired = settle_expired, .arg = c};
+	c->settled = (struct vdpa_work){.run = settled_run, .arg = c};
+	pthread_mutex_init(&c->lock, NULL);
+	pthread_mutex_init(&c->err_lock, NULL);
+	c->nvqs = n;
+	for (uint16_t i = 0; i < n; i++)
+		consumer_vq_init(&c->vqs[i]);
+	return c;
+}
+
+void
+vdpa_consumer_free(struct vdpa_consumer *c)
+{
+	if (c == NULL)
+		return;
+	vdpa_timer_stop(&c->settle);
+	vdpa_work_cancel(&c->settled);
+	/* A failed device is stopped already, and shows why until it is started again. */
+	if (vdpa_device_get_state(c->vdev) != VDPA_STATE_FAILED)
+		consumer_stop(c);
+	for (uint16_t i = 0; i < c->nvqs; i++)
+		consumer_vq_close(c, i);
+	vdpa_iotlb_put(c->iotlb);
+	pthread_mutex_destroy(&c->err_lock);
+	pthread_mutex_destroy(&c->lock);
+	free(c);
+}
+
+int
+vdpa_consumer_set_features(struct vdpa_consumer *c, uint64_t features)
+{
+	uint64_t old;
+	int rc = 0;
+
+	pthread_mutex_lock(&c->lock);
+	old = c->features;
+	if ((c->state == CONSUMER_RUNNING || c->state == CONSUMER_FAILED) &&
+	    ((features ^ old) & ~RTE_BIT64(VHOST_F_LOG_ALL)) != 0)
+		rc = vdpa_error(EBUSY, "features 0x%" PRIx64 " change while the device runs",
+				features ^ old);
+	if (rc == 0) {
+		c->features = features;
+		consumer_poll_failure(c);
+		rc = consumer_update_log(c);
+	}
+	if (rc < 0)
+		c->features = old;
+	pthread_mutex_unlock(&c->lock);
+	return rc;
+}
+
+uint64_t
+vdpa_consumer_get_features(struct vdpa_consumer *c)
+{
+	uint64_t features;
+
+	pthread_mutex_lock(&c->lock);
+	features = c->features == CONSUMER_NOT_TOLD ? 0 : c->features;
+	pthread_mutex_unlock(&c->lock);
+	return features;
+}
+
+uint16_t
+vdpa_consumer_usable_vqs(struct vdpa_consumer *c)
+{
+	uint16_t n;
+
+	pthread_mutex_lock(&c->lock);
+	n = usable_vqs(c);
+	pthread_mutex_unlock(&c->lock);
+	return n;
+}
+
+static void
+reset(struct vdpa_consumer *c, bool keep_bases)
+{
+	consumer_poll_failure(c);
+	for (uint16_t i = 0; keep_bases && i < c->nvqs; i++)
+		if (c->vqs[i].state == CONSUMER_VQ_STARTED)
+			consumer_vq_stop(c, i);
+	consumer_stop(c);
+	for (uint16_t i = 0; i < c->nvqs; i++)
+		consumer_vq_forget(c, i, keep_bases);
+	c->status = 0;
+}
+
+void
+vdpa_consumer_reset(struct vdpa_consumer *c)
+{
+	pthread_mutex_lock(&c->lock);
+	reset(c, false);
+	pthread_mutex_unlock(&c->lock);
+}
+
+void
+vdpa_consumer_report_status(struct vdpa_consumer *c, bool reports)
+{
+	pthread_mutex_lock(&c->lock);
+	c->reports_status = reports;
+	pthread_mutex_unlock(&c->lock);
+}
+
+void
+vdpa_consumer_set_status(struct vdpa_consumer *c, uint8_t status)
+{
+	pthread_mutex_lock(&c->lock);
+	/* QEMU 7.2 to 8.0 stops a device by status 0 first and asks where its queues stand after.
+	 */
+	if (status == 0)
+		reset(c, true);
+	c->status = status;
+	pthread_mutex_unlock(&c->lock);
+}
+
+uint8_t
+vdpa_consumer_get_status(struct vdpa_consumer *c)
+{
+	uint8_t status;
+
+	pthread_mutex_lock(&c->lock);
+	consumer_poll_failure(c);
+	status = c->status;
+	if (c->state == CONSUMER_FAILED)
+		status |= VIRTIO_CONFIG_S_NEEDS_RESET;
+	pthread_mutex_unlock(&c->lock);
+	return status;
+}
+
+/* What runs on a ring cannot follow it elsewhere. */
+static int
+check_rings_stay(const struct vdpa_consumer *c, const struct vdpa_iotlb *tlb)
+{
+	for (uint16_t i = 0; i < c->nvqs; i++) {
+		const struct consumer_vq *vq = &c->vqs[i];
+		struct consumer_vq moved = *vq;
+		int rc;
+
+		if (vq->state != CONSUMER_VQ_STARTED)
+			continue;
+		rc = consumer_vq_translate(c, tlb, &moved);
+		if (rc < 0)
+			return rc;
+		if (moved.desc != vq->desc || moved.driver != vq->driver ||
+		    moved.device != vq->device)
+			return vdpa_error(EBUSY, "it moves the rings of queue %u, which runs", i);
+	}
+	return 0;
+}
+
+static bool
+is_same(const struct vdpa_iotlb *a, const struct vdpa_iotlb *b)
+{
+	return a->n == b->n && memcmp(a->regions, b->regions, a->n * sizeof(a->regions[0])) == 0;
+}
+
+/* Under the lock. Go over to tlb, which is taken over; rc: whether there is one. */
+static int
+change_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb, int rc)
+{
+	consumer_poll_failure(c);
+	/* What did not change is shared; rte_vhost's front end tells the same again and again. */
+	if (rc == 0 && c->state == CONSUMER_RUNNING && !is_same(tlb, c->iotlb)) {
+		rc = check_rings_stay(c, tlb);
+		if (rc == 0)
+			rc = vdpa_device_set_iotlb(c->vdev, tlb);
+	}
+	if (rc == 0) {
+		vdpa_iotlb_put(c->iotlb);
+		c->iotlb = tlb;
+	} else {
+		vdpa_iotlb_put(tlb);
+	}
+	return rc;
+}
+
+int
+vdpa_consumer_set_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *specs,
+			 unsigned int n)
+{
+	struct vdpa_iotlb *tlb = NULL;
+	int rc;
+
+	pthread_mutex_lock(&c->lock);
+	rc = vdpa_iotlb_create(c->iotlb, specs, n, &tlb);
+	rc = change_memory(c, tlb, rc);
+	pthread_mutex_unlock(&c->lock);
+	return rc;
+}
+
+int
+vdpa_consumer_add_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *spec)
+{
+	struct vdpa_iotlb *tlb = NULL;
+	int rc;
+
+	pthread_mutex_lock(&c->lock);
+	rc = vdpa_iotlb_add(c->iotlb, spec, &tlb);
+	rc = change_memory(c, tlb, rc);
+	pthread_mutex_unlock(&c->lock);
+	return rc;
+}
+
+int
+vdpa_consumer_remove_memory(struct vdpa_consumer *c, uint64_t iova, uint64_t uaddr, uint64_t size)
+{
+	struct vdpa_iotlb *tlb = NULL;
+	int rc;
+
+	pthread_mutex_lock(&c->lock);
+	rc = vdpa_iotlb_remove(c->iotlb, iova, uaddr, size, &tlb);
+	rc = change_memory(c, tlb, rc);
+	pthread_mutex_unlock(&c->lock);
+	return rc;
+}
+
+unsigned int
+vdpa_consumer_count_memory(struct vdpa_consumer *c)
+{
+	unsigned int n;
+
+	pthread_mutex_lock(&c->lock);
+	n = c->iotlb != NULL ? c->iotlb->n : 0;
+	pthread_mutex_unlock(&c->lock);
+	return n;
+}
+
+int
+vdpa_consumer_set_log(struct vdpa_consumer *c, const struct vdpa_dirty_log *log)
+{
+	const struct vdpa_dirty_log *old;
+	int rc;
+
+	pthread_mutex_lock(&c->lock);
+	consumer_poll_failure(c);
+	old = c->log;
+	c->log = log;
+	rc = consumer_update_log(c);
+	if (rc < 0)
+		c->log = old;
+	pthread_mutex_unlock(&c->lock);
+	return rc;
+}
+
+int
+vdpa_consumer_set_inflight(struct vdpa_consumer *c, uint8_t *addr, size_t stride, uint16_t n)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&c->lock);
+	for (uint16_t i = 0; rc == 0 && i < c->nvqs; i++)
+		if (c->vqs[i].state == CONSUMER_VQ_STARTED)
+			rc = vdpa_error(EBUSY, "queue %u runs", i);
+	if (rc == 0) {
+		c->inflight = addr;
+		c->inflight_stride = stride;
+		c->inflight_vqs = n;
+	}
+	pthread_mutex_unlock(&c->lock);
+	return rc;
+}
+
+bool
+vdpa_consumer_is_running(struct vdpa_consumer *c)
+{
+	bool running;
+
+	pthread_mutex_lock(&c->lock);
+	consumer_poll_failure(c);
+	running = c->state == CONSUMER_RUNNING;
+	pthread_mutex_unlock(&c->lock);
+	return running;
+}
+
+bool
+vdpa_consumer_has_vq(struct vdpa_consumer *c, uint16_t idx)
+{
+	bool has;
+
+	pthread_mutex_lock(&c->lock);
+	consumer_poll_failure(c);
+	has = c->state == CONSUMER_RUNNING && c->vqs[idx].state == CONSUMER_VQ_STARTED;
+	pthread_mutex_unlock(&c->lock);
+	return has;
+}

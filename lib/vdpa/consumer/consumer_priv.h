@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * A consumer inside. consumer.c decides about the device, consumer_vq.c keeps what was said of a
+ * ring. Everything is under the consumer's lock, but for the error eventfds, which have one of
+ * their own: a device that fails is told while another call may wait for it.
+ */
+
+#ifndef CONSUMER_PRIV_H
+#define CONSUMER_PRIV_H
+
+#include "device_priv.h"
+#include "vdpa_consumer.h"
+#include "vdpa_timer.h"
+
+/*
+ * A ring, from the first word about it on.
+ *
+ *    ABSENT --any fact--> ANNOUNCED --size, addresses, kick--> SET_UP --the device has it-->
+ * STARTED ^  ^  ^                              |                             | |  |
+ * +----GET_VRING_BASE, reset-----+--the device runs and        | |  | |  does not take it | |
+ * +-------GET_VRING_BASE, reset-----+--> REFUSED                  |
+ *                           +----------GET_VRING_BASE, reset-----------------------------------+
+ *
+ * A ring is STARTED as long as the front end may believe it running, be the device failed or not.
+ */
+enum consumer_vq_state {
+	CONSUMER_VQ_ABSENT,
+	CONSUMER_VQ_ANNOUNCED,
+	CONSUMER_VQ_SET_UP,
+	CONSUMER_VQ_STARTED,
+	CONSUMER_VQ_REFUSED,
+};
+
+/* The protocol's feature bit; linux/vhost.h has the ioctls' only. */
+#ifndef VHOST_USER_F_PROTOCOL_FEATURES
+#define VHOST_USER_F_PROTOCOL_FEATURES 30
+#endif
+
+/* What stands where a fact was not told. */
+#define CONSUMER_NOT_TOLD    UINT64_MAX
+#define CONSUMER_FD_NOT_TOLD (-2)
+
+struct consumer_vq {
+	enum consumer_vq_state state;
+	bool enabled;
+	uint32_t num;			   /* 0: not told */
+	struct vdpa_consumer_vq_addr user; /* desc: or not told */
+	uint64_t base;			   /* as SET_VRING_BASE has it, or not told */
+	int kick_fd; /* -1: there is none, the driver expects us to poll; or not told */
+	int call_fd;
+	int err_fd;		       /* err_lock */
+	uint64_t desc, driver, device; /* IOVAs of the addresses */
+};
+
+/*
+ * The device.
+ *
+ *    STOPPED --a queue is ready, and not all are--> SETTLING --all are, or nothing has come-->
+ * RUNNING ^ \--------------by the rule of vdpa_consumer.h------------------------------------>  | |
+ *        +------------------GET_VRING_BASE of the last queue, reset---------------------------+   |
+ *        +------------------GET_VRING_BASE of the last queue, reset--- FAILED <-------------------+
+ */
+enum consumer_state {
+	CONSUMER_STOPPED,
+	CONSUMER_SETTLING,
+	CONSUMER_RUNNING,
+	CONSUMER_FAILED,
+};
+
+struct vdpa_consumer {
+	struct vdpa_device *vdev;
+	const struct vdpa_capabilities *can;
+	const struct vdpa_consumer_ops *ops;
+	void *arg;
+
+	pthread_mutex_t lock;
+	enum consumer_state state;
+	uint64_t features; /* SET_FEATURES, or not told */
+	bool reports_status;
+	uint8_t status;
+	struct vdpa_iotlb *iotlb; /* NULL: not told */
+	const struct vdpa_dirty_log *log;
+	bool logging;
+	uint8_t *inflight;
+	size_t inflight_stride;
+	uint16_t inflight_vqs;
+
+	unsigned int nready;	  /* queues, at the last look before the start */
+	int64_t ready_us;	  /* when one became ready last */
+	struct vdpa_timer settle; /* has that been long ago? */
+	struct vdpa_work settled; /* then, on the device's work queue */
+
+	pthread_mutex_t err_lock; /* innermost */
+	uint16_t nvqs;
+	struct consumer_vq vqs[];
+};
+
+static inline bool
+consumer_has(const struct vdpa_consumer *c, unsigned int bit)
+{
+	return c->features != CONSUMER_NOT_TOLD && (c->features & RTE_BIT64(bit)) != 0;
+}
+
+static inline bool
+consumer_is_packed(const struct vdpa_consumer *c)
+{
+	return consumer_has(c, VIRTIO_F_RING_PACKED);
+}
+
+/* consumer.c: stop the device if it runs or has failed. */
+void consumer_stop(struct vdpa_consumer *c);
+/* The dirty log as features and rings want it now. */
+int consumer_update_log(struct vdpa_consumer *c);
+/* Note whether the device has failed meanwhile. */
+void consumer_poll_failure(struct vdpa_consumer *c);
+
+/* consumer_vq.c, under the lock. */
+void consumer_vq_init(struct consumer_vq *vq);
+void consumer_vq_close(struct vdpa_consumer *c, uint16_t idx);
+/* Forget what was said, but for call and error eventfds: QEMU sets them once, before a reset. */
+void consumer_vq_forget(struct vdpa_consumer *c, uint16_t idx, bool keep_base);
+/* A fact has changed: ANNOUNCED, SET_UP. */
+void consumer_vq_update(struct vdpa_consumer *c, uint16_t idx);
+bool consumer_vq_is_ready(const struct vdpa_consumer *c, const struct consumer_vq *vq);
+/* The IOVAs of its addresses in tlb. -EFAULT where a part does not lie in one region. */
+int consumer_vq_translate(const struct vdpa_consumer *c, const struct vdpa_iotlb *tlb,
+			  struct consumer_vq *vq);
+/* What the device is to know of it. */
+int consumer_vq_config(struct vdpa_consumer *c, uint16_t idx, struct vdpa_vq_config *conf);
+/* Stop it, keep where it stands. */
+void consumer_vq_stop(struct vdpa_consumer *c, uint16_t idx);
+void consumer_vq_signal_error(struct vdpa_consumer *c, uint16_t idx);
+
+#endif /* CONSUMER_PRIV_H */

@@ -1,0 +1,437 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * One ring of a consumer: what the front end has said of it, what of that the device is told, and
+ * where it stands. Owns its eventfds.
+ */
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include <linux/virtio_ring.h>
+#include <rte_byteorder.h>
+
+#include "consumer_priv.h"
+#include "vdpa_log.h"
+
+/* SET_VRING_BASE of a packed ring that has done nothing: indexes 0, both wrap counters 1. */
+#define PACKED_BASE_INITIAL 0x80008000u
+
+static void
+close_fd(int *fd, int then)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = then;
+}
+
+void
+consumer_vq_init(struct consumer_vq *vq)
+{
+	*vq = (struct consumer_vq){.user.desc = CONSUMER_NOT_TOLD,
+				   .user.log = UINT64_MAX,
+				   .base = CONSUMER_NOT_TOLD,
+				   .kick_fd = CONSUMER_FD_NOT_TOLD,
+				   .call_fd = -1,
+				   .err_fd = -1};
+}
+
+void
+consumer_vq_close(struct vdpa_consumer *c, uint16_t idx)
+{
+	struct consumer_vq *vq = &c->vqs[idx];
+
+	close_fd(&vq->kick_fd, CONSUMER_FD_NOT_TOLD);
+	close_fd(&vq->call_fd, -1);
+	close_fd(&vq->err_fd, -1);
+}
+
+void
+consumer_vq_forget(struct vdpa_consumer *c, uint16_t idx, bool keep_base)
+{
+	struct consumer_vq *vq = &c->vqs[idx], old = *vq;
+
+	close_fd(&old.kick_fd, CONSUMER_FD_NOT_TOLD);
+	pthread_mutex_lock(&c->err_lock);
+	old.err_fd = vq->err_fd;
+	consumer_vq_init(vq);
+	vq->err_fd = old.err_fd;
+	pthread_mutex_unlock(&c->err_lock);
+	vq->call_fd = old.call_fd;
+	if (keep_base)
+		vq->base = old.base;
+	if (old.state != CONSUMER_VQ_ABSENT)
+		vq->state = CONSUMER_VQ_ANNOUNCED;
+}
+
+void
+consumer_vq_update(struct vdpa_consumer *c, uint16_t idx)
+{
+	struct consumer_vq *vq = &c->vqs[idx];
+
+	if (vq->state == CONSUMER_VQ_ABSENT)
+		vq->state = CONSUMER_VQ_ANNOUNCED;
+	if (vq->state == CONSUMER_VQ_ANNOUNCED && vq->num != 0 &&
+	    vq->user.desc != CONSUMER_NOT_TOLD && vq->kick_fd != CONSUMER_FD_NOT_TOLD)
+		vq->state = CONSUMER_VQ_SET_UP;
+}
+
+static bool
+is_enabled(const struct vdpa_consumer *c, const struct consumer_vq *vq)
+{
+	return vq->enabled || !consumer_has(c, VHOST_USER_F_PROTOCOL_FEATURES);
+}
+
+bool
+consumer_vq_is_ready(const struct vdpa_consumer *c, const struct consumer_vq *vq)
+{
+	return vq->state == CONSUMER_VQ_SET_UP && is_enabled(c, vq);
+}
+
+static int
+translate(const struct vdpa_iotlb *tlb, const char *what, uint64_t user, uint64_t len,
+	  uint64_t *iova)
+{
+	if (vdpa_iotlb_uaddr_to_iova(tlb, user, len, iova) < 0)
+		return vdpa_error(EFAULT,
+				  "the %s at 0x%" PRIx64 " (%" PRIu64
+				  " bytes) does not lie in one memory region",
+				  what, user, len);
+	return 0;
+}
+
+int
+consumer_vq_translate(const struct vdpa_consumer *c, const struct vdpa_iotlb *tlb,
+		      struct consumer_vq *vq)
+{
+	bool packed = consumer_is_packed(c);
+	struct vdpa_ring_size size = vdpa_ring_size(packed, vq->num);
+	int rc;
+
+	if (tlb == NULL)
+		return vdpa_error(EFAULT, "there is no memory table");
+	rc = translate(tlb, packed ? "descriptor ring" : "descriptor table", vq->user.desc,
+		       size.desc, &vq->desc);
+	if (rc == 0)
+		rc = translate(tlb, packed ? "driver event structure" : "avail ring",
+			       vq->user.driver, size.driver, &vq->driver);
+	if (rc == 0)
+		rc = translate(tlb, packed ? "device event structure" : "used ring",
+			       vq->user.device, size.device, &vq->device);
+	return rc;
+}
+
+/*
+ * User-mode Linux says 0 of a packed ring that has done nothing: a wrap counter of 0, which a ring
+ * has at slot 0 only after one round. The first buffer used in that round set the USED bit of slot
+ * 0, and until the next is used there it stays set. So where the bit is clear the ring is new.
+ */
+static bool
+packed_is_unused(const struct vdpa_consumer *c, const struct consumer_vq *vq)
+{
+	const struct vring_packed_desc *desc =
+		c->iotlb != NULL ? vdpa_iotlb_range(c->iotlb, vq->desc, sizeof(*desc)) : NULL;
+
+	return desc != NULL && (rte_le_to_cpu_16(__atomic_load_n(&desc->flags, __ATOMIC_RELAXED)) &
+				1 << VRING_PACKED_DESC_F_USED) == 0;
+}
+
+/* Base as SET_VRING_BASE and GET_VRING_BASE have it: split, the avail index; packed, avail index
+ * and wrap counter in the lower 16 bits, used ones in the upper. */
+static struct vdpa_vq_state
+base_to_state(const struct vdpa_consumer *c, const struct consumer_vq *vq)
+{
+	uint32_t base = (uint32_t)vq->base;
+	struct vdpa_vq_state state = {0};
+
+	if (!consumer_is_packed(c)) {
+		state.split.avail_index = vq->base == CONSUMER_NOT_TOLD ? 0 : (uint16_t)base;
+		return state;
+	}
+	if (vq->base == CONSUMER_NOT_TOLD || (base == 0 && packed_is_unused(c, vq)))
+		base = PACKED_BASE_INITIAL;
+	/* Front ends that know of no upper half (virtio-user, and QEMU with what rte_vhost told it)
+	 * leave it 0. A ring that was stopped has used what it has taken. */
+	else if (base >> 16 == 0)
+		base |= base << 16;
+	state.packed.last_avail_idx = base & 0x7fff;
+	state.packed.last_avail_counter = (base >> 15) & 1;
+	state.packed.last_used_idx = (base >> 16) & 0x7fff;
+	state.packed.last_used_counter = (uint8_t)(base >> 31);
+	return state;
+}
+
+static uint32_t
+state_to_base(const struct vdpa_consumer *c, const struct vdpa_vq_state *state)
+{
+	if (!consumer_is_packed(c))
+		return state->split.avail_index;
+	return (state->packed.last_avail_idx & 0x7fffu) |
+	       (uint32_t)(state->packed.last_avail_counter & 1) << 15 |
+	       (state->packed.last_used_idx & 0x7fffu) << 16 |
+	       (uint32_t)(state->packed.last_used_counter & 1) << 31;
+}
+
+/* Where the device has no notion of enabling, and its queues cannot be started one by one, a ring
+ * that is set up runs. */
+int
+consumer_vq_config(struct vdpa_consumer *c, uint16_t idx, struct vdpa_vq_config *conf)
+{
+	struct consumer_vq *vq = &c->vqs[idx];
+	int rc;
+
+	rc = consumer_vq_translate(c, c->iotlb, vq);
+	if (rc < 0) {
+		char why[VDPA_ERROR_MAX];
+
+		snprintf(why, sizeof(why), "%s", vdpa_error_message());
+		return vdpa_error(rc, "%s: queue %u: %s", c->vdev->name, idx, why);
+	}
+	*conf = (struct vdpa_vq_config){
+		.ready = true,
+		.enabled = is_enabled(c, vq) || (!c->can->late_vqs && !c->can->vq_enable),
+		.num = vq->num,
+		.desc = vq->desc,
+		.driver = vq->driver,
+		.device = vq->device,
+		.state = base_to_state(c, vq),
+		.kick_fd = vq->kick_fd,
+		.call_fd = vq->call_fd,
+	};
+	if (idx < c->inflight_vqs) {
+		conf->inflight.addr = c->inflight + idx * c->inflight_stride;
+		conf->inflight.size = c->inflight_stride;
+	}
+	return 0;
+}
+
+void
+consumer_vq_signal_error(struct vdpa_consumer *c, uint16_t idx)
+{
+	pthread_mutex_lock(&c->err_lock);
+	if (c->vqs[idx].err_fd >= 0)
+		vdpa_eventfd_signal(c->vqs[idx].err_fd);
+	pthread_mutex_unlock(&c->err_lock);
+}
+
+void
+vdpa_consumer_signal_errors(struct vdpa_consumer *c, int qidx)
+{
+	for (uint16_t i = 0; i < c->nvqs; i++)
+		if (qidx < 0 || qidx == i)
+			consumer_vq_signal_error(c, i);
+}
+
+/* Facts. */
+
+static int
+check_stopped(const struct consumer_vq *vq)
+{
+	return vq->state == CONSUMER_VQ_STARTED ? vdpa_error(EBUSY, "the queue runs") : 0;
+}
+
+int
+vdpa_consumer_set_vq_num(struct vdpa_consumer *c, uint16_t idx, uint32_t num)
+{
+	struct consumer_vq *vq = &c->vqs[idx];
+	int rc;
+
+	pthread_mutex_lock(&c->lock);
+	rc = check_stopped(vq);
+	if (rc == 0 && (num == 0 || num > VDPA_VQ_NUM_MAX))
+		rc = vdpa_error(EINVAL, "size %u, allowed are 1 to %d", num, VDPA_VQ_NUM_MAX);
+	else if (rc == 0 && !consumer_is_packed(c) && (num & (num - 1)) != 0)
+		rc = vdpa_error(EINVAL, "size %u is not a power of two", num);
+	if (rc == 0) {
+		vq->num = num;
+		consumer_vq_update(c, idx);
+	}
+	pthread_mutex_unlock(&c->lock);
+	return rc;
+}
+
+int
+vdpa_consumer_set_vq_addr(struct vdpa_consumer *c, uint16_t idx,
+			  const struct vdpa_consumer_vq_addr *addr)
+{
+	struct consumer_vq *vq = &c->vqs[idx], old;
+	int rc = 0;
+
+	pthread_mutex_lock(&c->lock);
+	old = *vq;
+	if (vq->num == 0)
+		rc = vdpa_error(EINVAL, "the size is not set");
+	/* While it runs only the log address may change: a migration begins or ends so. */
+	else if (addr->desc != old.user.desc || addr->driver != old.user.driver ||
+		 addr->device != old.user.device)
+		rc = check_stopped(vq);
+	if (rc == 0) {
+		vq->user = *addr;
+		rc = consumer_vq_translate(c, c->iotlb, vq);
+	}
+	if (rc == 0 && vq->state == CONSUMER_VQ_STARTED)
+		rc = consumer_update_log(c);
+	if (rc == 0) {
+		consumer_vq_update(c, idx);
+	} else {
+		vq->user = old.user;
+		vq->desc = old.desc;
+		vq->driver = old.driver;
+		vq->device = old.device;
+	}
+	pthread_mutex_unlock(&c->lock);
+	return rc;
+}
+
+int
+vdpa_consumer_set_vq_base(struct vdpa_consumer *c, uint16_t idx, uint32_t base)
+{
+	struct consumer_vq *vq = &c->vqs[idx];
+	int rc;
+
+	pthread_mutex_lock(&c->lock);
+	rc = check_stopped(vq);
+	if (rc == 0) {
+		vq->base = base;
+		consumer_vq_update(c, idx);
+	}
+	pthread_mutex_unlock(&c->lock);
+	return rc;
+}
+
+/* Take over fd in the place of *old, which a device that runs has let go of when told. */
+static int
+swap_fd(struct vdpa_consumer *c, uint16_t idx, int *old, int fd,
+	int (*tell)(struct vdpa_device *vdev, uint16_t idx, int fd))
+{
+	int rc = 0;
+
+	consumer_poll_failure(c);
+	if (c->state == CONSUMER_RUNNING && c->vqs[idx].state == CONSUMER_VQ_STARTED)
+		rc = tell(c->vdev, idx, fd);
+	close_fd(rc < 0 ? &fd : old, fd);
+	if (rc == 0)
+		consumer_vq_update(c, idx);
+	return rc;
+}
+
+int
+vdpa_consumer_set_vq_kick(struct vdpa_consumer *c, uint16_t idx, int fd)
+{
+	int rc;
+
+	pthread_mutex_lock(&c->lock);
+	rc = swap_fd(c, idx, &c->vqs[idx].kick_fd, fd, vdpa_device_set_vq_kick);
+	pthread_mutex_unlock(&c->lock);
+	return rc;
+}
+
+int
+vdpa_consumer_set_vq_call(struct vdpa_consumer *c, uint16_t idx, int fd)
+{
+	int rc;
+
+	pthread_mutex_lock(&c->lock);
+	rc = swap_fd(c, idx, &c->vqs[idx].call_fd, fd, vdpa_device_set_vq_call);
+	pthread_mutex_unlock(&c->lock);
+	return rc;
+}
+
+void
+vdpa_consumer_set_vq_err(struct vdpa_consumer *c, uint16_t idx, int fd)
+{
+	pthread_mutex_lock(&c->lock);
+	pthread_mutex_lock(&c->err_lock);
+	close_fd(&c->vqs[idx].err_fd, fd);
+	pthread_mutex_unlock(&c->err_lock);
+	consumer_vq_update(c, idx);
+	pthread_mutex_unlock(&c->lock);
+}
+
+int
+vdpa_consumer_enable_vq(struct vdpa_consumer *c, uint16_t idx, bool enable)
+{
+	struct consumer_vq *vq = &c->vqs[idx];
+	int rc = 0;
+
+	pthread_mutex_lock(&c->lock);
+	consumer_poll_failure(c);
+	if (c->state == CONSUMER_RUNNING && vq->state == CONSUMER_VQ_STARTED)
+		rc = vdpa_device_enable_vq(c->vdev, idx, enable);
+	if (rc == 0)
+		vq->enabled = enable;
+	pthread_mutex_unlock(&c->lock);
+	return rc;
+}
+
+void
+vdpa_consumer_announce_vq(struct vdpa_consumer *c, uint16_t idx)
+{
+	pthread_mutex_lock(&c->lock);
+	consumer_vq_update(c, idx);
+	pthread_mutex_unlock(&c->lock);
+}
+
+/* The end. */
+
+/* Where a queue stands whose device has failed, as well as it can be known. */
+static void
+keep_failed_base(struct vdpa_consumer *c, struct consumer_vq *vq)
+{
+	uint16_t used;
+
+	if (!consumer_is_packed(c) && c->iotlb != NULL &&
+	    vdpa_ring_used_idx(c->iotlb, vq->device, &used))
+		vq->base = used;
+}
+
+void
+consumer_vq_stop(struct vdpa_consumer *c, uint16_t idx)
+{
+	struct consumer_vq *vq = &c->vqs[idx];
+	struct vdpa_vq_state state;
+	int rc;
+
+	if (vq->state == CONSUMER_VQ_STARTED && c->state == CONSUMER_RUNNING) {
+		rc = vdpa_device_stop_vq(c->vdev, idx, &state);
+		if (rc == 0) {
+			vq->base = state_to_base(c, &state);
+		} else {
+			VDPA_LOG(ERR, "%s: queue %u: stop: %s", c->vdev->name, idx,
+				 vdpa_error_cause(vdpa_error_message(), c->vdev->name, idx));
+			keep_failed_base(c, vq);
+		}
+	} else if (vq->state == CONSUMER_VQ_STARTED) {
+		keep_failed_base(c, vq);
+	}
+	/* A start wants a kick again. */
+	close_fd(&vq->kick_fd, CONSUMER_FD_NOT_TOLD);
+	if (vq->state != CONSUMER_VQ_ABSENT)
+		vq->state = CONSUMER_VQ_ANNOUNCED;
+}
+
+uint32_t
+vdpa_consumer_get_vq_base(struct vdpa_consumer *c, uint16_t idx)
+{
+	struct consumer_vq *vq = &c->vqs[idx];
+	bool last = true;
+	uint32_t base;
+
+	pthread_mutex_lock(&c->lock);
+	consumer_poll_failure(c);
+	consumer_vq_stop(c, idx);
+	for (uint16_t i = 0; i < c->nvqs; i++)
+		last &= c->vqs[i].state != CONSUMER_VQ_STARTED;
+	if (last)
+		consumer_stop(c);
+	/* Not before: a device that has stopped with its last queue has let go of them all. */
+	close_fd(&vq->call_fd, -1);
+	base = vq->base != CONSUMER_NOT_TOLD ? (uint32_t)vq->base
+	       : consumer_is_packed(c)	     ? PACKED_BASE_INITIAL
+					     : 0;
+	pthread_mutex_unlock(&c->lock);
+	return base;
+}

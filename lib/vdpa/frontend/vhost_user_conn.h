@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* The connection of a device's front end, and the socket it comes by. */
+
+#ifndef VHOST_USER_CONN_H
+#define VHOST_USER_CONN_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "vdpa_event.h"
+#include "vdpa_timer.h"
+#include "vdpa_work.h"
+#include "vhost_user_proto.h"
+
+struct vhu_device;
+struct vhu_session;
+
+/*
+ * A connection. Between two messages it belongs to the control loop, which reads the next one; from
+ * a complete message (or the end) on it belongs to its job on the device's work queue, until that
+ * has read all there is and arms the event again. So its fields need no lock, but for (S).
+ */
+struct vhu_conn {
+	int fd; /* (S) -1: nobody is connected */
+	struct vdpa_event event;
+	struct vdpa_work work;
+	struct vhu_session *session;
+	struct vhu_msg msg; /* as much of it as has come */
+	size_t have;	    /* bytes */
+	int fds[VHU_MSG_FDS_MAX];
+	unsigned int nfds;
+	bool ended; /* hung up, broken or refused */
+};
+
+/* The socket of a device: one that listens, or the address of one to connect to. */
+struct vhu_socket {
+	int fd;			 /* listens; -1: none */
+	struct vdpa_event event; /* somebody connects */
+	struct vdpa_timer retry; /* accepts again after EMFILE, or connects again */
+	unsigned int retry_ms;	 /* how long the last one waited */
+	bool refused_gone;	 /* that the device is gone was logged */
+	int told;		 /* errno that was logged last, so that it is logged once */
+	dev_t dev;		 /* of the path as it was created */
+	ino_t ino;
+};
+
+/* vhost_user_conn.c */
+
+void vdpa_vhu_conn_init(struct vhu_device *dev);
+/* Serve the connection fd, which is taken over, also on failure. On the control loop, while there
+ * is no other. */
+int vdpa_vhu_conn_open(struct vhu_device *dev, int fd);
+/* End it, if there is one; no job of it runs afterwards. Not from a job of the device. */
+void vdpa_vhu_conn_close(struct vhu_device *dev);
+
+/* vhost_user_socket.c: 0 or a negative errno with vdpa_error_message(). */
+
+/* Create the socket, with the device's permissions, or begin to connect. */
+int vdpa_vhu_socket_open(struct vhu_device *dev);
+/* Nobody connects any more. The path is removed if it still is what was created. */
+void vdpa_vhu_socket_close(struct vhu_device *dev);
+/* The connection has ended: the next one may come. */
+void vdpa_vhu_socket_resume(struct vhu_device *dev);
+
+#endif /* VHOST_USER_CONN_H */

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* The table of virtio device types (virtio 1.2 and 1.3, 5). */
+
+#include <linux/virtio_ids.h>
+#include <linux/virtio_net.h>
+
+#include <rte_bitops.h>
+#include <rte_common.h>
+
+#include "virtio_type.h"
+
+/* virtio 1.3, 5.1.3; linux/virtio_net.h does not name them everywhere. */
+#ifndef VIRTIO_NET_F_DEVICE_STATS
+#define VIRTIO_NET_F_DEVICE_STATS 50
+#endif
+#ifndef VIRTIO_NET_F_HASH_TUNNEL
+#define VIRTIO_NET_F_HASH_TUNNEL 51
+#endif
+#ifndef VIRTIO_NET_F_VQ_NOTF_COAL
+#define VIRTIO_NET_F_VQ_NOTF_COAL 52
+#endif
+
+/* A front end takes the configuration of a type that is not in the table up to here: vhost-user
+ * carries no more. */
+#define CONFIG_MAX 256
+
+static const struct virtio_type types[] = {
+	[VIRTIO_ID_NET] =
+		{
+			.name = "network",
+			.class = "net",
+			.config_size = 24,
+			.pairs = true,
+			.ctrl = RTE_BIT64(VIRTIO_NET_F_CTRL_VQ) | RTE_BIT64(VIRTIO_NET_F_CTRL_RX) |
+				RTE_BIT64(VIRTIO_NET_F_CTRL_VLAN) |
+				RTE_BIT64(VIRTIO_NET_F_CTRL_RX_EXTRA) |
+				RTE_BIT64(VIRTIO_NET_F_CTRL_MAC_ADDR) |
+				RTE_BIT64(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS),
+			.ctrl_dependent =
+				RTE_BIT64(VIRTIO_NET_F_MQ) | RTE_BIT64(VIRTIO_NET_F_GUEST_ANNOUNCE),
+			.hidden = RTE_BIT64(VIRTIO_NET_F_DEVICE_STATS) |
+				  RTE_BIT64(VIRTIO_NET_F_HASH_TUNNEL) |
+				  RTE_BIT64(VIRTIO_NET_F_VQ_NOTF_COAL) |
+				  RTE_BIT64(VIRTIO_NET_F_NOTF_COAL) |
+				  RTE_BIT64(VIRTIO_NET_F_HASH_REPORT) |
+				  RTE_BIT64(VIRTIO_NET_F_RSS) | RTE_BIT64(VIRTIO_NET_F_STANDBY),
+		},
+	[VIRTIO_ID_BLOCK] = {.name = "block", .class = "block", .config_size = 96},
+	[VIRTIO_ID_CONSOLE] = {.name = "console", .config_size = 12},
+	[VIRTIO_ID_RNG] = {.name = "rng"},
+	[VIRTIO_ID_SCSI] = {.name = "scsi", .config_size = 36},
+	[VIRTIO_ID_INPUT] = {.name = "input", .config_size = 136},
+	[VIRTIO_ID_VSOCK] = {.name = "vsock", .config_size = 8},
+	[VIRTIO_ID_CRYPTO] = {.name = "crypto", .config_size = 56},
+	[VIRTIO_ID_FS] = {.name = "fs", .config_size = 44},
+};
+
+static const struct virtio_type unknown = {.name = "unknown", .config_size = CONFIG_MAX};
+
+const struct virtio_type *
+virtio_type(uint32_t device_id)
+{
+	return device_id < RTE_DIM(types) && types[device_id].name != NULL ? &types[device_id]
+									   : &unknown;
+}
+
+uint16_t
+virtio_type_data_vqs(const struct virtio_type *type, uint16_t n)
+{
+	return type->pairs ? n & (uint16_t)~1u : n;
+}
+
+uint16_t
+virtio_type_ctrl_vq(uint64_t features, uint16_t pairs)
+{
+	return (features & RTE_BIT64(VIRTIO_NET_F_MQ)) != 0 ? (uint16_t)(2 * pairs) : 2;
+}
