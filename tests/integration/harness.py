@@ -67,6 +67,15 @@ def skip_unless(condition, reason):
         raise unittest.SkipTest(reason)
 
 
+def fetched(part):
+    """The folder of what scripts/fetch-guest fetched; skips the test where it did not."""
+    source = os.environ.get('UVDPA_SOURCE') or os.path.join(os.path.dirname(__file__), '../..')
+    done = subprocess.run([os.path.join(source, 'scripts/fetch-guest'), '--check', part],
+                          capture_output=True, text=True)
+    skip_unless(done.returncode == 0, done.stdout.strip() or done.stderr.strip())
+    return done.stdout.strip()
+
+
 class Reader:
     """Collects a stream line by line, so that a child never blocks on a full pipe."""
 
@@ -511,9 +520,11 @@ def cpu_seconds(pid):
 def lingering(seconds=6):
     """A TCP socket whose last close() waits so long, and what keeps its peer from reading."""
     with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         listener.bind(('127.0.0.1', 0))
         listener.listen()
         ours = socket.create_connection(listener.getsockname())
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         peer, _ = listener.accept()
     ours.setblocking(False)
     try:
