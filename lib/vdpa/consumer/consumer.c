@@ -33,10 +33,11 @@ gives_ctrl_vq(struct vdpa_device *vdev)
 }
 
 /*
- * MQ and GUEST_ANNOUNCE are offered whatever the device has: a front end that keeps the control
- * queue (QEMU, virtio-user) serves them by itself, and wants the back end's word for them. To one
- * that leaves the control queue to its back end they are worth nothing without CTRL_VQ (virtio 1.2,
- * 5.1.3.1).
+ * MQ and GUEST_ANNOUNCE are between front end and guest for a front end that keeps the control
+ * queue (QEMU, virtio-user), which wants the back end's word for them; to one that leaves the
+ * control queue to its back end they are worth nothing without CTRL_VQ (virtio 1.2, 5.1.3.1). So a
+ * device without a control queue to give offers MQ where it has pairs for it, and GUEST_ANNOUNCE
+ * where its guest can migrate, which is what that is for.
  */
 uint64_t
 vdpa_consumer_offered_features(struct vdpa_device *vdev, bool ctrl_vq)
@@ -48,9 +49,11 @@ vdpa_consumer_offered_features(struct vdpa_device *vdev, bool ctrl_vq)
 	features &= ~RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM);
 	if (!ctrl_vq || !gives_ctrl_vq(vdev))
 		features &= ~type->ctrl;
-	features |= type->ctrl_dependent;
-	if (type->pairs && vdpa_consumer_data_vqs(vdev) <= 2)
-		features &= ~RTE_BIT64(VIRTIO_NET_F_MQ);
+	features &= ~type->ctrl_dependent;
+	if (type->pairs && vdpa_consumer_data_vqs(vdev) > 2)
+		features |= RTE_BIT64(VIRTIO_NET_F_MQ);
+	if (type->pairs && (gives_ctrl_vq(vdev) || vdev->core->can.log))
+		features |= RTE_BIT64(VIRTIO_NET_F_GUEST_ANNOUNCE);
 	if (vdev->core->can.log)
 		features |= RTE_BIT64(VHOST_F_LOG_ALL);
 	return features | RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES);
