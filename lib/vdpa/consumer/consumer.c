@@ -33,10 +33,11 @@ gives_ctrl_vq(struct vdpa_device *vdev)
 }
 
 /*
- * MQ and GUEST_ANNOUNCE are offered whatever the device has: a front end that keeps the control
- * queue (QEMU, virtio-user) serves them by itself, and wants the back end's word for them. To one
- * that leaves the control queue to its back end they are worth nothing without CTRL_VQ (virtio 1.2,
- * 5.1.3.1).
+ * MQ and GUEST_ANNOUNCE are between front end and guest for a front end that keeps the control
+ * queue (QEMU, virtio-user), which wants the back end's word for them; to one that leaves the
+ * control queue to its back end they are worth nothing without CTRL_VQ (virtio 1.2, 5.1.3.1). So a
+ * device without a control queue to give offers MQ where it has pairs for it, and GUEST_ANNOUNCE
+ * where its guest can migrate, which is what that is for.
  */
 uint64_t
 vdpa_consumer_offered_features(struct vdpa_device *vdev, bool ctrl_vq)
@@ -48,9 +49,11 @@ vdpa_consumer_offered_features(struct vdpa_device *vdev, bool ctrl_vq)
 	features &= ~RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM);
 	if (!ctrl_vq || !gives_ctrl_vq(vdev))
 		features &= ~type->ctrl;
-	features |= type->ctrl_dependent;
-	if (type->pairs && vdpa_consumer_data_vqs(vdev) <= 2)
-		features &= ~RTE_BIT64(VIRTIO_NET_F_MQ);
+	features &= ~type->ctrl_dependent;
+	if (type->pairs && vdpa_consumer_data_vqs(vdev) > 2)
+		features |= RTE_BIT64(VIRTIO_NET_F_MQ);
+	if (type->pairs && (gives_ctrl_vq(vdev) || vdev->core->can.log))
+		features |= RTE_BIT64(VIRTIO_NET_F_GUEST_ANNOUNCE);
 	if (vdev->core->can.log)
 		features |= RTE_BIT64(VHOST_F_LOG_ALL);
 	return features | RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES);
@@ -98,13 +101,14 @@ device_features(const struct vdpa_consumer *c)
 	return (c->features & own) | (own & RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM));
 }
 
-void
-consumer_poll_failure(struct vdpa_consumer *c)
+bool
+consumer_runs(struct vdpa_consumer *c)
 {
 	if (c->state == CONSUMER_RUNNING && vdpa_device_get_state(c->vdev) == VDPA_STATE_FAILED) {
 		c->state = CONSUMER_FAILED;
 		c->logging = false;
 	}
+	return c->state == CONSUMER_RUNNING;
 }
 
 int
@@ -114,7 +118,7 @@ consumer_update_log(struct vdpa_consumer *c)
 	uint64_t used[VDPA_VQ_MAX];
 	int rc;
 
-	if (c->state != CONSUMER_RUNNING || (!on && !c->logging))
+	if (!consumer_runs(c) || (!on && !c->logging))
 		return 0;
 	for (uint16_t i = 0; i < c->nvqs; i++)
 		used[i] = c->vqs[i].user.log;
@@ -254,7 +258,7 @@ advance(struct vdpa_consumer *c, bool settled)
 {
 	bool changed = false;
 
-	consumer_poll_failure(c);
+	consumer_runs(c);
 	if (c->state == CONSUMER_STOPPED || c->state == CONSUMER_SETTLING) {
 		if (!may_start(c) && !(settled && c->state == CONSUMER_SETTLING))
 			return;
@@ -274,9 +278,9 @@ advance(struct vdpa_consumer *c, bool settled)
 void
 vdpa_consumer_advance(struct vdpa_consumer *c)
 {
-	pthread_mutex_lock(&c->lock);
+	CONSUMER_LOCKED(c);
+
 	advance(c, false);
-	pthread_mutex_unlock(&c->lock);
 }
 
 /* On the control loop. */
@@ -350,52 +354,40 @@ vdpa_consumer_free(struct vdpa_consumer *c)
 int
 vdpa_consumer_set_features(struct vdpa_consumer *c, uint64_t features)
 {
-	uint64_t old;
-	int rc = 0;
+	CONSUMER_LOCKED(c);
+	uint64_t old = c->features;
+	int rc;
 
-	pthread_mutex_lock(&c->lock);
-	old = c->features;
 	if ((c->state == CONSUMER_RUNNING || c->state == CONSUMER_FAILED) &&
 	    ((features ^ old) & ~RTE_BIT64(VHOST_F_LOG_ALL)) != 0)
-		rc = vdpa_error(EBUSY, "features 0x%" PRIx64 " change while the device runs",
-				features ^ old);
-	if (rc == 0) {
-		c->features = features;
-		consumer_poll_failure(c);
-		rc = consumer_update_log(c);
-	}
+		return vdpa_error(EBUSY, "features 0x%" PRIx64 " change while the device runs",
+				  features ^ old);
+	c->features = features;
+	rc = consumer_update_log(c);
 	if (rc < 0)
 		c->features = old;
-	pthread_mutex_unlock(&c->lock);
 	return rc;
 }
 
 uint64_t
 vdpa_consumer_get_features(struct vdpa_consumer *c)
 {
-	uint64_t features;
+	CONSUMER_LOCKED(c);
 
-	pthread_mutex_lock(&c->lock);
-	features = c->features == CONSUMER_NOT_TOLD ? 0 : c->features;
-	pthread_mutex_unlock(&c->lock);
-	return features;
+	return c->features == CONSUMER_NOT_TOLD ? 0 : c->features;
 }
 
 uint16_t
 vdpa_consumer_usable_vqs(struct vdpa_consumer *c)
 {
-	uint16_t n;
+	CONSUMER_LOCKED(c);
 
-	pthread_mutex_lock(&c->lock);
-	n = usable_vqs(c);
-	pthread_mutex_unlock(&c->lock);
-	return n;
+	return usable_vqs(c);
 }
 
 static void
 reset(struct vdpa_consumer *c, bool keep_bases)
 {
-	consumer_poll_failure(c);
 	for (uint16_t i = 0; keep_bases && i < c->nvqs; i++)
 		if (c->vqs[i].state == CONSUMER_VQ_STARTED)
 			consumer_vq_stop(c, i);
@@ -408,43 +400,38 @@ reset(struct vdpa_consumer *c, bool keep_bases)
 void
 vdpa_consumer_reset(struct vdpa_consumer *c)
 {
-	pthread_mutex_lock(&c->lock);
+	CONSUMER_LOCKED(c);
+
 	reset(c, false);
-	pthread_mutex_unlock(&c->lock);
 }
 
 void
 vdpa_consumer_report_status(struct vdpa_consumer *c, bool reports)
 {
-	pthread_mutex_lock(&c->lock);
+	CONSUMER_LOCKED(c);
+
 	c->reports_status = reports;
-	pthread_mutex_unlock(&c->lock);
 }
 
 void
 vdpa_consumer_set_status(struct vdpa_consumer *c, uint8_t status)
 {
-	pthread_mutex_lock(&c->lock);
+	CONSUMER_LOCKED(c);
+
 	/* QEMU 7.2 to 8.0 stops a device by status 0 first and asks where its queues stand after.
 	 */
 	if (status == 0)
 		reset(c, true);
 	c->status = status;
-	pthread_mutex_unlock(&c->lock);
 }
 
 uint8_t
 vdpa_consumer_get_status(struct vdpa_consumer *c)
 {
-	uint8_t status;
+	CONSUMER_LOCKED(c);
 
-	pthread_mutex_lock(&c->lock);
-	consumer_poll_failure(c);
-	status = c->status;
-	if (c->state == CONSUMER_FAILED)
-		status |= VIRTIO_CONFIG_S_NEEDS_RESET;
-	pthread_mutex_unlock(&c->lock);
-	return status;
+	consumer_runs(c);
+	return c->status | (c->state == CONSUMER_FAILED ? VIRTIO_CONFIG_S_NEEDS_RESET : 0);
 }
 
 /* What runs on a ring cannot follow it elsewhere. */
@@ -474,23 +461,21 @@ is_same(const struct vdpa_iotlb *a, const struct vdpa_iotlb *b)
 	return a->n == b->n && memcmp(a->regions, b->regions, a->n * sizeof(a->regions[0])) == 0;
 }
 
-/* Under the lock. Go over to tlb, which is taken over; rc: whether there is one. */
+/* Under the lock. Go over to tlb, which is taken over. */
 static int
-change_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb, int rc)
+change_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
 {
-	consumer_poll_failure(c);
+	int rc = 0;
+
 	/* What did not change is shared; rte_vhost's front end tells the same again and again. */
-	if (rc == 0 && c->state == CONSUMER_RUNNING && !is_same(tlb, c->iotlb)) {
+	if (consumer_runs(c) && !is_same(tlb, c->iotlb)) {
 		rc = check_rings_stay(c, tlb);
 		if (rc == 0)
 			rc = vdpa_device_set_iotlb(c->vdev, tlb);
 	}
-	if (rc == 0) {
-		vdpa_iotlb_put(c->iotlb);
+	vdpa_iotlb_put(rc < 0 ? tlb : c->iotlb);
+	if (rc == 0)
 		c->iotlb = tlb;
-	} else {
-		vdpa_iotlb_put(tlb);
-	}
 	return rc;
 }
 
@@ -498,108 +483,81 @@ int
 vdpa_consumer_set_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *specs,
 			 unsigned int n)
 {
-	struct vdpa_iotlb *tlb = NULL;
-	int rc;
+	CONSUMER_LOCKED(c);
+	struct vdpa_iotlb *tlb;
+	int rc = vdpa_iotlb_create(c->iotlb, specs, n, &tlb);
 
-	pthread_mutex_lock(&c->lock);
-	rc = vdpa_iotlb_create(c->iotlb, specs, n, &tlb);
-	rc = change_memory(c, tlb, rc);
-	pthread_mutex_unlock(&c->lock);
-	return rc;
+	return rc < 0 ? rc : change_memory(c, tlb);
 }
 
 int
 vdpa_consumer_add_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *spec)
 {
-	struct vdpa_iotlb *tlb = NULL;
-	int rc;
+	CONSUMER_LOCKED(c);
+	struct vdpa_iotlb *tlb;
+	int rc = vdpa_iotlb_add(c->iotlb, spec, &tlb);
 
-	pthread_mutex_lock(&c->lock);
-	rc = vdpa_iotlb_add(c->iotlb, spec, &tlb);
-	rc = change_memory(c, tlb, rc);
-	pthread_mutex_unlock(&c->lock);
-	return rc;
+	return rc < 0 ? rc : change_memory(c, tlb);
 }
 
 int
 vdpa_consumer_remove_memory(struct vdpa_consumer *c, uint64_t iova, uint64_t uaddr, uint64_t size)
 {
-	struct vdpa_iotlb *tlb = NULL;
-	int rc;
+	CONSUMER_LOCKED(c);
+	struct vdpa_iotlb *tlb;
+	int rc = vdpa_iotlb_remove(c->iotlb, iova, uaddr, size, &tlb);
 
-	pthread_mutex_lock(&c->lock);
-	rc = vdpa_iotlb_remove(c->iotlb, iova, uaddr, size, &tlb);
-	rc = change_memory(c, tlb, rc);
-	pthread_mutex_unlock(&c->lock);
-	return rc;
+	return rc < 0 ? rc : change_memory(c, tlb);
 }
 
 unsigned int
 vdpa_consumer_count_memory(struct vdpa_consumer *c)
 {
-	unsigned int n;
+	CONSUMER_LOCKED(c);
 
-	pthread_mutex_lock(&c->lock);
-	n = c->iotlb != NULL ? c->iotlb->n : 0;
-	pthread_mutex_unlock(&c->lock);
-	return n;
+	return c->iotlb != NULL ? c->iotlb->n : 0;
 }
 
 int
 vdpa_consumer_set_log(struct vdpa_consumer *c, const struct vdpa_dirty_log *log)
 {
-	const struct vdpa_dirty_log *old;
+	CONSUMER_LOCKED(c);
+	const struct vdpa_dirty_log *old = c->log;
 	int rc;
 
-	pthread_mutex_lock(&c->lock);
-	consumer_poll_failure(c);
-	old = c->log;
 	c->log = log;
 	rc = consumer_update_log(c);
 	if (rc < 0)
 		c->log = old;
-	pthread_mutex_unlock(&c->lock);
 	return rc;
 }
 
 int
 vdpa_consumer_set_inflight(struct vdpa_consumer *c, uint8_t *addr, size_t stride, uint16_t n)
 {
-	int rc = 0;
+	CONSUMER_LOCKED(c);
 
-	pthread_mutex_lock(&c->lock);
-	for (uint16_t i = 0; rc == 0 && i < c->nvqs; i++)
+	for (uint16_t i = 0; i < c->nvqs; i++)
 		if (c->vqs[i].state == CONSUMER_VQ_STARTED)
-			rc = vdpa_error(EBUSY, "queue %u runs", i);
-	if (rc == 0) {
-		c->inflight = addr;
-		c->inflight_stride = stride;
-		c->inflight_vqs = n;
-	}
-	pthread_mutex_unlock(&c->lock);
-	return rc;
+			return vdpa_error(EBUSY, "queue %u runs", i);
+	c->inflight = addr;
+	c->inflight_stride = stride;
+	c->inflight_vqs = n;
+	return 0;
 }
 
 bool
 vdpa_consumer_is_running(struct vdpa_consumer *c)
 {
-	bool running;
+	CONSUMER_LOCKED(c);
 
-	pthread_mutex_lock(&c->lock);
-	consumer_poll_failure(c);
-	running = c->state == CONSUMER_RUNNING;
-	pthread_mutex_unlock(&c->lock);
-	return running;
+	return consumer_runs(c);
 }
 
 bool
 vdpa_consumer_has_vq(struct vdpa_consumer *c, uint16_t idx)
 {
-	bool has;
+	CONSUMER_LOCKED(c);
 
-	pthread_mutex_lock(&c->lock);
-	consumer_poll_failure(c);
-	has = c->state == CONSUMER_RUNNING && c->vqs[idx].state == CONSUMER_VQ_STARTED;
-	pthread_mutex_unlock(&c->lock);
-	return has;
+	return consumer_runs(c) && c->vqs[idx].state == CONSUMER_VQ_STARTED;
 }

@@ -97,6 +97,24 @@ struct vdpa_consumer {
 	struct consumer_vq vqs[];
 };
 
+static inline pthread_mutex_t *
+consumer_lock(struct vdpa_consumer *c)
+{
+	pthread_mutex_lock(&c->lock);
+	return &c->lock;
+}
+
+static inline void
+consumer_unlock(pthread_mutex_t **lock)
+{
+	pthread_mutex_unlock(*lock);
+}
+
+/* Hold the consumer's lock to the end of the block. */
+#define CONSUMER_LOCKED(c)                                                                         \
+	pthread_mutex_t *locked_ __attribute__((cleanup(consumer_unlock), unused)) =               \
+		consumer_lock(c)
+
 static inline bool
 consumer_has(const struct vdpa_consumer *c, unsigned int bit)
 {
@@ -113,8 +131,8 @@ consumer_is_packed(const struct vdpa_consumer *c)
 void consumer_stop(struct vdpa_consumer *c);
 /* The dirty log as features and rings want it now. */
 int consumer_update_log(struct vdpa_consumer *c);
-/* Note whether the device has failed meanwhile. */
-void consumer_poll_failure(struct vdpa_consumer *c);
+/* Whether the device runs, after a look whether it has failed meanwhile. */
+bool consumer_runs(struct vdpa_consumer *c);
 
 /* consumer_vq.c, under the lock. */
 void consumer_vq_init(struct consumer_vq *vq);

@@ -236,70 +236,59 @@ check_stopped(const struct consumer_vq *vq)
 int
 vdpa_consumer_set_vq_num(struct vdpa_consumer *c, uint16_t idx, uint32_t num)
 {
-	struct consumer_vq *vq = &c->vqs[idx];
-	int rc;
+	CONSUMER_LOCKED(c);
+	int rc = check_stopped(&c->vqs[idx]);
 
-	pthread_mutex_lock(&c->lock);
-	rc = check_stopped(vq);
-	if (rc == 0 && (num == 0 || num > VDPA_VQ_NUM_MAX))
-		rc = vdpa_error(EINVAL, "size %u, allowed are 1 to %d", num, VDPA_VQ_NUM_MAX);
-	else if (rc == 0 && !consumer_is_packed(c) && (num & (num - 1)) != 0)
-		rc = vdpa_error(EINVAL, "size %u is not a power of two", num);
-	if (rc == 0) {
-		vq->num = num;
-		consumer_vq_update(c, idx);
-	}
-	pthread_mutex_unlock(&c->lock);
-	return rc;
+	if (rc < 0)
+		return rc;
+	if (num == 0 || num > VDPA_VQ_NUM_MAX)
+		return vdpa_error(EINVAL, "size %u, allowed are 1 to %d", num, VDPA_VQ_NUM_MAX);
+	if (!consumer_is_packed(c) && (num & (num - 1)) != 0)
+		return vdpa_error(EINVAL, "size %u is not a power of two", num);
+	c->vqs[idx].num = num;
+	consumer_vq_update(c, idx);
+	return 0;
 }
 
 int
 vdpa_consumer_set_vq_addr(struct vdpa_consumer *c, uint16_t idx,
 			  const struct vdpa_consumer_vq_addr *addr)
 {
-	struct consumer_vq *vq = &c->vqs[idx], old;
+	CONSUMER_LOCKED(c);
+	struct consumer_vq *vq = &c->vqs[idx], now = *vq;
+	struct vdpa_consumer_vq_addr old = vq->user;
 	int rc = 0;
 
-	pthread_mutex_lock(&c->lock);
-	old = *vq;
 	if (vq->num == 0)
-		rc = vdpa_error(EINVAL, "the size is not set");
+		return vdpa_error(EINVAL, "the size is not set");
+	now.user = *addr;
 	/* While it runs only the log address may change: a migration begins or ends so. */
-	else if (addr->desc != old.user.desc || addr->driver != old.user.driver ||
-		 addr->device != old.user.device)
+	if (addr->desc != old.desc || addr->driver != old.driver || addr->device != old.device)
 		rc = check_stopped(vq);
-	if (rc == 0) {
-		vq->user = *addr;
-		rc = consumer_vq_translate(c, c->iotlb, vq);
-	}
-	if (rc == 0 && vq->state == CONSUMER_VQ_STARTED)
-		rc = consumer_update_log(c);
-	if (rc == 0) {
+	if (rc == 0)
+		rc = consumer_vq_translate(c, c->iotlb, &now);
+	if (rc < 0)
+		return rc;
+	vq->user = *addr;
+	rc = vq->state == CONSUMER_VQ_STARTED ? consumer_update_log(c) : 0;
+	if (rc < 0)
+		vq->user = old;
+	else
 		consumer_vq_update(c, idx);
-	} else {
-		vq->user = old.user;
-		vq->desc = old.desc;
-		vq->driver = old.driver;
-		vq->device = old.device;
-	}
-	pthread_mutex_unlock(&c->lock);
 	return rc;
 }
 
 int
 vdpa_consumer_set_vq_base(struct vdpa_consumer *c, uint16_t idx, uint32_t base)
 {
-	struct consumer_vq *vq = &c->vqs[idx];
-	int rc;
+	CONSUMER_LOCKED(c);
+	int rc = check_stopped(&c->vqs[idx]);
 
-	pthread_mutex_lock(&c->lock);
-	rc = check_stopped(vq);
-	if (rc == 0) {
-		vq->base = base;
-		consumer_vq_update(c, idx);
-	}
-	pthread_mutex_unlock(&c->lock);
-	return rc;
+	if (rc < 0)
+		return rc;
+	c->vqs[idx].base = base;
+	consumer_vq_update(c, idx);
+	return 0;
 }
 
 /* Take over fd in the place of *old, which a device that runs has let go of when told. */
@@ -309,8 +298,7 @@ swap_fd(struct vdpa_consumer *c, uint16_t idx, int *old, int fd,
 {
 	int rc = 0;
 
-	consumer_poll_failure(c);
-	if (c->state == CONSUMER_RUNNING && c->vqs[idx].state == CONSUMER_VQ_STARTED)
+	if (consumer_runs(c) && c->vqs[idx].state == CONSUMER_VQ_STARTED)
 		rc = tell(c->vdev, idx, fd);
 	close_fd(rc < 0 ? &fd : old, fd);
 	if (rc == 0)
@@ -321,58 +309,50 @@ swap_fd(struct vdpa_consumer *c, uint16_t idx, int *old, int fd,
 int
 vdpa_consumer_set_vq_kick(struct vdpa_consumer *c, uint16_t idx, int fd)
 {
-	int rc;
+	CONSUMER_LOCKED(c);
 
-	pthread_mutex_lock(&c->lock);
-	rc = swap_fd(c, idx, &c->vqs[idx].kick_fd, fd, vdpa_device_set_vq_kick);
-	pthread_mutex_unlock(&c->lock);
-	return rc;
+	return swap_fd(c, idx, &c->vqs[idx].kick_fd, fd, vdpa_device_set_vq_kick);
 }
 
 int
 vdpa_consumer_set_vq_call(struct vdpa_consumer *c, uint16_t idx, int fd)
 {
-	int rc;
+	CONSUMER_LOCKED(c);
 
-	pthread_mutex_lock(&c->lock);
-	rc = swap_fd(c, idx, &c->vqs[idx].call_fd, fd, vdpa_device_set_vq_call);
-	pthread_mutex_unlock(&c->lock);
-	return rc;
+	return swap_fd(c, idx, &c->vqs[idx].call_fd, fd, vdpa_device_set_vq_call);
 }
 
 void
 vdpa_consumer_set_vq_err(struct vdpa_consumer *c, uint16_t idx, int fd)
 {
-	pthread_mutex_lock(&c->lock);
+	CONSUMER_LOCKED(c);
+
 	pthread_mutex_lock(&c->err_lock);
 	close_fd(&c->vqs[idx].err_fd, fd);
 	pthread_mutex_unlock(&c->err_lock);
 	consumer_vq_update(c, idx);
-	pthread_mutex_unlock(&c->lock);
 }
 
 int
 vdpa_consumer_enable_vq(struct vdpa_consumer *c, uint16_t idx, bool enable)
 {
+	CONSUMER_LOCKED(c);
 	struct consumer_vq *vq = &c->vqs[idx];
 	int rc = 0;
 
-	pthread_mutex_lock(&c->lock);
-	consumer_poll_failure(c);
-	if (c->state == CONSUMER_RUNNING && vq->state == CONSUMER_VQ_STARTED)
+	if (consumer_runs(c) && vq->state == CONSUMER_VQ_STARTED)
 		rc = vdpa_device_enable_vq(c->vdev, idx, enable);
 	if (rc == 0)
 		vq->enabled = enable;
-	pthread_mutex_unlock(&c->lock);
 	return rc;
 }
 
 void
 vdpa_consumer_announce_vq(struct vdpa_consumer *c, uint16_t idx)
 {
-	pthread_mutex_lock(&c->lock);
+	CONSUMER_LOCKED(c);
+
 	consumer_vq_update(c, idx);
-	pthread_mutex_unlock(&c->lock);
 }
 
 /* The end. */
@@ -395,17 +375,17 @@ consumer_vq_stop(struct vdpa_consumer *c, uint16_t idx)
 	struct vdpa_vq_state state;
 	int rc;
 
-	if (vq->state == CONSUMER_VQ_STARTED && c->state == CONSUMER_RUNNING) {
-		rc = vdpa_device_stop_vq(c->vdev, idx, &state);
-		if (rc == 0) {
-			vq->base = state_to_base(c, &state);
-		} else {
+	if (vq->state == CONSUMER_VQ_STARTED) {
+		bool runs = consumer_runs(c);
+
+		rc = runs ? vdpa_device_stop_vq(c->vdev, idx, &state) : -EIO;
+		if (runs && rc < 0)
 			VDPA_LOG(ERR, "%s: queue %u: stop: %s", c->vdev->name, idx,
 				 vdpa_error_cause(vdpa_error_message(), c->vdev->name, idx));
+		if (rc < 0)
 			keep_failed_base(c, vq);
-		}
-	} else if (vq->state == CONSUMER_VQ_STARTED) {
-		keep_failed_base(c, vq);
+		else
+			vq->base = state_to_base(c, &state);
 	}
 	/* A start wants a kick again. */
 	close_fd(&vq->kick_fd, CONSUMER_FD_NOT_TOLD);
@@ -416,12 +396,10 @@ consumer_vq_stop(struct vdpa_consumer *c, uint16_t idx)
 uint32_t
 vdpa_consumer_get_vq_base(struct vdpa_consumer *c, uint16_t idx)
 {
+	CONSUMER_LOCKED(c);
 	struct consumer_vq *vq = &c->vqs[idx];
 	bool last = true;
-	uint32_t base;
 
-	pthread_mutex_lock(&c->lock);
-	consumer_poll_failure(c);
 	consumer_vq_stop(c, idx);
 	for (uint16_t i = 0; i < c->nvqs; i++)
 		last &= c->vqs[i].state != CONSUMER_VQ_STARTED;
@@ -429,9 +407,7 @@ vdpa_consumer_get_vq_base(struct vdpa_consumer *c, uint16_t idx)
 		consumer_stop(c);
 	/* Not before: a device that has stopped with its last queue has let go of them all. */
 	close_fd(&vq->call_fd, -1);
-	base = vq->base != CONSUMER_NOT_TOLD ? (uint32_t)vq->base
-	       : consumer_is_packed(c)	     ? PACKED_BASE_INITIAL
-					     : 0;
-	pthread_mutex_unlock(&c->lock);
-	return base;
+	if (vq->base != CONSUMER_NOT_TOLD)
+		return (uint32_t)vq->base;
+	return consumer_is_packed(c) ? PACKED_BASE_INITIAL : 0;
 }
