@@ -273,8 +273,7 @@ execute(struct virtio_device *dev, uint8_t class, uint8_t command, const void *d
 	if (ack != ACK_REFUSED || virtio_hw_check(&dev->hw) < 0 ||
 	    (virtio_hw_get_status(&dev->hw) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
 		return broken(dev, EPROTO, "the device uses a command without answering it");
-	return vdpa_error(EPERM,
-			  "%s: control queue: the device refuses command %u of class %u",
+	return vdpa_error(EPERM, "%s: control queue: the device refuses command %u of class %u",
 			  dev->vdev.name, command, class);
 }
 
