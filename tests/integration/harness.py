@@ -36,6 +36,11 @@ def count(few, many):
     return many if LONG else few
 
 
+def figure(text):
+    """What a test has counted, for the table that a long run writes."""
+    print(f'FIGURE: {text}', flush=True)
+
+
 def load_tests(loader, tests, pattern):
     """For a file whose classes in UVDPA_TEST_EXCEPT are tests of their own (see meson.build)."""
     others = os.environ.get('UVDPA_TEST_EXCEPT', '').split()
@@ -60,6 +65,15 @@ def skip_unless(condition, reason):
     if not condition:
         print(f'SKIPPED: {reason}', flush=True)
         raise unittest.SkipTest(reason)
+
+
+def fetched(part):
+    """The folder of what scripts/fetch-guest fetched; skips the test where it did not."""
+    source = os.environ.get('UVDPA_SOURCE') or os.path.join(os.path.dirname(__file__), '../..')
+    done = subprocess.run([os.path.join(source, 'scripts/fetch-guest'), '--check', part],
+                          capture_output=True, text=True)
+    skip_unless(done.returncode == 0, done.stdout.strip() or done.stderr.strip())
+    return done.stdout.strip()
 
 
 class Reader:
@@ -432,14 +446,16 @@ def rss_kib(pid):
 
 class Usage:
     """What a process holds: descriptors, threads and mapped memory files by name; all mappings, whose
-    number changes with its allocator too; KiB of memory."""
+    number changes with its allocator too; KiB of memory. Not what stands in for memory that has gone,
+    which is made once, when it is first needed."""
 
     def __init__(self, pid):
         with open(f'/proc/{pid}/maps', encoding='utf-8', errors='replace') as f:
             fields = [line.split(None, 5) for line in f]
         files = [f'mapping of {line[5].strip()}' for line in fields
                  if line[-1].startswith(('/memfd:', '/dev/'))]
-        self.held = collections.Counter(fds(pid) + [f'thread {name}' for name in threads(pid)] + files)
+        held = fds(pid) + [f'thread {name}' for name in threads(pid)] + files
+        self.held = collections.Counter(name for name in held if 'vdpa-nothing' not in name)
         self.mappings = len(fields)
         self.rss = rss_kib(pid)
         self.virtual = _status_field(f'/proc/{pid}/status', 'VmSize')
@@ -504,9 +520,11 @@ def cpu_seconds(pid):
 def lingering(seconds=6):
     """A TCP socket whose last close() waits so long, and what keeps its peer from reading."""
     with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         listener.bind(('127.0.0.1', 0))
         listener.listen()
         ours = socket.create_connection(listener.getsockname())
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         peer, _ = listener.accept()
     ours.setblocking(False)
     try:

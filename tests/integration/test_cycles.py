@@ -28,7 +28,7 @@ class Cycles(unittest.TestCase):
                 cycle(daemon, i)
             self.idle()
             after = harness.nothing_left(daemon.pid, before)
-            print(f'{self.id()}: before {before}; after {cycles} cycles {after}', flush=True)
+            harness.figure(f'{self._testMethodName[5:]}: {cycles} cycles, before {before}, after {after}')
             self.assertLessEqual(after.mappings, before.mappings)
             self.assertLess(after.rss, before.rss + RSS_SLACK_KIB)
             self.assertEqual(daemon.err.text(), '')

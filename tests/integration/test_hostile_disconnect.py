@@ -93,7 +93,7 @@ class Disconnect(HostileTest):
 
     def test_comes_back_at_once(self):
         """The end of the old connection and the new one may be noticed in either order."""
-        for _ in range(50):
+        for _ in range(harness.count(50, 5000)):
             with NetDriver(self.daemon.path("victim")) as net:
                 net.start()
         with NetDriver(self.daemon.path("victim")) as net:
@@ -101,7 +101,7 @@ class Disconnect(HostileTest):
             net.exchange()
 
     def test_killed_in_the_middle_of_traffic(self):
-        for _ in range(10):
+        for _ in range(harness.count(10, 1000)):
             pid = os.fork()
             if pid == 0:
                 try:

@@ -150,10 +150,10 @@ class Sessions(unittest.TestCase):
                 name = DEVICES[i % len(DEVICES)]
                 killed += self.session(app.socket(name), name, rnd, seconds[name])
             self.idle(telemetry)
+            harness.figure(f'{SESSIONS} sessions, {killed} killed before their end')
             for process, then in (app, before[0]), (model, before[1]):
                 after = harness.nothing_left(process.pid, then)
-                print(f'{self.id()}: seed {SEED}: {SESSIONS} sessions, {killed} killed before their '
-                      f'end: {process.command[0]}: before {then}; after {after}', flush=True)
+                harness.figure(f'{os.path.basename(process.command[0])}: before {then}, after {after}')
                 if then.virtual < SANITIZER_KIB:
                     self.assertLess(after.rss, then.rss + RSS_SLACK_KIB)
             # All of them still work.

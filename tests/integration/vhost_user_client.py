@@ -38,6 +38,7 @@ NAMES = {v: k for k, v in list(globals().items()) if k.isupper() and isinstance(
 VERSION, REPLY, NEED_REPLY = 1, 4, 8
 NOFD = 0x100
 F_VERSION_1, F_PACKED, F_INDIRECT, F_EVENT_IDX = 1 << 32, 1 << 34, 1 << 28, 1 << 29
+F_CTRL_VQ, F_CTRL_RX, F_GUEST_ANNOUNCE, F_MQ = 1 << 17, 1 << 18, 1 << 21, 1 << 22
 F_PROTOCOL, F_LOG_ALL, F_MRG_RXBUF = 1 << 30, 1 << 26, 1 << 15
 F_ACCESS_PLATFORM, F_NOTIFICATION_DATA = 1 << 33, 1 << 38
 P_MQ, P_LOG, P_RARP, P_REPLY_ACK, P_MTU, P_BACKEND_REQ = 1, 2, 4, 8, 16, 32
@@ -357,13 +358,14 @@ NET_HDR = 12
 class NetDriver:
     """A net device driven over one queue pair: what is sent comes back (back end loopback)."""
 
-    def __init__(self, path, ring=SplitRing, protocol=P_REPLY_ACK | P_MQ | P_CONFIG | P_RESET, connection=None, client=None):
+    def __init__(self, path, ring=SplitRing, protocol=P_REPLY_ACK | P_MQ | P_CONFIG | P_RESET, connection=None,
+                 client=None, features=0):
         self.client = client or Client(path, connection=connection)
         self.memory = Memory()
         self.rx, self.tx = ring(self.memory, 0), ring(self.memory, 1)
         self.rx_buf, self.tx_buf = self.memory.alloc(4096), self.memory.alloc(4096)
         try:
-            self.client.negotiate(F_VERSION_1 | ring.FEATURE, protocol)
+            self.client.negotiate(F_VERSION_1 | ring.FEATURE | features, protocol)
             assert self.negotiate_memory() == 0
         except BaseException:
             self.close()

@@ -724,6 +724,17 @@ ignore_removal(struct vdpa_device *vdev)
 
 #define TOLD(counter) __atomic_load_n(&(counter), __ATOMIC_SEQ_CST)
 
+static bool
+config_was_missed(struct vdpa_device *vdev)
+{
+	bool missed;
+
+	pthread_mutex_lock(&vdev->core->show_lock);
+	missed = vdev->core->config_missed;
+	pthread_mutex_unlock(&vdev->core->show_lock);
+	return missed;
+}
+
 /* What happens before the front end's probe has succeeded is told when it has. */
 static void
 a_new_front_end_is_told_of_what_it_missed(void **state)
@@ -737,6 +748,8 @@ a_new_front_end_is_told_of_what_it_missed(void **state)
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	vdpa_device_fail(f->vdev, -1, EIO, "early");
 	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	eventfd_write(f->vdev->core->config_fd, 1);
+	EVENTUALLY(config_was_missed(f->vdev));
 	vdpa_device_set_frontend(f->vdev, &fe);
 	EVENTUALLY(TOLD(told_failed) == 1);
 	EVENTUALLY(TOLD(told_config) == 1);

@@ -41,7 +41,7 @@ struct vdpa_event {
 	void (*handler)(struct vdpa_event *ev, uint32_t revents);
 	void *arg;
 	struct vdpa_event_loop *loop; /**< set while added */
-	TAILQ_ENTRY(vdpa_event) next; /**< the loop's, under its lock */
+	uint32_t slot;		      /**< the loop's, under its lock */
 };
 
 /**
@@ -147,18 +147,6 @@ void vdpa_task_cancel(struct vdpa_task *task);
  * plain write.
  */
 void vdpa_eventfd_signal(int fd);
-
-/**
- * Close a file descriptor that somebody else has sent. Never waits, as close(2) may: what could
- * is closed by a thread of its own. -1: no-op.
- */
-void vdpa_close_foreign(int fd);
-
-/**
- * End a connection on a UNIX socket, other descriptors of it too. Never waits for what was sent
- * with messages that nobody has read. -1: no-op.
- */
-void vdpa_close_connection(int fd);
 
 /** Reset the counter of such an eventfd, without waiting. False when it cannot be read. */
 bool vdpa_eventfd_take(int fd);
