@@ -117,11 +117,16 @@ static void
 config_event(struct vdpa_event *ev, uint32_t revents)
 {
 	struct vdpa_device *vdev = ev->arg;
-	const struct vdpa_frontend *fe = __atomic_load_n(&vdev->core->fe, __ATOMIC_ACQUIRE);
+	struct vdpa_device_core *core = vdev->core;
+	const struct vdpa_frontend *fe;
 	eventfd_t count;
 
 	if (eventfd_read(ev->fd, &count) < 0)
 		return;
+	pthread_mutex_lock(&core->show_lock);
+	fe = core->fe;
+	core->config_missed = fe == NULL;
+	pthread_mutex_unlock(&core->show_lock);
 	vdpa_snapshot_post(vdev);
 	if (fe != NULL && fe->ops->config_changed != NULL)
 		fe->ops->config_changed(vdev);
@@ -197,16 +202,17 @@ void
 vdpa_device_set_frontend(struct vdpa_device *vdev, struct vdpa_frontend *fe)
 {
 	struct vdpa_device_core *core = vdev->core;
+	bool missed;
 
 	pthread_mutex_lock(&core->show_lock);
 	__atomic_store_n(&core->fe, fe, __ATOMIC_RELEASE);
+	missed = core->config_missed;
 	pthread_mutex_unlock(&core->show_lock);
 	pthread_mutex_lock(&core->fail_lock);
 	if (core->fail_state == VDPA_FAIL_STOPPED)
 		vdpa_work_post(&core->work, &core->fail_work);
 	pthread_mutex_unlock(&core->fail_lock);
-	/* A change that was told to nobody. One too many does no harm. */
-	if (fe->ops->config_changed != NULL)
+	if (missed)
 		eventfd_write(core->config_fd, 1);
 }
 

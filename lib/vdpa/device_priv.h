@@ -88,6 +88,7 @@ struct vdpa_device_core {
 
 	/* What is shown without asking the device: snapshot.c. */
 	pthread_mutex_t show_lock; /* also keeps the front end while it describes its part */
+	bool config_missed;	   /* a change came before the front end; show lock */
 	uint8_t snapshot[VDPA_SNAPSHOT_MAX]; /* the configuration as it was read last */
 	size_t snapshot_len;		     /* 0: not read yet */
 	uint32_t snapshot_generation;

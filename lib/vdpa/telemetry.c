@@ -76,7 +76,7 @@ copy_string(char *dst, size_t size, const char *src)
 	dst[i] = '\0';
 }
 
-/* How much of text goes into one string: all of it, or up to its last blank that fits. */
+/* How much of text goes into one string: all of it, or up to and with its last blank that fits. */
 static size_t
 first_piece(const char *text)
 {
@@ -85,12 +85,12 @@ first_piece(const char *text)
 	if (len <= fits)
 		return len;
 	for (len = fits; len > fits / 2; len--)
-		if (text[len] == ' ')
+		if (text[len - 1] == ' ')
 			return len;
 	return fits;
 }
 
-/* A text of any length: NAME, NAME_2, ... */
+/* A text of any length: NAME, NAME_2, ..., which one after the other are the text. */
 static int
 add_string(struct rte_tel_data *d, const char *name, const char *value)
 {
@@ -103,7 +103,6 @@ add_string(struct rte_tel_data *d, const char *name, const char *value)
 
 		copy_string(text, len + 1, value);
 		value += len;
-		value += *value == ' ';
 		if (part == 1)
 			snprintf(key, sizeof(key), "%s", name);
 		else

@@ -98,21 +98,25 @@ const char *vdpa_device_state_name(enum vdpa_device_state state);
  *
  * @param words  the words, separated by blanks; "double quotes" keep blanks together.
  * @return 0; -EINVAL for a word or value that is not allowed, the message names it and what is
- *         allowed; -EEXIST for a name or socket in use; -ENODEV for an unknown management device;
- *         another negative errno from the driver or front end. On failure nothing is left.
+ *         allowed; -EEXIST for a name or socket in use; -EBUSY for a name with which another
+ *         thread does something, the message says what; -ENODEV for an unknown management device;
+ *         -ESHUTDOWN during vdpa_cleanup(); another negative errno from the driver or front end. On
+ *         failure nothing is left. It takes as long as the device does; no other device waits.
  */
 int vdpa_dev_add(const char *words);
 
 /**
- * Stop and remove a device.
- * @return 0; -ENODEV when there is none of that name.
+ * Stop and remove a device. No other device waits for it.
+ * @return 0; -ENODEV when there is none of that name; -EBUSY while another thread adds, changes or
+ *         removes it.
  */
 int vdpa_dev_del(const char *name);
 
 /**
  * Change attributes of a device while it exists, e.g. "net0 link down".
  * @param words  the device's name, then words and values.
- * @return 0; -ENODEV; -EINVAL for a bad word or value; -EOPNOTSUPP where the device has none.
+ * @return 0; -ENODEV and -EBUSY as vdpa_dev_del(); -EINVAL for a bad word or value, and for what a
+ *         device would not be made with; -EOPNOTSUPP where the device has none.
  */
 int vdpa_dev_set(const char *words);
 
@@ -124,6 +128,9 @@ int vdpa_dev_check(const char *words);
 
 /**
  * One device as JSON text, in the fields of `vdpa -j dev show` and ours (state, frontend, ...).
+ * From what the core knows: no device is asked, and none that hangs is waited for. The state of one
+ * that is being added or removed is "adding" or "removing", and what is not known of it is left
+ * out.
  * @param name  NULL for all, as an object keyed by name.
  * @return text to free(); NULL on failure (-ENODEV, -ENOMEM in errno).
  */

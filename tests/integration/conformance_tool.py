@@ -16,18 +16,24 @@ TIMEOUT = 110.0
 
 
 class Outcome:
-    """One run: exit code, cases by name as (result, reason), JSON, times."""
+    """One run: process id, exit code, cases by name as (result, reason), JSON, times."""
 
     def __init__(self, command, launcher=()):
         start = time.monotonic()
         with tempfile.TemporaryFile() as err:
-            done = subprocess.run([*launcher, TOOL, *command], stdin=subprocess.DEVNULL,
-                                  stdout=subprocess.PIPE, stderr=err, timeout=TIMEOUT)
+            with subprocess.Popen([*launcher, TOOL, *command], stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, stderr=err) as process:
+                try:
+                    out, _ = process.communicate(timeout=TIMEOUT)
+                except BaseException:
+                    process.kill()
+                    raise
             err.seek(0)
             self.err = err.read().decode(errors='replace')
         self.seconds = time.monotonic() - start
-        self.code = done.returncode
-        self.out = done.stdout.decode(errors='replace')
+        self.pid = process.pid
+        self.code = process.returncode
+        self.out = out.decode(errors='replace')
         assert not re.search('Sanitizer|runtime error', self.err), self.err
         self.cases = {}
         for line in self.out.splitlines():

@@ -7,6 +7,7 @@ The daemon under test is $UVDPA_APP, or vdpa-app on PATH. Everything lives in a 
 under a file prefix of its own; processes are ended by their own handle.
 """
 
+import collections
 import contextlib
 import json
 import os
@@ -25,6 +26,26 @@ APP = os.environ.get('UVDPA_APP', 'vdpa-app')
 TESTPMD = os.environ.get('UVDPA_TESTPMD', 'dpdk-testpmd')
 # With a sanitizer or a busy machine everything takes longer; nothing takes this long when it works.
 TIMEOUT = 30.0
+# A long run (scripts/check --long) takes the counts that are claimed; otherwise it is the smallest
+# count that can fail.
+LONG = os.environ.get('UVDPA_TEST_LONG', '0') not in ('', '0')
+
+
+def count(few, many):
+    """How often something is done: few times, or many in a long run."""
+    return many if LONG else few
+
+
+def figure(text):
+    """What a test has counted, for the table that a long run writes."""
+    print(f'FIGURE: {text}', flush=True)
+
+
+def load_tests(loader, tests, pattern):
+    """For a file whose classes in UVDPA_TEST_EXCEPT are tests of their own (see meson.build)."""
+    others = os.environ.get('UVDPA_TEST_EXCEPT', '').split()
+    return unittest.TestSuite(
+        case for case in tests if not any(type(test).__name__ in others for test in case))
 
 
 def wait_for(condition, what, timeout=TIMEOUT, interval=0.01):
@@ -44,10 +65,6 @@ def skip_unless(condition, reason):
     if not condition:
         print(f'SKIPPED: {reason}', flush=True)
         raise unittest.SkipTest(reason)
-
-
-# The counts that an issue names, in place of the smallest that can fail.
-LONG = os.environ.get('UVDPA_TEST_LONG', '') not in ('', '0')
 
 
 class Reader:
@@ -99,17 +116,17 @@ class Telemetry:
     """A client of DPDK's telemetry socket."""
 
     def __init__(self, path):
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._sock.settimeout(TIMEOUT)
-        self._sock.connect(path)
-        self.info = json.loads(self._sock.recv(16384))
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.settimeout(TIMEOUT)
+        self.sock.connect(path)
+        self.info = json.loads(self.sock.recv(16384))
 
     def ask(self, command):
-        self._sock.send(command.encode())
-        return json.loads(self._sock.recv(16384))[command.split(',')[0]]
+        self.sock.send(command.encode())
+        return json.loads(self.sock.recv(16384))[command.split(',')[0]]
 
     def close(self):
-        self._sock.close()
+        self.sock.close()
 
 
 class Daemon:
@@ -272,6 +289,18 @@ class Testpmd:
         text = self.run(f'show port info {port}')
         return re.search(r'Link status: (\w+)', text).group(1)
 
+    def forward(self, condition, start='start', timeout=TIMEOUT):
+        """Forward until condition() is true, and whether it is: a busy machine may not run any of us
+        for a while, so that packets are waited for and not a time."""
+        self.run(start)
+        try:
+            wait_for(condition, 'packets', timeout, interval=0.1)
+            return True
+        except AssertionError:
+            return False
+        finally:
+            self.run('stop')
+
     def quit(self):
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write('quit\n')
@@ -320,6 +349,51 @@ def virtio_user(path, index=0, queues=1, packed=False, in_order=False, mrg_rxbuf
     return ','.join(words)
 
 
+BURSTS = 4  # of 32 packets, which loopback() sends on each queue to begin with
+
+
+def loopback(test, pmd, queues, read, drops=None, packets=10000):
+    """testpmd's packets go round through a device until so many have come back, and each queue had
+    its share; then both sides have counted the same. Frames may reach a device before the queue they
+    are to come back by is enabled, and are dropped then: in that case there are more of them.
+
+    read(q): the statistics of a queue, as whoever executes it counts them; drops(): the packets that
+    the device dropped, None where nobody can tell. Returns testpmd's counters and the statistics.
+    """
+    def sums():
+        stats = [read(q) for q in range(2 * queues)]
+        tx, rx = [[q['tx_packets'] for q in stats[1::2]], [q['rx_packets'] for q in stats[0::2]]]
+        return sum(tx), sum(rx), all(tx) and all(rx), stats
+
+    for rounds in range(1, 6):
+        if pmd.forward(lambda: pmd.port_stats()['RX-packets'] > packets and sums()[2],
+                       f'start tx_first {BURSTS}', TIMEOUT / 3):
+            break
+    else:
+        raise AssertionError(f'packets do not go round: {sums()}')
+    theirs = pmd.port_stats()
+
+    def arrived():
+        sent, delivered = sums()[:2]
+        return sent == theirs['TX-packets'] and (drops is None or sent == delivered + drops())
+
+    # What was sent last is still on its way.
+    with contextlib.suppress(AssertionError):
+        wait_for(arrived, 'the last packets')
+    sent, delivered, _, stats = sums()
+    dropped = drops and drops()
+    print(f'{test.id()}: testpmd sent {theirs["TX-packets"]}, device took {sent}, dropped {dropped}, '
+          f'delivered {delivered}, testpmd received {theirs["RX-packets"]}', flush=True)
+    # Every packet that testpmd queued reached the device, and left it again.
+    test.assertEqual(sent, theirs['TX-packets'])
+    if drops is not None:
+        test.assertEqual(sent, delivered + dropped)
+    # What testpmd has not fetched yet is in flight, and no more than that.
+    test.assertGreaterEqual(delivered, theirs['RX-packets'])
+    test.assertLessEqual(delivered - theirs['RX-packets'], 32 * BURSTS * queues * rounds)
+    return theirs, stats
+
+
 def drops(stats):
     """Packets that a sim_net device dropped, both ways."""
     return stats['device']['rx_drops'] + stats['device']['tx_drops']
@@ -361,9 +435,56 @@ def rss_kib(pid):
     return _status_field(f'/proc/{pid}/status', 'VmRSS')
 
 
-def mappings(pid):
-    with open(f'/proc/{pid}/maps') as f:
-        return sum(1 for _ in f)
+class Usage:
+    """What a process holds: descriptors, threads and mapped memory files by name; all mappings, whose
+    number changes with its allocator too; KiB of memory. Not what stands in for memory that has gone,
+    which is made once, when it is first needed."""
+
+    def __init__(self, pid):
+        with open(f'/proc/{pid}/maps', encoding='utf-8', errors='replace') as f:
+            fields = [line.split(None, 5) for line in f]
+        files = [f'mapping of {line[5].strip()}' for line in fields
+                 if line[-1].startswith(('/memfd:', '/dev/'))]
+        held = fds(pid) + [f'thread {name}' for name in threads(pid)] + files
+        self.held = collections.Counter(name for name in held if 'vdpa-nothing' not in name)
+        self.mappings = len(fields)
+        self.rss = rss_kib(pid)
+        self.virtual = _status_field(f'/proc/{pid}/status', 'VmSize')
+
+    def __eq__(self, other):
+        return self.held == other.held
+
+    def left(self, before):
+        """What is held now that was not before, and how often."""
+        return dict(self.held - before.held)
+
+    def __repr__(self):
+        return (f'{self.held.total()} descriptors, threads and memory files, {self.mappings} mappings, '
+                f'{self.rss} KiB')
+
+
+def settled(pid, quiet=0.3):
+    """What a process holds once that has stood still for so long: what its last peer left, it closes
+    a little later."""
+    usage, since = Usage(pid), time.monotonic()
+    end = since + TIMEOUT
+    while time.monotonic() < min(since + quiet, end):
+        time.sleep(0.02)
+        now = Usage(pid)
+        if now != usage:
+            usage, since = now, time.monotonic()
+    return usage
+
+
+def nothing_left(pid, before):
+    """Wait until a process holds no more than before; what it holds then. Less is no mistake: it may
+    have been closing something."""
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: not Usage(pid).left(before), 'it to close')
+    usage = Usage(pid)
+    left = usage.left(before)
+    assert not left, f'left behind: {left}'
+    return usage
 
 
 def context_switches(pid):

@@ -56,7 +56,7 @@ class Stuck(unittest.TestCase):
 
 class Many(unittest.TestCase):
     def test_connected_front_ends_cost_no_thread_and_no_wake_up(self):
-        count = 2000 if harness.LONG else 300
+        count = harness.count(300, 2000)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         need = min(hard, 4 * count + 200)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, need), hard))

@@ -285,6 +285,48 @@ class Telemetry(unittest.TestCase):
                                      ['error'] * len(reply), (command, params, reply))
                     self.assertIn('error', reply)
 
+    def test_long_lists_come_in_pages(self):
+        """1,200 devices with long names: nothing is left out without a word."""
+        names = [f'{i:04}.{"n" * 50}' for i in range(1200)]
+        with harness.Daemon() as daemon, daemon.telemetry() as client:
+            for name in names:
+                self.assertEqual(client.ask(f'/vdpa/dev/add,name {name} mgmtdev sim_blk '
+                                            'backend ram 1M'), {'result': 'ok'})
+            # At a glance: as many as fit, and what to type for more.
+            reply = client.ask('/vdpa/dev/list')
+            found, more = reply[:-1], reply[-1]
+            self.assertEqual(found, names[:len(found)])
+            count, command = re.fullmatch(r'\.\.\. and (\d+) more: (\S+)', more).groups()
+            self.assertEqual(len(found) + int(count), len(names))
+            # Page by page, while others come and go.
+            found += client.ask(command)['names']
+            self.assertEqual(found, names[:len(found)])
+            self.assertEqual(client.ask(f'/vdpa/dev/del,{names[0]}'), {'result': 'ok'})
+            found, page = [], '0'
+            while page is not None:
+                reply = client.ask(f'/vdpa/dev/list,{page}')
+                self.assertEqual(reply['count'], len(names) - 1)
+                found += reply['names']
+                page = reply.get('next')
+                client.ask(f'/vdpa/dev/del,{found[-1]}')
+                client.ask(f'/vdpa/dev/add,name {found[-1]} mgmtdev sim_blk backend ram 1M')
+            for name in names[1:]:
+                self.assertIn(name, found)
+            for page in ('x', '-1', '1 2', '1,2'):
+                self.assertEqual(list(client.ask(f'/vdpa/dev/list,{page}')), ['error'])
+            # A list that fits is the plain array, and one page.
+            self.assertEqual(client.ask('/vdpa/mgmtdev/list'), ['sim_net', 'sim_blk'])
+            self.assertEqual(client.ask('/vdpa/mgmtdev/list,0'),
+                             {'count': 2, 'names': ['sim_net', 'sim_blk']})
+
+    def test_long_errors_are_told_whole(self):
+        with harness.Daemon() as daemon, daemon.telemetry() as client:
+            path = '/nonexistent/' + 'long/' * 60
+            reply = client.ask('/vdpa/dev/add,name b mgmtdev sim_blk backend file ' + path)
+            self.assertEqual(list(reply), ['error', 'error_2', 'error_3'])
+            self.assertEqual(''.join(reply.values()),
+                             f'b: cannot open {path}: No such file or directory')
+
     def test_a_device_with_many_queues_fits_a_reply(self):
         words = 'name net0 mgmtdev sim_net max_vqp 64 socket {dir}/net0.sock'
         with harness.Daemon([words]) as daemon, daemon.telemetry() as client:

@@ -148,5 +148,7 @@ for name, row in AT_RUN_TIME.items():
     setattr(AtRunTime, f'test_{name}', at_run_time(name, *row))
 
 
+load_tests = harness.load_tests
+
 if __name__ == '__main__':
     unittest.main()

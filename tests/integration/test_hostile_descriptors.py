@@ -18,7 +18,7 @@ import vhost_user_client as vu
 # Descriptors of one device's front ends that may wait to be closed: VDPA_FD_WAITING_MAX.
 WAITING_MAX = 64
 # Other devices wait no longer than this for their messages.
-PATIENCE_S = 2.0
+PATIENCE_S = 4.0
 
 
 def disk_folder():

@@ -172,9 +172,13 @@ class Rings(HostileTest):
 
     def test_packed_chain_that_goes_around_the_ring(self):
         def attack(net, ring):
+            chain = []
             for _ in range(ring.num):
-                ring.set_desc(ring.next, GPA + net.tx_buf, 16, 0, ring.avail_flags() | DESC_NEXT)
+                chain.append((ring.next, ring.avail_flags() | DESC_NEXT))
                 ring.advance()
+            # The head makes all of it available, so it is written last.
+            for i, flags in reversed(chain):
+                ring.set_desc(i, GPA + net.tx_buf, 16, 0, flags)
 
         self.packed("loop|long|chain", attack)
 

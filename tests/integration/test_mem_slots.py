@@ -14,6 +14,7 @@ from test_vfio_user import daemon, model
 from vhost_user_client import *
 
 SLOTS = 509
+SLOT_NAME = "uvdpa-slot"
 PAGE = 4096
 PROTOCOL = P_REPLY_ACK | P_MQ | P_CONFIG | P_RESET | P_MEM_SLOTS
 
@@ -40,7 +41,7 @@ class SlotDriver(NetDriver):
 
     def make_slots(self, n, files):
         """n regions, dealt out to so many files; holes keep the kernel from joining their maps."""
-        self.fds = [os.memfd_create(MEM_NAME) for _ in range(files)]
+        self.fds = [os.memfd_create(SLOT_NAME) for _ in range(files)]
         for fd in self.fds:
             os.ftruncate(fd, 2 * PAGE * (n // files + 1))
         self.slots = [Slot(i, self.fds[i % files], i // files * 2 * PAGE) for i in range(n)]
@@ -117,14 +118,16 @@ class Simulated(HostileTest):
         net = self.slot_driver().start()
         net.exchange()
         self.assertGreaterEqual(net.client.get_max_mem_slots(), SLOTS)
-        before = self.settled_usage()
+        name = f"/memfd:{SLOT_NAME} (deleted)"
+
+        def held():
+            usage = harness.Usage(self.daemon.process.pid).held
+            return usage[f"mapping of {name}"], usage[name]
 
         def counted(n, added):
-            self.assertTrue(wait_until(lambda: self.daemon.usage().guest_maps == before.guest_maps + n),
-                            f"{self.daemon.usage()} instead of {before} and {n} maps")
             # A file is one descriptor, however many regions lie in it.
-            self.assertTrue(wait_until(lambda: self.daemon.usage().fds == before.fds + min(files, n)),
-                            f"{self.daemon.usage()} instead of {before}, {n} regions in {files} files")
+            self.assertTrue(wait_until(lambda: held() == (n, min(files, n))),
+                            f"{held()} mappings and descriptors of {n} regions in {files} files")
 
         add_use_and_remove(self, net, files, counted)
 

@@ -11,10 +11,11 @@ import socket
 import struct
 import unittest
 
+import harness
 from vhost_user_client import *
 
 SEED = int(os.environ.get("UVDPA_SEED", "20260117"))
-MESSAGES = int(os.environ.get("UVDPA_MESSAGES", "12000"))
+MESSAGES = int(os.environ.get("UVDPA_MESSAGES") or harness.count(12000, 1000000))
 
 INTERESTING = (0, 1, 2, 3, 7, 8, 63, 64, 255, 256, 4095, 4096, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 

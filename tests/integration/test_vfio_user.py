@@ -20,8 +20,7 @@ import harness
 import vhost_user_client as vhost
 
 MODEL = os.environ.get('UVDPA_MODEL', 'vdpa-model')
-BURSTS = 4  # of 32 packets, sent on each queue to begin with; then they go round
-SECONDS = 1.0
+PACKETS = 10000  # at least, where packets are to do something or not
 
 
 @contextlib.contextmanager
@@ -56,38 +55,15 @@ class Loopback(unittest.TestCase):
             port = harness.virtio_user(app.socket('v0'), queues=queues, **vdev)
             with harness.Testpmd([port], queues=queues) as pmd:
                 self.assertEqual(app.show('v0')['state'], 'running')
-                pmd.run(f'start tx_first {BURSTS}')
-                time.sleep(SECONDS)
-                pmd.run('stop')
-                time.sleep(0.1)
-                self.compare(other, pmd, queues)
+                harness.loopback(self, pmd, queues, lambda q: other.ask(f'/vdpa/dev/stats,m0,{q}'),
+                                 lambda: harness.drops(other.stats('m0')))
             harness.wait_for(lambda: app.show('v0')['state'] == 'idle', 'the device to stop')
-
-    def compare(self, other, pmd, queues):
-        theirs = pmd.port_stats()
-        stats = [other.ask(f'/vdpa/dev/stats,m0,{i}') for i in range(2 * queues)]
-        rx, tx = stats[0::2], stats[1::2]
-        sent = sum(q['tx_packets'] for q in tx)
-        delivered = sum(q['rx_packets'] for q in rx)
-        dropped = harness.drops(other.stats('m0'))
-        print(f'{self.id()}: testpmd sent {theirs["TX-packets"]}, device took {sent}, '
-              f'dropped {dropped}, delivered {delivered}, testpmd received '
-              f'{theirs["RX-packets"]}', flush=True)
-        self.assertGreater(theirs['RX-packets'], 10000)
-        self.assertEqual(sent, theirs['TX-packets'])
-        self.assertEqual(sent, delivered + dropped)
-        self.assertGreaterEqual(delivered, theirs['RX-packets'])
-        self.assertLessEqual(delivered - theirs['RX-packets'], 32 * BURSTS * queues)
-        for queue in rx:
-            self.assertGreater(queue['rx_packets'], 0)
-        for queue in tx:
-            self.assertGreater(queue['tx_packets'], 0)
 
 
 class Sleep(unittest.TestCase):
     """A kick that is relayed wakes the daemon; packets and interrupts do not."""
 
-    SECONDS = 2.0
+    SECONDS = 2.0  # at least
 
     def packets(self, other):
         stats = other.stats('m0')['device']
@@ -97,27 +73,32 @@ class Sleep(unittest.TestCase):
         counts = harness.context_switches(app.pid)
         return sum(n for name, n in counts.items() if name.startswith('vdpa-'))
 
+    def wait_for_packets(self, other, before):
+        """So many packets and so long, whichever takes longer; the seconds that it took."""
+        start = time.monotonic()
+        time.sleep(self.SECONDS)
+        harness.wait_for(lambda: self.packets(other) > before + PACKETS, 'packets')
+        return time.monotonic() - start
+
     def measure(self, model_args=()):
         """Packets, relayed kicks and wake-ups of a while under load."""
         with model(args=model_args) as other, daemon(other.path) as app:
             port = harness.virtio_user(app.socket('v0'))
             with harness.Testpmd([port]) as pmd:
-                pmd.run(f'start tx_first {BURSTS}')
+                pmd.run(f'start tx_first {harness.BURSTS}')
                 time.sleep(0.2)
                 # The kicks of a little more than the time that wake-ups are counted in.
                 kicks = app.stats('v0')['device']['kicks_relayed']
                 before = self.packets(other), self.wakeups(app), harness.cpu_seconds(app.pid)
-                time.sleep(self.SECONDS)
+                seconds = self.wait_for_packets(other, before[0])
                 packets = self.packets(other) - before[0]
                 wakeups = self.wakeups(app) - before[1]
                 cpu = harness.cpu_seconds(app.pid) - before[2]
                 kicks = app.stats('v0')['device']['kicks_relayed'] - kicks
                 pmd.run('stop')
-        print(f'{self.id()}: {packets} packets in {self.SECONDS:g} s: {kicks} kicks relayed, '
-              f'{wakeups} wake-ups of the daemon, CPU {100 * cpu / self.SECONDS:.1f} %',
-              flush=True)
-        self.assertGreater(packets, 10000)
-        return kicks, wakeups, cpu
+        print(f'{self.id()}: {packets} packets in {seconds:.1f} s: {kicks} kicks relayed, '
+              f'{wakeups} wake-ups of the daemon, CPU {100 * cpu / seconds:.1f} %', flush=True)
+        return kicks, wakeups, cpu / seconds
 
     def test_packets_do_not_wake_the_daemon(self):
         kicks, wakeups, _ = self.measure()
@@ -131,7 +112,7 @@ class Sleep(unittest.TestCase):
         self.assertEqual(kicks, 0)
         # As above; in what it gets of a busy machine it is preempted now and then.
         self.assertLessEqual(wakeups, 20)
-        self.assertLess(cpu, 0.05 * self.SECONDS)
+        self.assertLess(cpu, 0.05)
 
     def test_packets_make_no_system_calls(self):
         """All threads of the daemon, DPDK's too, which looks at its sockets once a second."""
@@ -140,14 +121,14 @@ class Sleep(unittest.TestCase):
         with model(args=polling) as other, daemon(other.path) as app:
             port = harness.virtio_user(app.socket('v0'))
             with harness.Testpmd([port]) as pmd:
-                pmd.run(f'start tx_first {BURSTS}')
+                pmd.run(f'start tx_first {harness.BURSTS}')
                 time.sleep(0.2)
                 before = self.packets(other)
                 table = f'{app.dir}/strace'
                 tracer = subprocess.Popen(['strace', '-f', '-c', '-o', table, '-p', str(app.pid)],
                                           stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                           stderr=subprocess.PIPE, text=True)
-                time.sleep(self.SECONDS)
+                seconds = self.wait_for_packets(other, before)
                 tracer.send_signal(signal.SIGINT)
                 said = tracer.communicate(timeout=10)[1]
                 harness.skip_unless('not permitted' not in said, f'strace may not attach: {said}')
@@ -157,9 +138,8 @@ class Sleep(unittest.TestCase):
                 pmd.run('stop')
         # % time, seconds, usecs/call, calls, errors where there are some, name
         calls = {row[-1]: int(row[3]) for row in rows if row[0][0].isdigit() and row[-1] != 'total'}
-        print(f'{self.id()}: {packets} packets in {self.SECONDS:g} s: '
+        print(f'{self.id()}: {packets} packets in {seconds:.1f} s: '
               f'{sum(calls.values())} system calls of the daemon {calls}', flush=True)
-        self.assertGreater(packets, 10000)
         self.assertLessEqual(sum(calls.values()), 100)
 
     def test_interrupts_do_not_wake_the_daemon(self):
@@ -198,9 +178,6 @@ class Sessions(unittest.TestCase):
 
     def test_nothing_is_left_of_a_session(self):
         with model() as other, daemon(other.path) as app, app.telemetry() as client:
-            def usage():
-                return harness.fds(app.pid), harness.threads(app.pid), harness.mappings(app.pid)
-
             def is_idle():
                 return client.ask('/vdpa/dev/show,v0')['state'] == 'idle'
 
@@ -212,9 +189,8 @@ class Sessions(unittest.TestCase):
                         self.stop(net)
                 harness.wait_for(is_idle, 'the device to be idle')
                 if i == 4:
-                    time.sleep(0.2)
-                    before = usage()
-            harness.wait_for(lambda: usage() == before, f'{usage()} to be {before}', timeout=5)
+                    before = harness.settled(app.pid)
+            harness.nothing_left(app.pid, before)
             self.assertEqual(app.err.text(), '')
 
     def test_interrupts_come_with_fewer_vectors_too(self):
@@ -286,6 +262,8 @@ for _layout, _args in (('split', {}), ('packed', {'packed': True})):
     for _queues in (1, 4):
         setattr(Loopback, f'test_{_layout}_{_queues}_queue_pairs', case(queues=_queues, **_args))
 
+
+load_tests = harness.load_tests
 
 if __name__ == '__main__':
     unittest.main(verbosity=2)

@@ -8,6 +8,8 @@ device passes frames all the while.
 """
 
 import contextlib
+import os
+import signal
 import time
 import unittest
 
@@ -116,18 +118,60 @@ class Faults(unittest.TestCase):
             with contextlib.suppress(vhost.Closed, OSError):
                 net.stop()
             self.wait_failed(began, pattern)
-        # It stays lost, and says so each time.
+        # It stays lost: nobody can connect to it any more, and the log says why.
         began = time.monotonic()
-        with contextlib.suppress(AssertionError, vhost.Closed, OSError), self.session() as net:
-            net.start()
+        for _ in range(2):
+            with self.assertRaises((AssertionError, vhost.Closed, OSError)), \
+                    self.session() as net:
+                net.start()
+        self.app.err.wait(f'v0: .*connections to .*/v0.sock are refused: .*{pattern}')
         self.wait_failed(began, pattern)
         self.assertLess(time.monotonic() - began, BOUND_S)
+
         # The function itself is well: a device made anew works.
         set_fault(self.models[0], 'none')
         self.app.stop()
         with daemon(self.models[0].path) as again, \
                 vhost.NetDriver(again.socket('v0')).start() as net:
             net.exchange()
+
+    def test_a_failed_device_that_dies_is_gone(self):
+        """What it failed of first is told beside what became of it."""
+        with self.session().start() as net:
+            net.exchange()
+            began = time.monotonic()
+            set_fault(self.models[0], 'needs_reset')
+            self.wait_failed(began, 'the device says that it needs a reset')
+            self.models[0].stop()
+            self.app.err.wait('v0: .*the device is gone')
+        shown = self.app.show('v0')
+        failure = ''.join(shown[key] for key in sorted(shown) if key.startswith('failure'))
+        self.assertRegex(failure, 'hung up .*; before that: .*needs a reset')
+        with self.assertRaises((AssertionError, vhost.Closed, OSError)), self.session() as net:
+            net.start()
+        self.app.err.wait('v0: .*connections to .*/v0.sock are refused: .*hung up')
+
+    def test_a_server_that_is_stopped_is_shown_as_it_was(self):
+        """Whoever looks asks no device: it would time out, and fail of having been looked at."""
+        with self.session().start() as net:
+            net.exchange()
+            os.kill(self.models[0].pid, signal.SIGSTOP)
+            try:
+                for _ in range(20):
+                    self.assertEqual(self.app.show('v0')['state'], 'running')
+                    self.assertEqual(self.app.ask('/vdpa/dev/list'), ['v0', 'v1'])
+                    self.assertEqual(self.app.ask('/vdpa/dev/add,name a mgmtdev sim_net'),
+                                     {'result': 'ok'})
+                    self.assertEqual(self.app.ask('/vdpa/dev/del,a'), {'result': 'ok'})
+                time.sleep(2 * TIMEOUT_MS / 1000)
+                self.assertEqual(self.app.show('v0')['state'], 'running')
+            finally:
+                os.kill(self.models[0].pid, signal.SIGCONT)
+            net.exchange()
+            # What changes is shown, and nobody has to ask the device for it.
+            self.assertEqual(self.app.show('v0')['link'], 'up')
+            self.assertEqual(self.models[0].ask('/vdpa/dev/set,m0 link down'), {'result': 'ok'})
+            harness.wait_for(lambda: self.app.show('v0')['link'] == 'down', 'the link to be shown')
 
     def test_vectors_are_refused(self):
         set_fault(self.models[0], 'no_vector')

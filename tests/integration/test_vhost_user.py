@@ -55,6 +55,55 @@ class VhostUser(HostileTest):
                 client.negotiate(protocol=P_REPLY_ACK | P_MQ)
                 self.assertEqual(client.ask_u64(GET_QUEUE_NUM), number)
 
+    def control(self, net, ring, buffer, command):
+        """The answer to a command that the front end gives on a control queue."""
+        net.memory.write(buffer, command + b"\xff")
+        at = net.memory.GPA + buffer
+        ring.set_desc(0, at, len(command), DESC_NEXT, 1)
+        ring.set_desc(1, at + len(command), 1, DESC_WRITE)
+        ring.submit(0)
+        ring.kick()
+        self.assertTrue(wait_until(lambda: ring.poll() is not None), "the control queue does not answer")
+        return net.memory.read(buffer + len(command), 1)[0]
+
+    def test_control_queue_is_the_device_s_for_who_acknowledges_it(self):
+        """User-mode Linux keeps no control queue: the device has it."""
+        for name, features, index in ("victim", 0, 2), ("pairs", 0, 2), ("pairs", F_MQ, 8):
+            with self.subTest(name, index=index):
+                net = NetDriver(self.daemon.path(name), features=F_CTRL_VQ | F_CTRL_RX | features)
+                with net:
+                    net.start()
+                    ring, buffer = SplitRing(net.memory, index), net.memory.alloc(4096)
+                    self.assertEqual(ring.start(net.client), 0)
+                    self.assertEqual(self.control(net, ring, buffer, bytes([0, 0, 1])), 0)
+                    self.assertEqual(self.control(net, ring, buffer, bytes([0xEE, 0, 1])), 1)
+                    if features:
+                        # Eight rings are the pairs'; a driver says how many it uses.
+                        self.assertEqual(self.control(net, ring, buffer, struct.pack("<BBH", 4, 0, 1)), 0)
+                        self.assertEqual(self.control(net, ring, buffer, struct.pack("<BBH", 4, 0, 5)), 1)
+                        self.assertEqual(net.client.ask_u64(GET_QUEUE_NUM), 4)
+                    net.exchange()
+                    where = net.client.ask(GET_VRING_BASE, struct.pack("<II", index, 0))
+                    self.assertEqual(struct.unpack("<II", where), (index, 4 if features else 2))
+
+    def test_control_queue_is_none_for_who_keeps_its_own(self):
+        """QEMU and virtio-user acknowledge MQ and GUEST_ANNOUNCE, and no CTRL_VQ."""
+        for name, index in ("victim", 2), ("pairs", 8):
+            with self.subTest(name):
+                features = F_GUEST_ANNOUNCE | (F_MQ if name == "pairs" else 0)
+                with NetDriver(self.daemon.path(name), features=features) as net:
+                    net.start()
+                    with self.assertRaises(AssertionError):
+                        assert SplitRing(net.memory, index).start(net.client) == 0
+                    net.exchange()
+
+    def test_what_depends_on_the_control_queue_is_offered_with_it(self):
+        for name in "victim", "pairs":
+            with Client(self.daemon.path(name)) as client:
+                offered = client.ask_u64(GET_FEATURES)
+                self.assertTrue(offered & F_CTRL_VQ and offered & F_GUEST_ANNOUNCE)
+                self.assertEqual(bool(offered & F_MQ), name == "pairs")
+
     def test_inflight_area_outlives_the_connection(self):
         with Client(self.daemon.path("blk")) as client:
             client.negotiate(protocol=P_REPLY_ACK | P_INFLIGHT)

@@ -22,7 +22,7 @@ import harness
 from vhost_user_client import Memory, PackedRing, SplitRing, wait_until, F_VERSION_1
 
 MODEL = os.environ.get('UVDPA_MODEL', 'vdpa-model')
-TIMEOUT_S = 5.0
+TIMEOUT_S = 15.0
 
 VERSION, DMA_MAP, DMA_UNMAP, GET_INFO, GET_REGION_INFO, GET_REGION_IO_FDS = 1, 2, 3, 4, 5, 6
 GET_IRQ_INFO, SET_IRQS, REGION_READ, REGION_WRITE = 7, 8, 9, 10
@@ -439,12 +439,7 @@ class ModelTest(unittest.TestCase):
             cls.healthy = NetDriver(cls.model.socket('healthy')).start()
             cls.healthy.exchange()
             cls.serve()
-            cls.baseline = cls.usage()
-            for _ in range(20):
-                time.sleep(0.02)
-                last, cls.baseline = cls.baseline, cls.usage()
-                if last == cls.baseline:
-                    break
+            cls.baseline = harness.settled(cls.model.pid)
         except BaseException:
             cls.model.stop()
             print(cls.model.err.text())
@@ -459,13 +454,6 @@ class ModelTest(unittest.TestCase):
         cls.model.cleanup()
         if code != 0 or 'Sanitizer' in text or 'runtime error' in text:
             raise AssertionError(f'the model ended with {code}:\n{text[-8000:]}')
-
-    @classmethod
-    def usage(cls):
-        """Everything open but anonymous, and how often guest memory is mapped."""
-        with open(f'/proc/{cls.model.pid}/maps') as f:
-            maps = sum('uvdpa-guest' in line for line in f)
-        return harness.fds(cls.model.pid), maps, len(harness.threads(cls.model.pid))
 
     @classmethod
     def serve(cls):
@@ -490,8 +478,7 @@ class ModelTest(unittest.TestCase):
         self.assertIsNone(self.model.process.poll(), 'the model died:\n' + self.model.err.text()[-8000:])
         self.healthy.exchange()
         self.serve()
-        if not wait_until(lambda: self.usage() == self.baseline):
-            self.assertEqual(self.usage(), self.baseline, 'something is left behind')
+        harness.nothing_left(self.model.pid, self.baseline)
 
     def client(self, **kw):
         """A client of m0 that is closed at the end."""

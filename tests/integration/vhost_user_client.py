@@ -8,7 +8,6 @@ under test) and HostileTest (what must hold after every attack).
 """
 
 import array
-import collections
 import mmap
 import os
 import re
@@ -39,13 +38,14 @@ NAMES = {v: k for k, v in list(globals().items()) if k.isupper() and isinstance(
 VERSION, REPLY, NEED_REPLY = 1, 4, 8
 NOFD = 0x100
 F_VERSION_1, F_PACKED, F_INDIRECT, F_EVENT_IDX = 1 << 32, 1 << 34, 1 << 28, 1 << 29
+F_CTRL_VQ, F_CTRL_RX, F_GUEST_ANNOUNCE, F_MQ = 1 << 17, 1 << 18, 1 << 21, 1 << 22
 F_PROTOCOL, F_LOG_ALL, F_MRG_RXBUF = 1 << 30, 1 << 26, 1 << 15
 F_ACCESS_PLATFORM, F_NOTIFICATION_DATA = 1 << 33, 1 << 38
 P_MQ, P_LOG, P_RARP, P_REPLY_ACK, P_MTU, P_BACKEND_REQ = 1, 2, 4, 8, 16, 32
 P_CONFIG, P_SEND_FD, P_INFLIGHT, P_RESET, P_STATUS = 1 << 9, 1 << 10, 1 << 12, 1 << 13, 1 << 16
 P_MEM_SLOTS = 1 << 15
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 15.0
 MEM_NAME = "uvdpa-guest"
 
 
@@ -358,13 +358,14 @@ NET_HDR = 12
 class NetDriver:
     """A net device driven over one queue pair: what is sent comes back (back end loopback)."""
 
-    def __init__(self, path, ring=SplitRing, protocol=P_REPLY_ACK | P_MQ | P_CONFIG | P_RESET, connection=None):
-        self.client = Client(path, connection=connection)
+    def __init__(self, path, ring=SplitRing, protocol=P_REPLY_ACK | P_MQ | P_CONFIG | P_RESET, connection=None,
+                 client=None, features=0):
+        self.client = client or Client(path, connection=connection)
         self.memory = Memory()
         self.rx, self.tx = ring(self.memory, 0), ring(self.memory, 1)
         self.rx_buf, self.tx_buf = self.memory.alloc(4096), self.memory.alloc(4096)
         try:
-            self.client.negotiate(F_VERSION_1 | ring.FEATURE, protocol)
+            self.client.negotiate(F_VERSION_1 | ring.FEATURE | features, protocol)
             assert self.negotiate_memory() == 0
         except BaseException:
             self.close()
@@ -474,9 +475,6 @@ class BlockDriver:
         self.close()
 
 
-Usage = collections.namedtuple("Usage", "fds guest_maps threads")
-
-
 class Daemon:
     """vdpa-app with its log."""
 
@@ -511,11 +509,10 @@ class Daemon:
     def proc(self, what):
         return f"/proc/{self.process.pid}/{what}"
 
-    def usage(self):
-        fds = os.listdir(self.proc("fd"))
+    def guest_maps(self):
+        """How often memory of a front end of ours is mapped."""
         with open(self.proc("maps"), encoding="utf-8", errors="replace") as f:
-            maps = sum(MEM_NAME in line for line in f)
-        return Usage(len(fds), maps, len(harness.threads(self.process.pid)))
+            return sum(MEM_NAME in line for line in f)
 
     def stop(self):
         if self.process.poll() is None:
@@ -548,7 +545,8 @@ class HostileTest(unittest.TestCase):
             cls.healthy = NetDriver(cls.daemon.path("healthy")).start()
             cls.healthy.exchange()
             cls.reconnect_victim()
-            cls.baseline = cls.settled_usage()
+            cls.baseline = harness.settled(cls.daemon.process.pid)
+            cls.guest_maps = cls.daemon.guest_maps()
         except BaseException:
             code, log = cls.daemon.stop()
             sys.stderr.write(log)
@@ -560,16 +558,6 @@ class HostileTest(unittest.TestCase):
         code, log = cls.daemon.stop()
         if code != 0 or "Sanitizer" in log or "runtime error" in log:
             raise AssertionError(f"the daemon ended with {code}:\n{log[-8000:]}")
-
-    @classmethod
-    def settled_usage(cls):
-        usage = cls.daemon.usage()
-        for _ in range(20):
-            time.sleep(0.02)
-            last, usage = usage, cls.daemon.usage()
-            if usage == last:
-                break
-        return usage
 
     @classmethod
     def reconnect_victim(cls):
@@ -588,10 +576,7 @@ class HostileTest(unittest.TestCase):
         self.assertIsNone(self.daemon.process.poll(), "the daemon died:\n" + self.daemon.log()[-8000:])
         self.healthy.exchange()
         self.reconnect_victim()
-        self.assertTrue(
-            wait_until(lambda: self.daemon.usage() == self.baseline),
-            f"left behind: {self.daemon.usage()} instead of {self.baseline}",
-        )
+        harness.nothing_left(self.daemon.process.pid, self.baseline)
 
     def new_log(self):
         return self.daemon.log()[self.log_start :]

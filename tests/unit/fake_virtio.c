@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <linux/virtio_config.h>
 
 #include <linux/virtio_pci.h>
 
@@ -68,7 +69,9 @@ static uint8_t
 execute(struct fake_virtio *v, const uint8_t *cmd, uint32_t len)
 {
 	v->commands++;
-	if (v->ctrl == FAKE_CTRL_REFUSES || len < 2)
+	if (v->ctrl == FAKE_CTRL_NEEDS_RESET)
+		v->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
+	if (v->ctrl == FAKE_CTRL_NEEDS_RESET || v->ctrl == FAKE_CTRL_REFUSES || len < 2)
 		return 1;
 	if (cmd[0] == 0 && cmd[1] == 0 && len == 3)
 		v->promisc = cmd[2] != 0;

@@ -23,11 +23,12 @@
 /* How the control queue behaves. */
 enum fake_virtio_ctrl {
 	FAKE_CTRL_ANSWERS,
-	FAKE_CTRL_SILENT,   /* never uses the command */
-	FAKE_CTRL_REFUSES,  /* answers that it failed */
-	FAKE_CTRL_JUMPS,    /* the used index goes further than what was given */
-	FAKE_CTRL_WRONG_ID, /* uses a descriptor that it was not given */
-	FAKE_CTRL_NO_ACK,   /* uses the command without writing an answer */
+	FAKE_CTRL_SILENT,      /* never uses the command */
+	FAKE_CTRL_REFUSES,     /* answers that it failed */
+	FAKE_CTRL_JUMPS,       /* the used index goes further than what was given */
+	FAKE_CTRL_WRONG_ID,    /* uses a descriptor that it was not given */
+	FAKE_CTRL_NO_ACK,      /* uses the command without writing an answer */
+	FAKE_CTRL_NEEDS_RESET, /* answers that it failed, and needs a reset */
 };
 
 struct fake_virtio_vq {

@@ -724,6 +724,17 @@ ignore_removal(struct vdpa_device *vdev)
 
 #define TOLD(counter) __atomic_load_n(&(counter), __ATOMIC_SEQ_CST)
 
+static bool
+config_was_missed(struct vdpa_device *vdev)
+{
+	bool missed;
+
+	pthread_mutex_lock(&vdev->core->show_lock);
+	missed = vdev->core->config_missed;
+	pthread_mutex_unlock(&vdev->core->show_lock);
+	return missed;
+}
+
 /* What happens before the front end's probe has succeeded is told when it has. */
 static void
 a_new_front_end_is_told_of_what_it_missed(void **state)
@@ -737,6 +748,8 @@ a_new_front_end_is_told_of_what_it_missed(void **state)
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	vdpa_device_fail(f->vdev, -1, EIO, "early");
 	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	eventfd_write(f->vdev->core->config_fd, 1);
+	EVENTUALLY(config_was_missed(f->vdev));
 	vdpa_device_set_frontend(f->vdev, &fe);
 	EVENTUALLY(TOLD(told_failed) == 1);
 	EVENTUALLY(TOLD(told_config) == 1);
@@ -852,6 +865,32 @@ configuration_is_bounded_and_generation_safe(void **state)
 	assert_int_equal(vdpa_get_config(f->vdev, 0, buf, 4), 0);
 }
 
+/* What is shown follows the device: when it tells of a change, and at a start. */
+static void
+a_changed_configuration_is_shown_without_asking(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t shown[2] = {0};
+	unsigned int reads;
+
+	f->fake->config[1] = 7;
+	f->fake->generation++;
+	eventfd_write(f->vdev->core->config_fd, 1);
+	EVENTUALLY(vdpa_snapshot_get(f->vdev, shown, sizeof(shown)) && shown[1] == 7);
+	reads = f->fake->config_reads;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	vdpa_unregister_device(f->vdev);
+	assert_int_equal(f->fake->config_reads, reads);
+	vdpa_put_device(f->vdev);
+	/* Changed while nobody listened to it. */
+	f->freed = 0;
+	make_device(f, false);
+	f->fake->config[1] = 9;
+	f->fake->generation++;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	EVENTUALLY(vdpa_snapshot_get(f->vdev, shown, sizeof(shown)) && shown[1] == 9);
+}
+
 static bool describing, removed, removed_while_describing;
 
 static void
@@ -947,6 +986,7 @@ main(void)
 		TEST(nothing_works_after_unregistration),
 		TEST(names_are_unique_and_plain),
 		TEST(configuration_is_bounded_and_generation_safe),
+		TEST(a_changed_configuration_is_shown_without_asking),
 		TEST(a_device_that_is_being_shown_keeps_its_front_end),
 	};
 

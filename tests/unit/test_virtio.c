@@ -1050,8 +1050,9 @@ a_hostile_control_queue_fails_the_start_in_time(void **state)
 		{FAKE_CTRL_SILENT, false, ETIMEDOUT, "does not answer in time"},
 		{FAKE_CTRL_JUMPS, true, EPROTO, "uses what it was not given"},
 		{FAKE_CTRL_WRONG_ID, false, EPROTO, "a descriptor it was not given"},
-		{FAKE_CTRL_REFUSES, false, EIO, "refuses command 0 of class 4 (answer 0x01)"},
-		{FAKE_CTRL_NO_ACK, false, EIO, "(answer 0xff)"},
+		{FAKE_CTRL_REFUSES, false, EPERM, "refuses command 0 of class 4"},
+		{FAKE_CTRL_NO_ACK, false, EPROTO, "without answering it"},
+		{FAKE_CTRL_NEEDS_RESET, false, EIO, "needs a reset"},
 	};
 	struct fixture *f = *state;
 	unsigned int idle;
@@ -1112,6 +1113,28 @@ a_device_that_may_not_be_promiscuous_starts(void **state)
 	f->v.ctrl = FAKE_CTRL_REFUSES;
 	start(f);
 	assert_false(f->v.promisc);
+}
+
+/* What is no refusal does not pass for one. */
+static void
+a_broken_control_queue_is_no_refusal_to_be_promiscuous(void **state)
+{
+	static const struct {
+		enum fake_virtio_ctrl ctrl;
+		int err;
+	} cases[] = {
+		{FAKE_CTRL_NO_ACK, EPROTO},
+		{FAKE_CTRL_NEEDS_RESET, EIO},
+		{FAKE_CTRL_SILENT, ETIMEDOUT},
+	};
+	struct fixture *f = *state;
+
+	add_net(f, 1, WORDS);
+	for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		f->v.ctrl = cases[i].ctrl;
+		assert_int_equal(vdpa_device_start(f->vdev, &f->start), -cases[i].err);
+		assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_IDLE);
+	}
 }
 
 static void
@@ -1470,7 +1493,7 @@ a_late_queue_starts_where_queues_reset_one_by_one(void **state)
 	assert_int_equal(f->v.pairs, 1);
 	assert_int_equal(f->v.vq[2].enable, 0);
 	f->v.ctrl = FAKE_CTRL_REFUSES;
-	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), EIO, "refuses command");
+	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), EPERM, "refuses command");
 	assert_int_equal(f->v.vq[2].enable, 0);
 	f->v.ctrl = FAKE_CTRL_ANSWERS;
 	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), 0);
@@ -1481,7 +1504,7 @@ a_late_queue_starts_where_queues_reset_one_by_one(void **state)
 	assert_int_equal(vdpa_device_stop_vq(f->vdev, 2, &at), 0);
 	f->v.ctrl = FAKE_CTRL_REFUSES;
 	f->v.never_resets_vq = true;
-	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), EIO, "refuses command");
+	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), EPERM, "refuses command");
 	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
 	assert_int_equal(f->v.status, 0);
 }
@@ -1630,6 +1653,7 @@ main(void)
 		T(a_hostile_control_queue_fails_the_start_in_time),
 		T(a_control_queue_that_fails_later_fails_the_device),
 		T(a_device_that_may_not_be_promiscuous_starts),
+		T(a_broken_control_queue_is_no_refusal_to_be_promiscuous),
 		T(a_device_without_control_queue_works_without),
 		T(kicks_are_posted_where_the_doorbell_is_not_mapped),
 		T(kicks_are_written_where_the_doorbell_is_mapped),

@@ -716,6 +716,27 @@ BOTH(descriptors_that_change_meanwhile_stay_inside_memory)
 
 #define TESTS(name) cmocka_unit_test(name##_split), cmocka_unit_test(name##_packed)
 
+/* virtio 1.2, 2.7: the event fields at the end belong to the ring whatever was negotiated. */
+static void
+a_ring_without_event_idx_is_as_long_as_one_with(void **state)
+{
+	for (unsigned int event = 0; event < 2; event++) {
+		struct fixture f;
+		uint64_t num = 16;
+
+		start(&f, event ? EVENT_IDX : 0, (uint32_t)num);
+		f.params.device = BOUNDARY - (4 + 8 * num);
+		assert_int_equal(vdpa_vq_setup(f.vq, &f.params, f.mem.tlb), -EFAULT);
+		f.params.device -= 4;
+		assert_int_equal(vdpa_vq_setup(f.vq, &f.params, f.mem.tlb), 0);
+		f.params.driver = BOUNDARY - (4 + 2 * num);
+		assert_int_equal(vdpa_vq_setup(f.vq, &f.params, f.mem.tlb), -EFAULT);
+		f.params.driver -= 2;
+		assert_int_equal(vdpa_vq_setup(f.vq, &f.params, f.mem.tlb), 0);
+		finish(&f);
+	}
+}
+
 int
 main(void)
 {
@@ -725,6 +746,7 @@ main(void)
 		TESTS(a_burst_is_taken_and_rewound),
 		TESTS(calls_and_kicks_follow_the_driver),
 		TESTS(set_up_refuses_what_the_specification_forbids),
+		cmocka_unit_test(a_ring_without_event_idx_is_as_long_as_one_with),
 		TESTS(a_malformed_chain_breaks_the_virtqueue),
 		TESTS(what_is_outstanding_cannot_be_available_again),
 		TESTS(writes_are_logged),

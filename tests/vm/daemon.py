@@ -10,8 +10,8 @@ import socket
 import subprocess
 import time
 
-START_TIMEOUT = 20  # seconds until every socket is there
-STOP_TIMEOUT = 10
+START_TIMEOUT = 60  # seconds until every socket is there
+STOP_TIMEOUT = 30
 
 
 class DaemonError(Exception):

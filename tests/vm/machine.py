@@ -19,7 +19,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 QEMU = "qemu-system-x86_64"
-BOOT_TIMEOUT = 120  # seconds for boot and script together, unless a test says otherwise
+BOOT_TIMEOUT = 300  # seconds for boot and script together, unless a test says otherwise
 
 
 class MachineError(Exception):

@@ -523,10 +523,13 @@ void
 sim_config_write(struct sim_device *dev, size_t offset, const void *buf, size_t len, bool notify)
 {
 	rte_spinlock_lock(&dev->config_lock);
-	memcpy(dev->config + offset, buf, len);
-	__atomic_add_fetch(&dev->generation, 1, __ATOMIC_RELEASE);
-	if (notify && dev->config_fd >= 0)
-		eventfd_write(dev->config_fd, 1);
+	/* The same once more, as at a reset, is no change. */
+	if (memcmp(dev->config + offset, buf, len) != 0) {
+		memcpy(dev->config + offset, buf, len);
+		__atomic_add_fetch(&dev->generation, 1, __ATOMIC_RELEASE);
+		if (notify && dev->config_fd >= 0)
+			eventfd_write(dev->config_fd, 1);
+	}
 	rte_spinlock_unlock(&dev->config_lock);
 }
 

@@ -35,8 +35,9 @@ enum {
 	CTRL_MQ_PAIRS_SET = 0,
 };
 
-#define ACK_OK	 0
-#define ACK_NONE 0xff /* not the device's to write */
+#define ACK_OK	    VIRTIO_NET_OK
+#define ACK_REFUSED VIRTIO_NET_ERR
+#define ACK_NONE    0xff /* not the device's to write */
 
 struct split_desc {
 	uint64_t addr;
@@ -237,7 +238,10 @@ execute_packed(struct virtio_device *dev, const uint64_t *addr, const uint32_t *
 	return 0;
 }
 
-/* Give a command and wait for its answer, within the device's time-out. */
+/*
+ * Give a command and wait for its answer, within the device's time-out. -EPERM: the device refuses
+ * it and works on; any other errno: it does not, or cannot be reached, and takes no more commands.
+ */
 static int
 execute(struct virtio_device *dev, uint8_t class, uint8_t command, const void *data, size_t len)
 {
@@ -263,12 +267,14 @@ execute(struct virtio_device *dev, uint8_t class, uint8_t command, const void *d
 	if (rc < 0)
 		return rc;
 	ack = __atomic_load_n(&cmd->ack, __ATOMIC_RELAXED);
-	return ack == ACK_OK
-		       ? 0
-		       : vdpa_error(EIO,
-				    "%s: control queue: the device refuses command %u of class "
-				    "%u (answer 0x%02x)",
-				    dev->vdev.name, command, class, ack);
+	if (ack == ACK_OK)
+		return 0;
+	/* An answer is the device's word only as long as the device works. */
+	if (ack != ACK_REFUSED || virtio_hw_check(&dev->hw) < 0 ||
+	    (virtio_hw_get_status(&dev->hw) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
+		return broken(dev, EPROTO, "the device uses a command without answering it");
+	return vdpa_error(EPERM, "%s: control queue: the device refuses command %u of class %u",
+			  dev->vdev.name, command, class);
 }
 
 int
@@ -366,7 +372,7 @@ virtio_ctrl_start(struct virtio_device *dev)
 	if (rc < 0 || !virtio_has(dev->negotiated, VIRTIO_NET_F_CTRL_RX))
 		return rc;
 	rc = execute(dev, CTRL_RX, CTRL_RX_PROMISC, &on, sizeof(on));
-	if (rc == -EIO) {
+	if (rc == -EPERM) {
 		/* Some functions may not: they deliver what is for their own address. */
 		VDPA_LOG(WARNING,
 			 "%s: not promiscuous: a guest that changes its MAC address gets "

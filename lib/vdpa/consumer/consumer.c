@@ -22,21 +22,34 @@
 
 /* What is offered. */
 
+/* Whether the device has a control queue of its own that a front end can have. vhost-user's
+ * messages carry no queue number above 255, so there are 127 pairs at most beside it. */
+static bool
+gives_ctrl_vq(struct vdpa_device *vdev)
+{
+	return virtio_type(vdpa_get_device_id(vdev))->pairs &&
+	       (vdpa_get_device_features(vdev) & RTE_BIT64(VIRTIO_NET_F_CTRL_VQ)) != 0 &&
+	       vdev->core->nvqs % 2 == 1 && vdev->core->nvqs < VDPA_VQ_MAX;
+}
+
 /*
- * Most front ends keep the control queue of a net device for themselves (QEMU, virtio-user), so
- * what hangs on it is not offered. MQ and GUEST_ANNOUNCE are, as QEMU and virtio-user want the back
- * end's word for them too; they are between front end and guest, the device need not know.
+ * MQ and GUEST_ANNOUNCE are offered whatever the device has: a front end that keeps the control
+ * queue (QEMU, virtio-user) serves them by itself, and wants the back end's word for them. To one
+ * that leaves the control queue to its back end they are worth nothing without CTRL_VQ (virtio 1.2,
+ * 5.1.3.1).
  */
 uint64_t
-vdpa_consumer_offered_features(struct vdpa_device *vdev)
+vdpa_consumer_offered_features(struct vdpa_device *vdev, bool ctrl_vq)
 {
 	const struct virtio_type *type = virtio_type(vdpa_get_device_id(vdev));
 	uint64_t features = vdpa_get_device_features(vdev);
 
 	/* Addresses reach us as guest physical ones; no front end serves IOTLB messages. */
-	features &= ~(RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM) | type->ctrl);
+	features &= ~RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM);
+	if (!ctrl_vq || !gives_ctrl_vq(vdev))
+		features &= ~type->ctrl;
 	features |= type->ctrl_dependent;
-	if (type->pairs && vdpa_consumer_vq_count(vdev) <= 2)
+	if (type->pairs && vdpa_consumer_data_vqs(vdev) <= 2)
 		features &= ~RTE_BIT64(VIRTIO_NET_F_MQ);
 	if (vdev->core->can.log)
 		features |= RTE_BIT64(VHOST_F_LOG_ALL);
@@ -44,17 +57,33 @@ vdpa_consumer_offered_features(struct vdpa_device *vdev)
 }
 
 uint16_t
-vdpa_consumer_vq_count(struct vdpa_device *vdev)
+vdpa_consumer_data_vqs(struct vdpa_device *vdev)
 {
 	return virtio_type_data_vqs(virtio_type(vdpa_get_device_id(vdev)), vdpa_get_vq_count(vdev));
 }
 
 uint16_t
+vdpa_consumer_vq_count(struct vdpa_device *vdev)
+{
+	return (uint16_t)(vdpa_consumer_data_vqs(vdev) + gives_ctrl_vq(vdev));
+}
+
+uint16_t
 vdpa_consumer_queue_num(struct vdpa_device *vdev)
 {
-	uint16_t n = vdpa_consumer_vq_count(vdev);
+	uint16_t n = vdpa_consumer_data_vqs(vdev);
 
 	return virtio_type(vdpa_get_device_id(vdev))->pairs ? n / 2 : n;
+}
+
+/* SET_FEATURES decides whose the control queue is: the device has it when the front end has
+ * acknowledged CTRL_VQ, and else is not told of what hangs on it. */
+static uint16_t
+usable_vqs(const struct vdpa_consumer *c)
+{
+	return c->features == CONSUMER_NOT_TOLD || consumer_has(c, VIRTIO_NET_F_CTRL_VQ)
+		       ? c->nvqs
+		       : vdpa_consumer_data_vqs(c->vdev);
 }
 
 /* What the device itself is to know of the negotiated features. */
@@ -63,6 +92,8 @@ device_features(const struct vdpa_consumer *c)
 {
 	uint64_t own = vdpa_get_device_features(c->vdev);
 
+	if (!consumer_has(c, VIRTIO_NET_F_CTRL_VQ))
+		own &= ~virtio_type(vdpa_get_device_id(c->vdev))->ctrl;
 	/* Ring addresses reach the device through the core's translation, always. */
 	return (c->features & own) | (own & RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM));
 }
@@ -140,14 +171,16 @@ static void
 start(struct vdpa_consumer *c)
 {
 	struct vdpa_vq_config *vqs = calloc(c->nvqs, sizeof(*vqs));
-	struct vdpa_start_config conf = {
-		.features = device_features(c), .iotlb = c->iotlb, .vqs = vqs, .nvqs = c->nvqs};
+	struct vdpa_start_config conf = {.features = device_features(c),
+					 .iotlb = c->iotlb,
+					 .vqs = vqs,
+					 .nvqs = usable_vqs(c)};
 	/* Before DRIVER_OK is the best time for a queue, even where there is another. */
 	bool takes_disabled = !c->can->late_vqs || c->can->vq_enable;
 	int rc = vqs == NULL ? vdpa_error(ENOMEM, "out of memory") : 0;
 
 	vdpa_timer_stop(&c->settle);
-	for (uint16_t i = 0; vqs != NULL && i < c->nvqs; i++) {
+	for (uint16_t i = 0; vqs != NULL && i < conf.nvqs; i++) {
 		struct consumer_vq *vq = &c->vqs[i];
 
 		vqs[i].kick_fd = vqs[i].call_fd = -1;
@@ -172,7 +205,7 @@ may_start(struct vdpa_consumer *c)
 {
 	unsigned int ready = 0, announced = 0;
 
-	for (uint16_t i = 0; i < c->nvqs; i++) {
+	for (uint16_t i = 0; i < usable_vqs(c); i++) {
 		announced += c->vqs[i].state != CONSUMER_VQ_ABSENT;
 		ready += consumer_vq_is_ready(c, &c->vqs[i]);
 	}
@@ -228,7 +261,7 @@ advance(struct vdpa_consumer *c, bool settled)
 		start(c);
 		changed = true;
 	}
-	for (uint16_t i = 0; c->state == CONSUMER_RUNNING && i < c->nvqs; i++) {
+	for (uint16_t i = 0; c->state == CONSUMER_RUNNING && i < usable_vqs(c); i++) {
 		if (!consumer_vq_is_ready(c, &c->vqs[i]))
 			continue;
 		join(c, i);
@@ -346,6 +379,17 @@ vdpa_consumer_get_features(struct vdpa_consumer *c)
 	features = c->features == CONSUMER_NOT_TOLD ? 0 : c->features;
 	pthread_mutex_unlock(&c->lock);
 	return features;
+}
+
+uint16_t
+vdpa_consumer_usable_vqs(struct vdpa_consumer *c)
+{
+	uint16_t n;
+
+	pthread_mutex_lock(&c->lock);
+	n = usable_vqs(c);
+	pthread_mutex_unlock(&c->lock);
+	return n;
 }
 
 static void

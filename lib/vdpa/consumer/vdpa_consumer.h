@@ -43,11 +43,21 @@ struct vdpa_consumer_ops {
 
 /* What is offered to a front end that speaks vhost-user, whatever carries it. */
 
-/** Virtio features, with those of vhost-user (VHOST_F_LOG_ALL, VHOST_USER_F_PROTOCOL_FEATURES). */
-uint64_t vdpa_consumer_offered_features(struct vdpa_device *vdev);
-/** Virtqueues that a front end may speak of. */
+/**
+ * Virtio features, with those of vhost-user (VHOST_F_LOG_ALL, VHOST_USER_F_PROTOCOL_FEATURES).
+ *
+ * @param ctrl_vq  whether the front end's peer can have the control queue of a net device that has
+ * one to give: VIRTIO_NET_F_CTRL_VQ and what hangs on it are offered then. A peer that acknowledges
+ * it leaves the control queue to the device, as queue 2 without VIRTIO_NET_F_MQ, else behind all
+ * pairs (virtio 1.2, 5.1.2); of one that does not, the device is told nothing of it.
+ */
+uint64_t vdpa_consumer_offered_features(struct vdpa_device *vdev, bool ctrl_vq);
+/** Virtqueues that a front end may speak of, with a control queue to give. */
 uint16_t vdpa_consumer_vq_count(struct vdpa_device *vdev);
-/** GET_QUEUE_NUM: queue pairs of a net device, queues of another. */
+/** The same without. */
+uint16_t vdpa_consumer_data_vqs(struct vdpa_device *vdev);
+/** GET_QUEUE_NUM: queue pairs of a net device, queues of another; a control queue is not counted.
+ */
 uint16_t vdpa_consumer_queue_num(struct vdpa_device *vdev);
 
 /** A new connection, which has said nothing yet. NULL: out of memory. */
@@ -64,6 +74,8 @@ void vdpa_consumer_free(struct vdpa_consumer *c);
 /** Negotiated features. -EBUSY when others than VHOST_F_LOG_ALL change under a device that runs. */
 int vdpa_consumer_set_features(struct vdpa_consumer *c, uint64_t features);
 uint64_t vdpa_consumer_get_features(struct vdpa_consumer *c);
+/** Virtqueues of this connection: without the control queue when it was not acknowledged. */
+uint16_t vdpa_consumer_usable_vqs(struct vdpa_consumer *c);
 /** Whether the front end reports the status; not so until it says so. */
 void vdpa_consumer_report_status(struct vdpa_consumer *c, bool reports);
 /** The status. 0 stops the device and forgets the rings, but for where they stopped. */

@@ -76,7 +76,7 @@ frontend_match(const struct vdpa_device *vdev)
 static int
 frontend_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 {
-	uint16_t nvqs = vdpa_consumer_vq_count(vdev);
+	uint16_t nvqs = vdpa_consumer_data_vqs(vdev);
 	struct vdpa_rte_device *dev = calloc(1, sizeof(*dev) + nvqs * sizeof(dev->enabled[0]));
 	int rc;
 

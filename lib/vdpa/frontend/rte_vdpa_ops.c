@@ -92,7 +92,8 @@ get_features(struct rte_vdpa_device *registered, uint64_t *features)
 
 	if (dev == NULL)
 		return -1;
-	*features = vdpa_consumer_offered_features(dev->vdev);
+	/* rte_vhost counts rings in pairs: a control queue has no place among them. */
+	*features = vdpa_consumer_offered_features(dev->vdev, false);
 	unlock();
 	return 0;
 }

@@ -56,8 +56,8 @@ struct vdpa_rte_device {
 };
 
 /*
- * Guards the list of devices and everything in them. Control path only. Order: management lock,
- * this one, a device's. Not held around calls into rte_vdpa's list, which has a lock of its own.
+ * Guards the list of devices and everything in them. Control path only. Order: this one, a
+ * device's. Not held around calls into rte_vdpa's list, which has a lock of its own.
  */
 extern pthread_mutex_t vdpa_rte_lock;
 

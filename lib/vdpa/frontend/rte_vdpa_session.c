@@ -378,6 +378,24 @@ vdpa_rte_session_stop(struct vdpa_rte_device *dev)
 			stop_ring(dev, n - 1);
 }
 
+static void
+ring_stops(struct vdpa_rte_device *dev, uint16_t idx)
+{
+	if (dev->enabled[idx] || vdpa_consumer_has_vq(dev->consumer, idx))
+		stop_ring(dev, idx);
+	dev->enabled[idx] = false;
+}
+
+/* One that the device has; before the front end hears that it is so. */
+static void
+ring_is_enabled(struct vdpa_rte_device *dev, uint16_t idx, bool enable)
+{
+	if (vdpa_consumer_has_vq(dev->consumer, idx) &&
+	    vdpa_consumer_enable_vq(dev->consumer, idx, enable) < 0)
+		VDPA_LOG(WARNING, "%s: rte_vdpa: enable: %s", dev->vdev->name,
+			 vdpa_error_message());
+}
+
 /*
  * rte_vhost tells of a ring that is ready, and of its end only for a device all of whose rings
  * were, and after it has answered GET_VRING_BASE. What stops a ring is seen in the messages
@@ -397,15 +415,10 @@ before_message(int vid, void *ctx)
 	dev = vdpa_rte_find_vid(vid);
 	if (dev != NULL && dev->vid == vid && idx < dev->nrings &&
 	    msg->size == sizeof(msg->payload.state)) {
-		if (msg->request == VHU_GET_VRING_BASE) {
-			if (dev->enabled[idx] || vdpa_consumer_has_vq(dev->consumer, (uint16_t)idx))
-				stop_ring(dev, (uint16_t)idx);
-			dev->enabled[idx] = false;
-		} else if (msg->payload.state.num == 0 &&
-			   vdpa_consumer_enable_vq(dev->consumer, (uint16_t)idx, false) < 0) {
-			VDPA_LOG(WARNING, "%s: rte_vdpa: disable: %s", dev->vdev->name,
-				 vdpa_error_message());
-		}
+		if (msg->request == VHU_GET_VRING_BASE)
+			ring_stops(dev, (uint16_t)idx);
+		else
+			ring_is_enabled(dev, (uint16_t)idx, msg->payload.state.num != 0);
 	}
 	pthread_mutex_unlock(&vdpa_rte_lock);
 	return RTE_VHOST_MSG_RESULT_NOT_HANDLED;

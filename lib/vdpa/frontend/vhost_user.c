@@ -66,7 +66,7 @@ offer(struct vhu_device *dev)
 
 	const struct vdpa_capabilities *can = vdpa_get_capabilities(vdev);
 
-	dev->features = vdpa_consumer_offered_features(vdev);
+	dev->features = vdpa_consumer_offered_features(vdev, true);
 	dev->protocol = RTE_BIT64(VHOST_USER_PROTOCOL_F_MQ) |
 			RTE_BIT64(VHOST_USER_PROTOCOL_F_REPLY_ACK) |
 			RTE_BIT64(VHOST_USER_PROTOCOL_F_BACKEND_REQ) |

@@ -27,6 +27,7 @@ take_index(struct vhu_received *req, int64_t *shown)
 {
 	const struct vhu_msg *msg = req->msg;
 	uint32_t idx;
+	uint16_t n;
 
 	switch (req->row->index) {
 	case VHU_INDEX_STATE:
@@ -42,8 +43,9 @@ take_index(struct vhu_received *req, int64_t *shown)
 		return 0;
 	}
 	*shown = idx;
-	if (idx >= req->s->nrings)
-		return vdpa_error(EINVAL, "the device has %u queues", req->s->nrings);
+	n = vdpa_consumer_usable_vqs(req->s->consumer);
+	if (idx >= n)
+		return vdpa_error(EINVAL, "the device has %u queues", n);
 	req->idx = (uint16_t)idx;
 	return 0;
 }

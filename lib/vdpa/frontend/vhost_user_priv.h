@@ -80,7 +80,7 @@ struct vhu_device {
 	bool client;
 	mode_t mode;
 	gid_t group;		     /* (gid_t)-1: unchanged */
-	uint16_t nvqs;		     /* that a front end sees */
+	uint16_t nvqs;		     /* that a front end sees, with a control queue to give */
 	uint64_t features;	     /* offered */
 	uint64_t protocol;	     /* offered */
 	bool no_doorbells;	     /* they are not given away */

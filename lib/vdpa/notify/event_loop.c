@@ -29,9 +29,23 @@
 #include "vdpa_args.h"
 #include "vdpa_event.h"
 
-#define BATCH	64
+#define BATCH	  64
 /* How often a loop that polls looks at its file descriptors. */
-#define LOOK_US 20
+#define LOOK_US	  20
+/* Members that there is room for at first. */
+#define SLOTS_MIN 16
+
+#define NO_SLOT UINT32_MAX
+
+/*
+ * Where a member is entered. epoll is given the slot and its generation and not the member itself,
+ * which may be removed, and freed, between epoll_wait() and its handler.
+ */
+struct slot {
+	struct vdpa_event *ev; /* NULL: free */
+	uint32_t generation;   /* how many there were before */
+	uint32_t next_free;
+};
 
 struct vdpa_event_loop {
 	char name[16];
@@ -53,9 +67,10 @@ struct vdpa_event_loop {
 
 	pthread_mutex_t lock;
 	pthread_cond_t done; /* something that ran has returned */
-	TAILQ_HEAD(, vdpa_event) events;
+	struct slot *slots;  /* of the members, by the number that epoll has of each */
+	uint32_t n_slots;
+	uint32_t free_slot; /* first of those that are free; NO_SLOT: none */
 	STAILQ_HEAD(, vdpa_task) tasks;
-	uint64_t deletions;	    /* events removed ever */
 	struct vdpa_event *running; /* whose handler runs */
 	struct vdpa_task *running_task;
 };
@@ -98,43 +113,32 @@ run_tasks(struct vdpa_event_loop *loop)
 	pthread_mutex_unlock(&loop->lock);
 }
 
-/* Under the lock. */
-static bool
-is_member(struct vdpa_event_loop *loop, const struct vdpa_event *ev)
+/* Under the lock: the member that epoll speaks of; NULL: it was removed since. */
+static struct vdpa_event *
+find_member(struct vdpa_event_loop *loop, uint64_t key)
 {
-	struct vdpa_event *e;
+	const struct slot *slot = &loop->slots[(uint32_t)key];
 
-	TAILQ_FOREACH (e, &loop->events, next)
-		if (e == ev)
-			return true;
-	return false;
+	return slot->generation == key >> 32 ? slot->ev : NULL;
 }
 
 /* Wait for events (timeout in ms, -1: for ever) and run their handlers. */
 static void
 look(struct vdpa_event_loop *loop, int timeout)
 {
-	uint64_t deletions;
-	int n;
+	int n = epoll_wait(loop->epfd, loop->batch, BATCH, timeout);
 
-	pthread_mutex_lock(&loop->lock);
-	deletions = loop->deletions;
-	pthread_mutex_unlock(&loop->lock);
-
-	n = epoll_wait(loop->epfd, loop->batch, BATCH, timeout);
 	if (timeout != 0)
 		count(&loop->stats.wakeups);
 	for (int i = 0; i < n; i++) {
-		struct vdpa_event *ev = loop->batch[i].data.ptr;
+		struct vdpa_event *ev;
 
 		pthread_mutex_lock(&loop->lock);
-		/* What was removed since may be gone: believe the list, not the batch. */
-		if (loop->deletions != deletions && !is_member(loop, ev)) {
-			pthread_mutex_unlock(&loop->lock);
-			continue;
-		}
+		ev = find_member(loop, loop->batch[i].data.u64);
 		loop->running = ev;
 		pthread_mutex_unlock(&loop->lock);
+		if (ev == NULL)
+			continue;
 		count(&loop->stats.events);
 		ev->handler(ev, loop->batch[i].events);
 		pthread_mutex_lock(&loop->lock);
@@ -231,7 +235,7 @@ vdpa_event_loop_create(const struct vdpa_event_loop_params *params, struct vdpa_
 	loop->poll_cycles = rte_get_tsc_hz() / 1000000 * params->poll_us;
 	loop->look_cycles = rte_get_tsc_hz() / 1000000 * LOOK_US;
 	TAILQ_INIT(&loop->awake);
-	TAILQ_INIT(&loop->events);
+	loop->free_slot = NO_SLOT;
 	STAILQ_INIT(&loop->tasks);
 	pthread_mutex_init(&loop->lock, NULL);
 	pthread_cond_init(&loop->done, NULL);
@@ -264,6 +268,7 @@ err_epoll:
 err_loop:
 	pthread_cond_destroy(&loop->done);
 	pthread_mutex_destroy(&loop->lock);
+	free(loop->slots);
 	free(loop);
 	return rc;
 }
@@ -283,6 +288,7 @@ vdpa_event_loop_destroy(struct vdpa_event_loop *loop)
 	close(loop->epfd);
 	pthread_cond_destroy(&loop->done);
 	pthread_mutex_destroy(&loop->lock);
+	free(loop->slots);
 	free(loop);
 }
 
@@ -385,21 +391,66 @@ vdpa_event_loop_stats(struct vdpa_event_loop *loop, struct vdpa_event_loop_stats
 	stats->tasks = __atomic_load_n(&loop->stats.tasks, __ATOMIC_RELAXED);
 }
 
+/* Under the lock: a free slot for ev. */
+static int
+take_slot(struct vdpa_event_loop *loop, struct vdpa_event *ev)
+{
+	if (loop->free_slot == NO_SLOT) {
+		uint32_t n = loop->n_slots == 0 ? SLOTS_MIN : 2 * loop->n_slots;
+		struct slot *slots = realloc(loop->slots, n * sizeof(*slots));
+
+		if (slots == NULL)
+			return vdpa_error(ENOMEM, "out of memory");
+		for (uint32_t i = loop->n_slots; i < n; i++)
+			slots[i] = (struct slot){.next_free = i + 1 < n ? i + 1 : NO_SLOT};
+		loop->free_slot = loop->n_slots;
+		loop->slots = slots;
+		loop->n_slots = n;
+	}
+	ev->slot = loop->free_slot;
+	loop->free_slot = loop->slots[ev->slot].next_free;
+	loop->slots[ev->slot].ev = ev;
+	return 0;
+}
+
+/* Under the lock. */
+static void
+give_slot_back(struct vdpa_event_loop *loop, const struct vdpa_event *ev)
+{
+	struct slot *slot = &loop->slots[ev->slot];
+
+	slot->ev = NULL;
+	slot->generation++;
+	slot->next_free = loop->free_slot;
+	loop->free_slot = ev->slot;
+}
+
+/* Under the lock: tell epoll of a member. */
+static int
+control_epoll(struct vdpa_event_loop *loop, int op, const struct vdpa_event *ev)
+{
+	struct epoll_event ee = {.events = ev->events};
+
+	ee.data.u64 = (uint64_t)loop->slots[ev->slot].generation << 32 | ev->slot;
+	return epoll_ctl(loop->epfd, op, ev->fd, &ee);
+}
+
 int
 vdpa_event_add(struct vdpa_event_loop *loop, struct vdpa_event *ev)
 {
-	struct epoll_event ee = {.events = ev->events, .data.ptr = ev};
-	int rc = 0;
+	int rc;
 
 	pthread_mutex_lock(&loop->lock);
 	if (ev->loop != NULL)
 		rc = vdpa_error(EINVAL, "fd %d: is in a loop already", ev->fd);
-	else if (epoll_ctl(loop->epfd, EPOLL_CTL_ADD, ev->fd, &ee) < 0)
+	else
+		rc = take_slot(loop, ev);
+	if (rc == 0 && control_epoll(loop, EPOLL_CTL_ADD, ev) < 0) {
 		rc = vdpa_error(errno, "fd %d: epoll: %s", ev->fd, strerror(errno));
-	if (rc == 0) {
-		ev->loop = loop;
-		TAILQ_INSERT_TAIL(&loop->events, ev, next);
+		give_slot_back(loop, ev);
 	}
+	if (rc == 0)
+		ev->loop = loop;
 	pthread_mutex_unlock(&loop->lock);
 	return rc;
 }
@@ -415,8 +466,7 @@ vdpa_event_del(struct vdpa_event *ev)
 	pthread_mutex_lock(&loop->lock);
 	if (ev->loop == loop) {
 		epoll_ctl(loop->epfd, EPOLL_CTL_DEL, ev->fd, NULL);
-		TAILQ_REMOVE(&loop->events, ev, next);
-		loop->deletions++;
+		give_slot_back(loop, ev);
 		__atomic_store_n(&ev->loop, NULL, __ATOMIC_RELEASE);
 	}
 	while (loop->running == ev && !vdpa_event_loop_is_self(loop))
@@ -428,13 +478,12 @@ void
 vdpa_event_rearm(struct vdpa_event *ev)
 {
 	struct vdpa_event_loop *loop = __atomic_load_n(&ev->loop, __ATOMIC_ACQUIRE);
-	struct epoll_event ee = {.events = ev->events, .data.ptr = ev};
 
 	if (loop == NULL)
 		return;
 	pthread_mutex_lock(&loop->lock);
 	if (ev->loop == loop)
-		epoll_ctl(loop->epfd, EPOLL_CTL_MOD, ev->fd, &ee);
+		control_epoll(loop, EPOLL_CTL_MOD, ev);
 	pthread_mutex_unlock(&loop->lock);
 }
 

@@ -41,7 +41,7 @@ struct vdpa_event {
 	void (*handler)(struct vdpa_event *ev, uint32_t revents);
 	void *arg;
 	struct vdpa_event_loop *loop; /**< set while added */
-	TAILQ_ENTRY(vdpa_event) next; /**< the loop's, under its lock */
+	uint32_t slot;		      /**< the loop's, under its lock */
 };
 
 /**
