@@ -67,6 +67,15 @@ def skip_unless(condition, reason):
         raise unittest.SkipTest(reason)
 
 
+def fetched(part):
+    """The folder of what scripts/fetch-guest fetched; skips the test where it did not."""
+    source = os.environ.get('UVDPA_SOURCE') or os.path.join(os.path.dirname(__file__), '../..')
+    done = subprocess.run([os.path.join(source, 'scripts/fetch-guest'), '--check', part],
+                          capture_output=True, text=True)
+    skip_unless(done.returncode == 0, done.stdout.strip() or done.stderr.strip())
+    return done.stdout.strip()
+
+
 class Reader:
     """Collects a stream line by line, so that a child never blocks on a full pipe."""
 

@@ -49,10 +49,11 @@ def vhost_user_blk(ident, socket, extra=",num-queues=1"):
 class Guest(machine.Machine):
     """A guest whose memory back ends can share."""
 
-    def __init__(self, folder, name, script, devices, memory=256, reboot=False, qemu=machine.QEMU):
+    def __init__(self, folder, name, script, devices, memory=256, reboot=False, qemu=machine.QEMU,
+                 cmdline=""):
         """
         folder: for its files; devices: QEMU arguments; memory: MiB; reboot: a reboot starts the
-        guest again, rather than ending it.
+        guest again, rather than ending it; cmdline: the kernel's, beside what all have.
         """
         program = mkfs()
         files = {path: pathlib.Path(path).read_bytes() for path in libraries(program)}
@@ -62,4 +63,4 @@ class Guest(machine.Machine):
             *([] if reboot else ["-no-reboot"]),
             "-machine", "q35,memory-backend=mem",
             "-object", f"memory-backend-memfd,id=mem,size={memory}M,share=on",
-            *devices], memory, qemu)
+            *devices], memory, qemu, cmdline)

@@ -91,7 +91,7 @@ def words(name):
 
 
 class Machine:
-    """One QEMU process. Use it in a with statement, which ends it whatever happened."""
+    """One QEMU process, or another machine. A with statement ends it whatever happened."""
 
     def __init__(self, folder, name, part, script, files, arguments, memory, qemu=QEMU,
                  cmdline="", pass_fds=()):
@@ -109,8 +109,13 @@ class Machine:
         self.log = pathlib.Path(folder) / f"{name}.log"
         ramdisk = pathlib.Path(folder) / f"{name}.cpio"
         ramdisk.write_bytes(initramfs(part, script, files))
+        self.argv = self.command(part, ramdisk, arguments, memory, qemu, cmdline)
+        self.proc = None
+
+    def command(self, part, ramdisk, arguments, memory, qemu, cmdline):
+        """The program and its arguments."""
         accel = os.environ.get("UVDPA_ACCEL", "tcg")
-        self.argv = [
+        return [
             str(qemu), "-nodefaults", "-no-user-config", "-display", "none", "-accel", accel,
             # Neither page tables of five levels nor rep movsb, which TCG does byte by byte.
             "-cpu", "max,la57=off,erms=off,fsrm=off" if accel == "tcg" else "max",
@@ -121,7 +126,6 @@ class Machine:
                        "tsc=reliable no_timer_check audit=0 8250.nr_uarts=2 "
                        "random.trust_cpu=on net.ifnames=0 " + cmdline,
             *arguments]
-        self.proc = None
 
     def __enter__(self):
         self.start()

@@ -11,7 +11,6 @@ with packed and split rings, with doorbells by memory and by messages. Needs a Q
 import hashlib
 import json
 import os
-import sys
 
 import daemon
 import guest
@@ -33,15 +32,25 @@ def vfio_user(ident, path):
                                    "socket": {"type": "unix", "path": str(path)}})]
 
 
-class VfioUser(vmtest.GuestTest):
+def qemu():
+    """A QEMU with vfio-user-pci, None where there is none."""
+    folder = machine.fetched("qemu")
+    return os.environ.get("UVDPA_VFIO_USER_QEMU") or (folder and folder / machine.QEMU)
+
+
+class VfioUserTest(vmtest.GuestTest):
+    """A test with a model whose functions QEMU gives to guests."""
+
     def model(self, *devices):
         m = daemon.Model(vmtest.BUILD, self.folder, devices)
         m.start()
         self.addCleanup(m.kill)
         return m
 
+
+class VfioUser(VfioUserTest):
     def boot(self, name, script, *devices):
-        return self.guest(name, script, *devices, qemu=QEMU)
+        return self.guest(name, script, *devices, qemu=qemu())
 
     def test_net_and_block_in_one_guest(self):
         disk = f"{self.folder}/disk.img"
@@ -114,17 +123,13 @@ class VfioUser(vmtest.GuestTest):
         m.stop()
 
 
-def main():
-    """Skip where there is no such QEMU, loudly."""
-    global QEMU
-    folder = machine.fetched("qemu")
-    QEMU = os.environ.get("UVDPA_VFIO_USER_QEMU") or (folder and folder / machine.QEMU)
-    if not QEMU:
-        print("SKIPPED: no QEMU with vfio-user-pci (10.1 or later): run scripts/setup vm, or name "
-              "one in UVDPA_VFIO_USER_QEMU")
-        sys.exit(vmtest.SKIP)
-    vmtest.main()
+def missing():
+    """Why there is no such guest here, None when there is."""
+    if not qemu():
+        return ("no QEMU with vfio-user-pci (10.1 or later): run scripts/setup vm, or name "
+                "one in UVDPA_VFIO_USER_QEMU")
+    return guest.missing()
 
 
 if __name__ == "__main__":
-    main()
+    vmtest.main(missing)

@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+"""
+SeaBIOS boots from every kind of disk.
+
+It drives a disk by polling and uses the first of its queues only. The boot sector asks it for the sectors
+behind it, gives those out on QEMU's debug port, has them written to another place, and ends QEMU.
+"""
+
+import contextlib
+import hashlib
+import os
+import struct
+import subprocess
+import sys
+
+import machine
+import model
+import vmtest
+
+sys.path.insert(0, str(machine.ROOT / "tests" / "integration"))
+import vhost_user_client as vhu  # noqa: E402
+
+SECTOR = 512
+SECTORS = 64  # what the boot sector loads
+SIZE = 4 << 20
+LOAD, COPY = 1, 200  # where they are and where they are written to
+OK = 0x10
+TIMEOUT_S = 30
+
+
+def boot_sector():
+    """16-bit code at 0x7c00; DL is the drive."""
+    def packet(lba):  # "disk address packet" of INT 13h, AH=42h and 43h
+        return struct.pack("<BBHHHQ", 16, 0, SECTORS, 0x8000, 0, lba)
+
+    def code(read, write):
+        return bytes.fromhex(
+            "31c0 8ed8 8ec0 8ed0 bc007c"                  # segments 0, stack below
+            f"be{struct.pack('<H', read).hex()} b442 cd13 721c"       # read or fail
+            "be0080" f"b9{struct.pack('<H', SECTORS * SECTOR).hex()}"
+            "52 bae900 fc f36e 5a"                        # out to the debug port
+            f"be{struct.pack('<H', write).hex()} b80043 cd13 7204"    # write or fail
+            f"b0{OK:02x} eb02 b0{OK + 1:02x}"             # the exit's word
+            "baf400 ee f4 ebfd")
+
+    size = len(code(0, 0))
+    program = code(0x7c00 + size, 0x7c00 + size + 16) + packet(LOAD) + packet(COPY)
+    return program.ljust(SECTOR - 2, b"\0") + b"\x55\xaa"
+
+
+IMAGE = boot_sector() + hashlib.shake_128(b"what is booted").digest(SECTORS * SECTOR)
+
+
+class Disk:
+    """A driver that writes to a disk, for those whose contents are nowhere else."""
+
+    def __init__(self, path):
+        self.client = vhu.Client(path)
+        self.memory = vhu.Memory()
+        self.client.negotiate()
+        assert self.client.set_memory(self.memory) == 0
+        self.ring = vhu.SplitRing(self.memory, 0)
+        self.head, self.data = self.memory.alloc(32), self.memory.alloc(SECTORS * SECTOR + SECTOR)
+        assert self.ring.start(self.client) == 0
+
+    def transfer(self, kind, sector, size, flags):
+        self.memory.write(self.head, struct.pack("<IIQ", kind, 0, sector) + b"\xff")
+        at = self.memory.GPA
+        self.ring.set_desc(0, at + self.head, 16, vhu.DESC_NEXT, 1)
+        self.ring.set_desc(1, at + self.data, size, vhu.DESC_NEXT | flags, 2)
+        self.ring.set_desc(2, at + self.head + 16, 1, vhu.DESC_WRITE)
+        self.ring.submit(0)
+        self.ring.kick()
+        assert vhu.wait_until(lambda: self.ring.poll() is not None), "the disk does not answer"
+        assert self.memory.read(self.head + 16, 1) == b"\0", "the disk refuses a request"
+
+    def write(self, sector, data):
+        self.memory.write(self.data, data)
+        self.transfer(1, sector, len(data), 0)
+
+    def read(self, sector, size):
+        self.transfer(0, sector, size, vhu.DESC_WRITE)
+        return self.memory.read(self.data, size)
+
+    def close(self):
+        self.client.close()
+        self.memory.close()
+
+
+class BiosTest(model.ModelTest):
+    """A test that boots from disks."""
+
+    def boot(self, path, stats, extra=""):
+        """Boot from a disk that is filled by its socket; the device's counters tell of both."""
+        with contextlib.closing(Disk(path)) as disk:
+            disk.write(0, IMAGE)
+        before = stats()
+        debug = self.folder + "/debug"
+        done = subprocess.run([
+            machine.QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-accel",
+            os.environ.get("UVDPA_ACCEL", "tcg"), "-m", "64", "-no-reboot",
+            "-machine", "q35,memory-backend=mem",
+            "-object", "memory-backend-memfd,id=mem,size=64M,share=on",
+            "-debugcon", f"file:{debug}", "-device", "isa-debug-exit,iobase=0xf4,iosize=1",
+            "-chardev", f"socket,id=c,path={path}",
+            "-device", f"vhost-user-blk-pci,chardev=c,bootindex=0{extra}"],
+            capture_output=True, text=True, timeout=TIMEOUT_S)
+        self.assertEqual(done.returncode, OK << 1 | 1, done.stderr)
+        with open(debug, "rb") as f:
+            self.assertEqual(f.read(), IMAGE[SECTOR:])
+        after = stats()
+        # The BIOS reads the first sector as well, and again to look for partitions.
+        self.assertGreaterEqual(after["read_bytes"] - before["read_bytes"], len(IMAGE))
+        self.assertEqual(after["write_bytes"] - before["write_bytes"], SECTORS * SECTOR)
+        self.assertEqual(after["io_errors"] + after["malformed"], 0)
+        with contextlib.closing(Disk(path)) as disk:
+            self.assertEqual(disk.read(COPY, SECTORS * SECTOR), IMAGE[SECTOR:])
+
+    def image(self):
+        path = self.folder + "/disk.img"
+        with open(path, "wb") as f:
+            f.truncate(SIZE)
+        return path
+
+
+class Boot(BiosTest):
+    def simulated(self, words, extra=""):
+        d = self.daemon(f"name disk0 mgmtdev sim_blk {words} socket %s/disk0.sock")
+        self.boot(self.folder + "/disk0.sock", lambda: d.stats("disk0"), extra)
+
+    def test_memory(self):
+        self.simulated("backend ram 4M")
+
+    def test_file(self):
+        self.simulated(f"backend file {self.image()}")
+
+    def test_file_without_page_cache(self):
+        self.simulated(f"backend file {self.image()} direct")
+
+    def test_one_queue_of_four(self):
+        self.simulated("backend ram 4M queues 4", ",num-queues=4")
+
+    def modelled(self, queues, **serve):
+        self.serve(m0=f"mgmtdev sim_blk backend ram 4M queues {queues}", **serve)
+        self.boot(self.folder + "/m0.sock", lambda: self.model.stats("m0"), f",num-queues={queues}")
+
+    def test_function_over_vfio_user(self):
+        self.modelled(1)
+
+    def test_one_queue_of_four_of_a_function(self):
+        self.modelled(4)
+
+    def test_one_queue_of_four_of_a_function_that_resets_no_queue(self):
+        self.modelled(4, ring_reset=False)
+
+
+if __name__ == "__main__":
+    vmtest.main()
