@@ -4,153 +4,439 @@
 /*
  * The table of DMA ranges of a client. A range without a file, or of one that we may not map for
  * reading and writing, is remembered and cannot be reached: QEMU maps its ROMs so.
+ *
+ * The ranges are the nodes of a balanced tree (tsearch(3)) in which two that overlap are equal, so
+ * that one search finds whether anything lies in a range of addresses.
  */
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <string.h>
+#include <search.h>
+#include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "dma_table.h"
 #include "vdpa_args.h"
 
-static bool
-is_within(const struct dma_range *r, uint64_t address, uint64_t size)
-{
-	return r->address >= address && r->address - address <= size &&
-	       r->size <= size - (r->address - address);
-}
+struct dma_range {
+	uint64_t first, last; /* addresses */
+	uint64_t offset;
+	struct dma_file *file;	 /* NULL: cannot be reached */
+	struct dma_table *table; /* whose searches are counted */
+};
 
-static bool
-overlaps(const struct dma_range *r, uint64_t address, uint64_t size)
-{
-	return address <= r->address + (r->size - 1) && r->address <= address + (size - 1);
-}
-
-/* The iotlb of all ranges but those in [address, address + size); size 0: of all. */
 static int
-make_iotlb(const struct dma_table *t, uint64_t address, uint64_t size, struct vdpa_iotlb **out)
+compare(const void *a, const void *b)
 {
-	struct vdpa_mem_region_spec specs[DMA_RANGES_MAX];
-	unsigned int n = 0;
+	const struct dma_range *x = a, *y = b;
 
-	*out = NULL;
-	for (unsigned int i = 0; i < t->n; i++) {
-		const struct dma_range *r = &t->ranges[i];
+	x->table->steps++;
+	return x->last < y->first ? -1 : x->first > y->last;
+}
 
-		if (r->fd < 0 || (size != 0 && is_within(r, address, size)))
-			continue;
-		specs[n++] = (struct vdpa_mem_region_spec){
-			.iova = r->address,
-			.uaddr = r->address,
-			.size = r->size,
-			.offset = r->offset,
-			.fd = r->fd,
-		};
+/* Some range that has an address of these. */
+static struct dma_range *
+find(struct dma_table *t, uint64_t first, uint64_t last)
+{
+	const struct dma_range key = {.first = first, .last = last, .table = t};
+	void *node = tfind(&key, &t->ranges, compare);
+
+	return node != NULL ? *(struct dma_range **)node : NULL;
+}
+
+static void
+count(struct dma_table *t, const struct dma_range *r, int ranges, uint64_t size)
+{
+	t->n += (unsigned int)ranges;
+	if (r->file == NULL)
+		return;
+	r->file->ranges += (unsigned int)ranges;
+	t->n_mapped += (unsigned int)ranges;
+	t->mapped_size += size;
+	if (r->file->ranges == 0)
+		close(r->file->fd);
+}
+
+/* The iotlb follows the ranges region by region; where it cannot, it is made anew when it is asked
+ * for, which says why. */
+static void
+follow(struct dma_table *t, int rc, struct vdpa_iotlb *now)
+{
+	t->follows = rc == 0;
+	if (rc < 0)
+		return;
+	vdpa_iotlb_put(t->iotlb);
+	t->iotlb = now;
+	if (now->n > 0)
+		return;
+	vdpa_iotlb_put(now);
+	t->iotlb = NULL;
+}
+
+/* Before a range changes or goes. */
+static void
+remove_region(struct dma_table *t, const struct dma_range *r)
+{
+	struct vdpa_iotlb *now = NULL;
+	int rc;
+
+	if (!t->follows || r->file == NULL)
+		return;
+	rc = vdpa_iotlb_remove(t->iotlb, r->first, r->first, r->last - r->first + 1, &now);
+	follow(t, rc, now);
+}
+
+static struct vdpa_mem_region_spec
+spec_of(const struct dma_range *r)
+{
+	return (struct vdpa_mem_region_spec){
+		.iova = r->first,
+		.uaddr = r->first,
+		.size = r->last - r->first + 1,
+		.offset = r->offset,
+		.fd = r->file->fd,
+	};
+}
+
+/* After it has changed or come. */
+static void
+add_region(struct dma_table *t, const struct dma_range *r)
+{
+	struct vdpa_mem_region_spec spec;
+	struct vdpa_iotlb *now = NULL;
+	int rc;
+
+	if (!t->follows || r->file == NULL)
+		return;
+	spec = spec_of(r);
+	rc = vdpa_iotlb_add(t->iotlb, &spec, &now);
+	follow(t, rc, now);
+}
+
+/* A range that overlaps none. */
+static int
+insert(struct dma_table *t, const struct dma_range *range)
+{
+	struct dma_range *r;
+
+	if (t->n == DMA_RANGES_MAX)
+		return vdpa_error(ENOSPC, "more than %u DMA ranges that do not join",
+				  DMA_RANGES_MAX);
+	r = malloc(sizeof(*r));
+	if (r == NULL)
+		return vdpa_error(ENOMEM, "out of memory");
+	*r = *range;
+	if (tsearch(r, &t->ranges, compare) == NULL) {
+		free(r);
+		return vdpa_error(ENOMEM, "out of memory");
 	}
-	return n > 0 ? vdpa_iotlb_create(t->iotlb, specs, n, out) : 0;
+	count(t, r, 1, r->last - r->first + 1);
+	add_region(t, r);
+	return 0;
+}
+
+static void delete (struct dma_table *t, struct dma_range *r)
+{
+	remove_region(t, r);
+	tdelete(r, &t->ranges, compare);
+	count(t, r, -1, -(r->last - r->first + 1));
+	free(r);
+}
+
+static int
+check_bounds(uint64_t address, uint64_t size)
+{
+	return size == 0 || address + (size - 1) < address
+		       ? vdpa_error(EINVAL, "DMA range 0x%" PRIx64 " of 0x%" PRIx64 " bytes",
+				    address, size)
+		       : 0;
+}
+
+/* Whether the core will be able to map it: nothing of that is found out only when it does. */
+static int
+check_file(const struct dma_table *t, const struct dma_range *r, int fd, struct stat *st)
+{
+	uint64_t size = r->last - r->first + 1;
+	/* An access to a file of another kind waits for whoever serves it. Only memory files have
+	 * seals. */
+	int seals = fcntl(fd, F_GET_SEALS), flags = fcntl(fd, F_GETFL);
+
+	if (seals < 0)
+		return vdpa_error(EINVAL,
+				  "DMA range 0x%" PRIx64 ": the file is not a shared memory file",
+				  r->first);
+	if ((flags & O_ACCMODE) != O_RDWR || (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0)
+		return vdpa_error(EACCES,
+				  "DMA range 0x%" PRIx64 ": the file cannot be read and written",
+				  r->first);
+	if (((r->first | size | r->offset) & (DMA_ALIGN - 1)) != 0)
+		return vdpa_error(EINVAL,
+				  "DMA range 0x%" PRIx64 " of 0x%" PRIx64 " bytes at 0x%" PRIx64
+				  " of its file: not aligned to %u",
+				  r->first, size, r->offset, DMA_ALIGN);
+	if (r->last == UINT64_MAX)
+		return vdpa_error(EINVAL, "DMA range 0x%" PRIx64 ": ends at 2^64", r->first);
+	if (size > VDPA_MEM_SIZE_MAX - t->mapped_size)
+		return vdpa_error(E2BIG, "DMA ranges of more than %" PRIu64 " TiB",
+				  VDPA_MEM_SIZE_MAX >> 40);
+	if (fstat(fd, st) < 0)
+		return vdpa_error(errno, "DMA range 0x%" PRIx64 ": %m", r->first);
+	if (r->offset > (uint64_t)st->st_size || size > (uint64_t)st->st_size - r->offset)
+		return vdpa_error(EINVAL,
+				  "DMA range 0x%" PRIx64 ": 0x%" PRIx64 " bytes at 0x%" PRIx64
+				  " do not lie in a file of 0x%" PRIx64,
+				  r->first, size, r->offset, (uint64_t)st->st_size);
+	return 0;
+}
+
+/* The table's entry of the file, perhaps one without ranges yet. */
+static int
+find_file(struct dma_table *t, int fd, const struct stat *st, struct dma_file **out)
+{
+	struct dma_file *room = NULL;
+
+	for (unsigned int i = 0; i < DMA_FILES_MAX; i++) {
+		struct dma_file *f = &t->files[i];
+
+		if (f->ranges == 0) {
+			room = room == NULL ? f : room;
+		} else if (f->dev == st->st_dev && f->ino == st->st_ino) {
+			*out = f;
+			return 0;
+		}
+	}
+	if (room == NULL)
+		return vdpa_error(ENOSPC, "DMA ranges in more than %u files", DMA_FILES_MAX);
+	*room = (struct dma_file){
+		.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0), .dev = st->st_dev, .ino = st->st_ino};
+	if (room->fd < 0)
+		return vdpa_error(errno, "dup: %m");
+	*out = room;
+	return 0;
+}
+
+/* Whether b, of the addresses behind a's, goes on where a ends. */
+static bool
+joins(const struct dma_range *a, const struct dma_range *b)
+{
+	return a != NULL && b != NULL && a->file == b->file &&
+	       (a->file == NULL || a->offset + (a->last - a->first + 1) == b->offset);
+}
+
+/* A new range becomes part of those beside it, or one of its own. */
+static int
+join(struct dma_table *t, const struct dma_range *range)
+{
+	struct dma_range *before = NULL, *after = NULL;
+	uint64_t size = range->last - range->first + 1;
+
+	if (range->first > 0)
+		before = find(t, range->first - 1, range->first - 1);
+	if (range->last < UINT64_MAX)
+		after = find(t, range->last + 1, range->last + 1);
+	if (!joins(before, range))
+		before = NULL;
+	if (!joins(range, after))
+		after = NULL;
+	if (before == NULL && after == NULL)
+		return insert(t, range);
+	if (before == NULL) {
+		remove_region(t, after);
+		after->first = range->first;
+		after->offset = range->offset;
+		count(t, after, 0, size);
+		add_region(t, after);
+		return 0;
+	}
+	if (after != NULL) {
+		size += after->last - after->first + 1;
+		delete (t, after);
+	}
+	remove_region(t, before);
+	before->last += size;
+	count(t, before, 0, size);
+	add_region(t, before);
+	return 0;
 }
 
 int
 dma_table_map(struct dma_table *t, uint64_t address, uint64_t size, uint64_t offset, int fd)
 {
-	struct dma_range range = {.address = address, .size = size, .offset = offset, .fd = -1};
-	struct vdpa_iotlb *iotlb;
-	unsigned int at = 0;
+	struct dma_range range = {
+		.first = address, .last = address + (size - 1), .offset = offset, .table = t};
+	const struct dma_range *other;
+	struct stat st;
 	int rc;
 
-	if (size == 0 || address + (size - 1) < address)
-		return vdpa_error(EINVAL, "DMA range 0x%" PRIx64 " of 0x%" PRIx64 " bytes", address,
-				  size);
-	for (unsigned int i = 0; i < t->n; i++) {
-		if (overlaps(&t->ranges[i], address, size))
-			return vdpa_error(EEXIST,
-					  "DMA range 0x%" PRIx64 " of 0x%" PRIx64
-					  " bytes overlaps 0x%" PRIx64,
-					  address, size, t->ranges[i].address);
-		if (t->ranges[i].address < address)
-			at = i + 1;
-	}
-	if (t->n == DMA_RANGES_MAX)
-		return vdpa_error(ENOSPC, "more than %u DMA ranges", DMA_RANGES_MAX);
-	/* An access to a file of another kind waits for whoever serves it. Only memory files have
-	 * seals. */
-	if (fd >= 0 && fcntl(fd, F_GET_SEALS) < 0)
-		return vdpa_error(EINVAL,
-				  "DMA range 0x%" PRIx64 ": the file is not a shared memory file",
-				  address);
-	if (fd >= 0) {
-		range.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-		if (range.fd < 0)
-			return vdpa_error(errno, "dup: %s", strerror(errno));
-	}
-	memmove(&t->ranges[at + 1], &t->ranges[at], (t->n - at) * sizeof(range));
-	t->ranges[at] = range;
-	t->n++;
-	if (fd < 0)
-		return 0;
-	rc = make_iotlb(t, 0, 0, &iotlb);
-	if (rc < 0) {
-		close(range.fd);
-		t->n--;
-		memmove(&t->ranges[at], &t->ranges[at + 1], (t->n - at) * sizeof(range));
+	rc = check_bounds(address, size);
+	if (rc < 0)
 		return rc;
+	other = find(t, range.first, range.last);
+	if (other != NULL)
+		return vdpa_error(EEXIST,
+				  "DMA range 0x%" PRIx64 " of 0x%" PRIx64
+				  " bytes overlaps 0x%" PRIx64,
+				  address, size, other->first);
+	if (fd < 0)
+		return join(t, &range);
+	rc = check_file(t, &range, fd, &st);
+	if (rc == 0)
+		rc = find_file(t, fd, &st, &range.file);
+	if (rc < 0)
+		return rc;
+	rc = join(t, &range);
+	if (rc < 0 && range.file->ranges == 0)
+		close(range.file->fd);
+	return rc;
+}
+
+/* Whether the range with this address may be cut before it. */
+static int
+check_cut(struct dma_table *t, uint64_t address)
+{
+	const struct dma_range *r = find(t, address, address);
+
+	if (r == NULL || r->first == address || r->file == NULL || address % DMA_ALIGN == 0)
+		return 0;
+	return vdpa_error(EINVAL, "the DMA range at 0x%" PRIx64 " is cut at 0x%" PRIx64, r->first,
+			  address);
+}
+
+/* Cut a range in two, without the addresses between. */
+static int
+split(struct dma_table *t, struct dma_range *r, uint64_t first, uint64_t last)
+{
+	struct dma_range tail = *r;
+	int rc;
+
+	remove_region(t, r);
+
+	tail.first = last + 1;
+	tail.offset += tail.first - r->first;
+	r->last = first - 1;
+	rc = insert(t, &tail);
+	if (rc < 0)
+		r->last = tail.last;
+	else
+		count(t, r, 0, -(tail.last - first + 1));
+	add_region(t, r);
+	return rc;
+}
+
+/* Take the addresses, one at least, out of a range that goes on at one side of them at most. */
+static void
+cut(struct dma_table *t, struct dma_range *r, uint64_t first, uint64_t last)
+{
+	uint64_t size;
+
+	if (r->first >= first && r->last <= last) {
+		delete (t, r);
+		return;
 	}
-	vdpa_iotlb_put(t->iotlb);
-	t->iotlb = iotlb;
-	return 0;
+	remove_region(t, r);
+	if (r->first < first) {
+		size = r->last - first + 1;
+		r->last = first - 1;
+	} else {
+		size = last + 1 - r->first;
+		r->first += size;
+		r->offset += size;
+	}
+	count(t, r, 0, -size);
+	add_region(t, r);
 }
 
 int
-dma_table_without(const struct dma_table *t, uint64_t address, uint64_t size,
-		  struct vdpa_iotlb **after)
+dma_table_unmap(struct dma_table *t, uint64_t address, uint64_t size)
 {
-	unsigned int n = 0;
+	uint64_t first = address, last = address + (size - 1);
+	struct dma_range *r;
+	int rc;
 
-	if (size == 0 || address + (size - 1) < address)
-		return vdpa_error(EINVAL, "DMA range 0x%" PRIx64 " of 0x%" PRIx64 " bytes", address,
-				  size);
-	for (unsigned int i = 0; i < t->n; i++) {
-		const struct dma_range *r = &t->ranges[i];
-
-		if (is_within(r, address, size))
-			n++;
-		else if (overlaps(r, address, size))
-			return vdpa_error(EINVAL,
-					  "DMA range 0x%" PRIx64 " of 0x%" PRIx64
-					  " bytes cuts the one at 0x%" PRIx64,
-					  address, size, r->address);
-	}
-	if (n == 0)
+	rc = check_bounds(address, size);
+	if (rc == 0)
+		rc = check_cut(t, first);
+	if (rc == 0 && last < UINT64_MAX)
+		rc = check_cut(t, last + 1);
+	if (rc < 0)
+		return rc;
+	r = find(t, first, last);
+	if (r == NULL)
 		return vdpa_error(ENOENT, "no DMA range in 0x%" PRIx64 " of 0x%" PRIx64 " bytes",
 				  address, size);
-	return make_iotlb(t, address, size, after);
+	if (r->first < first && r->last > last)
+		return split(t, r, first, last);
+	for (; r != NULL; r = find(t, first, last))
+		cut(t, r, first, last);
+	return 0;
+}
+
+struct specs {
+	struct vdpa_mem_region_spec *at;
+	unsigned int n;
+};
+
+static void
+add_spec(const void *node, VISIT visit, void *closure)
+{
+	const struct dma_range *r = *(struct dma_range *const *)node;
+	struct specs *specs = closure;
+
+	/* Each range is seen once so, by ascending address. */
+	if ((visit == postorder || visit == leaf) && r->file != NULL)
+		specs->at[specs->n++] = spec_of(r);
+}
+
+int
+dma_table_iotlb(struct dma_table *t, struct vdpa_iotlb **iotlb)
+{
+	struct vdpa_iotlb *now = NULL;
+	struct specs specs = {.n = 0};
+	int rc = 0;
+
+	*iotlb = t->iotlb;
+	if (t->follows)
+		return 0;
+	t->builds++;
+	if (t->n_mapped > 0) {
+		specs.at = calloc(t->n_mapped, sizeof(*specs.at));
+		if (specs.at == NULL)
+			return vdpa_error(ENOMEM, "out of memory");
+		twalk_r(t->ranges, add_spec, &specs);
+		rc = vdpa_iotlb_create(t->iotlb, specs.at, specs.n, &now);
+		free(specs.at);
+	}
+	if (rc < 0)
+		return rc;
+	vdpa_iotlb_put(t->iotlb);
+	*iotlb = t->iotlb = now;
+	t->follows = true;
+	return 0;
 }
 
 void
-dma_table_unmap(struct dma_table *t, uint64_t address, uint64_t size, struct vdpa_iotlb *after)
+dma_table_drop_iotlb(struct dma_table *t)
 {
-	unsigned int n = 0;
-
-	for (unsigned int i = 0; i < t->n; i++) {
-		if (!is_within(&t->ranges[i], address, size))
-			t->ranges[n++] = t->ranges[i];
-		else if (t->ranges[i].fd >= 0)
-			close(t->ranges[i].fd);
-	}
-	t->n = n;
 	vdpa_iotlb_put(t->iotlb);
-	t->iotlb = after;
+	t->iotlb = NULL;
+	t->follows = false;
+}
+
+void
+dma_table_unmap_all(struct dma_table *t)
+{
+	tdestroy(t->ranges, free);
+	for (unsigned int i = 0; i < DMA_FILES_MAX; i++)
+		if (t->files[i].ranges > 0)
+			close(t->files[i].fd);
+	*t = (struct dma_table){.iotlb = t->iotlb, .steps = t->steps, .builds = t->builds};
 }
 
 void
 dma_table_clear(struct dma_table *t)
 {
-	for (unsigned int i = 0; i < t->n; i++)
-		if (t->ranges[i].fd >= 0)
-			close(t->ranges[i].fd);
-	t->n = 0;
-	vdpa_iotlb_put(t->iotlb);
-	t->iotlb = NULL;
+	dma_table_unmap_all(t);
+	dma_table_drop_iotlb(t);
 }

@@ -13,6 +13,8 @@
 
 #include "model_device.h"
 
+_Static_assert(DMA_RANGES_MAX >= VFU_DMA_MAPS, "what a client is told");
+
 static void
 connected(void *arg)
 {
@@ -186,7 +188,6 @@ dma_map(void *arg, const struct vfio_user_dma_map *map, int fd)
 {
 	const uint32_t both = VFIO_USER_DMA_READABLE | VFIO_USER_DMA_WRITABLE;
 	struct model_device *md = arg;
-	struct vdpa_iotlb *after;
 	int rc;
 
 	/* The core's memory is read and written; of a ROM nobody has rings or buffers. */
@@ -195,36 +196,30 @@ dma_map(void *arg, const struct vfio_user_dma_map *map, int fd)
 	rc = dma_table_map(&md->dma, map->address, map->size, map->offset, fd);
 	if (rc < 0 || fd < 0)
 		return rc;
-	rc = model_device_set_memory(md, md->dma.iotlb);
-	if (rc < 0) {
-		if (dma_table_without(&md->dma, map->address, map->size, &after) == 0)
-			dma_table_unmap(&md->dma, map->address, map->size, after);
-		return rc;
-	}
-	model_device_resume(md);
-	return 0;
+	rc = model_device_update_memory(md);
+	if (rc < 0)
+		dma_table_unmap(&md->dma, map->address, map->size);
+	return rc;
 }
 
 static int
 dma_unmap(void *arg, const struct vfio_user_dma_unmap *unmap)
 {
-	bool all = (unmap->flags & VFIO_DMA_UNMAP_FLAG_ALL) != 0;
-	struct vdpa_iotlb *after = NULL;
 	struct model_device *md = arg;
 	int rc = 0;
 
-	if (!all)
-		rc = dma_table_without(&md->dma, unmap->address, unmap->size, &after);
+	if ((unmap->flags & VFIO_DMA_UNMAP_FLAG_ALL) != 0)
+		dma_table_unmap_all(&md->dma);
+	else
+		rc = dma_table_unmap(&md->dma, unmap->address, unmap->size);
 	if (rc < 0)
 		return rc;
 	/* On return the client takes the memory for its own: there is no refusing. */
-	rc = model_device_set_memory(md, after);
+	rc = model_device_update_memory(md);
 	if (rc < 0)
 		model_device_give_up(md, rc);
-	if (all)
-		dma_table_clear(&md->dma);
-	else
-		dma_table_unmap(&md->dma, unmap->address, unmap->size, after);
+	if (!md->running)
+		dma_table_drop_iotlb(&md->dma);
 	return 0;
 }
 

@@ -185,9 +185,8 @@ start_device(void *arg)
 	struct model_device *md = arg;
 	uint16_t nvqs = md->vp.params.nvqs;
 	struct vdpa_vq_config vqs[VDPA_VQ_MAX];
-	const struct vdpa_start_config conf = {
+	struct vdpa_start_config conf = {
 		.features = own_features(md, md->vp.driver_features),
-		.iotlb = md->dma.iotlb,
 		.vqs = vqs,
 		.nvqs = nvqs,
 	};
@@ -196,6 +195,11 @@ start_device(void *arg)
 	if (has_fault(md, MODEL_FAULT_BIT(NEEDS_RESET))) {
 		VDPA_LOG(NOTICE, "%s: vfio-user: start: fault needs_reset", md->vdev->name);
 		return -EIO;
+	}
+	rc = dma_table_iotlb(&md->dma, &conf.iotlb);
+	if (rc < 0) {
+		VDPA_LOG(ERR, "%s: vfio-user: start: %s", md->vdev->name, vdpa_error_message());
+		return rc;
 	}
 	for (uint16_t i = 0; i < nvqs; i++) {
 		vqs[i] = (struct vdpa_vq_config){.kick_fd = -1, .call_fd = -1};
@@ -345,22 +349,33 @@ park_queues(struct model_device *md, const struct vdpa_iotlb *tlb)
 	}
 }
 
-int
-model_device_set_memory(struct model_device *md, struct vdpa_iotlb *tlb)
-{
-	park_queues(md, tlb);
-	if (!md->running || vdpa_device_get_state(md->vdev) == VDPA_STATE_FAILED)
-		return 0;
-	return vdpa_device_set_iotlb(md->vdev, tlb);
-}
-
-void
-model_device_resume(struct model_device *md)
+/* Queues that stood still go on, if their memory is in the table again. */
+static void
+resume_queues(struct model_device *md)
 {
 	for (uint16_t i = 0; i < md->vp.params.nvqs && vp_bus_master(&md->vp); i++)
 		if (md->queues[i].parked && rings_are_in(md, &md->vp.queues[i], md->dma.iotlb) &&
 		    start_queue(md, i) < 0)
 			vdpa_device_fail(md->vdev, i, EFAULT, "it does not start again");
+}
+
+int
+model_device_update_memory(struct model_device *md)
+{
+	struct vdpa_iotlb *tlb;
+	int rc;
+
+	/* One that is started later takes what there is by then. */
+	if (!md->running || vdpa_device_get_state(md->vdev) == VDPA_STATE_FAILED)
+		return 0;
+	rc = dma_table_iotlb(&md->dma, &tlb);
+	if (rc < 0)
+		return rc;
+	park_queues(md, tlb);
+	rc = vdpa_device_set_iotlb(md->vdev, tlb);
+	if (rc == 0)
+		resume_queues(md);
+	return rc;
 }
 
 void
@@ -393,7 +408,7 @@ bus_master(void *arg)
 	struct model_device *md = arg;
 
 	park_queues(md, md->dma.iotlb);
-	model_device_resume(md);
+	resume_queues(md);
 }
 
 const struct vp_ops model_vp_ops = {

@@ -61,12 +61,10 @@ void model_device_route(struct model_device *md);
 void model_device_update_intx(struct model_device *md);
 
 /*
- * Use this memory (NULL: none) from now on; queues whose rings are not in it stand still. A
- * negative errno: the device goes on using what it used, as far as it does.
+ * Use the memory of the table as it is now. Queues whose rings are not in it stand still until they
+ * are again. A negative errno: the device goes on using what it used, as far as it does.
  */
-int model_device_set_memory(struct model_device *md, struct vdpa_iotlb *tlb);
-/* Queues that stood still go on, if their memory is in the table again. */
-void model_device_resume(struct model_device *md);
+int model_device_update_memory(struct model_device *md);
 /* The device does not let go of memory: nothing but a stop helps, and the driver is told. */
 void model_device_give_up(struct model_device *md, int err);
 

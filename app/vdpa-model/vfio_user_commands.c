@@ -18,6 +18,7 @@
 
 #include "vdpa.h"
 #include "vdpa_args.h"
+#include "vdpa_foreign_fd.h"
 #include "vdpa_log.h"
 #include "vfio_user_server_priv.h"
 
@@ -44,7 +45,8 @@ do_version(struct call *c)
 	/* QEMU takes no reply longer than its own request, of 214 bytes. */
 	static const char json[] = "{\"capabilities\":{\"max_msg_fds\":" RTE_STR(FDS_TOLD) //
 		",\"max_data_xfer_size\":" RTE_STR(VFIO_USER_XFER_MAX)			   //
-		",\"max_dma_maps\":64,\"pgsizes\":4096}}";
+		",\"max_dma_maps\":" RTE_STR(VFU_DMA_MAPS)				   //
+		",\"pgsizes\":4096}}";
 	const struct vfio_user_version *v = c->in;
 	struct vfio_user_version *reply = c->out;
 
@@ -181,17 +183,10 @@ static int
 check_eventfds(const struct vfu_server *s)
 {
 	for (unsigned int i = 0; i < s->n_fds; i++) {
-		char path[sizeof("/proc/self/fd/2147483647")], link[32];
 		int flags = fcntl(s->fds[i], F_GETFL);
-		ssize_t n;
 
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", s->fds[i]);
-		n = readlink(path, link, sizeof(link) - 1);
-		link[n > 0 ? n : 0] = '\0';
-		if (strcmp(link, "anon_inode:[eventfd]") != 0)
-			return vdpa_error(EINVAL,
-					  "SET_IRQS: a file descriptor that is no eventfd (%s)",
-					  link);
+		if (!vdpa_fd_is_eventfd(s->fds[i]))
+			return vdpa_error(EINVAL, "SET_IRQS: a file descriptor that is no eventfd");
 		if (flags < 0 || fcntl(s->fds[i], F_SETFL, flags | O_NONBLOCK) < 0)
 			return vdpa_error(errno, "SET_IRQS: an eventfd: %s", strerror(errno));
 	}

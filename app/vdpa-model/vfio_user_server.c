@@ -10,6 +10,7 @@
  */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,7 @@
 #include "vdpa.h"
 #include "vdpa_args.h"
 #include "vdpa_event.h"
+#include "vdpa_foreign_fd.h"
 #include "vdpa_log.h"
 #include "vfio_user_server_priv.h"
 
@@ -33,16 +35,24 @@
 #define BACKLOG		  4
 /* Messages of one client before others get their turn. */
 #define MESSAGES_PER_TURN 32
+#define OUT_OF_FILES                                                                               \
+	"this process has as many files open as it may (ulimit -n); raise the limit or serve "     \
+	"fewer devices"
 /* How long the listener rests when a client cannot be accepted: it would be called again at once.
  */
-#define PAUSE_MS	  200
+#define PAUSE_MS 200
 
-static void
+/* -EBUSY: too many of them do not close. */
+static int
 close_fds(struct vfu_server *s)
 {
+	int rc = 0;
+
 	for (unsigned int i = 0; i < s->n_fds; i++)
-		vdpa_close_foreign(s->fds[i]);
+		if (vdpa_close_foreign(s->account, s->fds[i]) < 0)
+			rc = -EBUSY;
 	s->n_fds = 0;
+	return rc;
 }
 
 static void
@@ -51,9 +61,10 @@ hang_up(struct vfu_server *s)
 	if (s->client.fd < 0)
 		return;
 	vdpa_event_del(&s->client);
-	vdpa_close_connection(s->client.fd);
+	/* What does not close now is counted before the next client is accepted. */
+	(void)vdpa_close_connection(s->account, s->client.fd);
 	s->client.fd = -1;
-	close_fds(s);
+	(void)close_fds(s);
 	s->in_len = 0;
 	s->out_len = s->out_sent = 0;
 	s->out_fd = -1;
@@ -180,11 +191,12 @@ reply(struct vfu_server *s)
 	return flush(s);
 }
 
-/* Take the file descriptors of a piece of a message. False when it has too many. */
-static bool
+/* Take the file descriptors of a piece of a message. NULL, or what is wrong with them. */
+static const char *
 take_fds(struct vfu_server *s, struct msghdr *msg)
 {
-	bool good = (msg->msg_flags & MSG_CTRUNC) == 0;
+	bool cut = (msg->msg_flags & MSG_CTRUNC) != 0, many = false;
+	size_t received = 0;
 	struct cmsghdr *c;
 
 	for (c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
@@ -193,6 +205,7 @@ take_fds(struct vfu_server *s, struct msghdr *msg)
 		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
 			continue;
 		n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		received += n;
 		for (size_t i = 0; i < n; i++) {
 			int fd;
 
@@ -200,12 +213,15 @@ take_fds(struct vfu_server *s, struct msghdr *msg)
 			if (s->n_fds < RTE_DIM(s->fds)) {
 				s->fds[s->n_fds++] = fd;
 			} else {
-				vdpa_close_foreign(fd);
-				good = false;
+				(void)vdpa_close_foreign(s->account, fd);
+				many = true;
 			}
 		}
 	}
-	return good;
+	if (many || (cut && received == VFIO_USER_FDS_MAX))
+		return "a message with too many file descriptors";
+	/* There was room for more in the message, but not in the process. */
+	return cut ? "a file descriptor of the client could not be received: " OUT_OF_FILES : NULL;
 }
 
 /* Read up to `want` bytes of the message. 1 when they are there, 0 to be called again, -1: gone. */
@@ -223,6 +239,7 @@ fill(struct vfu_server *s, size_t want)
 				     .msg_control = &control,
 				     .msg_controllen = sizeof(control.buf)};
 		ssize_t n = recvmsg(s->client.fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+		const char *wrong;
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -232,8 +249,9 @@ fill(struct vfu_server *s, size_t want)
 			hang_up(s);
 			return -1;
 		}
-		if (!take_fds(s, &msg)) {
-			refuse(s, "a message with too many file descriptors");
+		wrong = take_fds(s, &msg);
+		if (wrong != NULL) {
+			refuse(s, wrong);
 			return -1;
 		}
 		s->in_len += (size_t)n;
@@ -246,6 +264,7 @@ static bool
 serve_message(struct vfu_server *s)
 {
 	const struct vfio_user_header *hdr = (const void *)s->in;
+	bool full;
 
 	if (fill(s, sizeof(*hdr)) <= 0)
 		return false;
@@ -259,11 +278,15 @@ serve_message(struct vfu_server *s)
 	if (fill(s, hdr->size) <= 0)
 		return false;
 	vfu_command(s);
-	close_fds(s);
+	full = close_fds(s) < 0;
 	s->in_len = 0;
 	/* A device may hang up on its client by itself. */
 	if (s->client.fd < 0)
 		return false;
+	if (full) {
+		refuse(s, "too many of its file descriptors do not close");
+		return false;
+	}
 	return s->out_len == 0 || (reply(s) && s->out_len == 0);
 }
 
@@ -286,20 +309,54 @@ on_client(struct vdpa_event *ev, uint32_t revents)
 			return;
 }
 
-/* There is no file descriptor or memory for a client: it waits until there is. */
+/* A client cannot be accepted: it waits until it can. Whoever waits so is told once. */
 static void
-rest(struct vfu_server *s, int err)
+rest(struct vfu_server *s, const char *why)
 {
 	const struct itimerspec when = {.it_value.tv_nsec = PAUSE_MS * 1000000L};
 
 	if (!s->rested)
 		VDPA_LOG(ERR,
-			 "%s: vfio-user: a client cannot be accepted: %s; tried again until it can "
-			 "(ulimit -n says how many files this process may open)",
-			 s->params.name, strerror(err));
+			 "%s: vfio-user: a client cannot be accepted: %s; tried again until "
+			 "it can",
+			 s->params.name, why);
 	s->rested = true;
 	vdpa_event_del(&s->listener);
 	timerfd_settime(s->pause.fd, 0, &when, NULL);
+}
+
+/* What makes room for one more file when there is none: to be opened again after it was used. */
+static void
+keep_spare(struct vfu_server *s)
+{
+	if (s->spare_fd < 0)
+		s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
+/*
+ * There is no file descriptor left for the client: it hears so at once, by the end of its
+ * connection, instead of waiting. False when it could not even be taken for that.
+ */
+static bool
+turn_away(struct vfu_server *s)
+{
+	int fd;
+
+	if (s->spare_fd < 0)
+		return false;
+	close(s->spare_fd);
+	s->spare_fd = -1;
+	fd = accept4(s->listener.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	if (fd < 0) {
+		keep_spare(s);
+		return false;
+	}
+	(void)vdpa_close_connection(s->account, fd);
+	keep_spare(s);
+	if (!s->rested)
+		VDPA_LOG(ERR, "%s: vfio-user: a client is refused: " OUT_OF_FILES, s->params.name);
+	s->rested = true;
+	return true;
 }
 
 static void
@@ -313,32 +370,44 @@ on_pause(struct vdpa_event *ev, uint32_t revents)
 		return;
 	rc = vdpa_event_add(s->params.loop, &s->listener);
 	if (rc < 0)
-		rest(s, -rc);
+		rest(s, strerror(-rc));
 }
 
 static void
 on_connection(struct vdpa_event *ev, uint32_t revents)
 {
 	struct vfu_server *s = ev->arg;
-	int fd = accept4(ev->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	char why[96];
+	int fd;
 
+	if (vdpa_fd_account_full(s->account)) {
+		snprintf(why, sizeof(why),
+			 "%u file descriptors that clients have sent do not close",
+			 vdpa_fd_account_waiting(s->account));
+		rest(s, why);
+		return;
+	}
+	keep_spare(s);
+	fd = accept4(ev->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	if (fd < 0) {
-		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-			rest(s, errno);
+		if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)
+			return;
+		if ((errno != EMFILE && errno != ENFILE) || !turn_away(s))
+			rest(s, strerror(errno));
 		return;
 	}
 	s->rested = false;
 	if (s->client.fd >= 0) {
 		VDPA_LOG(WARNING, "%s: vfio-user: a second client is refused: there is one",
 			 s->params.name);
-		vdpa_close_connection(fd);
+		(void)vdpa_close_connection(s->account, fd);
 		return;
 	}
 	s->client =
 		(struct vdpa_event){.fd = fd, .events = EPOLLIN, .handler = on_client, .arg = s};
 	if (vdpa_event_add(s->params.loop, &s->client) < 0) {
 		VDPA_LOG(ERR, "%s: vfio-user: %s", s->params.name, vdpa_error_message());
-		close(fd);
+		(void)vdpa_close_connection(s->account, fd);
 		s->client.fd = -1;
 		return;
 	}
@@ -388,7 +457,7 @@ open_socket(struct vfu_server *s)
 				  "vfio_user '%s': cannot be created: %s; is its folder there and "
 				  "writable?",
 				  s->addr.sun_path, strerror(errno));
-	s->bound = true;
+	s->bound = lstat(s->addr.sun_path, &s->file) == 0;
 	if (chmod(s->addr.sun_path, SOCKET_MODE) < 0 || listen(s->listener.fd, BACKLOG) < 0)
 		return vdpa_error(errno, "vfio_user '%s': %s", s->addr.sun_path, strerror(errno));
 	return 0;
@@ -399,6 +468,24 @@ hang_up_call(void *arg)
 {
 	hang_up(arg);
 	return 0;
+}
+
+/* Whoever has put something else at the path since keeps it. */
+static void
+remove_socket(struct vfu_server *s)
+{
+	struct stat st;
+
+	if (!s->bound)
+		return;
+	s->bound = false;
+	if (lstat(s->addr.sun_path, &st) < 0)
+		return;
+	if (st.st_dev == s->file.st_dev && st.st_ino == s->file.st_ino)
+		unlink(s->addr.sun_path);
+	else
+		VDPA_LOG(NOTICE, "%s: vfio-user: '%s' is no longer its socket and stays",
+			 s->params.name, s->addr.sun_path);
 }
 
 static void
@@ -417,12 +504,14 @@ vfu_server_stop(struct vfu_server *s)
 	vdpa_event_del(&s->listener);
 	vdpa_event_loop_call(s->params.loop, hang_up_call, s);
 	vdpa_event_del(&s->delay);
-	close_fd(&s->listener.fd);
+	/* While it is bound nobody else's file can have its inode. */
+	remove_socket(s);
+	/* Clients that nobody has accepted may have sent something. */
+	(void)vdpa_close_connection(s->account, s->listener.fd);
+	s->listener.fd = -1;
 	close_fd(&s->delay.fd);
 	close_fd(&s->pause.fd);
-	if (s->bound)
-		unlink(s->addr.sun_path);
-	s->bound = false;
+	close_fd(&s->spare_fd);
 }
 
 void
@@ -431,6 +520,7 @@ vfu_server_destroy(struct vfu_server *s)
 	if (s == NULL)
 		return;
 	vfu_server_stop(s);
+	vdpa_fd_account_destroy(s->account);
 	free(s);
 }
 
@@ -443,7 +533,12 @@ vfu_server_create(const struct vfu_params *params, struct vfu_server **out)
 	if (s == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	s->params = *params;
-	s->client.fd = s->listener.fd = s->delay.fd = s->pause.fd = s->out_fd = -1;
+	s->client.fd = s->listener.fd = s->delay.fd = s->pause.fd = s->out_fd = s->spare_fd = -1;
+	s->account = vdpa_fd_account_create();
+	if (s->account == NULL) {
+		rc = vdpa_error(ENOMEM, "out of memory");
+		goto err;
+	}
 	s->addr.sun_family = AF_UNIX;
 	if (strlen(params->path) >= sizeof(s->addr.sun_path)) {
 		rc = vdpa_error(EINVAL, "vfio_user: longer than %zu characters: '%s'",
@@ -451,6 +546,7 @@ vfu_server_create(const struct vfu_params *params, struct vfu_server **out)
 		goto err;
 	}
 	strcpy(s->addr.sun_path, params->path);
+	keep_spare(s);
 	s->delay.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	s->pause.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	if (s->delay.fd < 0 || s->pause.fd < 0) {

@@ -22,6 +22,9 @@
 #include "vdpa_event.h"
 #include "vfio_user_proto.h"
 
+/* DMA ranges that a client is told it may map: the specification's default. */
+#define VFU_DMA_MAPS 65535
+
 struct vfu_server;
 
 /* A region as it is told to a client. */

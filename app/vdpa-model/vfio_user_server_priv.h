@@ -7,6 +7,7 @@
 #define MODEL_VFIO_USER_SERVER_PRIV_H
 
 #include <stdbool.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include "vfio_user_server.h"
@@ -15,9 +16,12 @@ struct vfu_server {
 	struct vfu_params params;
 	struct sockaddr_un addr;
 	bool bound;
+	struct stat file;		 /* the socket at its path, while bound */
+	struct vdpa_fd_account *account; /* of all who can connect */
+	int spare_fd; /* given up to refuse a client when no other is left; -1: it was */
 	struct vdpa_event listener, client, delay; /* client.fd -1: none */
 	struct vdpa_event pause; /* the listener's rest while no client can be accepted */
-	bool rested;		 /* and that was told */
+	bool rested;		 /* that no client can be accepted was told */
 	bool version_done;
 	bool delayed; /* a reply waits for its time */
 

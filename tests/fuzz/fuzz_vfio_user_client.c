@@ -35,12 +35,14 @@
 #include "vfu_server.h"
 
 /* Short, because so many replies never come; a good one that is late ends its connection too. */
-#define TIMEOUT_MS   10
+#define TIMEOUT_MS    10
 /* One connection, however bad: its waiting is bounded, this machine's load is not. */
-#define ROUND_MAX_MS 5000
+#define ROUND_MAX_MS  5000
+/* For the server to be done with a connection: it waits for nothing but a processor. */
+#define SERVER_MAX_MS 60000
 /* About what an open takes. */
-#define OPEN_REPLIES 30
-#define PAGE	     4096
+#define OPEN_REPLIES  30
+#define PAGE	      4096
 
 static struct vfu_server server;
 static struct vdpa_iotlb *guest;
@@ -406,16 +408,36 @@ count_error(struct outcome *out, int err)
 		out->other++;
 }
 
-static void
+/* Whether the server has accepted so many connections, each of them one that a round has ended, and
+ * has let go of the last one: one that the client gave up early is accepted after its end. */
+static bool
+server_is_done(uint64_t rounds)
+{
+	int64_t end = now_ms() + SERVER_MAX_MS;
+
+	while (__atomic_load_n(&server.connections, __ATOMIC_SEQ_CST) != (unsigned int)rounds ||
+	       __atomic_load_n(&server.open_connections, __ATOMIC_SEQ_CST) != 0) {
+		if (now_ms() > end)
+			return false;
+		usleep(100);
+	}
+	return true;
+}
+
+/* False when the server does not come to its end. */
+static bool
 one_round(const char *name, uint64_t seed, uint64_t round, int eventfd, struct outcome *out)
 {
 	const struct vdpa_pci_params params = {.timeout_ms = TIMEOUT_MS};
-	struct spoiler spoiler = {.rng = mix(seed + mix(round))};
-	uint64_t rng = mix(spoiler.rng);
+	/* The server's thread looks at it: it outlives every connection. */
+	static struct spoiler spoiler;
+	uint64_t rng;
 	struct ringer ringer = {.stop = false};
 	pthread_t thread;
 	int ret;
 
+	spoiler = (struct spoiler){.rng = mix(seed + mix(round))};
+	rng = mix(spoiler.rng);
 	if (ftruncate(server.regions[4].fd, 4 * PAGE) < 0)
 		abort();
 	if (below(&rng, 2) != 0)
@@ -437,10 +459,7 @@ one_round(const char *name, uint64_t seed, uint64_t round, int eventfd, struct o
 		out->survived++;
 	else
 		count_error(out, ret);
-	/* The hook's state is ours: the server must have let go of it. */
-	for (unsigned int i = 0;
-	     i < 5000 && __atomic_load_n(&server.open_connections, __ATOMIC_SEQ_CST) != 0; i++)
-		usleep(200);
+	return server_is_done(round + 1);
 }
 
 static bool
@@ -506,7 +525,13 @@ main(int argc, char **argv)
 	fds = count_fds();
 	while (__atomic_load_n(&spoiled, __ATOMIC_ACQUIRE) < count) {
 		start = now_ms();
-		one_round(name, seed, round, fd, &out);
+		if (!one_round(name, seed, round, fd, &out)) {
+			printf("seed %" PRIu64 ", connection %" PRIu64
+			       ": the server has accepted %u and "
+			       "has not ended the last one for %d ms\n",
+			       seed, round, server.connections, SERVER_MAX_MS);
+			return 1;
+		}
 		if (now_ms() - start > longest)
 			longest = now_ms() - start;
 		if (longest > ROUND_MAX_MS || !fds_return(fds)) {

@@ -520,9 +520,11 @@ def cpu_seconds(pid):
 def lingering(seconds=6):
     """A TCP socket whose last close() waits so long, and what keeps its peer from reading."""
     with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         listener.bind(('127.0.0.1', 0))
         listener.listen()
         ours = socket.create_connection(listener.getsockname())
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         peer, _ = listener.accept()
     ours.setblocking(False)
     try:

@@ -2,6 +2,7 @@
 # Copyright (c) 2026 uvdpa contributors
 """A front end that sends file descriptors of a kind that could confuse or hold up the daemon."""
 
+import contextlib
 import mmap
 import os
 import socket
@@ -14,6 +15,8 @@ import unittest
 import harness
 import vhost_user_client as vu
 
+# Descriptors of one device's front ends that may wait to be closed: VDPA_FD_WAITING_MAX.
+WAITING_MAX = 64
 # Other devices wait no longer than this for their messages.
 PATIENCE_S = 4.0
 
@@ -28,7 +31,7 @@ def disk_folder():
     raise unittest.SkipTest("no folder on a disk")
 
 
-class Descriptors(vu.HostileTest):
+class DescriptorTest(vu.HostileTest):
     def assert_healthy_is_served(self):
         """A message of the other device is answered in time, so the shared thread does not wait."""
         self.healthy.client.sock.settimeout(PATIENCE_S)
@@ -37,6 +40,8 @@ class Descriptors(vu.HostileTest):
         finally:
             self.healthy.client.sock.settimeout(vu.TIMEOUT_S)
 
+
+class Descriptors(DescriptorTest):
     def test_memory_in_a_file_on_disk_is_refused(self):
         # A file system may be a process of the attacker's, that lets every access wait.
         with tempfile.TemporaryFile(dir=disk_folder()) as file:
@@ -99,6 +104,62 @@ class Descriptors(vu.HostileTest):
         self.healthy.exchange()
         for ring in net.rx, net.tx:
             self.assertGreaterEqual(os.eventfd_read(ring.call_fd), 2**64 - 2)
+
+
+class Floods(DescriptorTest):
+    """Apart from the rest: they use up the lines that the victim may cause."""
+
+    DEVICES = DescriptorTest.DEVICES + ("name other mgmtdev sim_net backend loopback",)
+
+    def test_floods_leave_none(self):
+        """Every connection brings as many as fit into a message, and none that is wanted."""
+        def connected():
+            try:
+                return vu.Client(self.daemon.path("victim"))
+            except BlockingIOError:  # the backlog is full
+                return None
+
+        with open("/dev/null", "rb") as null, open(__file__, "rb") as file, socket.socket(socket.AF_UNIX) as sock:
+            for fd in null.fileno(), file.fileno(), sock.fileno():
+                for _ in range(1000):
+                    with contextlib.suppress(vu.Closed), vu.wait_until(connected) as client:
+                        client.send(vu.GET_FEATURES, b"", [fd] * 8)
+                self.assert_healthy_is_served()
+
+    def test_a_sender_whose_sockets_linger_waits_and_holds_nobody_up(self):
+        """Each of its sockets keeps its close waiting for longer than the test takes."""
+        peers = []
+        for _ in range(WAITING_MAX // 8 + 1):
+            with vu.Client(self.daemon.path("victim")) as client:
+                socks = []
+                for _ in range(8):
+                    sock, peer = harness.lingering(600)
+                    # The peer goes first: then no close waits any more.
+                    self.addCleanup(sock.close)
+                    self.addCleanup(peer.close)
+                    socks.append(sock)
+                    peers.append(peer)
+                # By the time that the daemon has the whole message, it alone has the sockets.
+                message = struct.pack("<III", vu.GET_FEATURES, vu.VERSION, 0)
+                client.send_raw(message[:1], [sock.fileno() for sock in socks])
+                for sock in socks:
+                    sock.close()
+                client.send_raw(message[1:])
+                self.assertTrue(client.is_closed())
+        with vu.Client(self.daemon.path("victim")) as client:
+            self.assert_logged("connections to .* wait: 7[0-9] file descriptors .* do not close")
+            # What others send is closed, and they are served.
+            for _ in range(3):
+                ours, theirs = socket.socketpair()
+                with ours, vu.Client(self.daemon.path("other")) as other:
+                    other.send(vu.GET_FEATURES, b"", [theirs.fileno()])
+                    theirs.close()
+                    ours.settimeout(vu.TIMEOUT_S)
+                    self.assertEqual(ours.recv(1), b"")
+            self.assert_healthy_is_served()
+            for peer in peers:
+                peer.close()
+            client.ask_u64(vu.GET_FEATURES)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 # Copyright (c) 2026 uvdpa contributors
 """vdpa-model as a vfio-user server: every command, right and wrong, on the raw socket."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -176,7 +177,8 @@ class Dma(ModelTest):
             with self.subTest(args=args):
                 self.refused(code, client.dma_map, *args)
         self.refused(errno.EINVAL, client.dma_map, 0, 4096, memory.fd, flags=8)
-        self.refused(errno.EINVAL, client.dma_unmap, 65536, 4096)
+        self.refused(errno.EINVAL, client.dma_unmap, 65536, 8)
+        self.refused(errno.EINVAL, client.dma_map, 1 << 30, 8, memory.fd)
         self.refused(errno.ENOENT, client.dma_unmap, 0, 4096)
         self.refused(errno.ENOTSUP, client.dma_unmap, 65536, 65536, flags=1)
         self.refused(errno.EINVAL, client.dma_unmap, 65536, 65536, flags=UNMAP_ALL)
@@ -206,6 +208,25 @@ class Dma(ModelTest):
             net.exchange()
             net.client.dma_unmap(1 << 32, 1 << 20)
             net.exchange()
+
+    def test_memory_that_comes_page_by_page_is_one(self):
+        """So does QEMU's for a guest with an IOMMU that translates: the rings are across pages too."""
+        net = self.net()
+        net.client.dma_unmap(flags=UNMAP_ALL)
+        pages = list(range(0, net.memory.size, 4096))
+        for at in pages[1::2] + pages[::2]:
+            net.client.dma_map(net.memory.GPA + at, 4096, net.memory.fd, offset=at)
+        net.start()
+        net.exchange()
+        self.assertEqual(self.usage()[1], self.baseline[1] + 1)
+        # While its queues run: pages that are not theirs go and come back, one by one.
+        for at in pages[-4:]:
+            net.client.dma_unmap(net.memory.GPA + at, 4096)
+            net.exchange()
+        for at in pages[-1:-5:-1]:
+            net.client.dma_map(net.memory.GPA + at, 4096, net.memory.fd, offset=at)
+            net.exchange()
+        self.assertEqual(self.usage()[1], self.baseline[1] + 1)
 
     def test_queues_whose_memory_goes_stand_still_until_it_is_back(self):
         net = self.net().start()
@@ -383,6 +404,8 @@ class Regions(ModelTest):
 
 
 class Framing(ModelTest):
+    DEVICES = ModelTest.DEVICES + ('name filler mgmtdev sim_net vectors 64',)
+
     def test_other_commands_are_refused(self):
         client = self.client()
         for command in (0, GET_REGION_IO_FDS, DMA_READ, DMA_WRITE, 14, WRITE_MULTI, DEVICE_FEATURE, MIG_READ,
@@ -473,25 +496,49 @@ class Framing(ModelTest):
             Client(self.model.socket('m0'))
         client.info()
 
-    def test_client_for_whom_there_is_no_file_descriptor_waits(self):
+    @contextlib.contextmanager
+    def no_more_files(self):
+        """The model can open no file meanwhile."""
         pid = self.model.pid
         limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        before, told = harness.cpu_seconds(pid), len(self.model.err.lines)
-        used = {int(fd) for fd in os.listdir(f'/proc/{pid}/fd')}
-        free = next(fd for fd in range(len(used) + 1) if fd not in used)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, limit[1]))
-        try:
-            client = Client(self.model.socket('m0'), version=False)
-            self.model.err.wait('m0: vfio-user: a client cannot be accepted', told)
+
+        def connected():
+            try:
+                return Client(self.model.socket('filler'))
+            except Closed:
+                return None
+
+        # The one before may still be on its way out.
+        with wait_until(connected) as filler:
+            used = {int(fd) for fd in os.listdir(f'/proc/{pid}/fd')}
+            filler.set_vectors(0, [filler.eventfd() for fd in range(max(used)) if fd not in used])
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(used) + 1, limit[1]))
+            try:
+                yield
+            finally:
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+
+    def test_client_for_whom_there_is_no_file_descriptor_is_refused_with_the_cause(self):
+        with self.no_more_files():
+            for _ in range(50):
+                with Client(self.model.socket('m0'), version=False) as client:
+                    self.assertTrue(client.is_closed())
+            self.model.err.wait('m0: vfio-user: a client is refused: .* as many files open .*ulimit -n', self.lines)
             self.healthy.exchange()
-            time.sleep(2)
-        finally:
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
-        self.assertLess(harness.cpu_seconds(pid) - before, 0.5)
-        self.assertEqual(sum('cannot be accepted' in line for line in self.model.err.lines[told:]), 1)
-        # It is served once there is one.
-        client.version()
-        client.close()
+        self.assertEqual(sum('is refused' in line for line in self.model.err.lines[self.lines:]), 1)
+        # The next one is served, now that it can be; and it is told again when it cannot.
+        self.client().close()
+        with self.no_more_files(), Client(self.model.socket('m0'), version=False) as client:
+            self.assertTrue(client.is_closed())
+        self.assertTrue(wait_until(
+            lambda: sum('is refused' in line for line in self.model.err.lines[self.lines:]) == 2))
+
+    def test_file_descriptor_for_which_there_is_no_room_is_named_as_the_cause(self):
+        client = self.client()
+        with self.no_more_files():
+            client.send(RESET, fds=[client.eventfd()] * 2)
+            self.assertTrue(client.is_closed())
+        self.model.err.wait('m0: .*could not be received: .*ulimit -n', self.lines)
 
     def test_disconnect_at_every_step_leaves_nothing(self):
         memory = self.memory()
@@ -505,6 +552,99 @@ class Framing(ModelTest):
                              lambda: function.set(STATUS, 15))[:steps]:
                     step()
             self.serve()
+
+
+class Descriptors(ModelTest):
+    """What a client sends and nobody wants is closed, whatever its close waits for."""
+
+    # As VDPA_FD_WAITING_MAX has it.
+    WAITING_MAX = 64
+
+    def send(self, client, fds):
+        """A message that no file descriptor may come with."""
+        client.send(GET_INFO, struct.pack('<IIII', 16, 0, 0, 0), fds)
+
+    def give(self, client, sockets):
+        """The same with sockets that only the model has by the time it has the whole message."""
+        message = client.message(GET_INFO, struct.pack('<IIII', 16, 0, 0, 0))
+        client.send_raw(message[:1], [sock.fileno() for sock in sockets])
+        for sock in sockets:
+            sock.close()
+        client.send_raw(message[1:])
+
+    def lingering(self):
+        """A socket whose close waits for longer than the test, and what ends that."""
+        sock, peer = harness.lingering(600)
+        self.addCleanup(sock.close)
+        self.addCleanup(peer.close)
+        return sock, peer
+
+    def test_floods_leave_none(self):
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(file).fileno() for file in (
+                open('/dev/null', 'rb'), socket.socket(socket.AF_UNIX), socket.socket(), open(__file__, 'rb'))]
+            for fd in files:
+                sent = 0
+                while sent < 500:
+                    try:
+                        with self.client() as client:
+                            while sent < 500:
+                                self.send(client, [fd] * 64)
+                                sent += 1
+                                client.recv()
+                    except Closed:
+                        pass
+                self.healthy.exchange()
+
+    def test_files_that_each_wait_a_little_are_all_closed(self):
+        """Every one is the last descriptor of its file, so its close is the one that works."""
+        sent = 0
+        while sent < 3000:
+            try:
+                with self.client() as client:
+                    while sent < 3000:
+                        sent += 1
+                        self.give(client, [end for _ in range(4) for end in socket.socketpair()])
+                        client.recv()
+            except Closed:
+                pass
+
+    def test_sender_whose_sockets_linger_is_hung_up_and_holds_nobody_up(self):
+        client, linger = self.client(), [self.lingering() for _ in range(self.WAITING_MAX + 2)]
+        for i in range(0, len(linger), 22):
+            self.give(client, [sock for sock, _ in linger[i:i + 22]])
+        with self.assertRaises(Closed):
+            while True:
+                client.recv()
+        self.model.err.wait('m0: .*too many of its file descriptors do not close', self.lines)
+        # Who comes back waits; others are served, and what they send is closed.
+        client = self.client(version=False)
+        self.model.err.wait('m0: .*cannot be accepted: 66 file descriptors .* do not close', self.lines)
+        for _ in range(3):
+            ours, theirs = socket.socketpair()
+            with ours:
+                self.give(self.healthy.client, [theirs])
+                self.assertEqual(self.healthy.client.recv()[2] & ERROR, ERROR)
+                ours.settimeout(TIMEOUT_S)
+                self.assertEqual(ours.recv(1), b'')
+        self.healthy.exchange()
+        self.assertEqual(harness.threads(self.model.pid).count('vdpa-closer'), 1)
+        for _, peer in linger:
+            peer.close()
+        client.version()
+        client.close()
+
+    def test_device_whose_clients_descriptors_do_not_close_can_be_deleted(self):
+        path = self.model.socket('m1')
+        self.assertEqual(self.model.ask(f'/vdpa/dev/add,name m1 mgmtdev sim_net vfio_user {path}'), {'result': 'ok'})
+        sock, peer = self.lingering()
+        with Client(path) as client:
+            self.give(client, [sock])
+            client.recv()
+            self.assertEqual(self.model.ask('/vdpa/dev/del,m1'), {'result': 'ok'})
+            self.assertTrue(client.is_closed())
+        self.healthy.exchange()
+        peer.close()
 
 
 class Socket(ModelTest):
@@ -529,6 +669,25 @@ class Socket(ModelTest):
         self.assertTrue(os.path.exists(plain))
         got = self.model.ask(f'/vdpa/dev/add,{words}/{"x" * 200}')
         self.assertIn('longer than 107', got['error'])
+
+    def test_what_lies_at_its_path_by_then_stays(self):
+        path = self.model.socket('m1')
+        for what in 'file', 'socket', 'nothing':
+            with self.subTest(what):
+                got = self.model.ask(f'/vdpa/dev/add,name m1 mgmtdev sim_net vfio_user {path}')
+                self.assertEqual(got, {'result': 'ok'})
+                os.unlink(path)
+                if what == 'file':
+                    with open(path, 'w'):
+                        pass
+                elif what == 'socket':
+                    with socket.socket(socket.AF_UNIX) as s:
+                        s.bind(path)
+                self.assertEqual(self.model.ask('/vdpa/dev/del,m1'), {'result': 'ok'})
+                self.assertEqual(os.path.exists(path), what != 'nothing')
+                if what != 'nothing':
+                    self.model.err.wait(f"m1: .*'{path}' is no longer its socket and stays", self.lines)
+                    os.unlink(path)
 
     def test_device_is_deleted_under_its_client(self):
         path = self.model.socket('m1')

@@ -10,6 +10,7 @@ import collections
 import os
 import random
 import select
+import socket
 import struct
 import unittest
 
@@ -32,7 +33,10 @@ class Mutate(ModelTest):
         super().setUp()
         self.random = random.Random(SEED)
         self.mem = self.memory()
-        self.files = [self.mem.fd, os.eventfd(0, os.EFD_NONBLOCK), os.open('/dev/null', os.O_RDWR)]
+        # The last three are of kinds whose close may wait, 64 in a message more than may wait at once.
+        pair = socket.socketpair()
+        self.files = [self.mem.fd, os.eventfd(0, os.EFD_NONBLOCK), os.open('/dev/null', os.O_RDWR),
+                      os.open(__file__, os.O_RDONLY), pair[0].detach(), pair[1].detach()]
         self.new_rings()
         self.counts = collections.Counter()
 
@@ -127,7 +131,9 @@ class Mutate(ModelTest):
             elif what == 6:
                 flags = rnd.choice((NO_REPLY, REPLY, ERROR, 15, 0xFFFFFFFF, 0x80))
             elif what == 7:
-                fds = [rnd.choice(self.files) for _ in range(rnd.choice((0, 1, 2, 3, 64, 70)))]
+                # Of all kinds, or a message full of one.
+                kinds = rnd.choice((self.files, self.files[:2], [rnd.choice(self.files)]))
+                fds = [rnd.choice(kinds) for _ in range(rnd.choice((0, 1, 2, 3, 64, 70)))]
             elif what == 8 and rnd.randrange(8) == 0:
                 size = rnd.choice(INTERESTING)
         return command, bytes(payload), fds, flags, size

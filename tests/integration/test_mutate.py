@@ -7,6 +7,7 @@ file descriptors and fields changed. UVDPA_SEED and UVDPA_MESSAGES choose others
 
 import os
 import random
+import socket
 import struct
 import unittest
 
@@ -32,7 +33,16 @@ class Mutate(HostileTest):
         super().setUp()
         self.random = random.Random(SEED)
         self.mem = self.memory()
-        self.files = [self.mem.fd, os.eventfd(0, os.EFD_NONBLOCK), os.open("/dev/null", os.O_RDWR)]
+        # The last three are of kinds whose close may wait.
+        pair = socket.socketpair()
+        self.files = [
+            self.mem.fd,
+            os.eventfd(0, os.EFD_NONBLOCK),
+            os.open("/dev/null", os.O_RDWR),
+            os.open(__file__, os.O_RDONLY),
+            pair[0].detach(),
+            pair[1].detach(),
+        ]
 
     def valid(self):
         """A message that is right by itself: request, payload, file descriptors."""

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -802,15 +803,14 @@ memory(void)
 	return fd;
 }
 
-static int
-unmap(uint64_t address, uint64_t size)
+/* The memory as the device would have it now. */
+static struct vdpa_iotlb *
+iotlb(void)
 {
-	struct vdpa_iotlb *after = NULL;
-	int rc = dma_table_without(&table, address, size, &after);
+	struct vdpa_iotlb *tlb;
 
-	if (rc == 0)
-		dma_table_unmap(&table, address, size, after);
-	return rc;
+	assert_int_equal(dma_table_iotlb(&table, &tlb), 0);
+	return tlb;
 }
 
 static void
@@ -819,21 +819,24 @@ ranges_come_and_go(void **state)
 	unsigned int fds = count_fds();
 	int fd = memory();
 
+	assert_null(iotlb());
 	assert_int_equal(dma_table_map(&table, 2 * MB, MB, MB, fd), 0);
 	assert_int_equal(dma_table_map(&table, 0, MB, 0, fd), 0);
 	assert_int_equal(dma_table_map(&table, MB, MB, 0, -1), 0);
 	assert_int_equal(table.n, 3);
-	assert_int_equal(table.iotlb->n, 2);
-	assert_non_null(vdpa_iotlb_range(table.iotlb, 3 * MB - 8, 8));
-	assert_null(vdpa_iotlb_range(table.iotlb, MB, 8));
-	assert_int_equal(unmap(0, MB), 0);
-	assert_null(vdpa_iotlb_range(table.iotlb, 0, 8));
+	assert_int_equal(iotlb()->n, 2);
+	assert_non_null(vdpa_iotlb_range(iotlb(), 3 * MB - 8, 8));
+	assert_null(vdpa_iotlb_range(iotlb(), MB, 8));
+	assert_int_equal(dma_table_unmap(&table, 0, MB), 0);
+	assert_null(vdpa_iotlb_range(iotlb(), 0, 8));
 	/* One request may take several. */
-	assert_int_equal(unmap(0, 3 * MB), 0);
+	assert_int_equal(dma_table_unmap(&table, 0, 3 * MB), 0);
 	assert_int_equal(table.n, 0);
-	assert_null(table.iotlb);
+	assert_null(iotlb());
 	assert_int_equal(dma_table_map(&table, 0, MB, 0, fd), 0);
+	assert_non_null(iotlb());
 	dma_table_clear(&table);
+	assert_null(iotlb());
 	close(fd);
 	assert_int_equal(count_fds(), fds);
 }
@@ -841,9 +844,15 @@ ranges_come_and_go(void **state)
 static void
 bad_ranges_change_nothing(void **state)
 {
+	int fd = memory(), sealed = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING), ro;
+	char path[32];
 	unsigned int fds;
-	int fd = memory();
 
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	ro = open(path, O_RDONLY | O_CLOEXEC);
+	assert_true(ro >= 0);
+	assert_int_equal(ftruncate(sealed, MB), 0);
+	assert_int_equal(fcntl(sealed, F_ADD_SEALS, F_SEAL_FUTURE_WRITE), 0);
 	assert_int_equal(dma_table_map(&table, MB, 2 * MB, 0, fd), 0);
 	fds = count_fds();
 	assert_int_equal(dma_table_map(&table, 0, 0, 0, fd), -EINVAL);
@@ -851,17 +860,193 @@ bad_ranges_change_nothing(void **state)
 	assert_int_equal(dma_table_map(&table, 0, MB + 1, 0, fd), -EEXIST);
 	assert_int_equal(dma_table_map(&table, 2 * MB, 4096, 0, -1), -EEXIST);
 	assert_int_equal(dma_table_map(&table, 3 * MB - 1, MB, 0, -1), -EEXIST);
-	/* Past the end of the file. */
+	/* Past the end of the file, or of all addresses. */
 	assert_int_equal(dma_table_map(&table, 8 * MB, 8 * MB, 0, fd), -EINVAL);
-	assert_int_equal(unmap(MB, MB), -EINVAL);
-	assert_int_equal(unmap(8 * MB, MB), -ENOENT);
-	assert_int_equal(unmap(0, 0), -EINVAL);
-	assert_int_equal(unmap(2, UINT64_MAX), -EINVAL);
+	assert_int_equal(dma_table_map(&table, 8 * MB, MB, UINT64_MAX - 4095, fd), -EINVAL);
+	assert_int_equal(dma_table_map(&table, UINT64_MAX - 4095, 4096, 0, fd), -EINVAL);
+	/* Part of a page. */
+	assert_int_equal(dma_table_map(&table, 8 * MB + 8, 4096, 0, fd), -EINVAL);
+	assert_int_equal(dma_table_map(&table, 8 * MB, 4088, 0, fd), -EINVAL);
+	assert_int_equal(dma_table_map(&table, 8 * MB, 4096, 8, fd), -EINVAL);
+	/* What the core could not map, or not write. */
+	assert_int_equal(dma_table_map(&table, 8 * MB, 4096, 0, ro), -EACCES);
+	assert_int_equal(dma_table_map(&table, 8 * MB, 4096, 0, 99), -EINVAL);
+	assert_int_equal(dma_table_map(&table, 8 * MB, 4096, 0, sealed), -EACCES);
+	assert_int_equal(dma_table_unmap(&table, 2 * MB + 8, MB), -EINVAL);
+	assert_int_equal(dma_table_unmap(&table, MB, 8), -EINVAL);
+	assert_int_equal(dma_table_unmap(&table, 8 * MB, MB), -ENOENT);
+	assert_int_equal(dma_table_unmap(&table, 0, 0), -EINVAL);
+	assert_int_equal(dma_table_unmap(&table, 2, UINT64_MAX), -EINVAL);
 	assert_int_equal(table.n, 1);
+	assert_int_equal(table.mapped_size, 2 * MB);
 	assert_int_equal(count_fds(), fds);
 	/* Up to the last byte there is. */
 	assert_int_equal(dma_table_map(&table, UINT64_MAX - 4095, 4096, 0, -1), 0);
-	assert_int_equal(unmap(UINT64_MAX - 4095, 4096), 0);
+	assert_int_equal(dma_table_unmap(&table, UINT64_MAX - 4095, 4096), 0);
+	dma_table_clear(&table);
+	close(ro);
+	close(sealed);
+	close(fd);
+}
+
+/* As a client with an IOMMU of its guest maps: page by page, in the order of need. */
+#define PAGES 10000
+
+static void
+shuffle(unsigned int *order, unsigned int n)
+{
+	uint64_t random = 1;
+
+	for (unsigned int i = 0; i < n; i++)
+		order[i] = i;
+	for (unsigned int i = n; i > 1; i--) {
+		unsigned int j, swapped = order[i - 1];
+
+		random = random * 6364136223846793005u + 1442695040888963407u;
+		j = (unsigned int)(random >> 33) % i;
+		order[i - 1] = order[j];
+		order[j] = swapped;
+	}
+}
+
+static void
+pages_in_any_order_become_few_ranges(void **state)
+{
+	static unsigned int order[PAGES];
+	unsigned int fds = count_fds(), most = 0;
+	uint64_t steps, worst = 0;
+	int fd = memory();
+
+	assert_int_equal(ftruncate(fd, PAGES * 4096), 0);
+	shuffle(order, PAGES);
+	for (unsigned int i = 0; i < PAGES; i++) {
+		/* Four blocks, which do not follow each other in the file. */
+		uint64_t page = order[i], block = page / (PAGES / 4);
+		uint64_t offset = (page + PAGES - block * (PAGES / 2)) % PAGES * 4096;
+
+		steps = table.steps;
+		assert_int_equal(dma_table_map(&table, page * 4096, 4096, offset, fd), 0);
+		worst = table.steps - steps > worst ? table.steps - steps : worst;
+		most = table.n > most ? table.n : most;
+	}
+	assert_int_equal(table.n, 4);
+	assert_int_equal(table.mapped_size, PAGES * 4096);
+	/* No request looked at more than a few paths through the tree, of 2 log2(n) ranges. */
+	print_message("%u ranges at most, %" PRIu64 " looked at for one page at most\n", most,
+		      worst);
+	assert_true(most > 1000);
+	assert_true(worst <= 5 * 2 * 12);
+	/* And nothing was mapped for it, but one descriptor kept. */
+	assert_null(table.iotlb);
+	assert_int_equal(count_fds(), fds + 2);
+	assert_int_equal(iotlb()->n, 4);
+	assert_non_null(vdpa_iotlb_range(iotlb(), 4096, 1000 * 4096));
+
+	/* The other way: every page by itself again, in another order. */
+	worst = 0;
+	for (unsigned int i = PAGES; i-- > 0;) {
+		steps = table.steps;
+		assert_int_equal(dma_table_unmap(&table, order[i] * 4096ull, 4096), 0);
+		worst = table.steps - steps > worst ? table.steps - steps : worst;
+	}
+	assert_true(worst <= 5 * 2 * 12);
+	assert_int_equal(table.n, 0);
+	assert_int_equal(table.mapped_size, 0);
+	assert_null(iotlb());
+	close(fd);
+	assert_int_equal(count_fds(), fds);
+	dma_table_clear(&table);
+}
+
+/* The device runs: it is told of every page, and of nothing but that page. */
+static void
+memory_in_use_follows_page_by_page(void **state)
+{
+	static unsigned int order[1000];
+	const struct vdpa_mem_region *other;
+	uint64_t builds = table.builds;
+	int fd = memory();
+
+	shuffle(order, 1000);
+	assert_int_equal(dma_table_map(&table, 1024 * MB, MB, 0, fd), 0);
+	other = iotlb()->regions[0];
+	for (unsigned int i = 0; i < 1000; i++) {
+		uint64_t at = order[i] * 4096ull;
+
+		assert_int_equal(dma_table_map(&table, at, 4096, at % (2 * MB), fd), 0);
+		assert_non_null(vdpa_iotlb_range(iotlb(), at, 4096));
+		assert_ptr_equal(iotlb()->regions[iotlb()->n - 1], other);
+	}
+	assert_int_equal(table.n, 3);
+	assert_int_equal(iotlb()->n, 3);
+	for (unsigned int i = 1000; i-- > 0;) {
+		uint64_t at = order[i] * 4096ull;
+
+		assert_int_equal(dma_table_unmap(&table, at, 4096), 0);
+		assert_null(vdpa_iotlb_range(iotlb(), at, 8));
+		assert_int_equal(iotlb()->n, table.n);
+	}
+	assert_ptr_equal(iotlb()->regions[0], other);
+	assert_int_equal(dma_table_unmap(&table, 1024 * MB, MB), 0);
+	assert_null(iotlb());
+	/* Made of all once, not with each of 2,001 changes. */
+	assert_int_equal(table.builds - builds, 1);
+	dma_table_clear(&table);
+	close(fd);
+}
+
+static void
+ranges_join_only_where_memory_goes_on(void **state)
+{
+	int fd = memory(), other = memory(), same = dup(fd);
+
+	assert_int_equal(dma_table_map(&table, MB, 4096, MB, fd), 0);
+	/* Another place of the file, another file, none. */
+	assert_int_equal(dma_table_map(&table, MB + 4096, 4096, MB, fd), 0);
+	assert_int_equal(dma_table_map(&table, MB - 4096, 4096, MB - 4096, other), 0);
+	assert_int_equal(dma_table_map(&table, MB - 8192, 4096, 0, -1), 0);
+	assert_int_equal(table.n, 4);
+	/* The same file by another descriptor. */
+	assert_int_equal(dma_table_unmap(&table, MB + 4096, 4096), 0);
+	assert_int_equal(dma_table_map(&table, MB + 4096, 4096, MB + 4096, same), 0);
+	assert_int_equal(table.n, 3);
+	assert_int_equal(dma_table_map(&table, MB - 12288, 4096, 0, -1), 0);
+	assert_int_equal(table.n, 3);
+	dma_table_clear(&table);
+	close(same);
+	close(other);
+	close(fd);
+}
+
+static void
+unmapping_splits_a_range(void **state)
+{
+	int fd = memory();
+	uint8_t *va;
+
+	assert_null(iotlb());
+	assert_int_equal(dma_table_map(&table, MB, MB, 0, fd), 0);
+	va = vdpa_iotlb_range(iotlb(), MB, MB);
+	assert_non_null(va);
+	va[0] = 1;
+	va[MB / 2 + 4096] = 2;
+	assert_int_equal(dma_table_unmap(&table, MB + MB / 2, 4096), 0);
+	assert_int_equal(table.n, 2);
+	assert_int_equal(table.mapped_size, MB - 4096);
+	assert_int_equal(iotlb()->n, 2);
+	assert_null(vdpa_iotlb_range(iotlb(), MB + MB / 2, 8));
+	assert_non_null(vdpa_iotlb_range(iotlb(), MB, MB / 2));
+	assert_int_equal(*(uint8_t *)vdpa_iotlb_range(iotlb(), MB, 1), 1);
+	assert_int_equal(*(uint8_t *)vdpa_iotlb_range(iotlb(), MB + MB / 2 + 4096, 1), 2);
+	/* The ends of both, over the hole. */
+	assert_int_equal(dma_table_unmap(&table, MB + MB / 2 - 4096, 3 * 4096), 0);
+	assert_int_equal(table.n, 2);
+	assert_int_equal(table.mapped_size, MB - 3 * 4096);
+	/* Back again, and whole. */
+	assert_int_equal(dma_table_map(&table, MB + MB / 2 - 4096, 3 * 4096, MB / 2 - 4096, fd), 0);
+	assert_int_equal(table.n, 1);
+	assert_int_equal(table.mapped_size, MB);
+	assert_int_equal(*(uint8_t *)vdpa_iotlb_range(iotlb(), MB + MB / 2 + 4096, 1), 2);
 	dma_table_clear(&table);
 	close(fd);
 }
@@ -870,11 +1055,28 @@ static void
 too_many_ranges_are_refused(void **state)
 {
 	int fd = memory();
-	unsigned int i;
+	uint64_t i;
 
-	for (i = 0; i < DMA_RANGES_MAX; i++)
-		assert_int_equal(dma_table_map(&table, i * 2 * MB, 4096, 0, i < 64 ? fd : -1), 0);
-	assert_int_equal(dma_table_map(&table, i * 2 * MB, 4096, 0, -1), -ENOSPC);
+	for (i = 0; i < DMA_RANGES_MAX - 1; i++)
+		assert_int_equal(dma_table_map(&table, i * 2 * MB, 4096, i % 512 * 4096, fd), 0);
+	assert_int_equal(dma_table_map(&table, i * 2 * MB, 2 * 4096, 0, -1), 0);
+	assert_int_equal(table.n, DMA_RANGES_MAX);
+	assert_int_equal(dma_table_map(&table, (i + 1) * 2 * MB, 4096, 0, fd), -ENOSPC);
+	assert_non_null(strstr(vdpa_error_message(), "more than 65536 DMA ranges"));
+	assert_int_equal(dma_table_map(&table, (i + 1) * 2 * MB, 4096, 0, -1), -ENOSPC);
+	/* One that joins is none more, one that is split is. */
+	assert_int_equal(dma_table_map(&table, 4096, 4096, 4096, fd), 0);
+	assert_int_equal(dma_table_map(&table, 8192, 4096, 8192, fd), 0);
+	assert_int_equal(dma_table_unmap(&table, 4096, 4096), -ENOSPC);
+	assert_int_equal(table.n, DMA_RANGES_MAX);
+	dma_table_clear(&table);
+	for (i = 0; i <= DMA_FILES_MAX; i++) {
+		int one = memory();
+
+		assert_int_equal(dma_table_map(&table, i * 2 * MB, 4096, 0, one),
+				 i < DMA_FILES_MAX ? 0 : -ENOSPC);
+		close(one);
+	}
 	dma_table_clear(&table);
 	close(fd);
 }
@@ -951,6 +1153,10 @@ main(void)
 		cmocka_unit_test(fault_names_are_parsed_and_told),
 		cmocka_unit_test(ranges_come_and_go),
 		cmocka_unit_test(bad_ranges_change_nothing),
+		cmocka_unit_test(pages_in_any_order_become_few_ranges),
+		cmocka_unit_test(memory_in_use_follows_page_by_page),
+		cmocka_unit_test(ranges_join_only_where_memory_goes_on),
+		cmocka_unit_test(unmapping_splits_a_range),
 		cmocka_unit_test(too_many_ranges_are_refused),
 		cmocka_unit_test(intx_is_masked_when_signalled),
 	};

@@ -46,6 +46,7 @@ make_session(struct fixture *f)
 	f->fake->freed = &f->freed;
 	assert_int_equal(vdpa_register_device(&f->fake->vdev), 0);
 	f->dev = (struct vhu_device){.vdev = &f->fake->vdev, .nvqs = FAKE_VQS, .features = V1};
+	f->dev.fds = vdpa_fd_account_create();
 	pthread_mutex_init(&f->dev.lock, NULL);
 	f->s = vdpa_vhu_session_new(&f->dev, 0);
 	assert_non_null(f->s);
@@ -85,6 +86,7 @@ teardown(void **state)
 	struct fixture *f = *state;
 
 	vdpa_vhu_session_free(f->s);
+	vdpa_fd_account_destroy(f->dev.fds);
 	vdpa_unregister_device(&f->fake->vdev);
 	vdpa_put_device(&f->fake->vdev);
 	assert_int_equal(f->freed, 1);

@@ -130,7 +130,8 @@ vhost_user_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 	vdpa_vhu_conn_init(dev);
 	dev->socket.fd = -1;
 	dev->vdev = vdev;
-	rc = parse(dev, args);
+	dev->fds = vdpa_fd_account_create();
+	rc = dev->fds == NULL ? vdpa_error(ENOMEM, "out of memory") : parse(dev, args);
 	if (rc < 0)
 		goto err_free;
 	dev->nvqs = vdpa_consumer_vq_count(vdev);
@@ -158,6 +159,7 @@ vhost_user_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 	TAILQ_REMOVE(&devices, dev, next);
 	pthread_mutex_unlock(&devices_lock);
 err_free:
+	vdpa_fd_account_destroy(dev->fds);
 	pthread_mutex_destroy(&dev->lock);
 	free(dev->path);
 	free(dev);
@@ -176,6 +178,7 @@ vhost_user_remove(struct vdpa_device *vdev)
 	pthread_mutex_lock(&devices_lock);
 	TAILQ_REMOVE(&devices, dev, next);
 	pthread_mutex_unlock(&devices_lock);
+	vdpa_fd_account_destroy(dev->fds);
 	pthread_mutex_destroy(&dev->lock);
 	free(dev->path);
 	free(dev);

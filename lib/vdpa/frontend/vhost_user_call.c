@@ -20,7 +20,8 @@
 
 struct vhu_call {
 	int socket;
-	struct vdpa_event event; /* its fd is our duplicate of the eventfd */
+	struct vdpa_fd_account *fds; /* of who has sent it */
+	struct vdpa_event event;     /* its fd is our duplicate of the eventfd */
 };
 
 bool
@@ -45,7 +46,7 @@ forward(struct vdpa_event *event, uint32_t revents)
 }
 
 int
-vdpa_vhu_call_new(int socket, struct vhu_call **out, int *fd)
+vdpa_vhu_call_new(struct vdpa_fd_account *fds, int socket, struct vhu_call **out, int *fd)
 {
 	struct vhu_call *call = calloc(1, sizeof(*call));
 	int rc;
@@ -55,6 +56,7 @@ vdpa_vhu_call_new(int socket, struct vhu_call **out, int *fd)
 		rc = vdpa_error(ENOMEM, "out of memory");
 		goto err_socket;
 	}
+	call->fds = fds;
 	call->socket = socket;
 	call->event = (struct vdpa_event){.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC),
 					  .events = EPOLLIN,
@@ -83,7 +85,7 @@ err_event:
 err_call:
 	free(call);
 err_socket:
-	vdpa_close_foreign(socket);
+	(void)vdpa_close_foreign(fds, socket);
 	return rc;
 }
 
@@ -94,6 +96,6 @@ vdpa_vhu_call_free(struct vhu_call *call)
 		return;
 	vdpa_event_del(&call->event);
 	close(call->event.fd);
-	vdpa_close_foreign(call->socket);
+	(void)vdpa_close_foreign(call->fds, call->socket);
 	free(call);
 }

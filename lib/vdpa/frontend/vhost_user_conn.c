@@ -36,11 +36,12 @@ enum input {
 	INPUT_END,     /* hung up, or not worth going on */
 };
 
+/* The connection has ended; a full account keeps the next one out. */
 static void
-close_fds(struct vhu_conn *conn)
+close_fds(struct vhu_conn *conn, struct vdpa_fd_account *account)
 {
 	for (unsigned int i = 0; i < conn->nfds; i++)
-		vdpa_close_foreign(conn->fds[i]);
+		(void)vdpa_close_foreign(account, conn->fds[i]);
 	conn->nfds = 0;
 }
 
@@ -63,7 +64,7 @@ take_fds(struct vhu_conn *conn, struct msghdr *hdr)
 			if (conn->nfds < VHU_MSG_FDS_MAX) {
 				conn->fds[conn->nfds++] = fd;
 			} else {
-				vdpa_close_foreign(fd);
+				(void)vdpa_close_foreign(conn->session->dev->fds, fd);
 				fit = false;
 			}
 		}
@@ -209,14 +210,14 @@ end(struct vhu_device *dev)
 	VDPA_LOG_LIMITED(&dev->log, INFO, "%s: vhost-user: disconnected", dev->vdev->name);
 	vdpa_vhu_session_free(conn->session);
 	conn->session = NULL;
-	close_fds(conn);
+	close_fds(conn, dev->fds);
 	conn->have = 0;
 	conn->ended = false;
 	pthread_mutex_lock(&dev->lock);
 	fd = conn->fd;
 	conn->fd = -1;
 	pthread_mutex_unlock(&dev->lock);
-	vdpa_close_connection(fd);
+	(void)vdpa_close_connection(dev->fds, fd);
 	vdpa_vhu_socket_resume(dev);
 }
 
@@ -272,7 +273,7 @@ vdpa_vhu_conn_open(struct vhu_device *dev, int fd)
 
 	conn->session = vdpa_vhu_session_new(dev, fd);
 	if (conn->session == NULL) {
-		vdpa_close_connection(fd);
+		(void)vdpa_close_connection(dev->fds, fd);
 		return vdpa_error(ENOMEM, "out of memory");
 	}
 	pthread_mutex_lock(&dev->lock);

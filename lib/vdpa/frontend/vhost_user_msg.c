@@ -128,11 +128,21 @@ refuse(struct vhu_received *req, int rc, int64_t idx)
 	return acknowledge(req, false);
 }
 
-static void
+/* Close what no handler has taken. False: too many do not close, so nothing more is to be read. */
+static bool
 close_fds(struct vhu_received *req)
 {
+	struct vhu_device *dev = req->s->dev;
+	bool full = false;
+
 	for (unsigned int i = 0; i < req->nfds; i++)
-		vdpa_close_foreign(req->fds[i]);
+		full |= vdpa_close_foreign(dev->fds, req->fds[i]) < 0;
+	if (full)
+		VDPA_LOG_LIMITED(&dev->log, ERR,
+				 "%s: vhost-user: %u file descriptors that front ends have sent do "
+				 "not close, closing the connection",
+				 dev->vdev->name, vdpa_fd_account_waiting(dev->fds));
+	return !full;
 }
 
 enum vhu_verdict
@@ -151,8 +161,7 @@ vdpa_vhu_handle(struct vhu_received *req)
 		rc = req->row->handle(req);
 	if (rc < 0) {
 		verdict = refuse(req, rc, idx);
-		close_fds(req);
-		return verdict;
+		return close_fds(req) ? verdict : VHU_VERDICT_CLOSE;
 	}
 	if (idx >= 0)
 		VDPA_LOG(DEBUG, "%s: vhost-user: queue %" PRId64 ": %s 0x%" PRIx64,
@@ -160,7 +169,8 @@ vdpa_vhu_handle(struct vhu_received *req)
 	else
 		VDPA_LOG(DEBUG, "%s: vhost-user: %s 0x%" PRIx64, s->dev->vdev->name, req->row->name,
 			 value);
-	close_fds(req);
+	if (!close_fds(req))
+		return VHU_VERDICT_CLOSE;
 	if ((req->row->effect & VHU_EFFECT_ADVANCE) != 0)
 		vdpa_vhu_session_advance(s);
 	if ((req->row->effect & VHU_EFFECT_REPLY) != 0)

@@ -29,6 +29,7 @@
 
 #include "log_limit.h"
 #include "vdpa_consumer.h"
+#include "vdpa_foreign_fd.h"
 #include "vhost_user_conn.h"
 #include "vhost_user_request.h"
 
@@ -78,12 +79,13 @@ struct vhu_device {
 	char *path;
 	bool client;
 	mode_t mode;
-	gid_t group;		   /* (gid_t)-1: unchanged */
-	uint16_t nvqs;		   /* that a front end sees, with a control queue to give */
-	uint64_t features;	   /* offered */
-	uint64_t protocol;	   /* offered */
-	bool no_doorbells;	   /* they are not given away */
-	struct vdpa_log_limit log; /* for lines that a front end can cause */
+	gid_t group;		     /* (gid_t)-1: unchanged */
+	uint16_t nvqs;		     /* that a front end sees, with a control queue to give */
+	uint64_t features;	     /* offered */
+	uint64_t protocol;	     /* offered */
+	bool no_doorbells;	     /* they are not given away */
+	struct vdpa_log_limit log;   /* for lines that a front end can cause */
+	struct vdpa_fd_account *fds; /* of all who can connect; what waits to be closed */
 
 	struct vhu_socket socket;
 	struct vhu_conn conn;
@@ -131,9 +133,9 @@ unsigned int vdpa_vhu_count_doorbells(const struct vhu_session *s);
 
 /* Whether fd is a socket of AF_UNIX and SOCK_STREAM. */
 bool vdpa_vhu_is_stream(int fd);
-/* Calls by the socket, which is taken over, also on failure. fd: an eventfd that makes one, the
- * caller's to close. */
-int vdpa_vhu_call_new(int socket, struct vhu_call **call, int *fd);
+/* Calls by the socket, which is taken over, also on failure; its sender's account outlives the
+ * call. fd: an eventfd that makes one, the caller's to close. */
+int vdpa_vhu_call_new(struct vdpa_fd_account *fds, int socket, struct vhu_call **call, int *fd);
 /* NULL: no-op. */
 void vdpa_vhu_call_free(struct vhu_call *call);
 

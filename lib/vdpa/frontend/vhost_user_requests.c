@@ -291,7 +291,7 @@ set_vring_call(struct vhu_received *req)
 	int fd, rc;
 
 	if (req->nfds == 1 && req->msg->payload.u64 == req->idx && vdpa_vhu_is_stream(req->fds[0]))
-		rc = vdpa_vhu_call_new(take_fd(req, 0), &call, &fd);
+		rc = vdpa_vhu_call_new(req->s->dev->fds, take_fd(req, 0), &call, &fd);
 	else
 		rc = take_eventfd(req, &fd);
 	if (rc == 0)
@@ -380,7 +380,7 @@ static int
 set_backend_req_fd(struct vhu_received *req)
 {
 	struct vhu_session *s = req->s;
-	int fd;
+	int fd, rc;
 
 	/* Other families do not all keep to MSG_DONTWAIT. */
 	if (!vdpa_vhu_is_stream(req->fds[0]))
@@ -388,10 +388,10 @@ set_backend_req_fd(struct vhu_received *req)
 				  "the file descriptor is no socket of AF_UNIX and SOCK_STREAM");
 	fd = take_fd(req, 0);
 	pthread_mutex_lock(&s->dev->lock);
-	vdpa_close_foreign(s->backend_fd);
+	rc = vdpa_close_foreign(s->dev->fds, s->backend_fd);
 	s->backend_fd = fd;
 	pthread_mutex_unlock(&s->dev->lock);
-	return 0;
+	return rc < 0 ? vdpa_error(EPROTO, "earlier back-end channels do not close") : 0;
 }
 
 static int

@@ -58,7 +58,7 @@ vdpa_vhu_session_free(struct vhu_session *s)
 	free(s->calls);
 	vdpa_vhu_shm_unmap(s->log);
 	vdpa_vhu_shm_unmap(s->inflight);
-	vdpa_close_foreign(s->backend_fd);
+	(void)vdpa_close_foreign(s->dev->fds, s->backend_fd);
 	free(s);
 }
 

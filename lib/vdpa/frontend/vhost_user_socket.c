@@ -59,6 +59,11 @@ tell_once(struct vhu_device *dev, int err)
 			"%s: vhost-user: connections to %s wait: all %llu file descriptors of this "
 			"process are in use; allow more (RLIMIT_NOFILE: ulimit -n, LimitNOFILE=)",
 			dev->vdev->name, dev->path, (unsigned long long)limit.rlim_cur);
+	else if (err == EBUSY)
+		VDPA_LOG(ERR,
+			 "%s: vhost-user: connections to %s wait: %u file descriptors that front "
+			 "ends have sent do not close",
+			 dev->vdev->name, dev->path, vdpa_fd_account_waiting(dev->fds));
 	else if (err != 0)
 		VDPA_LOG(ERR, "%s: vhost-user: socket %s: no connection: %s", dev->vdev->name,
 			 dev->path, strerror(err));
@@ -112,6 +117,17 @@ refuse_gone(struct vhu_device *dev)
 	return true;
 }
 
+/* Whether connections wait until what front ends have sent has been closed. */
+static bool
+wait_for_closes(struct vhu_device *dev)
+{
+	if (!vdpa_fd_account_full(dev->fds))
+		return false;
+	tell_once(dev, EBUSY);
+	retry_later(dev);
+	return true;
+}
+
 enum occupant {
 	OCCUPANT_NONE,
 	OCCUPANT_THERE,
@@ -143,7 +159,7 @@ incoming(struct vdpa_event *event, uint32_t revents)
 	int fd;
 
 	/* A front end that comes back before its end was served waits for that in the backlog. */
-	if (who == OCCUPANT_LEAVING)
+	if (who == OCCUPANT_LEAVING || wait_for_closes(dev))
 		return;
 	fd = accept4(event->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)) {
@@ -156,9 +172,9 @@ incoming(struct vdpa_event *event, uint32_t revents)
 				 "%s: vhost-user: second connection to %s refused: the device has "
 				 "a front end",
 				 dev->vdev->name, dev->path);
-		vdpa_close_connection(fd);
+		(void)vdpa_close_connection(dev->fds, fd);
 	} else if (fd >= 0 && refuse_gone(dev)) {
-		vdpa_close_connection(fd);
+		(void)vdpa_close_connection(dev->fds, fd);
 	} else if (fd >= 0) {
 		take(dev, fd);
 	}
@@ -172,7 +188,7 @@ try_connect(struct vhu_device *dev)
 	struct sockaddr_un un = address(dev);
 	int fd, err;
 
-	if (refuse_gone(dev))
+	if (refuse_gone(dev) || wait_for_closes(dev))
 		return;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd >= 0 && connect(fd, (struct sockaddr *)&un, sizeof(un)) == 0) {
@@ -328,8 +344,10 @@ vdpa_vhu_socket_close(struct vhu_device *dev)
 	vdpa_event_del(&sock->event);
 	if (sock->fd < 0)
 		return;
-	close(sock->fd);
-	sock->fd = -1;
+	/* As long as it is bound, nobody else's file can have its inode. */
 	if (lstat(dev->path, &st) == 0 && st.st_dev == sock->dev && st.st_ino == sock->ino)
 		unlink(dev->path);
+	/* Those who were not accepted may have sent something. */
+	(void)vdpa_close_connection(dev->fds, sock->fd);
+	sock->fd = -1;
 }

@@ -6,103 +6,268 @@
  * long as the sender likes: a TCP socket with SO_LINGER for its peer, a file of a FUSE file system
  * for its server. A UNIX socket drops what is queued in it, file descriptors of that kind too. The
  * threads that take messages serve many, so nothing that could wait is closed on them.
+ *
+ * Owns the accounts in which such descriptors wait, and the threads that close them (closers). An
+ * account is in `pending` while descriptors wait in it and no closer has one of them; a closer
+ * takes one descriptor of the first account and puts the account behind the others. There are as
+ * many closers as accounts with descriptors, CLOSERS_MAX at most, none without. A close that never
+ * returns costs its account its only closer, and the account fills and stays full.
  */
 
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/queue.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "vdpa_event.h"
+#include "vdpa_foreign_fd.h"
 #include "vdpa_log.h"
 
-/* At most so many wait at once; what else would wait stays open. */
-#define CLOSERS_MAX   64
-#define CLOSER_STACK  ((size_t)256 << 10)
+/* Senders whose descriptors may all keep a thread at the same time. */
+#define CLOSERS_MAX  256
+#define CLOSER_STACK ((size_t)256 << 10)
+/* Room for what one more message brings, 253 descriptors at most, and for the end of a connection
+ * that has one for each of 256 queues. */
+#define ROOM	     (VDPA_FD_WAITING_MAX + 576)
+
 #define EVENTFD_TITLE "anon_inode:[eventfd]"
+#define PIPE_TITLE    "pipe:["
+/* Its devices null, zero, full, random and urandom have nothing to do at their end. */
+#define MEM_MAJOR     1
 
-static unsigned int closers; /* atomic */
+struct vdpa_fd_account {
+	TAILQ_ENTRY(vdpa_fd_account) next; /* in pending */
+	bool closing;			   /* a closer has one of its descriptors */
+	bool abandoned;			   /* to be freed with the last descriptor */
+	unsigned int first, n;		   /* of fds, a ring */
+	int fds[ROOM];
+};
 
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static TAILQ_HEAD(, vdpa_fd_account) pending = TAILQ_HEAD_INITIALIZER(pending);
+static unsigned int active; /* accounts in which something waits or is being closed */
+static unsigned int closers;
+static bool failure_logged; /* that a closer could not be started */
+
+/* Whether the descriptor's title, as the kernel tells it, begins so. What has a name in a file
+ * system begins with a slash or with a parenthesis, so no file can be called like that. */
 static bool
-is_eventfd(int fd)
+has_title(int fd, const char *title)
 {
 	char path[sizeof("/proc/self/fd/2147483647")], link[sizeof(EVENTFD_TITLE)];
 	ssize_t n;
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	n = readlink(path, link, sizeof(link));
-	return n == (ssize_t)sizeof(link) - 1 && memcmp(link, EVENTFD_TITLE, (size_t)n) == 0;
+	return n >= (ssize_t)strlen(title) && memcmp(link, title, strlen(title)) == 0;
+}
+
+/*
+ * A memory device below our own /dev: the file system of another one might be the sender's. What
+ * that file system knows is asked for without asking its server.
+ */
+static bool
+is_memory_device(int fd)
+{
+	struct statx st;
+	struct stat null;
+
+	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st) < 0 ||
+	    !S_ISCHR(st.stx_mode) || st.stx_rdev_major != MEM_MAJOR)
+		return false;
+	if (stat("/dev/null", &null) < 0 || !S_ISCHR(null.st_mode) ||
+	    major(null.st_dev) != st.stx_dev_major || minor(null.st_dev) != st.stx_dev_minor)
+		return false;
+	return st.stx_rdev_minor == 3 || st.stx_rdev_minor == 5 ||
+	       (st.stx_rdev_minor >= 7 && st.stx_rdev_minor <= 9);
+}
+
+bool
+vdpa_fd_is_eventfd(int fd)
+{
+	return has_title(fd, EVENTFD_TITLE);
+}
+
+static bool
+closes_at_once(int fd)
+{
+	/* Memory files are the ones that have seals. */
+	return fcntl(fd, F_GET_SEALS) >= 0 || vdpa_fd_is_eventfd(fd) || has_title(fd, PIPE_TITLE) ||
+	       is_memory_device(fd);
+}
+
+/* Under the lock, but while close(2) waits. */
+static void
+close_first(struct vdpa_fd_account *a)
+{
+	int fd = a->fds[a->first];
+
+	TAILQ_REMOVE(&pending, a, next);
+	a->first = (a->first + 1) % ROOM;
+	a->n--;
+	a->closing = true;
+	pthread_mutex_unlock(&lock);
+	close(fd);
+	pthread_mutex_lock(&lock);
+	a->closing = false;
+	if (a->n > 0) {
+		TAILQ_INSERT_TAIL(&pending, a, next);
+		return;
+	}
+	active--;
+	if (a->abandoned)
+		free(a);
 }
 
 static void *
 closer(void *arg)
 {
-	close((int)(intptr_t)arg);
-	__atomic_fetch_sub(&closers, 1, __ATOMIC_RELEASE);
+	pthread_setname_np(pthread_self(), "vdpa-closer");
+	pthread_mutex_lock(&lock);
+	while (!TAILQ_EMPTY(&pending))
+		close_first(TAILQ_FIRST(&pending));
+	closers--;
+	pthread_mutex_unlock(&lock);
 	return NULL;
 }
 
-static int
-start_closer(int fd)
+/* Under the lock. One that cannot be started is tried again whenever any account is used. */
+static void
+start_closer(void)
 {
 	sigset_t all, old;
 	pthread_attr_t attr;
 	pthread_t thread;
 	int rc;
 
+	if (TAILQ_EMPTY(&pending) || closers >= active || closers >= CLOSERS_MAX)
+		return;
 	sigfillset(&all);
 	pthread_attr_init(&attr);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	pthread_attr_setstacksize(&attr, CLOSER_STACK);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
-	rc = pthread_create(&thread, &attr, closer, (void *)(intptr_t)fd);
+	rc = pthread_create(&thread, &attr, closer, NULL);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_attr_destroy(&attr);
-	return rc;
+	if (rc == 0)
+		closers++;
+	else if (!failure_logged)
+		VDPA_LOG(ERR, "file descriptors of peers wait to be closed: no thread for it: %s",
+			 strerror(rc));
+	failure_logged = rc != 0;
 }
 
-static void
-close_apart(int fd)
+/* Under the lock. */
+static unsigned int
+waiting(const struct vdpa_fd_account *a)
 {
-	if (__atomic_fetch_add(&closers, 1, __ATOMIC_ACQUIRE) < CLOSERS_MAX &&
-	    start_closer(fd) == 0)
-		return;
-	__atomic_fetch_sub(&closers, 1, __ATOMIC_RELEASE);
-	VDPA_LOG(WARNING,
-		 "a file descriptor that was received stays open: %d others do not close in time",
-		 CLOSERS_MAX);
+	return a->n + a->closing;
+}
+
+/* Under the lock. Where nobody closes, the first one is one too many. */
+static bool
+is_full(const struct vdpa_fd_account *a)
+{
+	return waiting(a) > (closers > 0 ? VDPA_FD_WAITING_MAX : 0);
+}
+
+static int
+close_apart(struct vdpa_fd_account *a, int fd)
+{
+	bool full;
+
+	pthread_mutex_lock(&lock);
+	if (a->n == ROOM) {
+		pthread_mutex_unlock(&lock);
+		close(fd);
+		return -EBUSY;
+	}
+	if (waiting(a) == 0)
+		active++;
+	a->fds[(a->first + a->n++) % ROOM] = fd;
+	if (a->n == 1 && !a->closing)
+		TAILQ_INSERT_TAIL(&pending, a, next);
+	start_closer();
+	full = is_full(a);
+	pthread_mutex_unlock(&lock);
+	return full ? -EBUSY : 0;
+}
+
+struct vdpa_fd_account *
+vdpa_fd_account_create(void)
+{
+	return calloc(1, sizeof(struct vdpa_fd_account));
 }
 
 void
-vdpa_close_foreign(int fd)
+vdpa_fd_account_destroy(struct vdpa_fd_account *a)
+{
+	if (a == NULL)
+		return;
+	pthread_mutex_lock(&lock);
+	if (waiting(a) == 0)
+		free(a);
+	else
+		a->abandoned = true;
+	start_closer();
+	pthread_mutex_unlock(&lock);
+}
+
+unsigned int
+vdpa_fd_account_waiting(struct vdpa_fd_account *a)
+{
+	unsigned int n;
+
+	pthread_mutex_lock(&lock);
+	n = waiting(a);
+	pthread_mutex_unlock(&lock);
+	return n;
+}
+
+bool
+vdpa_fd_account_full(struct vdpa_fd_account *a)
+{
+	bool full;
+
+	pthread_mutex_lock(&lock);
+	start_closer();
+	full = is_full(a);
+	pthread_mutex_unlock(&lock);
+	return full;
+}
+
+int
+vdpa_close_foreign(struct vdpa_fd_account *a, int fd)
 {
 	if (fd < 0)
-		return;
-	/* Memory files are the ones that have seals. */
-	if (is_eventfd(fd) || fcntl(fd, F_GET_SEALS) >= 0)
-		close(fd);
-	else
-		close_apart(fd);
+		return 0;
+	if (!closes_at_once(fd))
+		return close_apart(a, fd);
+	close(fd);
+	return 0;
 }
 
-void
-vdpa_close_connection(int fd)
+int
+vdpa_close_connection(struct vdpa_fd_account *a, int fd)
 {
 	int queued;
 
 	if (fd < 0)
-		return;
+		return 0;
 	/* Nothing comes any more; what has come may have descriptors with it. */
 	(void)shutdown(fd, SHUT_RDWR);
-	if (ioctl(fd, FIONREAD, &queued) == 0 && queued == 0)
-		close(fd);
-	else
-		close_apart(fd);
+	if (ioctl(fd, FIONREAD, &queued) < 0 || queued != 0)
+		return close_apart(a, fd);
+	close(fd);
+	return 0;
 }

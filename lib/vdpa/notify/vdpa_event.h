@@ -148,18 +148,6 @@ void vdpa_task_cancel(struct vdpa_task *task);
  */
 void vdpa_eventfd_signal(int fd);
 
-/**
- * Close a file descriptor that somebody else has sent. Never waits, as close(2) may: what could
- * is closed by a thread of its own. -1: no-op.
- */
-void vdpa_close_foreign(int fd);
-
-/**
- * End a connection on a UNIX socket, other descriptors of it too. Never waits for what was sent
- * with messages that nobody has read. -1: no-op.
- */
-void vdpa_close_connection(int fd);
-
 /** Reset the counter of such an eventfd, without waiting. False when it cannot be read. */
 bool vdpa_eventfd_take(int fd);
 

@@ -145,8 +145,7 @@ err_domain:
 	vdpa_dma_domain_destroy(dev->dma);
 err_fds:
 	for (unsigned int i = 0; i < VDPA_PCI_REGIONS; i++)
-		if (dev->fds[i] >= 0)
-			vdpa_close_foreign(dev->fds[i]);
+		vdpa_vfu_close_file(dev->conn, dev->fds[i]);
 err_conn:
 	vdpa_vfu_disconnect(dev->conn);
 err_name:
@@ -162,10 +161,9 @@ vfu_close(void *handle)
 	struct vfu_device *dev = handle;
 
 	vdpa_dma_domain_destroy(dev->dma);
-	vdpa_vfu_disconnect(dev->conn);
 	for (unsigned int i = 0; i < VDPA_PCI_REGIONS; i++)
-		if (dev->fds[i] >= 0)
-			vdpa_close_foreign(dev->fds[i]);
+		vdpa_vfu_close_file(dev->conn, dev->fds[i]);
+	vdpa_vfu_disconnect(dev->conn);
 	free(dev->name);
 	free(dev);
 }

@@ -32,6 +32,8 @@
 /* Requests of its own that a server may send during one of ours, all refused. */
 #define REFUSALS_MAX   16
 
+#define CLOSES_SLOWLY "too many of the server's file descriptors do not close"
+
 /* The end, found under `request` and not `send`. */
 __attribute__((format(printf, 3, 4))) static int
 fail(struct vfu_conn *c, int err, const char *fmt, ...)
@@ -66,7 +68,7 @@ take_fds(struct vfu_conn *c, struct msghdr *msg)
 			if (c->rx_fd < 0) {
 				c->rx_fd = fd;
 			} else {
-				vdpa_close_foreign(fd);
+				(void)vdpa_close_foreign(c->fds, fd);
 				more = true;
 			}
 		}
@@ -122,13 +124,14 @@ receive(struct vfu_conn *c)
 }
 
 /* The message in the buffer has been dealt with. */
-static void
+static int
 receive_next(struct vfu_conn *c)
 {
-	if (c->rx_fd >= 0)
-		vdpa_close_foreign(c->rx_fd);
+	int rc = vdpa_close_foreign(c->fds, c->rx_fd);
+
 	c->rx_fd = -1;
 	c->rx_len = 0;
+	return rc < 0 ? fail(c, EPROTO, CLOSES_SLOWLY) : 0;
 }
 
 /* The server asks something of us: nothing is granted, and an answer given where one is due. */
@@ -296,7 +299,8 @@ transact(struct vfu_conn *c, struct vfu_call *call, int *err)
 		rc = receive(c);
 		if (rc > 0) {
 			rc = dispatch(c, sent ? call : NULL, hdr.id, err);
-			receive_next(c);
+			if (receive_next(c) < 0)
+				return vdpa_vfu_error(c);
 			if (rc > 0)
 				break;
 		}
@@ -322,7 +326,7 @@ vdpa_vfu_call(struct vfu_conn *c, struct vfu_call *call)
 	if (vdpa_vfu_error(c) != 0) {
 		/* Its reply may have come just before. */
 		if (rc == 0 && call->reply_fd != NULL && *call->reply_fd >= 0) {
-			vdpa_close_foreign(*call->reply_fd);
+			vdpa_vfu_close_file(c, *call->reply_fd);
 			*call->reply_fd = -1;
 		}
 		vdpa_vfu_tell(c);
@@ -338,6 +342,13 @@ vdpa_vfu_call(struct vfu_conn *c, struct vfu_call *call)
 }
 
 void
+vdpa_vfu_close_file(struct vfu_conn *c, int fd)
+{
+	if (vdpa_close_foreign(c->fds, fd) < 0)
+		fail(c, EPROTO, CLOSES_SLOWLY);
+}
+
+void
 vdpa_vfu_drain(struct vfu_conn *c)
 {
 	int rc, err;
@@ -350,8 +361,7 @@ vdpa_vfu_drain(struct vfu_conn *c)
 		if (rc <= 0)
 			break;
 		rc = dispatch(c, NULL, 0, &err);
-		receive_next(c);
-		if (rc < 0)
+		if (receive_next(c) < 0 || rc < 0)
 			break;
 	}
 	pthread_mutex_unlock(&c->request);

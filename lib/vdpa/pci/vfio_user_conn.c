@@ -233,7 +233,8 @@ vdpa_vfu_connect(const char *name, const char *path, unsigned int timeout_ms, st
 	if (c == NULL)
 		return vdpa_error(ENOMEM, "%s: out of memory", name);
 	c->name = strdup(name);
-	if (c->name == NULL) {
+	c->fds = vdpa_fd_account_create();
+	if (c->name == NULL || c->fds == NULL) {
 		rc = vdpa_error(ENOMEM, "%s: out of memory", name);
 		goto err_conn;
 	}
@@ -243,7 +244,7 @@ vdpa_vfu_connect(const char *name, const char *path, unsigned int timeout_ms, st
 	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (c->fd < 0) {
 		rc = vdpa_error(errno, "%s: socket: %m", name);
-		goto err_name;
+		goto err_conn;
 	}
 	rc = connect_by(c->fd, &un, vdpa_now_us() + (int64_t)timeout_ms * 1000);
 	if (rc < 0) {
@@ -270,9 +271,9 @@ vdpa_vfu_connect(const char *name, const char *path, unsigned int timeout_ms, st
 
 err_socket:
 	close(c->fd);
-err_name:
-	free(c->name);
 err_conn:
+	vdpa_fd_account_destroy(c->fds);
+	free(c->name);
 	free(c);
 	return rc;
 }
@@ -290,10 +291,11 @@ vdpa_vfu_disconnect(struct vfu_conn *c)
 	vdpa_event_del(&c->room);
 	pthread_mutex_lock(&c->send);
 	pthread_mutex_unlock(&c->send);
-	if (c->rx_fd >= 0)
-		vdpa_close_foreign(c->rx_fd);
+	/* What does not close at once goes on without us. */
+	(void)vdpa_close_foreign(c->fds, c->rx_fd);
 	close(c->room.fd);
-	vdpa_close_connection(c->fd);
+	(void)vdpa_close_connection(c->fds, c->fd);
+	vdpa_fd_account_destroy(c->fds);
 	pthread_mutex_destroy(&c->send);
 	pthread_mutex_destroy(&c->request);
 	free(c->name);

@@ -18,6 +18,7 @@
 #include "clock.h"
 #include "patience.h"
 #include "vdpa_event.h"
+#include "vdpa_foreign_fd.h"
 #include "vfio_user_priv.h"
 
 /* Doorbells that wait for room in the socket. */
@@ -40,6 +41,7 @@ struct vfu_conn {
 	char *name;
 	int fd;
 	unsigned int timeout_ms;
+	struct vdpa_fd_account *fds; /* the server's that wait to be closed */
 
 	pthread_mutex_t request;
 	uint16_t next_id;

@@ -323,7 +323,7 @@ get_region(struct vfu_conn *conn, const char *name, unsigned int index,
 	if (region->fd < 0 || region->size == 0)
 		region->flags &= ~(uint32_t)VFIO_REGION_INFO_FLAG_MMAP;
 	if (region->fd >= 0 && !(region->flags & VFIO_REGION_INFO_FLAG_MMAP)) {
-		vdpa_close_foreign(region->fd);
+		vdpa_vfu_close_file(conn, region->fd);
 		region->fd = -1;
 	}
 	if (region->fd < 0)

@@ -62,6 +62,10 @@ int vdpa_vfu_post(struct vfu_conn *conn, uint32_t region, uint64_t offset, const
 int vdpa_vfu_violation(struct vfu_conn *conn, uint16_t command, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/* Close a file that the server has sent; -1: no-op. Never waits; the connection ends when too many
+ * wait. */
+void vdpa_vfu_close_file(struct vfu_conn *conn, int fd);
+
 /* 0 while the connection stands, otherwise the negative errno of its end. */
 int vdpa_vfu_error(struct vfu_conn *conn);
 
