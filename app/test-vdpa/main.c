@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <linux/virtio_blk.h>
@@ -20,6 +19,7 @@
 #include <rte_version.h>
 
 #include <vdpa.h>
+#include <vdpa_fd.h>
 
 #include "bench.h"
 #include "cli.h"
@@ -36,18 +36,6 @@ enum {
 
 /* What EAL's arguments are to be called by. */
 const struct app_program app_program = {.name = "test-vdpa"};
-
-/* Every virtqueue costs descriptors on both sides. */
-static void
-raise_fd_limit(void)
-{
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == limit.rlim_max)
-		return;
-	limit.rlim_cur = limit.rlim_max;
-	setrlimit(RLIMIT_NOFILE, &limit);
-}
 
 static int
 start_library(const struct cli_options *o, struct app_eal_args *eal)
@@ -170,7 +158,8 @@ main(int argc, char **argv)
 		return EXIT_WELL;
 	}
 	signal(SIGPIPE, SIG_IGN);
-	raise_fd_limit();
+	/* Every virtqueue costs descriptors on both sides. */
+	vdpa_fd_raise_limit();
 	/* A socket needs neither EAL nor the core. */
 	if (opts.dev != NULL && start_library(&opts, &eal) < 0) {
 		app_eal_args_free(&eal);

@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 
 #include <rte_eal.h>
@@ -20,6 +19,7 @@
 #include <rte_version.h>
 
 #include <vdpa.h>
+#include <vdpa_fd.h>
 
 #include "eal_args.h"
 #include "options.h"
@@ -32,19 +32,6 @@ enum {
 	APP_FAILED = 1,
 	APP_USAGE = 2,
 };
-
-/* Every virtqueue costs two or three descriptors: the usual soft limit of 1024 is soon too small.
- */
-static void
-raise_fd_limit(void)
-{
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == limit.rlim_max)
-		return;
-	limit.rlim_cur = limit.rlim_max;
-	setrlimit(RLIMIT_NOFILE, &limit);
-}
 
 /* Signals that stop us are blocked in every thread and fetched by the main one: none interrupts
  * anything, and a second one changes nothing. */
@@ -221,7 +208,8 @@ main(int argc, char **argv)
 	}
 
 	block_signals(&stop);
-	raise_fd_limit();
+	/* Every virtqueue costs two or three. */
+	vdpa_fd_raise_limit();
 	ret = app_eal_args_build(&eal, &opts);
 	if (ret < 0) {
 		if (ret == -ENOMEM)
