@@ -16,6 +16,8 @@
 #define APP_STATS_MAX	   86400u   /* seconds */
 #define APP_CONFIG_MAX	   4096u    /* devices of one daemon */
 #define APP_POLL_LCORE_MAX RTE_MAX_LCORE
+#define APP_LINE_MAX	   8192u	/* bytes of a line of the configuration file */
+#define APP_FILE_MAX	   (16ul << 20) /* bytes of the file */
 
 /* A device the user asked for, and where. */
 struct app_dev {
