@@ -3,6 +3,7 @@
 
 """vdpa-app's command line: mistakes, start, stop."""
 
+import contextlib
 import grp
 import os
 import pwd
@@ -88,6 +89,17 @@ class Mistakes(unittest.TestCase):
             f.flush()
             self.refuse(['--config', f.name], f'{f.name}:4', 'none')
         self.refuse(['--config', '/nonexistent/file'], '/nonexistent/file')
+
+    def test_config_file_without_an_end(self):
+        self.refuse(['--config', '/dev/zero'], '/dev/zero:1', 'NUL')
+        with tempfile.TemporaryDirectory(prefix='uvdpa-test.') as folder:
+            path = os.path.join(folder, 'a.conf')
+            with open(path, 'w') as f:
+                f.write('#' * 8192 + '\n' + '#' * 8193 + '\n')
+            self.refuse(['--config', path], f'{path}:2', 'longer than 8192 bytes')
+            with open(path, 'w') as f:
+                f.write(('#' * 1023 + '\n') * (16 << 10) + '\n')
+            self.refuse(['--config', path], path, 'longer than 16 MiB')
 
 
 class Information(unittest.TestCase):
@@ -185,6 +197,17 @@ class Life(unittest.TestCase):
             with open(path) as f:
                 self.assertEqual(f.read(), 'precious')
 
+    def test_uplink_names_what_to_give(self):
+        self.fails(['name net0 mgmtdev sim_net backend uplink lo'], 1, 'interface of the kernel',
+                   '--vdev net_af_packet0,iface=lo')
+        self.fails(['name net0 mgmtdev sim_net backend uplink net_tap0'], 1, '--vdev net_tap0')
+
+    def test_one_mac_twice_is_told(self):
+        devices = [f'name net{i} mgmtdev sim_net mac 52:54:00:00:00:01' for i in range(2)]
+        with harness.Daemon(devices) as daemon:
+            daemon.err.wait('net1: has the mac of net0')
+            self.assertEqual(len(daemon.err.lines), 1)
+
     def test_same_name_twice(self):
         self.fails([NET, 'name net0 mgmtdev sim_net'], 1, 'net0')
 
@@ -209,6 +232,27 @@ class Life(unittest.TestCase):
         cpu = min(os.sched_getaffinity(0))
         with harness.Daemon([NET], args=['--poll-lcores', str(cpu)]) as daemon:
             self.assertEqual(daemon.ask('/vdpa/dev/list'), ['net0'])
+
+
+class Descriptors(unittest.TestCase):
+    def test_management_outlives_the_last_free_descriptor(self):
+        limit = 128
+        with harness.Daemon([], launcher=['prlimit', f'--nofile={limit}']) as daemon, \
+                daemon.telemetry() as client:
+            for i in range(limit):
+                reply = client.ask(f'/vdpa/dev/add,name net{i} mgmtdev sim_net '
+                                   f'socket {daemon.dir}/net{i}.sock')
+                if 'error' in reply:
+                    break
+            # telemetry gives strings of 127 characters
+            self.assertIn(f'RLIMIT_NOFILE is {limit}', reply['error'])
+            with contextlib.ExitStack() as stack:
+                # telemetry serves ten clients at once
+                for _ in range(9):
+                    stack.enter_context(daemon.telemetry())
+            self.assertEqual(daemon.ask('/vdpa/dev/del,net0'), {'result': 'ok'})
+            self.assertEqual(client.ask(f'/vdpa/dev/add,name net0 mgmtdev sim_net '
+                                        f'socket {daemon.dir}/net0.sock'), {'result': 'ok'})
 
 
 class Access(unittest.TestCase):
