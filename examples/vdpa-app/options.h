@@ -28,6 +28,7 @@ struct app_dev {
 struct app_options {
 	int eal_argc;	 /* the user's EAL options, without the program's name */
 	char **eal_argv; /* points into argv */
+	int eal_own;	 /* of them, those that the program itself put first */
 	struct app_dev *devs;
 	unsigned int n_devs;
 	unsigned int poll_lcores[APP_POLL_LCORE_MAX];
