@@ -151,10 +151,13 @@ app_runtime_prepare(const char *prefix)
 		rc = make_folder(shared, true);
 	if (rc == 0)
 		rc = lock_folder(folder);
-	if (rc < 0)
-		folder[0] = '\0';
-	else
+	if (rc == 0) {
 		atexit(after_telemetry_ended);
+		return 0;
+	}
+	folder[0] = '\0';
+	/* EAL goes on without one that it cannot make, and would use the one that was refused. */
+	setenv("RUNTIME_DIRECTORY", "/dev/null", 1);
 	return rc;
 }
 
