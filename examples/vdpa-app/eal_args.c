@@ -415,12 +415,15 @@ static int
 add_runtime_dir(struct app_eal_args *args, const struct eal_given *given)
 {
 	const char *prefix = given->file_prefix;
+	int ret;
 
 	if (app_runtime_prepare(prefix != NULL ? prefix : app_program.name) == 0)
 		return 0;
 	if (given->files && !given->private)
 		return refuse("no folder for EAL's files: %s", app_runtime_missing());
-	return add_arg(args, "--no-telemetry");
+	ret = add_arg(args, "--no-telemetry");
+	/* It would tell of the folder as an error; "ready" says what that means. */
+	return ret == 0 ? add_arg(args, "--log-level=lib.eal:critical") : ret;
 }
 
 int
@@ -448,9 +451,9 @@ app_eal_args_build(struct app_eal_args *args, const struct app_options *opts)
 	if (ret == 0 && given.file_prefix == NULL)
 		ret = add_arg(args, "--file-prefix=%s", app_program.name);
 	if (ret == 0)
-		ret = add_runtime_dir(args, &given);
-	if (ret == 0)
 		ret = add_log_levels(args, opts);
+	if (ret == 0)
+		ret = add_runtime_dir(args, &given);
 	for (i = 0; ret == 0 && i < opts->eal_argc; i++)
 		ret = add_arg(args, "%s", opts->eal_argv[i]);
 	if (ret == 0) {

@@ -348,11 +348,12 @@ class Access(unittest.TestCase):
     def serves_without_management(self, user, reason):
         daemon = harness.Daemon([NET], **user)
         process = subprocess.Popen(daemon.command, stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                    env=dict(os.environ, XDG_RUNTIME_DIR=daemon.dir))
         out = harness.Reader(process.stdout)
         try:
             out.wait('^ready, without management: .*' + reason)
+            self.assertNotIn('EAL', out.text())
             self.assertTrue(os.path.exists(daemon.socket('net0')))
         finally:
             process.terminate()
