@@ -11,20 +11,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <linux/virtio_blk.h>
-#include <rte_eal.h>
-#include <rte_errno.h>
 #include <rte_version.h>
 
 #include <vdpa.h>
+#include <vdpa_fd.h>
 
 #include "bench.h"
 #include "cli.h"
 #include "conformance.h"
-#include "eal_args.h"
+#include "eal_start.h"
 #include "program.h"
 #include "report.h"
 
@@ -37,20 +35,8 @@ enum {
 /* What EAL's arguments are to be called by. */
 const struct app_program app_program = {.name = "test-vdpa"};
 
-/* Every virtqueue costs descriptors on both sides. */
-static void
-raise_fd_limit(void)
-{
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == limit.rlim_max)
-		return;
-	limit.rlim_cur = limit.rlim_max;
-	setrlimit(RLIMIT_NOFILE, &limit);
-}
-
 static int
-start_library(const struct cli_options *o, struct app_eal_args *eal)
+start_library(const struct cli_options *o)
 {
 	struct app_options app = {.log_level = o->log_level};
 	char prefix[64], telemetry[] = "--no-telemetry";
@@ -63,24 +49,19 @@ start_library(const struct cli_options *o, struct app_eal_args *eal)
 	snprintf(prefix, sizeof(prefix), "--file-prefix=test-vdpa.%d", (int)getpid());
 	argv[app.eal_argc++] = prefix;
 	argv[app.eal_argc++] = telemetry;
+	app.eal_own = app.eal_argc;
 	for (int i = 0; i < o->eal_argc; i++)
 		argv[app.eal_argc++] = o->eal_argv[i];
 	app.eal_argv = argv;
 	app.poll_us = VDPA_POLL_US_DEFAULT;
-	rc = app_eal_args_build(eal, &app);
+	rc = app_eal_start(&app);
 	free(argv);
-	if (rc < 0) {
-		fprintf(stderr, "test-vdpa: EAL's arguments: %s\n", strerror(-rc));
+	if (rc < 0)
 		return rc;
-	}
-	if (rte_eal_init(eal->argc, eal->argv) < 0) {
-		fprintf(stderr, "test-vdpa: EAL does not start: %s\n", rte_strerror(rte_errno));
-		return -EIO;
-	}
 	rc = vdpa_init(NULL);
 	if (rc < 0) {
 		fprintf(stderr, "test-vdpa: cannot start: %s\n", vdpa_error_message());
-		rte_eal_cleanup();
+		app_eal_stop();
 	}
 	return rc;
 }
@@ -88,14 +69,8 @@ start_library(const struct cli_options *o, struct app_eal_args *eal)
 static void
 stop_library(void)
 {
-	char *folder = strdup(rte_eal_get_runtime_dir());
-
 	vdpa_cleanup();
-	rte_eal_cleanup();
-	/* EAL makes one for each file prefix and leaves it; ours is empty. */
-	if (folder != NULL)
-		rmdir(folder);
-	free(folder);
+	app_eal_stop();
 }
 
 static int
@@ -150,9 +125,8 @@ run_command(const struct cli_options *o)
 int
 main(int argc, char **argv)
 {
-	struct app_eal_args eal = {0};
 	struct cli_options opts;
-	int code;
+	int code, rc;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (cli_parse(&opts, argc, argv) < 0)
@@ -170,15 +144,16 @@ main(int argc, char **argv)
 		return EXIT_WELL;
 	}
 	signal(SIGPIPE, SIG_IGN);
-	raise_fd_limit();
+	/* Every virtqueue costs descriptors on both sides. */
+	vdpa_fd_raise_limit();
 	/* A socket needs neither EAL nor the core. */
-	if (opts.dev != NULL && start_library(&opts, &eal) < 0) {
-		app_eal_args_free(&eal);
-		return EXIT_BAD;
+	if (opts.dev != NULL) {
+		rc = start_library(&opts);
+		if (rc < 0)
+			return rc == -EINVAL ? EXIT_USAGE : EXIT_BAD;
 	}
 	code = run_command(&opts);
 	if (opts.dev != NULL)
 		stop_library();
-	app_eal_args_free(&eal);
 	return code;
 }

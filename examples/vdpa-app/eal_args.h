@@ -14,11 +14,13 @@ struct app_eal_args {
 	int argc;
 	char **argv;	/* ended by NULL; EAL changes its order and entries */
 	char **strings; /* what to free: the same as they were */
+	bool help;	/* the user wants EAL's help */
+	bool telemetry; /* the user has not forbidden it */
 };
 
 /*
- * Build them. Returns 0; -EINVAL, with one line on stderr, for a polling CPU that this process may
- * not run on; -ENOMEM.
+ * Build them, and make the runtime folder. Returns 0; -EINVAL, with one line on stderr, for what
+ * cannot work on this machine; -ENOMEM.
  */
 int app_eal_args_build(struct app_eal_args *args, const struct app_options *opts);
 

@@ -11,20 +11,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 
-#include <rte_eal.h>
-#include <rte_errno.h>
 #include <rte_lcore.h>
 #include <rte_version.h>
 
 #include <vdpa.h>
+#include <vdpa_fd.h>
 
-#include "eal_args.h"
+#include "eal_start.h"
 #include "options.h"
 #include "program.h"
 #include "report.h"
+#include "runtime_dir.h"
 
 /* Exit codes; see --help. */
 enum {
@@ -32,19 +31,6 @@ enum {
 	APP_FAILED = 1,
 	APP_USAGE = 2,
 };
-
-/* Every virtqueue costs two or three descriptors: the usual soft limit of 1024 is soon too small.
- */
-static void
-raise_fd_limit(void)
-{
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == limit.rlim_max)
-		return;
-	limit.rlim_cur = limit.rlim_max;
-	setrlimit(RLIMIT_NOFILE, &limit);
-}
 
 /* Signals that stop us are blocked in every thread and fetched by the main one: none interrupts
  * anything, and a second one changes nothing. */
@@ -150,6 +136,17 @@ run(const sigset_t *stop, unsigned int stats_s)
 	}
 }
 
+static void
+report_ready(void)
+{
+	const char *missing = app_runtime_missing();
+
+	if (missing == NULL)
+		puts("ready");
+	else
+		printf("ready, without management: %s\n", missing);
+}
+
 static int
 serve(const struct app_options *opts, const sigset_t *stop)
 {
@@ -176,7 +173,7 @@ serve(const struct app_options *opts, const sigset_t *stop)
 		ret = add_devices(opts);
 	if (ret == 0) {
 		app_report_devices();
-		puts("ready");
+		report_ready();
 		run(stop, opts->stats_s);
 		puts("stopping");
 		if (opts->json)
@@ -193,7 +190,6 @@ serve(const struct app_options *opts, const sigset_t *stop)
 int
 main(int argc, char **argv)
 {
-	struct app_eal_args eal = {0};
 	struct app_options opts;
 	sigset_t stop;
 	int ret, code;
@@ -221,24 +217,16 @@ main(int argc, char **argv)
 	}
 
 	block_signals(&stop);
-	raise_fd_limit();
-	ret = app_eal_args_build(&eal, &opts);
+	/* Every virtqueue costs two or three. */
+	vdpa_fd_raise_limit();
+	ret = app_eal_start(&opts);
 	if (ret < 0) {
-		if (ret == -ENOMEM)
-			fprintf(stderr, "%s: out of memory\n", app_program.name);
 		code = ret == -EINVAL ? APP_USAGE : APP_FAILED;
 		goto out;
 	}
-	if (rte_eal_init(eal.argc, eal.argv) < 0) {
-		fprintf(stderr, "%s: EAL does not start: %s\n", app_program.name,
-			rte_strerror(rte_errno));
-		code = rte_errno == EINVAL ? APP_USAGE : APP_FAILED;
-		goto out;
-	}
 	code = serve(&opts, &stop);
-	rte_eal_cleanup();
+	app_eal_stop();
 out:
-	app_eal_args_free(&eal);
 	app_options_free(&opts);
 	return code;
 }

@@ -235,40 +235,62 @@ add_dev_option(struct app_options *opts, const char *words, unsigned int nth)
 	return add_dev(opts, words, where);
 }
 
+/*
+ * A line without its end, in a buffer of APP_LINE_MAX + 1 bytes. Neither a line nor the file may be
+ * without end, as those of /dev/zero are. Returns 1; 0 at the end of the file; -EINVAL, told.
+ */
+static int
+read_line(FILE *f, const char *path, unsigned int n_line, size_t *total, char *line)
+{
+	size_t len = 0;
+	int c;
+
+	while ((c = getc_unlocked(f)) != EOF && c != '\n') {
+		if (c == '\0')
+			return usage_error("%s:%u: a NUL byte; one device a line is expected", path,
+					   n_line);
+		if (len == APP_LINE_MAX)
+			return usage_error("%s:%u: longer than %u bytes; one device a line is "
+					   "expected",
+					   path, n_line, APP_LINE_MAX);
+		line[len++] = (char)c;
+	}
+	if (c == EOF && ferror(f))
+		return usage_error("--config: cannot read '%s': %s", path, strerror(errno));
+	*total += len + 1;
+	if (*total > APP_FILE_MAX)
+		return usage_error("--config: '%s' is longer than %lu MiB", path,
+				   APP_FILE_MAX >> 20);
+	line[len] = '\0';
+	return len > 0 || c != EOF;
+}
+
 /* One device a line; blank lines and lines that start with # are skipped. */
 static int
 read_config(struct app_options *opts, const char *path)
 {
+	char line[APP_LINE_MAX + 1];
 	unsigned int n_line = 0;
-	char *line = NULL;
-	size_t size = 0;
-	ssize_t len;
-	int ret = 0;
+	size_t total = 0;
+	int ret;
 	FILE *f;
 
 	f = fopen(path, "re");
 	if (f == NULL)
 		return usage_error("--config: cannot open '%s': %s", path, strerror(errno));
-	while (ret == 0 && (len = getline(&line, &size, f)) >= 0) {
+	while ((ret = read_line(f, path, ++n_line, &total, line)) > 0) {
 		char *start, *where;
 
-		n_line++;
-		if (memchr(line, '\0', (size_t)len) != NULL) {
-			ret = usage_error("%s:%u: a NUL byte; one device a line is expected", path,
-					  n_line);
-			break;
-		}
-		line[strcspn(line, "\r\n")] = '\0';
+		line[strcspn(line, "\r")] = '\0';
 		start = line + strspn(line, " \t");
 		if (*start == '\0' || *start == '#')
 			continue;
 		if (asprintf(&where, "%s:%u", path, n_line) < 0)
 			where = NULL;
 		ret = add_dev(opts, start, where);
+		if (ret < 0)
+			break;
 	}
-	if (ret == 0 && ferror(f))
-		ret = usage_error("--config: cannot read '%s': %s", path, strerror(errno));
-	free(line);
 	fclose(f);
 	return ret;
 }

@@ -16,6 +16,8 @@
 #define APP_STATS_MAX	   86400u   /* seconds */
 #define APP_CONFIG_MAX	   4096u    /* devices of one daemon */
 #define APP_POLL_LCORE_MAX RTE_MAX_LCORE
+#define APP_LINE_MAX	   8192u	/* bytes of a line of the configuration file */
+#define APP_FILE_MAX	   (16ul << 20) /* bytes of the file */
 
 /* A device the user asked for, and where. */
 struct app_dev {
@@ -26,6 +28,7 @@ struct app_dev {
 struct app_options {
 	int eal_argc;	 /* the user's EAL options, without the program's name */
 	char **eal_argv; /* points into argv */
+	int eal_own;	 /* of them, those that the program itself put first */
 	struct app_dev *devs;
 	unsigned int n_devs;
 	unsigned int poll_lcores[APP_POLL_LCORE_MAX];

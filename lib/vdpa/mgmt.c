@@ -25,11 +25,14 @@
 #include "bus.h"
 #include "device_priv.h"
 #include "mgmt.h"
+#include "vdpa_fd.h"
 #include "vdpa_log.h"
 #include "vdpa_priv.h"
 #include "vhost_user.h"
 
 #define FRONTENDS_MAX 8
+/* Descriptors that a device and its front end take before anybody connects, at most. */
+#define DEVICE_FDS    8
 
 static struct vdpa_driver *const builtin_drivers[] = {&vdpa_sim_driver, &vdpa_virtio_driver, NULL};
 static struct vdpa_frontend *const builtin_frontends[] = {&vdpa_vhost_user_frontend, NULL};
@@ -589,7 +592,9 @@ make_device(const struct add_request *req)
 	struct vdpa_device *vdev;
 	int rc;
 
-	rc = req->mdev->ops->dev_add(req->mdev, req->name, &req->args);
+	rc = vdpa_fd_room(DEVICE_FDS, req->name);
+	if (rc == 0)
+		rc = req->mdev->ops->dev_add(req->mdev, req->name, &req->args);
 	if (rc < 0)
 		return rc;
 	vdev = vdpa_find_device(req->name);

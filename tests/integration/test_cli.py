@@ -3,8 +3,10 @@
 
 """vdpa-app's command line: mistakes, start, stop."""
 
+import contextlib
 import grp
 import os
+import pathlib
 import pwd
 import re
 import shutil
@@ -43,6 +45,29 @@ class Mistakes(unittest.TestCase):
 
     def test_eal_option_without_separator_gets_a_hint(self):
         self.refuse(['-l', '0'], "-l", "EAL options stand before")
+
+    def test_eal_options_that_cannot_work_here(self):
+        absent = os.sysconf('SC_NPROCESSORS_CONF') + 75
+        for value in (f'-l{absent}', f'-l0,{absent}'):
+            self.refuse([value, '--'], f'-l {value[2:]}', f'no CPU {absent}', 'give -l 0')
+        self.refuse(['--main-lcore=x', '--'], "--main-lcore 'x'", '0 to ')
+        self.refuse(['--proc-type=secondary', '--'], '--proc-type', 'primary')
+        for option in ('--in-memory', '--huge-unlink', '--match-allocations', '--legacy-mem'):
+            self.refuse(['--no-huge', option, '--'], f'{option} needs huge pages', '--no-huge')
+
+    def test_eal_options_without_huge_pages(self):
+        free = pathlib.Path('/sys/kernel/mm/hugepages').glob('*/free_hugepages')
+        harness.skip_unless(all(int(f.read_text()) == 0 for f in free), 'huge pages are free')
+        for option in ('--in-memory', '--huge-unlink', '--match-allocations', '--socket-mem=64'):
+            self.refuse([option, '--'], f'{option} needs huge pages, and none is free',
+                        'leave it out')
+
+    def test_eal_option_that_does_not_exist(self):
+        result = subprocess.run([harness.APP, '--bogus', '--'], stdin=subprocess.DEVNULL,
+                                capture_output=True, text=True, timeout=harness.TIMEOUT)
+        self.assertEqual((result.returncode, result.stdout), (2, ''))
+        self.assertLess(len(result.stderr.splitlines()), 4)
+        self.assertIn('EAL does not start with --bogus:', result.stderr)
 
     def test_missing_value(self):
         self.refuse(['--dev'], '--dev', 'needs a value')
@@ -89,6 +114,17 @@ class Mistakes(unittest.TestCase):
             self.refuse(['--config', f.name], f'{f.name}:4', 'none')
         self.refuse(['--config', '/nonexistent/file'], '/nonexistent/file')
 
+    def test_config_file_without_an_end(self):
+        self.refuse(['--config', '/dev/zero'], '/dev/zero:1', 'NUL')
+        with tempfile.TemporaryDirectory(prefix='uvdpa-test.') as folder:
+            path = os.path.join(folder, 'a.conf')
+            with open(path, 'w') as f:
+                f.write('#' * 8192 + '\n' + '#' * 8193 + '\n')
+            self.refuse(['--config', path], f'{path}:2', 'longer than 8192 bytes')
+            with open(path, 'w') as f:
+                f.write(('#' * 1023 + '\n') * (16 << 10) + '\n')
+            self.refuse(['--config', path], path, 'longer than 16 MiB')
+
 
 class Information(unittest.TestCase):
     def run_ok(self, *args):
@@ -115,7 +151,7 @@ class Life(unittest.TestCase):
                 self.assertTrue(os.path.exists(daemon.socket('net0')))
                 self.assertEqual(daemon.stop(signum), 0)
                 self.assertFalse(os.path.exists(daemon.socket('net0')))
-                self.assertEqual(os.listdir(daemon.runtime_dir()), [])
+                self.assertFalse(os.path.exists(daemon.runtime_dir()))
                 self.assertEqual(daemon.err.text(), '')
             finally:
                 daemon.cleanup()
@@ -129,6 +165,25 @@ class Life(unittest.TestCase):
                 time.sleep(0.001)
             self.assertEqual(daemon.stop(), 0)
             self.assertEqual([n for n in os.listdir(daemon.dir) if n.endswith('.sock')], [])
+        finally:
+            daemon.cleanup()
+
+    def test_memory_and_main_lcore_of_the_users(self):
+        for eal in (['-m', '64'], ['--main-lcore=1']):
+            with harness.Daemon([NET], eal=eal) as daemon:
+                self.assertEqual(daemon.ask('/vdpa/dev/list'), ['net0'])
+
+    def test_what_took_the_place_of_its_telemetry_socket_stays(self):
+        daemon = harness.Daemon([NET]).start()
+        try:
+            path = os.path.join(daemon.runtime_dir(), 'dpdk_telemetry.v2')
+            os.unlink(path)
+            with open(path, 'w') as f:
+                f.write('precious')
+            self.assertEqual(daemon.stop(), 0)
+            with open(path) as f:
+                self.assertEqual(f.read(), 'precious')
+            self.assertEqual(os.listdir(daemon.runtime_dir()), ['dpdk_telemetry.v2'])
         finally:
             daemon.cleanup()
 
@@ -185,6 +240,17 @@ class Life(unittest.TestCase):
             with open(path) as f:
                 self.assertEqual(f.read(), 'precious')
 
+    def test_uplink_names_what_to_give(self):
+        self.fails(['name net0 mgmtdev sim_net backend uplink lo'], 1, 'interface of the kernel',
+                   '--vdev net_af_packet0,iface=lo')
+        self.fails(['name net0 mgmtdev sim_net backend uplink net_tap0'], 1, '--vdev net_tap0')
+
+    def test_one_mac_twice_is_told(self):
+        devices = [f'name net{i} mgmtdev sim_net mac 52:54:00:00:00:01' for i in range(2)]
+        with harness.Daemon(devices) as daemon:
+            daemon.err.wait('net1: has the mac of net0')
+            self.assertEqual(len(daemon.err.lines), 1)
+
     def test_same_name_twice(self):
         self.fails([NET, 'name net0 mgmtdev sim_net'], 1, 'net0')
 
@@ -211,6 +277,27 @@ class Life(unittest.TestCase):
             self.assertEqual(daemon.ask('/vdpa/dev/list'), ['net0'])
 
 
+class Descriptors(unittest.TestCase):
+    def test_management_outlives_the_last_free_descriptor(self):
+        limit = 128
+        with harness.Daemon([], launcher=['prlimit', f'--nofile={limit}']) as daemon, \
+                daemon.telemetry() as client:
+            for i in range(limit):
+                reply = client.ask(f'/vdpa/dev/add,name net{i} mgmtdev sim_net '
+                                   f'socket {daemon.dir}/net{i}.sock')
+                if 'error' in reply:
+                    break
+            # telemetry gives strings of 127 characters
+            self.assertIn(f'RLIMIT_NOFILE is {limit}', reply['error'])
+            with contextlib.ExitStack() as stack:
+                # telemetry serves ten clients at once
+                for _ in range(9):
+                    stack.enter_context(daemon.telemetry())
+            self.assertEqual(daemon.ask('/vdpa/dev/del,net0'), {'result': 'ok'})
+            self.assertEqual(client.ask(f'/vdpa/dev/add,name net0 mgmtdev sim_net '
+                                        f'socket {daemon.dir}/net0.sock'), {'result': 'ok'})
+
+
 class Access(unittest.TestCase):
     def mode(self, path):
         return stat.S_IMODE(os.stat(path).st_mode)
@@ -231,7 +318,9 @@ class Access(unittest.TestCase):
             self.assertEqual(self.mode(path), 0o660)
             self.assertEqual(grp.getgrgid(os.stat(path).st_gid).gr_name, group)
 
-    def test_ordinary_user(self):
+    @contextlib.contextmanager
+    def ordinary_user(self):
+        """A folder of nobody's with the daemon in it, and the command that becomes nobody."""
         harness.skip_unless(os.getuid() == 0 and shutil.which('setpriv'),
                             'needs root and setpriv to become an ordinary user')
         nobody = pwd.getpwnam('nobody')
@@ -245,13 +334,46 @@ class Access(unittest.TestCase):
             user = ['env', f'LD_LIBRARY_PATH={folder}',
                     'setpriv', f'--reuid={nobody.pw_uid}', f'--regid={nobody.pw_gid}',
                     '--clear-groups', '--no-new-privs', '--inh-caps=-all']
-            with harness.Daemon([NET, 'name blk0 mgmtdev sim_blk backend ram 1M socket '
-                                      '{dir}/blk0.sock'], folder=folder, user=user,
-                                app=os.path.join(folder, 'vdpa-app')) as daemon:
-                self.assertEqual(os.stat(daemon.socket('net0')).st_uid, nobody.pw_uid)
-                self.assertEqual(daemon.ask('/vdpa/dev/list'), ['net0', 'blk0'])
+            yield {'folder': folder, 'user': user, 'app': os.path.join(folder, 'vdpa-app')}, nobody
         finally:
             shutil.rmtree(folder)
+
+    def test_ordinary_user(self):
+        with self.ordinary_user() as (user, nobody):
+            with harness.Daemon([NET, 'name blk0 mgmtdev sim_blk backend ram 1M socket '
+                                      '{dir}/blk0.sock'], **user) as daemon:
+                self.assertEqual(os.stat(daemon.socket('net0')).st_uid, nobody.pw_uid)
+                self.assertEqual(daemon.ask('/vdpa/dev/list'), ['net0', 'blk0'])
+
+    def serves_without_management(self, user, reason):
+        daemon = harness.Daemon([NET], **user)
+        process = subprocess.Popen(daemon.command, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                   env=dict(os.environ, XDG_RUNTIME_DIR=daemon.dir))
+        out = harness.Reader(process.stdout)
+        try:
+            out.wait('^ready, without management: .*' + reason)
+            self.assertNotIn('EAL', out.text())
+            self.assertTrue(os.path.exists(daemon.socket('net0')))
+        finally:
+            process.terminate()
+            process.wait(harness.TIMEOUT)
+            out.join()
+
+    def test_a_runtime_folder_that_others_can_change_is_not_used(self):
+        with self.ordinary_user() as (user, nobody):
+            path = os.path.join(user['folder'], 'dpdk')
+            os.mkdir(path)
+            for uid, mode, reason in ((1, 0o777, 'belongs to user 1'),
+                                      (0, 0o777, 'others may write'),
+                                      (nobody.pw_uid, 0o770, 'others may write')):
+                os.chown(path, uid, -1)
+                os.chmod(path, mode)
+                self.serves_without_management(user, reason)
+                self.assertEqual(os.listdir(path), [])
+            os.rmdir(path)
+            os.symlink('/tmp', path)
+            self.serves_without_management(user, 'no folder')
 
 
 class Telemetry(unittest.TestCase):

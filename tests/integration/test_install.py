@@ -102,6 +102,13 @@ class Example(unittest.TestCase):
         library_path = os.path.dirname(folder)
         self.assertTrue(os.path.isfile(os.path.join(library_path, 'libuvdpa.a')))
 
+        # The programs find the library without ldconfig and LD_LIBRARY_PATH.
+        bare = {key: value for key, value in os.environ.items() if key != 'LD_LIBRARY_PATH'}
+        for name in ('vdpa-app', 'vdpa-model', 'test-vdpa'):
+            path = run('find', prefix, '-name', name, '-perm', '-1').strip()
+            self.assertIn(prefix, run('ldd', path, env=bare).split('libuvdpa.so.0 => ')[1])
+            run(path, '--version', env=bare)
+
         program = self.build(folder)
         self.assertTrue(self.uses_shared_library(program, library_path))
         self.serve(program, library_path)

@@ -11,6 +11,7 @@ import subprocess
 import unittest
 
 import harness
+import vhost_user_client
 
 PACKETS = 10000  # received, at least
 
@@ -28,6 +29,12 @@ class Peer(unittest.TestCase):
                     harness.Testpmd([port_b], queues=queues) as b:
                 self.one_way(daemon, a, b, 'a', 'b')
                 self.one_way(daemon, b, a, 'b', 'a')
+
+    def test_a_peer_that_does_not_exist_is_told(self):
+        with harness.Daemon(['name a mgmtdev sim_net backend peer c socket {dir}/a.sock']) as daemon:
+            with vhost_user_client.NetDriver(daemon.socket('a')) as driver:
+                driver.start()
+                daemon.err.wait("a: backend peer 'c': no device of that name has backend peer a")
 
     def one_way(self, daemon, sender, receiver, source, target):
         receiver.run('clear port stats all')

@@ -13,6 +13,8 @@ import shutil
 import signal
 import struct
 import subprocess
+import tempfile
+import threading
 import time
 import unittest
 
@@ -47,6 +49,28 @@ def interrupts(ring):
         return os.eventfd_read(ring.call_fd)
     except BlockingIOError:
         return 0
+
+
+class Order(unittest.TestCase):
+    def test_the_daemon_waits_for_the_servers_socket(self):
+        with tempfile.TemporaryDirectory(prefix='uvdpa-test.') as folder:
+            path = f'{folder}/m0.vfu'
+            app = harness.Daemon([f'name v0 mgmtdev vfio-user/{path} timeout_ms 10000'])
+            server = harness.Daemon([f'name m0 mgmtdev sim_net vfio_user {path}'], app=MODEL)
+            first = threading.Thread(target=app.start)
+            first.start()
+            try:
+                # It has a thread of its own for events when it comes to its devices.
+                harness.wait_for(lambda: app.process is not None and
+                                 'vdpa-control' in harness.threads(app.pid), 'the daemon')
+                time.sleep(0.1)
+                with server:
+                    first.join()
+                    with contextlib.ExitStack() as stack:
+                        stack.push(app.__exit__)
+                        self.assertEqual(app.ask('/vdpa/dev/list'), ['v0'])
+            finally:
+                first.join()
 
 
 class Loopback(unittest.TestCase):

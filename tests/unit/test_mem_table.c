@@ -281,7 +281,7 @@ a_region_that_cannot_be_added_or_removed_is_said(void **state)
 		assert_string_not_equal(vdpa_error_message(), "");                                 \
 	} while (0)
 	NOT_ADDED(EEXIST, s[0].iova, s[0].uaddr, MAP_SIZE, 0, fd);
-	NOT_ADDED(EEXIST, s[0].iova, s[0].uaddr, MAP_SIZE, MAP_SIZE, fd);
+	NOT_ADDED(EINVAL, s[0].iova, s[0].uaddr, MAP_SIZE, MAP_SIZE, fd);
 	NOT_ADDED(EINVAL, s[0].iova, s[0].uaddr, PAGE, 0, fd);
 	NOT_ADDED(EINVAL, s[0].iova - PAGE, 0x1000, 2 * PAGE, 0, fd);
 	NOT_ADDED(EINVAL, s[0].iova + MAP_SIZE - 8, 0x1000, PAGE, 0, fd);
@@ -294,10 +294,10 @@ a_region_that_cannot_be_added_or_removed_is_said(void **state)
 	NOT_ADDED(EINVAL, 0x400000, 0x1000, 0, 0, fd);
 	NOT_ADDED(EINVAL, 0x400000, 0x1000, 8 * MAP_SIZE, 0, fd);
 	NOT_ADDED(EBADF, 0x400000, 0x1000, PAGE, 0, -1);
-	assert_int_equal(vdpa_iotlb_remove(tlb, s[0].iova, s[1].uaddr, MAP_SIZE, &next), -ENOENT);
-	assert_int_equal(vdpa_iotlb_remove(tlb, s[0].iova, s[0].uaddr, PAGE, &next), -ENOENT);
+	assert_int_equal(vdpa_iotlb_remove(tlb, s[0].iova, s[1].uaddr, MAP_SIZE, &next), -EINVAL);
+	assert_int_equal(vdpa_iotlb_remove(tlb, s[0].iova, s[0].uaddr, PAGE, &next), -EINVAL);
 	assert_int_equal(vdpa_iotlb_remove(tlb, s[0].iova + 8, s[0].uaddr, MAP_SIZE, &next),
-			 -ENOENT);
+			 -EINVAL);
 	assert_int_equal(vdpa_iotlb_remove(tlb, 0, s[0].uaddr, MAP_SIZE, &next), -ENOENT);
 	assert_int_equal(vdpa_iotlb_remove(NULL, 0, 0, PAGE, &next), -ENOENT);
 	assert_null(next);

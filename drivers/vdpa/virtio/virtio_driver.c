@@ -77,7 +77,8 @@ static const struct vdpa_param params[] = {
 	 .metavar = "MS",
 	 .min = 1,
 	 .max = 10000,
-	 .help = "longest wait for an answer, a reset or a command (default 1000)"},
+	 .help = "longest wait for a vfio-user server's socket, an answer, a reset or a command "
+		 "(default 1000)"},
 	{.name = "noiommu",
 	 .type = VDPA_PARAM_FLAG,
 	 .help = "accept that there is no IOMMU: the device can then reach all memory"},

@@ -20,6 +20,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "vdpa_fd.h"
 #include "vdpa_log.h"
 #include "vhost_user_priv.h"
 
@@ -45,8 +46,8 @@ close_fds(struct vhu_conn *conn, struct vdpa_fd_account *account)
 	conn->nfds = 0;
 }
 
-/* Take the file descriptors that came with some bytes. False: there are more than any message has.
- */
+/* Take the file descriptors that came with some bytes. False: there are more than any message has,
+ * or than there is room for. */
 static bool
 take_fds(struct vhu_conn *conn, struct msghdr *hdr)
 {
@@ -61,7 +62,7 @@ take_fds(struct vhu_conn *conn, struct msghdr *hdr)
 			int fd;
 
 			memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
-			if (conn->nfds < VHU_MSG_FDS_MAX) {
+			if (conn->nfds < VHU_MSG_FDS_MAX && !vdpa_fd_in_reserve(fd)) {
 				conn->fds[conn->nfds++] = fd;
 			} else {
 				(void)vdpa_close_foreign(conn->session->dev->fds, fd);

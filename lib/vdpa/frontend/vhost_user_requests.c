@@ -175,16 +175,24 @@ add_mem_reg(struct vhu_received *req)
 	if (vdpa_consumer_count_memory(req->s->consumer) >= VHU_MEM_SLOTS_MAX)
 		return vdpa_error(E2BIG, "there are %d memory regions already", VHU_MEM_SLOTS_MAX);
 	rc = region_spec(&req->msg->payload.slot.region, req->fds[0], &spec);
-	return rc < 0 ? rc : vdpa_consumer_add_memory(req->s->consumer, &spec);
+	if (rc == 0)
+		rc = vdpa_consumer_add_memory(req->s->consumer, &spec);
+	/* QEMU before 8.0 says so once for each queue pair. */
+	return rc == -EEXIST ? 0 : rc;
 }
 
-/* The offset says nothing here, nor does a file descriptor, which some front ends send. */
+/*
+ * The offset says nothing here, nor does a file descriptor, which some front ends send. A region
+ * that is not there any more was removed for another queue pair of the same front end.
+ */
 static int
 rem_mem_reg(struct vhu_received *req)
 {
 	const struct vhu_mem_region *r = &req->msg->payload.slot.region;
+	int rc;
 
-	return vdpa_consumer_remove_memory(req->s->consumer, r->guest_addr, r->user_addr, r->size);
+	rc = vdpa_consumer_remove_memory(req->s->consumer, r->guest_addr, r->user_addr, r->size);
+	return rc == -ENOENT ? 0 : rc;
 }
 
 static int

@@ -15,7 +15,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -23,6 +22,7 @@
 
 #include <rte_common.h>
 
+#include "vdpa_fd.h"
 #include "vdpa_log.h"
 #include "vhost_user_priv.h"
 
@@ -48,25 +48,17 @@ address(const struct vhu_device *dev)
 static void
 tell_once(struct vhu_device *dev, int err)
 {
-	struct rlimit limit;
-
 	if (dev->socket.told == err)
 		return;
 	dev->socket.told = err;
-	if (err == EMFILE && getrlimit(RLIMIT_NOFILE, &limit) == 0)
-		VDPA_LOG(
-			ERR,
-			"%s: vhost-user: connections to %s wait: all %llu file descriptors of this "
-			"process are in use; allow more (RLIMIT_NOFILE: ulimit -n, LimitNOFILE=)",
-			dev->vdev->name, dev->path, (unsigned long long)limit.rlim_cur);
-	else if (err == EBUSY)
+	if (err == EBUSY)
 		VDPA_LOG(ERR,
 			 "%s: vhost-user: connections to %s wait: %u file descriptors that front "
 			 "ends have sent do not close",
 			 dev->vdev->name, dev->path, vdpa_fd_account_waiting(dev->fds));
-	else if (err != 0)
-		VDPA_LOG(ERR, "%s: vhost-user: socket %s: no connection: %s", dev->vdev->name,
-			 dev->path, strerror(err));
+	else if (err != 0 && vdpa_fd_error(err, dev->path) < 0)
+		VDPA_LOG(ERR, "%s: vhost-user: connections wait: %s", dev->vdev->name,
+			 vdpa_error_message());
 }
 
 static void
@@ -156,14 +148,17 @@ incoming(struct vdpa_event *event, uint32_t revents)
 {
 	struct vhu_device *dev = event->arg;
 	enum occupant who = occupant(dev);
-	int fd;
+	int fd, err;
 
 	/* A front end that comes back before its end was served waits for that in the backlog. */
 	if (who == OCCUPANT_LEAVING || wait_for_closes(dev))
 		return;
-	fd = accept4(event->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)) {
-		tell_once(dev, errno);
+	err = -vdpa_fd_room(1, dev->path);
+	fd = err != 0 ? -1 : accept4(event->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (err == 0 && fd < 0)
+		err = errno;
+	if (err == EMFILE || err == ENFILE || err == ENOMEM || err == ENOBUFS) {
+		tell_once(dev, err);
 		retry_later(dev);
 		return;
 	}

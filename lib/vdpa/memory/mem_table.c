@@ -276,16 +276,22 @@ region_at(const struct vdpa_iotlb *tlb, uint64_t iova)
 	return iova - r->iova < r->size ? r : NULL;
 }
 
+static bool
+is_region(const struct vdpa_mem_region *r, const struct region_request *req)
+{
+	const struct vdpa_mem_region_spec *s = req->spec;
+
+	return r->iova == s->iova && r->size == s->size && r->offset == s->offset &&
+	       r->uaddr == s->uaddr && r->dev == req->dev && r->ino == req->ino;
+}
+
 /* The same region in the old table; not one whose pages were lost: the new mapping may be whole. */
 static struct vdpa_mem_region *
 region_find(const struct vdpa_iotlb *tlb, const struct region_request *req)
 {
-	const struct vdpa_mem_region_spec *s = req->spec;
-	struct vdpa_mem_region *r = region_at(tlb, s->iova);
+	struct vdpa_mem_region *r = region_at(tlb, req->spec->iova);
 
-	if (r != NULL && r->iova == s->iova && r->size == s->size && r->offset == s->offset &&
-	    r->uaddr == s->uaddr && r->dev == req->dev && r->ino == req->ino &&
-	    !__atomic_load_n(&r->faulted, __ATOMIC_ACQUIRE))
+	if (r != NULL && is_region(r, req) && !__atomic_load_n(&r->faulted, __ATOMIC_ACQUIRE))
 		return r;
 	return NULL;
 }
@@ -392,9 +398,10 @@ uaddr_index(const struct vdpa_iotlb *tlb, uint64_t uaddr)
 
 /* Where a region goes in each order (an empty one: as they are), if it overlaps none. */
 static int
-find_place(const struct vdpa_iotlb *tlb, const struct vdpa_mem_region_spec *s, uint32_t *by_iova,
+find_place(const struct vdpa_iotlb *tlb, const struct region_request *req, uint32_t *by_iova,
 	   uint32_t *by_uaddr)
 {
+	const struct vdpa_mem_region_spec *s = req->spec;
 	const struct vdpa_mem_region *r;
 	uint32_t i, u;
 
@@ -402,7 +409,7 @@ find_place(const struct vdpa_iotlb *tlb, const struct vdpa_mem_region_spec *s, u
 		return 0;
 	i = vdpa_iotlb_index(tlb, s->iova);
 	r = tlb->regions[i];
-	if (r->iova == s->iova && r->uaddr == s->uaddr && r->size == s->size)
+	if (is_region(r, req))
 		return vdpa_error(EEXIST, "memory region at 0x%" PRIx64 ": is there already",
 				  s->iova);
 	if (s->iova - r->iova < r->size)
@@ -439,7 +446,7 @@ vdpa_iotlb_add(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spec *
 	if (ret == 0)
 		ret = check_size(old != NULL ? old->size : 0, spec->size);
 	if (ret == 0)
-		ret = find_place(old, spec, &at, &uat);
+		ret = find_place(old, &req, &at, &uat);
 	if (ret < 0)
 		return ret;
 	tlb = table_alloc(n + 1);
@@ -469,8 +476,10 @@ vdpa_iotlb_remove(const struct vdpa_iotlb *old, uint64_t iova, uint64_t uaddr, u
 	struct vdpa_iotlb *tlb;
 	uint32_t at = 0, uat = 0;
 
-	if (r == NULL || r->iova != iova || r->uaddr != uaddr || r->size != size)
-		return vdpa_error(ENOENT,
+	if (r == NULL)
+		return vdpa_error(ENOENT, "there is no memory region at 0x%" PRIx64, iova);
+	if (r->iova != iova || r->uaddr != uaddr || r->size != size)
+		return vdpa_error(EINVAL,
 				  "no memory region at 0x%" PRIx64 ", front-end address 0x%" PRIx64
 				  ", has 0x%" PRIx64 " bytes",
 				  iova, uaddr, size);

@@ -95,8 +95,8 @@ int vdpa_iotlb_create(const struct vdpa_iotlb *old, const struct vdpa_mem_region
  * Make a table that has one region more than `old` (NULL: none). Only that region's file is looked
  * at, only that region is mapped; the rest is shared.
  *
- * @return 0; -EEXIST for a region that `old` has with the same IOVA, front-end address and size,
- * whatever its file; else as vdpa_iotlb_create(). From any thread.
+ * @return 0; -EEXIST for a region that `old` has with the same IOVA, front-end address, size, file
+ * and offset; else as vdpa_iotlb_create(). From any thread.
  */
 int vdpa_iotlb_add(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spec *spec,
 		   struct vdpa_iotlb **out);
@@ -106,7 +106,8 @@ int vdpa_iotlb_add(const struct vdpa_iotlb *old, const struct vdpa_mem_region_sp
  * address and size. Nothing is mapped; the region is unmapped with the last version that has it.
  *
  * @param out receives the table, which has no region where it was the last one.
- * @return 0; -ENOENT when `old` (NULL: none) has no such region; -ENOMEM. From any thread.
+ * @return 0; -ENOENT when `old` (NULL: none) has no region there; -EINVAL when it has another one;
+ * -ENOMEM. From any thread.
  */
 int vdpa_iotlb_remove(const struct vdpa_iotlb *old, uint64_t iova, uint64_t uaddr, uint64_t size,
 		      struct vdpa_iotlb **out);

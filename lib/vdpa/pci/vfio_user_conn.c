@@ -28,9 +28,10 @@
 
 #include "vdpa.h"
 #include "vdpa_args.h"
+#include "vdpa_fd.h"
 #include "vfio_user_conn.h"
 
-/* Between attempts to connect while the server's backlog is full. */
+/* Between attempts to connect. */
 #define CONNECT_RETRY_MS 10
 /* Waiting that a request has free. */
 #define REQUEST_FREE_US	 2000
@@ -201,17 +202,20 @@ vdpa_vfu_watch(struct vfu_conn *c, struct vdpa_pci *pci)
 	return rc < 0 ? vdpa_error(rc, "%s: epoll: %s", c->name, strerror(-rc)) : 0;
 }
 
-/* Connect, waiting while the server's backlog is full: a connect(2) that does not wait says so. */
+/*
+ * Connect, waiting while the server's backlog is full, which a connect(2) that does not wait says,
+ * and while there is no server yet: one that was started just before may not have its socket.
+ */
 static int
 connect_by(int fd, const struct sockaddr_un *un, int64_t deadline_us)
 {
 	const struct timespec pause = {.tv_nsec = CONNECT_RETRY_MS * 1000000L};
 
 	while (connect(fd, (const struct sockaddr *)un, sizeof(*un)) < 0) {
-		if (errno != EAGAIN && errno != EINTR)
+		if (errno != EAGAIN && errno != EINTR && errno != ENOENT && errno != ECONNREFUSED)
 			return -errno;
 		if (vdpa_now_us() >= deadline_us)
-			return -ETIMEDOUT;
+			return errno == ENOENT || errno == ECONNREFUSED ? -errno : -ETIMEDOUT;
 		nanosleep(&pause, NULL);
 	}
 	return 0;
@@ -243,18 +247,26 @@ vdpa_vfu_connect(const char *name, const char *path, unsigned int timeout_ms, st
 	c->rx_fd = -1;
 	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (c->fd < 0) {
-		rc = vdpa_error(errno, "%s: socket: %m", name);
+		rc = vdpa_fd_error(errno, name);
 		goto err_conn;
 	}
 	rc = connect_by(c->fd, &un, vdpa_now_us() + (int64_t)timeout_ms * 1000);
 	if (rc < 0) {
-		vdpa_error(rc, "%s: %s; is a vfio-user server started on this socket?", name,
-			   strerror(-rc));
+		if (rc == -EACCES || rc == -EPERM)
+			vdpa_error(rc,
+				   "%s: connect: %s; this user needs write permission: see ls -l "
+				   "'%s'",
+				   name, strerror(-rc), path);
+		else
+			vdpa_error(rc,
+				   "%s: connect: %s, tried for %u ms; is a vfio-user server "
+				   "started on this socket?",
+				   name, strerror(-rc), timeout_ms);
 		goto err_socket;
 	}
 	c->room.fd = fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
 	if (c->room.fd < 0) {
-		rc = vdpa_error(errno, "%s: dup: %m", name);
+		rc = vdpa_fd_error(errno, name);
 		goto err_socket;
 	}
 	c->room.events = EPOLLOUT;

@@ -6,6 +6,7 @@
  * virtqueue.
  */
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -155,6 +156,28 @@ write_config(struct net_device *nd)
 	c->mtu = rte_cpu_to_le_16(nd->mtu != 0 ? nd->mtu : 1500);
 }
 
+/* Every device that is set up. Taken on control paths only. */
+static pthread_mutex_t nets_lock = PTHREAD_MUTEX_INITIALIZER;
+static TAILQ_HEAD(, net_device) nets = TAILQ_HEAD_INITIALIZER(nets);
+
+/* Two guests of one network with one address lose each other's packets; of two networks they do
+ * not, so this is no error. */
+static void
+nets_add(struct net_device *nd)
+{
+	const struct net_device *o;
+
+	pthread_mutex_lock(&nets_lock);
+	TAILQ_FOREACH (o, &nets, next)
+		if (rte_is_same_ether_addr(&o->own_mac, &nd->own_mac))
+			VDPA_LOG(WARNING,
+				 "%s: has the mac of %s; in one network give each its own, or "
+				 "leave the word mac out and one is made from the name",
+				 nd->dev->vdev.name, o->dev->vdev.name);
+	TAILQ_INSERT_TAIL(&nets, nd, next);
+	pthread_mutex_unlock(&nets_lock);
+}
+
 static void
 net_free(struct net_device *nd)
 {
@@ -220,8 +243,11 @@ static int
 net_setup(struct sim_device *dev)
 {
 	struct net_device *nd = dev->priv;
+	int rc = nd->backend->setup != NULL ? nd->backend->setup(nd) : 0;
 
-	return nd->backend->setup != NULL ? nd->backend->setup(nd) : 0;
+	if (rc == 0)
+		nets_add(nd);
+	return rc;
 }
 
 static void
@@ -229,6 +255,9 @@ net_teardown(struct sim_device *dev)
 {
 	struct net_device *nd = dev->priv;
 
+	pthread_mutex_lock(&nets_lock);
+	TAILQ_REMOVE(&nets, nd, next);
+	pthread_mutex_unlock(&nets_lock);
 	if (nd->backend->teardown != NULL)
 		nd->backend->teardown(nd);
 }

@@ -123,6 +123,7 @@ struct net_device {
 	struct sim_device *dev;
 	const struct net_backend *backend;
 	void *backend_priv;
+	TAILQ_ENTRY(net_device) next;  /* of all, see net.c */
 	struct net_counters *counters; /* by virtqueue */
 	struct net_burst *burst;
 	bool link_up;

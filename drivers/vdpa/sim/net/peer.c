@@ -135,6 +135,20 @@ peer_fini(struct net_device *nd)
 	free(p);
 }
 
+/* A wire without an end drops what is sent: a misspelled name would show by that only. */
+static void
+peer_start(struct net_device *nd)
+{
+	const struct peer *p = nd->backend_priv;
+	const char *name = nd->dev->vdev.name;
+
+	if (p->other == NULL)
+		VDPA_LOG(WARNING,
+			 "%s: backend peer '%s': no device of that name has backend peer %s; "
+			 "packets are dropped until one is added",
+			 name, p->other_name, name);
+}
+
 static struct sim_queue *
 peer_sink(struct net_device *nd, struct sim_queue *txq)
 {
@@ -178,6 +192,7 @@ const struct net_backend net_peer = {
 	.setup = peer_setup,
 	.teardown = peer_teardown,
 	.fini = peer_fini,
+	.start = peer_start,
 	.tx = peer_tx,
 	.sink = peer_sink,
 	.source = peer_source,

@@ -8,6 +8,7 @@
  * while the session lasts.
  */
 
+#include <net/if.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -38,6 +39,23 @@ struct uplink {
 	int timer;
 };
 
+/* Whoever names a port that DPDK does not have usually means an interface of the kernel's. */
+static int
+no_port(const char *name)
+{
+	if (if_nametoindex(name) != 0)
+		return vdpa_error(
+			ENODEV,
+			"backend uplink '%s': an interface of the kernel, not a port of "
+			"DPDK; give EAL --vdev net_af_packet0,iface=%s before the --, and "
+			"backend uplink net_af_packet0",
+			name, name);
+	return vdpa_error(ENODEV,
+			  "backend uplink '%s': DPDK has no port of that name; give EAL --vdev "
+			  "%s,... for a virtual one or -a ADDRESS for a PCI one, before the --",
+			  name, name);
+}
+
 static int
 uplink_init(struct net_device *nd, const struct vdpa_arg *arg)
 {
@@ -45,7 +63,7 @@ uplink_init(struct net_device *nd, const struct vdpa_arg *arg)
 	uint16_t port;
 
 	if (rte_eth_dev_get_port_by_name(arg->str, &port) != 0)
-		return vdpa_error(ENODEV, "backend uplink '%s': there is no such port", arg->str);
+		return no_port(arg->str);
 	u = calloc(1, sizeof(*u));
 	if (u == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
