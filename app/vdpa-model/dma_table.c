@@ -158,7 +158,7 @@ check_bounds(uint64_t address, uint64_t size)
 static int
 check_file(const struct dma_table *t, const struct dma_range *r, int fd, struct stat *st)
 {
-	uint64_t size = r->last - r->first + 1;
+	uint64_t size = r->last - r->first + 1, page = (uint64_t)sysconf(_SC_PAGESIZE), end;
 	/* An access to a file of another kind waits for whoever serves it. Only memory files have
 	 * seals. */
 	int seals = fcntl(fd, F_GET_SEALS), flags = fcntl(fd, F_GETFL);
@@ -183,7 +183,9 @@ check_file(const struct dma_table *t, const struct dma_range *r, int fd, struct 
 				  VDPA_MEM_SIZE_MAX >> 40);
 	if (fstat(fd, st) < 0)
 		return vdpa_error(errno, "DMA range 0x%" PRIx64 ": %m", r->first);
-	if (r->offset > (uint64_t)st->st_size || size > (uint64_t)st->st_size - r->offset)
+	/* Its last page is there as a whole, and clients map whole pages. */
+	end = ((uint64_t)st->st_size + page - 1) & ~(page - 1);
+	if (r->offset > end || size > end - r->offset)
 		return vdpa_error(EINVAL,
 				  "DMA range 0x%" PRIx64 ": 0x%" PRIx64 " bytes at 0x%" PRIx64
 				  " do not lie in a file of 0x%" PRIx64,

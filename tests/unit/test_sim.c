@@ -167,6 +167,14 @@ teardown(void **state)
 	return 0;
 }
 
+static int
+is_asleep(void *arg)
+{
+	const struct sim_device *dev = arg;
+
+	return !dev->poller.awake;
+}
+
 /* The front end takes back eventfds and log when the device stops, however it stops. */
 static void
 a_reset_in_vain_keeps_guest_memory_and_nothing_else(void **state)
@@ -182,6 +190,8 @@ a_reset_in_vain_keeps_guest_memory_and_nothing_else(void **state)
 	assert_non_null(strstr(vdpa_error_message(), "keep0: requests do not end"));
 	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_FAILED);
 	assert_ptr_equal(f->dev->tlb, f->mem.tlb);
+	/* What never ends does not keep the worker awake. */
+	EVENTUALLY(sim_call(f->dev, is_asleep, f->dev) == 1);
 	sim_call(f->dev, complete, f);
 	assert_memory_equal(ring_mem_va(&f->mem, BUF), "complete", 8);
 	assert_int_equal(eventfd_read(f->conf.call_fd, &count), -1);

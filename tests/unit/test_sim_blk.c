@@ -742,6 +742,90 @@ drains_when_stopped_and_goes_on_when_started(void **state)
 	each(run_stop);
 }
 
+/* A turn with room for one piece, of a queue that was stopped too long ago. */
+static int
+do_overdue_stop(void *arg)
+{
+	struct fixture *f = arg;
+	struct sim_blk *blk = f->dev.priv;
+
+	sim_turn_begin(&f->dev.turn, 0);
+	f->dev.turn.bytes = 1;
+	sim_blk_class.process(f->q, SIM_BUDGET);
+	do_stop(f);
+	assert_int_equal(sim_blk_class.outstanding(f->q), 1);
+	blk->queues[0].stopped_at = 0;
+	return do_process(f);
+}
+
+static void
+run_overdue_stop(struct fixture *f)
+{
+	uint64_t m = slot_mem(0);
+	/* Three pieces; where they go does not matter. */
+	struct part p[SLOT_DESC] = {[0] = {m, 16, false}, [SLOT_DESC - 1] = {m + 0x100, 1, true}};
+	uint32_t len = 0;
+
+	for (unsigned int i = 1; i < SLOT_DESC - 1; i++)
+		p[i] = (struct part){m + 0x1000, 0x1e000, true};
+	put_header(f, 0, VIRTIO_BLK_T_IN, 0);
+	add_chain(f, 0, p, SLOT_DESC);
+	on_loop(f, do_overdue_stop);
+	assert_true(drain(f));
+	assert_int_equal(get_used(f, &len), 0);
+	assert_int_equal(f->mem[m + 0x100], VIRTIO_BLK_S_IOERR);
+	on_loop(f, do_start);
+	put_header(f, 0, VIRTIO_BLK_T_IN, 0);
+	add_chain(f, 0, p, SLOT_DESC);
+	assert_int_equal(wait_used(f, &len), 0);
+	assert_int_equal(f->mem[m + 0x100], VIRTIO_BLK_S_OK);
+}
+
+static void
+a_stop_that_takes_too_long_cancels_what_is_left(void **state)
+{
+	each(run_overdue_stop);
+}
+
+/* Writes of several pieces, durable by one flush at their end, and what they wrote. */
+static void
+run_pieces(struct fixture *f)
+{
+	uint64_t m = slot_mem(0);
+	struct part out[SLOT_DESC] = {[0] = {m, 16, false}, [SLOT_DESC - 1] = {m + 0x100, 1, true}};
+	uint32_t len = 0;
+	uint8_t b[4096];
+
+	((struct sim_blk *)f->dev.priv)->write_cache = false;
+	/* Parts of odd lengths, so that pieces end within them. */
+	for (unsigned int i = 1; i < SLOT_DESC - 1; i++)
+		out[i] = (struct part){m + 0x1000, i % 2 ? 0x1e201 : 0x1ddff, false};
+	for (unsigned int i = 0; i < 0x1e201; i++)
+		f->mem[m + 0x1000 + i] = (uint8_t)(i / 512 + i);
+	put_header(f, 0, VIRTIO_BLK_T_OUT, 8);
+	add_chain(f, 0, out, SLOT_DESC);
+	assert_int_equal(wait_used(f, &len), 0);
+	assert_int_equal(f->mem[m + 0x100], VIRTIO_BLK_S_OK);
+	/* Where the fifth part begins on the disk. */
+	for (uint64_t at = 4096, end = 4096 + 2 * 0x3c000; at < end; at += sizeof(b)) {
+		uint64_t off = (at - 4096) % 0x3c000;
+
+		assert_int_equal(request(f, VIRTIO_BLK_T_IN, at / 512, b, sizeof(b)), 0);
+		for (unsigned int i = 0; i < sizeof(b); i++, off++) {
+			uint64_t in = off < 0x1e201 ? off : off - 0x1e201;
+
+			if (off < 0x3c000)
+				assert_int_equal(b[i], (uint8_t)(in / 512 + in));
+		}
+	}
+}
+
+static void
+moves_large_requests_in_pieces(void **state)
+{
+	each(run_pieces);
+}
+
 static void
 run_recovery(struct fixture *f)
 {
@@ -1080,6 +1164,8 @@ main(void)
 		cmocka_unit_test(tells_its_serial_padded_with_zeroes),
 		cmocka_unit_test(completes_every_request_of_a_deep_queue_once),
 		cmocka_unit_test(drains_when_stopped_and_goes_on_when_started),
+		cmocka_unit_test(a_stop_that_takes_too_long_cancels_what_is_left),
+		cmocka_unit_test(moves_large_requests_in_pieces),
 		cmocka_unit_test(executes_requests_that_a_dead_process_left),
 		cmocka_unit_test(survives_ten_thousand_mutated_requests),
 		cmocka_unit_test(read_only_device_refuses_writes),

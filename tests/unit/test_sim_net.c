@@ -3,6 +3,7 @@
 
 /* sim_net and the simulator core, driven as a front end and a guest's driver drive them. */
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -599,6 +600,69 @@ idle_devices_share_one_thread_that_sleeps(void **state)
 		guest_end(&g[i]);
 }
 
+static pthread_barrier_t both_set_up;
+
+/* Neither is told that it is set up before the other is, too. */
+static int
+setup_with_the_other(struct sim_device *dev)
+{
+	int rc = sim_net_class.setup(dev);
+
+	pthread_barrier_wait(&both_set_up);
+	return rc;
+}
+
+struct peer_words {
+	const char *name, *other;
+	struct sim_device *dev;
+};
+
+static void *
+make_peer(void *arg)
+{
+	struct vdpa_args args = {.n = 1};
+	struct sim_class class = sim_net_class;
+	struct peer_words *words = arg;
+	const struct vdpa_param *p = class.params;
+	const struct vdpa_param_choice *c;
+
+	while (strcmp(p->name, "backend") != 0)
+		p++;
+	for (c = p->choices; strcmp(c->name, "peer") != 0;)
+		c++;
+	args.arg[0] = (struct vdpa_arg){.param = p, .choice = c, .str = words->other};
+	class.setup = setup_with_the_other;
+	if (sim_device_create(&class, NULL, words->name, &args, &words->dev) < 0)
+		words->dev = NULL;
+	else
+		words->dev->class = &sim_net_class;
+	return NULL;
+}
+
+/* Two that are made at the same time find each other, whoever is first. */
+static void
+peers_that_are_made_at_once_are_linked(void **state)
+{
+	struct peer_words words[2] = {{.name = "a", .other = "b"}, {.name = "b", .other = "a"}};
+	pthread_t threads[2];
+
+	pthread_barrier_init(&both_set_up, NULL, 2);
+	for (unsigned int i = 0; i < 2; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, make_peer, &words[i]), 0);
+	for (unsigned int i = 0; i < 2; i++)
+		assert_int_equal(pthread_join(threads[i], NULL), 0);
+	for (unsigned int i = 0; i < 2; i++) {
+		struct net_device *nd;
+
+		assert_non_null(words[i].dev);
+		nd = words[i].dev->priv;
+		assert_non_null(nd->backend->source(nd));
+	}
+	for (unsigned int i = 0; i < 2; i++)
+		vdpa_put_device(&words[i].dev->vdev);
+	pthread_barrier_destroy(&both_set_up);
+}
+
 static int
 group_setup(void **state)
 {
@@ -622,6 +686,7 @@ main(void)
 		cmocka_unit_test(a_packet_fills_several_mergeable_buffers),
 		cmocka_unit_test(a_packet_too_long_for_one_buffer_is_dropped_and_counted),
 		cmocka_unit_test(peers_exchange_packets_and_may_be_away),
+		cmocka_unit_test(peers_that_are_made_at_once_are_linked),
 		cmocka_unit_test(a_sender_that_waits_for_its_peer_is_woken_by_new_buffers),
 		cmocka_unit_test(echo_answers_arp_for_any_address),
 		cmocka_unit_test(echo_answers_ping_with_good_checksums),

@@ -41,26 +41,31 @@ class FewerQueues(test_guest_seabios.BiosTest):
     def stats(self, e):
         return e.telemetry("/vdpa/dev/stats,uvdpa0")["device"]
 
-    def linux(self, queues, words, qemu_queues):
-        e, path = self.example(f"mgmtdev=sim_blk,backend=ram 64M,serial=uvdpa-d0,queues={queues}{words}")
+    def linux(self, queues):
+        e, path = self.example(
+            f"mgmtdev=sim_blk,backend=ram 64M,serial=uvdpa-d0,queues={queues}")
+        # rte_vhost takes discard away from what the disk offers, so there is no file system to trim.
         g = self.guest("blk", f"""
             disk=$(disk uvdpa-d0)
             result queues $(ls /sys/block/$disk/mq | wc -l)
-            exercise_disk $disk {WRITE_MIB}
-        """, guest.vhost_user_blk("d0", path, f",num-queues={qemu_queues}"))
-        results = g.run({"trim": lambda _: None, "trimmed": lambda _: None})
+            sum=$(write_random /tmp/data {WRITE_MIB})
+            dd if=/tmp/data of=/dev/$disk bs=1M seek=8 oflag=direct 2>/dev/null
+            [ "$(dd if=/dev/$disk bs=1M skip=8 count={WRITE_MIB} iflag=direct 2>/dev/null |
+                 sha256sum)" = "$sum" ] || fail "read back differs"
+        """, guest.vhost_user_blk("d0", path, f",num-queues={queues}"))
+        results = g.run()
         self.assertEqual(results["queues"], "1")
         stats = self.stats(e)
-        self.assertGreaterEqual(stats["write_bytes"], (WRITE_MIB + 1) * MIB)
-        self.assertGreaterEqual(stats["read_bytes"], 2 * WRITE_MIB * MIB)
+        self.assertGreaterEqual(stats["write_bytes"], WRITE_MIB * MIB)
+        self.assertGreaterEqual(stats["read_bytes"], WRITE_MIB * MIB)
         self.assertEqual(stats["io_errors"] + stats["malformed"], 0)
         g.kill()
 
     def test_linux_one_of_two(self):
-        self.linux(2, "", 2)
+        self.linux(2)
 
     def test_linux_one_of_sixteen(self):
-        self.linux(16, "", 16)
+        self.linux(16)
 
     def test_bios_one_of_two(self):
         e, path = self.example("mgmtdev=sim_blk,backend=ram 4M,queues=2")

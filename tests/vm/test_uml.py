@@ -62,9 +62,6 @@ class UserModeLinux(vmtest.MachineTest):
         self.addCleanup(m.kill)
         return m
 
-    def state(self, d, name):
-        return d.ask("/vdpa/dev/show", name)
-
     NET_SCRIPT = f"""
         nic=$(nic {MAC0})
         result features $(cat /sys/class/net/$nic/device/features)
@@ -83,12 +80,13 @@ class UserModeLinux(vmtest.MachineTest):
         stats, queues = d.stats("n0"), d.ask("/vdpa/dev/stats", "n0")["queues"]
         self.assertGreaterEqual(stats["tx_packets"], 2 * PINGS + 5)
         self.assertGreaterEqual(stats["rx_packets"], 2 * PINGS + 5)
-        # It has the device's control queue, and gives it commands; and a guest says more by IPv6 than
-        # the echo answers.
+        for queue in queues.values():
+            # The host that answers has no answer to the kernel's own multicast; and the guest, which has the
+            # device's control queue, says which groups it listens to.
+            drops = {k: n for k, n in queue.items() if k.startswith("drop_") and n != 0}
+            self.assertLessEqual(set(drops), {"drop_unanswered", "drop_filtered"})
         control = list(queues.values())[-1] if words.startswith("max_vqp") else queues["2"]
         self.assertGreater(control["received_desc"], 0)
-        unanswered = sum(q.get("drop_unanswered", 0) for q in queues.values())
-        self.assertEqual(stats["rx_drops"] + stats["tx_drops"], unanswered)
         d.stop()
         return results["features"]
 
@@ -107,37 +105,29 @@ class UserModeLinux(vmtest.MachineTest):
     def test_block(self):
         d = self.daemon("name b0 mgmtdev sim_blk backend ram 64M serial uvdpa-b0 queues 2 "
                         "socket %s/b0.sock")
-        m = self.uml(f"""
-            disk=$(disk uvdpa-b0)
-            exercise_disk $disk {WRITE_MIB}
-        """, device(f"{self.folder}/b0.sock", BLOCK))
-        m.run({"trim": lambda _: None, "trimmed": lambda _: None})
-        m.kill()
-        stats = d.stats("b0")
-        self.assertGreaterEqual(stats["write_bytes"], (WRITE_MIB + 1) * MIB)
-        self.assertGreaterEqual(stats["read_bytes"], 2 * WRITE_MIB * MIB)
-        self.assertGreater(stats["discards"], 0)
-        self.assertEqual(stats["io_errors"] + stats["malformed"], 0)
+        self.exercise("uvdpa-b0", f"{self.folder}/b0.sock", lambda: d.stats("b0"))
         d.stop()
 
-    def test_functions_over_vfio_user(self):
-        """Both through a virtio driver: interrupts that a device signals reach a socket as well."""
+    def exercise(self, serial, path, stats):
+        m = self.uml(f"exercise_disk $(disk {serial}) {WRITE_MIB}\n", device(path, BLOCK))
+        m.run({"trim": lambda _: None, "trimmed": lambda _: None})
+        m.kill()
+        now = stats()
+        self.assertGreaterEqual(now["write_bytes"], (WRITE_MIB + 1) * MIB)
+        self.assertGreaterEqual(now["read_bytes"], 2 * WRITE_MIB * MIB)
+        self.assertGreater(now["discards"], 0)
+        self.assertEqual(now["io_errors"] + now["malformed"], 0)
+
+    def test_block_function_over_vfio_user(self):
+        """Interrupts that a device signals by itself reach a socket as well."""
         folder = self.folder + "/model"
         os.mkdir(folder)
         model = daemon.Model(vmtest.BUILD, folder, [
-            f"name m0 mgmtdev sim_net mac {MAC0} backend echo vfio_user %s/m0.sock",
-            "name m1 mgmtdev sim_blk backend ram 64M serial uvdpa-m1 vfio_user %s/m1.sock"])
+            "name m0 mgmtdev sim_blk backend ram 64M serial uvdpa-m0 vfio_user %s/m0.sock"])
         model.start()
         self.addCleanup(model.kill)
-        self.daemon(f"name a0 mgmtdev vfio-user/{folder}/m0.sock socket %s/a0.sock",
-                    f"name a1 mgmtdev vfio-user/{folder}/m1.sock socket %s/a1.sock")
-        m = self.uml(self.NET_SCRIPT + f"exercise_disk $(disk uvdpa-m1) {WRITE_MIB}\n",
-                     device(f"{self.folder}/a0.sock", NET), device(f"{self.folder}/a1.sock", BLOCK))
-        m.run({"trim": lambda _: None, "trimmed": lambda _: None})
-        net, blk = model.stats("m0"), model.stats("m1")
-        self.assertGreaterEqual(net["rx_packets"], 2 * PINGS + 5)
-        self.assertGreaterEqual(blk["read_bytes"], 2 * WRITE_MIB * MIB)
-        self.assertEqual(blk["io_errors"], 0)
+        self.daemon(f"name a0 mgmtdev vfio-user/{folder}/m0.sock socket %s/a0.sock")
+        self.exercise("uvdpa-m0", f"{self.folder}/a0.sock", lambda: model.stats("m0"))
 
     def features(self, mgmtdev):
         """What its devices offer when nothing is left out."""

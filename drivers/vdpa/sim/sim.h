@@ -118,7 +118,7 @@ struct sim_device {
 
 	struct sim_worker *worker;
 	struct vdpa_poller poller;  /**< in the loop while started */
-	struct vdpa_task kick_task; /**< a kick that came by the op */
+	struct vdpa_task kick_task; /**< a kick that came by the op, or a wait for requests */
 	uint64_t busy_cycles;	    /**< worker's: TSC cycles of rounds that found work */
 	bool armed;		    /**< worker's: kicks were asked for */
 	bool paused;		    /**< worker's: queues stand still for a change of memory */

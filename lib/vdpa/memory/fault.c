@@ -14,6 +14,9 @@
  * puts it in force and waits until no handler is inside the one before; so a handler never maps
  * over memory that was unguarded and reused meanwhile. A handler that comes later finds the new
  * version, so that wait ends however many faults there are.
+ *
+ * The versions share chunks of ranges, and a change replaces one: so its cost hardly grows with the
+ * number of ranges.
  */
 
 #include <errno.h>
@@ -30,14 +33,22 @@
 #include "fault.h"
 #include "vdpa_memory.h"
 
+#define FAULT_CHUNK 128 /* ranges */
+
 struct fault_range {
 	uintptr_t start;
 	size_t len;
 	bool *faulted;
 };
 
+/* Not changed while a version that has it is in force. */
+struct fault_chunk {
+	size_t n; /* not 0 */
+	struct fault_range ranges[FAULT_CHUNK];
+};
+
 struct fault_version {
-	struct fault_range *ranges; /* ascending */
+	struct fault_chunk **chunks; /* ascending, as the ranges in each are */
 	size_t n, room;
 	uint32_t users; /* handlers inside, and some that only look whether it is in force */
 };
@@ -46,21 +57,39 @@ uint64_t vdpa_fault_count;
 
 static pthread_mutex_t fault_lock = PTHREAD_MUTEX_INITIALIZER; /* of changes */
 static struct fault_version fault_versions[2];
-static unsigned int fault_current; /* the version in force; atomic */
+static unsigned int fault_current;	/* the version in force; atomic */
+static struct fault_chunk *fault_spare; /* there while a range is guarded: to unguard needs one */
 static struct sigaction fault_previous;
 static bool fault_installed;
 static uintptr_t fault_page_size;
 
-/* How many ranges begin at addr or below. */
+/* How many chunks begin at addr or below. */
 static size_t
-fault_find(const struct fault_version *v, uintptr_t addr)
+fault_find_chunk(const struct fault_version *v, uintptr_t addr)
 {
 	size_t low = 0, high = v->n;
 
 	while (low < high) {
 		size_t mid = low + (high - low) / 2;
 
-		if (v->ranges[mid].start <= addr)
+		if (v->chunks[mid]->ranges[0].start <= addr)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+/* How many ranges of a chunk begin at addr or below. */
+static size_t
+fault_find_range(const struct fault_chunk *c, uintptr_t addr)
+{
+	size_t low = 0, high = c->n;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (c->ranges[mid].start <= addr)
 			low = mid + 1;
 		else
 			high = mid;
@@ -80,39 +109,121 @@ fault_publish(void)
 		sched_yield();
 }
 
+/* Fill the spare version: the one in force, with n chunks of `by` in the place of chunk `at` (or
+ * before all where there is none), and put it in force. With the lock. */
+static void
+fault_replace(size_t at, struct fault_chunk *const *by, size_t n)
+{
+	const struct fault_version *now = &fault_versions[fault_current];
+	struct fault_version *next = &fault_versions[1 - fault_current];
+	size_t done = 0;
+
+	for (size_t i = 0; i < at; i++)
+		next->chunks[done++] = now->chunks[i];
+	for (size_t i = 0; i < n; i++)
+		next->chunks[done++] = by[i];
+	for (size_t i = at + 1; i < now->n; i++)
+		next->chunks[done++] = now->chunks[i];
+	next->n = done;
+	fault_publish();
+}
+
+/* Room in the spare version for one chunk more than there are. With the lock. */
+static int
+fault_grow(void)
+{
+	size_t n = fault_versions[fault_current].n;
+	struct fault_version *next = &fault_versions[1 - fault_current];
+	struct fault_chunk **grown;
+
+	if (next->room > n)
+		return 0;
+	grown = malloc((2 * n + 16) * sizeof(struct fault_chunk *));
+	if (grown == NULL)
+		return -ENOMEM;
+	free(next->chunks);
+	next->chunks = grown;
+	next->room = 2 * n + 16;
+	return 0;
+}
+
+/*
+ * What one range more needs: a spare chunk, another where one is to be split, and room in both
+ * versions, so that it can be unguarded whatever happens. With the lock.
+ */
+static int
+fault_reserve(bool split, struct fault_chunk **more)
+{
+	const struct fault_version *now;
+	int ret = fault_grow();
+
+	now = &fault_versions[fault_current];
+	if (ret == 0 && now->room <= now->n) {
+		/* The one in force is grown when the other is. */
+		fault_replace(now->n, NULL, 0);
+		ret = fault_grow();
+	}
+	if (ret < 0)
+		return ret;
+	if (fault_spare == NULL)
+		fault_spare = malloc(sizeof(*fault_spare));
+	*more = split ? malloc(sizeof(**more)) : NULL;
+	if (fault_spare == NULL || (split && *more == NULL)) {
+		free(*more);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+static void
+fault_insert(struct fault_chunk *c, const struct fault_range *range)
+{
+	size_t at = fault_find_range(c, range->start);
+
+	memmove(&c->ranges[at + 1], &c->ranges[at], (c->n - at) * sizeof(*range));
+	c->ranges[at] = *range;
+	c->n++;
+}
+
 int
 vdpa_fault_guard(void *addr, size_t len, bool *faulted)
 {
+	const struct fault_range range = {(uintptr_t)addr, len, faulted};
+	struct fault_chunk *old = NULL, *by[2];
 	const struct fault_version *now;
-	struct fault_version *next;
+	bool split;
 	size_t at;
-	int ret = 0;
+	int ret;
 
 	pthread_mutex_lock(&fault_lock);
 	now = &fault_versions[fault_current];
-	next = &fault_versions[1 - fault_current];
-	if (next->room < now->n + 1) {
-		size_t room = 2 * now->n + 64;
-		struct fault_range *grown = malloc(room * sizeof(*grown));
-
-		if (grown == NULL) {
-			ret = -ENOMEM;
-			goto out;
-		}
-		free(next->ranges);
-		next->ranges = grown;
-		next->room = room;
-	}
-	at = fault_find(now, (uintptr_t)addr);
+	at = fault_find_chunk(now, range.start);
 	if (at > 0)
-		memcpy(next->ranges, now->ranges, at * sizeof(*next->ranges));
-	next->ranges[at] =
-		(struct fault_range){.start = (uintptr_t)addr, .len = len, .faulted = faulted};
-	if (at < now->n)
-		memcpy(&next->ranges[at + 1], &now->ranges[at],
-		       (now->n - at) * sizeof(*next->ranges));
-	next->n = now->n + 1;
-	fault_publish();
+		at--;
+	if (now->n > 0)
+		old = now->chunks[at];
+	/* The first needs a chunk, and one to spare. */
+	split = old == NULL || old->n == FAULT_CHUNK;
+	ret = fault_reserve(split, &by[1]);
+	if (ret < 0)
+		goto out;
+	by[0] = fault_spare;
+	if (old == NULL) {
+		by[0]->n = 0;
+		fault_insert(by[0], &range);
+		fault_spare = by[1];
+		fault_replace(0, by, 1);
+		goto out;
+	}
+	memcpy(by[0], old, sizeof(*old));
+	if (split) {
+		by[0]->n = FAULT_CHUNK / 2;
+		by[1]->n = FAULT_CHUNK - by[0]->n;
+		memcpy(by[1]->ranges, &old->ranges[by[0]->n], by[1]->n * sizeof(range));
+	}
+	fault_insert(split && by[1]->ranges[0].start <= range.start ? by[1] : by[0], &range);
+	fault_replace(at, by, split ? 2 : 1);
+	fault_spare = old;
 out:
 	pthread_mutex_unlock(&fault_lock);
 	return ret;
@@ -121,25 +232,29 @@ out:
 void
 vdpa_fault_unguard(void *addr)
 {
-	const struct fault_version *now;
-	struct fault_version *next;
-	size_t at;
+	struct fault_chunk *old, *by;
+	size_t at, i = 0;
 
 	pthread_mutex_lock(&fault_lock);
-	now = &fault_versions[fault_current];
-	next = &fault_versions[1 - fault_current];
-	at = fault_find(now, (uintptr_t)addr);
-	if (at > 0 && now->ranges[at - 1].start == (uintptr_t)addr) {
-		/* The spare has room: it was in force before this one, which has one range more at
-		 * the most. */
-		if (now->n > 1) {
-			memcpy(next->ranges, now->ranges, (at - 1) * sizeof(*next->ranges));
-			memcpy(&next->ranges[at - 1], &now->ranges[at],
-			       (now->n - at) * sizeof(*next->ranges));
-		}
-		next->n = now->n - 1;
-		fault_publish();
+	at = fault_find_chunk(&fault_versions[fault_current], (uintptr_t)addr);
+	if (at == 0)
+		goto out;
+	old = fault_versions[fault_current].chunks[--at];
+	i = fault_find_range(old, (uintptr_t)addr) - 1;
+	if (old->ranges[i].start != (uintptr_t)addr)
+		goto out;
+	if (old->n == 1) {
+		fault_replace(at, NULL, 0);
+		free(old);
+		goto out;
 	}
+	by = fault_spare;
+	by->n = old->n - 1;
+	memcpy(by->ranges, old->ranges, i * sizeof(old->ranges[0]));
+	memcpy(&by->ranges[i], &old->ranges[i + 1], (by->n - i) * sizeof(old->ranges[0]));
+	fault_replace(at, &by, 1);
+	fault_spare = old;
+out:
 	pthread_mutex_unlock(&fault_lock);
 }
 
@@ -194,10 +309,12 @@ static bool
 fault_handle(uintptr_t addr)
 {
 	struct fault_version *v = fault_enter();
-	size_t at = fault_find(v, addr);
-	const struct fault_range *r = at > 0 ? &v->ranges[at - 1] : NULL;
+	size_t at = fault_find_chunk(v, addr);
+	const struct fault_range *r = NULL;
 	bool repaired = false;
 
+	if (at > 0)
+		r = &v->chunks[at - 1]->ranges[fault_find_range(v->chunks[at - 1], addr) - 1];
 	if (r != NULL && addr - r->start < r->len && fault_repair(addr, r->start, r->len)) {
 		__atomic_store_n(r->faulted, true, __ATOMIC_RELEASE);
 		__atomic_fetch_add(&vdpa_fault_count, 1, __ATOMIC_RELEASE);

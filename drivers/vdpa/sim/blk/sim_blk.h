@@ -102,10 +102,8 @@ struct sim_blk_queue {
 	bool resubmit;		 /**< the kernel took less than all: kick the channel again */
 	bool error_logged;	 /**< one line for the first error since it was started */
 	bool cancelled;		 /**< worker's: since it was stopped */
-	bool stopping;		 /**< atomic */
-	uint64_t stopped_at;	 /**< milliseconds, monotonic; written before stopping */
+	uint64_t stopped_at;	 /**< milliseconds, monotonic */
 	struct vdpa_event event; /**< the channel's completions */
-	struct vdpa_task task;	 /**< pushes a drain on */
 	struct sim_blk_stats stats;
 
 	unsigned int depth;

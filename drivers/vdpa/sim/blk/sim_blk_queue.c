@@ -162,22 +162,16 @@ on_completions(struct vdpa_event *ev, uint32_t revents)
 		sim_wake(bq->q->dev);
 }
 
-/* Push a drain on: at last, what the kernel does not finish. */
+/* Requests of a stopped queue end by themselves, or at last by force. */
 static void
-on_drain(struct vdpa_task *task)
+push_drain(struct sim_blk_queue *bq)
 {
-	struct sim_blk_queue *bq = task->arg;
-
-	if (bq->nfree == bq->depth)
+	if (bq->cancelled || now_ms() - bq->stopped_at <= CANCEL_AFTER_MS)
 		return;
-	if (__atomic_load_n(&bq->stopping, __ATOMIC_ACQUIRE) && !bq->cancelled &&
-	    now_ms() - bq->stopped_at > CANCEL_AFTER_MS) {
-		bq->cancelled = true;
-		VDPA_LOG(WARNING, "%s: queue %u: cancelling %u requests that do not end",
-			 bq->q->dev->vdev.name, bq->q->idx, bq->depth - bq->nfree);
-		bq->ch->be->ops->cancel(bq->ch);
-	}
-	sim_wake(bq->q->dev);
+	bq->cancelled = true;
+	VDPA_LOG(WARNING, "%s: queue %u: cancelling %u requests that do not end",
+		 bq->q->dev->vdev.name, bq->q->idx, bq->depth - bq->nfree);
+	bq->ch->be->ops->cancel(bq->ch);
 }
 
 static void
@@ -206,10 +200,14 @@ sim_blk_process(struct sim_queue *q, unsigned int budget)
 	struct sim_blk_queue *bq = q->priv;
 	struct sim_blk *blk = bq->blk;
 	struct sim_blk_limits limits;
-	unsigned int work = reap(bq), taken = 0;
-	bool pushed = work > 0;
+	unsigned int work, taken = 0;
+	bool pushed;
 	int err = 0;
 
+	if (unlikely(budget == 0))
+		push_drain(bq);
+	work = reap(bq);
+	pushed = work > 0;
 	read_limits(blk, &limits);
 	/* None is taken before those that were have had their share: a stop waits for few. */
 	while (taken < budget && bq->ch->waiting == 0 && sim_turn_left(bq->ch->turn)) {
@@ -279,7 +277,6 @@ sim_blk_vq_start(struct sim_queue *q)
 	bq->starved = false;
 	bq->cancelled = false;
 	bq->error_logged = false;
-	__atomic_store_n(&bq->stopping, false, __ATOMIC_RELEASE);
 }
 
 void
@@ -288,19 +285,15 @@ sim_blk_vq_stop(struct sim_queue *q)
 	struct sim_blk_queue *bq = q->priv;
 
 	bq->stopped_at = now_ms();
-	__atomic_store_n(&bq->stopping, true, __ATOMIC_RELEASE);
 	set_inflight(bq);
 }
 
 unsigned int
 sim_blk_outstanding(struct sim_queue *q)
 {
-	struct sim_blk_queue *bq = q->priv;
-	uint64_t n = __atomic_load_n(&bq->stats.inflight, __ATOMIC_ACQUIRE);
+	const struct sim_blk_queue *bq = q->priv;
 
-	if (n > 0)
-		vdpa_task_post(sim_loop(q->dev), &bq->task);
-	return (unsigned int)n;
+	return (unsigned int)__atomic_load_n(&bq->stats.inflight, __ATOMIC_ACQUIRE);
 }
 
 int
@@ -336,8 +329,6 @@ sim_blk_queue_open(struct sim_blk_queue *bq, struct sim_blk *blk, struct sim_que
 	if (err != 0)
 		goto free_requests;
 	bq->ch->turn = &blk->dev->turn;
-	bq->task.run = on_drain;
-	bq->task.arg = bq;
 	if (bq->ch->fd >= 0) {
 		bq->event.fd = bq->ch->fd;
 		bq->event.events = EPOLLIN;
@@ -368,7 +359,6 @@ sim_blk_queue_close(struct sim_blk_queue *bq)
 	if (bq->ch == NULL)
 		return;
 	vdpa_event_del(&bq->event);
-	vdpa_task_cancel(&bq->task);
 	bq->q->priv = NULL;
 	if (bq->nfree != bq->depth) {
 		/*
