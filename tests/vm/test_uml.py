@@ -85,6 +85,8 @@ class UserModeLinux(vmtest.MachineTest):
             # device's control queue, says which groups it listens to.
             drops = {k: n for k, n in queue.items() if k.startswith("drop_") and n != 0}
             self.assertLessEqual(set(drops), {"drop_unanswered", "drop_filtered"})
+        control = list(queues.values())[-1] if words.startswith("max_vqp") else queues["2"]
+        self.assertGreater(control["received_desc"], 0)
         d.stop()
         return results["features"]
 
@@ -97,7 +99,7 @@ class UserModeLinux(vmtest.MachineTest):
         self.assertEqual(self.check_net(f"device_features {features:#x}")[34], "0")
 
     def test_net_with_queue_pairs(self):
-        """One processor uses one pair of them; the transport has no queue for commands."""
+        """One processor uses one pair of them, and says so on the control queue behind all."""
         self.check_net("max_vqp 4")
 
     def test_block(self):
