@@ -131,7 +131,8 @@ class Doorbell(unittest.TestCase):
                 for _ in range(self.EXCHANGES):
                     net.exchange()
                 self.assertEqual(app.stats('v0')['device']['kicks_relayed'], before[0])
-                self.assertGreaterEqual(rings(other)[1] - before[1][1], self.EXCHANGES)
+                # Two writes are one ring where the device looked at the queue, not at the page, in between.
+                self.assertGreater(rings(other)[1] - before[1][1], self.EXCHANGES // 2)
 
     def test_the_daemon_need_not_run(self):
         with model() as other, daemon(other.path) as app, Driver(app.socket('v0')).start() as net:
