@@ -6,7 +6,8 @@ Functions of vdpa-model in a guest whose IOMMU translates.
 
 QEMU's vfio-user client tells the model of each page that the guest maps, when it does. A guest without
 iommu=pt maps pages for its rings and buffers as it uses them, and takes them back: thousands of ranges, one
-page each. Needs a QEMU from 10.1 on.
+page each. A ring of several pages lies at addresses that follow one another, and in the guest's memory, which
+is the client's file, in the opposite order. Needs a QEMU from 10.1 on.
 """
 
 import hashlib
@@ -70,7 +71,11 @@ class Translated(test_guest_vfio_user.VfioUserTest):
                  tr -d 'v' | wc -c)" = 0 ] || fail "read back differs"
         """, [vfio_user("m0", f"{self.folder}/m0.sock"), vfio_user("m1", f"{self.folder}/m1.sock")],
             iommu, cmdline)
-        g.run({"trim": lambda _: None, "trimmed": lambda _: None}, timeout=240)
+        try:
+            g.run({"trim": lambda _: None, "trimmed": lambda _: None})
+        except machine.MachineError:
+            print(m.log_text(), flush=True)
+            raise
         net, blk = m.stats("m0"), m.stats("m1")
         self.assertGreaterEqual(net["tx_packets"], 2 * PINGS + 10)
         self.assertGreaterEqual(net["rx_packets"], 2 * PINGS + 10)
