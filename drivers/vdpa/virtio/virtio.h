@@ -24,6 +24,7 @@
 #include <linux/virtio_net.h>
 
 #include "vdpa_event.h"
+#include "vdpa_work.h"
 #include "virtio_hw.h"
 
 /* A data queue. */
@@ -40,20 +41,22 @@ struct virtio_queue {
 /* A vector of the function, 0 for changes of the configuration. */
 struct virtio_vector {
 	struct virtio_device *dev;
-	struct vdpa_event ev; /* an eventfd of ours on a loop; fd -1: a guest's instead */
+	struct vdpa_event ev; /* an eventfd of ours on the control loop; fd -1: a guest's instead */
+	struct vdpa_work work; /* what reads registers for it */
 };
 
 struct virtio_irq {
-	bool there;	     /* virtio_irq_init() has succeeded */
+	bool there;	     /* virtio_irq_init() was called */
 	unsigned int limit;  /* word `vectors` */
 	unsigned int n;	     /* vectors in use; 0: the INTx line, or none; read by atomic load */
 	unsigned int n_told; /* in the log, where told */
 	bool told;
 	bool on;		       /* set up, by vectors or line */
 	struct virtio_vector *vectors; /* n of them, at least 1 */
+	struct vdpa_work_queue jobs;   /* of the vectors */
 	pthread_mutex_t lock;
 	int config_fd;	    /* (lock) */
-	uint8_t generation; /* of the configuration, as told last; its handler's */
+	uint8_t generation; /* of the configuration, as told last; its job's */
 	uint64_t relayed;   /* atomic */
 };
 
@@ -118,7 +121,7 @@ virtio_counted(const uint64_t *counter)
 /* virtio_irq.c */
 
 /* Before anything else of this file; virtio_irq_free() ends it. */
-int virtio_irq_init(struct virtio_device *dev);
+void virtio_irq_init(struct virtio_device *dev);
 void virtio_irq_free(struct virtio_device *dev);
 /*
  * Vectors for every data queue and the configuration, after FEATURES_OK: as many as there are, down

@@ -397,9 +397,8 @@ create(struct vdpa_mgmt_dev *mdev, const char *name, const struct vdpa_args *arg
 		return -errno;
 	dev->vdev.mdev = mdev;
 	dev->gone[VDPA_PCI_EVENT_ERROR].fd = dev->gone[VDPA_PCI_EVENT_REMOVE].fd = -1;
-	rc = virtio_irq_init(dev);
-	if (rc == 0)
-		rc = virtio_hw_open(&dev->hw, mdev->name, &pci, timeout_ms);
+	virtio_irq_init(dev);
+	rc = virtio_hw_open(&dev->hw, mdev->name, &pci, timeout_ms);
 	if (rc == 0)
 		dev->vdev.dma = vdpa_pci_dma(dev->hw.pci);
 	if (rc == 0)

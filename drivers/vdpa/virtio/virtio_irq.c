@@ -12,10 +12,11 @@
  * the INTx line does, and the ISR status says which of the two it was. Each rung is taken only when
  * the system and the device grant all of it.
  *
- * Handlers of our own eventfds take irq.lock and never the device's lock. One that only passes a
- * signal on runs on the control loop. One that reads registers may have to wait for the answer, and
- * the device decides when it is called: these have a loop of their own, one for all devices, so
- * that a slow device delays no kick of another.
+ * Handlers of our own eventfds run on the control loop and pass a signal on. What reads registers
+ * may have to wait for the answer, and the device decides when it is called: that is left to a job
+ * on a work queue which the device's interrupts have for themselves, so that a slow device delays
+ * neither a kick nor an interrupt of another, nor its own interrupts a request of its front end.
+ * Handlers and jobs take irq.lock and never the device's lock.
  */
 
 #include <errno.h>
@@ -26,45 +27,12 @@
 #include <unistd.h>
 
 #include <rte_common.h>
-#include <rte_lcore.h>
 
 #include "vdpa_log.h"
 #include "virtio.h"
 
 /* By how much the number of vectors falls with each rung that is not granted. */
 #define RUNG_FACTOR 2
-
-/* The loop of handlers that read registers: there while devices are. */
-static struct {
-	pthread_mutex_t lock;
-	struct vdpa_event_loop *loop;
-	unsigned int users;
-} asking = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-static int
-asking_get(const char *name)
-{
-	static const struct vdpa_event_loop_params params = {.name = "vdpa-virtio",
-							     .lcore_id = LCORE_ID_ANY};
-	int rc = 0;
-
-	pthread_mutex_lock(&asking.lock);
-	if (asking.users == 0)
-		rc = vdpa_event_loop_create(&params, &asking.loop);
-	if (rc == 0)
-		asking.users++;
-	pthread_mutex_unlock(&asking.lock);
-	return rc < 0 ? vdpa_error(rc, "%s: event loop: %s", name, strerror(-rc)) : 0;
-}
-
-static void
-asking_put(void)
-{
-	pthread_mutex_lock(&asking.lock);
-	if (--asking.users == 0)
-		vdpa_event_loop_destroy(asking.loop);
-	pthread_mutex_unlock(&asking.lock);
-}
 
 uint16_t
 virtio_irq_vector(const struct virtio_device *dev, uint16_t idx)
@@ -117,12 +85,20 @@ config_changed(struct virtio_device *dev)
 }
 
 static void
+config_job(struct vdpa_work *work)
+{
+	struct virtio_vector *vector = work->arg;
+
+	config_changed(vector->dev);
+}
+
+static void
 on_config_vector(struct vdpa_event *ev, uint32_t revents)
 {
 	struct virtio_vector *vector = ev->arg;
 
 	if (vdpa_eventfd_take(ev->fd))
-		config_changed(vector->dev);
+		vdpa_work_post(&vector->dev->irq.jobs, &vector->work);
 }
 
 static void
@@ -137,16 +113,12 @@ on_shared_vector(struct vdpa_event *ev, uint32_t revents)
 
 /* One vector for all: only the generation and the status tell about the configuration. */
 static void
-on_only_vector(struct vdpa_event *ev, uint32_t revents)
+only_vector_job(struct vdpa_work *work)
 {
-	struct virtio_vector *vector = ev->arg;
+	struct virtio_vector *vector = work->arg;
 	struct virtio_device *dev = vector->dev;
-	uint8_t generation;
+	uint8_t generation = virtio_hw_get_generation(&dev->hw);
 
-	if (!vdpa_eventfd_take(ev->fd))
-		return;
-	signal_queues(dev, 0);
-	generation = virtio_hw_get_generation(&dev->hw);
 	if (generation != dev->irq.generation ||
 	    (virtio_hw_get_status(&dev->hw) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0) {
 		dev->irq.generation = generation;
@@ -155,16 +127,24 @@ on_only_vector(struct vdpa_event *ev, uint32_t revents)
 }
 
 static void
-on_line(struct vdpa_event *ev, uint32_t revents)
+on_only_vector(struct vdpa_event *ev, uint32_t revents)
 {
 	struct virtio_vector *vector = ev->arg;
-	struct virtio_device *dev = vector->dev;
-	uint8_t isr;
-	int rc;
 
 	if (!vdpa_eventfd_take(ev->fd))
 		return;
-	isr = virtio_hw_isr(&dev->hw);
+	signal_queues(vector->dev, 0);
+	vdpa_work_post(&vector->dev->irq.jobs, &vector->work);
+}
+
+static void
+line_job(struct vdpa_work *work)
+{
+	struct virtio_vector *vector = work->arg;
+	struct virtio_device *dev = vector->dev;
+	uint8_t isr = virtio_hw_isr(&dev->hw);
+	int rc;
+
 	if ((isr & VIRTIO_ISR_QUEUE) != 0)
 		signal_queues(dev, 0);
 	if ((isr & VIRTIO_ISR_CONFIG) != 0)
@@ -176,9 +156,19 @@ on_line(struct vdpa_event *ev, uint32_t revents)
 				 strerror(-rc));
 }
 
+static void
+on_line(struct vdpa_event *ev, uint32_t revents)
+{
+	struct virtio_vector *vector = ev->arg;
+
+	if (vdpa_eventfd_take(ev->fd))
+		vdpa_work_post(&vector->dev->irq.jobs, &vector->work);
+}
+
 static int
-add_event(struct virtio_device *dev, unsigned int vector, struct vdpa_event_loop *loop,
-	  void (*handler)(struct vdpa_event *ev, uint32_t revents))
+add_event(struct virtio_device *dev, unsigned int vector,
+	  void (*handler)(struct vdpa_event *ev, uint32_t revents),
+	  void (*job)(struct vdpa_work *work))
 {
 	struct virtio_vector *v = &dev->irq.vectors[vector];
 	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), rc;
@@ -186,7 +176,8 @@ add_event(struct virtio_device *dev, unsigned int vector, struct vdpa_event_loop
 	if (fd < 0)
 		return vdpa_error(errno, "%s: eventfd: %s", dev->vdev.name, strerror(errno));
 	v->ev = (struct vdpa_event){.fd = fd, .events = EPOLLIN, .handler = handler, .arg = v};
-	rc = vdpa_event_add(loop, &v->ev);
+	v->work = (struct vdpa_work){.run = job, .arg = v};
+	rc = vdpa_event_add(vdpa_event_loop_control(), &v->ev);
 	if (rc < 0) {
 		v->ev.fd = -1;
 		close(fd);
@@ -205,8 +196,10 @@ let_go(struct virtio_device *dev)
 	if (irq->vectors == NULL)
 		return;
 	/* Handlers first: they expect what they serve to be on. */
-	for (unsigned int i = 0; i < n; i++)
+	for (unsigned int i = 0; i < n; i++) {
 		vdpa_event_del(&irq->vectors[i].ev);
+		vdpa_work_cancel(&irq->vectors[i].work);
+	}
 	if (irq->n > 0)
 		vdpa_pci_msix_disable(dev->hw.pci);
 	else if (irq->on)
@@ -264,11 +257,12 @@ try_vectors(struct virtio_device *dev, unsigned int n)
 	}
 	rc = program_vectors(dev);
 	if (rc == 0)
-		rc = add_event(dev, 0, asking.loop, n == 1 ? on_only_vector : on_config_vector);
+		rc = n == 1 ? add_event(dev, 0, on_only_vector, only_vector_job)
+			    : add_event(dev, 0, on_config_vector, config_job);
 	/* Vector v serves the queues v - 1, v - 1 + (n - 1), ... */
 	for (unsigned int v = 1; rc == 0 && v < n && v - 1 + (n - 1) < virtio_device_queues(dev);
 	     v++)
-		rc = add_event(dev, v, vdpa_event_loop_control(), on_shared_vector);
+		rc = add_event(dev, v, on_shared_vector, NULL);
 	for (unsigned int v = 0; rc == 0 && v < n && is_relayed(dev, v); v++)
 		rc = vdpa_pci_msix_set(dev->hw.pci, v, irq->vectors[v].ev.fd);
 	if (rc < 0)
@@ -282,7 +276,7 @@ try_line(struct virtio_device *dev)
 	int rc = alloc_vectors(dev, 0);
 
 	if (rc == 0)
-		rc = add_event(dev, 0, asking.loop, on_line);
+		rc = add_event(dev, 0, on_line, line_job);
 	if (rc == 0) {
 		rc = vdpa_pci_intx_set(dev->hw.pci, dev->irq.vectors[0].ev.fd);
 		if (rc == -EOPNOTSUPP)
@@ -393,18 +387,14 @@ virtio_irq_set_config(struct virtio_device *dev, int fd)
 	pthread_mutex_unlock(&dev->irq.lock);
 }
 
-int
+void
 virtio_irq_init(struct virtio_device *dev)
 {
-	int rc = asking_get(dev->vdev.name);
-
-	if (rc < 0)
-		return rc;
 	dev->irq.config_fd = -1;
+	vdpa_work_queue_init(&dev->irq.jobs);
 	/* With default attributes it cannot fail. */
 	(void)pthread_mutex_init(&dev->irq.lock, NULL);
 	dev->irq.there = true;
-	return 0;
 }
 
 void
@@ -414,5 +404,4 @@ virtio_irq_free(struct virtio_device *dev)
 		return;
 	let_go(dev);
 	pthread_mutex_destroy(&dev->irq.lock);
-	asking_put();
 }
