@@ -14,17 +14,25 @@
 #include "vdpa_consumer.h"
 #include "vdpa_timer.h"
 
+/* clang-format off */
 /*
  * A ring, from the first word about it on.
  *
- *    ABSENT --any fact--> ANNOUNCED --size, addresses, kick--> SET_UP --the device has it-->
- * STARTED ^  ^  ^                              |                             | |  |
- * +----GET_VRING_BASE, reset-----+--the device runs and        | |  | |  does not take it | |
- * +-------GET_VRING_BASE, reset-----+--> REFUSED                  |
- *                           +----------GET_VRING_BASE, reset-----------------------------------+
+ *   ABSENT ----> ANNOUNCED ----> SET_UP ----> STARTED
+ *                  ^  ^            |            |
+ *                  |  |            +-> REFUSED  |
+ *                  |  |                   |     |
+ *                  |  +-------------------+     |
+ *                  +----------------------------+
  *
- * A ring is STARTED as long as the front end may believe it running, be the device failed or not.
+ *   ABSENT to ANNOUNCED     any fact about it
+ *   ANNOUNCED to SET_UP     it has a size, addresses and a kick descriptor, or the word for none
+ *   SET_UP to STARTED       the device has it; as long as the front end may believe it running, be
+ *                           the device failed or not
+ *   SET_UP to REFUSED       the device runs and does not take it
+ *   back to ANNOUNCED       GET_VRING_BASE, reset
  */
+/* clang-format on */
 enum consumer_vq_state {
 	CONSUMER_VQ_ABSENT,
 	CONSUMER_VQ_ANNOUNCED,
@@ -54,14 +62,23 @@ struct consumer_vq {
 	uint64_t desc, driver, device; /* IOVAs of the addresses */
 };
 
+/* clang-format off */
 /*
  * The device.
  *
- *    STOPPED --a queue is ready, and not all are--> SETTLING --all are, or nothing has come-->
- * RUNNING ^ \--------------by the rule of vdpa_consumer.h------------------------------------>  | |
- *        +------------------GET_VRING_BASE of the last queue, reset---------------------------+   |
- *        +------------------GET_VRING_BASE of the last queue, reset--- FAILED <-------------------+
+ *   STOPPED ----> SETTLING ----> RUNNING ----> FAILED
+ *    ^ ^ |                        ^  |           |
+ *    | | +------------------------+  |           |
+ *    | +-----------------------------+           |
+ *    +-------------------------------------------+
+ *
+ *   STOPPED to SETTLING     a queue is ready, and others that were announced are not
+ *   SETTLING to RUNNING     all are, or none has become ready for VDPA_CONSUMER_SETTLE_MS
+ *   STOPPED to RUNNING      it may start at once, by the rule in vdpa_consumer.h
+ *   to FAILED               the start fails, or the device does while it runs
+ *   back to STOPPED         GET_VRING_BASE of the last queue, reset
  */
+/* clang-format on */
 enum consumer_state {
 	CONSUMER_STOPPED,
 	CONSUMER_SETTLING,
