@@ -27,6 +27,7 @@
 #include "vdpa.h"
 #include "vdpa_args.h"
 #include "vdpa_event.h"
+#include "vdpa_fd.h"
 #include "vdpa_foreign_fd.h"
 #include "vdpa_log.h"
 #include "vfio_user_server_priv.h"
@@ -210,7 +211,10 @@ take_fds(struct vfu_server *s, struct msghdr *msg)
 			int fd;
 
 			memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
-			if (s->n_fds < RTE_DIM(s->fds)) {
+			if (vdpa_fd_in_reserve(fd)) {
+				(void)vdpa_close_foreign(s->account, fd);
+				cut = true;
+			} else if (s->n_fds < RTE_DIM(s->fds)) {
 				s->fds[s->n_fds++] = fd;
 			} else {
 				(void)vdpa_close_foreign(s->account, fd);
@@ -333,6 +337,16 @@ keep_spare(struct vfu_server *s)
 		s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 
+/* One that there is no file descriptor for. */
+static void
+refuse_client(struct vfu_server *s, int fd)
+{
+	(void)vdpa_close_connection(s->account, fd);
+	if (!s->rested)
+		VDPA_LOG(ERR, "%s: vfio-user: a client is refused: " OUT_OF_FILES, s->params.name);
+	s->rested = true;
+}
+
 /*
  * There is no file descriptor left for the client: it hears so at once, by the end of its
  * connection, instead of waiting. False when it could not even be taken for that.
@@ -351,11 +365,8 @@ turn_away(struct vfu_server *s)
 		keep_spare(s);
 		return false;
 	}
-	(void)vdpa_close_connection(s->account, fd);
+	refuse_client(s, fd);
 	keep_spare(s);
-	if (!s->rested)
-		VDPA_LOG(ERR, "%s: vfio-user: a client is refused: " OUT_OF_FILES, s->params.name);
-	s->rested = true;
 	return true;
 }
 
@@ -394,6 +405,10 @@ on_connection(struct vdpa_event *ev, uint32_t revents)
 			return;
 		if ((errno != EMFILE && errno != ENFILE) || !turn_away(s))
 			rest(s, strerror(errno));
+		return;
+	}
+	if (vdpa_fd_in_reserve(fd)) {
+		refuse_client(s, fd);
 		return;
 	}
 	s->rested = false;
