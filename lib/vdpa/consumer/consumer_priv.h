@@ -17,11 +17,11 @@
 /*
  * A ring, from the first word about it on.
  *
- *    ABSENT --any fact--> ANNOUNCED --size, addresses, kick--> SET_UP --the device has it-->
- * STARTED ^  ^  ^                              |                             | |  |
- * +----GET_VRING_BASE, reset-----+--the device runs and        | |  | |  does not take it | |
- * +-------GET_VRING_BASE, reset-----+--> REFUSED                  |
- *                           +----------GET_VRING_BASE, reset-----------------------------------+
+ *    ABSENT ----- any fact -----------------------> ANNOUNCED
+ *    ANNOUNCED -- size, addresses and kick -------> SET_UP
+ *    SET_UP ----- the device has it --------------> STARTED
+ *    STARTED ---- a device that runs refuses it --> REFUSED
+ *    all -------- GET_VRING_BASE, reset ----------> ANNOUNCED
  *
  * A ring is STARTED as long as the front end may believe it running, be the device failed or not.
  */
@@ -57,10 +57,14 @@ struct consumer_vq {
 /*
  * The device.
  *
- *    STOPPED --a queue is ready, and not all are--> SETTLING --all are, or nothing has come-->
- * RUNNING ^ \--------------by the rule of vdpa_consumer.h------------------------------------>  | |
- *        +------------------GET_VRING_BASE of the last queue, reset---------------------------+   |
- *        +------------------GET_VRING_BASE of the last queue, reset--- FAILED <-------------------+
+ *    STOPPED ---- a queue is ready, others may come ---> SETTLING
+ *    STOPPED ---- the rule of vdpa_consumer.h ---------> RUNNING
+ *    SETTLING --- all are ready, or none has come -----> RUNNING
+ *    SETTLING --- the ready queues are taken back -----> STOPPED
+ *    RUNNING ---- the device fails --------------------> FAILED
+ *    all -------- last GET_VRING_BASE, reset ----------> STOPPED
+ *
+ * A start that fails leads to FAILED.
  */
 enum consumer_state {
 	CONSUMER_STOPPED,

@@ -51,16 +51,8 @@ take_fd(struct vhu_received *req, unsigned int i)
 static int
 check_eventfd(int fd)
 {
-	char link[32], path[32];
-	ssize_t n;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	n = readlink(path, link, sizeof(link) - 1);
-	if (n < 0)
-		return vdpa_error(errno, "%s: %m", path);
-	link[n] = '\0';
-	if (strcmp(link, "anon_inode:[eventfd]") != 0)
-		return vdpa_error(EINVAL, "the file descriptor is no eventfd (%s)", link);
+	if (!vdpa_fd_is_eventfd(fd))
+		return vdpa_error(EINVAL, "the file descriptor is no eventfd");
 	if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
 		return vdpa_error(errno, "fcntl: %m");
 	return 0;
