@@ -27,6 +27,7 @@
 #include "vdpa.h"
 #include "vdpa_args.h"
 #include "vdpa_event.h"
+#include "vdpa_fd.h"
 #include "vdpa_foreign_fd.h"
 #include "vdpa_log.h"
 #include "vfio_user_server_priv.h"
@@ -195,7 +196,7 @@ reply(struct vfu_server *s)
 static const char *
 take_fds(struct vfu_server *s, struct msghdr *msg)
 {
-	bool cut = (msg->msg_flags & MSG_CTRUNC) != 0, many = false;
+	bool cut = (msg->msg_flags & MSG_CTRUNC) != 0, many = false, reserved = false;
 	size_t received = 0;
 	struct cmsghdr *c;
 
@@ -210,18 +211,23 @@ take_fds(struct vfu_server *s, struct msghdr *msg)
 			int fd;
 
 			memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
-			if (s->n_fds < RTE_DIM(s->fds)) {
+			if (s->n_fds < RTE_DIM(s->fds) && !vdpa_fd_in_reserve(fd)) {
 				s->fds[s->n_fds++] = fd;
-			} else {
-				(void)vdpa_close_foreign(s->account, fd);
-				many = true;
+				continue;
 			}
+			if (s->n_fds == RTE_DIM(s->fds))
+				many = true;
+			else
+				reserved = true;
+			(void)vdpa_close_foreign(s->account, fd);
 		}
 	}
 	if (many || (cut && received == VFIO_USER_FDS_MAX))
 		return "a message with too many file descriptors";
 	/* There was room for more in the message, but not in the process. */
-	return cut ? "a file descriptor of the client could not be received: " OUT_OF_FILES : NULL;
+	return cut || reserved
+		       ? "a file descriptor of the client could not be received: " OUT_OF_FILES
+		       : NULL;
 }
 
 /* Read up to `want` bytes of the message. 1 when they are there, 0 to be called again, -1: gone. */
@@ -333,12 +339,20 @@ keep_spare(struct vfu_server *s)
 		s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 
-/*
- * There is no file descriptor left for the client: it hears so at once, by the end of its
- * connection, instead of waiting. False when it could not even be taken for that.
- */
+/* There is no file descriptor left for the client: it hears so at once, by the end of its
+ * connection, instead of waiting. */
+static void
+turn_away(struct vfu_server *s, int fd)
+{
+	(void)vdpa_close_connection(s->account, fd);
+	if (!s->rested)
+		VDPA_LOG(ERR, "%s: vfio-user: a client is refused: " OUT_OF_FILES, s->params.name);
+	s->rested = true;
+}
+
+/* Likewise, where not even the reserve is left. False when it could not be taken for that. */
 static bool
-turn_away(struct vfu_server *s)
+turn_away_by_spare(struct vfu_server *s)
 {
 	int fd;
 
@@ -351,11 +365,8 @@ turn_away(struct vfu_server *s)
 		keep_spare(s);
 		return false;
 	}
-	(void)vdpa_close_connection(s->account, fd);
+	turn_away(s, fd);
 	keep_spare(s);
-	if (!s->rested)
-		VDPA_LOG(ERR, "%s: vfio-user: a client is refused: " OUT_OF_FILES, s->params.name);
-	s->rested = true;
 	return true;
 }
 
@@ -392,8 +403,12 @@ on_connection(struct vdpa_event *ev, uint32_t revents)
 	if (fd < 0) {
 		if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)
 			return;
-		if ((errno != EMFILE && errno != ENFILE) || !turn_away(s))
+		if ((errno != EMFILE && errno != ENFILE) || !turn_away_by_spare(s))
 			rest(s, strerror(errno));
+		return;
+	}
+	if (vdpa_fd_in_reserve(fd)) {
+		turn_away(s, fd);
 		return;
 	}
 	s->rested = false;

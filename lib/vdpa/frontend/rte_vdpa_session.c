@@ -36,8 +36,8 @@ dup_eventfd(int fd, int *dup_fd)
 		return 0;
 	if (!vdpa_fd_is_eventfd(fd))
 		return vdpa_error(EINVAL, "a file descriptor that is no eventfd");
-	*dup_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	return *dup_fd < 0 ? vdpa_fd_error(errno, "eventfd") : 0;
+	*dup_fd = vdpa_fd_dup(fd, "an eventfd");
+	return *dup_fd < 0 ? *dup_fd : 0;
 }
 
 /*
