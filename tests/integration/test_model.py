@@ -544,37 +544,6 @@ class Framing(ModelTest):
             self.assertTrue(client.is_closed())
         self.model.err.wait('m0: .*could not be received: .*ulimit -n', self.lines)
 
-    def test_the_reserve_is_left_to_management(self):
-        pid = self.model.pid
-        limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-
-        def descriptors():
-            return {int(fd) for fd in os.listdir(f'/proc/{pid}/fd')}
-
-        def leave_the_reserve():
-            """The next descriptor of the model is one of the reserve."""
-            before, used = None, descriptors()
-            while used != before:  # the client before is on its way out
-                time.sleep(0.1)
-                before, used = used, descriptors()
-            free = next(fd for fd in range(len(used) + 1) if fd not in used)
-            self.assertGreaterEqual(free, 7)  # so that the reserve has one
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (free + 1, limit[1]))
-
-        client = self.client()
-        try:
-            leave_the_reserve()
-            client.send(RESET, fds=[client.eventfd()])
-            self.assertTrue(client.is_closed())
-            self.model.err.wait('m0: .*could not be received: .*ulimit -n', self.lines)
-            leave_the_reserve()
-            with Client(self.model.socket('m0'), version=False) as client:
-                self.assertTrue(client.is_closed())
-            self.model.err.wait('m0: vfio-user: a client is refused: .*ulimit -n', self.lines)
-        finally:
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
-        self.client().close()
-
     def test_disconnect_at_every_step_leaves_nothing(self):
         memory = self.memory()
         for steps in range(6):
