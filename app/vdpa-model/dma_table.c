@@ -19,6 +19,7 @@
 
 #include "dma_table.h"
 #include "vdpa_args.h"
+#include "vdpa_fd.h"
 
 struct dma_range {
 	uint64_t first, last; /* addresses */
@@ -212,9 +213,9 @@ find_file(struct dma_table *t, int fd, const struct stat *st, struct dma_file **
 	if (room == NULL)
 		return vdpa_error(ENOSPC, "DMA ranges in more than %u files", DMA_FILES_MAX);
 	*room = (struct dma_file){
-		.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0), .dev = st->st_dev, .ino = st->st_ino};
+		.fd = vdpa_fd_dup(fd, "a DMA range"), .dev = st->st_dev, .ino = st->st_ino};
 	if (room->fd < 0)
-		return vdpa_error(errno, "dup: %m");
+		return room->fd;
 	*out = room;
 	return 0;
 }

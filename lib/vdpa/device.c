@@ -313,13 +313,12 @@ vdpa_register_device(struct vdpa_device *vdev)
 		goto err_state;
 	}
 	vdpa_snapshot_refresh(vdev);
-	rc = vdpa_bus_add(vdev);
-	if (rc < 0)
-		goto err_event;
+	/* Before anybody can find it, and delete it. */
 	vdpa_get_device(vdev);
-	return 0;
-
-err_event:
+	rc = vdpa_bus_add(vdev);
+	if (rc == 0)
+		return 0;
+	vdpa_put_device(vdev);
 	vdpa_event_del(&core->config_ev);
 	vdpa_work_cancel(&core->snapshot_work);
 err_state:

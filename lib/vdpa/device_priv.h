@@ -68,8 +68,9 @@ struct vdpa_device_core {
 	enum vdpa_device_state state; /* written under (L); read by atomic load */
 	uint32_t refcnt;	      /* atomic */
 
-	uint8_t status;		      /* (L) what the driver has set */
-	uint64_t features;	      /* (L) negotiated */
+	/* Written under (L), by atomic store; shown by atomic load. */
+	uint8_t status;		      /* what the driver has set */
+	uint64_t features;	      /* negotiated */
 	bool features_set;	      /* (L) set_driver_features succeeded since reset */
 	struct vdpa_iotlb *iotlb;     /* (L) memory in force */
 	uint64_t *dma_mapped;	      /* (L) dma.c: bit i, the device can reach region i of it */

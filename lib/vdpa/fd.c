@@ -84,6 +84,19 @@ vdpa_fd_room(unsigned int n, const char *what)
 	return rc < 0 ? vdpa_fd_error(EMFILE, what) : 0;
 }
 
+int
+vdpa_fd_dup(int fd, const char *what)
+{
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+	if (copy < 0)
+		return vdpa_fd_error(errno, what);
+	if (!vdpa_fd_in_reserve(copy))
+		return copy;
+	close(copy);
+	return vdpa_fd_error(EMFILE, what);
+}
+
 void
 vdpa_fd_raise_limit(void)
 {

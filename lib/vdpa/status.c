@@ -76,8 +76,8 @@ vdpa_step_quiesce(struct vdpa_device *vdev)
 		core->vqs[i].ready = core->vqs[i].was_reset = core->vqs[i].halted = false;
 		core->vqs[i].conf = (struct vdpa_vq_config){.kick_fd = -1, .call_fd = -1};
 	}
-	core->status = 0;
-	core->features = 0;
+	__atomic_store_n(&core->status, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&core->features, 0, __ATOMIC_RELAXED);
 	core->features_set = false;
 	core->logging = false;
 	rc = vdpa_dma_end(vdev, rc);
@@ -156,7 +156,7 @@ vdpa_step_status(struct vdpa_device *vdev, uint8_t status)
 	    (vdev->config->get_status(vdev) & VIRTIO_CONFIG_S_FEATURES_OK) == 0)
 		return vdpa_error(EINVAL, "%s: the device refuses the features 0x%" PRIx64,
 				  vdev->name, core->features);
-	core->status = status;
+	__atomic_store_n(&core->status, status, __ATOMIC_RELAXED);
 	if ((status & VIRTIO_CONFIG_S_FAILED) != 0)
 		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
 	else if ((status & VIRTIO_CONFIG_S_DRIVER_OK) != 0) {
@@ -188,7 +188,7 @@ vdpa_step_features(struct vdpa_device *vdev, uint64_t features)
 		     vdev->config->set_driver_features(vdev, features));
 	if (rc < 0)
 		return rc;
-	core->features = features;
+	__atomic_store_n(&core->features, features, __ATOMIC_RELAXED);
 	core->features_set = true;
 	return 0;
 }

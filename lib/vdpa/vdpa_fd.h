@@ -39,6 +39,12 @@ int vdpa_fd_room(unsigned int n, const char *what);
 int vdpa_fd_error(int err, const char *what);
 
 /**
+ * A duplicate of fd, closed by exec(2), that is not of the reserve. From any thread.
+ * @return it, or a negative errno with vdpa_fd_error()'s message, which names `what`.
+ */
+int vdpa_fd_dup(int fd, const char *what);
+
+/**
  * Raise the soft RLIMIT_NOFILE to the hard one: for a program to call before it starts threads. The
  * library does not do it by itself, since select(2) in an application may rely on the soft limit.
  */

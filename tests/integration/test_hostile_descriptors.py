@@ -161,6 +161,28 @@ class Floods(DescriptorTest):
                 peer.close()
             client.ask_u64(vu.GET_FEATURES)
 
+    def test_call_sockets_that_do_not_close_end_the_connection(self):
+        """Each replaces another, and what the first one holds keeps them all waiting."""
+        sock, peer = harness.lingering(600)
+        self.addCleanup(sock.close)
+        self.addCleanup(peer.close)
+        client = self.connect(protocol=vu.P_REPLY_ACK)
+        sent = 0
+        with self.assertRaises(vu.Closed):
+            while sent < 4 * WAITING_MAX:
+                ours, theirs = socket.socketpair()
+                with ours, theirs:
+                    if sent == 0:
+                        socket.send_fds(ours, [b"x"], [sock.fileno()])
+                        sock.close()
+                    self.assertEqual(client.u64(vu.SET_VRING_CALL, 0, [theirs.fileno()]), 0)
+                sent += 1
+        self.assertGreaterEqual(sent, WAITING_MAX)
+        self.assert_healthy_is_served()
+        peer.close()
+        with vu.Client(self.daemon.path("victim")) as client:
+            client.ask_u64(vu.GET_FEATURES)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -4,6 +4,7 @@
 """The socket itself: permissions, a path in use or too long, a stale one, removal; client mode."""
 
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -153,6 +154,26 @@ class Socket(unittest.TestCase):
             with net:
                 net.start()
                 net.exchange()
+
+    def test_client_leaves_the_reserve_to_management(self):
+        """The next descriptor is one of the reserve: a client waits, as an accept does."""
+        daemon = self.daemon("client")
+        pid = daemon.process.pid
+        with socket.socket(socket.AF_UNIX) as listener:
+            used = {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")}
+            free = next(fd for fd in range(len(used) + 1) if fd not in used)
+            self.assertGreaterEqual(free, 14)  # so that the reserve has two
+            soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (free + 2, hard))
+            listener.bind(daemon.path("net0"))
+            listener.listen(1)
+            self.assertTrue(wait_until(lambda: "connections wait: " in daemon.log()), daemon.log())
+            self.assertIn(f"RLIMIT_NOFILE is {free + 2}", daemon.log())
+            listener.settimeout(0.1)
+            self.assertRaises(TimeoutError, listener.accept)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+            listener.settimeout(10)
+            listener.accept()[0].close()
 
 
 if __name__ == "__main__":

@@ -351,6 +351,25 @@ a_queue_that_is_taken_back_ends_the_settling(void **state)
 	assert_false(runs(f));
 }
 
+/* That the front end reports the status it may say late: then DRIVER_OK counts. */
+static void
+a_status_that_is_reported_ends_the_settling(void **state)
+{
+	struct fixture *f = *state;
+
+	announce(f, 4);
+	set_up_ring(f, 0);
+	enable_ring(f, 0);
+	assert_int_equal(f->c->state, CONSUMER_SETTLING);
+	vdpa_consumer_report_status(f->c, true);
+	usleep(2 * VDPA_CONSUMER_SETTLE_MS * 1000);
+	vdpa_consumer_advance(f->c);
+	assert_false(runs(f));
+	vdpa_consumer_set_status(f->c, VIRTIO_CONFIG_S_DRIVER_OK);
+	vdpa_consumer_advance(f->c);
+	assert_true(runs(f));
+}
+
 static void
 a_connection_that_ends_while_it_settles_starts_nothing(void **state)
 {
@@ -589,6 +608,7 @@ main(void)
 		TEST(without_a_status_a_device_starts_when_no_more_queue_comes, setup_block),
 		TEST(each_queue_that_becomes_ready_begins_the_settling_anew, setup_block),
 		TEST(a_queue_that_is_taken_back_ends_the_settling, setup_block),
+		TEST(a_status_that_is_reported_ends_the_settling, setup_block),
 		TEST(a_connection_that_ends_while_it_settles_starts_nothing, setup_block),
 		TEST(a_failed_start_takes_the_eventfds_from_the_queues_that_run, setup),
 		TEST(a_failed_start_names_queue_and_cause_once, setup),

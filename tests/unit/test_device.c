@@ -522,7 +522,9 @@ a_relay_follows_memory_that_changes(void **state)
 	assert_int_equal(vdpa_device_set_iotlb(f->vdev, moved), 0);
 	assert_int_equal(f->tlb->refcnt, 1);
 	assert_int_equal(kicked_at(f), 0);
-	*(uint16_t *)(void *)(moved->regions[0]->va + f->vqs[1].driver - 0x10000 + 2) = 9;
+	__atomic_store_n(
+		(uint16_t *)(void *)(moved->regions[0]->va + f->vqs[1].driver - 0x10000 + 2), 9,
+		__ATOMIC_RELEASE);
 	assert_int_equal(kicked_at(f), 9);
 	/* A table without the ring: nothing is read that is not there. */
 	spec.iova = 0x8000000;

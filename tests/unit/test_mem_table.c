@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -62,6 +63,33 @@ spec(uint64_t iova, uint64_t size, uint64_t offset, int fd)
 					     .size = size,
 					     .offset = offset,
 					     .fd = fd};
+}
+
+/* What the table keeps of each file is none of the descriptors that are kept for management. */
+static void
+files_of_regions_leave_the_reserve_alone(void **state)
+{
+	int fd = file_of(MAP_SIZE), next = 0;
+	struct vdpa_mem_region_spec s = spec(0x100000, MAP_SIZE, 0, fd);
+	struct rlimit old, limit;
+	struct vdpa_iotlb *tlb;
+	int filled[40], n = 0;
+
+	/* So many that an eighth of the limit is some. */
+	while (next < 32)
+		next = filled[n++] = dup(fd);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	limit = old;
+	limit.rlim_cur = (rlim_t)next + 3;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	assert_int_equal(vdpa_iotlb_create(NULL, &s, 1, &tlb), -EMFILE);
+	assert_non_null(strstr(vdpa_error_message(), "0x100000: no file descriptor"));
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+	assert_int_equal(vdpa_iotlb_create(NULL, &s, 1, &tlb), 0);
+	vdpa_iotlb_put(tlb);
+	while (n > 0)
+		close(filled[--n]);
+	close(fd);
 }
 
 static void
@@ -688,6 +716,7 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(files_of_regions_leave_the_reserve_alone),
 		cmocka_unit_test(a_table_is_sorted_and_translates),
 		cmocka_unit_test(bad_regions_are_refused_and_leave_nothing),
 		cmocka_unit_test(hundreds_of_regions_are_found_and_share_a_descriptor),

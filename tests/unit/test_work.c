@@ -240,7 +240,7 @@ expire(struct vdpa_timer *timer)
 	struct alarm *alarm = timer->arg;
 
 	if (alarm->order != NULL)
-		alarm->place = INC(*alarm->order);
+		__atomic_store_n(&alarm->place, INC(*alarm->order), __ATOMIC_RELEASE);
 	if (alarm->again > 0) {
 		alarm->again--;
 		vdpa_timer_start(timer, 1);
@@ -261,9 +261,9 @@ timers_expire_in_the_order_of_their_deadlines(void **state)
 		vdpa_timer_start(&alarms[i].timer, ms[i]);
 	}
 	EVENTUALLY(LOAD(order) == 3);
-	assert_int_equal(alarms[1].place, 1);
-	assert_int_equal(alarms[2].place, 2);
-	assert_int_equal(alarms[0].place, 3);
+	assert_int_equal(LOAD(alarms[1].place), 1);
+	assert_int_equal(LOAD(alarms[2].place), 2);
+	assert_int_equal(LOAD(alarms[0].place), 3);
 }
 
 static void

@@ -218,8 +218,10 @@ may_start(struct vdpa_consumer *c)
 		c->nready = 0;
 		return false;
 	}
-	if (c->reports_status)
+	if (c->reports_status) {
+		c->state = CONSUMER_STOPPED;
 		return (c->status & VIRTIO_CONFIG_S_DRIVER_OK) != 0;
+	}
 	if (c->can->late_vqs || ready == announced)
 		return true;
 	if (ready != c->nready) {
@@ -253,14 +255,21 @@ join(struct vdpa_consumer *c, uint16_t idx)
 	}
 }
 
+static bool
+has_settled(const struct vdpa_consumer *c)
+{
+	return c->state == CONSUMER_SETTLING &&
+	       vdpa_now_us() - c->ready_us >= VDPA_CONSUMER_SETTLE_MS * 1000;
+}
+
 static void
-advance(struct vdpa_consumer *c, bool settled)
+advance(struct vdpa_consumer *c)
 {
 	bool changed = false;
 
 	consumer_runs(c);
 	if (c->state == CONSUMER_STOPPED || c->state == CONSUMER_SETTLING) {
-		if (!may_start(c) && !(settled && c->state == CONSUMER_SETTLING))
+		if (!may_start(c) && !has_settled(c))
 			return;
 		start(c);
 		changed = true;
@@ -280,7 +289,7 @@ vdpa_consumer_advance(struct vdpa_consumer *c)
 {
 	CONSUMER_LOCKED(c);
 
-	advance(c, false);
+	advance(c);
 }
 
 /* On the control loop. */
@@ -299,9 +308,7 @@ settled_run(struct vdpa_work *work)
 	bool started;
 
 	pthread_mutex_lock(&c->lock);
-	/* One that came when the timer had expired already has started it anew. */
-	if (vdpa_now_us() - c->ready_us >= VDPA_CONSUMER_SETTLE_MS * 1000)
-		advance(c, true);
+	advance(c);
 	started = c->state == CONSUMER_RUNNING;
 	pthread_mutex_unlock(&c->lock);
 	if (started && c->ops != NULL && c->ops->started != NULL)

@@ -21,27 +21,23 @@
 
 #include "rte_vdpa_priv.h"
 #include "vdpa_event.h"
+#include "vdpa_fd.h"
+#include "vdpa_foreign_fd.h"
 #include "vdpa_log.h"
 #include "vhost_user_proto.h"
 
-/* -1: there is none. rte_vhost takes whatever the front end sends; on a full pipe a signal would
- * wait, and whoever gives it serves others too. */
+/* A duplicate; -1: there is none. rte_vhost takes whatever the front end sends; on a full pipe a
+ * signal would wait, and whoever gives it serves others too. */
 static int
-dup_eventfd(int fd)
+dup_eventfd(int fd, int *dup_fd)
 {
-	char path[sizeof("/proc/self/fd/2147483647")], link[sizeof("anon_inode:[eventfd]")];
-	ssize_t n;
-
+	*dup_fd = -1;
 	if (fd < 0)
-		return -1;
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	n = readlink(path, link, sizeof(link));
-	if (n != (ssize_t)sizeof(link) - 1 ||
-	    memcmp(link, "anon_inode:[eventfd]", sizeof(link) - 1) != 0) {
-		errno = EINVAL;
-		return -1;
-	}
-	return fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		return 0;
+	if (!vdpa_fd_is_eventfd(fd))
+		return vdpa_error(EINVAL, "a file descriptor that is no eventfd");
+	*dup_fd = vdpa_fd_dup(fd, "an eventfd");
+	return *dup_fd < 0 ? *dup_fd : 0;
 }
 
 /*
@@ -121,16 +117,14 @@ user_address(const struct rte_vhost_memory *mem, const void *addr, uint64_t *use
 static int
 report_eventfds(struct vdpa_rte_device *dev, uint16_t idx, const struct rte_vhost_vring *vring)
 {
-	int kick = dup_eventfd(vring->kickfd), call = dup_eventfd(vring->callfd), rc;
+	int kick, call, rc;
 
-	if ((vring->kickfd >= 0 && kick < 0) || (vring->callfd >= 0 && call < 0)) {
-		if (kick >= 0)
-			close(kick);
-		if (call >= 0)
-			close(call);
-		return vdpa_error(EINVAL, "a file descriptor that is no eventfd");
-	}
-	rc = vdpa_consumer_set_vq_call(dev->consumer, idx, call);
+	rc = dup_eventfd(vring->kickfd, &kick);
+	if (rc < 0)
+		return rc;
+	rc = dup_eventfd(vring->callfd, &call);
+	if (rc == 0)
+		rc = vdpa_consumer_set_vq_call(dev->consumer, idx, call);
 	/* rte_vhost has acknowledged the message before we hear of it: an interrupt may have gone
 	 * to the old eventfd when nobody waited for it any more. One too many does no harm. */
 	if (rc == 0 && call >= 0)

@@ -5,11 +5,12 @@
  * @file vdpa_frontend.h
  * For authors of front ends: registry, and the consumer's side of a device.
  *
- * A front end is bound to a device when the device is added, and drives it by the calls below, from
- * any thread: each takes the device's lock, checks the state rules of virtio 1.2 (2.1, 3.1) and
- * calls the driver's ops. It never calls an op itself. Usual life: vdpa_device_start() when its
- * consumer has set up the first virtqueue, vdpa_device_start_vq() for later ones,
- * vdpa_device_stop() at the end.
+ * A front end is bound to a device when the device is added, and never calls a driver's op itself.
+ * One whose peer sets up rings (vhost-user) reports to a consumer (vdpa_consumer.h), which decides
+ * when the device starts and stops, and calls what is below. One that decides by itself calls it
+ * directly: vdpa_device_start(), vdpa_device_start_vq() for later virtqueues, vdpa_device_stop() at
+ * the end. From any thread: each call takes the device's lock, checks the state rules of virtio 1.2
+ * (2.1, 3.1) and calls the driver's ops.
  */
 
 #ifndef VDPA_FRONTEND_H

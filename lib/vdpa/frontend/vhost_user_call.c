@@ -8,7 +8,6 @@
  */
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -16,6 +15,7 @@
 #include <unistd.h>
 
 #include "vdpa_event.h"
+#include "vdpa_fd.h"
 #include "vhost_user_priv.h"
 
 struct vhu_call {
@@ -63,14 +63,13 @@ vdpa_vhu_call_new(struct vdpa_fd_account *fds, int socket, struct vhu_call **out
 					  .handler = forward,
 					  .arg = call};
 	if (call->event.fd < 0) {
-		rc = vdpa_error(errno, "eventfd: %m");
+		rc = vdpa_fd_error(errno, "an eventfd");
 		goto err_call;
 	}
-	*fd = fcntl(call->event.fd, F_DUPFD_CLOEXEC, 0);
-	if (*fd < 0) {
-		rc = vdpa_error(errno, "dup: %m");
+	rc = vdpa_fd_dup(call->event.fd, "an eventfd");
+	if (rc < 0)
 		goto err_event;
-	}
+	*fd = rc;
 	rc = vdpa_event_add(vdpa_event_loop_control(), &call->event);
 	if (rc < 0)
 		goto err_dup;

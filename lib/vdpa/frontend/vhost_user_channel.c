@@ -93,22 +93,34 @@ give_doorbell(struct vhu_session *s, uint16_t idx)
 {
 	struct vhu_device *dev = s->dev;
 	struct vdpa_notification_area area;
+	bool given, has_page;
 	int rc;
 
 	rc = vdpa_get_vq_notification(dev->vdev, idx, &area);
-	if (rc < 0 || !is_one_page(&area)) {
+	has_page = rc == 0 && is_one_page(&area);
+	if (!has_page)
 		VDPA_LOG(DEBUG, "%s: vhost-user: queue %u: the doorbell is not given: %s",
 			 dev->vdev->name, idx,
 			 rc < 0 ? vdpa_vhu_why(dev, idx) : "it is not a page of its own");
-		s->doorbells[idx] = VHU_DOORBELL_NONE;
-		return;
-	}
 	pthread_mutex_lock(&dev->lock);
-	s->doorbells[idx] = tell_doorbell(s, idx, &area) ? VHU_DOORBELL_GIVEN : VHU_DOORBELL_NONE;
+	/* A connection that ends is told nothing: its doorbells were taken back already. */
+	given = has_page && dev->session == s && tell_doorbell(s, idx, &area);
+	s->doorbells[idx] = given ? VHU_DOORBELL_GIVEN : VHU_DOORBELL_NONE;
 	pthread_mutex_unlock(&dev->lock);
 	/* Who failed meanwhile had nothing to take back yet. */
 	if (vdpa_device_get_state(dev->vdev) == VDPA_STATE_FAILED)
 		vdpa_vhu_take_doorbell(s, idx);
+}
+
+static bool
+is_asked(struct vhu_session *s, uint16_t idx)
+{
+	bool asked;
+
+	pthread_mutex_lock(&s->dev->lock);
+	asked = s->doorbells[idx] != VHU_DOORBELL_NOT_ASKED;
+	pthread_mutex_unlock(&s->dev->lock);
+	return asked;
 }
 
 void
@@ -117,8 +129,7 @@ vdpa_vhu_give_doorbells(struct vhu_session *s)
 	if (!has_channel(s, VHU_PROTOCOL(HOST_NOTIFIER) | VHU_PROTOCOL(BACKEND_SEND_FD)))
 		return;
 	for (uint16_t i = 0; i < s->nrings; i++)
-		if (s->doorbells[i] == VHU_DOORBELL_NOT_ASKED &&
-		    vdpa_consumer_has_vq(s->consumer, i))
+		if (!is_asked(s, i) && vdpa_consumer_has_vq(s->consumer, i))
 			give_doorbell(s, i);
 }
 

@@ -275,6 +275,7 @@ vdpa_vhu_conn_open(struct vhu_device *dev, int fd)
 	conn->session = vdpa_vhu_session_new(dev, fd);
 	if (conn->session == NULL) {
 		(void)vdpa_close_connection(dev->fds, fd);
+		vdpa_vhu_socket_resume(dev);
 		return vdpa_error(ENOMEM, "out of memory");
 	}
 	pthread_mutex_lock(&dev->lock);

@@ -128,21 +128,22 @@ refuse(struct vhu_received *req, int rc, int64_t idx)
 	return acknowledge(req, false);
 }
 
-/* Close what no handler has taken. False: too many do not close, so nothing more is to be read. */
+/* Close what no handler has taken. False: too many do not close, of these or of those that the
+ * handler has let go of, so nothing more is to be read. */
 static bool
 close_fds(struct vhu_received *req)
 {
 	struct vhu_device *dev = req->s->dev;
-	bool full = false;
 
 	for (unsigned int i = 0; i < req->nfds; i++)
-		full |= vdpa_close_foreign(dev->fds, req->fds[i]) < 0;
-	if (full)
-		VDPA_LOG_LIMITED(&dev->log, ERR,
-				 "%s: vhost-user: %u file descriptors that front ends have sent do "
-				 "not close, closing the connection",
-				 dev->vdev->name, vdpa_fd_account_waiting(dev->fds));
-	return !full;
+		(void)vdpa_close_foreign(dev->fds, req->fds[i]);
+	if (!vdpa_fd_account_full(dev->fds))
+		return true;
+	VDPA_LOG_LIMITED(&dev->log, ERR,
+			 "%s: vhost-user: %u file descriptors that front ends have sent do not "
+			 "close, closing the connection",
+			 dev->vdev->name, vdpa_fd_account_waiting(dev->fds));
+	return false;
 }
 
 enum vhu_verdict

@@ -17,7 +17,8 @@
  * Threads: sockets and bytes are the control loop's, which waits for nothing. A session belongs to
  * the job of its connection on the device's work queue, which handles one message at a time, or to
  * whoever ends the connection once that job can no longer run. Fields marked (S) are shared with
- * the core's loops and guarded by vhu_device.lock, which nobody holds while calling into the core.
+ * other threads and guarded by vhu_device.lock, under which nobody calls what takes a device's or a
+ * consumer's lock, or waits.
  */
 
 #ifndef VHOST_USER_PRIV_H

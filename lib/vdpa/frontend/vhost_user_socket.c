@@ -176,26 +176,41 @@ incoming(struct vdpa_event *event, uint32_t revents)
 	vdpa_event_rearm(event);
 }
 
+/* A connection to the front end's socket, or a negative errno. */
+static int
+connect_to(const struct vhu_device *dev)
+{
+	struct sockaddr_un un = address(dev);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), err;
+
+	if (fd < 0)
+		return -errno;
+	if (vdpa_fd_in_reserve(fd))
+		err = EMFILE;
+	else if (connect(fd, (struct sockaddr *)&un, sizeof(un)) == 0)
+		return fd;
+	else
+		err = errno;
+	close(fd);
+	return -err;
+}
+
 /* The client's side: the front end's socket may not be there yet, or no more. */
 static void
 try_connect(struct vhu_device *dev)
 {
-	struct sockaddr_un un = address(dev);
-	int fd, err;
+	int fd;
 
 	if (refuse_gone(dev) || wait_for_closes(dev))
 		return;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&un, sizeof(un)) == 0) {
+	fd = connect_to(dev);
+	if (fd >= 0) {
 		take(dev, fd);
 		return;
 	}
-	err = errno;
-	if (fd >= 0)
-		close(fd);
 	/* That nobody listens is what a client waits for. */
-	if (err != ENOENT && err != ECONNREFUSED && err != EAGAIN)
-		tell_once(dev, err);
+	if (fd != -ENOENT && fd != -ECONNREFUSED && fd != -EAGAIN)
+		tell_once(dev, -fd);
 	retry_later(dev);
 }
 

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/magic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -21,6 +22,7 @@
 #include "fault.h"
 #include "vdpa.h"
 #include "vdpa_args.h"
+#include "vdpa_fd.h"
 #include "vdpa_memory.h"
 
 /* Guest rings and buffers are read in 8-byte words. */
@@ -67,6 +69,7 @@ file_get(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now,
 	 const struct region_request *req, struct vdpa_mem_file **out)
 {
 	struct vdpa_mem_file *file = file_find(now, req);
+	char what[48];
 
 	if (file == NULL)
 		file = file_find(old, req);
@@ -80,13 +83,13 @@ file_get(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now,
 		return vdpa_error(ENOMEM, "memory region at 0x%" PRIx64 ": out of memory",
 				  req->spec->iova);
 	file->refcnt = 1;
-	file->fd = fcntl(req->spec->fd, F_DUPFD_CLOEXEC, 0);
+	snprintf(what, sizeof(what), "memory region at 0x%" PRIx64, req->spec->iova);
+	file->fd = vdpa_fd_dup(req->spec->fd, what);
 	if (file->fd < 0) {
-		int ret = vdpa_error(errno, "memory region at 0x%" PRIx64 ": fd %d: %m",
-				     req->spec->iova, req->spec->fd);
+		int rc = file->fd;
 
 		free(file);
-		return ret;
+		return rc;
 	}
 	*out = file;
 	return 0;

@@ -94,10 +94,14 @@ ctrl_idx(const struct net_device *nd)
 struct sim_queue *
 net_rxq(struct net_device *nd, uint16_t pair)
 {
-	/* Without a control queue the driver uses the pairs that run. */
-	uint16_t n = ctrl_idx(nd) != UINT16_MAX ? nd->pairs : nd->max_pairs;
 	struct sim_queue *q;
+	uint16_t n;
 
+	/* A peer that does not run may be set up on another thread. */
+	if (unlikely(!nd->dev->started))
+		return NULL;
+	/* Without a control queue the driver uses the pairs that run. */
+	n = ctrl_idx(nd) != UINT16_MAX ? nd->pairs : nd->max_pairs;
 	if (pair < n) {
 		q = &nd->dev->vqs[2 * pair];
 		if (likely(q->running))
