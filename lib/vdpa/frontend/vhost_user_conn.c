@@ -15,9 +15,12 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "vdpa_fd.h"
@@ -26,6 +29,7 @@
 
 /* Linux' SCM_MAX_FD: what one message can bring. All are received, so that all can be closed. */
 #define RIGHTS_MAX   253
+#define NO_ROOM	     "it has too many file descriptors, or this process has no room for them"
 /* Messages after which the job makes way for those of other devices. */
 #define MESSAGES_MAX 64
 /* How long the job waits for the next message, where nobody else needs its thread. */
@@ -46,13 +50,43 @@ close_fds(struct vhu_conn *conn, struct vdpa_fd_account *account)
 	conn->nfds = 0;
 }
 
-/* Take the file descriptors that came with some bytes. False: there are more than any message has,
- * or than there is room for. */
 static bool
+is_anonymous(int fd, int (*get_name)(int fd, struct sockaddr *addr, socklen_t *len))
+{
+	struct sockaddr_un name;
+	socklen_t len = sizeof(name);
+
+	return get_name(fd, (struct sockaddr *)&name, &len) == 0 &&
+	       len == offsetof(struct sockaddr_un, sun_path);
+}
+
+/*
+ * Whoever keeps the front end's end of a connection never hears of its end. So a UNIX socket is
+ * taken only as a half of a socket pair, which no connection of ours is: at one end of those is a
+ * name. And only one that is empty, and is kept so by closing its way to us, of which nobody makes
+ * use: what is queued in a socket may be a file descriptor, and be that end.
+ */
+static bool
+can_be_kept(int fd)
+{
+	socklen_t len = sizeof(int);
+	int domain, queued;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 || domain != AF_UNIX)
+		return true;
+	return vdpa_vhu_is_stream(fd) && is_anonymous(fd, getsockname) &&
+	       is_anonymous(fd, getpeername) && shutdown(fd, SHUT_RD) == 0 &&
+	       ioctl(fd, FIONREAD, &queued) == 0 && queued == 0;
+}
+
+/* Take the file descriptors that came with some bytes. NULL, or why they are no message's. */
+static const char *
 take_fds(struct vhu_conn *conn, struct msghdr *hdr)
 {
-	bool fit = true;
+	const char *why = NULL;
 
+	if ((hdr->msg_flags & MSG_CTRUNC) != 0)
+		why = NO_ROOM;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(hdr); c != NULL; c = CMSG_NXTHDR(hdr, c)) {
 		size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
 
@@ -62,15 +96,18 @@ take_fds(struct vhu_conn *conn, struct msghdr *hdr)
 			int fd;
 
 			memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
-			if (conn->nfds < VHU_MSG_FDS_MAX && !vdpa_fd_in_reserve(fd)) {
-				conn->fds[conn->nfds++] = fd;
-			} else {
+			if (conn->nfds == VHU_MSG_FDS_MAX || vdpa_fd_in_reserve(fd))
+				why = NO_ROOM;
+			else if (why == NULL && !can_be_kept(fd))
+				why = "its socket is no half of a socket pair in which nothing is "
+				      "queued";
+			if (why != NULL)
 				(void)vdpa_close_foreign(conn->session->dev->fds, fd);
-				fit = false;
-			}
+			else
+				conn->fds[conn->nfds++] = fd;
 		}
 	}
-	return fit && (hdr->msg_flags & MSG_CTRUNC) == 0;
+	return why;
 }
 
 static enum input
@@ -94,6 +131,7 @@ receive(struct vhu_conn *conn)
 
 	for (;;) {
 		size_t want = VHU_HDR_SIZE;
+		const char *why;
 		struct iovec iov;
 		struct msghdr hdr = {.msg_iov = &iov,
 				     .msg_iovlen = 1,
@@ -115,9 +153,9 @@ receive(struct vhu_conn *conn)
 			continue;
 		if (n < 0)
 			return errno == EAGAIN ? INPUT_NONE : INPUT_END;
-		if (!take_fds(conn, &hdr))
-			return refuse(conn, "it has too many file descriptors, or this process has "
-					    "no room for them");
+		why = take_fds(conn, &hdr);
+		if (why != NULL)
+			return refuse(conn, why);
 		if (n == 0)
 			return conn->have > 0 ? refuse(conn, "it is cut") : INPUT_END;
 		conn->have += (size_t)n;
