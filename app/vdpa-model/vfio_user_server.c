@@ -195,7 +195,7 @@ reply(struct vfu_server *s)
 static const char *
 take_fds(struct vfu_server *s, struct msghdr *msg)
 {
-	bool cut = (msg->msg_flags & MSG_CTRUNC) != 0, many = false;
+	bool cut = (msg->msg_flags & MSG_CTRUNC) != 0, many = false, unfit = false;
 	size_t received = 0;
 	struct cmsghdr *c;
 
@@ -210,14 +210,16 @@ take_fds(struct vfu_server *s, struct msghdr *msg)
 			int fd;
 
 			memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
-			if (s->n_fds < RTE_DIM(s->fds)) {
-				s->fds[s->n_fds++] = fd;
-			} else {
+			many |= s->n_fds == RTE_DIM(s->fds);
+			unfit |= !vdpa_fd_can_be_kept(fd);
+			if (many || unfit)
 				(void)vdpa_close_foreign(s->account, fd);
-				many = true;
-			}
+			else
+				s->fds[s->n_fds++] = fd;
 		}
 	}
+	if (unfit)
+		return "a message with a socket that is no empty half of a socket pair";
 	if (many || (cut && received == VFIO_USER_FDS_MAX))
 		return "a message with too many file descriptors";
 	/* There was room for more in the message, but not in the process. */

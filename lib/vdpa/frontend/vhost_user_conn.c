@@ -15,12 +15,9 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <stddef.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "vdpa_fd.h"
@@ -50,35 +47,6 @@ close_fds(struct vhu_conn *conn, struct vdpa_fd_account *account)
 	conn->nfds = 0;
 }
 
-static bool
-is_anonymous(int fd, int (*get_name)(int fd, struct sockaddr *addr, socklen_t *len))
-{
-	struct sockaddr_un name;
-	socklen_t len = sizeof(name);
-
-	return get_name(fd, (struct sockaddr *)&name, &len) == 0 &&
-	       len == offsetof(struct sockaddr_un, sun_path);
-}
-
-/*
- * Whoever keeps the front end's end of a connection never hears of its end. So a UNIX socket is
- * taken only as a half of a socket pair, which no connection of ours is: at one end of those is a
- * name. And only one that is empty, and is kept so by closing its way to us, of which nobody makes
- * use: what is queued in a socket may be a file descriptor, and be that end.
- */
-static bool
-can_be_kept(int fd)
-{
-	socklen_t len = sizeof(int);
-	int domain, queued;
-
-	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 || domain != AF_UNIX)
-		return true;
-	return vdpa_vhu_is_stream(fd) && is_anonymous(fd, getsockname) &&
-	       is_anonymous(fd, getpeername) && shutdown(fd, SHUT_RD) == 0 &&
-	       ioctl(fd, FIONREAD, &queued) == 0 && queued == 0;
-}
-
 /* Take the file descriptors that came with some bytes. NULL, or why they are no message's. */
 static const char *
 take_fds(struct vhu_conn *conn, struct msghdr *hdr)
@@ -98,7 +66,7 @@ take_fds(struct vhu_conn *conn, struct msghdr *hdr)
 			memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
 			if (conn->nfds == VHU_MSG_FDS_MAX || vdpa_fd_in_reserve(fd))
 				why = NO_ROOM;
-			else if (why == NULL && !can_be_kept(fd))
+			else if (why == NULL && !vdpa_fd_can_be_kept(fd))
 				why = "its socket is no half of a socket pair in which nothing is "
 				      "queued";
 			if (why != NULL)
