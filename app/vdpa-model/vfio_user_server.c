@@ -196,7 +196,7 @@ reply(struct vfu_server *s)
 static const char *
 take_fds(struct vfu_server *s, struct msghdr *msg)
 {
-	bool cut = (msg->msg_flags & MSG_CTRUNC) != 0, many = false;
+	bool cut = (msg->msg_flags & MSG_CTRUNC) != 0, many = false, unfit = false;
 	size_t received = 0;
 	struct cmsghdr *c;
 
@@ -208,20 +208,22 @@ take_fds(struct vfu_server *s, struct msghdr *msg)
 		n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
 		received += n;
 		for (size_t i = 0; i < n; i++) {
+			bool reserved;
 			int fd;
 
 			memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
-			if (vdpa_fd_in_reserve(fd)) {
+			reserved = vdpa_fd_in_reserve(fd);
+			cut |= reserved;
+			many |= s->n_fds == RTE_DIM(s->fds);
+			unfit |= !vdpa_fd_can_be_kept(fd);
+			if (many || unfit || reserved)
 				(void)vdpa_close_foreign(s->account, fd);
-				cut = true;
-			} else if (s->n_fds < RTE_DIM(s->fds)) {
+			else
 				s->fds[s->n_fds++] = fd;
-			} else {
-				(void)vdpa_close_foreign(s->account, fd);
-				many = true;
-			}
 		}
 	}
+	if (unfit)
+		return "a message with a socket that is no empty half of a socket pair";
 	if (many || (cut && received == VFIO_USER_FDS_MAX))
 		return "a message with too many file descriptors";
 	/* There was room for more in the message, but not in the process. */

@@ -187,7 +187,8 @@ class Dma(ModelTest):
     def test_files_that_are_no_memory_are_refused(self):
         client = self.client()
         ends = os.pipe()
-        for fd in client.eventfd(), client.own(ends[0]), client.own(ends[1]), client.sock.fileno():
+        pair = [client.own(end.detach()) for end in socket.socketpair()]
+        for fd in client.eventfd(), client.own(ends[0]), client.own(ends[1]), pair[0]:
             with self.assertRaises(Refused):
                 client.dma_map(0, 4096, fd)
 
@@ -352,7 +353,7 @@ class Interrupts(ModelTest):
         client, memory = self.client(), self.memory()
         good = client.eventfd()
         ends = [client.own(fd) for fd in os.pipe()]
-        for fd in ends[0], ends[1], memory.fd, client.sock.fileno():
+        for fd in ends[0], ends[1], memory.fd:
             self.refused(errno.EINVAL, client.set_vectors, 0, [good, fd])
         # None of such a request counts.
         client.set_irqs(MSIX, DATA_NONE | ACTION_TRIGGER, 0, 1)
@@ -599,6 +600,18 @@ class Descriptors(ModelTest):
                     except Closed:
                         pass
                 self.healthy.exchange()
+
+    def test_the_end_of_a_connection_is_not_kept(self):
+        """In half a message: were it, nobody would hear that the client has gone."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            for queued in False, True:
+                with self.subTest(queued=queued), self.client() as client:
+                    if queued:
+                        socket.send_fds(ours, [b'x'], [client.sock.fileno()])
+                    client.send_raw(client.message(GET_INFO)[:8], [(theirs if queued else client.sock).fileno()])
+                    self.assertTrue(client.is_closed())
+        self.model.err.wait('m0: .*no empty half of a socket pair', self.lines)
 
     def test_files_that_each_wait_a_little_are_all_closed(self):
         """Every one is the last descriptor of its file, so its close is the one that works."""

@@ -239,6 +239,24 @@ class Sessions(unittest.TestCase):
                 net.start()
                 net.exchange()
 
+    def test_lines_of_a_queue_that_does_not_start_are_limited(self):
+        """A front end can have it refused as often as it likes: 200 lines, and one a second."""
+        features = vhost.F_VERSION_1 | vhost.F_MQ | vhost.F_CTRL_VQ
+        with model(f'device_features {features:#x}', pairs=2) as other, daemon(other.path) as app, \
+                vhost.NetDriver(app.socket('v0'), features=vhost.F_MQ) as net:
+            late = vhost.SplitRing(net.memory, 3)
+            net.start()
+            net.exchange()
+            began = time.monotonic()
+            for _ in range(300):
+                self.assertEqual(late.start(net.client), 0)
+                net.client.ask(vhost.GET_VRING_BASE, struct.pack('<II', late.index, 0))
+                for _ in range(2):
+                    os.close(net.client.owned.pop())
+            net.exchange()
+            app.err.wait('v0: queue 3: does not start: it comes after DRIVER_OK')
+            self.assertLess(app.err.text().count('does not start'), 202 + time.monotonic() - began)
+
     def test_a_queue_that_goes_on_is_refused(self):
         """QEMU's stop and cont: the queues stand somewhere, which no device can be told."""
         for ring in vhost.SplitRing, vhost.PackedRing:

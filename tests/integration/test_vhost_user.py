@@ -5,6 +5,7 @@
 
 import os
 import struct
+import time
 import unittest
 
 from vhost_user_client import *
@@ -135,6 +136,26 @@ class VhostUser(HostileTest):
             version, entries, _, used = struct.unpack_from("<HHHH", header, 8)
             self.assertEqual((version, entries, used), (1, 64, 1))
         os.close(fds[0])
+
+    def test_lines_of_requests_that_fail_are_limited(self):
+        """Each start of a queue has one; a guest starts it as often as it likes."""
+        began, wanted = time.monotonic(), "blk: queue 0: a request failed: it has no status byte"
+        with BlockDriver(self.daemon.path("blk"), 1, 1) as blk:
+            ring = blk.rings[0]
+            for _ in range(300):
+                ring.seen = ring.avail = ring.free = 0
+                for part, size in (ring.desc, 16 * ring.num), (ring.driver, 4), (ring.device, 4):
+                    blk.memory.write(part, bytes(size))
+                blk.start()
+                ring.add(blk.buffers[0], 16, False)
+                ring.kick()
+                self.assertIsNotNone(wait_until(lambda: None if (used := ring.poll()) is None else used + 1))
+                blk.stop()
+                for _ in range(2):
+                    os.close(blk.client.owned.pop())
+        lines = self.new_log().count(wanted)
+        self.assertGreater(lines, 0)
+        self.assertLess(lines, 202 + time.monotonic() - began)
 
 
 if __name__ == "__main__":

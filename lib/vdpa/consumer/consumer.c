@@ -142,8 +142,8 @@ consumer_stop(struct vdpa_consumer *c)
 			vdpa_device_set_log(c->vdev, NULL, NULL);
 		rc = vdpa_device_stop(c->vdev);
 		if (rc < 0 && rc != -ENODEV)
-			VDPA_LOG(ERR, "%s: stop: %s", c->vdev->name,
-				 vdpa_error_cause(vdpa_error_message(), c->vdev->name, -1));
+			VDPA_LOG_LIMITED(&c->vdev->core->log, ERR, "%s: stop: %s", c->vdev->name,
+					 vdpa_error_cause(vdpa_error_message(), c->vdev->name, -1));
 	}
 	c->logging = false;
 	c->state = CONSUMER_STOPPED;
@@ -247,8 +247,9 @@ join(struct vdpa_consumer *c, uint16_t idx)
 		rc = vdpa_device_start_vq(c->vdev, idx, &conf);
 	if (rc == -EOPNOTSUPP && vdpa_device_get_state(c->vdev) == VDPA_STATE_RUNNING) {
 		vq->state = CONSUMER_VQ_REFUSED;
-		VDPA_LOG(ERR, "%s: queue %u: does not start: %s", c->vdev->name, idx,
-			 vdpa_error_cause(vdpa_error_message(), c->vdev->name, idx));
+		VDPA_LOG_LIMITED(&c->vdev->core->log, ERR, "%s: queue %u: does not start: %s",
+				 c->vdev->name, idx,
+				 vdpa_error_cause(vdpa_error_message(), c->vdev->name, idx));
 		consumer_vq_signal_error(c, idx);
 	} else if (rc < 0) {
 		start_failed(c, rc);

@@ -380,8 +380,9 @@ consumer_vq_stop(struct vdpa_consumer *c, uint16_t idx)
 
 		rc = runs ? vdpa_device_stop_vq(c->vdev, idx, &state) : -EIO;
 		if (runs && rc < 0)
-			VDPA_LOG(ERR, "%s: queue %u: stop: %s", c->vdev->name, idx,
-				 vdpa_error_cause(vdpa_error_message(), c->vdev->name, idx));
+			VDPA_LOG_LIMITED(
+				&c->vdev->core->log, ERR, "%s: queue %u: stop: %s", c->vdev->name,
+				idx, vdpa_error_cause(vdpa_error_message(), c->vdev->name, idx));
 		if (rc < 0)
 			keep_failed_base(c, vq);
 		else

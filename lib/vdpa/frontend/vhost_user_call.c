@@ -88,13 +88,16 @@ err_socket:
 	return rc;
 }
 
-void
+int
 vdpa_vhu_call_free(struct vhu_call *call)
 {
+	int rc;
+
 	if (call == NULL)
-		return;
+		return 0;
 	vdpa_event_del(&call->event);
 	close(call->event.fd);
-	(void)vdpa_close_foreign(call->fds, call->socket);
+	rc = vdpa_close_foreign(call->fds, call->socket);
 	free(call);
+	return rc;
 }

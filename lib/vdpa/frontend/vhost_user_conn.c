@@ -26,6 +26,7 @@
 
 /* Linux' SCM_MAX_FD: what one message can bring. All are received, so that all can be closed. */
 #define RIGHTS_MAX   253
+#define NO_ROOM	     "it has too many file descriptors, or this process has no room for them"
 /* Messages after which the job makes way for those of other devices. */
 #define MESSAGES_MAX 64
 /* How long the job waits for the next message, where nobody else needs its thread. */
@@ -46,13 +47,14 @@ close_fds(struct vhu_conn *conn, struct vdpa_fd_account *account)
 	conn->nfds = 0;
 }
 
-/* Take the file descriptors that came with some bytes. False: there are more than any message has,
- * or than there is room for. */
-static bool
+/* Take the file descriptors that came with some bytes. NULL, or why they are no message's. */
+static const char *
 take_fds(struct vhu_conn *conn, struct msghdr *hdr)
 {
-	bool fit = true;
+	const char *why = NULL;
 
+	if ((hdr->msg_flags & MSG_CTRUNC) != 0)
+		why = NO_ROOM;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(hdr); c != NULL; c = CMSG_NXTHDR(hdr, c)) {
 		size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
 
@@ -62,15 +64,18 @@ take_fds(struct vhu_conn *conn, struct msghdr *hdr)
 			int fd;
 
 			memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
-			if (conn->nfds < VHU_MSG_FDS_MAX && !vdpa_fd_in_reserve(fd)) {
-				conn->fds[conn->nfds++] = fd;
-			} else {
+			if (conn->nfds == VHU_MSG_FDS_MAX || vdpa_fd_in_reserve(fd))
+				why = NO_ROOM;
+			else if (why == NULL && !vdpa_fd_can_be_kept(fd))
+				why = "its socket is no half of a socket pair in which nothing is "
+				      "queued";
+			if (why != NULL)
 				(void)vdpa_close_foreign(conn->session->dev->fds, fd);
-				fit = false;
-			}
+			else
+				conn->fds[conn->nfds++] = fd;
 		}
 	}
-	return fit && (hdr->msg_flags & MSG_CTRUNC) == 0;
+	return why;
 }
 
 static enum input
@@ -94,6 +99,7 @@ receive(struct vhu_conn *conn)
 
 	for (;;) {
 		size_t want = VHU_HDR_SIZE;
+		const char *why;
 		struct iovec iov;
 		struct msghdr hdr = {.msg_iov = &iov,
 				     .msg_iovlen = 1,
@@ -115,9 +121,9 @@ receive(struct vhu_conn *conn)
 			continue;
 		if (n < 0)
 			return errno == EAGAIN ? INPUT_NONE : INPUT_END;
-		if (!take_fds(conn, &hdr))
-			return refuse(conn, "it has too many file descriptors, or this process has "
-					    "no room for them");
+		why = take_fds(conn, &hdr);
+		if (why != NULL)
+			return refuse(conn, why);
 		if (n == 0)
 			return conn->have > 0 ? refuse(conn, "it is cut") : INPUT_END;
 		conn->have += (size_t)n;

@@ -18,6 +18,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +28,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "vdpa_foreign_fd.h"
@@ -95,6 +97,29 @@ bool
 vdpa_fd_is_eventfd(int fd)
 {
 	return has_title(fd, EVENTFD_TITLE);
+}
+
+static bool
+is_anonymous(int fd, int (*get_name)(int fd, struct sockaddr *addr, socklen_t *len))
+{
+	struct sockaddr_un name;
+	socklen_t len = sizeof(name);
+
+	return get_name(fd, (struct sockaddr *)&name, &len) == 0 &&
+	       len == offsetof(struct sockaddr_un, sun_path);
+}
+
+bool
+vdpa_fd_can_be_kept(int fd)
+{
+	socklen_t dlen = sizeof(int), tlen = sizeof(int);
+	int domain, type, queued;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &dlen) < 0 || domain != AF_UNIX)
+		return true;
+	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &tlen) == 0 && type == SOCK_STREAM &&
+	       is_anonymous(fd, getsockname) && is_anonymous(fd, getpeername) &&
+	       shutdown(fd, SHUT_RD) == 0 && ioctl(fd, FIONREAD, &queued) == 0 && queued == 0;
 }
 
 static bool

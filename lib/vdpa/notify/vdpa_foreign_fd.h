@@ -65,6 +65,16 @@ int vdpa_close_foreign(struct vdpa_fd_account *account, int fd);
  */
 int vdpa_close_connection(struct vdpa_fd_account *account, int fd);
 
+/**
+ * Whether a file descriptor that a peer has sent may be kept, for as long as a message takes to
+ * come or longer: whoever keeps the peer's end of a connection never hears of its end. So a UNIX
+ * socket may be kept only as a half of a stream socket pair, which no connection is: at one end of
+ * those is a name. And only an empty one, since what is queued in a socket may be a file
+ * descriptor, and be that end; its way to us is shut (SHUT_RD), so that it stays empty. Never
+ * waits. From any thread.
+ */
+bool vdpa_fd_can_be_kept(int fd);
+
 /** Whether fd is an eventfd. */
 bool vdpa_fd_is_eventfd(int fd);
 

@@ -11,6 +11,7 @@
 
 #include <linux/virtio_blk.h>
 
+#include "log_limit.h"
 #include "sim_blk_backend.h"
 #include "sim.h"
 
@@ -120,6 +121,7 @@ struct sim_blk {
 	bool write_cache; /**< atomic: configuration's wce */
 	char serial[VIRTIO_BLK_ID_BYTES];
 	struct sim_blk_queue *queues;
+	struct vdpa_log_limit log; /**< a guest can start its queues, and fail, at will */
 };
 
 /* The queue's hooks; see struct sim_class. */

@@ -60,10 +60,10 @@ finish(struct sim_blk_queue *bq, struct sim_blk_request *req)
 	}
 	if (err != 0 && err != -EOPNOTSUPP && !bq->error_logged) {
 		bq->error_logged = true;
-		VDPA_LOG(WARNING,
-			 "%s: queue %u: a request failed: %s (later ones are only counted)",
-			 bq->q->dev->vdev.name, bq->q->idx,
-			 req->status != NULL ? strerror(-err) : "it has no status byte");
+		VDPA_LOG_LIMITED(&bq->blk->log, WARNING,
+				 "%s: queue %u: a request failed: %s (later ones are only counted)",
+				 bq->q->dev->vdev.name, bq->q->idx,
+				 req->status != NULL ? strerror(-err) : "it has no status byte");
 	}
 	vdpa_vq_push(bq->q->vq, &req->chain, written);
 	STAILQ_INSERT_HEAD(&bq->free, req, next);
