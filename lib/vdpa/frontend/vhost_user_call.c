@@ -88,16 +88,13 @@ err_socket:
 	return rc;
 }
 
-int
+void
 vdpa_vhu_call_free(struct vhu_call *call)
 {
-	int rc;
-
 	if (call == NULL)
-		return 0;
+		return;
 	vdpa_event_del(&call->event);
 	close(call->event.fd);
-	rc = vdpa_close_foreign(call->fds, call->socket);
+	(void)vdpa_close_foreign(call->fds, call->socket);
 	free(call);
-	return rc;
 }

@@ -137,9 +137,8 @@ bool vdpa_vhu_is_stream(int fd);
 /* Calls by the socket, which is taken over, also on failure; its sender's account outlives the
  * call. fd: an eventfd that makes one, the caller's to close. */
 int vdpa_vhu_call_new(struct vdpa_fd_account *fds, int socket, struct vhu_call **call, int *fd);
-/* NULL: no-op. -EBUSY: the socket is one too many that waits to be closed; it is freed for all
- * that. */
-int vdpa_vhu_call_free(struct vhu_call *call);
+/* NULL: no-op. */
+void vdpa_vhu_call_free(struct vhu_call *call);
 
 /* vhost_user_shm.c */
 

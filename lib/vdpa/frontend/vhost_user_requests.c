@@ -297,13 +297,12 @@ set_vring_call(struct vhu_received *req)
 	if (rc == 0)
 		rc = vdpa_consumer_set_vq_call(req->s->consumer, req->idx, fd);
 	if (rc < 0) {
-		(void)vdpa_vhu_call_free(call);
+		vdpa_vhu_call_free(call);
 		return rc;
 	}
 	req->s->calls[req->idx] = call;
-	return vdpa_vhu_call_free(old) < 0
-		       ? vdpa_error(EPROTO, "earlier sockets for calls do not close")
-		       : 0;
+	vdpa_vhu_call_free(old);
+	return 0;
 }
 
 static int

@@ -54,7 +54,7 @@ vdpa_vhu_session_free(struct vhu_session *s)
 		vdpa_vhu_take_doorbell(s, i);
 	vdpa_consumer_free(s->consumer);
 	for (uint16_t i = 0; i < s->nrings; i++)
-		(void)vdpa_vhu_call_free(s->calls[i]);
+		vdpa_vhu_call_free(s->calls[i]);
 	free(s->calls);
 	vdpa_vhu_shm_unmap(s->log);
 	vdpa_vhu_shm_unmap(s->inflight);
