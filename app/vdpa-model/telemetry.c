@@ -23,14 +23,25 @@
 #define tel_add_dict_uint rte_tel_data_add_dict_uint
 #endif
 
-/* Telemetry takes 256 fields, and strings of 127 characters. */
+/* Telemetry takes strings of 127 characters; what is longer goes on in NAME_2 and so on. */
 static void
 add_text(struct rte_tel_data *d, const char *name, const char *text)
 {
-	char cut[RTE_TEL_MAX_STRING_LEN];
+	char piece[RTE_TEL_MAX_STRING_LEN], key[RTE_TEL_MAX_STRING_LEN];
+	unsigned int part = 1;
+	size_t len;
 
-	snprintf(cut, sizeof(cut), "%s", text);
-	rte_tel_data_add_dict_string(d, name, cut);
+	snprintf(key, sizeof(key), "%s", name);
+	do {
+		len = strnlen(text, sizeof(piece));
+		if (len == sizeof(piece))
+			for (len--; len > sizeof(piece) / 2 && text[len - 1] != ' ';)
+				len--;
+		snprintf(piece, sizeof(piece), "%.*s", (int)len, text);
+		rte_tel_data_add_dict_string(d, key, piece);
+		snprintf(key, sizeof(key), "%.32s_%u", name, ++part);
+		text += len;
+	} while (*text != '\0');
 }
 
 static int

@@ -329,15 +329,26 @@ print_choice_values(FILE *out, const struct vdpa_param *param)
 			c->metavar != NULL ? " " : "", c->metavar != NULL ? c->metavar : "");
 }
 
+/* Of a number; one that may have any value, such as a mask, has none. */
+static void
+print_limits(FILE *out, enum vdpa_param_type type, uint64_t min, uint64_t max)
+{
+	if ((type == VDPA_PARAM_UINT || type == VDPA_PARAM_SIZE) && max <= UINT32_MAX)
+		fprintf(out, " (%llu to %llu)", (unsigned long long)min, (unsigned long long)max);
+}
+
 void
 vdpa_params_print(FILE *out, const struct vdpa_param *params)
 {
 	for (const struct vdpa_param *p = params; p != NULL && p->name != NULL; p++) {
-		fprintf(out, "    %s ", p->name);
+		fprintf(out, "    %s", p->name);
+		if (p->type == VDPA_PARAM_CHOICE || p->metavar != NULL)
+			fputc(' ', out);
 		if (p->type == VDPA_PARAM_CHOICE)
 			print_choice_values(out, p);
 		else if (p->metavar != NULL)
 			fprintf(out, "%s", p->metavar);
+		print_limits(out, p->type, p->min, p->max);
 		fprintf(out, "\n        %s\n", p->help != NULL ? p->help : "");
 		if (p->type != VDPA_PARAM_CHOICE)
 			continue;

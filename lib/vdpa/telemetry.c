@@ -346,8 +346,9 @@ reply_page(struct rte_tel_data *d, const char *params, bool mgmtdevs)
 	page.from = strtoull(params, &end, 10);
 	if (end == params || *params == '-' || end[strspn(end, " \t\r\n")] != '\0') {
 		rte_tel_data_free(page.names);
-		return reply_pair(d, "error",
-				  "a page is a number: 0, then what next says in each reply");
+		return reply_pair(
+			d, "error",
+			"a page is a number: 0 for the first, then what 'next' of each reply says");
 	}
 	fill_page(&page, mgmtdevs);
 	rte_tel_data_start_dict(d);

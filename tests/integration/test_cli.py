@@ -293,6 +293,8 @@ class Descriptors(unittest.TestCase):
                 # telemetry serves ten clients at once
                 for _ in range(9):
                     stack.enter_context(daemon.telemetry())
+            # until it has noticed that they left, it refuses more and holds their descriptors
+            harness.settled(daemon.pid)
             self.assertEqual(daemon.ask('/vdpa/dev/del,net0'), {'result': 'ok'})
             self.assertEqual(client.ask(f'/vdpa/dev/add,name net0 mgmtdev sim_net '
                                         f'socket {daemon.dir}/net0.sock'), {'result': 'ok'})

@@ -271,7 +271,7 @@ bind_failed(const struct vhu_device *dev, int err)
 				  dev->path, len, folder, len, folder);
 	if (err == EACCES || err == EPERM || err == EROFS)
 		return vdpa_error(err,
-				  "socket '%s': %s: the user %u may not create it in %.*s; see "
+				  "socket '%s': %s: user %u may not create it in %.*s; see "
 				  "ls -ld %.*s",
 				  dev->path, strerror(err), (unsigned int)geteuid(), len, folder,
 				  len, folder);

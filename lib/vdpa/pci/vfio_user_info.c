@@ -123,7 +123,13 @@ vdpa_vfu_negotiate(struct vfu_conn *conn, const char *name, struct vfu_caps *cap
 		.reply_max = sizeof(reply),
 	};
 	int rc = vdpa_vfu_call(conn, &call);
+	char why[VDPA_ERROR_MAX];
 
+	if (rc == -ENODEV) {
+		snprintf(why, sizeof(why), "%s", vdpa_error_message());
+		return vdpa_error(ENODEV,
+				  "%s; servers take one client at a time: is there another?", why);
+	}
 	if (rc < 0)
 		return rc;
 	if (reply.version.major != VFIO_USER_MAJOR || reply.version.minor > VFIO_USER_MINOR)

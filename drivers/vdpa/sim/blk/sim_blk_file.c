@@ -108,7 +108,7 @@ look_at_image(const struct file_backend *file, uint64_t *size, uint32_t *mem_ali
 				  strerror(-err));
 	if (*size == 0 || *size % file->blk_size != 0)
 		return vdpa_error(EINVAL,
-				  "%s: %s: size %" PRIu64 " is not a multiple of %u bytes, above 0",
+				  "%s: %s: size %" PRIu64 " is not %u bytes or a multiple of that",
 				  file->device, file->path, *size, file->blk_size);
 	*mem_align = 1;
 	*granularity = SIM_BLK_SECTOR_SIZE;
