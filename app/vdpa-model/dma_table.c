@@ -97,6 +97,7 @@ spec_of(const struct dma_range *r)
 		.size = r->last - r->first + 1,
 		.offset = r->offset,
 		.fd = r->file->fd,
+		.in_order = true,
 	};
 }
 
@@ -219,10 +220,21 @@ find_file(struct dma_table *t, int fd, const struct stat *st, struct dma_file **
 	return 0;
 }
 
-/* Whether b, of the addresses behind a's, goes on where a ends. */
+/* Whether memory keeps its order beside other memory: see VDPA_MEM_WINDOW. */
+static bool
+in_window(const struct dma_range *r)
+{
+	return r->first / VDPA_MEM_WINDOW == r->last / VDPA_MEM_WINDOW;
+}
+
+/* Whether b, of the addresses behind a's, goes on where a ends; two that keep their order beside
+ * others go on doing so. */
 static bool
 joins(const struct dma_range *a, const struct dma_range *b)
 {
+	if (a != NULL && b != NULL && a->file != NULL && b->first % VDPA_MEM_WINDOW == 0 &&
+	    in_window(a) && in_window(b))
+		return false;
 	return a != NULL && b != NULL && a->file == b->file &&
 	       (a->file == NULL || a->offset + (a->last - a->first + 1) == b->offset);
 }
