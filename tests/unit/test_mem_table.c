@@ -276,7 +276,7 @@ a_region_that_cannot_be_added_or_removed_is_said(void **state)
 	maps = mappings();
 #define NOT_ADDED(err, ...)                                                                        \
 	do {                                                                                       \
-		x = (struct vdpa_mem_region_spec){__VA_ARGS__, false};                             \
+		x = (struct vdpa_mem_region_spec){__VA_ARGS__, false, false};                      \
 		assert_int_equal(vdpa_iotlb_add(tlb, &x, &next), -(err));                          \
 		assert_string_not_equal(vdpa_error_message(), "");                                 \
 	} while (0)

@@ -1088,6 +1088,24 @@ pages_that_do_not_join_are_one_ring(void **state)
 	close(fd);
 }
 
+/* As a guest's IOMMU maps what its driver only sends. */
+static void
+memory_for_reading_is_read_and_joins_its_kind(void **state)
+{
+	int fd = memory();
+
+	assert_int_equal(dma_table_map(&table, MB, 4096, MB, fd), 0);
+	assert_int_equal(dma_table_map_readonly(&table, MB + 4096, 4096, MB + 4096, fd), 0);
+	assert_int_equal(dma_table_map_readonly(&table, MB + 8192, 4096, MB + 8192, fd), 0);
+	assert_int_equal(table.n, 2);
+	assert_int_equal(iotlb()->n, 2);
+	assert_false(iotlb()->regions[0]->readonly);
+	assert_true(iotlb()->regions[1]->readonly);
+	assert_non_null(vdpa_iotlb_range(iotlb(), MB + 4096, 8192));
+	dma_table_clear(&table);
+	close(fd);
+}
+
 static void
 too_many_ranges_are_refused(void **state)
 {
@@ -1195,6 +1213,7 @@ main(void)
 		cmocka_unit_test(ranges_join_only_where_memory_goes_on),
 		cmocka_unit_test(unmapping_splits_a_range),
 		cmocka_unit_test(pages_that_do_not_join_are_one_ring),
+		cmocka_unit_test(memory_for_reading_is_read_and_joins_its_kind),
 		cmocka_unit_test(too_many_ranges_are_refused),
 		cmocka_unit_test(intx_is_masked_when_signalled),
 	};

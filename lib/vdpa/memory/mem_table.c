@@ -344,6 +344,7 @@ region_map(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now,
 	r->uaddr = s->uaddr;
 	r->size = s->size;
 	r->offset = s->offset;
+	r->readonly = s->readonly;
 	r->dev = req->dev;
 	r->ino = req->ino;
 	r->refcnt = 1;
@@ -502,7 +503,8 @@ is_region(const struct vdpa_mem_region *r, const struct region_request *req)
 	const struct vdpa_mem_region_spec *s = req->spec;
 
 	return r->iova == s->iova && r->size == s->size && r->offset == s->offset &&
-	       r->uaddr == s->uaddr && r->dev == req->dev && r->ino == req->ino;
+	       r->uaddr == s->uaddr && r->readonly == s->readonly && r->dev == req->dev &&
+	       r->ino == req->ino;
 }
 
 /* The same region in the old table; not one whose pages were lost: the new mapping may be whole. */

@@ -51,6 +51,7 @@ struct vdpa_mem_region_spec {
 	 * VDPA_MEM_WINDOW bytes has as a whole, and where other memory is still used at the IOVA.
 	 */
 	bool in_order;
+	bool readonly; /**< the device must not write there: a chain that asks for it is bad */
 };
 
 /** Bytes of IOVA, aligned, in which regions keep their order. As many windows as there may be
@@ -66,9 +67,10 @@ struct vdpa_mem_region {
 	uint64_t uaddr;
 	uint64_t size;
 	uint64_t offset;
-	uint8_t *va; /**< our address of iova */
-	int fd;	     /**< our duplicate, one for all regions of a file */
-	dev_t dev;   /**< with ino: the file's identity */
+	uint8_t *va;   /**< our address of iova */
+	int fd;	       /**< our duplicate, one for all regions of a file */
+	bool readonly; /**< as it was asked for */
+	dev_t dev;     /**< with ino: the file's identity */
 	ino_t ino;
 	void *map; /**< what was mmap()ed, page- or hugepage-aligned */
 	size_t map_len;
