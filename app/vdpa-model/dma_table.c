@@ -24,6 +24,7 @@
 struct dma_range {
 	uint64_t first, last; /* addresses */
 	uint64_t offset;
+	bool readonly;
 	struct dma_file *file;	 /* NULL: cannot be reached */
 	struct dma_table *table; /* whose searches are counted */
 };
@@ -98,6 +99,8 @@ spec_of(const struct dma_range *r)
 		.size = r->last - r->first + 1,
 		.offset = r->offset,
 		.fd = r->file->fd,
+		.in_order = true,
+		.readonly = r->readonly,
 	};
 }
 
@@ -220,11 +223,22 @@ find_file(struct dma_table *t, int fd, const struct stat *st, struct dma_file **
 	return 0;
 }
 
-/* Whether b, of the addresses behind a's, goes on where a ends. */
+/* Whether memory keeps its order beside other memory: see VDPA_MEM_WINDOW. */
+static bool
+in_window(const struct dma_range *r)
+{
+	return r->first / VDPA_MEM_WINDOW == r->last / VDPA_MEM_WINDOW;
+}
+
+/* Whether b, of the addresses behind a's, goes on where a ends; two that keep their order beside
+ * others go on doing so. */
 static bool
 joins(const struct dma_range *a, const struct dma_range *b)
 {
-	return a != NULL && b != NULL && a->file == b->file &&
+	if (a != NULL && b != NULL && a->file != NULL && b->first % VDPA_MEM_WINDOW == 0 &&
+	    in_window(a) && in_window(b))
+		return false;
+	return a != NULL && b != NULL && a->file == b->file && a->readonly == b->readonly &&
 	       (a->file == NULL || a->offset + (a->last - a->first + 1) == b->offset);
 }
 
@@ -264,11 +278,15 @@ join(struct dma_table *t, const struct dma_range *range)
 	return 0;
 }
 
-int
-dma_table_map(struct dma_table *t, uint64_t address, uint64_t size, uint64_t offset, int fd)
+static int
+map_range(struct dma_table *t, uint64_t address, uint64_t size, uint64_t offset, int fd,
+	  bool readonly)
 {
-	struct dma_range range = {
-		.first = address, .last = address + (size - 1), .offset = offset, .table = t};
+	struct dma_range range = {.first = address,
+				  .last = address + (size - 1),
+				  .offset = offset,
+				  .readonly = fd >= 0 && readonly,
+				  .table = t};
 	const struct dma_range *other;
 	struct stat st;
 	int rc;
@@ -293,6 +311,19 @@ dma_table_map(struct dma_table *t, uint64_t address, uint64_t size, uint64_t off
 	if (rc < 0 && range.file->ranges == 0)
 		close(range.file->fd);
 	return rc;
+}
+
+int
+dma_table_map(struct dma_table *t, uint64_t address, uint64_t size, uint64_t offset, int fd)
+{
+	return map_range(t, address, size, offset, fd, false);
+}
+
+int
+dma_table_map_readonly(struct dma_table *t, uint64_t address, uint64_t size, uint64_t offset,
+		       int fd)
+{
+	return map_range(t, address, size, offset, fd, true);
 }
 
 /* Whether the range with this address may be cut before it. */

@@ -55,6 +55,9 @@ struct dma_table {
  * many; -ENOMEM. The table is as it was then.
  */
 int dma_table_map(struct dma_table *t, uint64_t address, uint64_t size, uint64_t offset, int fd);
+/* The same for memory that the device only reads. It joins memory of its kind only. */
+int dma_table_map_readonly(struct dma_table *t, uint64_t address, uint64_t size, uint64_t offset,
+			   int fd);
 
 /*
  * Take [address, address + size) out: whole ranges, and parts of them. 0; -EINVAL when it is empty,

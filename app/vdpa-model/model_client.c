@@ -190,10 +190,17 @@ dma_map(void *arg, const struct vfio_user_dma_map *map, int fd)
 	struct model_device *md = arg;
 	int rc;
 
-	/* The core's memory is read and written; of a ROM nobody has rings or buffers. */
-	if (map->flags != both)
+	/* A guest's IOMMU lets a function only read what its driver only sends, such as an indirect
+	 * table. A ROM may be of a file that we cannot map; nobody has rings or buffers there. */
+	if (map->flags != both) {
+		rc = dma_table_map_readonly(&md->dma, map->address, map->size, map->offset, fd);
+	} else {
+		rc = dma_table_map(&md->dma, map->address, map->size, map->offset, fd);
+	}
+	if (rc < 0 && rc != -EEXIST && fd >= 0 && map->flags != both) {
 		fd = -1;
-	rc = dma_table_map(&md->dma, map->address, map->size, map->offset, fd);
+		rc = dma_table_map(&md->dma, map->address, map->size, map->offset, fd);
+	}
 	if (rc < 0 || fd < 0)
 		return rc;
 	rc = model_device_update_memory(md);

@@ -304,7 +304,7 @@ a_region_that_cannot_be_added_or_removed_is_said(void **state)
 	maps = mappings();
 #define NOT_ADDED(err, ...)                                                                        \
 	do {                                                                                       \
-		x = (struct vdpa_mem_region_spec){__VA_ARGS__};                                    \
+		x = (struct vdpa_mem_region_spec){__VA_ARGS__, false, false};                      \
 		assert_int_equal(vdpa_iotlb_add(tlb, &x, &next), -(err));                          \
 		assert_string_not_equal(vdpa_error_message(), "");                                 \
 	} while (0)
@@ -712,6 +712,176 @@ the_dirty_log_marks_every_page_touched(void **state)
 	assert_int_equal(bits[4], 0);
 }
 
+static struct vdpa_mem_region_spec
+page_in_order(uint64_t iova, uint64_t offset, int fd)
+{
+	struct vdpa_mem_region_spec s = spec(iova, PAGE, offset, fd);
+
+	s.in_order = true;
+	return s;
+}
+
+/* Lines of /proc/self/maps. */
+static unsigned int
+all_mappings(void)
+{
+	FILE *f = fopen("/proc/self/maps", "r");
+	unsigned int n = 0;
+	int c;
+
+	assert_non_null(f);
+	while ((c = fgetc(f)) != EOF)
+		n += c == '\n';
+	fclose(f);
+	return n;
+}
+
+/* As a guest behind an IOMMU maps a ring: its addresses go up, its pages in the file down. */
+#define RING_IOVA 0xffffc000ull
+
+static void
+a_range_may_lie_in_regions_that_keep_their_order(void **state)
+{
+	int fd = file_of(MAP_SIZE);
+	unsigned int fds = count_fds(), maps = mappings(), all = all_mappings();
+	struct vdpa_iotlb *tlb = NULL, *next;
+	struct vdpa_mem_region_spec s;
+	uint64_t got = 4 * PAGE;
+	uint8_t *va;
+
+	for (unsigned int i = 0; i < 4; i++) {
+		/* Neither first nor last comes first. */
+		unsigned int k = (i + 2) % 4;
+
+		s = page_in_order(RING_IOVA + k * PAGE, (3 - k) * PAGE, fd);
+		assert_int_equal(vdpa_iotlb_add(tlb, &s, &next), 0);
+		vdpa_iotlb_put(tlb);
+		tlb = next;
+	}
+	assert_int_equal(mappings(), maps + 4);
+	va = vdpa_iotlb_range(tlb, RING_IOVA, 4 * PAGE);
+	assert_non_null(va);
+	for (uint8_t k = 0; k < 4; k++) {
+		uint8_t back = 0xff;
+
+		memset(va + k * PAGE, k + 1, PAGE);
+		assert_int_equal(pread(fd, &back, 1, (off_t)((3 - k) * PAGE)), 1);
+		assert_int_equal(back, k + 1);
+	}
+	assert_ptr_equal(vdpa_iotlb_range(tlb, RING_IOVA + PAGE - 8, 2 * PAGE), va + PAGE - 8);
+	assert_null(vdpa_iotlb_range(tlb, RING_IOVA, 4 * PAGE + 1));
+	assert_null(vdpa_iotlb_range(tlb, RING_IOVA + 8, UINT64_MAX));
+	/* Buffers are still cut where regions end. */
+	assert_ptr_equal(vdpa_iotlb_translate(tlb, RING_IOVA, &got), va);
+	assert_int_equal(got, PAGE);
+
+	/* Without one in the middle, and with it again, for those who keep nothing of before. */
+	assert_int_equal(vdpa_iotlb_remove(tlb, s.iova, s.uaddr, s.size, &next), 0);
+	vdpa_iotlb_put(tlb);
+	assert_int_equal(mappings(), maps + 3);
+	assert_null(vdpa_iotlb_range(next, RING_IOVA, 4 * PAGE));
+	assert_ptr_equal(vdpa_iotlb_range(next, RING_IOVA + 2 * PAGE, 2 * PAGE), va + 2 * PAGE);
+	/* Its place is kept. */
+	assert_ptr_not_equal(mmap(va + PAGE, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+			     va + PAGE);
+	s.offset = 8 * PAGE;
+	assert_int_equal(vdpa_iotlb_add(next, &s, &tlb), 0);
+	vdpa_iotlb_put(next);
+	assert_ptr_equal(vdpa_iotlb_range(tlb, RING_IOVA, 4 * PAGE), va);
+	assert_int_equal(va[0], 1);
+	assert_int_equal(va[PAGE], 0);
+	vdpa_iotlb_put(tlb);
+	assert_int_equal(mappings(), maps);
+	/* The window is gone too: what is left is the page mapped above, or less. */
+	assert_true(all_mappings() <= all + 1);
+	close(fd);
+	assert_int_equal(count_fds(), fds - 1);
+}
+
+static void
+others_keep_what_they_have(void **state)
+{
+	int fd = file_of(MAP_SIZE);
+	struct vdpa_mem_region_spec s[2] = {spec(RING_IOVA, PAGE, 0, fd),
+					    spec(RING_IOVA + PAGE, PAGE, PAGE, fd)};
+	struct vdpa_iotlb *tlb;
+
+	assert_int_equal(vdpa_iotlb_create(NULL, s, 2, &tlb), 0);
+	assert_null(vdpa_iotlb_range(tlb, RING_IOVA, 2 * PAGE));
+	vdpa_iotlb_put(tlb);
+	/* One at each side of the end of a window. */
+	s[0] = page_in_order(VDPA_MEM_WINDOW - PAGE, 0, fd);
+	s[1] = page_in_order(VDPA_MEM_WINDOW, PAGE, fd);
+	assert_int_equal(vdpa_iotlb_create(NULL, s, 2, &tlb), 0);
+	assert_non_null(vdpa_iotlb_range(tlb, s[0].iova, PAGE));
+	assert_null(vdpa_iotlb_range(tlb, s[0].iova, 2 * PAGE));
+	vdpa_iotlb_put(tlb);
+	close(fd);
+}
+
+/* A region that grows, while somebody uses it as it was; and another in its place. */
+static void
+versions_share_a_place_only_for_the_same_memory(void **state)
+{
+	int fd = file_of(MAP_SIZE);
+	struct vdpa_mem_region_spec s = page_in_order(RING_IOVA, 0, fd);
+	struct vdpa_iotlb *small, *large, *other;
+	unsigned int maps = mappings();
+	uint8_t *va;
+
+	assert_int_equal(vdpa_iotlb_create(NULL, &s, 1, &small), 0);
+	va = vdpa_iotlb_range(small, RING_IOVA, PAGE);
+	va[0] = 1;
+	s.size = 3 * PAGE;
+	assert_int_equal(vdpa_iotlb_create(small, &s, 1, &large), 0);
+	assert_ptr_equal(vdpa_iotlb_range(large, RING_IOVA, 3 * PAGE), va);
+	assert_int_equal(va[0], 1);
+	va[2 * PAGE] = 3;
+	/* Smaller again: what both had stays. */
+	vdpa_iotlb_put(large);
+	assert_int_equal(va[0], 1);
+	s = page_in_order(RING_IOVA, 5 * PAGE, fd);
+	assert_int_equal(vdpa_iotlb_create(small, &s, 1, &other), 0);
+	assert_ptr_not_equal(vdpa_iotlb_range(other, RING_IOVA, PAGE), va);
+	*(uint8_t *)vdpa_iotlb_range(other, RING_IOVA, PAGE) = 5;
+	assert_int_equal(va[0], 1);
+	vdpa_iotlb_put(small);
+	vdpa_iotlb_put(other);
+	assert_int_equal(mappings(), maps);
+	close(fd);
+}
+
+static void
+a_page_lost_among_regions_in_order_is_repaired(void **state)
+{
+	int fd = file_of(2 * PAGE);
+	struct vdpa_mem_region_spec s[2] = {page_in_order(RING_IOVA, PAGE, fd),
+					    page_in_order(RING_IOVA + PAGE, 0, fd)};
+	struct vdpa_iotlb *tlb, *next;
+	volatile uint8_t *va;
+
+	assert_int_equal(vdpa_fault_init(), 0);
+	assert_int_equal(vdpa_iotlb_create(NULL, s, 2, &tlb), 0);
+	va = vdpa_iotlb_range(tlb, RING_IOVA, 2 * PAGE);
+	va[0] = 1;
+	va[PAGE] = 2;
+	assert_int_equal(ftruncate(fd, PAGE), 0);
+	assert_false(vdpa_iotlb_faulted(tlb));
+	assert_int_equal(va[0], 0);
+	assert_int_equal(va[PAGE], 2);
+	assert_true(vdpa_iotlb_faulted(tlb));
+	/* The next version has it whole, beside the one before. */
+	assert_int_equal(ftruncate(fd, 2 * PAGE), 0);
+	assert_int_equal(vdpa_iotlb_create(tlb, s, 2, &next), 0);
+	assert_false(vdpa_iotlb_faulted(next));
+	assert_true(vdpa_iotlb_range(next, RING_IOVA, 2 * PAGE) != (void *)(uintptr_t)va);
+	vdpa_iotlb_put(tlb);
+	assert_int_equal(*((uint8_t *)vdpa_iotlb_range(next, RING_IOVA, 2 * PAGE) + PAGE), 2);
+	vdpa_iotlb_put(next);
+	vdpa_fault_fini();
+	close(fd);
+}
+
 int
 main(void)
 {
@@ -731,6 +901,10 @@ main(void)
 		cmocka_unit_test(thousands_of_ranges_are_guarded),
 		cmocka_unit_test(a_foreign_mapping_is_guarded_too),
 		cmocka_unit_test(huge_pages_are_mapped_and_repaired_whole),
+		cmocka_unit_test(a_range_may_lie_in_regions_that_keep_their_order),
+		cmocka_unit_test(others_keep_what_they_have),
+		cmocka_unit_test(versions_share_a_place_only_for_the_same_memory),
+		cmocka_unit_test(a_page_lost_among_regions_in_order_is_repaired),
 		cmocka_unit_test(the_dirty_log_marks_every_page_touched),
 	};
 

@@ -1051,6 +1051,61 @@ unmapping_splits_a_range(void **state)
 	close(fd);
 }
 
+/* Pages of a ring: up in addresses, down in the file but for two, told of while the device has the
+ * pages before. */
+static void
+pages_that_do_not_join_are_one_ring(void **state)
+{
+	static const uint64_t offsets[] = {10 * 4096, 8 * 4096, 9 * 4096, 7 * 4096};
+	struct vdpa_iotlb *used[4];
+	int fd = memory();
+
+	assert_null(iotlb());
+	for (unsigned int i = 0; i < 4; i++) {
+		unsigned int k = (i + 1) % 4;
+
+		assert_int_equal(dma_table_map(&table, 0xffffc000 + k * 4096, 4096, offsets[k], fd),
+				 0);
+		used[i] = vdpa_iotlb_get(iotlb());
+	}
+	assert_int_equal(table.n, 3);
+	assert_non_null(vdpa_iotlb_range(iotlb(), 0xffffc000, 16384));
+	for (unsigned int i = 0; i < 4; i++)
+		vdpa_iotlb_put(used[i]);
+	memset(vdpa_iotlb_range(iotlb(), 0xffffc000, 16384), 1, 16384);
+	/* Taken away and back; then everything, told of at once. */
+	assert_int_equal(dma_table_unmap(&table, 0xffffd000, 4096), 0);
+	assert_null(vdpa_iotlb_range(iotlb(), 0xffffc000, 16384));
+	assert_int_equal(dma_table_map(&table, 0xffffd000, 4096, 8 * 4096, fd), 0);
+	assert_non_null(vdpa_iotlb_range(iotlb(), 0xffffc000, 16384));
+	dma_table_drop_iotlb(&table);
+	assert_non_null(vdpa_iotlb_range(iotlb(), 0xffffc000, 16384));
+	/* Memory at the end of a window joins what does not keep its order, and only that. */
+	assert_int_equal(dma_table_map(&table, 2 * VDPA_MEM_WINDOW - 4096, 4096, 0, fd), 0);
+	assert_int_equal(dma_table_map(&table, 2 * VDPA_MEM_WINDOW, 4096, 4096, fd), 0);
+	assert_int_equal(table.n, 5);
+	dma_table_clear(&table);
+	close(fd);
+}
+
+/* As a guest's IOMMU maps what its driver only sends. */
+static void
+memory_for_reading_is_read_and_joins_its_kind(void **state)
+{
+	int fd = memory();
+
+	assert_int_equal(dma_table_map(&table, MB, 4096, MB, fd), 0);
+	assert_int_equal(dma_table_map_readonly(&table, MB + 4096, 4096, MB + 4096, fd), 0);
+	assert_int_equal(dma_table_map_readonly(&table, MB + 8192, 4096, MB + 8192, fd), 0);
+	assert_int_equal(table.n, 2);
+	assert_int_equal(iotlb()->n, 2);
+	assert_false(iotlb()->regions[0]->readonly);
+	assert_true(iotlb()->regions[1]->readonly);
+	assert_non_null(vdpa_iotlb_range(iotlb(), MB + 4096, 8192));
+	dma_table_clear(&table);
+	close(fd);
+}
+
 static void
 too_many_ranges_are_refused(void **state)
 {
@@ -1157,6 +1212,8 @@ main(void)
 		cmocka_unit_test(memory_in_use_follows_page_by_page),
 		cmocka_unit_test(ranges_join_only_where_memory_goes_on),
 		cmocka_unit_test(unmapping_splits_a_range),
+		cmocka_unit_test(pages_that_do_not_join_are_one_ring),
+		cmocka_unit_test(memory_for_reading_is_read_and_joins_its_kind),
 		cmocka_unit_test(too_many_ranges_are_refused),
 		cmocka_unit_test(intx_is_masked_when_signalled),
 	};

@@ -1050,7 +1050,7 @@ resize_refuses_what_a_new_disk_would_be_refused(void **state)
 	assert_int_equal(blk->blk_size, 4096);
 	assert_int_equal(ftruncate(f->image_fd, DISK_SIZE + 512), 0);
 	assert_int_equal(sim_blk_class.set_attr(&f->dev, &args), -EINVAL);
-	assert_non_null(strstr(vdpa_error_message(), "not a multiple of 4096"));
+	assert_non_null(strstr(vdpa_error_message(), "is not 4096 bytes or a multiple of that"));
 	assert_int_equal(blk->be->size, DISK_SIZE);
 	assert_int_equal(f->config_irqs, 0);
 	p.path = f->image;

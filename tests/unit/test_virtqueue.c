@@ -532,6 +532,29 @@ a_flush_cut_short_is_finished_or_undone(uint64_t features)
 }
 
 static void
+memory_for_reading_is_not_written(uint64_t features)
+{
+	const struct ring_buf read = {BOUNDARY, 8, false}, write = {BOUNDARY, 8, true};
+	struct fixture f;
+
+	/* With the region found by a search, and again after a chain that was in it. */
+	for (unsigned int before = 0; before < 2; before++) {
+		start(&f, features | INDIRECT, 8);
+		f.mem.tlb->regions[1]->readonly = true;
+		if (before > 0) {
+			ring_driver_post(&f.drv, &read, 1);
+			assert_int_equal(vdpa_vq_pop(f.vq, &f.chain), 1);
+			assert_ptr_equal(f.iov[0].iov_base, f.mem.tlb->regions[1]->va);
+			ring_driver_post_indirect(&f.drv, &read, 1, BOUNDARY + 0x1000);
+			assert_int_equal(vdpa_vq_pop(f.vq, &f.chain), 1);
+		}
+		ring_driver_post(&f.drv, &write, 1);
+		assert_int_equal(vdpa_vq_pop(f.vq, &f.chain), -EFAULT);
+		finish(&f);
+	}
+}
+
+static void
 lost_memory_breaks_the_virtqueue(uint64_t features)
 {
 	struct fixture f;
@@ -710,6 +733,7 @@ BOTH(what_is_outstanding_cannot_be_available_again)
 BOTH(writes_are_logged)
 BOTH(inflight_chains_survive_a_crash)
 BOTH(a_flush_cut_short_is_finished_or_undone)
+BOTH(memory_for_reading_is_not_written)
 BOTH(lost_memory_breaks_the_virtqueue)
 BOTH(random_rings_stay_inside_memory)
 BOTH(descriptors_that_change_meanwhile_stay_inside_memory)
@@ -752,6 +776,7 @@ main(void)
 		TESTS(writes_are_logged),
 		TESTS(inflight_chains_survive_a_crash),
 		TESTS(a_flush_cut_short_is_finished_or_undone),
+		TESTS(memory_for_reading_is_not_written),
 		TESTS(lost_memory_breaks_the_virtqueue),
 		TESTS(random_rings_stay_inside_memory),
 		TESTS(descriptors_that_change_meanwhile_stay_inside_memory),

@@ -5,12 +5,18 @@
  * Guest memory table: versions (struct vdpa_iotlb) and the mappings they share (struct
  * vdpa_mem_region). Owns the mappings and the files, one descriptor for all regions of a file; each
  * lives as long as a version that has it.
+ *
+ * Regions that are to keep their order are mapped into windows: reservations of our address space
+ * for an aligned range of IOVAs, in which a region's place follows from its IOVA. Two versions may
+ * have regions of the same memory at the same place, as when a region grows; a place is given back
+ * when no region has it any more, and a window with its last region.
  */
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/magic.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,6 +101,212 @@ file_get(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now,
 	return 0;
 }
 
+/* A window's regions are found by the part that has them, so that none looks at all of them. */
+#define WINDOW_PART  (UINT64_C(1) << 20)
+#define WINDOW_PARTS (VDPA_MEM_WINDOW / WINDOW_PART)
+
+/*
+ * A window is guarded as one, and with a page lost in it all of its regions are mapped anew
+ * elsewhere: whoever uses one uses the others.
+ */
+struct vdpa_mem_window {
+	pthread_mutex_t lock; /* of the mappings in it and the lists */
+	uint64_t iova;
+	uint8_t *base;
+	bool faulted;
+	/* By the part that they lie in; the last: those in several. */
+	LIST_HEAD(, vdpa_mem_region) live[WINDOW_PARTS + 1];
+	uint32_t n_live;
+};
+
+static bool
+region_faulted(const struct vdpa_mem_region *r)
+{
+	return __atomic_load_n(r->window != NULL ? &r->window->faulted : &r->faulted,
+			       __ATOMIC_ACQUIRE);
+}
+
+static uint64_t
+window_iova(uint64_t iova)
+{
+	return iova & ~(VDPA_MEM_WINDOW - 1);
+}
+
+static unsigned int
+window_part(const struct vdpa_mem_window *w, const uint8_t *first, const uint8_t *end)
+{
+	uint64_t a = (uint64_t)(first - w->base) / WINDOW_PART;
+
+	return a == (uint64_t)(end - 1 - w->base) / WINDOW_PART ? (unsigned int)a : WINDOW_PARTS;
+}
+
+/* Some region that has an address of [first, end): the one that begins first. With the lock. */
+static const struct vdpa_mem_region *
+window_find(const struct vdpa_mem_window *w, const uint8_t *first, const uint8_t *end)
+{
+	const struct vdpa_mem_region *found = NULL, *r;
+	uint64_t last = (uint64_t)(end - 1 - w->base) / WINDOW_PART;
+	uint64_t i = (uint64_t)(first - w->base) / WINDOW_PART;
+
+	for (bool wide = false; !wide; i++) {
+		wide = i > last;
+		LIST_FOREACH (r, &w->live[wide ? WINDOW_PARTS : i], live) {
+			const uint8_t *map = r->map;
+
+			if (map < end && map + r->map_len > first &&
+			    (found == NULL || map < (const uint8_t *)found->map))
+				found = r;
+		}
+	}
+	return found;
+}
+
+/* Reserve addresses for the IOVA's window. NULL: there are none. */
+static struct vdpa_mem_window *
+window_alloc(uint64_t iova)
+{
+	struct vdpa_mem_window *w = calloc(1, sizeof(*w));
+
+	if (w == NULL)
+		return NULL;
+	w->iova = window_iova(iova);
+	w->base = mmap(NULL, VDPA_MEM_WINDOW, PROT_NONE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (w->base == MAP_FAILED)
+		goto err_free;
+	if (vdpa_fault_guard(w->base, VDPA_MEM_WINDOW, &w->faulted) < 0)
+		goto err_unmap;
+	pthread_mutex_init(&w->lock, NULL);
+	return w;
+
+err_unmap:
+	munmap(w->base, VDPA_MEM_WINDOW);
+err_free:
+	free(w);
+	return NULL;
+}
+
+static void
+window_free(struct vdpa_mem_window *w)
+{
+	vdpa_fault_unguard(w->base);
+	munmap(w->base, VDPA_MEM_WINDOW);
+	pthread_mutex_destroy(&w->lock);
+	free(w);
+}
+
+/* The window of a neighbour, if it has the IOVA too. A table has a window at every IOVA at most,
+ * as long as nothing went wrong in it. */
+static struct vdpa_mem_window *
+window_find_in(const struct vdpa_iotlb *tlb, uint64_t iova)
+{
+	uint32_t i;
+
+	if (tlb == NULL || tlb->n == 0)
+		return NULL;
+	i = vdpa_iotlb_index(tlb, iova);
+	for (uint32_t k = i; k < tlb->n && k <= i + 1; k++) {
+		struct vdpa_mem_window *w = tlb->regions[k]->window;
+
+		if (w != NULL && w->iova == window_iova(iova) &&
+		    !__atomic_load_n(&w->faulted, __ATOMIC_ACQUIRE))
+			return w;
+	}
+	return NULL;
+}
+
+/* Give the place of a region back: addresses that no other has are reserved again, so that nobody
+ * else's memory comes there. Where the kernel has no mapping left to split one, they stay until
+ * the window goes. */
+static void
+window_leave(struct vdpa_mem_region *r)
+{
+	struct vdpa_mem_window *w = r->window;
+	uint8_t *at = r->map, *end = at + r->map_len;
+	bool empty;
+
+	pthread_mutex_lock(&w->lock);
+	LIST_REMOVE(r, live);
+	empty = --w->n_live == 0;
+	while (!empty && at < end) {
+		const struct vdpa_mem_region *other = window_find(w, at, end);
+		uint8_t *to = other != NULL ? other->map : end;
+
+		if (to > at)
+			(void)mmap(at, (size_t)(to - at), PROT_NONE,
+				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+		at = other != NULL ? to + other->map_len : end;
+	}
+	pthread_mutex_unlock(&w->lock);
+	if (empty)
+		window_free(w);
+}
+
+/* Whether all that is mapped in a region's place is the same memory. With the lock. */
+static bool
+window_has_room(const struct vdpa_mem_window *w, const struct vdpa_mem_region *r, const uint8_t *at)
+{
+	const uint8_t *end = at + r->map_len;
+
+	while (at < end) {
+		const struct vdpa_mem_region *other = window_find(w, at, end);
+
+		if (other == NULL)
+			return true;
+		if (other->dev != r->dev || other->ino != r->ino ||
+		    other->offset - other->iova != r->offset - r->iova)
+			return false;
+		at = (const uint8_t *)other->map + other->map_len;
+	}
+	return true;
+}
+
+/*
+ * Move a region's mapping to its place in a window. Whether it was. It is moved, since a mapping
+ * that its file refuses, as one that is sealed meanwhile does, would leave a hole here. The same
+ * memory over itself changes nothing for those who read it.
+ */
+static bool
+window_enter(struct vdpa_mem_window *w, struct vdpa_mem_region *r, uint64_t first)
+{
+	uint8_t *at = w->base + (first - w->iova);
+	bool moved;
+
+	pthread_mutex_lock(&w->lock);
+	moved = window_has_room(w, r, at) &&
+		mremap(r->map, r->map_len, r->map_len, MREMAP_MAYMOVE | MREMAP_FIXED, at) == at;
+	if (moved) {
+		r->map = at;
+		r->window = w;
+		LIST_INSERT_HEAD(&w->live[window_part(w, at, at + r->map_len)], r, live);
+		w->n_live++;
+	}
+	pthread_mutex_unlock(&w->lock);
+	return moved;
+}
+
+/* Move a region's mapping, whose first byte is of the IOVA `first`, to where its neighbours are; it
+ * stays where it is if it cannot be. */
+static void
+put_in_order(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now, struct vdpa_mem_region *r,
+	     uint64_t first)
+{
+	struct vdpa_mem_window *w;
+
+	if (r->map_len > VDPA_MEM_WINDOW - (first - window_iova(first)))
+		return;
+	w = window_find_in(now, first);
+	if (w == NULL)
+		w = window_find_in(old, first);
+	if (w != NULL) {
+		(void)window_enter(w, r, first);
+		return;
+	}
+	w = window_alloc(first);
+	if (w != NULL && !window_enter(w, r, first))
+		window_free(w);
+}
+
 static struct vdpa_mem_region *
 region_get(struct vdpa_mem_region *r)
 {
@@ -107,8 +319,12 @@ region_put(struct vdpa_mem_region *r)
 {
 	if (__atomic_sub_fetch(&r->refcnt, 1, __ATOMIC_ACQ_REL) != 0)
 		return;
-	vdpa_fault_unguard(r->map);
-	munmap(r->map, r->map_len);
+	if (r->window != NULL) {
+		window_leave(r);
+	} else {
+		vdpa_fault_unguard(r->map);
+		munmap(r->map, r->map_len);
+	}
 	file_put(r->file);
 	free(r);
 }
@@ -131,6 +347,7 @@ region_map(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now,
 	r->uaddr = s->uaddr;
 	r->size = s->size;
 	r->offset = s->offset;
+	r->readonly = s->readonly;
 	r->dev = req->dev;
 	r->ino = req->ino;
 	r->refcnt = 1;
@@ -154,11 +371,15 @@ region_map(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now,
 		ret = vdpa_error(errno, "memory region at 0x%" PRIx64 ": mmap: %m", s->iova);
 		goto err_file;
 	}
-	r->va = (uint8_t *)r->map + skip;
 	/* A guest's memory is no part of our core dump; not every kernel can leave it out. */
 	(void)madvise(r->map, r->map_len, MADV_DONTDUMP);
+	if (s->in_order && page == (uint64_t)sysconf(_SC_PAGESIZE) &&
+	    (s->iova & (page - 1)) == skip)
+		put_in_order(old, now, r, s->iova - skip);
+	r->va = (uint8_t *)r->map + skip;
 
-	ret = vdpa_fault_guard(r->map, r->map_len, &r->faulted);
+	if (r->window == NULL)
+		ret = vdpa_fault_guard(r->map, r->map_len, &r->faulted);
 	if (ret < 0) {
 		ret = vdpa_error(ret, "memory region at 0x%" PRIx64 ": out of memory", s->iova);
 		goto err_unmap;
@@ -285,7 +506,8 @@ is_region(const struct vdpa_mem_region *r, const struct region_request *req)
 	const struct vdpa_mem_region_spec *s = req->spec;
 
 	return r->iova == s->iova && r->size == s->size && r->offset == s->offset &&
-	       r->uaddr == s->uaddr && r->dev == req->dev && r->ino == req->ino;
+	       r->uaddr == s->uaddr && r->readonly == s->readonly && r->dev == req->dev &&
+	       r->ino == req->ino;
 }
 
 /* The same region in the old table; not one whose pages were lost: the new mapping may be whole. */
@@ -294,7 +516,7 @@ region_find(const struct vdpa_iotlb *tlb, const struct region_request *req)
 {
 	struct vdpa_mem_region *r = region_at(tlb, req->spec->iova);
 
-	if (r != NULL && is_region(r, req) && !__atomic_load_n(&r->faulted, __ATOMIC_ACQUIRE))
+	if (r != NULL && is_region(r, req) && !region_faulted(r))
 		return r;
 	return NULL;
 }
@@ -577,6 +799,27 @@ vdpa_iotlb_uaddr_to_iova(const struct vdpa_iotlb *tlb, uint64_t uaddr, uint64_t 
 			  uaddr);
 }
 
+void *
+vdpa_iotlb_range_across(const struct vdpa_iotlb *tlb, uint64_t iova, uint64_t len)
+{
+	uint32_t i = vdpa_iotlb_index(tlb, iova);
+	const struct vdpa_mem_region *first = tlb->regions[i], *r = first;
+	uint64_t off = iova - r->iova, end = r->iova + r->size;
+
+	if (off >= r->size || r->window == NULL || len > VDPA_MEM_WINDOW)
+		return NULL;
+	/* A window has as many regions as it has pages, at most. */
+	while (end - iova < len) {
+		if (++i == tlb->n)
+			return NULL;
+		r = tlb->regions[i];
+		if (r->iova != end || r->window != first->window)
+			return NULL;
+		end += r->size;
+	}
+	return first->va + off;
+}
+
 bool
 vdpa_iotlb_faulted(const struct vdpa_iotlb *tlb)
 {
@@ -585,7 +828,7 @@ vdpa_iotlb_faulted(const struct vdpa_iotlb *tlb)
 	if (__builtin_expect(__atomic_load_n(&tlb->fault_seen, __ATOMIC_RELAXED) == seen, 1))
 		return false;
 	for (uint32_t i = 0; i < tlb->n; i++) {
-		if (__atomic_load_n(&tlb->regions[i]->faulted, __ATOMIC_ACQUIRE))
+		if (region_faulted(tlb->regions[i]))
 			return true;
 	}
 	/* The count was read first: a fault that comes meanwhile is another count. */

@@ -23,6 +23,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 #include <sys/types.h>
 
 #ifdef __cplusplus
@@ -43,9 +44,22 @@ struct vdpa_mem_region_spec {
 	uint64_t size;	 /**< bytes, not 0 */
 	uint64_t offset; /**< of the region in the file, bytes */
 	int fd;		 /**< shared memory file; duplicated, the caller keeps its own */
+	/** Where regions follow each other in IOVA, they do in our address space too, whatever
+	 * their offsets in the file are: a ring may lie in several (vdpa_iotlb_range()). For a
+	 * front end that tells of memory page by page. Costs a second mapping for each region that
+	 * has no neighbour. Without effect for huge pages, for a region that no window of
+	 * VDPA_MEM_WINDOW bytes has as a whole, and where other memory is still used at the IOVA.
+	 */
+	bool in_order;
+	bool readonly; /**< the device must not write there: a chain that asks for it is bad */
 };
 
+/** Bytes of IOVA, aligned, in which regions keep their order. As many windows as there may be
+ * regions take VDPA_MEM_SIZE_MAX bytes of our addresses. */
+#define VDPA_MEM_WINDOW (UINT64_C(128) << 20)
+
 struct vdpa_mem_file;
+struct vdpa_mem_window;
 
 /** A mapped region. Read-only for everybody but the core. */
 struct vdpa_mem_region {
@@ -53,13 +67,16 @@ struct vdpa_mem_region {
 	uint64_t uaddr;
 	uint64_t size;
 	uint64_t offset;
-	uint8_t *va; /**< our address of iova */
-	int fd;	     /**< our duplicate, one for all regions of a file */
-	dev_t dev;   /**< with ino: the file's identity */
+	uint8_t *va;   /**< our address of iova */
+	int fd;	       /**< our duplicate, one for all regions of a file */
+	bool readonly; /**< as it was asked for */
+	dev_t dev;     /**< with ino: the file's identity */
 	ino_t ino;
 	void *map; /**< what was mmap()ed, page- or hugepage-aligned */
 	size_t map_len;
-	struct vdpa_mem_file *file; /**< whose fd it is */
+	struct vdpa_mem_file *file;	  /**< whose fd it is */
+	struct vdpa_mem_window *window;	  /**< where it is mapped in order; NULL: by itself */
+	LIST_ENTRY(vdpa_mem_region) live; /**< of the window */
 	uint32_t refcnt;
 	bool faulted; /**< set by the SIGBUS handler; read with __atomic */
 };
@@ -174,14 +191,20 @@ vdpa_iotlb_translate(const struct vdpa_iotlb *tlb, uint64_t iova, uint64_t *len)
 	return r->va + off;
 }
 
-/** Our address of the whole range, which must lie in one region; NULL otherwise. */
+/** vdpa_iotlb_range() beyond the region that has iova. */
+void *vdpa_iotlb_range_across(const struct vdpa_iotlb *tlb, uint64_t iova, uint64_t len);
+
+/** Our address of the whole range, which must lie in one region, or in several that follow each
+ * other and are mapped in order; NULL otherwise. */
 static inline void *
 vdpa_iotlb_range(const struct vdpa_iotlb *tlb, uint64_t iova, uint64_t len)
 {
 	uint64_t got = len;
 	void *va = vdpa_iotlb_translate(tlb, iova, &got);
 
-	return got == len ? va : NULL;
+	if (__builtin_expect(got == len, 1))
+		return va;
+	return va != NULL ? vdpa_iotlb_range_across(tlb, iova, len) : NULL;
 }
 
 /**

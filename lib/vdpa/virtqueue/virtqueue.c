@@ -203,9 +203,10 @@ vdpa_vq_check_fault_slow(struct vdpa_virtqueue *vq)
 	return 0;
 }
 
-/* Our address of iova, cutting *len at the end of its region. NULL when there is none. */
+/* Our address of iova, cutting *len at the end of its region. NULL when there is none, or none to
+ * write to. */
 static void *
-vq_translate(struct vdpa_virtqueue *vq, uint64_t iova, uint64_t *len)
+vq_translate(struct vdpa_virtqueue *vq, uint64_t iova, uint64_t *len, bool write)
 {
 	uint64_t off = iova - vq->region_iova;
 
@@ -216,12 +217,17 @@ vq_translate(struct vdpa_virtqueue *vq, uint64_t iova, uint64_t *len)
 		if (tlb->n == 0)
 			return NULL;
 		r = tlb->regions[vdpa_iotlb_index(tlb, iova)];
-		if (iova - r->iova >= r->size)
+		off = iova - r->iova;
+		if (off >= r->size || (write && r->readonly))
 			return NULL;
+		/* What is found without a search may be written to. */
+		if (r->readonly) {
+			*len = RTE_MIN(*len, r->size - off);
+			return r->va + off;
+		}
 		vq->region_iova = r->iova;
 		vq->region_size = r->size;
 		vq->region_va = r->va;
-		off = iova - r->iova;
 	}
 	*len = RTE_MIN(*len, vq->region_size - off);
 	return vq->region_va + off;
@@ -244,7 +250,7 @@ vdpa_vq_parts_add(struct vdpa_virtqueue *vq, struct vdpa_vq_parts *p, uint64_t i
 	*(write ? &p->in_len : &p->out_len) += left;
 	while (left > 0) {
 		uint64_t got = left;
-		void *va = vq_translate(vq, iova, &got);
+		void *va = vq_translate(vq, iova, &got, write);
 
 		if (unlikely(va == NULL))
 			return vdpa_vq_bad(vq, EFAULT, "descriptor outside memory");
@@ -267,7 +273,7 @@ vq_read_indirect(struct vdpa_virtqueue *vq, uint64_t iova, struct vdpa_vq_desc *
 {
 	uint8_t raw[sizeof(*d)];
 	uint64_t got = sizeof(*d);
-	const volatile uint8_t *p = vq_translate(vq, iova, &got);
+	const volatile uint8_t *p = vq_translate(vq, iova, &got, false);
 
 	if (likely(p != NULL && got == sizeof(*d) && ((uintptr_t)p & 7) == 0)) {
 		*d = vdpa_vq_desc_read((const struct vdpa_vq_desc *)(uintptr_t)p);
@@ -275,7 +281,7 @@ vq_read_indirect(struct vdpa_virtqueue *vq, uint64_t iova, struct vdpa_vq_desc *
 	}
 	for (size_t i = 0; i < sizeof(raw); i++) {
 		got = 1;
-		p = vq_translate(vq, iova + i, &got);
+		p = vq_translate(vq, iova + i, &got, false);
 		if (p == NULL)
 			return vdpa_vq_bad(vq, EFAULT, "indirect table outside memory");
 		raw[i] = *p;
