@@ -163,6 +163,7 @@ fake_read(void *handle, unsigned int region, uint64_t offset, void *buf, size_t 
 {
 	struct fake_pci *f = handle;
 
+	f->answered++;
 	if (f->io_err != 0)
 		return vdpa_error(f->io_err, "fake/%s: no answer", f->name);
 	if (f->all_ones) {
@@ -177,9 +178,8 @@ fake_read(void *handle, unsigned int region, uint64_t offset, void *buf, size_t 
 
 /* Of the header only the command register can be written; see f->on_write for more. */
 static int
-fake_write(void *handle, unsigned int region, uint64_t offset, const void *buf, size_t len)
+put(struct fake_pci *f, unsigned int region, uint64_t offset, const void *buf, size_t len)
 {
-	struct fake_pci *f = handle;
 	uint8_t *to = memory(f, region, offset, len);
 
 	if (f->io_err != 0)
@@ -194,13 +194,22 @@ fake_write(void *handle, unsigned int region, uint64_t offset, const void *buf, 
 }
 
 static int
+fake_write(void *handle, unsigned int region, uint64_t offset, const void *buf, size_t len)
+{
+	struct fake_pci *f = handle;
+
+	f->answered++;
+	return put(f, region, offset, buf, len);
+}
+
+static int
 fake_post(void *handle, unsigned int region, uint64_t offset, const void *buf, size_t len)
 {
 	struct fake_pci *f = handle;
 
 	f->posts++;
 	if (f->on_post == NULL)
-		return fake_write(handle, region, offset, buf, len);
+		return put(f, region, offset, buf, len);
 	if (f->io_err != 0)
 		return vdpa_error(f->io_err, "fake/%s: no answer", f->name);
 	if (!f->all_ones)

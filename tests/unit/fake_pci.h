@@ -72,6 +72,7 @@ struct fake_pci {
 	int intx, err, req;	    /* eventfds, -1: off */
 	bool intx_masked;	    /* by being raised */
 	unsigned int resets, posts, irq_calls;
+	unsigned int answered; /* reads, and writes that are no posts */
 	struct vdpa_dma_domain *dma;
 	struct vdpa_dma_mapping mapped[64];
 	unsigned int n_mapped;

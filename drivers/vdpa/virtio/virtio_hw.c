@@ -135,12 +135,25 @@ write32(struct virtio_hw *hw, uint32_t reg, uint32_t value)
 	vdpa_pci_write32(hw->pci, hw->common.bar, hw->common.offset + (uint64_t)reg, value);
 }
 
+/*
+ * Queue registers are posted, as a processor's writes to a device are: a function in another
+ * process answers the read that follows, and not each write. A read follows every group of them,
+ * and no group writes the same twice.
+ */
+static inline void
+post16(struct virtio_hw *hw, uint32_t reg, uint16_t value)
+{
+	vdpa_pci_post16(hw->pci, hw->common.bar, hw->common.offset + (uint64_t)reg, value);
+}
+
 /* Two halves: a device need not take an access of 64 bits (4.1.3.1). */
 static void
-write_address(struct virtio_hw *hw, uint32_t reg, uint64_t address)
+post_address(struct virtio_hw *hw, uint32_t reg, uint64_t address)
 {
-	write32(hw, reg, (uint32_t)address);
-	write32(hw, reg + 4, (uint32_t)(address >> 32));
+	uint64_t at = hw->common.offset + (uint64_t)reg;
+
+	vdpa_pci_post32(hw->pci, hw->common.bar, at, (uint32_t)address);
+	vdpa_pci_post32(hw->pci, hw->common.bar, at + 4, (uint32_t)(address >> 32));
 }
 
 int
@@ -436,7 +449,7 @@ virtio_hw_vq_info(struct virtio_hw *hw, uint16_t idx, struct virtio_hw_vq_info *
 {
 	uint64_t doorbell;
 
-	write16(hw, QUEUE_SELECT, idx);
+	post16(hw, QUEUE_SELECT, idx);
 	info->num_max = read16(hw, QUEUE_SIZE);
 	doorbell = (uint64_t)read16(hw, QUEUE_NOTIFY_OFF) * hw->multiplier;
 	if (virtio_hw_check(hw) < 0)
@@ -464,8 +477,8 @@ virtio_hw_vq_enable(struct virtio_hw *hw, uint16_t idx, const struct virtio_hw_v
 	uint16_t num;
 	int rc;
 
-	write16(hw, QUEUE_SELECT, idx);
-	write16(hw, QUEUE_SIZE, vq->num);
+	post16(hw, QUEUE_SELECT, idx);
+	post16(hw, QUEUE_SIZE, vq->num);
 	num = read16(hw, QUEUE_SIZE);
 	rc = virtio_hw_check(hw);
 	if (rc < 0)
@@ -473,13 +486,13 @@ virtio_hw_vq_enable(struct virtio_hw *hw, uint16_t idx, const struct virtio_hw_v
 	if (num != vq->num)
 		return vdpa_error(EIO, "%s: the device gives queue %u the size %u, not %u", name,
 				  idx, num, vq->num);
-	write_address(hw, QUEUE_DESC, vq->desc);
-	write_address(hw, QUEUE_DRIVER, vq->driver);
-	write_address(hw, QUEUE_DEVICE, vq->device);
+	post_address(hw, QUEUE_DESC, vq->desc);
+	post_address(hw, QUEUE_DRIVER, vq->driver);
+	post_address(hw, QUEUE_DEVICE, vq->device);
 	rc = virtio_hw_vq_vector(hw, idx, vq->vector);
 	if (rc < 0)
 		return rc;
-	write16(hw, QUEUE_ENABLE, 1);
+	post16(hw, QUEUE_ENABLE, 1);
 	if (read16(hw, QUEUE_ENABLE) != 1) {
 		rc = virtio_hw_check(hw);
 		return rc < 0 ? rc
@@ -501,8 +514,8 @@ virtio_hw_vq_reset(struct virtio_hw *hw, uint16_t idx)
 	struct virtio_wait wait;
 	int rc;
 
-	write16(hw, QUEUE_SELECT, idx);
-	write16(hw, QUEUE_RESET, 1);
+	post16(hw, QUEUE_SELECT, idx);
+	post16(hw, QUEUE_RESET, 1);
 	virtio_wait_start(&wait, hw);
 	while (read16(hw, QUEUE_RESET) != 0) {
 		rc = virtio_hw_check(hw);
@@ -534,8 +547,8 @@ virtio_hw_vq_vector(struct virtio_hw *hw, uint16_t idx, uint16_t vector)
 {
 	int rc;
 
-	write16(hw, QUEUE_SELECT, idx);
-	write16(hw, QUEUE_VECTOR, vector);
+	post16(hw, QUEUE_SELECT, idx);
+	post16(hw, QUEUE_VECTOR, vector);
 	rc = vector_granted(hw, read16(hw, QUEUE_VECTOR), vector);
 	return rc == -ENOSPC ? vdpa_error(rc, "%s: the device does not grant queue %u vector %u",
 					  vdpa_pci_name(hw->pci), idx, vector)

@@ -133,7 +133,11 @@ void vdpa_pci_write16(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, u
 void vdpa_pci_write32(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint32_t value);
 void vdpa_pci_write64(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t value);
 
-/** Posted writes for doorbells that could not be mapped: ordered, not waited for. */
+/**
+ * Posted writes, for doorbells that could not be mapped and for registers that are read back:
+ * ordered with all other accesses, not waited for. While the function takes none, one that waits
+ * to be sent already is not sent twice.
+ */
 void vdpa_pci_post16(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint16_t value);
 void vdpa_pci_post32(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint32_t value);
 
