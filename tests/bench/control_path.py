@@ -12,11 +12,13 @@ import json
 import mmap
 import os
 import select
+import shutil
 import signal
 import socket
 import statistics
 import struct
 import subprocess
+import tempfile
 import time
 
 import harness
@@ -98,39 +100,73 @@ def print_kicks(result):
     print(f'  doorbell page (host notifier)  {ways["doorbell"] / 1000:8.2f} us')
 
 
+def _uvdpa(stack, app, model):
+    """Sockets of a build's block devices, simulated and over vfio-user, by name."""
+    blk = 'mgmtdev sim_blk backend ram 1M queues'
+    model = stack.enter_context(harness.Daemon(
+        [f'name m{n} {blk} {n} vfio_user {{dir}}/m{n}.vfu' for n in LIFE_QUEUES], app=model))
+    app = stack.enter_context(harness.Daemon(
+        [f'name sim{n} {blk} {n} socket {{dir}}/sim{n}.sock' for n in LIFE_QUEUES] +
+        [f'name vfu{n} mgmtdev vfio-user/{model.dir}/m{n}.vfu socket {{dir}}/vfu{n}.sock'
+         for n in LIFE_QUEUES], app=app))
+    return {f'{kind}{n}': app.socket(f'{kind}{n}') for n in LIFE_QUEUES for kind in ('sim', 'vfu')}
+
+
+def _qemu(stack):
+    """Sockets of qemu-storage-daemon's block devices, which stand beside the simulated ones."""
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='uvdpa-bench.'))
+    sockets = {f'sim{n}': os.path.join(folder, f'{n}.sock') for n in LIFE_QUEUES}
+    argv = ['qemu-storage-daemon']
+    for n in LIFE_QUEUES:
+        argv += ['--blockdev', f'driver=null-co,node-name=d{n},size=1048576,read-zeroes=on',
+                 '--export', f'type=vhost-user-blk,id=e{n},node-name=d{n},writable=on,num-queues={n},'
+                             f'addr.type=unix,addr.path={sockets[f"sim{n}"]}']
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+    stack.callback(lambda: (process.terminate(), process.wait()))
+    for path in sockets.values():
+        harness.wait_for(lambda path=path: os.path.exists(path), path)
+    return sockets
+
+
 def life(options):
-    """Microseconds of start, stop and a changed call eventfd, by device and number of queues."""
+    """Microseconds of start, stop and a changed call eventfd, by side, device and number of queues.
+    The sides take turns within each round."""
     with contextlib.ExitStack() as stack:
-        blk = 'mgmtdev sim_blk backend ram 1M queues'
-        model = stack.enter_context(harness.Daemon(
-            [f'name m{n} {blk} {n} vfio_user {{dir}}/m{n}.vfu' for n in LIFE_QUEUES],
-            app=options.model))
-        app = stack.enter_context(harness.Daemon(
-            [f'name sim{n} {blk} {n} socket {{dir}}/sim{n}.sock' for n in LIFE_QUEUES] +
-            [f'name vfu{n} mgmtdev vfio-user/{model.dir}/m{n}.vfu socket {{dir}}/vfu{n}.sock'
-             for n in LIFE_QUEUES]))
-        runs = {f'{kind}{n}': [] for n in LIFE_QUEUES for kind in ('sim', 'vfu')}
+        sides = {'this build': _uvdpa(stack, options.app, options.model)}
+        if options.beside:
+            sides['beside'] = _uvdpa(stack, os.path.join(options.beside, 'examples/vdpa-app/vdpa-app'),
+                                     os.path.join(options.beside, 'app/vdpa-model/vdpa-model'))
+        if shutil.which('qemu-storage-daemon'):
+            sides['qemu-storage-daemon'] = _qemu(stack)
+        runs = {side: {name: [] for name in sockets} for side, sockets in sides.items()}
         for _ in range(options.runs):
-            for name, results in runs.items():
-                out = subprocess.run(
-                    [options.test_vdpa, 'bench', '--socket', app.socket(name), '--type', 'block',
-                     '--duration', '0.1', '--json', '-'],
-                    check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
-                result = json.loads(out)
-                results.append({what: result[what]['p50']
-                                for what in ('start', 'stop', 'call_swap')})
-    return {name: {what: statistics.median(r[what] for r in results) for what in results[0]}
-            for name, results in runs.items()}
+            for name in sides['this build']:
+                for side, sockets in sides.items():
+                    if name not in sockets:
+                        continue
+                    out = subprocess.run(
+                        [options.test_vdpa, 'bench', '--socket', sockets[name], '--type', 'block',
+                         '--duration', '0.1', '--json', '-'],
+                        check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+                    result = json.loads(out)
+                    runs[side][name].append({what: result[what]['p50']
+                                             for what in ('start', 'stop', 'call_swap')})
+    return {side: {name: {what: statistics.median(r[what] for r in results) for what in results[0]}
+                   for name, results in devices.items()} for side, devices in runs.items()}
 
 
 def print_life(result):
-    print('Block devices by a vhost-user front end, median of the runs\' medians:')
-    print(f'  {"":24}{"queues":>8}{"start us":>10}{"stop us":>10}{"call fd us":>12}')
+    sides = list(result)
+    print('Block devices by a vhost-user front end, median of the runs\' medians, microseconds of')
+    print('start, stop and another call eventfd:')
+    print(f'  {"":22}{"queues":>8}' + ''.join(f'{side:>26}' for side in sides))
     for kind, name in (('sim', 'simulated'), ('vfu', 'virtio over vfio-user')):
         for n in LIFE_QUEUES:
-            values = result[f'{kind}{n}']
-            print(f'  {name:24}{n:8}{values["start"]:10.0f}{values["stop"]:10.0f}'
-                  f'{values["call_swap"]:12.0f}')
+            row = f'  {name:22}{n:8}'
+            for side in sides:
+                values = result[side].get(f'{kind}{n}')
+                row += '' if values is None else f'{values["start"]:12.0f}{values["stop"]:8.0f}{values["call_swap"]:6.0f}'
+            print(row)
 
 
 def _count(options, app, net, by_doorbell):
