@@ -48,7 +48,7 @@ make_session(struct fixture *f)
 	f->dev = (struct vhu_device){.vdev = &f->fake->vdev, .nvqs = FAKE_VQS, .features = V1};
 	f->dev.fds = vdpa_fd_account_create();
 	pthread_mutex_init(&f->dev.lock, NULL);
-	f->s = vdpa_vhu_session_new(&f->dev, 0);
+	f->s = vdpa_vhu_session_new(&f->dev);
 	assert_non_null(f->s);
 	assert_int_equal(vdpa_consumer_set_features(f->s->consumer,
 						    V1 | RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES)),

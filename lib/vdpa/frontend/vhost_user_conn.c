@@ -184,7 +184,8 @@ handle(struct vhu_conn *conn)
 	conn->nfds = 0;
 	conn->have = 0;
 	verdict = vdpa_vhu_handle(&req);
-	if (verdict == VHU_VERDICT_REPLY)
+	conn->answered = verdict == VHU_VERDICT_REPLY;
+	if (conn->answered)
 		sent = reply(conn, req.reply_fd);
 	if (req.reply_fd >= 0)
 		close(req.reply_fd);
@@ -192,11 +193,12 @@ handle(struct vhu_conn *conn)
 }
 
 /* The next message, for which the job waits a moment where its thread has nothing else to do: most
- * front ends wait for the answer to one message before they send the next. */
+ * front ends wait for the answer to one message before they send the next, so after an answer there
+ * is none yet. */
 static enum input
 receive_next(struct vhu_conn *conn)
 {
-	enum input input = receive(conn);
+	enum input input = conn->answered ? INPUT_NONE : receive(conn);
 	struct pollfd in = {.fd = conn->fd, .events = POLLIN};
 
 	while (input == INPUT_NONE && !vdpa_work_is_awaited() && poll(&in, 1, LINGER_MS) == 1)
@@ -278,7 +280,7 @@ vdpa_vhu_conn_open(struct vhu_device *dev, int fd)
 	struct vhu_conn *conn = &dev->conn;
 	int rc;
 
-	conn->session = vdpa_vhu_session_new(dev, fd);
+	conn->session = vdpa_vhu_session_new(dev);
 	if (conn->session == NULL) {
 		(void)vdpa_close_connection(dev->fds, fd);
 		vdpa_vhu_socket_resume(dev);

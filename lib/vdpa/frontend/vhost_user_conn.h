@@ -31,7 +31,8 @@ struct vhu_conn {
 	size_t have;	    /* bytes */
 	int fds[VHU_MSG_FDS_MAX];
 	unsigned int nfds;
-	bool ended; /* hung up, broken or refused */
+	bool answered; /* the last message */
+	bool ended;    /* hung up, broken or refused */
 };
 
 /* The socket of a device: one that listens, or the address of one to connect to. */

@@ -13,7 +13,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <stdio.h>
 
 #include <rte_bitops.h>
@@ -57,7 +56,6 @@ check_row(struct vhu_received *req, int64_t *shown)
 	const struct vhu_msg *msg = req->msg;
 	const struct vhu_row *row = req->row;
 	uint32_t flags = msg->flags;
-	struct pollfd out = {.fd = req->s->fd, .events = POLLOUT};
 
 	if (row == NULL)
 		return vdpa_vhu_not_served(msg->request);
@@ -75,10 +73,6 @@ check_row(struct vhu_received *req, int64_t *shown)
 				  row->fds_min, row->fds_max);
 	if (row->protocol != 0 && (req->s->protocol & row->protocol) == 0)
 		return vdpa_error(EPROTO, "its protocol feature was not negotiated");
-	/* A front end that asks and does not read the answers is not worth the work. */
-	if (((row->effect & VHU_EFFECT_REPLY) != 0 || (flags & VHU_FLAGS_NEED_REPLY) != 0) &&
-	    poll(&out, 1, 0) != 1)
-		return vdpa_error(EAGAIN, "the front end does not read its replies");
 	return take_index(req, shown);
 }
 
@@ -100,7 +94,7 @@ acknowledge(struct vhu_received *req, bool success)
 
 /*
  * Refuse it. A reply of type u64 is understood only for requests that have none of their own, and
- * a connection that is not read, or does nothing but offend, is not worth keeping.
+ * a connection that does nothing but offend is not worth keeping.
  */
 static enum vhu_verdict
 refuse(struct vhu_received *req, int rc, int64_t idx)
@@ -122,8 +116,8 @@ refuse(struct vhu_received *req, int rc, int64_t idx)
 		VDPA_LOG_LIMITED(&s->dev->log, ERR,
 				 "%s: vhost-user: %u messages refused, closing the connection",
 				 device, s->refusals);
-	if (!known || (req->row->effect & VHU_EFFECT_REPLY) != 0 || rc == -EAGAIN ||
-	    rc == -EPROTO || s->refusals >= VHU_REFUSALS_MAX || !wants_ack(req))
+	if (!known || (req->row->effect & VHU_EFFECT_REPLY) != 0 || rc == -EPROTO ||
+	    s->refusals >= VHU_REFUSALS_MAX || !wants_ack(req))
 		return VHU_VERDICT_CLOSE;
 	return acknowledge(req, false);
 }

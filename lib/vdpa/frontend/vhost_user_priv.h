@@ -59,7 +59,6 @@ struct vhu_device;
 
 struct vhu_session {
 	struct vhu_device *dev;
-	int fd; /* the connection, which vhost_user_conn.c owns */
 	unsigned int refusals;
 
 	struct vdpa_consumer *consumer;
@@ -109,8 +108,8 @@ ssize_t vdpa_vhu_send(int socket, const struct vhu_msg *msg, int fd);
  * for lines that begin with them. */
 const char *vdpa_vhu_why(const struct vhu_device *dev, int64_t idx);
 
-/* fd: its connection, of which it is not the owner. NULL: out of memory. */
-struct vhu_session *vdpa_vhu_session_new(struct vhu_device *dev, int fd);
+/* NULL: out of memory. */
+struct vhu_session *vdpa_vhu_session_new(struct vhu_device *dev);
 /* Stops the device. Nobody else may use the session any more. */
 void vdpa_vhu_session_free(struct vhu_session *s);
 /* Start what has become ready, and give its doorbells. */

@@ -27,7 +27,7 @@ started(void *arg)
 static const struct vdpa_consumer_ops consumer_ops = {.started = started};
 
 struct vhu_session *
-vdpa_vhu_session_new(struct vhu_device *dev, int fd)
+vdpa_vhu_session_new(struct vhu_device *dev)
 {
 	struct vhu_session *s = calloc(1, sizeof(*s) + dev->nvqs * sizeof(s->doorbells[0]));
 
@@ -41,7 +41,6 @@ vdpa_vhu_session_new(struct vhu_device *dev, int fd)
 		return NULL;
 	}
 	s->dev = dev;
-	s->fd = fd;
 	s->backend_fd = -1;
 	s->nrings = dev->nvqs;
 	return s;
