@@ -41,8 +41,7 @@ class Idle(unittest.TestCase):
         # A tick of the clock that processes are accounted by is 0.2 % here, and one may fall on a
         # process that hardly runs; 64 devices that woke 10 times a second would cost more.
         self.assertLessEqual(cpu, few_cpu + 3.5 / os.sysconf('SC_CLK_TCK'))
-        # rte_vhost's thread wakes once a second, whatever it watches, and is preempted on a busy
-        # machine; ours do not wake at all.
+        # DPDK's and the main thread may be woken by what looks at them; ours do not wake at all.
         for name, count in many.items():
             if name.startswith('vdpa-'):
                 self.assertEqual(count, 0, name)

@@ -139,7 +139,7 @@ class Sleep(unittest.TestCase):
         self.assertLess(cpu, 0.05)
 
     def test_packets_make_no_system_calls(self):
-        """All threads of the daemon, DPDK's too, which looks at its sockets once a second."""
+        """All threads of the daemon, DPDK's too."""
         harness.skip_unless(shutil.which('strace'), 'strace is not installed: run scripts/setup test')
         polling = ['--poll-lcores', str(min(os.sched_getaffinity(0)))]
         with model(args=polling) as other, daemon(other.path) as app:

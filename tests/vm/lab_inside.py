@@ -72,7 +72,7 @@ def vectors(address):
     return [(fields[-1], int(fields[1])) for fields in lines]
 
 
-# What the process has for itself: telemetry's connections, pipes of rte_vhost's, a file made once.
+# What the process has for itself: telemetry's connections, pipes of EAL's, a file made once.
 OWN = ("socket:", "pipe:", "/memfd:vdpa-nothing (deleted)")
 
 
