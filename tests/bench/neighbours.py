@@ -9,6 +9,7 @@ daemon lets it take and not what the attacker's own loops do. The daemon runs on
 that measures, on the first.
 """
 
+import concurrent.futures
 import contextlib
 import os
 import select
@@ -29,6 +30,7 @@ import vhost_user_client as vhu  # noqa: E402
 
 HALVES = 8
 STUCK = 32
+LINGERING, LINGER_S = 32, 1
 STUCK_MS = 10000
 SETUPS = 15
 # Of a frame: then it is lost.
@@ -55,33 +57,54 @@ def half_messages(paths):
     yield
     while not over():
         select.select([0], [], [])
+    for client in clients:
+        assert not client.is_closed(0.01), 'hung up'
+
+
+def descriptors():
+    """One of each kind, whose last holder the daemon becomes; a socket has another one in its queue."""
+    pair = socket.socketpair()
+    socket.send_fds(pair[0], [b'x'], [pair[1].fileno()])
+    read, write = os.pipe()
+    os.close(write)
+    return [os.eventfd(0), os.open('/dev/null', os.O_RDWR), os.memfd_create('flood'), read,
+            pair[1].detach(), pair[0].detach()]
 
 
 def floods(paths):
-    """Messages with 1 to 64 descriptors of every kind, which no message has, again and again."""
-    pair = socket.socketpair()
-    # A socket in whose queue another one lies, and one whose close() may wait.
-    socket.send_fds(pair[0], [b'x'], [pair[1].fileno()])
-    lingering, peer = harness.lingering()
-    read, write = os.pipe()
-    kinds = [os.eventfd(0), os.open('/dev/null', os.O_RDWR), os.memfd_create('flood'), read,
-             pair[1].fileno(), lingering.fileno()]
-    n = 0
+    """Messages with 1 to 64 descriptors of every kind, which no message has, again and again; with each of
+    the first ones, a TCP socket whose last close() takes seconds, for its peer does not read what is left."""
+    with concurrent.futures.ThreadPoolExecutor(LINGERING) as pool:
+        lingering = list(pool.map(lambda _: harness.lingering(LINGER_S), range(LINGERING)))
+    peers = [peer for _, peer in lingering]
+    # Whoever closes such a socket last waits: that may be us.
+    closers = concurrent.futures.ThreadPoolExecutor(LINGERING)
+    n = messages = sent = 0
     yield
     while not over():
         for path in paths:
             n += 1
+            kinds = descriptors()
+            slow = [lingering.pop()[0].detach()] if lingering else []
+            fds = (slow + kinds)[:1] + [kinds[i % len(kinds)] for i in range((0, 7, 63)[n % 3])]
+            request = (vhu.GET_FEATURES, vhu.SET_VRING_CALL, vhu.SET_MEM_TABLE, 99)[n % 4]
             with contextlib.suppress(vhu.Closed, OSError), vhu.Client(path, timeout=1) as client:
-                fds = [kinds[(n + i) % len(kinds)] for i in range((1, 8, 64)[n % 3])]
-                request = (vhu.GET_FEATURES, vhu.SET_VRING_CALL, vhu.SET_MEM_TABLE, 99)[n % 4]
                 client.send(request, bytes((0, 8, 40)[n // 4 % 3]), fds)
-    os.close(write)
-    peer.close()
+                sent += len(fds)
+                messages += 1
+            for fd in slow:
+                closers.submit(os.close, fd)
+            for fd in kinds:
+                os.close(fd)
+    print(f'{sent} descriptors in {messages} messages', flush=True)
+    assert not lingering and len(peers) == LINGERING
+    closers.shutdown()
 
 
 def slow_readers(paths):
     """Questions without end; the answers are not read."""
     clients = {path: None for path in paths}
+    sent = 0
     yield
     while not over():
         for path, client in clients.items():
@@ -90,10 +113,12 @@ def slow_readers(paths):
                     clients[path] = client = vhu.Client(path, timeout=0.05)
                 for _ in range(100):
                     client.send(vhu.GET_FEATURES)
+                    sent += 1
             except (vhu.Closed, OSError):
                 if client:
                     client.close()
                 clients[path] = None
+    print(f'{sent} questions', flush=True)
 
 
 def stuck(paths):
@@ -110,7 +135,7 @@ def stuck(paths):
         while not over():
             select.select([0], [], [])
         answered = select.select([net.client.sock for net in nets], [], [], 0)[0]
-        print(f'{len(nets) - len(answered)} of {len(nets)} still stuck', flush=True)
+        print(f'{len(nets) - len(answered)} still stuck', flush=True)
     finally:
         os.kill(pid, signal.SIGCONT)
 
@@ -309,14 +334,15 @@ def verdict(runs):
 
 
 def print_neighbours(results):
-    print(f'Beside an attack, medians of the runs: frames of a neighbour, and set-up of a healthy device, ms')
-    print(f'  {"":36}{"frames":>8}{"lost":>6}{"longest gap":>18}{"":>8}{"set-up":>18}')
+    print('Beside an attack, medians of the runs: frames of a neighbour, and set-up of a healthy device, ms')
+    print(f'  {"":36}{"frames":>8}{"lost":>6}{"longest gap":>18}{"":>8}{"set-up":>18}{"":>8}  one attack made')
     print(f'  {"":36}{"":>8}{"":>6}{"alone":>9}{"beside":>9}{"":>8}{"alone":>9}{"beside":>9}')
     for r in results:
         holds = ['holds' if r[key] else 'MISSED' for key in ('gap_holds', 'setup_holds')]
         print(f'  {ATTACKS[r["attack"]][1]:36}{r["frames"]:8}{r["lost"]:6}'
               f'{r["gap_ms"][0]:9.1f}{r["gap_ms"][1]:9.1f}{holds[0]:>8}'
-              f'{r["setup_ms"][0]:9.1f}{r["setup_ms"][1]:9.1f}{holds[1]:>8}')
+              f'{r["setup_ms"][0]:9.1f}{r["setup_ms"][1]:9.1f}{holds[1]:>8}'
+              f'  {r["runs"][-1]["attacker"]}')
     print(f'  holds: a gap of at most {GAP_FACTOR} x alone + {GAP_MS} ms, '
           f'a set-up of at most {SETUP_FACTOR} x alone + {SETUP_MS} ms')
 
