@@ -71,12 +71,16 @@ def descriptors():
             pair[1].detach(), pair[0].detach()]
 
 
-def floods(paths):
-    """Messages with 1 to 64 descriptors of every kind, which no message has, again and again; with each of
-    the first ones, a TCP socket whose last close() takes seconds, for its peer does not read what is left."""
+def slow_closes(paths):
+    """The same, with a TCP socket in each of the first messages whose last close() takes a second, for its
+    peer does not read what is left."""
     with concurrent.futures.ThreadPoolExecutor(LINGERING) as pool:
-        lingering = list(pool.map(lambda _: harness.lingering(LINGER_S), range(LINGERING)))
-    peers = [peer for _, peer in lingering]
+        return floods(paths, list(pool.map(lambda _: harness.lingering(LINGER_S), range(LINGERING))))
+
+
+def floods(paths, lingering=()):
+    """Messages with 1 to 64 descriptors of every kind, which no message has, again and again."""
+    lingering, peers = [ours for ours, _ in lingering], [peer for _, peer in lingering]
     # Whoever closes such a socket last waits: that may be us.
     closers = concurrent.futures.ThreadPoolExecutor(LINGERING)
     n = messages = sent = 0
@@ -85,7 +89,7 @@ def floods(paths):
         for path in paths:
             n += 1
             kinds = descriptors()
-            slow = [lingering.pop()[0].detach()] if lingering else []
+            slow = [lingering.pop().detach()] if lingering else []
             fds = (slow + kinds)[:1] + [kinds[i % len(kinds)] for i in range((0, 7, 63)[n % 3])]
             request = (vhu.GET_FEATURES, vhu.SET_VRING_CALL, vhu.SET_MEM_TABLE, 99)[n % 4]
             with contextlib.suppress(vhu.Closed, OSError), vhu.Client(path, timeout=1) as client:
@@ -97,8 +101,9 @@ def floods(paths):
             for fd in kinds:
                 os.close(fd)
     print(f'{sent} descriptors in {messages} messages', flush=True)
-    assert not lingering and len(peers) == LINGERING
     closers.shutdown()
+    for peer in peers:
+        peer.close()
 
 
 def slow_readers(paths):
@@ -188,6 +193,7 @@ def reads(paths):
 ATTACKS = {
     'half': (half_messages, f'half messages, {HALVES} connections'),
     'floods': (floods, 'descriptors of every kind'),
+    'closes': (slow_closes, f'the same, {LINGERING} close slowly'),
     'slow': (slow_readers, f'{HALVES} slow readers'),
     'stuck': (stuck, f'{STUCK} functions in their time-outs'),
     'read1': (reads, '128 reads of 31.5 MiB, 1 queue'),
