@@ -36,10 +36,10 @@
 /* How long the job waits for the next message, where nobody else needs its thread: first it looks
  * again and again, and lets others have the CPU in between, as a thread that sleeps costs more to
  * wake than most messages to handle; then it sleeps. */
-#define SPIN_US	      50
+#define SPIN_US	      100
 #define LINGER_MS     1
-/* A front end that needed longer than SPIN_US is not waited for in that way for 1, 3, 7, ... of its
- * next messages, and this many at most. */
+/* A front end that needs longer than SPIN_US again and again is not waited for in that way for 1,
+ * 3, 7, ... of its next messages, and this many at most. */
 #define SPIN_SKIP_MAX 63u
 
 enum input {
@@ -219,12 +219,12 @@ spin(struct vhu_conn *conn)
 		sched_yield();
 		input = receive(conn);
 		if (input != INPUT_NONE) {
-			conn->spin_skipped = 0;
+			conn->spin_skip_next = 0;
 			return input;
 		}
 	}
-	conn->spin_skipped = RTE_MIN(2 * conn->spin_skipped + 1, SPIN_SKIP_MAX);
-	conn->spin_skip = conn->spin_skipped;
+	conn->spin_skip = conn->spin_skip_next;
+	conn->spin_skip_next = RTE_MIN(2 * conn->spin_skip + 1, SPIN_SKIP_MAX);
 	return INPUT_NONE;
 }
 
@@ -260,7 +260,7 @@ end(struct vhu_device *dev)
 	close_fds(conn, dev->fds);
 	conn->have = 0;
 	conn->ended = false;
-	conn->spin_skip = conn->spin_skipped = 0;
+	conn->spin_skip = conn->spin_skip_next = 0;
 	pthread_mutex_lock(&dev->lock);
 	fd = conn->fd;
 	conn->fd = -1;
