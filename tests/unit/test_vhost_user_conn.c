@@ -46,6 +46,12 @@ static struct {
 	bool looks;		 /* for the next one */
 } peer;
 
+/* Keeps a job where it has yielded. */
+static struct {
+	bool on;	 /* atomic */
+	unsigned int in; /* atomic */
+} hold;
+
 int __real_poll(struct pollfd *fds, nfds_t n, int timeout);
 int __wrap_poll(struct pollfd *fds, nfds_t n, int timeout);
 int __wrap_sched_yield(void);
@@ -77,6 +83,12 @@ go_on(void)
 int
 __wrap_sched_yield(void)
 {
+	if (LOAD(hold.on)) {
+		__atomic_add_fetch(&hold.in, 1, __ATOMIC_SEQ_CST);
+		while (LOAD(hold.on))
+			usleep(100);
+		return 0;
+	}
 	if (!LOAD(peer.talks))
 		return 0;
 	peer.looked_for += !peer.looks;
@@ -94,54 +106,70 @@ __wrap_poll(struct pollfd *fds, nfds_t n, int timeout)
 	return __real_poll(fds, n, timeout);
 }
 
-struct fixture {
+/* A device, with the other end of its connection. */
+struct device {
 	struct fake_device *fake;
 	struct vhu_device dev;
+	int fd;
 	unsigned int freed;
 };
 
 static int
 open_connection(void *arg)
 {
-	struct fixture *f = arg;
+	struct device *d = arg;
 	int pair[2];
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-	peer.fd = pair[0];
-	return vdpa_vhu_conn_open(&f->dev, pair[1]);
+	d->fd = pair[0];
+	return vdpa_vhu_conn_open(&d->dev, pair[1]);
+}
+
+static struct device *
+device_open(const char *name)
+{
+	struct device *d = calloc(1, sizeof(*d));
+
+	d->fake = fake_device_new(name, true);
+	d->fake->freed = &d->freed;
+	assert_int_equal(vdpa_register_device(&d->fake->vdev), 0);
+	d->dev = (struct vhu_device){.vdev = &d->fake->vdev, .nvqs = FAKE_VQS};
+	d->dev.fds = vdpa_fd_account_create();
+	pthread_mutex_init(&d->dev.lock, NULL);
+	vdpa_vhu_conn_init(&d->dev);
+	assert_int_equal(vdpa_event_loop_call(vdpa_event_loop_control(), open_connection, d), 0);
+	return d;
+}
+
+static void
+device_close(struct device *d)
+{
+	vdpa_vhu_conn_close(&d->dev);
+	close(d->fd);
+	vdpa_fd_account_destroy(d->dev.fds);
+	vdpa_unregister_device(&d->fake->vdev);
+	vdpa_put_device(&d->fake->vdev);
+	assert_int_equal(d->freed, 1);
+	pthread_mutex_destroy(&d->dev.lock);
+	free(d);
 }
 
 static int
 setup(void **state)
 {
-	struct fixture *f = calloc(1, sizeof(*f));
+	struct device *d = device_open("fake0");
 
-	f->fake = fake_device_new("fake0", true);
-	f->fake->freed = &f->freed;
-	assert_int_equal(vdpa_register_device(&f->fake->vdev), 0);
-	f->dev = (struct vhu_device){.vdev = &f->fake->vdev, .nvqs = FAKE_VQS};
-	f->dev.fds = vdpa_fd_account_create();
-	pthread_mutex_init(&f->dev.lock, NULL);
-	vdpa_vhu_conn_init(&f->dev);
 	memset(&peer, 0, sizeof(peer));
-	assert_int_equal(vdpa_event_loop_call(vdpa_event_loop_control(), open_connection, f), 0);
-	*state = f;
+	memset(&hold, 0, sizeof(hold));
+	peer.fd = d->fd;
+	*state = d;
 	return 0;
 }
 
 static int
 teardown(void **state)
 {
-	struct fixture *f = *state;
-
-	vdpa_vhu_conn_close(&f->dev);
-	close(peer.fd);
-	vdpa_fd_account_destroy(f->dev.fds);
-	vdpa_unregister_device(&f->fake->vdev);
-	vdpa_put_device(&f->fake->vdev);
-	assert_int_equal(f->freed, 1);
-	pthread_mutex_destroy(&f->dev.lock);
-	free(f);
+	device_close(*state);
 	return 0;
 }
 
@@ -154,8 +182,11 @@ talk(bool fast)
 	peer.sent = peer.answered = peer.sleeps = peer.looked_for = 0;
 	STORE(peer.talks, true);
 	send_message();
-	EVENTUALLY(LOAD(peer.answered) == MESSAGES);
+	for (unsigned int i = 0; i < 5000 && LOAD(peer.answered) < MESSAGES; i++)
+		usleep(1000);
+	STORE(hold.on, false);
 	STORE(peer.talks, false);
+	assert_int_equal(LOAD(peer.answered), MESSAGES);
 }
 
 /* A start is such messages: no thread sleeps and is woken for any of them. */
@@ -184,6 +215,23 @@ a_front_end_that_has_become_fast_is_looked_for_again(void **state)
 	assert_in_range(peer.sleeps, 0, LONGEST_PAUSE);
 }
 
+/* A crowd of front ends must not take the CPUs from the devices. */
+static void
+one_front_end_at_a_time_is_looked_for(void **state)
+{
+	const struct vhu_msg msg = {.request = VHU_GET_FEATURES, .flags = VHU_FLAGS_VERSION};
+	struct device *other = device_open("fake1");
+
+	STORE(hold.on, true);
+	assert_int_equal(send(other->fd, &msg, VHU_HDR_SIZE, 0), VHU_HDR_SIZE);
+	EVENTUALLY(LOAD(hold.in) == 1);
+	talk(true);
+	assert_int_equal(peer.sleeps, MESSAGES - 1);
+	assert_int_equal(LOAD(hold.in), 1);
+	STORE(hold.on, false);
+	device_close(other);
+}
+
 static int
 group_setup(void **state)
 {
@@ -206,6 +254,7 @@ main(void)
 		TEST(a_front_end_that_goes_on_at_once_finds_the_job_awake),
 		TEST(a_slow_front_end_is_rarely_looked_for),
 		TEST(a_front_end_that_has_become_fast_is_looked_for_again),
+		TEST(one_front_end_at_a_time_is_looked_for),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

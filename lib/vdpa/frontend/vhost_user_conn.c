@@ -202,16 +202,12 @@ handle(struct vhu_conn *conn)
 	return sent && verdict != VHU_VERDICT_CLOSE;
 }
 
-/* Look for the next message for SPIN_US, if the front end was as fast as that before. */
+/* Look for the next message for SPIN_US. */
 static enum input
-spin(struct vhu_conn *conn)
+look(struct vhu_conn *conn)
 {
 	int64_t until_us = vdpa_now_us() + SPIN_US;
 
-	if (conn->spin_skip > 0) {
-		conn->spin_skip--;
-		return INPUT_NONE;
-	}
 	while (!vdpa_work_is_awaited() && vdpa_now_us() < until_us) {
 		enum input input;
 
@@ -226,6 +222,25 @@ spin(struct vhu_conn *conn)
 	conn->spin_skip = conn->spin_skip_next;
 	conn->spin_skip_next = RTE_MIN(2 * conn->spin_skip + 1, SPIN_SKIP_MAX);
 	return INPUT_NONE;
+}
+
+/* The same, if the front end was as fast as that before, and no other job does so: however many
+ * front ends there are, one thread at most takes CPU time for nothing. */
+static enum input
+spin(struct vhu_conn *conn)
+{
+	static bool busy;
+	enum input input;
+
+	if (conn->spin_skip > 0) {
+		conn->spin_skip--;
+		return INPUT_NONE;
+	}
+	if (__atomic_exchange_n(&busy, true, __ATOMIC_ACQUIRE))
+		return INPUT_NONE;
+	input = look(conn);
+	__atomic_store_n(&busy, false, __ATOMIC_RELEASE);
+	return input;
 }
 
 /* The next message, for which the job waits a moment where its thread has nothing else to do: most
