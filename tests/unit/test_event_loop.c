@@ -210,6 +210,86 @@ a_call_runs_on_the_loop_and_returns_its_result(void **state)
 	assert_int_equal(n, 2);
 }
 
+/* What a caller does while it waits; both are the program's instead of the C library's. */
+static struct {
+	bool watched; /* atomic: the rest is in use */
+	bool waits;   /* atomic: the loop may answer */
+	bool answers; /* atomic: it is about to */
+	bool slept;   /* atomic */
+	unsigned int sleeps;
+} caller;
+
+int __real_sched_yield(void);
+int __wrap_sched_yield(void);
+int __real_pthread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex);
+int __wrap_pthread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex);
+
+int
+__wrap_sched_yield(void)
+{
+	__atomic_store_n(&caller.waits, true, __ATOMIC_SEQ_CST);
+	if (LOAD(caller.watched)) {
+		while (!LOAD(caller.answers))
+			usleep(1000);
+		/* All that is left to the loop is to say so. */
+		usleep(20000);
+	}
+	return __real_sched_yield();
+}
+
+int
+__wrap_pthread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex)
+{
+	caller.sleeps += LOAD(caller.watched);
+	__atomic_store_n(&caller.slept, true, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&caller.waits, true, __ATOMIC_SEQ_CST);
+	return __real_pthread_cond_wait(cond, mutex);
+}
+
+static int
+answer_when_waited_for(void *arg)
+{
+	while (!LOAD(caller.waits))
+		usleep(100);
+	__atomic_store_n(&caller.answers, true, __ATOMIC_SEQ_CST);
+	return 0;
+}
+
+static void
+a_caller_who_is_answered_at_once_does_not_sleep(void **state)
+{
+	unsigned int sleeps = 1;
+
+	for (unsigned int i = 0; i < 10 && sleeps > 0; i++) {
+		memset(&caller, 0, sizeof(caller));
+		__atomic_store_n(&caller.watched, true, __ATOMIC_SEQ_CST);
+		assert_int_equal(vdpa_event_loop_call(*state, answer_when_waited_for, NULL), 0);
+		__atomic_store_n(&caller.watched, false, __ATOMIC_SEQ_CST);
+		sleeps = caller.sleeps;
+	}
+	assert_int_equal(sleeps, 0);
+}
+
+static int
+add_one_late(void *arg)
+{
+	while (!LOAD(caller.slept))
+		usleep(100);
+	return add_one(arg);
+}
+
+/* One who is not sleeps, and does not take CPU time from the loop. */
+static void
+a_caller_who_waits_for_long_sleeps(void **state)
+{
+	unsigned int n = 0;
+
+	memset(&caller, 0, sizeof(caller));
+	assert_int_equal(vdpa_event_loop_call(*state, add_one_late, &n), 42);
+	assert_int_equal(n, 1);
+	assert_true(LOAD(caller.slept));
+}
+
 struct task_counter {
 	struct vdpa_task task;
 	unsigned int runs;
@@ -504,6 +584,8 @@ main(void)
 		TEST(deletion_waits_for_its_handler_and_for_no_other),
 		TEST(events_may_come_and_go_while_others_fire),
 		TEST(a_call_runs_on_the_loop_and_returns_its_result),
+		TEST(a_caller_who_is_answered_at_once_does_not_sleep),
+		TEST(a_caller_who_waits_for_long_sleeps),
 		TEST(a_task_runs_once_however_often_it_is_posted_before),
 		TEST(a_cancelled_task_neither_runs_nor_is_running),
 		TEST(no_work_is_lost_between_polling_and_sleeping),
