@@ -192,13 +192,18 @@ cached_writes_are_lent_until_they_are_done(void **state)
 	assert_true(sim_turn_gives_way(&d.turn));
 	EVENTUALLY(kick_and_reap(&d) == 8);
 	assert_int_equal(d.turn.lent, 0);
-	/* Of a large one as much as is written by one system call. */
-	submit(&d, 0, SIM_BLK_WRITE, 0, d.mem, LARGE);
-	assert_int_equal(d.turn.lent, SIM_PIECE);
-	submit(&d, 1, SIM_BLK_WRITE, 0, d.mem, BLOCK);
+	/* Of large ones as much as is written by one system call each, and as the turn lets be. */
+	for (unsigned int i = 0; i < 5; i++)
+		submit(&d, i, SIM_BLK_WRITE, 0, d.mem, LARGE);
+	assert_int_equal(d.turn.lent, SIM_TURN_BYTES);
+	assert_true(sim_turn_gives_way(&d.turn));
+	/* They would take long with what the next turn adds. */
+	sim_turn_begin(&d.turn, 0);
+	submit(&d, 5, SIM_BLK_WRITE, 0, d.mem, BLOCK);
+	assert_int_equal(d.turn.lent, SIM_TURN_BYTES + SIM_PIECE + BLOCK);
 	assert_false(sim_turn_gives_way(&d.turn));
 	d.done = 0;
-	EVENTUALLY(kick_and_reap(&d) == 2);
+	EVENTUALLY(kick_and_reap(&d) == 6);
 	/* Reads are the worker's own. */
 	submit(&d, 0, SIM_BLK_READ, 0, d.mem, BLOCK);
 	assert_int_equal(d.turn.lent, 0);

@@ -23,8 +23,8 @@
 #define SIM_PIECE      (256u << 10)
 /** Microseconds after which a turn begins no further work. */
 #define SIM_TURN_US    200
-/** Bytes lent up to which the worker gives way to the threads that move them. */
-#define SIM_LENT_BYTES (256 << 10)
+/** Bytes lent up to which the worker gives way to the threads that move them: a turn's. */
+#define SIM_LENT_BYTES SIM_TURN_BYTES
 
 struct sim_turn {
 	int64_t bytes;	  /**< left of the budget; at most a piece below 0 */
