@@ -18,7 +18,7 @@ import time
 
 import harness
 
-IMAGE_SIZE = 256 << 20
+IMAGE_SIZE = 128 << 20
 DEPTH = 32
 RATES = (0, 100, 1000, 10000, 50000)
 # What a run's beginning and end cost is left out of its processor time.
@@ -93,14 +93,18 @@ def _run(options, side, *args):
     driver = subprocess.Popen(
         ['taskset', '-c', str(options.peer_cpu), options.test_vdpa, 'bench', '--socket', path,
          '--type', 'block', '--duration', str(options.seconds), '--depth', str(DEPTH),
-         '--json', '-', *args], text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+         '--json', '-', *args], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # What it is about to measure.
+    while not driver.stderr.readline().startswith('#'):
+        if driver.poll() is not None:
+            raise RuntimeError(f'test-vdpa bench {args}: exit code {driver.returncode}')
     time.sleep(MARGIN_S)
     cpu, start = _processor_seconds(pid), time.monotonic()
     time.sleep(max(options.seconds - 2 * MARGIN_S, 0.1))
     share = (_processor_seconds(pid) - cpu) / (time.monotonic() - start)
-    out = driver.communicate()[0]
+    out, errors = driver.communicate()
     if driver.returncode != 0:
-        raise RuntimeError(f'test-vdpa bench {args}: exit code {driver.returncode}')
+        raise RuntimeError(f'test-vdpa bench {args}: {errors}')
     return json.loads(out), share
 
 
