@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* The account of who may hold a file of a domain's devices, and who is admitted beside them. */
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "page_holders.h"
+#include "vdpa_args.h"
+
+void
+vdpa_page_holders_init(struct vdpa_page_holders *h)
+{
+	/* With default attributes it cannot fail. */
+	(void)pthread_mutex_init(&h->lock, NULL);
+	h->any = h->several = false;
+}
+
+void
+vdpa_page_holders_fini(struct vdpa_page_holders *h)
+{
+	pthread_mutex_destroy(&h->lock);
+}
+
+/* "uid 1001 (pid 77)", for messages. */
+static const char *
+name_of(const struct vdpa_peer *peer, char *buf, size_t len)
+{
+	if (!peer->known)
+		snprintf(buf, len, "a front end of an unknown user");
+	else
+		snprintf(buf, len, "uid %u (pid %d)", (unsigned int)peer->uid, (int)peer->pid);
+	return buf;
+}
+
+/* Under the lock. */
+static int
+admit(const struct vdpa_page_holders *h, const char *name, const struct vdpa_peer *peer, bool once)
+{
+	char holder[48], other[48];
+	bool same = once ? !h->several && vdpa_peer_same_process(&h->first, peer)
+			 : vdpa_peer_same_user(&h->first, peer);
+
+	if (!h->any || same)
+		return 0;
+	return vdpa_error(
+		EACCES,
+		"%s: %s%s was given a doorbell page, and with the function's file can reach the "
+		"memory of every guest that it serves: %s is refused until that is closed; then "
+		"delete the device and add it again, with no_doorbells if no page is to be given",
+		name, name_of(&h->first, holder, sizeof(holder)), h->several ? " and others" : "",
+		name_of(peer, other, sizeof(other)));
+}
+
+int
+vdpa_page_holders_admit(struct vdpa_page_holders *h, const char *name, const struct vdpa_peer *peer,
+			bool once)
+{
+	int rc;
+
+	pthread_mutex_lock(&h->lock);
+	rc = admit(h, name, peer, once);
+	pthread_mutex_unlock(&h->lock);
+	return rc;
+}
+
+int
+vdpa_page_holders_add(struct vdpa_page_holders *h, const char *name, const struct vdpa_peer *peer,
+		      bool once)
+{
+	int rc;
+
+	/* Who would not be admitted again must not be the first either. */
+	if (once ? !vdpa_peer_same_process(peer, peer) : !vdpa_peer_same_user(peer, peer))
+		return vdpa_error(EACCES, "%s: no page for a front end whose %s is not known", name,
+				  once ? "process" : "user");
+	pthread_mutex_lock(&h->lock);
+	rc = admit(h, name, peer, once);
+	if (rc == 0 && !h->any)
+		h->first = *peer;
+	else if (rc == 0 && !vdpa_peer_same_process(&h->first, peer))
+		h->several = true;
+	if (rc == 0)
+		h->any = true;
+	pthread_mutex_unlock(&h->lock);
+	return rc;
+}
+
+struct vdpa_page_holders
+vdpa_page_holders_look(struct vdpa_page_holders *h)
+{
+	struct vdpa_page_holders copy = {.any = false};
+
+	pthread_mutex_lock(&h->lock);
+	copy.any = h->any;
+	copy.several = h->several;
+	copy.first = h->first;
+	pthread_mutex_unlock(&h->lock);
+	return copy;
+}
