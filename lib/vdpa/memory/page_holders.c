@@ -25,12 +25,13 @@ vdpa_page_holders_fini(struct vdpa_page_holders *h)
 
 /* "uid 1001 (pid 77)", for messages. */
 static const char *
-name_of(const struct vdpa_peer *peer, char *buf, size_t len)
+name_of(const struct vdpa_peer *peer, const char *others, char *buf, size_t len)
 {
 	if (!peer->known)
 		snprintf(buf, len, "a front end of an unknown user");
 	else
-		snprintf(buf, len, "uid %u (pid %d)", (unsigned int)peer->uid, (int)peer->pid);
+		snprintf(buf, len, "uid %u (pid %d%s)", (unsigned int)peer->uid, (int)peer->pid,
+			 others);
 	return buf;
 }
 
@@ -38,19 +39,21 @@ name_of(const struct vdpa_peer *peer, char *buf, size_t len)
 static int
 admit(const struct vdpa_page_holders *h, const char *name, const struct vdpa_peer *peer, bool once)
 {
-	char holder[48], other[48];
+	char holder[64], other[64];
 	bool same = once ? !h->several && vdpa_peer_same_process(&h->first, peer)
 			 : vdpa_peer_same_user(&h->first, peer);
 
 	if (!h->any || same)
 		return 0;
+	name_of(&h->first, h->several ? " and others" : "", holder, sizeof(holder));
+	name_of(peer, "", other, sizeof(other));
 	return vdpa_error(
 		EACCES,
-		"%s: %s%s was given a doorbell page, and with the function's file can reach the "
-		"memory of every guest that it serves: %s is refused until that is closed; then "
-		"delete the device and add it again, with no_doorbells if no page is to be given",
-		name, name_of(&h->first, holder, sizeof(holder)), h->several ? " and others" : "",
-		name_of(peer, other, sizeof(other)));
+		"%s: %s was given a doorbell page, with which the memory of every guest of the "
+		"function can be reached: %s is refused%s until that is closed; then delete the "
+		"device and add it again, with no_doorbells to give no page",
+		name, holder, other,
+		once && vdpa_peer_same_user(&h->first, peer) ? " (doorbells once)" : "");
 }
 
 int
