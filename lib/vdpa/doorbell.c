@@ -45,6 +45,10 @@ vdpa_device_give_page(struct vdpa_device *vdev, const struct vdpa_notification_a
 	if (vdev->dma == NULL)
 		return vdpa_error(EOPNOTSUPP, "%s: no account is kept of who has the device's file",
 				  vdev->name);
+	/* It would not be known again. */
+	if (once ? !vdpa_peer_same_process(peer, peer) : !vdpa_peer_same_user(peer, peer))
+		return vdpa_error(EACCES, "%s: the %s of the front end is not known", vdev->name,
+				  once ? "process" : "user");
 	if (once ? !vdpa_peer_same_process(peer, to) : !vdpa_peer_same_user(peer, to))
 		return vdpa_error(EACCES,
 				  "%s: the page would go to another %s (uid %u, pid %d) than the "

@@ -306,6 +306,7 @@ nobody_is_given_a_page_by_way_of_another(void **state)
 			    "connected (uid 1001, pid 77)");
 	assert_int_equal(vdpa_device_give_page(f->vdev, &whole, &alice, &unknown), -EACCES);
 	assert_int_equal(vdpa_device_give_page(f->vdev, &whole, &unknown, &unknown), -EACCES);
+	assert_string_equal(vdpa_error_message(), "v0: the user of the front end is not known");
 	assert_int_equal(start_for(f, &bob), 0);
 	/* One process of a user may pass it on to another: both are the user's. */
 	assert_int_equal(vdpa_device_give_page(f->vdev, &whole, &alice, &alice2), 0);

@@ -74,10 +74,6 @@ vdpa_page_holders_add(struct vdpa_page_holders *h, const char *name, const struc
 {
 	int rc;
 
-	/* Who would not be admitted again must not be the first either. */
-	if (once ? !vdpa_peer_same_process(peer, peer) : !vdpa_peer_same_user(peer, peer))
-		return vdpa_error(EACCES, "%s: no page for a front end whose %s is not known", name,
-				  once ? "process" : "user");
 	pthread_mutex_lock(&h->lock);
 	rc = admit(h, name, peer, once);
 	if (rc == 0 && !h->any)

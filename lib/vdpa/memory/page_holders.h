@@ -37,7 +37,7 @@ struct vdpa_page_holders *vdpa_dma_page_holders(struct vdpa_dma_domain *dom);
 int vdpa_page_holders_admit(struct vdpa_page_holders *h, const char *name,
 			    const struct vdpa_peer *peer, bool once);
 
-/* One more holder, if it is admitted; -EACCES also for one that could not be told from others. */
+/* One more holder, if it is admitted; else -EACCES. */
 int vdpa_page_holders_add(struct vdpa_page_holders *h, const char *name,
 			  const struct vdpa_peer *peer, bool once);
 
