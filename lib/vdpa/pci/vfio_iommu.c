@@ -54,7 +54,7 @@ struct vfio_attachment {
 	TAILQ_ENTRY(vfio_attachment) next;
 	char address[VDPA_PCI_ADDRESS_MAX];
 	struct vfio_group *group;
-	bool kept; /* the group was, when it was attached */
+	bool held; /* others may have had a file of a device of the group when it was attached */
 };
 
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -127,21 +127,6 @@ type1_unmap(void *arg, const struct vdpa_dma_mapping *m)
 }
 
 static const struct vdpa_dma_ops type1_ops = {.map = type1_map, .unmap = type1_unmap};
-
-/* Without an IOMMU a device uses physical addresses: a guest's mean nothing to it. */
-static int
-noiommu_map(void *arg, const struct vdpa_dma_mapping *m)
-{
-	struct vfio_group *g = arg;
-
-	return vdpa_error(
-		ENOTSUP,
-		"%s: in no-IOMMU mode guest memory cannot be given to the device; registers "
-		"can be used only",
-		g->name);
-}
-
-static const struct vdpa_dma_ops noiommu_ops = {.map = noiommu_map, .unmap = noiommu_map};
 
 /* Usable IOVAs, page size and number of mappings. The ranges are the caller's to free. */
 static int
@@ -231,8 +216,7 @@ open_group(const struct vfio_function *fn)
 	char path[VFIO_PATH_MAX];
 	int fd, ret;
 
-	snprintf(path, sizeof(path), "%s/%s%d", vdpa_vfio_dev_root(), fn->noiommu ? "noiommu-" : "",
-		 fn->group);
+	snprintf(path, sizeof(path), "%s/%d", vdpa_vfio_dev_root(), fn->group);
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return vdpa_vfio_open_error(fn, path, errno);
@@ -256,9 +240,7 @@ set_iommu(const struct vfio_function *fn, int container, int group)
 		return errno == EPERM
 			       ? vdpa_vfio_not_viable(fn)
 			       : vdpa_error(errno, "%s: VFIO_GROUP_SET_CONTAINER: %m", fn->name);
-	if (fn->noiommu)
-		type = VFIO_NOIOMMU_IOMMU;
-	else if (ioctl(container, VFIO_CHECK_EXTENSION, VFIO_TYPE1v2_IOMMU) > 0)
+	if (ioctl(container, VFIO_CHECK_EXTENSION, VFIO_TYPE1v2_IOMMU) > 0)
 		type = VFIO_TYPE1v2_IOMMU;
 	else if (ioctl(container, VFIO_CHECK_EXTENSION, VFIO_TYPE1_IOMMU) > 0)
 		type = VFIO_TYPE1_IOMMU;
@@ -304,18 +286,13 @@ group_open(const struct vfio_function *fn, struct vfio_group **out)
 	ret = set_iommu(fn, g->container, g->fd);
 	if (ret < 0)
 		goto err_container;
-	if (!fn->noiommu) {
-		ret = type1_limits(g, &limits, &ranges);
-		if (ret < 0)
-			goto err_container;
-	}
-	ret = vdpa_dma_domain_create(fn->name, fn->noiommu ? &noiommu_ops : &type1_ops, g, &limits,
-				     &g->dma);
+	ret = type1_limits(g, &limits, &ranges);
+	if (ret < 0)
+		goto err_container;
+	ret = vdpa_dma_domain_create(fn->name, &type1_ops, g, &limits, &g->dma);
 	free(ranges);
 	if (ret < 0)
 		goto err_container;
-	if (fn->noiommu)
-		VDPA_LOG(WARNING, "%s: without an IOMMU the device can reach all memory", fn->name);
 	TAILQ_INSERT_TAIL(&groups, g, next);
 	*out = g;
 	return 0;
@@ -475,20 +452,16 @@ group_find(int id)
  * nobody holds a device of it.
  */
 static int
-group_get(const struct vfio_function *fn, struct vfio_group **out, bool *kept)
+group_get(const struct vfio_function *fn, struct vfio_group **out)
 {
 	struct vfio_group *g;
 	int ret = 0;
 
 	while ((g = group_find(fn->group)) != NULL && g->busy)
 		pthread_cond_wait(&not_busy, &registry_lock);
-	*kept = false;
-	if (g != NULL && g->users == 0) {
-		*kept = !group_is_free(g);
-		if (!*kept) {
-			group_close(g);
-			g = NULL;
-		}
+	if (g != NULL && g->users == 0 && group_is_free(g)) {
+		group_close(g);
+		g = NULL;
 	}
 	if (g == NULL)
 		ret = group_open(fn, &g);
@@ -509,9 +482,10 @@ take(const struct vfio_function *fn, struct vfio_attachment **out)
 		return vdpa_error(ENOMEM, "%s: out of memory", fn->name);
 	memcpy(at->address, fn->address, sizeof(at->address));
 	pthread_mutex_lock(&registry_lock);
-	ret = group_get(fn, &at->group, &at->kept);
+	ret = group_get(fn, &at->group);
 	if (ret < 0)
 		goto out;
+	at->held = vdpa_page_holders_look(vdpa_dma_page_holders(at->group->dma)).any;
 	TAILQ_FOREACH (other, &attachments, next) {
 		if (strcmp(other->address, fn->address) == 0) {
 			group_put(at->group);
@@ -563,7 +537,7 @@ vdpa_vfio_detach(struct vfio_attachment *at)
 }
 
 bool
-vdpa_vfio_is_kept(const struct vfio_attachment *at)
+vdpa_vfio_is_held(const struct vfio_attachment *at)
 {
-	return at->kept;
+	return at->held;
 }

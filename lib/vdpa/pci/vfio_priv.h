@@ -28,16 +28,14 @@ struct vfio_function {
 	const char *name; /* pci/0000:06:00.2, for messages */
 	char address[VDPA_PCI_ADDRESS_MAX];
 	int group;     /* of the IOMMU */
-	bool noiommu;  /* its group is in the kernel's no-IOMMU mode */
 	int numa_node; /* -1: unknown */
 };
 
 /*
- * A function that is there, bound to a VFIO driver and in an IOMMU group; in one without IOMMU only
- * when params say so. -ENODEV, -EBUSY, -ENOTSUP or -EACCES with a message that says how to mend it.
+ * A function that is there, bound to a VFIO driver and in an IOMMU group that an IOMMU
+ * translates for. -ENODEV, -EBUSY, -ENOTSUP or -EACCES with a message that says how to mend it.
  */
-int vdpa_vfio_find(const char *name, const char *address, const struct vdpa_pci_params *params,
-		   struct vfio_function *fn);
+int vdpa_vfio_find(const char *name, const char *address, struct vfio_function *fn);
 /* The message for a group that is not viable: which function is in the way, and its driver.
  * -EBUSY. */
 int vdpa_vfio_not_viable(const struct vfio_function *fn);
@@ -56,8 +54,8 @@ struct vfio_attachment;
 int vdpa_vfio_attach(const struct vfio_function *fn, struct vfio_attachment **out, int *device_fd,
 		     struct vdpa_dma_domain **dma);
 void vdpa_vfio_detach(struct vfio_attachment *at);
-/* Whether somebody outside of this process had a device of the group open when it was attached. */
-bool vdpa_vfio_is_kept(const struct vfio_attachment *at);
+/* Whether others may have had the function open when it was attached. */
+bool vdpa_vfio_is_held(const struct vfio_attachment *at);
 /* Close the groups that are kept (vfio_iommu.c) and watch them no longer. At vdpa_cleanup(). */
 void vdpa_vfio_fini(void);
 
