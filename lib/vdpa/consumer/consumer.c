@@ -176,7 +176,8 @@ static void
 start(struct vdpa_consumer *c)
 {
 	struct vdpa_vq_config *vqs = calloc(c->nvqs, sizeof(*vqs));
-	struct vdpa_start_config conf = {.features = device_features(c),
+	struct vdpa_start_config conf = {.peer = &c->peer,
+					 .features = device_features(c),
 					 .iotlb = c->iotlb,
 					 .vqs = vqs,
 					 .nvqs = usable_vqs(c)};
@@ -340,6 +341,14 @@ vdpa_consumer_new(struct vdpa_device *vdev, const struct vdpa_consumer_ops *ops,
 	for (uint16_t i = 0; i < n; i++)
 		consumer_vq_init(&c->vqs[i]);
 	return c;
+}
+
+void
+vdpa_consumer_set_peer(struct vdpa_consumer *c, const struct vdpa_peer *peer)
+{
+	CONSUMER_LOCKED(c);
+
+	c->peer = *peer;
 }
 
 void
