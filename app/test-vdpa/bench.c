@@ -27,6 +27,8 @@
 #define NET_SIZE    64u
 #define BLOCK_SIZE  4096u
 #define SECTOR	    512u
+/* Alignment of a request's data, as a guest's page cache has it. */
+#define PAGE	    4096u
 #define NET_HEADER  sizeof(struct virtio_net_hdr_mrg_rxbuf)
 #define SAMPLES_MAX 1000000u
 #define CYCLES	    50u
@@ -41,6 +43,7 @@ struct bench {
 	const struct cli_options *o;
 	struct session s;
 	bool net, echoes;
+	bool timed; /* how long each unit takes is sampled */
 	uint32_t size;
 	unsigned int depth;
 	uint16_t nlanes;
@@ -86,7 +89,9 @@ post_request(struct bench *b, struct queue *q, uint32_t slot)
 	const uint64_t iova = slot_iova(&b->s, q, slot);
 	const struct ring_buf bufs[] = {
 		{.iova = iova + SLOT_HEADER, .len = sizeof(struct virtio_blk_outhdr)},
-		{.iova = iova + SLOT_DATA, .len = b->size, .write = !b->o->write},
+		{.iova = (iova + SLOT_DATA + PAGE - 1) & ~(uint64_t)(PAGE - 1),
+		 .len = b->size,
+		 .write = !b->o->write},
 		{.iova = iova + SLOT_STATUS, .len = 1, .write = true},
 	};
 	struct virtio_blk_outhdr *hdr = (void *)(slot_va(&b->s, q, slot) + SLOT_HEADER);
@@ -138,7 +143,7 @@ start(struct bench *b, unsigned int flags)
 		.slots = b->depth > 256	 ? 256
 			 : b->depth < 64 ? 64
 					 : b->depth,
-		.room = b->size < 2048 ? 2048 : b->size,
+		.room = b->size < 2048 ? 2048 : b->size + (b->net ? 0 : PAGE),
 	};
 	int rc = session_init(&b->s, b->t, &params);
 
@@ -153,6 +158,13 @@ static int
 broken_ring(const struct queue *q)
 {
 	return vdpa_error(EPROTO, "queue %u: %s", q->idx, q->ring.bad);
+}
+
+static void
+sample(struct bench *b, uint64_t ns)
+{
+	if (b->n < SAMPLES_MAX)
+		b->samples[b->n++] = ns;
 }
 
 /* Units that came back on a queue; each slot is posted again at once (rx) or given back. */
@@ -175,6 +187,8 @@ take(struct bench *b, struct queue *q, bool rx)
 		if (!b->net && slot_va(&b->s, q, q->slot_of[id])[SLOT_STATUS] != VIRTIO_BLK_S_OK)
 			return vdpa_error(EIO, "queue %u: a request was answered with status %u",
 					  q->idx, slot_va(&b->s, q, q->slot_of[id])[SLOT_STATUS]);
+		if (b->timed)
+			sample(b, now_ns() - q->tag[q->slot_of[id]]);
 		q->free[q->nfree++] = q->slot_of[id];
 	}
 	return (int)n;
@@ -283,13 +297,6 @@ percentiles(struct bench *b, const char *name, const char *about)
 	json_object_set_new(b->json, name, entry);
 }
 
-static void
-sample(struct bench *b, uint64_t ns)
-{
-	if (b->n < SAMPLES_MAX)
-		b->samples[b->n++] = ns;
-}
-
 /* One unit at a time: from the kick to the interrupt. */
 static int
 kick_to_call(struct bench *b, bool doorbell)
@@ -344,6 +351,51 @@ out:
 			    doorbell ? "from the doorbell write to the interrupt"
 				     : "from the kick eventfd to the interrupt");
 	return rc;
+}
+
+/* A unit, unless as many as the depth allows are under way: then it is left out. */
+static void
+post_timed(struct bench *b, struct queue *q)
+{
+	uint32_t slot;
+
+	if (q->nfree <= q->nslots - b->depth)
+		return;
+	slot = q->free[q->nfree - 1];
+	if (post_unit(b, q, slot) < 0)
+		return;
+	q->nfree--;
+	q->tag[slot] = now_ns();
+}
+
+/* Units at a rate. The rings are looked at all the time, and ask for interrupts all the same. */
+static int
+paced(struct bench *b)
+{
+	uint64_t done = 0, returned = 0, units = 0, from, ns = 0;
+	const uint64_t length = (uint64_t)b->o->duration_ms * 1000000;
+	int rc;
+
+	b->nlanes = 1;
+	b->n = 0;
+	b->timed = true;
+	rc = start(b, 0);
+	for (from = now_ns(); rc == 0 && ns < length; ns = now_ns() - from) {
+		if (ns >= units * 1000000000 / RTE_MAX(b->o->rate, 1u) && b->o->rate != 0) {
+			post_timed(b, tx_queue(b, 0));
+			units++;
+		}
+		rc = one_round(b, &done, &returned, false);
+	}
+	session_fini(&b->s);
+	b->timed = false;
+	if (rc < 0)
+		return rc;
+	put(b, "rate", (double)done * 1e9 / (double)ns, "1/s");
+	fprintf(b->out, "rate            %10.0f a second\n", (double)done * 1e9 / (double)ns);
+	if (b->n > 0)
+		percentiles(b, "took", "from the kick until it was seen");
+	return 0;
 }
 
 static int
@@ -430,6 +482,12 @@ set_up(struct bench *b)
 					       b->size, (unsigned long long)bytes);
 }
 
+static bool
+wanted(const struct bench *b, enum cli_measure what)
+{
+	return b->o->measure == CLI_MEASURE_ALL || b->o->measure == what;
+}
+
 static int
 measure(struct bench *b)
 {
@@ -445,19 +503,22 @@ measure(struct bench *b)
 	fprintf(b->out, "# %s, %s: %u %s, %s ring, %u under way\n", b->t->where, b->t->how,
 		b->nlanes, b->net ? "queue pairs" : "queues", b->o->packed ? "packed" : "split",
 		b->depth);
-	rc = throughput(b);
-	if (rc == 0)
+	if (b->o->paced)
+		return paced(b);
+	if (wanted(b, CLI_MEASURE_THROUGHPUT))
+		rc = throughput(b);
+	if (rc == 0 && wanted(b, CLI_MEASURE_KICKS))
 		rc = kick_to_call(b, false);
-	if (rc == 0) {
+	if (rc == 0 && wanted(b, CLI_MEASURE_KICKS)) {
 		rc = kick_to_call(b, true);
 		if (rc == -EOPNOTSUPP) {
 			fprintf(b->out, "kick_doorbell   not measured: %s\n", vdpa_error_message());
 			rc = 0;
 		}
 	}
-	if (rc == 0)
+	if (rc == 0 && wanted(b, CLI_MEASURE_LIFE))
 		rc = start_and_stop(b);
-	if (rc == 0)
+	if (rc == 0 && wanted(b, CLI_MEASURE_LIFE))
 		rc = swap_calls(b);
 	return rc;
 }

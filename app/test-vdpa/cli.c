@@ -34,6 +34,8 @@ enum {
 	OPT_DEPTH,
 	OPT_PACKED,
 	OPT_WRITE,
+	OPT_MEASURE,
+	OPT_RATE,
 	OPT_LOG_LEVEL,
 };
 
@@ -55,6 +57,8 @@ static const struct option long_options[] = {
 	{"depth", required_argument, NULL, OPT_DEPTH},
 	{"packed", no_argument, NULL, OPT_PACKED},
 	{"write", no_argument, NULL, OPT_WRITE},
+	{"measure", required_argument, NULL, OPT_MEASURE},
+	{"rate", required_argument, NULL, OPT_RATE},
 	{"log-level", required_argument, NULL, OPT_LOG_LEVEL},
 	{"help", no_argument, NULL, 'h'},
 	{"version", no_argument, NULL, 'v'},
@@ -98,6 +102,9 @@ cli_usage(void)
 	     "  --depth N              buffers under way a queue, 1 to 256 (default 64)\n"
 	     "  --packed               packed rings (default: split)\n"
 	     "  --write                write requests, with --overwrite (default: reads)\n"
+	     "  --measure WHAT         throughput, kicks or life alone (default: all of them)\n"
+	     "  --rate N               instead of them: N units a second, 0 to 1000000, one after\n"
+	     "                         another, with interrupts\n"
 	     "\n"
 	     "  --json FILE            results as JSON, - for standard output\n"
 	     "  --log-level LEVEL      of the library: error, warning, notice, info, debug\n"
@@ -158,6 +165,7 @@ static int
 parse_option(struct cli_options *o, int c, const char *arg)
 {
 	static const char *const types[] = {"net", "block", "other", NULL};
+	static const char *const measures[] = {"throughput", "kicks", "life", NULL};
 	static const char *const loopbacks[] = {"auto", "yes", "no", NULL};
 	/* A virtio device id that has no cases of its own. */
 	static const uint32_t ids[] = {1, 2, 4};
@@ -228,6 +236,15 @@ parse_option(struct cli_options *o, int c, const char *arg)
 	case OPT_WRITE:
 		o->write = true;
 		break;
+	case OPT_MEASURE:
+		rc = one_of("measure", arg, measures, &which);
+		o->measure = (enum cli_measure)which;
+		break;
+	case OPT_RATE:
+		rc = number("rate", arg, 0, 1000000, &value);
+		o->rate = (unsigned int)value;
+		o->paced = true;
+		break;
 	case OPT_LOG_LEVEL:
 		o->log_level = arg;
 		break;
@@ -274,6 +291,7 @@ cli_parse(struct cli_options *o, int argc, char **argv)
 	o->scale = 100;
 	o->duration_ms = 2000;
 	o->depth = 64;
+	o->measure = CLI_MEASURE_ALL;
 	o->seed = (uint64_t)time(NULL);
 	rc = parse_options(o, argc, argv);
 	if (rc < 0)

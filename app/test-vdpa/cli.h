@@ -12,6 +12,7 @@
 #define CLI_CASES_MAX 64u
 
 enum cli_command { CLI_NONE, CLI_CONFORMANCE, CLI_BENCH, CLI_INFO };
+enum cli_measure { CLI_MEASURE_THROUGHPUT, CLI_MEASURE_KICKS, CLI_MEASURE_LIFE, CLI_MEASURE_ALL };
 enum cli_loopback { CLI_LOOPBACK_AUTO, CLI_LOOPBACK_YES, CLI_LOOPBACK_NO };
 
 struct cli_options {
@@ -29,6 +30,9 @@ struct cli_options {
 	uint32_t size;		  /* bytes; 0: default */
 	unsigned int queues;	  /* pairs or queues; 0: all */
 	unsigned int depth;
+	enum cli_measure measure;
+	bool paced;	   /* bench: at a rate, and nothing else */
+	unsigned int rate; /* units a second */
 	uint64_t seed;
 	const char *log_level;
 	int eal_argc; /* what stands behind -- */

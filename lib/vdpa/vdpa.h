@@ -43,8 +43,9 @@ struct vdpa_init_params {
 	const unsigned int *poll_lcores;
 	unsigned int n_poll_lcores;
 	/**
-	 * Adaptive polling of the event-driven worker, in microseconds: how long it goes on looking
-	 * for work after the last it found, before it sleeps. 0: the default
+	 * Adaptive polling of the event-driven worker, in microseconds: how long, at most, it goes
+	 * on looking for work after the last it found, before it sleeps. It learns how long that
+	 * finds the next work, and does not look at all where that comes later. 0: the default
 	 * (VDPA_POLL_US_DEFAULT); VDPA_POLL_US_NONE: sleep at once.
 	 */
 	unsigned int poll_us;

@@ -208,6 +208,8 @@ class Output(unittest.TestCase):
                               (['conformance', *dev, '--socket', '/x'], 'one of them'),
                               (['bench', *dev, '--duration', '0'], '--duration'),
                               (['bench', *dev, '--write'], '--overwrite'),
+                              (['bench', *dev, '--measure', 'speed'], '--measure'),
+                              (['bench', *dev, '--rate', '1000001'], '--rate'),
                               (['bench', *dev, '--queues', '9'], '--queues'),
                               (['info', '--dev', 'mgmtdev sim_net frob 1'], 'frob')):
             outcome = Outcome(command)
@@ -242,6 +244,19 @@ class Output(unittest.TestCase):
                 self.assertLessEqual(told[name]['p50'], told[name]['max'])
                 self.assertGreater(told[name]['samples'], 0)
             self.assertIn('no doorbell', outcome.err)
+
+    def test_bench_of_one_thing(self):
+        dev = ['--dev', 'mgmtdev sim_blk backend ram 16M', '--duration', '0.2', '--json', '-']
+        for words, told in ((['--measure', 'throughput'], {'reads'}), (['--measure', 'kicks'], {'kick_relay'}),
+                            (['--measure', 'life'], {'start', 'stop', 'call_swap'}),
+                            (['--rate', '0'], {'rate'}), (['--rate', '500'], {'rate', 'took'})):
+            outcome = Outcome(['bench', *dev, *words])
+            self.assertEqual(outcome.code, 0, outcome.text())
+            self.assertEqual(set(outcome.json()) - {'device', 'setup'}, told)
+            if words == ['--rate', '500']:
+                # No more than that, however late: what the depth leaves out is not made up for.
+                self.assertLessEqual(outcome.json()['rate']['value'], 510)
+                self.assertGreater(outcome.json()['took']['samples'], 0)
 
     def test_bench_by_socket_and_doorbell(self):
         with model('sim_net') as other, daemon(other.functions[0]) as app:

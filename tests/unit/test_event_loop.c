@@ -22,6 +22,7 @@
 #include <rte_common.h>
 #include <rte_lcore.h>
 
+#include "../../lib/vdpa/notify/poll_window.h"
 #include "vdpa_event.h"
 
 #define LOAD(x) __atomic_load_n(&(x), __ATOMIC_SEQ_CST)
@@ -421,6 +422,109 @@ no_work_is_lost_between_polling_and_sleeping(void **state)
 	close(w.kick.fd);
 }
 
+/* A piece of work a while after the last: whether polling for the window would have caught it. */
+static bool
+work_after(struct poll_window *w, uint64_t gap, uint64_t wake_up)
+{
+	if (gap <= poll_window_len(w)) {
+		poll_window_caught(w, gap);
+		return true;
+	}
+	poll_window_slept(w, gap + wake_up);
+	return false;
+}
+
+static void
+a_window_that_catches_nothing_goes_to_nothing(void **state)
+{
+	struct poll_window w;
+	uint64_t spent = 0;
+	unsigned int tries = 0;
+
+	poll_window_init(&w, 1000);
+	for (unsigned int i = 0; i < POLL_WINDOW_LATE_MAX; i++) {
+		assert_in_range(poll_window_len(&w), 1, 1000);
+		assert_false(work_after(&w, 5000, 0));
+	}
+	assert_int_equal(poll_window_len(&w), 0);
+	/* From now on the whole maximum, more and more seldom. */
+	for (unsigned int i = 0; i < 10000; i++) {
+		tries += poll_window_len(&w) != 0;
+		spent += poll_window_len(&w);
+		assert_false(work_after(&w, 5000, 0));
+	}
+	assert_in_range(tries, 1, 20);
+	assert_int_equal(spent, 1000 * tries);
+}
+
+static void
+a_window_grows_to_what_it_catches(void **state)
+{
+	struct poll_window w;
+	unsigned int caught = 0;
+
+	poll_window_init(&w, 1000);
+	while (poll_window_len(&w) > 0)
+		work_after(&w, 5000, 0);
+	/* One that comes soon is not enough, two are. */
+	assert_false(work_after(&w, 400, 0));
+	assert_int_equal(poll_window_len(&w), 0);
+	for (unsigned int i = 0; i < 100; i++)
+		caught += work_after(&w, 400, 0);
+	assert_in_range(caught, 96, 100);
+	assert_in_range(poll_window_len(&w), 800, 1000);
+	/* And no longer than it takes. */
+	for (unsigned int i = 0; i < 100; i++)
+		assert_true(work_after(&w, 50, 0));
+	assert_in_range(poll_window_len(&w), 1000 / POLL_WINDOW_PARTS, 200);
+	/* Something in between does not undo it. */
+	assert_false(work_after(&w, 5000, 0));
+	assert_true(work_after(&w, 50, 0));
+}
+
+/* Asleep, the wake-up makes each gap late. */
+static void
+a_window_of_nothing_is_tried_again(void **state)
+{
+	struct poll_window w;
+	unsigned int n = 0;
+
+	poll_window_init(&w, 1000);
+	while (poll_window_len(&w) > 0)
+		work_after(&w, 5000, 0);
+	while (!work_after(&w, 600, 500))
+		assert_in_range(++n, 1, POLL_WINDOW_RETRY_MIN);
+	for (unsigned int i = 0; i < 100; i++)
+		assert_true(work_after(&w, 600, 500));
+}
+
+static void
+work_soon_and_late_in_turn_keeps_a_short_window(void **state)
+{
+	struct poll_window w;
+	unsigned int caught = 0;
+
+	poll_window_init(&w, 1000);
+	for (unsigned int i = 0; i < 1000; i++) {
+		caught += work_after(&w, 60, 20);
+		caught += work_after(&w, 9000, 20);
+	}
+	assert_in_range(caught, 950, 1000);
+	assert_in_range(poll_window_len(&w), 60, 250);
+}
+
+static void
+a_window_without_a_maximum_never_polls(void **state)
+{
+	struct poll_window w;
+
+	poll_window_init(&w, 0);
+	for (unsigned int i = 0; i < 1000; i++) {
+		work_after(&w, 1 + i % 7, 0);
+		assert_int_equal(poll_window_len(&w), 0);
+	}
+}
+
 static void
 an_idle_loop_never_wakes(void **state)
 {
@@ -589,6 +693,11 @@ main(void)
 		TEST(a_task_runs_once_however_often_it_is_posted_before),
 		TEST(a_cancelled_task_neither_runs_nor_is_running),
 		TEST(no_work_is_lost_between_polling_and_sleeping),
+		cmocka_unit_test(a_window_that_catches_nothing_goes_to_nothing),
+		cmocka_unit_test(a_window_grows_to_what_it_catches),
+		cmocka_unit_test(a_window_of_nothing_is_tried_again),
+		cmocka_unit_test(work_soon_and_late_in_turn_keeps_a_short_window),
+		cmocka_unit_test(a_window_without_a_maximum_never_polls),
 		TEST(an_idle_loop_never_wakes),
 		TEST(every_signal_of_an_eventfd_counts),
 		TEST(an_eventfd_that_would_block_is_not_waited_for),

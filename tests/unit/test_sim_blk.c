@@ -1110,6 +1110,58 @@ direct_image_takes_unaligned_guest_memory(void **state)
 	close_device(f);
 }
 
+/* The back end's kick(), which looks at what it is given. */
+static int (*channel_kick)(struct sim_blk_channel *ch);
+static unsigned int kicks, kicked, largest;
+
+static int
+count_kick(struct sim_blk_channel *ch)
+{
+	if (ch->inflight != kicked) {
+		largest = RTE_MAX(largest, ch->inflight - kicked);
+		kicks++;
+	}
+	kicked = ch->inflight;
+	return channel_kick(ch);
+}
+
+static void
+direct_requests_are_submitted_as_they_are_read(void **state)
+{
+	struct sim_blk_backend_ops ops;
+	struct sim_blk_queue *bq;
+	struct fixture *f;
+	uint32_t len = 0;
+
+	if (!uring_or_skip())
+		return;
+	f = open_device(false, true, NULL);
+	bq = f->q->priv;
+	ops = *bq->ch->be->ops;
+	channel_kick = ops.kick;
+	ops.kick = count_kick;
+	for (unsigned int group = 0; group <= 8; group += 8) {
+		kicks = kicked = largest = 0;
+		bq->ch->group = group;
+		bq->ch->be->ops = &ops;
+		for (unsigned int s = 0; s < SLOTS; s++) {
+			uint64_t m = slot_mem(s);
+			struct part p[] = {
+				{m, 16, false}, {m + 0x1000, 4096, true}, {m + 0x100, 1, true}};
+
+			put_header(f, s, VIRTIO_BLK_T_IN, s * 8);
+			add_chain(f, s, p, 3);
+		}
+		on_loop(f, do_process);
+		bq->ch->be->ops = &sim_blk_file_ops;
+		assert_int_equal(kicks, group == 0 ? 1 : SLOTS / group);
+		assert_int_equal(largest, group == 0 ? SLOTS : group);
+		for (unsigned int s = 0; s < SLOTS; s++)
+			assert_in_range(wait_used(f, &len), 0, SLOTS - 1);
+	}
+	close_device(f);
+}
+
 static void
 refuses_images_that_cannot_be_used(void **state)
 {
@@ -1177,6 +1229,7 @@ main(void)
 		cmocka_unit_test(resize_grows_and_never_shrinks),
 		cmocka_unit_test(resize_refuses_what_a_new_disk_would_be_refused),
 		cmocka_unit_test(direct_image_takes_unaligned_guest_memory),
+		cmocka_unit_test(direct_requests_are_submitted_as_they_are_read),
 		cmocka_unit_test(refuses_images_that_cannot_be_used),
 	};
 

@@ -3,7 +3,8 @@
 
 /*
  * What simulated devices ask of the worker that they share, in counts: how much one of them moves
- * between two turns of its neighbour, and how many trips to the worker a start and a stop are.
+ * between two turns of its neighbour, how many trips to the worker a start and a stop are, and when
+ * the worker polls rather than sleeps.
  */
 
 #include <errno.h>
@@ -14,13 +15,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 #include <linux/virtio_blk.h>
 
 #include "test_util.h"
+
+#include <rte_cycles.h>
+#include <rte_lcore.h>
 
 #include "../../drivers/vdpa/sim/sim.h"
 #include "ring_driver.h"
@@ -482,6 +488,176 @@ long_frames_leave_the_neighbour_its_turns(void **state)
 	guest_close(&g);
 }
 
+#define LOAD(x) __atomic_load_n(&(x), __ATOMIC_SEQ_CST)
+#define INC(x)	__atomic_add_fetch(&(x), 1, __ATOMIC_SEQ_CST)
+
+/* A queue of work between a producer and a poller with notifications, as a virtqueue has it. */
+struct work {
+	struct vdpa_poller poller;
+	struct vdpa_event kick;
+	unsigned int produced, consumed;
+	unsigned int armed; /* the producer must kick */
+	unsigned int sleeps;
+	unsigned int polls;
+};
+
+static unsigned int
+work_poll(struct vdpa_poller *poller)
+{
+	struct work *w = poller->arg;
+	unsigned int n = LOAD(w->produced) - w->consumed;
+
+	INC(w->polls);
+	__atomic_store_n(&w->consumed, w->consumed + n, __ATOMIC_SEQ_CST);
+	return n;
+}
+
+static bool
+work_sleep(struct vdpa_poller *poller)
+{
+	struct work *w = poller->arg;
+
+	__atomic_store_n(&w->armed, 1, __ATOMIC_SEQ_CST);
+	if (LOAD(w->produced) != w->consumed) {
+		__atomic_store_n(&w->armed, 0, __ATOMIC_SEQ_CST);
+		return false;
+	}
+	INC(w->sleeps);
+	return true;
+}
+
+static void
+work_kick(struct vdpa_event *ev, uint32_t revents)
+{
+	struct work *w = ev->arg;
+	eventfd_t value;
+
+	eventfd_read(ev->fd, &value);
+	__atomic_store_n(&w->armed, 0, __ATOMIC_SEQ_CST);
+	vdpa_poller_wake(&w->poller);
+}
+
+/*
+ * In place of EAL's, which is not initialised here: 0 as there, so that nothing polls or ends a
+ * turn by time, but where a test measures it.
+ */
+static uint64_t tsc_hz;
+
+uint64_t
+rte_get_tsc_hz(void)
+{
+	return tsc_hz;
+}
+
+static void
+measure_tsc(void)
+{
+	struct timespec from, to;
+	uint64_t cycles, ns;
+
+	clock_gettime(CLOCK_MONOTONIC, &from);
+	cycles = rte_rdtsc();
+	usleep(20000);
+	cycles = rte_rdtsc() - cycles;
+	clock_gettime(CLOCK_MONOTONIC, &to);
+	ns = (uint64_t)(to.tv_sec - from.tv_sec) * 1000000000 + (uint64_t)to.tv_nsec -
+	     (uint64_t)from.tv_nsec;
+	tsc_hz = cycles * 1000 / (ns / 1000000);
+}
+
+/* A loop with a poller of `w`. */
+static struct vdpa_event_loop *
+work_loop(struct work *w, unsigned int poll_us)
+{
+	const struct vdpa_event_loop_params params = {
+		.name = "test-work", .lcore_id = LCORE_ID_ANY, .poll_us = poll_us};
+	struct vdpa_event_loop *loop;
+
+	measure_tsc();
+	assert_int_equal(vdpa_event_loop_create(&params, &loop), 0);
+	tsc_hz = 0;
+	memset(w, 0, sizeof(*w));
+	w->poller = (struct vdpa_poller){.poll = work_poll, .sleep = work_sleep, .arg = w};
+	w->kick = (struct vdpa_event){
+		.fd = eventfd(0, EFD_NONBLOCK), .events = EPOLLIN, .handler = work_kick, .arg = w};
+	assert_int_equal(vdpa_event_add(loop, &w->kick), 0);
+	assert_int_equal(vdpa_poller_add(loop, &w->poller), 0);
+	return loop;
+}
+
+static void
+work_end(struct vdpa_event_loop *loop, struct work *w)
+{
+	vdpa_poller_del(&w->poller);
+	vdpa_event_del(&w->kick);
+	close(w->kick.fd);
+	vdpa_event_loop_destroy(loop);
+}
+
+static void
+produce_after(struct work *w, unsigned int us)
+{
+	usleep(us);
+	INC(w->produced);
+	if (LOAD(w->armed) != 0)
+		eventfd_write(w->kick.fd, 1);
+	while (LOAD(w->consumed) != w->produced)
+		;
+}
+
+static void
+a_loop_polls_where_it_catches_work_only(void **state)
+{
+	struct work w;
+	struct vdpa_event_loop *loop = work_loop(&w, 20000);
+	unsigned int polls, sleeps, in_a_row = 0;
+
+	/* Far apart: polling ends. Each piece of work costs a poll that finds it and one that does
+	 * not; polling for 20 ms would be thousands. */
+	for (unsigned int i = 0; i < 6; i++)
+		produce_after(&w, 40000);
+	polls = LOAD(w.polls);
+	for (unsigned int i = 0; i < 10; i++)
+		produce_after(&w, 40000);
+	assert_in_range(LOAD(w.polls) - polls, 10, 500);
+	/* Close together: the loop ceases to sleep. */
+	for (unsigned int i = 0; i < 5000 && in_a_row < 50; i++) {
+		sleeps = LOAD(w.sleeps);
+		produce_after(&w, 500);
+		in_a_row = LOAD(w.sleeps) == sleeps ? in_a_row + 1 : 0;
+	}
+	assert_int_equal(in_a_row, 50);
+	work_end(loop, &w);
+}
+
+static uint64_t
+yields(struct vdpa_event_loop *loop)
+{
+	struct vdpa_event_loop_stats s;
+
+	vdpa_event_loop_stats(loop, &s);
+	return s.yields;
+}
+
+static void
+a_loop_gives_way_where_nobody_else_waits(void **state)
+{
+	struct work w, other;
+	struct vdpa_event_loop *loop = work_loop(&w, 60000000);
+
+	memset(&other, 0, sizeof(other));
+	other.poller = (struct vdpa_poller){.poll = work_poll, .sleep = work_sleep, .arg = &other};
+	EVENTUALLY(LOAD(w.polls) > 100);
+	assert_int_equal(yields(loop), 0);
+	assert_int_equal(vdpa_poller_add(loop, &other.poller), 0);
+	w.poller.gives_way = true;
+	EVENTUALLY(LOAD(other.polls) > 100);
+	assert_int_equal(yields(loop), 0);
+	vdpa_poller_del(&other.poller);
+	EVENTUALLY(yields(loop) > 100);
+	work_end(loop, &w);
+}
+
 static int
 group_setup(void **state)
 {
@@ -504,6 +680,8 @@ main(void)
 		cmocka_unit_test(a_stop_amid_large_reads_keeps_the_turns_and_loses_nothing),
 		cmocka_unit_test(discards_and_zeroes_leave_the_neighbour_its_turns),
 		cmocka_unit_test(long_frames_leave_the_neighbour_its_turns),
+		cmocka_unit_test(a_loop_polls_where_it_catches_work_only),
+		cmocka_unit_test(a_loop_gives_way_where_nobody_else_waits),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

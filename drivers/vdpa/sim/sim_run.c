@@ -255,6 +255,7 @@ sim_poll(struct vdpa_poller *poller)
 			break;
 		}
 	}
+	poller->gives_way = sim_turn_gives_way(&lane->turn);
 	if (work_done != 0)
 		sim_count(&lane->busy_cycles, rte_rdtsc() - start);
 	return work_done;

@@ -23,6 +23,8 @@
 #define SIM_PIECE      (256u << 10)
 /** Microseconds after which a turn begins no further work. */
 #define SIM_TURN_US    200
+/** Bytes lent up to which the worker gives way to the threads that move them: a turn's. */
+#define SIM_LENT_BYTES SIM_TURN_BYTES
 
 struct sim_turn {
 	int64_t bytes;	  /**< left of the budget; at most a piece below 0 */
@@ -30,6 +32,7 @@ struct sim_turn {
 	uint64_t cycles;  /**< SIM_TURN_US; 0, without EAL: no limit */
 	uint64_t charged; /**< bytes, of all turns */
 	uint64_t cut;	  /**< turns that ended with work left */
+	uint64_t lent;	  /**< bytes that threads of the kernel move for the device now */
 };
 
 static inline void
@@ -51,6 +54,13 @@ sim_turn_charge(struct sim_turn *turn, uint64_t bytes)
 {
 	turn->bytes -= (int64_t)bytes;
 	__atomic_store_n(&turn->charged, turn->charged + bytes, __ATOMIC_RELAXED);
+}
+
+/** Whether the worker should let those threads run that move what was lent: not for long. */
+static inline bool
+sim_turn_gives_way(const struct sim_turn *turn)
+{
+	return turn->lent > 0 && turn->lent <= SIM_LENT_BYTES;
 }
 
 #endif /* SIM_TURN_H */

@@ -26,6 +26,7 @@
 #include "clock.h"
 #include "error_priv.h"
 #include "event_loop_priv.h"
+#include "poll_window.h"
 #include "thread.h"
 #include "vdpa.h"
 #include "vdpa_args.h"
@@ -57,7 +58,6 @@ struct vdpa_event_loop {
 	struct vdpa_event wake; /* its fd wakes the loop for tasks and stop */
 	unsigned int lcore_id;
 	pthread_t thread;
-	uint64_t poll_cycles;
 	uint64_t look_cycles;
 	bool stop;	    /* atomic */
 	bool tasks_waiting; /* atomic: worth taking the lock */
@@ -65,7 +65,11 @@ struct vdpa_event_loop {
 	/* The loop's thread only. */
 	TAILQ_HEAD(, vdpa_poller) awake;
 	struct vdpa_poller
-		*next_poller; /* where the walk goes on; moves when that one is removed */
+		*next_poller;	   /* where the walk goes on; moves when that one is removed */
+	struct poll_window window; /* how long to poll, TSC cycles */
+	uint64_t last_work;	   /* of any poller */
+	bool polled;		   /* in vain since then */
+	bool slept;		   /* since then */
 	struct epoll_event batch[BATCH];
 	struct vdpa_event_loop_stats stats; /* atomic stores, read by anybody */
 
@@ -152,19 +156,23 @@ look(struct vdpa_event_loop *loop, int timeout)
 	}
 }
 
-static void
+/* Each poller that is awake once. Whether one of them found work. */
+static bool
 run_pollers(struct vdpa_event_loop *loop, uint64_t now)
 {
+	uint64_t window = poll_window_len(&loop->window);
 	struct vdpa_poller *p;
+	bool worked = false;
 
 	for (p = TAILQ_FIRST(&loop->awake); p != NULL; p = loop->next_poller) {
 		loop->next_poller = TAILQ_NEXT(p, next);
 		if (p->poll(p) != 0) {
 			count(&loop->stats.polls);
 			p->last_work = now;
+			worked = true;
 			continue;
 		}
-		if (loop->lcore_id != LCORE_ID_ANY || now - p->last_work < loop->poll_cycles)
+		if (loop->lcore_id != LCORE_ID_ANY || now - p->last_work < window)
 			continue;
 		if (p->loop == loop && p->awake && p->sleep(p)) {
 			TAILQ_REMOVE(&loop->awake, p, next);
@@ -172,6 +180,33 @@ run_pollers(struct vdpa_event_loop *loop, uint64_t now)
 		}
 	}
 	loop->next_poller = NULL;
+	return worked;
+}
+
+/* Work was found: has polling caught it? */
+static void
+learn(struct vdpa_event_loop *loop, uint64_t now)
+{
+	if (loop->slept)
+		poll_window_slept(&loop->window, now - loop->last_work);
+	else if (loop->polled)
+		poll_window_caught(&loop->window, now - loop->last_work);
+	loop->slept = false;
+	loop->polled = false;
+	loop->last_work = now;
+}
+
+/* Nothing was found: let the threads run that the work may come from, where nobody else waits. */
+static void
+give_way(struct vdpa_event_loop *loop)
+{
+	const struct vdpa_poller *p = TAILQ_FIRST(&loop->awake);
+
+	loop->polled = true;
+	if (p == NULL || !p->gives_way || TAILQ_NEXT(p, next) != NULL)
+		return;
+	count(&loop->stats.yields);
+	sched_yield();
 }
 
 static void
@@ -185,10 +220,14 @@ run(struct vdpa_event_loop *loop)
 			run_tasks(loop);
 		if (TAILQ_EMPTY(&loop->awake)) {
 			look(loop, -1);
+			loop->slept = true;
 			continue;
 		}
 		now = rte_rdtsc();
-		run_pollers(loop, now);
+		if (run_pollers(loop, now))
+			learn(loop, now);
+		else
+			give_way(loop);
 		if (now - looked >= loop->look_cycles) {
 			looked = now;
 			look(loop, 0);
@@ -236,7 +275,7 @@ vdpa_event_loop_create(const struct vdpa_event_loop_params *params, struct vdpa_
 		return vdpa_error(ENOMEM, "out of memory");
 	snprintf(loop->name, sizeof(loop->name), "%s", params->name);
 	loop->lcore_id = params->lcore_id;
-	loop->poll_cycles = rte_get_tsc_hz() / 1000000 * params->poll_us;
+	poll_window_init(&loop->window, rte_get_tsc_hz() / 1000000 * params->poll_us);
 	loop->look_cycles = rte_get_tsc_hz() / 1000000 * LOOK_US;
 	TAILQ_INIT(&loop->awake);
 	loop->free_slot = NO_SLOT;
@@ -450,6 +489,7 @@ vdpa_event_loop_stats(struct vdpa_event_loop *loop, struct vdpa_event_loop_stats
 	stats->polls = __atomic_load_n(&loop->stats.polls, __ATOMIC_RELAXED);
 	stats->events = __atomic_load_n(&loop->stats.events, __ATOMIC_RELAXED);
 	stats->tasks = __atomic_load_n(&loop->stats.tasks, __ATOMIC_RELAXED);
+	stats->yields = __atomic_load_n(&loop->stats.yields, __ATOMIC_RELAXED);
 }
 
 /* Under the lock: a free slot for ev. */

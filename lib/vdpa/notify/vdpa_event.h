@@ -28,8 +28,10 @@ struct vdpa_event_loop;
 struct vdpa_event_loop_params {
 	const char *name; /**< thread name, at most 15 characters */
 	unsigned int
-		lcore_id;     /**< EAL lcore to poll on, never sleeping; LCORE_ID_ANY: own thread */
-	unsigned int poll_us; /**< microseconds of polling after the last work found; 0: none */
+		lcore_id; /**< EAL lcore to poll on, never sleeping; LCORE_ID_ANY: own thread */
+	/** Microseconds of polling after the last work found, at most: shorter, down to none,
+	 * while polling does not catch the next work. 0: none. */
+	unsigned int poll_us;
 };
 
 /** A file descriptor in a loop. Embed it; zero-initialise it. Public fields are yours to set. */
@@ -47,9 +49,9 @@ struct vdpa_event {
 /**
  * Work that is polled while there is some: a set of virtqueues. Embed it; zero-initialise it.
  * While a poller is awake the loop calls poll() again and again. When poll() has returned 0 for the
- * loop's poll_us, the loop calls sleep(): it arms notifications and returns true when it may sleep,
- * or false when work came in meanwhile. Asleep, it is woken by vdpa_poller_wake(), usually from the
- * handler of its kick event. On a polling lcore sleep() is never called.
+ * loop's polling time, the loop calls sleep(): it arms notifications and returns true when it may
+ * sleep, or false when work came in meanwhile. Asleep, it is woken by vdpa_poller_wake(), usually
+ * from the handler of its kick event. On a polling lcore sleep() is never called.
  */
 struct vdpa_poller {
 	unsigned int (*poll)(struct vdpa_poller *poller);
@@ -58,6 +60,9 @@ struct vdpa_poller {
 	struct vdpa_event_loop *loop; /**< set while added */
 	uint64_t last_work;	      /**< TSC cycles; the loop's */
 	bool awake;		      /**< the loop's */
+	/** Set by poll(): what is waited for is done by other threads, which may need this CPU.
+	 * While no other poller is awake, the loop lets them run whenever poll() has returned 0. */
+	bool gives_way;
 	TAILQ_ENTRY(vdpa_poller) next;
 };
 
@@ -76,6 +81,7 @@ struct vdpa_event_loop_stats {
 	uint64_t polls;	  /**< calls of poll() that found work */
 	uint64_t events;  /**< handler calls */
 	uint64_t tasks;	  /**< tasks run */
+	uint64_t yields;  /**< times it let other threads run; see vdpa_poller.gives_way */
 };
 
 /**

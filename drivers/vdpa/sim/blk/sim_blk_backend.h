@@ -52,7 +52,9 @@ struct sim_blk_io {
 	uint8_t stage;
 	uint8_t retries;
 	bool bounced;
+	uint8_t bounce_at, bounce_blocks;
 	bool synced;	 /**< the last system call made all of it durable */
+	uint64_t lent;	 /**< bytes of it that a thread of the kernel moves */
 	uint64_t left;	 /**< bytes not yet moved */
 	unsigned int at; /**< the iovec that they begin in, and where */
 	size_t skip;
@@ -80,6 +82,7 @@ struct sim_blk_channel {
 	int fd; /**< readable when reap() finds something; -1: every I/O is done at once */
 	unsigned int inflight; /**< I/Os the back end has */
 	unsigned int waiting;  /**< those of them that wait for the device's next turn */
+	unsigned int group;    /**< I/Os after which to kick() while there are more; 0: no matter */
 	struct sim_turn *turn; /**< the device's; set by the request engine */
 };
 

@@ -214,8 +214,10 @@ sim_blk_process(struct sim_queue *q, unsigned int budget)
 		struct sim_blk_request *req = STAILQ_FIRST(&bq->free);
 		uint32_t type;
 
+		if (bq->ch->group != 0 && taken > 0 && taken % bq->ch->group == 0)
+			kick_channel(bq);
 		bq->starved = req == NULL;
-		if (req == NULL)
+		if (req == NULL || q->failed)
 			break;
 		err = vdpa_vq_pop(q->vq, &req->chain);
 		if (err == 0 || (err < 0 && err != -EMSGSIZE))

@@ -24,14 +24,21 @@
 #include "vdpa_log.h"
 
 /* Times one system call is repeated after EAGAIN or EINTR. */
-#define URING_RETRIES	  16
-/* Bytes of the buffer that stands in for guest memory that O_DIRECT cannot use. */
-#define URING_BOUNCE_SIZE SIM_PIECE
+#define URING_RETRIES	   16
+/* Bytes of the buffer that stands in for guest memory that O_DIRECT cannot use, in blocks. */
+#define URING_BOUNCE_SIZE  SIM_PIECE
+#define URING_BOUNCE_BLOCK (URING_BOUNCE_SIZE / 64)
 /* Bytes of a system call with O_DIRECT: what it costs the worker is pages, not copies. */
-#define URING_DIRECT_SIZE SIM_TURN_BYTES
+#define URING_DIRECT_SIZE  SIM_TURN_BYTES
+/*
+ * I/Os with O_DIRECT that are given to the kernel at a time: the disk begins with the first while
+ * the worker reads the next. All at once, they are done all at once, and the disk idles until the
+ * driver has sent as many again.
+ */
+#define URING_DIRECT_GROUP 8
 /* Zeroes are written from one block, repeated this many times in a system call. */
-#define URING_ZERO_BLOCK  (64u << 10)
-#define URING_ZERO_IOVS	  (SIM_PIECE / URING_ZERO_BLOCK)
+#define URING_ZERO_BLOCK   (64u << 10)
+#define URING_ZERO_IOVS	   (SIM_PIECE / URING_ZERO_BLOCK)
 
 enum uring_stage {
 	STAGE_IO,    /* the operation itself */
@@ -45,9 +52,9 @@ struct uring_channel {
 	unsigned int unsubmitted;
 	bool cancelling;
 	bool end_logged; /* that the file ends early: once, a guest can ask for it at will */
-	/* Guest memory that O_DIRECT cannot use goes through one buffer, one I/O after another. */
+	/* Guest memory that O_DIRECT cannot use goes through this buffer, as I/Os find room. */
 	uint8_t *bounce;
-	struct sim_blk_io *bounce_owner;
+	uint64_t bounce_used; /* a bit for each block */
 	STAILQ_HEAD(, sim_blk_io) bounce_waiters;
 	/* I/Os whose next system call waits for a turn of the device. */
 	STAILQ_HEAD(, sim_blk_io) waiters;
@@ -67,12 +74,34 @@ fits_direct(const struct file_backend *file, const struct sim_blk_io *io)
 	return true;
 }
 
-static void
-bounce_copy(struct uring_channel *uc, const struct iovec *iov, unsigned int niov, uint64_t len,
-	    bool to_guest)
+/* Room for a piece of the I/O, which keeps it until it is done. */
+static bool
+bounce_take(struct uring_channel *uc, struct sim_blk_io *io)
 {
-	uint8_t *p = uc->bounce;
+	uint64_t len = RTE_MIN(io->len, (uint64_t)URING_BOUNCE_SIZE);
+	unsigned int n = (unsigned int)((len + URING_BOUNCE_BLOCK - 1) / URING_BOUNCE_BLOCK);
+	uint64_t bits = UINT64_MAX >> (64 - n);
 
+	for (unsigned int at = 0; at + n <= 64; at++) {
+		if ((uc->bounce_used & bits << at) != 0)
+			continue;
+		uc->bounce_used |= bits << at;
+		io->bounce_at = (uint8_t)at;
+		io->bounce_blocks = (uint8_t)n;
+		return true;
+	}
+	return false;
+}
+
+static uint8_t *
+bounce_of(const struct uring_channel *uc, const struct sim_blk_io *io)
+{
+	return uc->bounce + (size_t)io->bounce_at * URING_BOUNCE_BLOCK;
+}
+
+static void
+bounce_copy(uint8_t *p, const struct iovec *iov, unsigned int niov, uint64_t len, bool to_guest)
+{
 	for (unsigned int i = 0; i < niov && len > 0; i++) {
 		size_t n = RTE_MIN(len, iov[i].iov_len);
 
@@ -101,10 +130,11 @@ prep_transfer(struct uring_channel *uc, struct sim_blk_io *io, struct io_uring_s
 	iov = sim_blk_io_piece(io, len, &niov);
 	if (io->bounced) {
 		if (write) {
-			bounce_copy(uc, iov, niov, len, false);
-			io_uring_prep_write(sqe, file->fd, uc->bounce, (unsigned int)len, at);
+			bounce_copy(bounce_of(uc, io), iov, niov, len, false);
+			io_uring_prep_write(sqe, file->fd, bounce_of(uc, io), (unsigned int)len,
+					    at);
 		} else {
-			io_uring_prep_read(sqe, file->fd, uc->bounce, (unsigned int)len, at);
+			io_uring_prep_read(sqe, file->fd, bounce_of(uc, io), (unsigned int)len, at);
 		}
 	} else if (write) {
 		io_uring_prep_writev(sqe, file->fd, iov, niov, at);
@@ -176,6 +206,9 @@ uring_issue(struct uring_channel *uc, struct sim_blk_io *io)
 	io_uring_sqe_set_data(sqe, io);
 	uc->unsubmitted++;
 	sim_turn_charge(uc->ch.turn, moved);
+	/* Most file systems let a cached write be done by a thread of the kernel only. */
+	io->lent = io->op != SIM_BLK_READ && !file->direct ? moved : 0;
+	uc->ch.turn->lent += io->lent;
 }
 
 /* The I/O's next system call, when it is its turn. */
@@ -199,14 +232,17 @@ uring_go_on(struct uring_channel *uc)
 	}
 }
 
-/* Hand the bounce buffer on. */
+/* The I/O is done: hand its room in the bounce buffer on, first come first served. */
 static void
-bounce_release(struct uring_channel *uc)
+bounce_release(struct uring_channel *uc, struct sim_blk_io *io)
 {
-	struct sim_blk_io *next = STAILQ_FIRST(&uc->bounce_waiters);
+	struct sim_blk_io *next;
 
-	uc->bounce_owner = next;
-	if (next != NULL) {
+	if (io->bounce_blocks == 0)
+		return;
+	uc->bounce_used &= ~(UINT64_MAX >> (64 - io->bounce_blocks) << io->bounce_at);
+	io->bounce_blocks = 0;
+	while ((next = STAILQ_FIRST(&uc->bounce_waiters)) != NULL && bounce_take(uc, next)) {
 		STAILQ_REMOVE_HEAD(&uc->bounce_waiters, next);
 		uring_queue(uc, next);
 	}
@@ -225,12 +261,11 @@ uring_submit(struct sim_blk_channel *ch, struct sim_blk_io *io)
 		      !fits_direct(file, io);
 	if (ch->inflight++ == 0)
 		uc->cancelling = false;
-	if (io->bounced && uc->bounce_owner != NULL) {
+	io->bounce_blocks = 0;
+	if (io->bounced && (!STAILQ_EMPTY(&uc->bounce_waiters) || !bounce_take(uc, io))) {
 		STAILQ_INSERT_TAIL(&uc->bounce_waiters, io, next);
 		return false;
 	}
-	if (io->bounced)
-		uc->bounce_owner = io;
 	uring_queue(uc, io);
 	uring_go_on(uc);
 	return false;
@@ -274,7 +309,7 @@ transferred(struct uring_channel *uc, struct sim_blk_io *io, uint64_t n)
 	}
 	if (io->bounced && io->op == SIM_BLK_READ) {
 		iov = sim_blk_io_piece(io, n, &niov);
-		bounce_copy(uc, iov, niov, n, true);
+		bounce_copy(bounce_of(uc, io), iov, niov, n, true);
 		sim_turn_charge(uc->ch.turn, n);
 	}
 	sim_blk_io_advance(io, n);
@@ -357,17 +392,16 @@ uring_reap(struct sim_blk_channel *ch, struct sim_blk_io **ios, unsigned int n)
 		io_uring_cqe_seen(&uc->ring, cqe);
 		if (io == NULL) /* the cancellation's own */
 			continue;
+		uc->ch.turn->lent -= io->lent;
 		if (uring_complete(uc, io, res) == 1) {
 			ios[done++] = io;
-			if (io == uc->bounce_owner)
-				bounce_release(uc);
+			bounce_release(uc, io);
 		}
 	}
 	while (done < n && (io = STAILQ_FIRST(&uc->done)) != NULL) {
 		STAILQ_REMOVE_HEAD(&uc->done, next);
 		ios[done++] = io;
-		if (io == uc->bounce_owner)
-			bounce_release(uc);
+		bounce_release(uc, io);
 	}
 	ch->inflight -= done;
 	uring_go_on(uc);
@@ -426,6 +460,22 @@ sim_blk_uring_error(const char *device, int err)
 	}
 }
 
+/*
+ * The worker asks for completions when it polls and sleeps otherwise: none has to interrupt it,
+ * which costs a system call's worth each and keeps them from being taken together. Kernels before
+ * 5.19 know no ring without.
+ */
+static int
+ring_init(struct io_uring *ring, unsigned int entries)
+{
+	int err;
+
+	err = io_uring_queue_init(entries, ring,
+				  IORING_SETUP_CLAMP | IORING_SETUP_COOP_TASKRUN |
+					  IORING_SETUP_TASKRUN_FLAG);
+	return err == -EINVAL ? io_uring_queue_init(entries, ring, IORING_SETUP_CLAMP) : err;
+}
+
 static int
 uring_channel_open(struct sim_blk_backend *be, unsigned int depth, struct sim_blk_channel **out)
 {
@@ -440,7 +490,7 @@ uring_channel_open(struct sim_blk_backend *be, unsigned int depth, struct sim_bl
 	STAILQ_INIT(&uc->waiters);
 	STAILQ_INIT(&uc->done);
 	/* One entry for each I/O, one for a cancellation. */
-	err = io_uring_queue_init(depth + 1, &uc->ring, IORING_SETUP_CLAMP);
+	err = ring_init(&uc->ring, depth + 1);
 	if (err < 0) {
 		free(uc);
 		return sim_blk_uring_error(file->device, err);
@@ -458,6 +508,7 @@ uring_channel_open(struct sim_blk_backend *be, unsigned int depth, struct sim_bl
 		uc->bounce = mem;
 	}
 	uc->ch.be = be;
+	uc->ch.group = file->direct ? URING_DIRECT_GROUP : 0;
 	uc->ch.fd = uc->ring.ring_fd;
 	*out = &uc->ch;
 	return 0;
