@@ -81,8 +81,8 @@ check_dma(const struct vdpa_device *vdev)
 	return 0;
 }
 
-static bool
-name_is_valid(const char *name)
+bool
+vdpa_name_is_valid(const char *name)
 {
 	size_t len = strlen(name);
 
@@ -105,6 +105,7 @@ device_free(struct vdpa_device *vdev)
 		close(core->config_fd);
 	vdpa_iotlb_put(core->iotlb);
 	free(core->dma_mapped);
+	vdpa_vm_leave(core->vm);
 	pthread_mutex_destroy(&core->show_lock);
 	pthread_mutex_destroy(&core->fail_lock);
 	pthread_mutex_destroy(&core->lock);
@@ -228,7 +229,7 @@ vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_o
 		errno = EINVAL;
 		return NULL;
 	}
-	if (!name_is_valid(name)) {
+	if (!vdpa_name_is_valid(name)) {
 		vdpa_error(EINVAL, "name '%s': allowed are 1 to %d of A-Z a-z 0-9 . _ -", name,
 			   VDPA_NAME_MAX - 1);
 		errno = EINVAL;

@@ -26,6 +26,7 @@
 #include "vdpa_event.h"
 #include "vdpa_frontend.h"
 #include "vdpa_work.h"
+#include "vm.h"
 
 /* Two errors' texts, the first one's and that the device is gone, with what is said around them. */
 #define VDPA_FAILURE_MAX (2 * (VDPA_ERROR_MAX + 64))
@@ -84,6 +85,7 @@ struct vdpa_device_core {
 	struct vdpa_log_limit log;   /* for lines that guest, device or front end can cause */
 	struct vdpa_work_queue work; /* what may wait for the device, in order */
 
+	struct vdpa_vm_member *vm; /* which it serves; NULL: none was named; atomic, until freed */
 	struct vdpa_frontend *fe; /* set once its probe has succeeded; show lock, and by atomics */
 	void *drvdata;
 
@@ -159,6 +161,9 @@ int vdpa_dma_change(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
  * can, and forget it. What is left in its reach stays in core->iotlb, and the errno says so.
  */
 int vdpa_dma_end(struct vdpa_device *vdev, int rc);
+
+/* device.c: whether it is a name that a device, or a VM, can have. */
+bool vdpa_name_is_valid(const char *name);
 
 /* status.c: the steps, under the device's lock. Each checks the rules and calls the op. */
 int vdpa_step_reset(struct vdpa_device *vdev);

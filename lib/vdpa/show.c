@@ -94,6 +94,18 @@ show_dma(struct vdpa_device *vdev, json_t *obj)
 	json_object_set_new(obj, "dma", dma);
 }
 
+/* The VM that the device serves, and how many devices do. */
+static void
+show_vm(const struct vdpa_device_core *core, json_t *obj)
+{
+	const struct vdpa_vm_member *vm = __atomic_load_n(&core->vm, __ATOMIC_ACQUIRE);
+
+	if (vm == NULL)
+		return;
+	json_object_set_new(obj, "vm", json_string(vdpa_vm_name(vm)));
+	json_object_set_new(obj, "vm_devices", json_integer(vdpa_vm_devices(vm)));
+}
+
 /* What is set at a step of the device's, as it is at this moment. */
 static uint8_t
 shown_status(const struct vdpa_device_core *core, enum vdpa_device_state state)
@@ -142,6 +154,7 @@ show_registered(struct vdpa_device *vdev, json_t *obj)
 		show_net_config(vdev, obj);
 	else if (ops->get_device_id(vdev) == VIRTIO_ID_BLOCK)
 		show_blk_config(vdev, obj);
+	show_vm(core, obj);
 	show_dma(vdev, obj);
 	show_frontend(vdev, obj);
 }
