@@ -22,8 +22,7 @@ struct vdpa_vm_member {
 	TAILQ_ENTRY(vdpa_vm_member) next; /* registry and tables */
 	struct vdpa_vm *vm;
 	char device[VDPA_NAME_MAX];
-	bool has_peer; /* registry */
-	uid_t uid;     /* registry: of the peer */
+	struct vdpa_peer peer; /* registry: its front end; unknown: none */
 	/* tables: what its front end has said, with references; NULL: nothing */
 	struct vdpa_iotlb *table, *proposed;
 };
@@ -143,26 +142,30 @@ vdpa_vm_devices(const struct vdpa_vm_member *m)
 /* Front ends. */
 
 int
-vdpa_vm_peer_comes(struct vdpa_vm_member *m, uid_t uid)
+vdpa_vm_peer_comes(struct vdpa_vm_member *m, const struct vdpa_peer *peer)
 {
 	const struct vdpa_vm_member *other;
 	int rc = 0;
 
+	/* Such a user is not even the same as itself. */
+	if (!vdpa_peer_same_user(peer, peer))
+		return vdpa_error(EACCES,
+				  "%s: the user of the front end is not known, and devices of one VM "
+				  "(%s) have front ends of one user",
+				  m->device, m->vm->name);
 	pthread_mutex_lock(&registry_lock);
 	TAILQ_FOREACH (other, &m->vm->members, next)
-		if (other != m && other->has_peer && other->uid != uid)
+		if (other != m && other->peer.known && !vdpa_peer_same_user(peer, &other->peer))
 			break;
-	if (other == NULL) {
-		m->has_peer = true;
-		m->uid = uid;
-	} else {
+	if (other == NULL)
+		m->peer = *peer;
+	else
 		rc = vdpa_error(EACCES,
-				"its uid is %u, and the front end of %s, of the same VM %s, has uid "
-				"%u: run both as one user, or add one of the devices with another "
-				"vm",
-				(unsigned int)uid, other->device, m->vm->name,
-				(unsigned int)other->uid);
-	}
+				"%s: the front end has uid %u, and that of %s, of the same VM %s, "
+				"has uid %u: run both as one user, or add one of the devices with "
+				"another vm",
+				m->device, (unsigned int)peer->uid, other->device, m->vm->name,
+				(unsigned int)other->peer.uid);
 	pthread_mutex_unlock(&registry_lock);
 	return rc;
 }
@@ -171,7 +174,7 @@ void
 vdpa_vm_peer_goes(struct vdpa_vm_member *m)
 {
 	pthread_mutex_lock(&registry_lock);
-	m->has_peer = false;
+	m->peer = (struct vdpa_peer){.known = false};
 	pthread_mutex_unlock(&registry_lock);
 }
 

@@ -17,9 +17,8 @@
 #ifndef VDPA_VM_H
 #define VDPA_VM_H
 
-#include <sys/types.h>
-
 #include "vdpa_memory.h"
+#include "vdpa_peer.h"
 
 /* A device of a VM. */
 struct vdpa_vm_member;
@@ -39,10 +38,11 @@ const char *vdpa_vm_name(const struct vdpa_vm_member *m);
 unsigned int vdpa_vm_devices(const struct vdpa_vm_member *m);
 
 /*
- * A front end of this uid comes to the device. -EACCES with a message that names the VM and both
- * uids while another device of the VM has a front end of another uid.
+ * The front end of this process comes to the device. -EACCES for one whose user is not known, and,
+ * with a message that names the VM and both uids, while another device of the VM has one of another
+ * user.
  */
-int vdpa_vm_peer_comes(struct vdpa_vm_member *m, uid_t uid);
+int vdpa_vm_peer_comes(struct vdpa_vm_member *m, const struct vdpa_peer *peer);
 /* It has gone, or none came. */
 void vdpa_vm_peer_goes(struct vdpa_vm_member *m);
 

@@ -175,7 +175,8 @@ static void
 start(struct vdpa_consumer *c)
 {
 	struct vdpa_vq_config *vqs = calloc(c->nvqs, sizeof(*vqs));
-	struct vdpa_start_config conf = {.features = device_features(c),
+	struct vdpa_start_config conf = {.peer = &c->peer,
+					 .features = device_features(c),
 					 .iotlb = c->iotlb,
 					 .vqs = vqs,
 					 .nvqs = usable_vqs(c)};
@@ -342,6 +343,17 @@ vdpa_consumer_new(struct vdpa_device *vdev, const struct vdpa_consumer_ops *ops,
 	return c;
 }
 
+int
+vdpa_consumer_set_peer(struct vdpa_consumer *c, const struct vdpa_peer *peer)
+{
+	CONSUMER_LOCKED(c);
+	int rc = c->vm != NULL ? vdpa_vm_peer_comes(c->vm, peer) : 0;
+
+	if (rc == 0)
+		c->peer = *peer;
+	return rc;
+}
+
 void
 vdpa_consumer_free(struct vdpa_consumer *c)
 {
@@ -362,14 +374,6 @@ vdpa_consumer_free(struct vdpa_consumer *c)
 	pthread_mutex_destroy(&c->err_lock);
 	pthread_mutex_destroy(&c->lock);
 	free(c);
-}
-
-int
-vdpa_consumer_set_peer(struct vdpa_consumer *c, uid_t uid)
-{
-	CONSUMER_LOCKED(c);
-
-	return c->vm != NULL ? vdpa_vm_peer_comes(c->vm, uid) : 0;
 }
 
 int

@@ -71,9 +71,12 @@ void vdpa_consumer_free(struct vdpa_consumer *c);
 
 /* Facts about the connection. */
 
-/** The uid of the peer's process, before anything else. -EACCES with a message for one that may not
- * be served: another device of the same VM has a front end of another uid. */
-int vdpa_consumer_set_peer(struct vdpa_consumer *c, uid_t uid);
+/** The process that is connected, whose guest the device is to serve; unknown until it is said, and
+ * that is refused where others have a page of the device (vdpa_device_admit()). Before the first
+ * vdpa_consumer_advance(). -EACCES with a message for one that may not be served: the device is one
+ * of a VM, and the user is not known, or another device of it has a front end of another user. */
+int vdpa_consumer_set_peer(struct vdpa_consumer *c, const struct vdpa_peer *peer);
+
 /** Negotiated features. -EBUSY when others than VHOST_F_LOG_ALL change under a device that runs. */
 int vdpa_consumer_set_features(struct vdpa_consumer *c, uint64_t features);
 uint64_t vdpa_consumer_get_features(struct vdpa_consumer *c);

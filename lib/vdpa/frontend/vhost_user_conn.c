@@ -274,40 +274,17 @@ vdpa_vhu_conn_init(struct vhu_device *dev)
 	dev->conn = (struct vhu_conn){.fd = -1, .work = {.run = serve, .arg = dev}};
 }
 
-/* A session with whoever is at the other end. */
-static int
-open_session(struct vhu_device *dev, int fd, struct vhu_session **out)
-{
-	struct vhu_session *s = vdpa_vhu_session_new(dev);
-	struct ucred peer;
-	socklen_t len = sizeof(peer);
-	int rc;
-
-	if (s == NULL)
-		return vdpa_error(ENOMEM, "out of memory");
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
-		rc = vdpa_error(errno, "SO_PEERCRED: %m");
-	else
-		rc = vdpa_consumer_set_peer(s->consumer, peer.uid);
-	if (rc < 0) {
-		vdpa_vhu_session_free(s);
-		return rc;
-	}
-	*out = s;
-	return 0;
-}
-
 int
-vdpa_vhu_conn_open(struct vhu_device *dev, int fd)
+vdpa_vhu_conn_open(struct vhu_device *dev, int fd, const struct vdpa_peer *peer)
 {
 	struct vhu_conn *conn = &dev->conn;
 	int rc;
 
-	rc = open_session(dev, fd, &conn->session);
-	if (rc < 0) {
+	conn->session = vdpa_vhu_session_new(dev, peer);
+	if (conn->session == NULL) {
 		(void)vdpa_close_connection(dev->fds, fd);
 		vdpa_vhu_socket_resume(dev);
-		return rc;
+		return -EACCES;
 	}
 	pthread_mutex_lock(&dev->lock);
 	conn->fd = fd;
