@@ -74,11 +74,12 @@ note_result(struct change *c, const struct vdpa_mem_region *region, int rc, bool
 	return rc;
 }
 
-/* The domain may be another device's too; which must serve the same guest then. */
+/* The domain may be another device's too; which must serve the same guest then. That of a VM it
+ * does: it was said. */
 static int
 map_in_domain(const struct change *c, const struct vdpa_mem_region *region)
 {
-	return c->held == 0 ? vdpa_dma_map_first(c->vdev->dma, region)
+	return c->held == 0 && c->vdev->core->vm == NULL ? vdpa_dma_map_first(c->vdev->dma, region)
 			    : vdpa_dma_map(c->vdev->dma, region);
 }
 
@@ -157,6 +158,29 @@ empty_domain(struct vdpa_device *vdev)
 	return rc < 0 ? vdpa_error(rc, "%s", c.why) : 0;
 }
 
+/*
+ * A device that did not reset is out of its own guest memory when that is unmapped, but not out of
+ * what other devices have in the same domain. Whoever disturbs them is cut off.
+ */
+static void
+cut_off(struct vdpa_device *vdev)
+{
+	int rc = -EOPNOTSUPP;
+
+	if (!vdpa_dma_is_in_use(vdev->dma))
+		return;
+	if (vdev->config->cut_off != NULL)
+		rc = VDPA_OP(vdev, -1, "cut_off", vdev->config->cut_off(vdev));
+	if (rc < 0)
+		VDPA_LOG(ERR,
+			 "%s: it did not reset, and only its own obedience keeps it from memory of "
+			 "other devices: %s",
+			 vdev->name, rc == -EOPNOTSUPP ? strerror(-rc) : vdpa_error_message());
+	else
+		VDPA_LOG(WARNING, "%s: it did not reset, and was cut off from memory that other "
+			 "devices use", vdev->name);
+}
+
 int
 vdpa_dma_end(struct vdpa_device *vdev, int rc)
 {
@@ -170,6 +194,8 @@ vdpa_dma_end(struct vdpa_device *vdev, int rc)
 		if (left < 0)
 			VDPA_LOG(ERR, "%s: memory stays in the device's reach: %s", vdev->name,
 				 vdpa_error_message());
+		if (rc < 0)
+			cut_off(vdev);
 		if (rc < 0)
 			vdpa_error(rc, "%s", why);
 		else

@@ -157,6 +157,13 @@ struct vdpa_config_ops {
 	 * be let go in either case too: they are closed and unmapped behind it.
 	 */
 	int (*reset)(struct vdpa_device *vdev);
+	/**
+	 * Optional, for a device in a DMA domain with others: its reset has failed, and memory
+	 * that they have in the domain is in its reach. Keep it out by other means, such as
+	 * vdpa_pci_cut_off(), after which it may be gone for good. 0, or a negative errno where it
+	 * may still reach the memory.
+	 */
+	int (*cut_off)(struct vdpa_device *vdev);
 	/** Optional: stop all queues, keep their state; get_vq_state is valid on return. */
 	int (*suspend)(struct vdpa_device *vdev);
 	/** With suspend: go on after it. */

@@ -57,12 +57,13 @@ struct vdpa_dma_domain {
 };
 
 static int
-ranges_copy(struct vdpa_dma_domain *dom, const struct vdpa_dma_limits *limits)
+ranges_copy(struct vdpa_dma_domain *dom, const struct vdpa_dma_range *ranges, unsigned int n_ranges)
 {
 	static const struct vdpa_dma_range all = {0, UINT64_MAX};
-	const struct vdpa_dma_range *from = limits->n_ranges > 0 ? limits->ranges : &all;
-	unsigned int n = limits->n_ranges > 0 ? limits->n_ranges : 1;
+	const struct vdpa_dma_range *from = n_ranges > 0 ? ranges : &all;
+	unsigned int n = n_ranges > 0 ? n_ranges : 1;
 
+	dom->n_ranges = 0;
 	if (n > RANGES_MAX)
 		return vdpa_error(EINVAL, "%s: %u ranges of IOVAs", dom->name, n);
 	dom->ranges = calloc(n, sizeof(*dom->ranges));
@@ -104,7 +105,7 @@ vdpa_dma_domain_create(const char *name, const struct vdpa_dma_ops *ops, void *a
 		ret = vdpa_error(ENOMEM, "%s: out of memory", name);
 		goto err_free;
 	}
-	ret = ranges_copy(dom, limits);
+	ret = ranges_copy(dom, limits->ranges, limits->n_ranges);
 	if (ret < 0)
 		goto err_ranges;
 	ret = pthread_mutex_init(&dom->lock, NULL);
@@ -122,6 +123,25 @@ err_ranges:
 err_free:
 	free(dom);
 	return ret;
+}
+
+int
+vdpa_dma_domain_set_ranges(struct vdpa_dma_domain *dom, const struct vdpa_dma_range *ranges,
+			   unsigned int n)
+{
+	struct vdpa_dma_domain other = {.name = dom->name};
+	int ret = ranges_copy(&other, ranges, n);
+
+	if (ret < 0) {
+		free(other.ranges);
+		return ret;
+	}
+	pthread_mutex_lock(&dom->lock);
+	free(dom->ranges);
+	dom->ranges = other.ranges;
+	dom->n_ranges = other.n_ranges;
+	pthread_mutex_unlock(&dom->lock);
+	return 0;
 }
 
 /* Index of the first entry that ends at iova or above. */
@@ -325,14 +345,15 @@ map_for_user(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region, 
 	int ret;
 
 	ret = check_pages(dom, region, size);
-	if (ret == 0)
-		ret = check_iova(dom, wanted.iova, wanted.last);
 	if (ret < 0)
 		return ret;
 
 	pthread_mutex_lock(&dom->lock);
 	e = entry_of(dom, region);
 	at = entry_at(dom, wanted.iova);
+	ret = check_iova(dom, wanted.iova, wanted.last);
+	if (ret < 0)
+		goto out;
 	if (e != NULL)
 		e->users++;
 	else if (at < dom->n && dom->entries[at].iova <= wanted.last)
@@ -345,6 +366,7 @@ map_for_user(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region, 
 				 dom->name, wanted.iova, wanted.last);
 	else
 		ret = entry_map(dom, at, &wanted, &m);
+out:
 	pthread_mutex_unlock(&dom->lock);
 	return ret;
 }
@@ -381,6 +403,17 @@ vdpa_dma_unmap(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region
 		ret = entry_unmap(dom, (uint32_t)(e - dom->entries), region->va, region->fd);
 	pthread_mutex_unlock(&dom->lock);
 	return ret;
+}
+
+bool
+vdpa_dma_is_in_use(struct vdpa_dma_domain *dom)
+{
+	bool used;
+
+	pthread_mutex_lock(&dom->lock);
+	used = has_guest(dom);
+	pthread_mutex_unlock(&dom->lock);
+	return used;
 }
 
 /* The highest hole of size bytes, whole pages. With the lock. */

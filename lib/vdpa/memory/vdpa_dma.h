@@ -83,6 +83,18 @@ int vdpa_dma_domain_create(const char *name, const struct vdpa_dma_ops *ops, voi
 void vdpa_dma_domain_destroy(struct vdpa_dma_domain *dom);
 
 /**
+ * The IOVAs that can be used are others now, as when another IOMMU has joined the container. What is
+ * mapped stays.
+ * @param ranges  n of them, as in struct vdpa_dma_limits; 0: all IOVAs. Copied.
+ * @return 0; -EINVAL for ranges that make no sense; -ENOMEM. From any thread.
+ */
+int vdpa_dma_domain_set_ranges(struct vdpa_dma_domain *dom, const struct vdpa_dma_range *ranges,
+			       unsigned int n);
+
+/** Whether memory of a guest's is mapped, by whichever user. From any thread. */
+bool vdpa_dma_is_in_use(struct vdpa_dma_domain *dom);
+
+/**
  * Map a region of guest memory for one more user. A region that ends within a page of the IOMMU is
  * mapped to the end of that page, which must be mapped from its file too; that page is then no
  * other region's.

@@ -40,6 +40,10 @@ struct vdpa_pci;
 struct vdpa_pci_params {
 	/** Accept a group in the kernel's no-IOMMU mode: the device can then reach all memory. */
 	bool noiommu;
+	/** Virtual machine that the function serves, by name: functions of one VM share a DMA domain
+	 * where the transport can (VFIO: one container, and one set of pins). NULL: none. Only for
+	 * the call. */
+	const char *vm;
 	/** Longest wait for one answer over vfio-user, milliseconds; default 1000. */
 	unsigned int timeout_ms;
 };
@@ -228,6 +232,14 @@ int vdpa_pci_set_bus_master(struct vdpa_pci *pci, bool on);
  * the transport's errno.
  */
 int vdpa_pci_reset(struct vdpa_pci *pci);
+/**
+ * Keep a function that does not stop from memory that others have in its DMA domain: by a
+ * function-level reset, after which it can be used again; else it is gone for good (-EIO), its bus
+ * master is off, and its transport takes it out of the domain where it can.
+ * @return 0: it reaches no memory; -EOPNOTSUPP or the transport's errno where nothing but its own
+ * obedience (bus master) keeps it from the memory. It may wait as long as vdpa_pci_close().
+ */
+int vdpa_pci_cut_off(struct vdpa_pci *pci);
 /** Its DMA domain, for vdpa_device.dma; the function's, until it is closed. */
 struct vdpa_dma_domain *vdpa_pci_dma(struct vdpa_pci *pci);
 
