@@ -147,21 +147,6 @@ type1_unmap(void *arg, const struct vdpa_dma_mapping *m)
 
 static const struct vdpa_dma_ops type1_ops = {.map = type1_map, .unmap = type1_unmap};
 
-/* Without an IOMMU a device uses physical addresses: a guest's mean nothing to it. */
-static int
-noiommu_map(void *arg, const struct vdpa_dma_mapping *m)
-{
-	struct vfio_container *c = arg;
-
-	return vdpa_error(
-		ENOTSUP,
-		"%s: in no-IOMMU mode guest memory cannot be given to the device; registers "
-		"can be used only",
-		c->name);
-}
-
-static const struct vdpa_dma_ops noiommu_ops = {.map = noiommu_map, .unmap = noiommu_map};
-
 /* Usable IOVAs, page size and number of mappings. The ranges are the caller's to free. */
 static int
 type1_limits(const struct vfio_container *c, struct vdpa_dma_limits *limits,
@@ -253,9 +238,7 @@ set_iommu(const struct vfio_function *fn, int container, int group)
 		return errno == EPERM
 			       ? vdpa_vfio_not_viable(fn)
 			       : vdpa_error(errno, "%s: VFIO_GROUP_SET_CONTAINER: %m", fn->name);
-	if (fn->noiommu)
-		type = VFIO_NOIOMMU_IOMMU;
-	else if (ioctl(container, VFIO_CHECK_EXTENSION, VFIO_TYPE1v2_IOMMU) > 0)
+	if (ioctl(container, VFIO_CHECK_EXTENSION, VFIO_TYPE1v2_IOMMU) > 0)
 		type = VFIO_TYPE1v2_IOMMU;
 	else if (ioctl(container, VFIO_CHECK_EXTENSION, VFIO_TYPE1_IOMMU) > 0)
 		type = VFIO_TYPE1_IOMMU;
@@ -276,17 +259,14 @@ set_iommu(const struct vfio_function *fn, int container, int group)
 }
 
 static int
-init_domain(struct vfio_container *c, const struct vfio_function *fn)
+init_domain(struct vfio_container *c)
 {
 	struct vdpa_dma_limits limits = {.page_size = (uint64_t)sysconf(_SC_PAGESIZE)};
 	struct vdpa_dma_range *ranges = NULL;
-	int ret = 0;
+	int ret = type1_limits(c, &limits, &ranges);
 
-	if (!fn->noiommu)
-		ret = type1_limits(c, &limits, &ranges);
 	if (ret == 0)
-		ret = vdpa_dma_domain_create(c->name, fn->noiommu ? &noiommu_ops : &type1_ops, c,
-					     &limits, &c->dma);
+		ret = vdpa_dma_domain_create(c->name, &type1_ops, c, &limits, &c->dma);
 	c->page = limits.page_size;
 	free(ranges);
 	return ret;
@@ -313,11 +293,9 @@ container_open(const struct vfio_function *fn, int group, struct vfio_container 
 	c->fd = ret;
 	ret = set_iommu(fn, c->fd, group);
 	if (ret == 0)
-		ret = init_domain(c, fn);
+		ret = init_domain(c);
 	if (ret < 0)
 		goto err_close;
-	if (fn->noiommu)
-		VDPA_LOG(WARNING, "%s: without an IOMMU the device can reach all memory", fn->name);
 	TAILQ_INSERT_TAIL(&containers, c, next);
 	*out = c;
 	return 0;
@@ -373,7 +351,7 @@ container_get(const struct vfio_function *fn, int group, struct vfio_container *
 	int ret;
 
 	TAILQ_FOREACH (c, &containers, next) {
-		if (fn->vm == NULL || fn->noiommu || c->vm == NULL || strcmp(c->vm, fn->vm) != 0)
+		if (fn->vm == NULL || c->vm == NULL || strcmp(c->vm, fn->vm) != 0)
 			continue;
 		ret = container_join(c, fn, group);
 		if (ret == 0) {
@@ -420,8 +398,7 @@ open_group(const struct vfio_function *fn)
 	char path[VFIO_PATH_MAX];
 	int fd, ret;
 
-	snprintf(path, sizeof(path), "%s/%s%d", vdpa_vfio_dev_root(), fn->noiommu ? "noiommu-" : "",
-		 fn->group);
+	snprintf(path, sizeof(path), "%s/%d", vdpa_vfio_dev_root(), fn->group);
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return vdpa_vfio_open_error(fn, path, errno);
