@@ -496,6 +496,18 @@ class Attack(VfioTest):
             self.assertEqual(attacker.reach(), "True")
             yield attacker
 
+    def test_a_holder_writes_to_the_memory_of_the_next_guest(self):
+        """What others are kept from, shown with one who is not: another process of the same user."""
+        with self.serve(NET_PAGES, self.WORDS) as d, self.attacker(d) as attacker:
+            with self.front_end(ALICE, d) as victim:
+                self.assertEqual(victim.connect(), "served")
+                victim.exchange()
+                page = victim.free_page()
+                self.assertEqual(victim.page_is_untouched(), "True")
+                attacker.write_to(page)
+                until(lambda: victim.page_is_untouched() == "False", "the function to write there")
+                victim.leave()
+
     def test_another_user_is_refused_until_the_page_is_closed(self):
         with self.serve(NET_PAGES, self.WORDS) as d:
             without = None

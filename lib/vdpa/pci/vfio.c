@@ -243,8 +243,8 @@ vfio_reset(void *handle)
 	return vdpa_error(errno, "%s: reset: VFIO: %m", d->name);
 }
 
-/* Somebody else has the function open: the kernel does not reset it for us, as it does the first
- * time. What fails here is found out by the function's answers. */
+/* Somebody else may have the function open: then the kernel does not reset it for us, as it does
+ * the first time. What fails here is found out by the function's answers. */
 static void
 take_over(struct vfio_device *d)
 {
@@ -275,7 +275,7 @@ vfio_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params 
 	ret = get_info(d, info);
 	if (ret < 0)
 		goto err_detach;
-	if (vdpa_vfio_is_kept(d->at))
+	if (vdpa_vfio_is_held(d->at))
 		take_over(d);
 	info->numa_node = fn.numa_node;
 	*handle = d;

@@ -72,7 +72,7 @@ struct vfio_attachment {
 	TAILQ_ENTRY(vfio_attachment) next;
 	char address[VDPA_PCI_ADDRESS_MAX];
 	struct vfio_group *group;
-	bool kept; /* the group was, when it was attached */
+	bool held; /* others may have had a file of a device of the group when it was attached */
 };
 
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -608,20 +608,16 @@ check_vm(const struct vfio_group *g, const struct vfio_function *fn)
  * nobody holds a device of it.
  */
 static int
-group_get(const struct vfio_function *fn, struct vfio_group **out, bool *kept)
+group_get(const struct vfio_function *fn, struct vfio_group **out)
 {
 	struct vfio_group *g;
 	int ret = 0;
 
 	while ((g = group_find(fn->group)) != NULL && g->busy)
 		pthread_cond_wait(&not_busy, &registry_lock);
-	*kept = false;
-	if (g != NULL && g->users == 0) {
-		*kept = !group_is_free(g);
-		if (!*kept) {
-			group_close(g);
-			g = NULL;
-		}
+	if (g != NULL && g->users == 0 && group_is_free(g)) {
+		group_close(g);
+		g = NULL;
 	}
 	ret = g == NULL ? group_open(fn, &g) : check_vm(g, fn);
 	if (ret == 0)
@@ -641,9 +637,10 @@ take(const struct vfio_function *fn, struct vfio_attachment **out)
 		return vdpa_error(ENOMEM, "%s: out of memory", fn->name);
 	memcpy(at->address, fn->address, sizeof(at->address));
 	pthread_mutex_lock(&registry_lock);
-	ret = group_get(fn, &at->group, &at->kept);
+	ret = group_get(fn, &at->group);
 	if (ret < 0)
 		goto out;
+	at->held = vdpa_page_holders_look(vdpa_dma_page_holders(at->group->dma)).any;
 	TAILQ_FOREACH (other, &attachments, next) {
 		if (strcmp(other->address, fn->address) == 0) {
 			group_put(at->group);
@@ -719,7 +716,7 @@ vdpa_vfio_cut_off(struct vfio_attachment *at)
 }
 
 bool
-vdpa_vfio_is_kept(const struct vfio_attachment *at)
+vdpa_vfio_is_held(const struct vfio_attachment *at)
 {
-	return at->kept;
+	return at->held;
 }

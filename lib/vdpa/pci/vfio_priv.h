@@ -60,11 +60,11 @@ void vdpa_vfio_detach(struct vfio_attachment *at);
  * Take the function's group, of which it is the only one in use, out of its container, so that the
  * IOMMU keeps it from what others have mapped there. Its file is closed before, and it can only be
  * detached afterwards. 0; -EBUSY where somebody has a file of the device, or other functions of the
- * group are in use; the kernel's errno. It waits for some 10 ms at most.
+ * group are in use; the kernel's errno. It waits until Linux has reset a function that it closes.
  */
 int vdpa_vfio_cut_off(struct vfio_attachment *at);
-/* Whether somebody outside of this process had a device of the group open when it was attached. */
-bool vdpa_vfio_is_kept(const struct vfio_attachment *at);
+/* Whether others may have had the function open when it was attached. */
+bool vdpa_vfio_is_held(const struct vfio_attachment *at);
 /* Close the groups that are kept (vfio_iommu.c) and watch them no longer. At vdpa_cleanup(). */
 void vdpa_vfio_fini(void);
 
