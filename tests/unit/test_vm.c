@@ -166,8 +166,7 @@ a_region_that_comes_later_is_mapped_once_too(void **state)
 	assert_int_equal(vdpa_consumer_add_memory(f->c[1], &more), 0);
 	assert_ptr_equal(region(f, 1, 2), region(f, 0, 2));
 	assert_ptr_equal(region(f, 1, 0), region(f, 0, 0));
-	assert_int_equal(
-		vdpa_consumer_remove_memory(f->c[0], more.iova, more.uaddr, more.size), 0);
+	assert_int_equal(vdpa_consumer_remove_memory(f->c[0], more.iova, more.uaddr, more.size), 0);
 	assert_int_equal(f->c[0]->iotlb->n, 2);
 	assert_int_equal(region(f, 1, 2)->va[0], 0);
 }
@@ -278,8 +277,9 @@ front_ends_have_one_user(void **state)
 static void
 names_of_vms(void **state)
 {
-	static const char *const bad[] = {"", "a b", "a/b", "0123456789012345678901234567890123456789"
-							   "0123456789012345678901234567890"};
+	static const char *const bad[] = {"", "a b", "a/b",
+					  "0123456789012345678901234567890123456789"
+					  "0123456789012345678901234567890"};
 
 	assert_int_equal(vdpa_vm_check_name("guest_0.a-1"), 0);
 	for (unsigned int i = 0; i < RTE_DIM(bad); i++)

@@ -76,7 +76,7 @@ struct vdpa_device_core {
 	struct vdpa_work_queue work; /* what may wait for the device, in order */
 
 	struct vdpa_vm_member *vm; /* which it serves; NULL: none was named; atomic, until freed */
-	struct vdpa_frontend *fe; /* set once its probe has succeeded; show lock, and by atomics */
+	struct vdpa_frontend *fe;  /* set once its probe has succeeded; show lock, and by atomics */
 	void *drvdata;
 
 	/* What is shown without asking the device: snapshot.c. */

@@ -80,7 +80,7 @@ static int
 map_in_domain(const struct change *c, const struct vdpa_mem_region *region)
 {
 	return c->held == 0 && c->vdev->core->vm == NULL ? vdpa_dma_map_first(c->vdev->dma, region)
-			    : vdpa_dma_map(c->vdev->dma, region);
+							 : vdpa_dma_map(c->vdev->dma, region);
 }
 
 static int
@@ -177,8 +177,10 @@ cut_off(struct vdpa_device *vdev)
 			 "other devices: %s",
 			 vdev->name, rc == -EOPNOTSUPP ? strerror(-rc) : vdpa_error_message());
 	else
-		VDPA_LOG(WARNING, "%s: it did not reset, and was cut off from memory that other "
-			 "devices use", vdev->name);
+		VDPA_LOG(WARNING,
+			 "%s: it did not reset, and was cut off from memory that other "
+			 "devices use",
+			 vdev->name);
 }
 
 int

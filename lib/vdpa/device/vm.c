@@ -149,10 +149,11 @@ vdpa_vm_peer_comes(struct vdpa_vm_member *m, const struct vdpa_peer *peer)
 
 	/* Such a user is not even the same as itself. */
 	if (!vdpa_peer_same_user(peer, peer))
-		return vdpa_error(EACCES,
-				  "%s: the user of the front end is not known, and devices of one VM "
-				  "(%s) have front ends of one user",
-				  m->device, m->vm->name);
+		return vdpa_error(
+			EACCES,
+			"%s: the user of the front end is not known, and devices of one VM "
+			"(%s) have front ends of one user",
+			m->device, m->vm->name);
 	pthread_mutex_lock(&registry_lock);
 	TAILQ_FOREACH (other, &m->vm->members, next)
 		if (other != m && other->peer.known && !vdpa_peer_same_user(peer, &other->peer))
@@ -250,15 +251,16 @@ propose(struct vdpa_vm_member *m, struct vdpa_iotlb *tlb)
 	return 0;
 }
 
-/* Add a table to the list unless it has what the last one has, as tables of one VM do most often. */
+/* Add a table to the list unless it has what the last one has, as tables of one VM do most often.
+ */
 static void
 list_table(const struct vdpa_iotlb **tlbs, unsigned int *n, const struct vdpa_iotlb *tlb)
 {
 	const struct vdpa_iotlb *last = *n > 0 ? tlbs[*n - 1] : NULL;
 
-	if (tlb == NULL || (last != NULL && last->n == tlb->n &&
-			    memcmp(last->regions, tlb->regions,
-				   tlb->n * sizeof(tlb->regions[0])) == 0))
+	if (tlb == NULL ||
+	    (last != NULL && last->n == tlb->n &&
+	     memcmp(last->regions, tlb->regions, tlb->n * sizeof(tlb->regions[0])) == 0))
 		return;
 	tlbs[(*n)++] = tlb;
 }

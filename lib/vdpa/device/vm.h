@@ -6,9 +6,9 @@
  * is guessed from files or processes. A VM begins with the first device that names it and ends with
  * the last.
  *
- * Devices of one VM have front ends of one uid, since each of them reaches the memory that another's
- * front end has given, and memory tables that do not contradict each other. A region that one of
- * them has mapped in this process is mapped once for all.
+ * Devices of one VM have front ends of one uid, since each of them reaches the memory that
+ * another's front end has given, and memory tables that do not contradict each other. A region that
+ * one of them has mapped in this process is mapped once for all.
  *
  * Two locks, both inside those of consumers and devices: that of the registry, for names, members
  * and uids, is held for a few instructions; that of a VM's tables over the mmap() of a region too.

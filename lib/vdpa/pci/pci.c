@@ -110,8 +110,6 @@ vdpa_pci_reset(struct vdpa_pci *pci)
 int
 vdpa_pci_cut_off(struct vdpa_pci *pci)
 {
-	if (vdpa_pci_error(pci) == 0 && vdpa_pci_reset(pci) == 0)
-		return 0;
 	vdpa_pci_irqs_off(pci);
 	(void)vdpa_pci_set_bus_master(pci, false);
 	vdpa_pci_gone(pci, EIO,

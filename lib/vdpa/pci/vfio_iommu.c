@@ -281,8 +281,8 @@ container_open(const struct vfio_function *fn, int group, struct vfio_container 
 
 	if (c == NULL)
 		return vdpa_error(ENOMEM, "%s: out of memory", fn->name);
-	if (fn->vm != NULL && ((c->vm = strdup(fn->vm)) == NULL ||
-			       asprintf(&c->name, "vm %s", fn->vm) < 0))
+	if (fn->vm != NULL &&
+	    ((c->vm = strdup(fn->vm)) == NULL || asprintf(&c->name, "vm %s", fn->vm) < 0))
 		c->name = NULL;
 	else if (fn->vm == NULL)
 		c->name = strdup(fn->name);
@@ -364,12 +364,13 @@ container_get(const struct vfio_function *fn, int group, struct vfio_container *
 	}
 	ret = container_open(fn, group, out);
 	if (ret == 0 && refused != NULL)
-		VDPA_LOG(WARNING,
-			 "%s: IOMMU group %d gets a container of its own: memory of %s is mapped "
-			 "where its IOMMU cannot translate or reserves "
-			 "(/sys/kernel/iommu_groups/%d/reserved_regions); the memory is pinned once "
-			 "more for it",
-			 fn->name, fn->group, refused->name, fn->group);
+		VDPA_LOG(
+			WARNING,
+			"%s: IOMMU group %d gets a container of its own: memory of %s is mapped "
+			"where its IOMMU cannot translate or reserves "
+			"(/sys/kernel/iommu_groups/%d/reserved_regions); the memory is pinned once "
+			"more for it",
+			fn->name, fn->group, refused->name, fn->group);
 	return ret;
 }
 
@@ -486,7 +487,9 @@ is_to_be_kept(const struct vfio_group *g)
 	struct vdpa_dma_stats stats;
 
 	vdpa_dma_get_stats(g->container->dma, &stats);
-	return stats.mappings == 0 && vdpa_page_holders_look(vdpa_dma_page_holders(g->container->dma)).any;
+	/* In a container of several groups it is memory of the same VM. */
+	return (stats.mappings == 0 || g->container->groups > 1) &&
+	       vdpa_page_holders_look(vdpa_dma_page_holders(g->container->dma)).any;
 }
 
 static void
@@ -640,7 +643,7 @@ take(const struct vfio_function *fn, struct vfio_attachment **out)
 	ret = group_get(fn, &at->group);
 	if (ret < 0)
 		goto out;
-	at->held = vdpa_page_holders_look(vdpa_dma_page_holders(at->group->dma)).any;
+	at->held = vdpa_page_holders_look(vdpa_dma_page_holders(at->group->container->dma)).any;
 	TAILQ_FOREACH (other, &attachments, next) {
 		if (strcmp(other->address, fn->address) == 0) {
 			group_put(at->group);
@@ -704,10 +707,11 @@ vdpa_vfio_cut_off(struct vfio_attachment *at)
 	/* Whoever is inside a call for the device has its file until that ends. */
 	for (unsigned int i = 0; ret == 0 && !group_is_free(g); i++) {
 		if (i == CUT_OFF_TRIES)
-			ret = vdpa_error(EBUSY,
-					 "%s: somebody has the function open: IOMMU group %d is not "
-					 "taken out of the container of %s",
-					 g->name, g->id, g->container->name);
+			ret = vdpa_error(
+				EBUSY,
+				"%s: somebody has the function open: IOMMU group %d is not "
+				"taken out of the container of %s",
+				g->name, g->id, g->container->name);
 		else
 			usleep(CUT_OFF_PAUSE_US);
 	}

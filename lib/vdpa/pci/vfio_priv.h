@@ -28,8 +28,8 @@ struct vfio_function {
 	const char *name; /* pci/0000:06:00.2, for messages */
 	char address[VDPA_PCI_ADDRESS_MAX];
 	const char *vm; /* that the device serves; NULL: none was named */
-	int group;     /* of the IOMMU */
-	int numa_node; /* -1: unknown */
+	int group;	/* of the IOMMU */
+	int numa_node;	/* -1: unknown */
 };
 
 /*
@@ -50,8 +50,8 @@ struct vfio_attachment;
 
 /*
  * Have the function confined. *device_fd is the caller's to close before it detaches; *dma is
- * shared by the functions of a group, and by those of all groups of fn->vm that Linux takes into one
- * container; it lives until the last of them is detached.
+ * shared by the functions of a group, and by those of all groups of fn->vm that Linux takes into
+ * one container; it lives until the last of them is detached.
  */
 int vdpa_vfio_attach(const struct vfio_function *fn, struct vfio_attachment **out, int *device_fd,
 		     struct vdpa_dma_domain **dma);
