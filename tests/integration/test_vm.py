@@ -24,7 +24,7 @@ GUEST = 16 << 20
 MANY = 200
 MANY_GUEST = 1 << 30  # bytes, sparse
 LARGE = 512 << 30
-OTHER_UID = 65534
+OTHER_UID = 65533  # the one above stands for users who have none here
 # Connects to the socket, asks for the features, and says what came of it.
 CONNECT = '''
 import socket, struct, sys
