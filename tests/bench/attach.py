@@ -5,14 +5,15 @@
 
 Each device has a front end with 1 GiB of sparse memory; simulated, and by vdpa-app on vdpa-model over
 vfio-user. One by one each start is waited for; at once all front ends send what they have to say, and
-then the answers are waited for.
+then the answers are waited for. What the size of a guest takes from others is told by starts of one beside
+another that attaches again and again, which takes processor time whatever its size: of 1 and of 512 GiB.
 """
 
 import contextlib
+import multiprocessing
 import resource
 import statistics
 import struct
-import threading
 import time
 
 import harness
@@ -21,7 +22,7 @@ import vhost_user_client as vhu
 DEVICES = 200
 GUEST = 1 << 30  # bytes, sparse
 LARGE = 512 << 30
-BESIDE = 20  # starts of others
+ROUNDS, STARTS = 5, 10
 KINDS = ('sim', 'model')
 
 
@@ -94,8 +95,9 @@ def _attach(options, kind, at_once):
             for end in ends:
                 end.send()
                 end.answered()
+        seconds = time.monotonic() - start
         harness.wait_for(lambda: _running(daemon, names), 'all devices to run', 60)
-        return time.monotonic() - start
+        return seconds
 
 
 def _start(daemon, name):
@@ -110,30 +112,48 @@ def _start(daemon, name):
     return took
 
 
+def _attach_again(path, size, pipe):
+    """A process: a guest of so many bytes comes and goes until somebody says stop; tells how long each
+    took, in milliseconds."""
+    times = []
+    while not pipe.poll():
+        with contextlib.closing(FrontEnd(path, size)) as end:
+            start = time.monotonic()
+            end.send()
+            end.answered()
+            times.append(1000 * (time.monotonic() - start))
+    pipe.send(times)
+
+
+@contextlib.contextmanager
+def _neighbour(path, size, times):
+    """Meanwhile a guest of that size attaches again and again; how long each time took is added."""
+    if size == 0:
+        yield
+        return
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.Process(target=_attach_again, args=(path, size, theirs), daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        ours.send('stop')
+        times += ours.recv()
+        process.join()
+
+
 def _beside(options, kind):
-    """Median milliseconds of a start by itself, and of one while a large guest attaches, again and
-    again."""
+    """Median milliseconds of a start by the size of the neighbour (0: there is none), and of the
+    neighbour's own, which take turns."""
+    starts = {size: [] for size in (0, GUEST, LARGE)}
+    own = {size: [] for size in starts}
     with _devices(options, kind, 2) as daemon:
-        alone = [_start(daemon, 'n0') for _ in range(BESIDE)]
-        done, attached = threading.Event(), []
-
-        def attach_large():
-            while not done.is_set():
-                with contextlib.closing(FrontEnd(daemon.socket('n1'), LARGE)) as end:
-                    start = time.monotonic()
-                    end.send()
-                    end.answered()
-                    attached.append(1000 * (time.monotonic() - start))
-
-        large = threading.Thread(target=attach_large)
-        large.start()
-        try:
-            beside = [_start(daemon, 'n0') for _ in range(BESIDE)]
-        finally:
-            done.set()
-            large.join()
-        return {'alone_ms': statistics.median(alone), 'beside_ms': statistics.median(beside),
-                'large_ms': statistics.median(attached), 'large': len(attached)}
+        for _ in range(ROUNDS):
+            for size, took in starts.items():
+                with _neighbour(daemon.socket('n1'), size, own[size]):
+                    took += [_start(daemon, 'n0') for _ in range(STARTS)]
+    return {'start_ms': {size: statistics.median(took) for size, took in starts.items()},
+            'neighbour_ms': {size: statistics.median(took) for size, took in own.items() if took}}
 
 
 def attach(options):
@@ -146,10 +166,12 @@ def attach(options):
 
 
 def print_attach(result):
-    print(f'{DEVICES} devices, each for a guest with {GUEST >> 30} GiB of sparse memory, until all run; '
-          f'and a start\nbeside a guest of {LARGE >> 30} GiB that attaches again and again (medians):')
-    print(f'  {"":8}{"one by one s":>14}{"at once s":>11}{"alone ms":>10}{"beside ms":>11}{"ratio":>7}'
-          f'{"512 GiB ms":>12}')
+    print(f'{DEVICES} devices, each for a guest with {GUEST >> 30} GiB of sparse memory, until all run:')
     for kind, r in result.items():
-        print(f'  {kind:8}{r["one_by_one_s"]:14.2f}{r["at_once_s"]:11.2f}{r["alone_ms"]:10.2f}'
-              f'{r["beside_ms"]:11.2f}{r["beside_ms"] / r["alone_ms"]:7.2f}{r["large_ms"]:12.2f}')
+        print(f'  {kind:8} one by one {r["one_by_one_s"]:6.2f} s   at once {r["at_once_s"]:6.2f} s')
+    print('A start, in ms, beside a guest that attaches again and again (medians):')
+    print(f'  {"":8}{"alone":>8}{"1 GiB":>8}{"512 GiB":>9}{"ratio":>7}   the other guest itself')
+    for kind, r in result.items():
+        alone, small, large = r['start_ms'].values()
+        print(f'  {kind:8}{alone:8.2f}{small:8.2f}{large:9.2f}{large / small:7.2f}   '
+              f'{r["neighbour_ms"][GUEST]:.2f} and {r["neighbour_ms"][LARGE]:.2f}')
