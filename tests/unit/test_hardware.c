@@ -348,20 +348,29 @@ static void
 a_change_of_memory_that_fails_is_taken_back(void **state)
 {
 	struct fixture *f = *state;
-	struct vdpa_iotlb *other = table(f, f->tlb, 0x5);
+	struct vdpa_iotlb *more = table(f, f->tlb, 0x7), *other;
+	int fd = f->fd[1];
 
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
-	/* Region 1 is unmapped, region 2 cannot be mapped, region 1 comes back. */
-	f->transport.fail_unmap = 2;
+	/* Nothing was taken away yet. */
 	f->transport.maps = 0;
 	f->transport.fail_map = 1;
+	assert_int_equal(vdpa_device_set_iotlb(f->vdev, more), -ENOSPC);
+	assert_non_null(strstr(vdpa_error_message(), "the IOMMU is full"));
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
+	assert_int_equal(f->transport.unmaps, 0);
+	/* Other memory comes where region 1 was, which is unmapped before, and cannot come back:
+	 * the device is missing memory, which nobody hides. */
+	f->fd[1] = f->fd[2];
+	other = table(f, f->tlb, 0x3);
+	f->fd[1] = fd;
 	assert_int_equal(vdpa_device_set_iotlb(f->vdev, other), -ENOSPC);
 	assert_non_null(strstr(vdpa_error_message(), "the IOMMU is full"));
-	/* Here it could not come back either: the device is missing memory, which nobody hides. */
 	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
 	f->transport.fail_unmap = f->transport.fail_map = 0;
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 	assert_int_equal(f->transport.n, 0);
+	vdpa_iotlb_put(more);
 	vdpa_iotlb_put(other);
 }
 

@@ -304,7 +304,7 @@ virtio_ctrl_setup(struct virtio_device *dev)
 				  dev->vdev.name, c->idx);
 	c->num = (uint16_t)rte_align32prevpow2(RTE_MIN(info.num_max, (uint16_t)CTRL_NUM));
 	c->doorbell = info.doorbell;
-	rc = vdpa_dma_alloc(dev->vdev.dma, sizeof(struct ctrl_mem), &c->mem);
+	rc = vdpa_dma_alloc(dev->vdev.dma, sizeof(struct ctrl_mem), NULL, &c->mem);
 	if (rc < 0)
 		return rc;
 	c->next = 0;
