@@ -19,6 +19,7 @@
 #include <cmocka.h>
 
 #include "test_util.h"
+#include <rte_common.h>
 #include <rte_lcore.h>
 
 #include "vdpa_event.h"
@@ -407,6 +408,92 @@ an_eventfd_that_would_block_is_not_waited_for(void **state)
 
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
+/* Two loops, a poller of the first, and how many calls hold both. */
+struct pair {
+	struct vdpa_event_loop *loops[2];
+	struct vdpa_poller poller;
+	int inside;		 /* atomic */
+	unsigned int violations; /* atomic */
+	unsigned int calls;
+};
+
+static unsigned int
+poll_nothing(struct vdpa_poller *poller)
+{
+	struct pair *p = poller->arg;
+
+	/* On the loop's thread: no call for both is in it meanwhile. */
+	if (LOAD(p->inside) != 0)
+		INC(p->violations);
+	return 0;
+}
+
+static bool
+sleep_at_once(struct vdpa_poller *poller)
+{
+	return true;
+}
+
+static int
+use_both(void *arg)
+{
+	struct pair *p = arg;
+
+	if (INC(p->inside) != 1 || !vdpa_event_loop_is_self(p->loops[0]) ||
+	    !vdpa_event_loop_is_self(p->loops[1]))
+		INC(p->violations);
+	/* What would wait for the first loop, which waits for us. */
+	if (p->poller.loop == NULL)
+		vdpa_poller_add(p->loops[0], &p->poller);
+	else
+		vdpa_poller_del(&p->poller);
+	p->calls++;
+	__atomic_sub_fetch(&p->inside, 1, __ATOMIC_SEQ_CST);
+	return (int)p->calls;
+}
+
+static int
+call_both(void *arg)
+{
+	struct pair *p = arg;
+
+	return vdpa_event_loop_call_all(p->loops, 2, use_both, p);
+}
+
+static void *
+call_often(void *arg)
+{
+	struct pair *p = arg;
+
+	/* From outside, and from the first loop's thread. */
+	for (unsigned int i = 0; i < 500; i++)
+		if ((i % 2 == 0 ? call_both(p) : vdpa_event_loop_call(p->loops[0], call_both, p)) <=
+		    0)
+			INC(p->violations);
+	return NULL;
+}
+
+static void
+a_call_for_two_loops_has_both_to_itself(void **state)
+{
+	const struct vdpa_event_loop_params params = {
+		.name = "other", .lcore_id = LCORE_ID_ANY, .poll_us = 50};
+	struct pair p = {.loops = {*state}};
+	pthread_t threads[4];
+
+	p.poller = (struct vdpa_poller){.poll = poll_nothing, .sleep = sleep_at_once, .arg = &p};
+	assert_int_equal(vdpa_event_loop_create(&params, &p.loops[1]), 0);
+	for (unsigned int i = 0; i < RTE_DIM(threads); i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, call_often, &p), 0);
+	for (unsigned int i = 0; i < RTE_DIM(threads); i++)
+		pthread_join(threads[i], NULL);
+	assert_int_equal(p.calls, RTE_DIM(threads) * 500);
+	assert_int_equal(p.violations, 0);
+	assert_null(p.poller.loop);
+	assert_false(vdpa_event_loop_is_self(p.loops[0]));
+	vdpa_event_loop_destroy(p.loops[1]);
+}
+
 int
 main(void)
 {
@@ -423,6 +510,7 @@ main(void)
 		TEST(an_idle_loop_never_wakes),
 		TEST(every_signal_of_an_eventfd_counts),
 		TEST(an_eventfd_that_would_block_is_not_waited_for),
+		TEST(a_call_for_two_loops_has_both_to_itself),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -327,10 +327,26 @@ vdpa_event_control_fini(void)
 	control = NULL;
 }
 
+/* A call for which several loops stand still. */
+struct all_call {
+	struct vdpa_event_loop *const *loops;
+	unsigned int n, at;
+	int (*fn)(void *arg);
+	void *arg;
+};
+
+/* The one that this thread executes: it stands for the threads of all these loops. */
+static __thread const struct all_call *standing;
+
 bool
 vdpa_event_loop_is_self(const struct vdpa_event_loop *loop)
 {
-	return self == loop;
+	if (self == loop)
+		return true;
+	for (unsigned int i = 0; standing != NULL && i < standing->n; i++)
+		if (standing->loops[i] == loop)
+			return true;
+	return false;
 }
 
 struct loop_call {
@@ -380,6 +396,30 @@ vdpa_event_loop_call(struct vdpa_event_loop *loop, int (*fn)(void *arg), void *a
 	if (call.message[0] != '\0')
 		vdpa_error(call.rc, "%s", call.message);
 	return call.rc;
+}
+
+static int
+call_next(void *arg)
+{
+	struct all_call *call = arg;
+	const struct all_call *outer = standing;
+	int rc;
+
+	if (call->at < call->n)
+		return vdpa_event_loop_call(call->loops[call->at++], call_next, call);
+	standing = call;
+	rc = call->fn(call->arg);
+	standing = outer;
+	return rc;
+}
+
+int
+vdpa_event_loop_call_all(struct vdpa_event_loop *const *loops, unsigned int n, int (*fn)(void *arg),
+			 void *arg)
+{
+	struct all_call call = {.loops = loops, .n = n, .fn = fn, .arg = arg};
+
+	return call_next(&call);
 }
 
 void
