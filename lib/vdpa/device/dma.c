@@ -12,11 +12,6 @@
  * that the device is out of the memory, and it takes all of it away.
  */
 
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "device_priv.h"
 #include "vdpa_log.h"
 
@@ -84,14 +79,14 @@ vdpa_dma_detach(struct vdpa_device *vdev)
 int
 vdpa_dma_change(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 {
-	char why[VDPA_ERROR_MAX];
+	struct vdpa_error_saved why;
 	int rc = vdpa_dma_set(vdev->dma_user, tlb);
 
 	if (rc < 0 && vdpa_dma_is_broken(vdev->dma_user)) {
-		snprintf(why, sizeof(why), "%s", vdpa_error_message());
+		vdpa_error_save(&why);
 		vdpa_device_fail(vdev, -1, rc, "a change of memory could not be taken back: %s",
-				 why);
-		vdpa_error(rc, "%s", why);
+				 why.text);
+		vdpa_error_restore(&why);
 	}
 	return rc;
 }
@@ -106,16 +101,16 @@ vdpa_dma_set_runs(struct vdpa_device *vdev, bool runs)
 static int
 empty_domain(struct vdpa_device *vdev, int rc)
 {
-	char why[VDPA_ERROR_MAX];
+	struct vdpa_error_saved why;
 	int left;
 
-	snprintf(why, sizeof(why), "%s", rc < 0 ? vdpa_error_message() : "");
+	vdpa_error_save(&why);
 	left = vdpa_dma_set(vdev->dma_user, NULL);
 	if (left < 0)
 		VDPA_LOG(ERR, "%s: memory stays in the device's reach: %s", vdev->name,
 			 vdpa_error_message());
 	if (rc < 0)
-		vdpa_error(rc, "%s", why);
+		vdpa_error_restore(&why);
 	return left;
 }
 

@@ -17,7 +17,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -266,7 +265,7 @@ move_own(const struct change *c, const struct piece *p)
 
 	for (;;) {
 		struct vdpa_dma_owner owner = {.user = NULL};
-		char why[VDPA_ERROR_MAX];
+		struct vdpa_error_saved why;
 		const struct dma_entry *e;
 
 		dma_lock(c->dom);
@@ -284,8 +283,8 @@ move_own(const struct change *c, const struct piece *p)
 			return refuse_own(c, p, first, last, NULL);
 		before = first;
 		if (owner.move(owner.arg) < 0) {
-			snprintf(why, sizeof(why), "%s", vdpa_error_message());
-			return refuse_own(c, p, first, last, why);
+			vdpa_error_save(&why);
+			return refuse_own(c, p, first, last, why.text);
 		}
 	}
 }
@@ -884,7 +883,7 @@ static int
 change(struct change *c)
 {
 	int rc = vdpa_iotlb_diff(c->old, c->now, collect, c);
-	char why[VDPA_ERROR_MAX];
+	struct vdpa_error_saved why;
 
 	if (rc == 0)
 		rc = claim(c);
@@ -899,9 +898,10 @@ change(struct change *c)
 	if (rc == 0)
 		rc = commit(c);
 	if (rc < 0 && c->now != NULL) {
-		snprintf(why, sizeof(why), "%s", vdpa_error_message());
+		vdpa_error_save(&why);
 		undo(c);
-		return vdpa_error(rc, "%s", why);
+		vdpa_error_restore(&why);
+		return rc;
 	}
 	vdpa_iotlb_put(c->old);
 	return rc;
