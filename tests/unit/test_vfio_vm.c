@@ -401,17 +401,32 @@ teardown(void **state)
 
 /* Tests. */
 
-static struct vdpa_pci *
+/* A function, and the user of its domain that its device is. */
+struct function {
+	struct vdpa_pci *pci;
+	struct vdpa_dma_user *user;
+};
+
+static struct function *
 open_function(unsigned int group, const char *vm)
 {
 	const struct vdpa_pci_params params = {.vm = vm};
-	struct vdpa_pci *pci;
+	struct function *f = calloc(1, sizeof(*f));
 	char name[32];
 
 	function_name(group, name);
-	if (vdpa_pci_open(name, &params, &pci) < 0)
+	if (vdpa_pci_open(name, &params, &f->pci) < 0)
 		fail_msg("%s", vdpa_error_message());
-	return pci;
+	assert_int_equal(vdpa_dma_join(vdpa_pci_dma(f->pci), name, &f->user), 0);
+	return f;
+}
+
+static void
+close_function(struct function *f)
+{
+	vdpa_dma_leave(f->user);
+	vdpa_pci_close(f->pci);
+	free(f);
 }
 
 static struct vdpa_iotlb *
@@ -428,15 +443,15 @@ make_memory(uint64_t iova)
 }
 
 static int
-map(struct vdpa_pci *pci, const struct vdpa_iotlb *tlb)
+map(struct function *f, struct vdpa_iotlb *tlb)
 {
-	return vdpa_dma_map(vdpa_pci_dma(pci), tlb->regions[0]);
+	return vdpa_dma_set(f->user, tlb);
 }
 
 static void
-unmap(struct vdpa_pci *pci, const struct vdpa_iotlb *tlb)
+unmap(struct function *f)
 {
-	assert_int_equal(vdpa_dma_unmap(vdpa_pci_dma(pci), tlb->regions[0]), 0);
+	assert_int_equal(vdpa_dma_set(f->user, NULL), 0);
 }
 
 static const struct fake_container *
@@ -452,11 +467,11 @@ eight_groups_of_a_vm_have_one_container_and_its_memory_pinned_once(void **state)
 	static const unsigned int order[] = {6, 0, 3, 7, 1, 4, 2};
 	struct vdpa_iotlb *tlb = make_memory(0);
 	unsigned int fds = count_fds();
-	struct vdpa_pci *pci[8];
+	struct function *pci[8];
 
 	for (unsigned int i = 0; i < 8; i++) {
 		pci[i] = open_function(i, "guest0");
-		assert_ptr_equal(vdpa_pci_dma(pci[i]), vdpa_pci_dma(pci[0]));
+		assert_ptr_equal(vdpa_pci_dma(pci[i]->pci), vdpa_pci_dma(pci[0]->pci));
 		assert_int_equal(kernel.groups[i].container, kernel.groups[0].container);
 		assert_int_equal(map(pci[i], tlb), 0);
 	}
@@ -464,15 +479,15 @@ eight_groups_of_a_vm_have_one_container_and_its_memory_pinned_once(void **state)
 	assert_int_equal(in_container(0)->n, 1);
 	/* Seven leave, and the last has all its memory. */
 	for (unsigned int i = 0; i < 7; i++) {
-		unmap(pci[order[i]], tlb);
-		vdpa_pci_close(pci[order[i]]);
+		unmap(pci[order[i]]);
+		close_function(pci[order[i]]);
 		assert_int_equal(kernel.groups[order[i]].container, 0);
 		assert_int_equal(in_container(5)->unmaps, 0);
 	}
 	assert_int_equal(in_container(5)->n, 1);
-	unmap(pci[5], tlb);
+	unmap(pci[5]);
 	assert_int_equal(in_container(5)->n, 0);
-	vdpa_pci_close(pci[5]);
+	close_function(pci[5]);
 	assert_int_equal(count_fds(), fds);
 	vdpa_iotlb_put(tlb);
 }
@@ -482,7 +497,7 @@ other_vms_and_devices_of_none_have_containers_of_their_own(void **state)
 {
 	static const char *const vms[] = {"guest0", "guest1", NULL, NULL};
 	struct vdpa_iotlb *tlb = make_memory(0);
-	struct vdpa_pci *pci[4];
+	struct function *pci[4];
 
 	for (unsigned int i = 0; i < 4; i++) {
 		pci[i] = open_function(i, vms[i]);
@@ -493,8 +508,8 @@ other_vms_and_devices_of_none_have_containers_of_their_own(void **state)
 		assert_int_equal(in_container(i)->maps, 1);
 	}
 	for (unsigned int i = 0; i < 4; i++) {
-		unmap(pci[i], tlb);
-		vdpa_pci_close(pci[i]);
+		unmap(pci[i]);
+		close_function(pci[i]);
 	}
 	vdpa_iotlb_put(tlb);
 }
@@ -504,7 +519,7 @@ static void
 reserved_ranges_of_one_are_those_of_all(void **state)
 {
 	struct vdpa_iotlb *tlb = make_memory(0x80000000);
-	struct vdpa_pci *a, *b;
+	struct function *a, *b;
 
 	kernel.groups[1].reserved = (struct vdpa_dma_range){0x80100000, 0x801fffff};
 	a = open_function(0, "guest0");
@@ -514,10 +529,10 @@ reserved_ranges_of_one_are_those_of_all(void **state)
 	assert_string_equal(vdpa_error_message(),
 			    "vm guest0: memory at IOVA 0x80000000-0x801fffff overlaps "
 			    "0x80100000-0x801fffff, which the IOMMU reserves");
-	vdpa_pci_close(b);
+	close_function(b);
 	assert_int_equal(map(a, tlb), 0);
-	unmap(a, tlb);
-	vdpa_pci_close(a);
+	unmap(a);
+	close_function(a);
 	vdpa_iotlb_put(tlb);
 }
 
@@ -548,7 +563,7 @@ static void
 a_group_that_reserves_what_is_mapped_has_its_own_container_and_a_line(void **state)
 {
 	struct vdpa_iotlb *tlb = make_memory(0x80000000), *low = make_memory(0);
-	struct vdpa_pci *a, *b, *c;
+	struct function *a, *b, *c;
 	FILE *log;
 
 	log_to_file(&log);
@@ -568,12 +583,12 @@ a_group_that_reserves_what_is_mapped_has_its_own_container_and_a_line(void **sta
 	assert_int_equal(map(c, low), 0);
 	assert_int_equal(in_container(1)->maps, 1);
 	assert_int_equal(in_container(0)->maps, 1);
-	unmap(b, low);
-	unmap(c, low);
-	unmap(a, tlb);
-	vdpa_pci_close(a);
-	vdpa_pci_close(b);
-	vdpa_pci_close(c);
+	unmap(b);
+	unmap(c);
+	unmap(a);
+	close_function(a);
+	close_function(b);
+	close_function(c);
 	rte_openlog_stream(NULL);
 	fclose(log);
 	vdpa_iotlb_put(tlb);
@@ -583,67 +598,68 @@ a_group_that_reserves_what_is_mapped_has_its_own_container_and_a_line(void **sta
 static void
 a_group_whose_iommu_has_larger_pages_has_its_own_container(void **state)
 {
-	struct vdpa_pci *a, *b;
+	struct function *a, *b;
 
 	kernel.groups[1].page = 0x10000;
 	a = open_function(0, "guest0");
 	b = open_function(1, "guest0");
 	assert_int_not_equal(kernel.groups[1].container, kernel.groups[0].container);
-	vdpa_pci_close(a);
-	vdpa_pci_close(b);
+	close_function(a);
+	close_function(b);
 }
 
 static void
 one_that_is_cut_off_leaves_the_container(void **state)
 {
 	struct vdpa_iotlb *tlb = make_memory(0);
-	struct vdpa_pci *a = open_function(0, "guest0"), *b = open_function(1, "guest0");
+	struct function *a = open_function(0, "guest0"), *b = open_function(1, "guest0");
 
 	assert_int_equal(map(a, tlb), 0);
 	assert_int_equal(map(b, tlb), 0);
-	assert_int_equal(vdpa_pci_cut_off(a), 0);
+	assert_int_equal(vdpa_pci_cut_off(a->pci), 0);
 	assert_int_equal(kernel.groups[0].container, 0);
 	assert_false(is_open(&kernel.groups[0]));
-	assert_int_equal(vdpa_pci_error(a), -EIO);
-	assert_non_null(strstr(vdpa_pci_error_text(a), "does not reset, and is cut off"));
+	assert_int_equal(vdpa_pci_error(a->pci), -EIO);
+	assert_non_null(strstr(vdpa_pci_error_text(a->pci), "does not reset, and is cut off"));
 	/* The other is not disturbed, and the memory still counted. */
 	assert_int_equal(in_container(1)->n, 1);
-	unmap(a, tlb);
+	unmap(a);
 	assert_int_equal(in_container(1)->n, 1);
-	vdpa_pci_close(a);
+	close_function(a);
 	assert_int_equal(in_container(1)->n, 1);
 	/* It may come back. */
 	a = open_function(0, "guest0");
 	assert_int_equal(kernel.groups[0].container, kernel.groups[1].container);
-	vdpa_pci_close(a);
-	unmap(b, tlb);
-	vdpa_pci_close(b);
+	close_function(a);
+	unmap(b);
+	close_function(b);
 	vdpa_iotlb_put(tlb);
 }
 
 static void
 one_whose_file_somebody_has_cannot_be_taken_out(void **state)
 {
-	struct vdpa_pci *a = open_function(0, "guest0"), *b = open_function(1, "guest0");
+	struct function *a = open_function(0, "guest0"), *b = open_function(1, "guest0");
 	char path[256];
 	int held;
 
 	snprintf(path, sizeof(path), "%s/device-0000:00:00.0", kernel.dev);
 	held = open(path, O_RDWR | O_CLOEXEC);
 	assert_true(held >= 0);
-	assert_int_equal(vdpa_pci_cut_off(a), -EBUSY);
+	assert_int_equal(vdpa_pci_cut_off(a->pci), -EBUSY);
 	assert_non_null(strstr(vdpa_error_message(), "somebody has the function open"));
-	assert_int_equal(vdpa_pci_error(a), -EIO);
+	assert_int_equal(vdpa_pci_error(a->pci), -EIO);
 	close(held);
-	vdpa_pci_close(a);
-	vdpa_pci_close(b);
+	close_function(a);
+	close_function(b);
 }
 
 static void
 functions_of_one_group_serve_one_vm(void **state)
 {
 	const struct vdpa_pci_params none = {.vm = NULL}, other = {.vm = "guest1"};
-	struct vdpa_pci *a, *b;
+	struct function *a;
+	struct vdpa_pci *b;
 	char path[256];
 
 	/* A second function in group 0. */
@@ -657,7 +673,7 @@ functions_of_one_group_serve_one_vm(void **state)
 		"pci/0000:01:00.0: IOMMU group 0 is used by pci/0000:00:00.0 for vm "
 		"guest0: functions of one group serve one guest; add it with vm guest0");
 	assert_int_equal(vdpa_pci_open("pci/0000:01:00.0", &other, &b), -EBUSY);
-	vdpa_pci_close(a);
+	close_function(a);
 }
 
 #define test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)

@@ -145,7 +145,16 @@ type1_unmap(void *arg, const struct vdpa_dma_mapping *m)
 	return 0;
 }
 
-static const struct vdpa_dma_ops type1_ops = {.map = type1_map, .unmap = type1_unmap};
+static int
+type1_check(void *arg, uint64_t bytes)
+{
+	const struct vfio_container *c = arg;
+
+	return vdpa_vfio_check_locked(c->name, bytes);
+}
+
+static const struct vdpa_dma_ops type1_ops = {
+	.map = type1_map, .unmap = type1_unmap, .check = type1_check};
 
 /* Usable IOVAs, page size and number of mappings. The ranges are the caller's to free. */
 static int
@@ -265,6 +274,7 @@ init_domain(struct vfio_container *c)
 	struct vdpa_dma_range *ranges = NULL;
 	int ret = type1_limits(c, &limits, &ranges);
 
+	limits.one_guest = c->vm != NULL;
 	if (ret == 0)
 		ret = vdpa_dma_domain_create(c->name, &type1_ops, c, &limits, &c->dma);
 	c->page = limits.page_size;
