@@ -12,6 +12,9 @@
  * that the device is out of the memory, and it takes all of it away.
  */
 
+#include <errno.h>
+#include <string.h>
+
 #include "device_priv.h"
 #include "vdpa_log.h"
 
