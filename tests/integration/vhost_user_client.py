@@ -359,9 +359,11 @@ class NetDriver:
     """A net device driven over one queue pair: what is sent comes back (back end loopback)."""
 
     def __init__(self, path, ring=SplitRing, protocol=P_REPLY_ACK | P_MQ | P_CONFIG | P_RESET, connection=None,
-                 client=None, features=0):
+                 client=None, features=0, memory=None):
+        """memory: of a guest that others drive too, who closes it; None: one of its own."""
         self.client = client or Client(path, connection=connection)
-        self.memory = Memory()
+        self.own_memory = memory is None
+        self.memory = memory or Memory()
         self.rx, self.tx = ring(self.memory, 0), ring(self.memory, 1)
         self.rx_buf, self.tx_buf = self.memory.alloc(4096), self.memory.alloc(4096)
         try:
@@ -401,7 +403,8 @@ class NetDriver:
 
     def close(self):
         self.client.close()
-        self.memory.close()
+        if self.own_memory:
+            self.memory.close()
 
     def __enter__(self):
         return self

@@ -304,10 +304,17 @@ hw_get_vq_notification(struct vdpa_device *vdev, uint16_t idx, struct vdpa_notif
 	return area->size == 0 ? -EOPNOTSUPP : 0;
 }
 
+static int
+hw_cut_off(struct vdpa_device *vdev)
+{
+	FAKE(vdev)->cuts++;
+	return 0;
+}
+
 #define HARDWARE_OPS                                                                               \
 	.set_vq_ready = hw_set_vq_ready, .set_vq_state = hw_set_vq_state,                          \
 	.get_vq_state = hw_get_vq_state, .reset_vq = hw_reset_vq,                                  \
-	.get_vq_notification = hw_get_vq_notification
+	.get_vq_notification = hw_get_vq_notification, .cut_off = hw_cut_off
 
 static const struct vdpa_config_ops hardware_ops = {FAKE_OPS, HARDWARE_OPS};
 static const struct vdpa_config_ops enabling_ops = {FAKE_OPS, HARDWARE_OPS,

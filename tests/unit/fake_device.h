@@ -43,6 +43,7 @@ struct fake_device {
 	bool resets_vqs;			/* hardware: one by one */
 	struct vdpa_notification_area doorbell; /* of queue 0, the others behind it; size 0: none */
 	unsigned int resets;
+	unsigned int cuts;	     /* calls of cut_off */
 	void (*on_reset)(void *arg); /* before it stops */
 	void *on_reset_arg;
 	const char *failed_op; /* which one that was */

@@ -384,7 +384,8 @@ create(struct vdpa_mgmt_dev *mdev, const char *name, const struct vdpa_args *arg
        struct virtio_device **out)
 {
 	unsigned int timeout_ms = (unsigned int)vdpa_args_u64(args, "timeout_ms", TIMEOUT_MS_DFLT);
-	const struct vdpa_pci_params pci = {.timeout_ms = timeout_ms};
+	const struct vdpa_pci_params pci = {.vm = vdpa_args_str(args, "vm", NULL),
+					    .timeout_ms = timeout_ms};
 	struct virtio_device *dev;
 	int rc;
 

@@ -168,6 +168,13 @@ virtio_vdpa_reset(struct vdpa_device *vdev)
 	return virtio_device_reset(virtio_dev(vdev));
 }
 
+static int
+virtio_vdpa_cut_off(struct vdpa_device *vdev)
+{
+	/* Doorbells and interrupts went with the reset that failed. */
+	return vdpa_pci_cut_off(virtio_dev(vdev)->hw.pci);
+}
+
 /* Configuration. */
 
 static size_t
@@ -228,6 +235,7 @@ const struct vdpa_config_ops virtio_vdpa_ops = {
 	.get_status = virtio_vdpa_get_status,
 	.set_status = virtio_vdpa_set_status,
 	.reset = virtio_vdpa_reset,
+	.cut_off = virtio_vdpa_cut_off,
 	.get_config_size = virtio_vdpa_get_config_size,
 	.get_config = virtio_vdpa_get_config,
 	.set_config = virtio_vdpa_set_config,

@@ -329,6 +329,7 @@ vdpa_consumer_new(struct vdpa_device *vdev, const struct vdpa_consumer_ops *ops,
 	if (c == NULL)
 		return NULL;
 	c->vdev = vdev;
+	c->vm = __atomic_load_n(&vdev->core->vm, __ATOMIC_ACQUIRE);
 	c->can = vdpa_get_capabilities(vdev);
 	c->ops = ops;
 	c->arg = arg;
@@ -343,12 +344,15 @@ vdpa_consumer_new(struct vdpa_device *vdev, const struct vdpa_consumer_ops *ops,
 	return c;
 }
 
-void
+int
 vdpa_consumer_set_peer(struct vdpa_consumer *c, const struct vdpa_peer *peer)
 {
 	CONSUMER_LOCKED(c);
+	int rc = c->vm != NULL ? vdpa_vm_peer_comes(c->vm, peer) : 0;
 
-	c->peer = *peer;
+	if (rc == 0)
+		c->peer = *peer;
+	return rc;
 }
 
 void
@@ -363,6 +367,10 @@ vdpa_consumer_free(struct vdpa_consumer *c)
 		consumer_stop(c);
 	for (uint16_t i = 0; i < c->nvqs; i++)
 		consumer_vq_close(c, i);
+	if (c->vm != NULL) {
+		vdpa_vm_table_settle(c->vm, NULL);
+		vdpa_vm_peer_goes(c->vm);
+	}
 	vdpa_iotlb_put(c->iotlb);
 	pthread_mutex_destroy(&c->err_lock);
 	pthread_mutex_destroy(&c->lock);
@@ -494,6 +502,8 @@ change_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
 	vdpa_iotlb_put(rc < 0 ? tlb : c->iotlb);
 	if (rc == 0)
 		c->iotlb = tlb;
+	if (c->vm != NULL)
+		vdpa_vm_table_settle(c->vm, c->iotlb);
 	return rc;
 }
 
@@ -503,7 +513,8 @@ vdpa_consumer_set_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_s
 {
 	CONSUMER_LOCKED(c);
 	struct vdpa_iotlb *tlb;
-	int rc = vdpa_iotlb_create(c->iotlb, specs, n, &tlb);
+	int rc = c->vm != NULL ? vdpa_vm_table_create(c->vm, c->iotlb, specs, n, &tlb)
+			       : vdpa_iotlb_create(c->iotlb, specs, n, &tlb);
 
 	return rc < 0 ? rc : change_memory(c, tlb);
 }
@@ -513,7 +524,8 @@ vdpa_consumer_add_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_s
 {
 	CONSUMER_LOCKED(c);
 	struct vdpa_iotlb *tlb;
-	int rc = vdpa_iotlb_add(c->iotlb, spec, &tlb);
+	int rc = c->vm != NULL ? vdpa_vm_table_add(c->vm, c->iotlb, spec, &tlb)
+			       : vdpa_iotlb_add(c->iotlb, spec, &tlb);
 
 	return rc < 0 ? rc : change_memory(c, tlb);
 }

@@ -91,6 +91,7 @@ enum consumer_state {
 
 struct vdpa_consumer {
 	struct vdpa_device *vdev;
+	struct vdpa_vm_member *vm; /* NULL: the device names none */
 	const struct vdpa_capabilities *can;
 	const struct vdpa_consumer_ops *ops;
 	void *arg;

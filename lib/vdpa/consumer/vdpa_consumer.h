@@ -73,8 +73,9 @@ void vdpa_consumer_free(struct vdpa_consumer *c);
 
 /** The process that is connected, whose guest the device is to serve; unknown until it is said, and
  * that is refused where others have a page of the device (vdpa_device_admit()). Before the first
- * vdpa_consumer_advance(). */
-void vdpa_consumer_set_peer(struct vdpa_consumer *c, const struct vdpa_peer *peer);
+ * vdpa_consumer_advance(). -EACCES with a message for one that may not be served: the device is one
+ * of a VM, and the user is not known, or another device of it has a front end of another user. */
+int vdpa_consumer_set_peer(struct vdpa_consumer *c, const struct vdpa_peer *peer);
 
 /** Negotiated features. -EBUSY when others than VHOST_F_LOG_ALL change under a device that runs. */
 int vdpa_consumer_set_features(struct vdpa_consumer *c, uint64_t features);
@@ -89,10 +90,11 @@ void vdpa_consumer_set_status(struct vdpa_consumer *c, uint8_t status);
 uint8_t vdpa_consumer_get_status(struct vdpa_consumer *c);
 /** Stop the device and forget the rings, and where they stopped. */
 void vdpa_consumer_reset(struct vdpa_consumer *c);
-/** The whole memory table; as vdpa_iotlb_create(). -EBUSY when it moves a ring that runs. */
+/** The whole memory table; as vdpa_iotlb_create(). -EBUSY when it moves a ring that runs, or
+ * contradicts that of another device of the same VM. */
 int vdpa_consumer_set_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *specs,
 			     unsigned int n);
-/** One region more; as vdpa_iotlb_add(). */
+/** One region more; as vdpa_iotlb_add(), and -EBUSY as above. */
 int vdpa_consumer_add_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *spec);
 /** One region less; as vdpa_iotlb_remove(). -EFAULT when a ring that runs lies in it. */
 int vdpa_consumer_remove_memory(struct vdpa_consumer *c, uint64_t iova, uint64_t uaddr,

@@ -81,8 +81,8 @@ check_dma(const struct vdpa_device *vdev)
 	return 0;
 }
 
-static bool
-name_is_valid(const char *name)
+bool
+vdpa_name_is_valid(const char *name)
 {
 	size_t len = strlen(name);
 
@@ -104,7 +104,7 @@ device_free(struct vdpa_device *vdev)
 	if (core->config_fd >= 0)
 		close(core->config_fd);
 	vdpa_iotlb_put(core->iotlb);
-	free(core->dma_mapped);
+	vdpa_vm_leave(core->vm);
 	pthread_mutex_destroy(&core->show_lock);
 	pthread_mutex_destroy(&core->fail_lock);
 	pthread_mutex_destroy(&core->lock);
@@ -228,7 +228,7 @@ vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_o
 		errno = EINVAL;
 		return NULL;
 	}
-	if (!name_is_valid(name)) {
+	if (!vdpa_name_is_valid(name)) {
 		vdpa_error(EINVAL, "name '%s': allowed are 1 to %d of A-Z a-z 0-9 . _ -", name,
 			   VDPA_NAME_MAX - 1);
 		errno = EINVAL;
@@ -302,9 +302,12 @@ vdpa_register_device(struct vdpa_device *vdev)
 	}
 	core->config_ev = (struct vdpa_event){
 		.fd = core->config_fd, .events = EPOLLIN, .handler = config_event, .arg = vdev};
-	rc = VDPA_OP(vdev, -1, "the device does not reset", ops->reset(vdev));
+	rc = vdpa_dma_attach(vdev);
 	if (rc < 0)
 		goto err_fd;
+	rc = VDPA_OP(vdev, -1, "the device does not reset", ops->reset(vdev));
+	if (rc < 0)
+		goto err_dma;
 	core->fail_open = true;
 	vdpa_device_set_state(vdev, VDPA_STATE_IDLE);
 	rc = vdpa_event_add(vdpa_event_loop_control(), &core->config_ev);
@@ -324,6 +327,8 @@ vdpa_register_device(struct vdpa_device *vdev)
 err_state:
 	core->fail_open = false;
 	vdpa_device_set_state(vdev, VDPA_STATE_ALLOCATED);
+err_dma:
+	vdpa_dma_detach(vdev);
 err_fd:
 	close(core->config_fd);
 	core->config_fd = -1;
@@ -346,6 +351,7 @@ vdpa_unregister_device(struct vdpa_device *vdev)
 	}
 	if (vdpa_session_stop(vdev) < 0)
 		VDPA_LOG(ERR, "%s", vdpa_error_message());
+	vdpa_dma_detach(vdev);
 	vdpa_device_set_state(vdev, VDPA_STATE_REMOVED);
 	pthread_mutex_lock(&core->fail_lock);
 	core->fail_open = false;

@@ -26,6 +26,7 @@
 #include "vdpa_event.h"
 #include "vdpa_frontend.h"
 #include "vdpa_work.h"
+#include "vm.h"
 
 /* Two errors' texts, the first one's and that the device is gone, with what is said around them. */
 #define VDPA_FAILURE_MAX (2 * (VDPA_ERROR_MAX + 64))
@@ -58,15 +59,15 @@ struct vdpa_device_core {
 	uint32_t refcnt;	      /* atomic */
 
 	/* Written under (L), by atomic store; shown by atomic load. */
-	uint8_t status;		      /* what the driver has set */
-	uint64_t features;	      /* negotiated */
-	bool features_set;	      /* (L) set_driver_features succeeded since reset */
-	struct vdpa_iotlb *iotlb;     /* (L) memory in force */
-	uint64_t *dma_mapped;	      /* (L) dma.c: bit i, the device can reach region i of it */
-	struct vdpa_core_vq *vqs;     /* (L) */
-	uint16_t nvqs;		      /* fixed at registration */
-	struct vdpa_capabilities can; /* likewise */
-	int config_fd;		      /* eventfd that the device signals; from registration on */
+	uint8_t status;			 /* what the driver has set */
+	uint64_t features;		 /* negotiated */
+	bool features_set;		 /* (L) set_driver_features succeeded since reset */
+	struct vdpa_iotlb *iotlb;	 /* (L) memory in force */
+	struct vdpa_dma_domain *dma_own; /* dma.c: of a driver with dma_map; registered */
+	struct vdpa_core_vq *vqs;	 /* (L) */
+	uint16_t nvqs;			 /* fixed at registration */
+	struct vdpa_capabilities can;	 /* likewise */
+	int config_fd;			 /* eventfd that the device signals; from registration on */
 	struct vdpa_event config_ev;
 	bool logging;		       /* (L) */
 	enum vdpa_doorbells doorbells; /* set before the front end serves */
@@ -74,7 +75,8 @@ struct vdpa_device_core {
 	struct vdpa_log_limit log;   /* for lines that guest, device or front end can cause */
 	struct vdpa_work_queue work; /* what may wait for the device, in order */
 
-	struct vdpa_frontend *fe; /* set once its probe has succeeded; show lock, and by atomics */
+	struct vdpa_vm_member *vm; /* which it serves; NULL: none was named; atomic, until freed */
+	struct vdpa_frontend *fe;  /* set once its probe has succeeded; show lock, and by atomics */
 	void *drvdata;
 
 	/* What is shown without asking the device: snapshot.c. */
@@ -142,9 +144,16 @@ int vdpa_op_failed(struct vdpa_device *vdev, int qidx, const char *op, int rc, u
 	})
 
 /*
- * dma.c: the memory of a device that maps it region by region, by ops or in its DMA domain; under
- * the device's lock. Go from the table in force to tlb; on failure that one stays, and the device
- * fails where not even that can be had.
+ * dma.c: the memory of a device that has no set_map: by dma_map and dma_unmap or in its DMA domain.
+ * Attached while it is registered. No-ops for a device with set_map.
+ */
+int vdpa_dma_attach(struct vdpa_device *vdev);
+void vdpa_dma_detach(struct vdpa_device *vdev);
+/* Whether the device may access its memory from now on. An errno where it lacks some of it. */
+int vdpa_dma_set_runs(struct vdpa_device *vdev, bool runs);
+/*
+ * Under the device's lock. Go from the table in force to tlb; on failure that one stays, and the
+ * device fails where not even that can be had.
  */
 int vdpa_dma_change(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
 /*
@@ -152,6 +161,9 @@ int vdpa_dma_change(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
  * can, and forget it. What is left in its reach stays in core->iotlb, and the errno says so.
  */
 int vdpa_dma_end(struct vdpa_device *vdev, int rc);
+
+/* device.c: whether it is a name that a device, or a VM, can have. */
+bool vdpa_name_is_valid(const char *name);
 
 /* status.c: the steps, under the device's lock. Each checks the rules and calls the op. */
 int vdpa_step_reset(struct vdpa_device *vdev);

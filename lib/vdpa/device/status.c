@@ -81,6 +81,8 @@ vdpa_step_quiesce(struct vdpa_device *vdev)
 	core->features_set = false;
 	core->logging = false;
 	rc = vdpa_dma_end(vdev, rc);
+	if (rc == 0)
+		rc = vdpa_dma_set_runs(vdev, false);
 	if (rc == 0 && vdpa_device_is_gone(vdev))
 		rc = vdpa_error(ENODEV, "%s: the device is gone", vdev->name);
 	if (rc < 0)
@@ -149,7 +151,10 @@ vdpa_step_status(struct vdpa_device *vdev, uint8_t status)
 	if (added == 0)
 		return 0;
 
-	rc = VDPA_OP(vdev, -1, "set_status", vdev->config->set_status(vdev, status));
+	if ((added & VIRTIO_CONFIG_S_DRIVER_OK) != 0)
+		rc = VDPA_OP(vdev, -1, "memory", vdpa_dma_set_runs(vdev, true));
+	if (rc == 0)
+		rc = VDPA_OP(vdev, -1, "set_status", vdev->config->set_status(vdev, status));
 	if (rc < 0)
 		return rc;
 	if ((added & VIRTIO_CONFIG_S_FEATURES_OK) != 0 &&

@@ -154,6 +154,13 @@ struct vdpa_config_ops {
 	 * be let go in either case too: they are closed and unmapped behind it.
 	 */
 	int (*reset)(struct vdpa_device *vdev);
+	/**
+	 * Optional, for a device in a DMA domain with others: its reset has failed, and memory
+	 * that they have in the domain is in its reach. Keep it out by other means, such as
+	 * vdpa_pci_cut_off(), after which it may be gone for good. 0, or a negative errno where it
+	 * may still reach the memory.
+	 */
+	int (*cut_off)(struct vdpa_device *vdev);
 	/** Optional: stop all queues, keep their state; get_vq_state is valid on return. */
 	int (*suspend)(struct vdpa_device *vdev);
 	/** With suspend: go on after it. */
@@ -179,8 +186,15 @@ struct vdpa_config_ops {
 	 * keep it (vdpa_iotlb_get()); NULL: no memory. May be called while running.
 	 */
 	int (*set_map)(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb);
-	/** Optional: one region more, one less. While running too. A change that fails half-way is
-	 * taken back by the opposite calls. */
+	/**
+	 * Optional: a piece of memory more, one less: the difference of two tables by IOVA, file
+	 * and offset, however they are cut into regions. While running too. A piece is of one
+	 * region, of 1 GiB at most, and valid during the call. An unmap names IOVA and size of an
+	 * earlier map and nothing else; a piece of which a part goes is kept until all of it does,
+	 * or other memory comes there: then it is unmapped, and what stays is mapped anew. A change
+	 * that fails half-way is taken back by the opposite calls. Reset takes all memory away
+	 * without a call.
+	 */
 	int (*dma_map)(struct vdpa_device *vdev, uint32_t asid,
 		       const struct vdpa_mem_region *region);
 	int (*dma_unmap)(struct vdpa_device *vdev, uint32_t asid,
@@ -218,6 +232,8 @@ struct vdpa_device {
 	 * every reset. Outlives the registration.
 	 */
 	struct vdpa_dma_domain *dma;
+	/** The device as a user of its domain, while it is registered. */
+	struct vdpa_dma_user *dma_user;
 	struct vdpa_device_core *core;
 };
 

@@ -63,6 +63,9 @@ struct vdpa_frontend {
 	/** A device whose words include this one gets this front end without being told; NULL:
 	 * never. */
 	const char *implied_by;
+	/** It reports the uid of each peer (vdpa_consumer_set_peer()): its devices may name a VM.
+	 */
+	bool tells_uid;
 	TAILQ_ENTRY(vdpa_frontend) next; /**< the core's */
 };
 

@@ -325,4 +325,5 @@ struct vdpa_frontend vdpa_vhost_user_frontend = {
 	.ops = &vhost_user_ops,
 	.params = vhost_user_params,
 	.implied_by = "socket",
+	.tells_uid = true,
 };

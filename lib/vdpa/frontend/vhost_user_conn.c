@@ -338,7 +338,7 @@ vdpa_vhu_conn_open(struct vhu_device *dev, int fd, const struct vdpa_peer *peer)
 	if (conn->session == NULL) {
 		(void)vdpa_close_connection(dev->fds, fd);
 		vdpa_vhu_socket_resume(dev);
-		return vdpa_error(ENOMEM, "out of memory");
+		return -ECONNREFUSED;
 	}
 	pthread_mutex_lock(&dev->lock);
 	conn->fd = fd;

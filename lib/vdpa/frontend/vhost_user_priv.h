@@ -110,7 +110,8 @@ ssize_t vdpa_vhu_send(int socket, const struct vhu_msg *msg, int fd);
  * for lines that begin with them. */
 const char *vdpa_vhu_why(const struct vhu_device *dev, int64_t idx);
 
-/* A connection of this process. NULL: out of memory. */
+/* A connection of this process. NULL with vdpa_error_message(): out of memory, or the process may
+ * not be served. */
 struct vhu_session *vdpa_vhu_session_new(struct vhu_device *dev, const struct vdpa_peer *peer);
 /* Stops the device. Nobody else may use the session any more. */
 void vdpa_vhu_session_free(struct vhu_session *s);

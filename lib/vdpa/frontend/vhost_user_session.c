@@ -6,6 +6,7 @@
  * us beside guest memory: its dirty log, its inflight area.
  */
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include "error_priv.h"
@@ -32,20 +33,27 @@ vdpa_vhu_session_new(struct vhu_device *dev, const struct vdpa_peer *peer)
 	struct vhu_session *s = calloc(1, sizeof(*s) + dev->nvqs * sizeof(s->doorbells[0]));
 
 	if (s == NULL)
-		return NULL;
+		goto err_memory;
 	s->calls = calloc(dev->nvqs, sizeof(*s->calls));
 	s->consumer = s->calls != NULL ? vdpa_consumer_new(dev->vdev, &consumer_ops, s) : NULL;
-	if (s->consumer == NULL) {
-		free(s->calls);
-		free(s);
-		return NULL;
+	if (s->consumer == NULL)
+		goto err_memory;
+	if (vdpa_consumer_set_peer(s->consumer, peer) < 0) {
+		vdpa_consumer_free(s->consumer);
+		goto err_free;
 	}
-	vdpa_consumer_set_peer(s->consumer, peer);
 	s->dev = dev;
 	s->peer = *peer;
 	s->backend_fd = -1;
 	s->nrings = dev->nvqs;
 	return s;
+
+err_memory:
+	vdpa_error(ENOMEM, "%s: out of memory", dev->vdev->name);
+err_free:
+	free(s != NULL ? s->calls : NULL);
+	free(s);
+	return NULL;
 }
 
 void

@@ -101,8 +101,8 @@ take(struct vhu_device *dev, int fd)
 	dev->socket.retry_ms = 0;
 	dev->socket.told = 0;
 	if (vdpa_vhu_conn_open(dev, fd, &peer) < 0)
-		VDPA_LOG_LIMITED(&dev->log, ERR, "%s: vhost-user: connection refused: %s",
-				 dev->vdev->name, vdpa_error_message());
+		VDPA_LOG_LIMITED(&dev->log, ERR, "%s: vhost-user: connection to %s refused: %s",
+				 dev->vdev->name, dev->path, vdpa_vhu_why(dev, -1));
 }
 
 /* A device that is gone for good serves nobody. */

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "fault.h"
+#include "mem_shared.h"
 #include "vdpa.h"
 #include "vdpa_args.h"
 #include "vdpa_fd.h"
@@ -521,6 +522,23 @@ region_find(const struct vdpa_iotlb *tlb, const struct region_request *req)
 	return NULL;
 }
 
+/*
+ * The same region in a table of another device, with a reference for the caller. None in a window:
+ * a table has one window at an IOVA, and its own.
+ */
+static struct vdpa_mem_region *
+region_share(const struct vdpa_iotlb *const *others, unsigned int n_others,
+	     const struct region_request *req)
+{
+	for (unsigned int i = 0; i < n_others && !req->spec->in_order; i++) {
+		struct vdpa_mem_region *r = region_find(others[i], req);
+
+		if (r != NULL && r->window == NULL)
+			return region_get(r);
+	}
+	return NULL;
+}
+
 /* Room for n regions, with none in it yet; NULL: out of memory, with the message. */
 static struct vdpa_iotlb *
 table_alloc(uint32_t n)
@@ -564,8 +582,9 @@ requests_check(struct region_request *reqs, const struct vdpa_mem_region_spec *s
 }
 
 int
-vdpa_iotlb_create(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spec *specs,
-		  unsigned int n, struct vdpa_iotlb **out)
+vdpa_iotlb_create_shared(const struct vdpa_iotlb *old, const struct vdpa_iotlb *const *others,
+			 unsigned int n_others, const struct vdpa_mem_region_spec *specs,
+			 unsigned int n, struct vdpa_iotlb **out)
 {
 	struct region_request *reqs;
 	struct vdpa_iotlb *tlb;
@@ -590,9 +609,8 @@ vdpa_iotlb_create(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spe
 		const struct region_request *req = &reqs[tlb->n];
 		struct vdpa_mem_region *r = region_find(old, req);
 
-		if (r != NULL)
-			region_get(r);
-		else
+		r = r != NULL ? region_get(r) : region_share(others, n_others, req);
+		if (r == NULL)
 			ret = region_map(old, tlb, req, &r);
 		if (ret < 0) {
 			vdpa_iotlb_put(tlb);
@@ -605,6 +623,13 @@ vdpa_iotlb_create(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spe
 out:
 	free(reqs);
 	return ret;
+}
+
+int
+vdpa_iotlb_create(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spec *specs,
+		  unsigned int n, struct vdpa_iotlb **out)
+{
+	return vdpa_iotlb_create_shared(old, NULL, 0, specs, n, out);
 }
 
 /* As vdpa_iotlb_index(), for a front-end address. */
@@ -655,8 +680,9 @@ find_place(const struct vdpa_iotlb *tlb, const struct region_request *req, uint3
 }
 
 int
-vdpa_iotlb_add(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spec *spec,
-	       struct vdpa_iotlb **out)
+vdpa_iotlb_add_shared(const struct vdpa_iotlb *old, const struct vdpa_iotlb *const *others,
+		      unsigned int n_others, const struct vdpa_mem_region_spec *spec,
+		      struct vdpa_iotlb **out)
 {
 	uint32_t n = old != NULL ? old->n : 0, at = 0, uat = 0;
 	struct region_request req;
@@ -677,7 +703,9 @@ vdpa_iotlb_add(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spec *
 	tlb = table_alloc(n + 1);
 	if (tlb == NULL)
 		return -ENOMEM;
-	ret = region_map(old, NULL, &req, &r);
+	r = region_share(others, n_others, &req);
+	if (r == NULL)
+		ret = region_map(old, NULL, &req, &r);
 	if (ret < 0) {
 		free(tlb);
 		return ret;
@@ -691,6 +719,13 @@ vdpa_iotlb_add(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spec *
 	tlb->size = (old != NULL ? old->size : 0) + r->size;
 	*out = tlb;
 	return 0;
+}
+
+int
+vdpa_iotlb_add(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spec *spec,
+	       struct vdpa_iotlb **out)
+{
+	return vdpa_iotlb_add_shared(old, NULL, 0, spec, out);
 }
 
 int
@@ -741,44 +776,23 @@ vdpa_iotlb_put(struct vdpa_iotlb *tlb)
 	free(tlb);
 }
 
-static bool
-tlb_has(const struct vdpa_iotlb *tlb, const struct vdpa_mem_region *r)
-{
-	return region_at(tlb, r->iova) == r;
-}
-
 int
-vdpa_iotlb_diff(const struct vdpa_iotlb *old, const struct vdpa_iotlb *new, vdpa_iotlb_diff_fn map,
-		vdpa_iotlb_diff_fn unmap, void *arg)
+vdpa_iotlb_diff(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now, vdpa_iotlb_diff_fn fn,
+		void *arg)
 {
-	uint32_t nold = old != NULL ? old->n : 0, nnew = new != NULL ? new->n : 0;
-	uint32_t i, j = 0;
-	int ret;
+	uint32_t n_old = old != NULL ? old->n : 0, n_now = now != NULL ? now->n : 0;
+	int ret = 0;
 
-	for (i = 0; i < nold; i++) {
-		if (tlb_has(new, old->regions[i]))
-			continue;
-		ret = unmap(old->regions[i], arg);
-		if (ret < 0)
-			goto undo;
-	}
-	for (j = 0; j < nnew; j++) {
-		if (tlb_has(old, new->regions[j]))
-			continue;
-		ret = map(new->regions[j], arg);
-		if (ret < 0)
-			goto undo;
-	}
-	return 0;
-
-undo:
-	while (j-- > 0) {
-		if (!tlb_has(old, new->regions[j]))
-			(void)unmap(new->regions[j], arg);
-	}
-	while (i-- > 0) {
-		if (!tlb_has(new, old->regions[i]))
-			(void)map(old->regions[i], arg);
+	for (uint32_t i = 0, j = 0; ret == 0 && (i < n_old || j < n_now);) {
+		if (i < n_old && j < n_now && old->regions[i] == now->regions[j]) {
+			i++;
+			j++;
+		} else if (j == n_now ||
+			   (i < n_old && old->regions[i]->iova <= now->regions[j]->iova)) {
+			ret = fn(old->regions[i++], false, arg);
+		} else {
+			ret = fn(now->regions[j++], true, arg);
+		}
 	}
 	return ret;
 }

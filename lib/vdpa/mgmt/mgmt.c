@@ -58,6 +58,12 @@ static const struct vdpa_param common_params[] = {
 	 .metavar = "FRONTEND",
 	 .max = VDPA_NAME_MAX - 1,
 	 .help = "who serves it; default: the front end whose words are given, else none"},
+	{.name = "vm",
+	 .type = VDPA_PARAM_STRING,
+	 .metavar = "NAME",
+	 .max = VDPA_NAME_MAX - 1,
+	 .help = "virtual machine that it serves, A-Z a-z 0-9 . _ -: devices of one VM share a "
+		 "container and the pins of its memory (default: it serves one by itself)"},
 	{.name = NULL},
 };
 
@@ -462,6 +468,24 @@ choose_frontend(struct add_request *req, struct vdpa_frontend *const *fes, const
 	return 0;
 }
 
+/* The word vm: a name, and a front end that says whose process its peer is. */
+static int
+check_vm(const struct add_request *req)
+{
+	const char *vm = vdpa_args_str(&req->args, "vm", NULL);
+	int rc;
+
+	if (vm == NULL)
+		return 0;
+	rc = vdpa_vm_check_name(vm);
+	if (rc == 0 && req->fe != NULL && !req->fe->tells_uid)
+		rc = vdpa_error(EINVAL,
+				"vm '%s': the front end %s does not tell the uid of whom it "
+				"serves, which devices of one VM have in common",
+				vm, req->fe->name);
+	return rc;
+}
+
 static int
 parse_add(const char *text, struct add_request *req)
 {
@@ -503,6 +527,8 @@ parse_add(const char *text, struct add_request *req)
 	rc = vdpa_args_parse(&req->words, 0, tables, 2 + n, &req->args);
 	if (rc == 0)
 		rc = choose_frontend(req, fes, used, n);
+	if (rc == 0)
+		rc = check_vm(req);
 	if (rc == 0)
 		return 0;
 	put_mgmtdev(req->mdev);
@@ -580,21 +606,47 @@ describe_parent(struct vdpa_mgmt_dev *mdev, struct vdpa_device *vdev)
 	pthread_mutex_unlock(&mgmt_lock);
 }
 
-/* Make the device and have it served. The name is ours; no lock is held. */
+/* The device, with a reference, as a member of the VM that was named. */
 static int
-make_device(const struct add_request *req)
+create_device(const struct add_request *req, struct vdpa_device **out)
 {
+	const char *vm = vdpa_args_str(&req->args, "vm", NULL);
+	struct vdpa_vm_member *member = NULL;
 	struct vdpa_device *vdev;
 	int rc;
 
 	rc = vdpa_fd_room(DEVICE_FDS, req->name);
+	if (rc == 0 && vm != NULL)
+		rc = vdpa_vm_join(vm, req->name, &member);
 	if (rc == 0)
 		rc = req->mdev->ops->dev_add(req->mdev, req->name, &req->args);
 	if (rc < 0)
-		return rc;
+		goto err_vm;
 	vdev = vdpa_find_device(req->name);
-	if (vdev == NULL)
-		return vdpa_error(ENODEV, "%s: %s did not register it", req->name, req->mdev->name);
+	if (vdev == NULL) {
+		rc = vdpa_error(ENODEV, "%s: %s did not register it", req->name, req->mdev->name);
+		goto err_vm;
+	}
+	/* Before anybody gives it memory. */
+	__atomic_store_n(&vdev->core->vm, member, __ATOMIC_RELEASE);
+	*out = vdev;
+	return 0;
+
+err_vm:
+	vdpa_vm_leave(member);
+	return rc;
+}
+
+/* Make the device and have it served. The name is ours; no lock is held. */
+static int
+make_device(const struct add_request *req)
+{
+	struct vdpa_device *vdev = NULL;
+	int rc;
+
+	rc = create_device(req, &vdev);
+	if (rc < 0)
+		return rc;
 	describe_parent(req->mdev, vdev);
 	if (req->fe != NULL)
 		rc = bind_frontend(vdev, req->fe, &req->args);

@@ -90,9 +90,24 @@ show_dma(struct vdpa_device *vdev, json_t *obj)
 	dma = json_object();
 	json_object_set_new(dma, "mappings", json_integer(stats.mappings));
 	json_object_set_new(dma, "bytes_mapped", json_integer((json_int_t)stats.bytes_mapped));
+	json_object_set_new(dma, "bytes_retained", json_integer((json_int_t)stats.bytes_retained));
 	json_object_set_new(dma, "maps", json_integer((json_int_t)stats.maps));
 	json_object_set_new(dma, "unmaps", json_integer((json_int_t)stats.unmaps));
+	json_object_set_new(dma, "replaced", json_integer((json_int_t)stats.replaced));
+	json_object_set_new(dma, "last_change_us", json_integer((json_int_t)stats.change_us));
 	json_object_set_new(obj, "dma", dma);
+}
+
+/* The VM that the device serves, and how many devices do. */
+static void
+show_vm(const struct vdpa_device_core *core, json_t *obj)
+{
+	const struct vdpa_vm_member *vm = __atomic_load_n(&core->vm, __ATOMIC_ACQUIRE);
+
+	if (vm == NULL)
+		return;
+	json_object_set_new(obj, "vm", json_string(vdpa_vm_name(vm)));
+	json_object_set_new(obj, "vm_devices", json_integer(vdpa_vm_devices(vm)));
 }
 
 /* Who is given doorbell pages, and who may have one that cannot be taken back. */
@@ -164,6 +179,7 @@ show_registered(struct vdpa_device *vdev, json_t *obj)
 		show_net_config(vdev, obj);
 	else if (ops->get_device_id(vdev) == VIRTIO_ID_BLOCK)
 		show_blk_config(vdev, obj);
+	show_vm(core, obj);
 	show_dma(vdev, obj);
 	show_doorbells(vdev, obj);
 	show_frontend(vdev, obj);

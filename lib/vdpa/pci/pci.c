@@ -107,6 +107,20 @@ vdpa_pci_reset(struct vdpa_pci *pci)
 	return set_command(pci, PCI_COMMAND_MEMORY, PCI_COMMAND_MASTER);
 }
 
+int
+vdpa_pci_cut_off(struct vdpa_pci *pci)
+{
+	vdpa_pci_irqs_off(pci);
+	(void)vdpa_pci_set_bus_master(pci, false);
+	vdpa_pci_gone(pci, EIO,
+		      "%s: does not reset, and is cut off from memory that others use; delete the "
+		      "device",
+		      pci->name);
+	if (pci->ops->cut_off == NULL)
+		return vdpa_error(EOPNOTSUPP, "%s: the transport cannot cut it off", pci->name);
+	return pci->ops->cut_off(pci->handle);
+}
+
 /* What the function says that it is; it must answer, and be one that a driver can drive. */
 static int
 read_header(struct vdpa_pci *pci)

@@ -80,6 +80,11 @@ struct vdpa_pci_transport {
 	int (*unmask_irq)(void *handle, unsigned int index);
 	int (*reset)(void *handle);
 	/*
+	 * Optional: take the function, which is gone for pci.c, out of its DMA domain, so that it
+	 * reaches nothing that others have there. Only close follows.
+	 */
+	int (*cut_off)(void *handle);
+	/*
 	 * Optional, where a region's fd is the whole device: a file of this part alone, whole
 	 * pages, which reaches it from offset 0 and ends with the function. -EOPNOTSUPP where the
 	 * kernel makes none.

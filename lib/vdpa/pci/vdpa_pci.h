@@ -38,6 +38,10 @@ struct vdpa_pci;
 
 /** How vdpa_pci_open() opens a function. Zero-initialise it; a zero field is the default. */
 struct vdpa_pci_params {
+	/** Virtual machine that the function serves, by name: functions of one VM share a DMA
+	 * domain where the transport can (VFIO: one container, and one set of pins). NULL: none.
+	 * Only for the call. */
+	const char *vm;
 	/** Longest wait for one answer over vfio-user, milliseconds; default 1000. */
 	unsigned int timeout_ms;
 };
@@ -226,6 +230,15 @@ int vdpa_pci_set_bus_master(struct vdpa_pci *pci, bool on);
  * the transport's errno.
  */
 int vdpa_pci_reset(struct vdpa_pci *pci);
+/**
+ * Keep a function that no reset stops from memory that others have in its DMA domain: it is gone
+ * for good (-EIO), its bus master is off, and its transport takes it out of the domain.
+ * @return 0: it reaches no memory; -EBUSY where another process has a file of the function, or
+ * another function of its IOMMU group is in use; -EOPNOTSUPP where the transport cannot; what the
+ * kernel says: then nothing but the function's own obedience (bus master) keeps it from the memory.
+ * It may wait as long as vdpa_pci_close().
+ */
+int vdpa_pci_cut_off(struct vdpa_pci *pci);
 /** Its DMA domain, for vdpa_device.dma; the function's, until it is closed. */
 struct vdpa_dma_domain *vdpa_pci_dma(struct vdpa_pci *pci);
 

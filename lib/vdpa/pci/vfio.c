@@ -7,6 +7,7 @@
  */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -267,6 +268,7 @@ vfio_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params 
 	if (d == NULL)
 		return vdpa_error(ENOMEM, "%s: out of memory", fn.name);
 	d->name = vdpa_pci_name(pci);
+	fn.vm = params->vm;
 	ret = vdpa_vfio_attach(&fn, &d->at, &d->fd, dma);
 	if (ret < 0)
 		goto err_free;
@@ -297,6 +299,23 @@ vfio_close(void *handle)
 	free(d);
 }
 
+/*
+ * Linux takes a group out of a container when no file of its devices is open any more. Threads may
+ * be inside a call by our descriptor: it is made one of /dev/null, which answers nothing.
+ */
+static int
+vfio_cut_off(void *handle)
+{
+	struct vfio_device *d = handle;
+	int fd = open("/dev/null", O_RDWR | O_CLOEXEC), ret = 0;
+
+	if (fd < 0 || dup3(fd, d->fd, O_CLOEXEC) < 0)
+		ret = vdpa_error(errno, "%s: /dev/null: %m", d->name);
+	if (fd >= 0)
+		close(fd);
+	return ret < 0 ? ret : vdpa_vfio_cut_off(d->at);
+}
+
 static int
 vfio_export_part(void *handle, unsigned int region, uint64_t offset, uint64_t size)
 {
@@ -315,5 +334,6 @@ const struct vdpa_pci_transport vdpa_pci_vfio = {
 	.set_irqs = vfio_set_irqs,
 	.unmask_irq = vfio_unmask_irq,
 	.reset = vfio_reset,
+	.cut_off = vfio_cut_off,
 	.export_part = vfio_export_part,
 };

@@ -2,10 +2,14 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * VFIO groups and type1 containers: one container for each IOMMU group in use, shared by the
- * functions of the group, with the DMA domain that it is. Owns the registry of open groups and the
- * files of groups and containers. DPDK's own VFIO is not used: its containers are few, its
- * calls internal to DPDK, and it maps memory by its own rules.
+ * VFIO groups and type1 containers, each with the DMA domain that it is: one container for all
+ * groups of a VM, where one was named, else for each IOMMU group in use, shared by the functions of
+ * the group. Owns the registry of open groups and the files of groups and containers. DPDK's own
+ * VFIO is not used: its containers are few, its calls internal to DPDK, and it maps memory by its
+ * own rules.
+ *
+ * Linux takes a group into a container only if nothing is mapped there at IOVAs that its IOMMU
+ * reserves. One that is not taken gets a container of its own, in which the memory is pinned again.
  *
  * A device's file that was given away (with a doorbell page) cannot be taken back, and Linux lets
  * nobody open a group anew while one of its devices is open anywhere. So a group whose devices we
@@ -36,16 +40,30 @@
 /* Most bytes of an answer to VFIO_IOMMU_GET_INFO: a header and its capabilities. */
 #define INFO_MAX (64u << 10)
 
+/* A group whose device was just closed may be in use for a moment. */
+#define CUT_OFF_TRIES	 5
+#define CUT_OFF_PAUSE_US 2000
+
 /* How often it is asked whether a kept group is still in use. */
 #define KEPT_ASK_MS 2000
 
-/* A group with its container. Kept: it has no users. */
+struct vfio_container {
+	TAILQ_ENTRY(vfio_container) next;
+	int fd;
+	char *name;    /* "vm NAME", or the function that opened it, for messages */
+	char *vm;      /* NULL: it is one group's */
+	uint64_t page; /* of its IOMMUs, bytes */
+	struct vdpa_dma_domain *dma;
+	unsigned int groups;
+};
+
+/* A group in its container. Kept: it has no users. */
 struct vfio_group {
 	TAILQ_ENTRY(vfio_group) next;
 	int id;
-	int fd, container;
+	int fd;
 	char *name; /* of the function that opened it, for messages */
-	struct vdpa_dma_domain *dma;
+	struct vfio_container *container;
 	unsigned int users;
 	bool busy; /* one thread asks about it or closes it, without the lock */
 };
@@ -59,6 +77,7 @@ struct vfio_attachment {
 
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t not_busy = PTHREAD_COND_INITIALIZER;
+static TAILQ_HEAD(, vfio_container) containers = TAILQ_HEAD_INITIALIZER(containers);
 static TAILQ_HEAD(, vfio_group) groups = TAILQ_HEAD_INITIALIZER(groups);
 static TAILQ_HEAD(, vfio_attachment) attachments = TAILQ_HEAD_INITIALIZER(attachments);
 
@@ -93,7 +112,7 @@ vdpa_vfio_find_cap(const void *info, uint32_t size, uint32_t first, uint16_t id,
 static int
 type1_map(void *arg, const struct vdpa_dma_mapping *m)
 {
-	struct vfio_group *g = arg;
+	struct vfio_container *c = arg;
 	struct vfio_iommu_type1_dma_map map = {.argsz = sizeof(map),
 					       .flags = VFIO_DMA_MAP_FLAG_READ |
 							VFIO_DMA_MAP_FLAG_WRITE,
@@ -101,36 +120,45 @@ type1_map(void *arg, const struct vdpa_dma_mapping *m)
 					       .iova = m->iova,
 					       .size = m->size};
 
-	if (ioctl(g->container, VFIO_IOMMU_MAP_DMA, &map) < 0)
-		return vdpa_vfio_map_error(g->name, m, errno);
+	if (ioctl(c->fd, VFIO_IOMMU_MAP_DMA, &map) < 0)
+		return vdpa_vfio_map_error(c->name, m, errno);
 	return 0;
 }
 
 static int
 type1_unmap(void *arg, const struct vdpa_dma_mapping *m)
 {
-	struct vfio_group *g = arg;
+	struct vfio_container *c = arg;
 	struct vfio_iommu_type1_dma_unmap unmap = {
 		.argsz = sizeof(unmap), .iova = m->iova, .size = m->size};
 
-	if (ioctl(g->container, VFIO_IOMMU_UNMAP_DMA, &unmap) < 0)
+	if (ioctl(c->fd, VFIO_IOMMU_UNMAP_DMA, &unmap) < 0)
 		return vdpa_error(errno,
 				  "%s: IOVA 0x%" PRIx64 " of 0x%" PRIx64
 				  " bytes not unmapped: VFIO: %m",
-				  g->name, m->iova, m->size);
+				  c->name, m->iova, m->size);
 	if (unmap.size != m->size)
 		return vdpa_error(EIO,
 				  "%s: IOVA 0x%" PRIx64 ": VFIO unmapped 0x%" PRIx64
 				  " bytes of 0x%" PRIx64,
-				  g->name, m->iova, (uint64_t)unmap.size, m->size);
+				  c->name, m->iova, (uint64_t)unmap.size, m->size);
 	return 0;
 }
 
-static const struct vdpa_dma_ops type1_ops = {.map = type1_map, .unmap = type1_unmap};
+static int
+type1_check(void *arg, uint64_t bytes)
+{
+	const struct vfio_container *c = arg;
+
+	return vdpa_vfio_check_locked(c->name, bytes);
+}
+
+static const struct vdpa_dma_ops type1_ops = {
+	.map = type1_map, .unmap = type1_unmap, .check = type1_check};
 
 /* Usable IOVAs, page size and number of mappings. The ranges are the caller's to free. */
 static int
-type1_limits(const struct vfio_group *g, struct vdpa_dma_limits *limits,
+type1_limits(const struct vfio_container *c, struct vdpa_dma_limits *limits,
 	     struct vdpa_dma_range **ranges)
 {
 	const struct vfio_iommu_type1_info_cap_iova_range *range;
@@ -140,18 +168,18 @@ type1_limits(const struct vfio_group *g, struct vdpa_dma_limits *limits,
 	uint32_t size, caps = 0;
 	int ret = 0;
 
-	if (ioctl(g->container, VFIO_IOMMU_GET_INFO, &probe) < 0)
-		return vdpa_error(errno, "%s: VFIO_IOMMU_GET_INFO: %m", g->name);
+	if (ioctl(c->fd, VFIO_IOMMU_GET_INFO, &probe) < 0)
+		return vdpa_error(errno, "%s: VFIO_IOMMU_GET_INFO: %m", c->name);
 	/* The kernel says in argsz how much there is. */
 	size = probe.argsz < sizeof(probe) ? (uint32_t)sizeof(probe) : probe.argsz;
 	if (size > INFO_MAX)
-		return vdpa_error(EPROTO, "%s: VFIO_IOMMU_GET_INFO: %u bytes", g->name, size);
+		return vdpa_error(EPROTO, "%s: VFIO_IOMMU_GET_INFO: %u bytes", c->name, size);
 	info = calloc(1, size);
 	if (info == NULL)
-		return vdpa_error(ENOMEM, "%s: out of memory", g->name);
+		return vdpa_error(ENOMEM, "%s: out of memory", c->name);
 	info->argsz = size;
-	if (ioctl(g->container, VFIO_IOMMU_GET_INFO, info) < 0) {
-		ret = vdpa_error(errno, "%s: VFIO_IOMMU_GET_INFO: %m", g->name);
+	if (ioctl(c->fd, VFIO_IOMMU_GET_INFO, info) < 0) {
+		ret = vdpa_error(errno, "%s: VFIO_IOMMU_GET_INFO: %m", c->name);
 		goto out;
 	}
 	if ((info->flags & VFIO_IOMMU_INFO_PGSIZES) != 0)
@@ -170,7 +198,7 @@ type1_limits(const struct vfio_group *g, struct vdpa_dma_limits *limits,
 		    (uint32_t)(sizeof(*range) + range->nr_iovas * sizeof(range->iova_ranges[0])))) {
 		*ranges = calloc(range->nr_iovas, sizeof(**ranges));
 		if (*ranges == NULL) {
-			ret = vdpa_error(ENOMEM, "%s: out of memory", g->name);
+			ret = vdpa_error(ENOMEM, "%s: out of memory", c->name);
 			goto out;
 		}
 		for (uint32_t i = 0; i < range->nr_iovas; i++)
@@ -188,7 +216,7 @@ out:
 	return ret;
 }
 
-/* Groups. */
+/* Containers. */
 
 static int
 open_container(const struct vfio_function *fn)
@@ -207,27 +235,6 @@ open_container(const struct vfio_function *fn)
 				  path, version, VFIO_API_VERSION);
 	}
 	return fd;
-}
-
-static int
-open_group(const struct vfio_function *fn)
-{
-	struct vfio_group_status status = {.argsz = sizeof(status)};
-	char path[VFIO_PATH_MAX];
-	int fd, ret;
-
-	snprintf(path, sizeof(path), "%s/%d", vdpa_vfio_dev_root(), fn->group);
-	fd = open(path, O_RDWR | O_CLOEXEC);
-	if (fd < 0)
-		return vdpa_vfio_open_error(fn, path, errno);
-	if (ioctl(fd, VFIO_GROUP_GET_STATUS, &status) < 0)
-		ret = vdpa_error(errno, "%s: %s: VFIO_GROUP_GET_STATUS: %m", fn->name, path);
-	else if ((status.flags & VFIO_GROUP_FLAGS_VIABLE) == 0)
-		ret = vdpa_vfio_not_viable(fn);
-	else
-		return fd;
-	close(fd);
-	return ret;
 }
 
 /* The container gets the group and its kind of IOMMU. */
@@ -261,10 +268,164 @@ set_iommu(const struct vfio_function *fn, int container, int group)
 }
 
 static int
-group_open(const struct vfio_function *fn, struct vfio_group **out)
+init_domain(struct vfio_container *c)
 {
 	struct vdpa_dma_limits limits = {.page_size = (uint64_t)sysconf(_SC_PAGESIZE)};
 	struct vdpa_dma_range *ranges = NULL;
+	int ret = type1_limits(c, &limits, &ranges);
+
+	limits.one_guest = c->vm != NULL;
+	if (ret == 0)
+		ret = vdpa_dma_domain_create(c->name, &type1_ops, c, &limits, &c->dma);
+	c->page = limits.page_size;
+	free(ranges);
+	return ret;
+}
+
+/* A new container with the function's group in it. */
+static int
+container_open(const struct vfio_function *fn, int group, struct vfio_container **out)
+{
+	struct vfio_container *c = calloc(1, sizeof(*c));
+	int ret;
+
+	if (c == NULL)
+		return vdpa_error(ENOMEM, "%s: out of memory", fn->name);
+	if (fn->vm != NULL &&
+	    ((c->vm = strdup(fn->vm)) == NULL || asprintf(&c->name, "vm %s", fn->vm) < 0))
+		c->name = NULL;
+	else if (fn->vm == NULL)
+		c->name = strdup(fn->name);
+	ret = c->name == NULL ? vdpa_error(ENOMEM, "%s: out of memory", fn->name)
+			      : open_container(fn);
+	if (ret < 0)
+		goto err_free;
+	c->fd = ret;
+	ret = set_iommu(fn, c->fd, group);
+	if (ret == 0)
+		ret = init_domain(c);
+	if (ret < 0)
+		goto err_close;
+	TAILQ_INSERT_TAIL(&containers, c, next);
+	*out = c;
+	return 0;
+
+err_close:
+	close(c->fd);
+err_free:
+	free(c->name);
+	free(c->vm);
+	free(c);
+	return ret;
+}
+
+/* Its IOMMUs have become more or fewer: what they translate, and reserve, is another. */
+static int
+container_refresh(struct vfio_container *c)
+{
+	struct vdpa_dma_limits limits = {.page_size = c->page};
+	struct vdpa_dma_range *ranges = NULL;
+	int ret = type1_limits(c, &limits, &ranges);
+
+	if (ret == 0 && limits.page_size > c->page)
+		ret = vdpa_error(EINVAL, "%s: its IOMMU has pages of 0x%" PRIx64 ", not 0x%" PRIx64,
+				 c->name, limits.page_size, c->page);
+	if (ret == 0)
+		ret = vdpa_dma_domain_set_ranges(c->dma, limits.ranges, limits.n_ranges);
+	free(ranges);
+	return ret;
+}
+
+/*
+ * Take the group into the container of another of its VM's. -EINVAL when Linux does not, since
+ * something is mapped there that its IOMMU cannot translate.
+ */
+static int
+container_join(struct vfio_container *c, const struct vfio_function *fn, int group)
+{
+	int ret;
+
+	if (ioctl(group, VFIO_GROUP_SET_CONTAINER, &c->fd) < 0)
+		return vdpa_error(errno, "%s: VFIO_GROUP_SET_CONTAINER, %s: %m", fn->name, c->name);
+	ret = container_refresh(c);
+	if (ret < 0)
+		(void)ioctl(group, VFIO_GROUP_UNSET_CONTAINER);
+	return ret;
+}
+
+/* The container for a group that is opened: its VM's, or a new one. */
+static int
+container_get(const struct vfio_function *fn, int group, struct vfio_container **out)
+{
+	struct vfio_container *c, *refused = NULL;
+	int ret;
+
+	TAILQ_FOREACH (c, &containers, next) {
+		if (fn->vm == NULL || c->vm == NULL || strcmp(c->vm, fn->vm) != 0)
+			continue;
+		ret = container_join(c, fn, group);
+		if (ret == 0) {
+			*out = c;
+			return 0;
+		}
+		if (ret != -EINVAL)
+			return ret;
+		refused = c;
+	}
+	ret = container_open(fn, group, out);
+	if (ret == 0 && refused != NULL)
+		VDPA_LOG(
+			WARNING,
+			"%s: IOMMU group %d gets a container of its own: memory of %s is mapped "
+			"where its IOMMU cannot translate or reserves "
+			"(/sys/kernel/iommu_groups/%d/reserved_regions); the memory is pinned once "
+			"more for it",
+			fn->name, fn->group, refused->name, fn->group);
+	return ret;
+}
+
+/* One group less, which is out of it already, or goes with its file. */
+static void
+container_put(struct vfio_container *c)
+{
+	if (--c->groups > 0) {
+		if (container_refresh(c) < 0)
+			VDPA_LOG(WARNING, "%s", vdpa_error_message());
+		return;
+	}
+	TAILQ_REMOVE(&containers, c, next);
+	close(c->fd);
+	free(c->name);
+	free(c->vm);
+	free(c);
+}
+
+/* Groups. */
+
+static int
+open_group(const struct vfio_function *fn)
+{
+	struct vfio_group_status status = {.argsz = sizeof(status)};
+	char path[VFIO_PATH_MAX];
+	int fd, ret;
+
+	snprintf(path, sizeof(path), "%s/%d", vdpa_vfio_dev_root(), fn->group);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return vdpa_vfio_open_error(fn, path, errno);
+	if (ioctl(fd, VFIO_GROUP_GET_STATUS, &status) < 0)
+		ret = vdpa_error(errno, "%s: %s: VFIO_GROUP_GET_STATUS: %m", fn->name, path);
+	else if ((status.flags & VFIO_GROUP_FLAGS_VIABLE) == 0)
+		ret = vdpa_vfio_not_viable(fn);
+	else
+		return fd;
+	close(fd);
+	return ret;
+}
+
+static int
+group_open(const struct vfio_function *fn, struct vfio_group **out)
+{
 	struct vfio_group *g;
 	int ret;
 
@@ -280,25 +441,14 @@ group_open(const struct vfio_function *fn, struct vfio_group **out)
 	ret = g->fd = open_group(fn);
 	if (ret < 0)
 		goto err_free;
-	ret = g->container = open_container(fn);
+	ret = container_get(fn, g->fd, &g->container);
 	if (ret < 0)
 		goto err_group;
-	ret = set_iommu(fn, g->container, g->fd);
-	if (ret < 0)
-		goto err_container;
-	ret = type1_limits(g, &limits, &ranges);
-	if (ret < 0)
-		goto err_container;
-	ret = vdpa_dma_domain_create(fn->name, &type1_ops, g, &limits, &g->dma);
-	free(ranges);
-	if (ret < 0)
-		goto err_container;
+	g->container->groups++;
 	TAILQ_INSERT_TAIL(&groups, g, next);
 	*out = g;
 	return 0;
 
-err_container:
-	close(g->container);
 err_group:
 	close(g->fd);
 err_free:
@@ -312,10 +462,11 @@ static void
 group_close(struct vfio_group *g)
 {
 	TAILQ_REMOVE(&groups, g, next);
-	vdpa_dma_domain_destroy(g->dma);
+	if (g->container->groups == 1)
+		vdpa_dma_domain_destroy(g->container->dma);
 	(void)ioctl(g->fd, VFIO_GROUP_UNSET_CONTAINER);
 	close(g->fd);
-	close(g->container);
+	container_put(g->container);
 	free(g->name);
 	free(g);
 }
@@ -345,8 +496,10 @@ is_to_be_kept(const struct vfio_group *g)
 {
 	struct vdpa_dma_stats stats;
 
-	vdpa_dma_get_stats(g->dma, &stats);
-	return stats.mappings == 0 && vdpa_page_holders_look(vdpa_dma_page_holders(g->dma)).any;
+	vdpa_dma_get_stats(g->container->dma, &stats);
+	/* In a container of several groups it is memory of the same VM. */
+	return (stats.mappings == 0 || g->container->groups > 1) &&
+	       vdpa_page_holders_look(vdpa_dma_page_holders(g->container->dma)).any;
 }
 
 static void
@@ -367,7 +520,7 @@ group_put(struct vfio_group *g)
 		group_close(g);
 		return;
 	}
-	held = vdpa_page_holders_look(vdpa_dma_page_holders(g->dma));
+	held = vdpa_page_holders_look(vdpa_dma_page_holders(g->container->dma));
 	VDPA_LOG(NOTICE,
 		 "%s: closed, but uid %u (pid %d)%s was given a doorbell page and still has the "
 		 "function open: it serves that uid only, and no other driver gets it until then",
@@ -447,6 +600,22 @@ group_find(int id)
 	return g;
 }
 
+/* Devices of one group serve one VM, or none of them names one. */
+static int
+check_vm(const struct vfio_group *g, const struct vfio_function *fn)
+{
+	const char *vm = g->container->vm;
+
+	if (vm == NULL ? fn->vm == NULL : fn->vm != NULL && strcmp(vm, fn->vm) == 0)
+		return 0;
+	return vdpa_error(EBUSY,
+			  "%s: IOMMU group %d is used by %s for %s%s: functions of one group serve "
+			  "one guest; add it with %s%s",
+			  fn->name, g->id, g->name, vm != NULL ? "vm " : "a guest of its own",
+			  vm != NULL ? vm : "", vm != NULL ? "vm " : "the same vm as that one",
+			  vm != NULL ? vm : "");
+}
+
 /*
  * The group of the function, open. A kept one is opened anew if it is free: by that Linux says that
  * nobody holds a device of it.
@@ -463,8 +632,7 @@ group_get(const struct vfio_function *fn, struct vfio_group **out)
 		group_close(g);
 		g = NULL;
 	}
-	if (g == NULL)
-		ret = group_open(fn, &g);
+	ret = g == NULL ? group_open(fn, &g) : check_vm(g, fn);
 	if (ret == 0)
 		g->users++;
 	*out = g;
@@ -485,7 +653,7 @@ take(const struct vfio_function *fn, struct vfio_attachment **out)
 	ret = group_get(fn, &at->group);
 	if (ret < 0)
 		goto out;
-	at->held = vdpa_page_holders_look(vdpa_dma_page_holders(at->group->dma)).any;
+	at->held = vdpa_page_holders_look(vdpa_dma_page_holders(at->group->container->dma)).any;
 	TAILQ_FOREACH (other, &attachments, next) {
 		if (strcmp(other->address, fn->address) == 0) {
 			group_put(at->group);
@@ -521,7 +689,7 @@ vdpa_vfio_attach(const struct vfio_function *fn, struct vfio_attachment **out, i
 		return ret;
 	}
 	*device_fd = ret;
-	*dma = at->group->dma;
+	*dma = at->group->container->dma;
 	*out = at;
 	return 0;
 }
@@ -534,6 +702,31 @@ vdpa_vfio_detach(struct vfio_attachment *at)
 	group_put(at->group);
 	pthread_mutex_unlock(&registry_lock);
 	free(at);
+}
+
+int
+vdpa_vfio_cut_off(struct vfio_attachment *at)
+{
+	struct vfio_group *g = at->group;
+	int ret = 0;
+
+	pthread_mutex_lock(&registry_lock);
+	if (g->users > 1)
+		ret = vdpa_error(EBUSY, "%s: other functions of IOMMU group %d are in use", g->name,
+				 g->id);
+	/* Whoever is inside a call for the device has its file until that ends. */
+	for (unsigned int i = 0; ret == 0 && !group_is_free(g); i++) {
+		if (i == CUT_OFF_TRIES)
+			ret = vdpa_error(
+				EBUSY,
+				"%s: somebody has the function open: IOMMU group %d is not "
+				"taken out of the container of %s",
+				g->name, g->id, g->container->name);
+		else
+			usleep(CUT_OFF_PAUSE_US);
+	}
+	pthread_mutex_unlock(&registry_lock);
+	return ret;
 }
 
 bool

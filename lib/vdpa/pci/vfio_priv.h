@@ -27,8 +27,9 @@ const char *vdpa_vfio_dev_root(void);
 struct vfio_function {
 	const char *name; /* pci/0000:06:00.2, for messages */
 	char address[VDPA_PCI_ADDRESS_MAX];
-	int group;     /* of the IOMMU */
-	int numa_node; /* -1: unknown */
+	const char *vm; /* that the device serves; NULL: none was named */
+	int group;	/* of the IOMMU */
+	int numa_node;	/* -1: unknown */
 };
 
 /*
@@ -41,6 +42,8 @@ int vdpa_vfio_find(const char *name, const char *address, struct vfio_function *
 int vdpa_vfio_not_viable(const struct vfio_function *fn);
 /* The message for a file of /dev/vfio that does not open; negative errno of vdpa_pci_open(). */
 int vdpa_vfio_open_error(const struct vfio_function *fn, const char *path, int err);
+/* Whether so many bytes more can be locked by RLIMIT_MEMLOCK: 0 or -ENOMEM with the message. */
+int vdpa_vfio_check_locked(const char *name, uint64_t bytes);
 /* The message for memory that cannot be mapped; -err. */
 int vdpa_vfio_map_error(const char *name, const struct vdpa_dma_mapping *m, int err);
 
@@ -49,11 +52,19 @@ struct vfio_attachment;
 
 /*
  * Have the function confined. *device_fd is the caller's to close before it detaches; *dma is
- * shared by the functions of a group and lives until the last of them is detached.
+ * shared by the functions of a group, and by those of all groups of fn->vm that Linux takes into
+ * one container; it lives until the last of them is detached.
  */
 int vdpa_vfio_attach(const struct vfio_function *fn, struct vfio_attachment **out, int *device_fd,
 		     struct vdpa_dma_domain **dma);
 void vdpa_vfio_detach(struct vfio_attachment *at);
+/*
+ * Take the function's group, of which it is the only one in use, out of its container, so that the
+ * IOMMU keeps it from what others have mapped there. Its file is closed before, and it can only be
+ * detached afterwards. 0; -EBUSY where somebody has a file of the device, or other functions of the
+ * group are in use; the kernel's errno. It waits until Linux has reset a function that it closes.
+ */
+int vdpa_vfio_cut_off(struct vfio_attachment *at);
 /* Whether others may have had the function open when it was attached. */
 bool vdpa_vfio_is_held(const struct vfio_attachment *at);
 /* Close the groups that are kept (vfio_iommu.c) and watch them no longer. At vdpa_cleanup(). */
