@@ -179,8 +179,6 @@ fake_reset(struct vdpa_device *vdev)
 	fake->status = 0;
 	fake->config_fd = -1;
 	fake->suspended = false;
-	vdpa_iotlb_put(fake->tlb);
-	fake->tlb = NULL;
 	return 0;
 }
 

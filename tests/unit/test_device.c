@@ -519,7 +519,7 @@ a_relay_follows_memory_that_changes(void **state)
 	set_avail_idx(f, 1, 3);
 	assert_int_equal(kicked_at(f), 3);
 	/* Another file in the same place. Nothing of the old one is held. */
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, moved), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, moved), 0);
 	assert_int_equal(f->tlb->refcnt, 1);
 	assert_int_equal(kicked_at(f), 0);
 	__atomic_store_n(
@@ -529,7 +529,7 @@ a_relay_follows_memory_that_changes(void **state)
 	/* A table without the ring: nothing is read that is not there. */
 	spec.iova = 0x8000000;
 	assert_int_equal(vdpa_iotlb_create(NULL, &spec, 1, &none), 0);
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, none), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, none), 0);
 	eventfd_write(f->kick_fd[1], 1);
 	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
 	assert_int_equal(moved->refcnt, 1);

@@ -255,10 +255,10 @@ hotplug_while_running_maps_only_what_changed(void **state)
 	struct vdpa_iotlb *more = table(f, f->tlb, 0x7), *less = table(f, more, 0x5);
 
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, more), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, more), 0);
 	assert_int_equal(f->transport.maps, 3);
 	assert_int_equal(f->transport.unmaps, 0);
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, less), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, less), 0);
 	assert_int_equal(f->transport.maps, 3);
 	assert_int_equal(f->transport.unmaps, 1);
 	assert_true(is_mapped(f, 0) && !is_mapped(f, 1) && is_mapped(f, 2));
@@ -310,16 +310,16 @@ hundreds_of_regions_come_and_go(void **state)
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	assert_int_equal(f->transport.n, SLOTS);
 	/* One more is one map, one less is one unmap. */
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, added), 0);
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, removed), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, added), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, removed), 0);
 	assert_int_equal(f->transport.maps, SLOTS + 1);
 	assert_int_equal(f->transport.unmaps, 1);
 	assert_true(is_mapped(f, SLOTS) && !is_mapped(f, 300) && is_mapped(f, 301));
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, slots), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, slots), 0);
 	/* Every other is to go, the 200th stays: those before come back. */
 	f->transport.unmaps = 0;
 	f->transport.fail_unmap = 200;
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, half), -EIO);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, half), -EIO);
 	assert_int_equal(f->transport.n, SLOTS);
 	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
 	/* What a stop leaves mapped is known one by one, and unmapped by the next. */
@@ -355,7 +355,7 @@ a_change_of_memory_that_fails_is_taken_back(void **state)
 	f->transport.fail_unmap = 2;
 	f->transport.maps = 0;
 	f->transport.fail_map = 1;
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, other), -ENOSPC);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, other), -ENOSPC);
 	assert_non_null(strstr(vdpa_error_message(), "the IOMMU is full"));
 	/* Here it could not come back either: the device is missing memory, which nobody hides. */
 	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
@@ -396,7 +396,7 @@ memory_taken_away_for_a_failed_change_comes_back(void **state)
 	assert_int_equal(vdpa_register_device(&fake->vdev), 0);
 	assert_int_equal(vdpa_device_start(&fake->vdev, &f->start), 0);
 	f->transport.fail_map = 3;
-	assert_int_equal(vdpa_device_set_iotlb(&fake->vdev, other), -ENOSPC);
+	assert_int_equal(vdpa_device_set_memory(&fake->vdev, other), -ENOSPC);
 	assert_int_equal(vdpa_device_get_state(&fake->vdev), VDPA_STATE_RUNNING);
 	assert_true(is_mapped(f, 0) && is_mapped(f, 1) && !is_mapped(f, 2));
 	vdpa_unregister_device(&fake->vdev);
@@ -433,7 +433,7 @@ devices_that_share_a_domain_serve_one_guest(void **state)
 	assert_true(is_mapped(f, 2));
 	/* The last one's memory counts, whoever came first; and another guest may follow. */
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
-	assert_int_equal(vdpa_device_set_iotlb(&fake->vdev, stranger), 0);
+	assert_int_equal(vdpa_device_set_memory(&fake->vdev, stranger), 0);
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -EBUSY);
 	assert_int_equal(vdpa_device_stop(&fake->vdev), 0);
 	assert_int_equal(f->transport.n, 0);
@@ -518,7 +518,7 @@ the_first_stop_stops_all_and_each_says_where(void **state)
 	/* What the front end still says of the other has no effect, and is no error. */
 	assert_int_equal(vdpa_device_set_vq_call(f->vdev, 1, -1), 0);
 	assert_int_equal(vdpa_device_enable_vq(f->vdev, 1, false), 0);
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, f->tlb), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, f->tlb), 0);
 	assert_int_equal(vdpa_device_start_vq(f->vdev, 0, &f->vqs[0]), -EPROTO);
 	assert_non_null(strstr(vdpa_error_message(), "stops as a whole"));
 	assert_int_equal(vdpa_device_stop_vq(f->vdev, 1, &vqst), 0);

@@ -239,9 +239,9 @@ memory_under_a_request_is_not_changed(void **state)
 {
 	struct fixture *f = *state;
 
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, f->mem.tlb), -ETIMEDOUT);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, f->mem.tlb), -ETIMEDOUT);
 	sim_call(f->dev, complete, f);
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, f->mem.tlb), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, f->mem.tlb), 0);
 	post(f);
 	EVENTUALLY(keeper_outstanding(&f->dev->vqs[0]) == 1);
 }
@@ -259,7 +259,7 @@ memory_without_the_rings_is_refused_with_the_reason(void **state)
 
 	sim_call(f->dev, complete, f);
 	assert_int_equal(vdpa_iotlb_create(NULL, &spec, 1, &tlb), 0);
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, tlb), -EFAULT);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, tlb), -EFAULT);
 	assert_string_equal(vdpa_error_message(),
 			    "keep0: the rings of queue 0 are not in the new memory");
 	vdpa_iotlb_put(tlb);

@@ -138,7 +138,7 @@ count_trips(const char *words, uint16_t nvqs)
 	assert_int_equal(trips(&g) - before, 1);
 	assert_int_equal(vdpa_device_set_vq_call(g.vdev, 0, g.vqs[0].call_fd), 0);
 	assert_int_equal(trips(&g) - before, 2);
-	assert_int_equal(vdpa_device_set_iotlb(g.vdev, g.mem.tlb), 0);
+	assert_int_equal(vdpa_device_set_memory(g.vdev, g.mem.tlb), 0);
 	assert_int_equal(trips(&g) - before, 3);
 	/* A suspension, with the states of all queues. */
 	before = trips(&g);

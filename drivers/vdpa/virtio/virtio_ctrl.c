@@ -304,9 +304,14 @@ virtio_ctrl_setup(struct virtio_device *dev)
 				  dev->vdev.name, c->idx);
 	c->num = (uint16_t)rte_align32prevpow2(RTE_MIN(info.num_max, (uint16_t)CTRL_NUM));
 	c->doorbell = info.doorbell;
-	rc = vdpa_dma_alloc(dev->vdev.dma, sizeof(struct ctrl_mem), &c->mem);
+	/* What the last guest had the device write there is not for this one to read. */
+	if (c->mem.va != NULL)
+		memset(c->mem.va, 0, c->mem.size);
+	else
+		rc = vdpa_dma_alloc(dev->vdev.dma, sizeof(struct ctrl_mem), &c->mem);
 	if (rc < 0)
 		return rc;
+	c->shown = true;
 	c->next = 0;
 	c->wrap = true;
 	c->pairs = 1;
@@ -324,7 +329,6 @@ virtio_ctrl_setup(struct virtio_device *dev)
 					    : offsetof(struct ctrl_mem, split.used)),
 	};
 	rc = virtio_hw_vq_enable(&dev->hw, c->idx, &vq);
-	/* The memory goes when the device is reset, which the failure leads to. */
 	c->on = rc == 0;
 	return rc;
 }
@@ -384,9 +388,14 @@ virtio_ctrl_start(struct virtio_device *dev)
 }
 
 void
-virtio_ctrl_teardown(struct virtio_device *dev)
+virtio_ctrl_reset(struct virtio_device *dev)
 {
-	dev->ctrl.on = false;
+	dev->ctrl.on = dev->ctrl.shown = false;
+}
+
+void
+virtio_ctrl_release(struct virtio_device *dev)
+{
 	vdpa_dma_free(dev->vdev.dma, &dev->ctrl.mem);
 	dev->ctrl.mem = (struct vdpa_dma_buf){0};
 }

@@ -174,6 +174,12 @@ virtio_vdpa_reset(struct vdpa_device *vdev)
 	return virtio_device_reset(virtio_dev(vdev));
 }
 
+static void
+virtio_vdpa_release_dma(struct vdpa_device *vdev)
+{
+	virtio_ctrl_release(virtio_dev(vdev));
+}
+
 /* Configuration. */
 
 static size_t
@@ -240,5 +246,6 @@ const struct vdpa_config_ops virtio_vdpa_ops = {
 	.set_config = virtio_vdpa_set_config,
 	.get_generation = virtio_vdpa_get_generation,
 	.get_stats = virtio_vdpa_get_stats,
+	.release_dma = virtio_vdpa_release_dma,
 	.free = virtio_device_free,
 };
