@@ -236,6 +236,7 @@ fake_set_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
 static void
 fake_free(struct vdpa_device *vdev)
 {
+	vdpa_iotlb_put(FAKE(vdev)->tlb);
 	if (FAKE(vdev)->freed != NULL)
 		(*FAKE(vdev)->freed)++;
 }
@@ -312,10 +313,17 @@ hw_get_vq_notification(struct vdpa_device *vdev, uint16_t idx, struct vdpa_notif
 	return area->size == 0 ? -EOPNOTSUPP : 0;
 }
 
+static void
+hw_release_dma(struct vdpa_device *vdev)
+{
+	FAKE(vdev)->dma_releases++;
+	vdpa_dma_free(vdev->dma, &FAKE(vdev)->own_dma);
+}
+
 #define HARDWARE_OPS                                                                               \
 	.set_vq_ready = hw_set_vq_ready, .set_vq_state = hw_set_vq_state,                          \
 	.get_vq_state = hw_get_vq_state, .reset_vq = hw_reset_vq,                                  \
-	.get_vq_notification = hw_get_vq_notification
+	.get_vq_notification = hw_get_vq_notification, .release_dma = hw_release_dma
 
 static const struct vdpa_config_ops hardware_ops = {FAKE_OPS, HARDWARE_OPS};
 static const struct vdpa_config_ops enabling_ops = {FAKE_OPS, HARDWARE_OPS,
