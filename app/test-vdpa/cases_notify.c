@@ -333,13 +333,6 @@ kick_relay(struct run *r)
 	return kicks(r, false, 0);
 }
 
-/* An eventfd carries no data: the device looks at the ring, or what relays for it tells it. */
-static int
-kick_relay_data(struct run *r)
-{
-	return kicks(r, false, SESSION_NOTIFICATION_DATA);
-}
-
 static int
 kick_doorbell(struct run *r)
 {
@@ -394,8 +387,6 @@ config_change(struct run *r)
 
 const struct run_case notify_cases[] = {
 	{"kick_relay", "each kick by eventfd reaches the device", 30000, 0, kick_relay},
-	{"kick_relay_data", "the same with NOTIFICATION_DATA negotiated", 30000, 0,
-	 kick_relay_data},
 	{"kick_doorbell", "each kick by the doorbell page reaches the device", 30000, 0,
 	 kick_doorbell},
 	{"kick_doorbell_data", "the same with NOTIFICATION_DATA, split ring", 30000, 0,

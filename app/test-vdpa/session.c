@@ -227,7 +227,8 @@ session_vq_config(const struct session *s, uint16_t idx, struct vdpa_vq_config *
 		.driver = params.driver,
 		.device = params.device,
 		.state = params.state,
-		.kick_fd = q->kick_fd,
+		/* An eventfd carries no data: such a queue is kicked by its doorbell. */
+		.kick_fd = s->features & RING_FEATURE(VIRTIO_F_NOTIFICATION_DATA) ? -1 : q->kick_fd,
 		.call_fd = q->call_fd,
 	};
 }

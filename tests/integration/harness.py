@@ -31,6 +31,13 @@ TIMEOUT = 30.0
 LONG = os.environ.get('UVDPA_TEST_LONG', '0') not in ('', '0')
 
 
+def processor():
+    """The machine's, for a figure that is published."""
+    with open('/proc/cpuinfo', encoding='ascii', errors='replace') as info:
+        names = [line.split(':', 1)[1].strip() for line in info if line.startswith('model name')]
+    return f'{os.cpu_count()} x {names[0] if names else os.uname().machine}'
+
+
 def count(few, many):
     """How often something is done: few times, or many in a long run."""
     return many if LONG else few

@@ -73,51 +73,6 @@ def rings(other):
     return [queues[i]['rings_by_memory'] for i in ('0', '1')]
 
 
-class SplitDataRing(vhost.SplitRing):
-    """A ring of a driver that negotiates notification data."""
-    FEATURE = vhost.SplitRing.FEATURE | vhost.F_NOTIFICATION_DATA
-
-    def position(self):
-        return self.avail
-
-
-class PackedDataRing(vhost.PackedRing):
-    FEATURE = vhost.PackedRing.FEATURE | vhost.F_NOTIFICATION_DATA
-
-    def position(self):
-        return self.next | self.wrap << 15
-
-
-class NotificationData(unittest.TestCase):
-    """Kicks by eventfd reach the device with the position that the ring has."""
-    EXCHANGES = 140  # two laps and a part of the third
-
-    def check(self, other, net):
-        def told():
-            queues = other.ask('/model/stats,m0')['queues']
-            return [queues[i]['position'] for i in ('0', '1')]
-        want = [ring.position() for ring in (net.rx, net.tx)]
-        harness.wait_for(lambda: told() == want, f'the positions {want}')
-
-    def test_kicks_carry_it(self):
-        for ring in SplitDataRing, PackedDataRing:
-            for words in 'doorbell poll', 'doorbell trap':
-                with self.subTest(ring.__name__, words=words), model(words) as other, \
-                        daemon(other.path) as app, \
-                        Driver(app.socket('v0'), PROTOCOL & ~P_HOST_NOTIFIER, ring) as net:
-                    # What is there before the device runs is told at its start.
-                    for _ in range(3):
-                        net.rx.add(net.rx_buf, 4096, True)
-                    net.start()
-                    self.check(other, net)
-                    for _ in range(3):
-                        net.exchange()
-                        self.check(other, net)
-                    for _ in range(self.EXCHANGES):
-                        net.exchange()
-                    self.check(other, net)
-
-
 class Doorbell(unittest.TestCase):
     EXCHANGES = 50
 

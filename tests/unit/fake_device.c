@@ -48,15 +48,6 @@ fake_kick_vq(struct vdpa_device *vdev, uint16_t idx)
 	__atomic_add_fetch(&FAKE(vdev)->vq[idx].kicks, 1, __ATOMIC_SEQ_CST);
 }
 
-static void
-fake_kick_vq_with_data(struct vdpa_device *vdev, uint32_t data)
-{
-	struct fake_vq *vq = &FAKE(vdev)->vq[data & 0xffff];
-
-	__atomic_store_n(&vq->data, data, __ATOMIC_SEQ_CST);
-	__atomic_add_fetch(&vq->kicks, 1, __ATOMIC_SEQ_CST);
-}
-
 static int
 fake_set_vq_cb(struct vdpa_device *vdev, uint16_t idx, int fd)
 {
@@ -243,8 +234,7 @@ fake_free(struct vdpa_device *vdev)
 
 #define FAKE_OPS                                                                                   \
 	.set_vq_address = fake_set_vq_address, .set_vq_num = fake_set_vq_num,                      \
-	.kick_vq = fake_kick_vq, .kick_vq_with_data = fake_kick_vq_with_data,                      \
-	.set_vq_cb = fake_set_vq_cb, .get_vq_count = fake_get_vq_count,                            \
+	.kick_vq = fake_kick_vq, .set_vq_cb = fake_set_vq_cb, .get_vq_count = fake_get_vq_count,   \
 	.get_vq_num_max = fake_get_vq_num_max, .get_vq_num_min = fake_get_vq_num_min,              \
 	.get_device_features = fake_get_device_features,                                           \
 	.get_backend_features = fake_get_backend_features,                                         \

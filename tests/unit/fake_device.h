@@ -19,7 +19,6 @@ struct fake_vq {
 	int call_fd, kick_fd;
 	bool ready, disabled;
 	unsigned int kicks;
-	uint32_t data; /* of the last one, where it carried any */
 };
 
 struct fake_device {

@@ -578,6 +578,19 @@ facts_of_a_ring_that_runs_do_not_change(void **state)
 	assert_int_equal(vdpa_consumer_set_inflight(f->c, NULL, 64, 1), -EBUSY);
 }
 
+/* Every kick would have to tell a position, and the first ones come by eventfd. */
+static void
+notification_data_is_never_offered(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_device *vdev = &f->fake->vdev;
+	uint64_t data = RTE_BIT64(FAKE_F_NOTIFICATION_DATA);
+
+	assert_int_equal(vdpa_get_device_features(vdev) & data, data);
+	assert_int_equal(vdpa_consumer_offered_features(vdev, false) & data, 0);
+	assert_int_equal(vdpa_consumer_offered_features(vdev, true) & data, 0);
+}
+
 static int
 group_setup(void **state)
 {
@@ -618,6 +631,7 @@ main(void)
 		TEST(a_failed_device_says_where_a_packed_ring_began, setup),
 		TEST(status_0_keeps_where_queues_stopped_and_a_reset_does_not, setup),
 		TEST(facts_of_a_ring_that_runs_do_not_change, setup),
+		TEST(notification_data_is_never_offered, setup),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

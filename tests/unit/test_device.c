@@ -23,7 +23,6 @@
 #include "device_priv.h"
 #include "event_loop_priv.h"
 #include "fake_device.h"
-#include "fault.h"
 
 #define MEM_SIZE 0x100000
 #define V1	 (UINT64_C(1) << VIRTIO_F_VERSION_1)
@@ -362,202 +361,33 @@ kicks_are_relayed_until_the_queue_stops(void **state)
 	assert_int_equal(f->fake->vq[0].kicks, kicks);
 }
 
-/* Notification data. */
-
-#define DATA	   (UINT64_C(1) << FAKE_F_NOTIFICATION_DATA)
-#define PACKED	   (UINT64_C(1) << VIRTIO_F_RING_PACKED)
-#define DESC_AVAIL 0x0080
-#define DESC_USED  0x8000
-
 static void
-start_with_data(struct fixture *f, uint64_t features)
+an_eventfd_is_refused_where_kicks_carry_data(void **state)
 {
-	for (unsigned int i = 0; i < 2 && (features & PACKED) != 0; i++)
-		f->vqs[i].state.packed.last_avail_counter =
-			f->vqs[i].state.packed.last_used_counter = 1;
-	f->start.features = V1 | DATA | features;
+	struct fixture *f = *state;
+
+	f->start.features = V1 | UINT64_C(1) << FAKE_F_NOTIFICATION_DATA;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -EOPNOTSUPP);
+	assert_non_null(strstr(vdpa_error_message(), "queue 0: kicks carry data"));
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_IDLE);
+	for (unsigned int i = 0; i < f->start.nvqs; i++)
+		f->vqs[i].kick_fd = -1;
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
-}
-
-static uint16_t *
-guest16(struct fixture *f, uint64_t iova)
-{
-	return (uint16_t *)(void *)(f->tlb->regions[0]->va + (iova - 0x10000));
-}
-
-static void
-set_avail_idx(struct fixture *f, unsigned int vq, uint16_t idx)
-{
-	__atomic_store_n(guest16(f, f->vqs[vq].driver + 2), idx, __ATOMIC_RELEASE);
-}
-
-static void
-set_flags(struct fixture *f, unsigned int vq, unsigned int slot, uint16_t flags)
-{
-	__atomic_store_n(guest16(f, f->vqs[vq].desc + 16 * slot + 14), flags, __ATOMIC_RELEASE);
-}
-
-/* The position that a kick of queue 1 by its eventfd brings to the device. */
-static unsigned int
-kicked_at(struct fixture *f)
-{
-	struct fake_vq *vq = &f->fake->vq[1];
-	unsigned int before = __atomic_load_n(&vq->kicks, __ATOMIC_SEQ_CST);
-	uint32_t data;
-
-	eventfd_write(f->kick_fd[1], 1);
-	EVENTUALLY(__atomic_load_n(&vq->kicks, __ATOMIC_SEQ_CST) == before + 1);
-	data = __atomic_load_n(&vq->data, __ATOMIC_SEQ_CST);
-	assert_int_equal(data & 0xffff, 1);
-	return data >> 16;
-}
-
-static void
-a_relayed_kick_says_how_far_a_split_ring_is(void **state)
-{
-	static const uint16_t indexes[] = {0, 1, 63, 64, 0x7fff, 0x8000, 0xffff, 0};
-	struct fixture *f = *state;
-
-	start_with_data(f, 0);
-	for (unsigned int i = 0; i < RTE_DIM(indexes); i++) {
-		set_avail_idx(f, 1, indexes[i]);
-		assert_int_equal(kicked_at(f), indexes[i]);
-	}
-}
-
-static void
-a_relayed_kick_says_how_far_a_packed_ring_is(void **state)
-{
-	struct fixture *f = *state;
-	uint16_t lap = DESC_AVAIL;
-
-	start_with_data(f, PACKED);
-	assert_int_equal(kicked_at(f), 0x8000);
-	for (unsigned int n = 0; n < 3; n++) {
-		uint16_t wrap = lap == DESC_AVAIL ? 0x8000 : 0;
-
-		for (unsigned int i = 0; i < 63; i++) {
-			/* Used ones count as much as those that wait. */
-			set_flags(f, 1, i,
-				  i % 3 != 0	      ? lap
-				  : lap == DESC_AVAIL ? DESC_AVAIL | DESC_USED
-						      : 0);
-			assert_int_equal(kicked_at(f), (i + 1) | wrap);
-		}
-		set_flags(f, 1, 63, lap);
-		assert_int_equal(kicked_at(f), wrap ^ 0x8000);
-		lap = lap == DESC_AVAIL ? DESC_USED : DESC_AVAIL;
-	}
-	/* The head of a chain comes last: until then nothing behind it is there. */
-	set_flags(f, 1, 0, lap);
-	set_flags(f, 1, 2, lap);
-	set_flags(f, 1, 3, lap);
-	assert_int_equal(kicked_at(f), 1);
-	set_flags(f, 1, 1, lap);
-	assert_int_equal(kicked_at(f), 4);
-}
-
-static void
-a_position_is_found_after_laps_without_a_kick(void **state)
-{
-	struct fixture *f = *state;
-
-	start_with_data(f, PACKED);
-	for (unsigned int i = 0; i < 10; i++)
-		set_flags(f, 1, i, DESC_AVAIL);
-	assert_int_equal(kicked_at(f), 0x8000 | 10);
-	/* To slot 5 of the second lap, then to slot 5 of the third. */
-	for (unsigned int i = 0; i < 64; i++)
-		set_flags(f, 1, i, i < 5 ? DESC_USED : DESC_AVAIL | DESC_USED);
-	assert_int_equal(kicked_at(f), 5);
-	for (unsigned int i = 0; i < 64; i++)
-		set_flags(f, 1, i, i < 5 ? DESC_AVAIL : 0);
-	assert_int_equal(kicked_at(f), 0x8000 | 5);
-}
-
-static void
-a_kick_of_ours_carries_data_too(void **state)
-{
-	struct fixture *f = *state;
-
-	start_with_data(f, 0);
-	set_avail_idx(f, 0, 17);
-	assert_int_equal(vdpa_device_set_vq_kick(f->vdev, 0, f->kick_fd[2]), 0);
-	assert_int_equal(f->fake->vq[0].data, 17 << 16);
-	set_avail_idx(f, 0, 18);
+	assert_int_equal(vdpa_device_set_vq_kick(f->vdev, 0, f->kick_fd[0]), -EOPNOTSUPP);
+	/* Nor does the core kick by itself: it does not know the position. */
 	assert_int_equal(vdpa_device_set_vq_kick(f->vdev, 0, -1), 0);
-	assert_int_equal(f->fake->vq[0].data, 18 << 16);
-	set_avail_idx(f, 1, 19);
-	assert_int_equal(vdpa_vq_notification_data(f->vdev, 1), 19 << 16 | 1);
-	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
+	assert_int_equal(f->fake->vq[0].kicks, 0);
 }
 
 static void
-no_data_is_relayed_that_was_not_negotiated(void **state)
+a_device_that_waits_for_eventfds_itself_takes_them_beside_data(void **state)
 {
 	struct fixture *f = *state;
 
+	f->start.features = V1 | UINT64_C(1) << FAKE_F_NOTIFICATION_DATA;
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
-	f->fake->vq[1].data = UINT32_MAX;
-	set_avail_idx(f, 1, 7);
-	eventfd_write(f->kick_fd[1], 1);
-	EVENTUALLY(__atomic_load_n(&f->fake->vq[1].kicks, __ATOMIC_SEQ_CST) == 1);
-	assert_int_equal(f->fake->vq[1].data, UINT32_MAX);
-}
-
-static void
-a_relay_follows_memory_that_changes(void **state)
-{
-	struct fixture *f = *state;
-	struct vdpa_mem_region_spec spec = {
-		.iova = 0x10000, .size = MEM_SIZE, .uaddr = 0x7f0000000000};
-	struct vdpa_iotlb *moved, *none;
-	int fd = memfd_create("moved", MFD_CLOEXEC);
-
-	assert_int_equal(ftruncate(fd, MEM_SIZE), 0);
-	spec.fd = fd;
-	assert_int_equal(vdpa_iotlb_create(f->tlb, &spec, 1, &moved), 0);
-	start_with_data(f, 0);
-	set_avail_idx(f, 1, 3);
-	assert_int_equal(kicked_at(f), 3);
-	/* Another file in the same place. Nothing of the old one is held. */
-	assert_int_equal(vdpa_device_set_memory(f->vdev, moved), 0);
-	assert_int_equal(f->tlb->refcnt, 1);
-	assert_int_equal(kicked_at(f), 0);
-	__atomic_store_n(
-		(uint16_t *)(void *)(moved->regions[0]->va + f->vqs[1].driver - 0x10000 + 2), 9,
-		__ATOMIC_RELEASE);
-	assert_int_equal(kicked_at(f), 9);
-	/* A table without the ring: the queue is stopped, nothing is read that is not there. */
-	spec.iova = 0x8000000;
-	assert_int_equal(vdpa_iotlb_create(NULL, &spec, 1, &none), 0);
-	assert_int_equal(vdpa_device_set_memory(f->vdev, none), 0);
-	assert_true(vdpa_device_vq_is_lost(f->vdev, 1));
-	assert_null(f->vdev->core->vqs[1].relay.loop);
-	assert_int_equal(moved->refcnt, 1);
-	assert_int_equal(vdpa_device_stop(f->vdev), 0);
-	assert_int_equal(vdpa_device_set_memory(f->vdev, NULL), 0);
-	assert_int_equal(none->refcnt, 1);
-	vdpa_iotlb_put(moved);
-	vdpa_iotlb_put(none);
-	close(fd);
-}
-
-static void
-a_ring_that_is_taken_back_fails_its_device(void **state)
-{
-	struct fixture *f = *state;
-	char why[VDPA_FAILURE_MAX];
-
-	start_with_data(f, 0);
-	vdpa_fault_fini();
-	assert_int_equal(vdpa_fault_init(), 0);
-	assert_int_equal(ftruncate(f->mem_fd, 0), 0);
-	eventfd_write(f->kick_fd[1], 1);
-	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
-	vdpa_device_failure(f->vdev, why, sizeof(why));
-	assert_non_null(strstr(why, "taken back guest memory"));
-	assert_int_equal(f->fake->vq[1].kicks, 0);
+	assert_int_equal(vdpa_device_set_vq_kick(f->vdev, 0, f->kick_fd[2]), 0);
+	assert_int_equal(f->fake->vq[0].kicks, 1);
 }
 
 static void
@@ -971,13 +801,10 @@ main(void)
 						teardown),
 		TEST(a_device_that_does_not_reset_is_failed_until_it_does),
 		TEST(kicks_are_relayed_until_the_queue_stops),
-		TEST(a_relayed_kick_says_how_far_a_split_ring_is),
-		TEST(a_relayed_kick_says_how_far_a_packed_ring_is),
-		TEST(a_position_is_found_after_laps_without_a_kick),
-		TEST(a_kick_of_ours_carries_data_too),
-		TEST(no_data_is_relayed_that_was_not_negotiated),
-		TEST(a_relay_follows_memory_that_changes),
-		TEST(a_ring_that_is_taken_back_fails_its_device),
+		TEST(an_eventfd_is_refused_where_kicks_carry_data),
+		cmocka_unit_test_setup_teardown(
+			a_device_that_waits_for_eventfds_itself_takes_them_beside_data,
+			setup_own_kick, teardown),
 		TEST(the_message_of_an_op_is_kept),
 		TEST(a_disabled_queue_goes_on_where_it_stopped),
 		TEST(a_failed_restart_for_a_late_queue_leaves_the_others_running),

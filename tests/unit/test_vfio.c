@@ -120,13 +120,12 @@ teardown(void **state)
 }
 
 static void
-refused(const char *name, bool noiommu, int err, const char *message)
+refused(const char *name, int err, const char *message)
 {
-	const struct vdpa_pci_params params = {.noiommu = noiommu};
 	unsigned int fds = count_fds();
 	struct vdpa_pci *pci;
 
-	assert_int_equal(vdpa_pci_open(name, &params, &pci), -err);
+	assert_int_equal(vdpa_pci_open(name, NULL, &pci), -err);
 	assert_string_equal(vdpa_error_message(), message);
 	assert_int_equal(count_fds(), fds);
 }
@@ -134,10 +133,10 @@ refused(const char *name, bool noiommu, int err, const char *message)
 static void
 a_function_that_is_not_there(void **state)
 {
-	refused("pci/" ADDRESS, false, ENODEV,
+	refused("pci/" ADDRESS, ENODEV,
 		"pci/0000:06:00.2: no such PCI function; ls /sys/bus/pci/devices lists them");
 	/* Short names mean the same. */
-	refused("6:0.2", false, ENODEV,
+	refused("6:0.2", ENODEV,
 		"pci/0000:06:00.2: no such PCI function; ls /sys/bus/pci/devices lists them");
 }
 
@@ -145,15 +144,11 @@ static void
 no_iommu(void **state)
 {
 	make_function(ADDRESS, "virtio-pci", NULL);
-	refused("pci/" ADDRESS, false, ENOTSUP,
+	refused("pci/" ADDRESS, ENOTSUP,
 		"pci/0000:06:00.2: in no IOMMU group, so that nothing would confine its DMA; "
 		"enable "
 		"VT-d or AMD-Vi in the firmware and, with VT-d, boot Linux with intel_iommu=on on "
 		"its command line");
-	refused("pci/" ADDRESS, true, ENOTSUP,
-		"pci/0000:06:00.2: in no IOMMU group; for the no-IOMMU mode that was asked for: "
-		"echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode, then bind it to "
-		"vfio-pci again");
 }
 
 static void
@@ -162,7 +157,7 @@ no_group_before_it_is_bound(void **state)
 	make_function(ADDRESS, NULL, NULL);
 	make_dir("class/iommu/virtio0");
 	make_dir("bus/pci/drivers/vfio-pci");
-	refused("pci/" ADDRESS, false, ENODEV,
+	refused("pci/" ADDRESS, ENODEV,
 		"pci/0000:06:00.2: bound to no driver; bind it to vfio-pci: "
 		"echo vfio-pci > /sys/bus/pci/devices/0000:06:00.2/driver_override; "
 		"echo 0000:06:00.2 > /sys/bus/pci/drivers_probe");
@@ -172,13 +167,13 @@ static void
 another_driver(void **state)
 {
 	make_function(ADDRESS, "virtio-pci", "7");
-	refused("pci/" ADDRESS, false, EBUSY,
+	refused("pci/" ADDRESS, EBUSY,
 		"pci/0000:06:00.2: bound to virtio-pci; bind it to vfio-pci: modprobe vfio-pci; "
 		"echo vfio-pci > /sys/bus/pci/devices/0000:06:00.2/driver_override; "
 		"echo 0000:06:00.2 > /sys/bus/pci/devices/0000:06:00.2/driver/unbind; "
 		"echo 0000:06:00.2 > /sys/bus/pci/drivers_probe");
 	make_dir("bus/pci/drivers/vfio-pci");
-	refused(ADDRESS, false, EBUSY,
+	refused(ADDRESS, EBUSY,
 		"pci/0000:06:00.2: bound to virtio-pci; bind it to vfio-pci: "
 		"echo vfio-pci > /sys/bus/pci/devices/0000:06:00.2/driver_override; "
 		"echo 0000:06:00.2 > /sys/bus/pci/devices/0000:06:00.2/driver/unbind; "
@@ -190,30 +185,20 @@ no_driver(void **state)
 {
 	make_function(ADDRESS, NULL, "7");
 	make_dir("bus/pci/drivers/vfio-pci");
-	refused("pci/" ADDRESS, false, ENODEV,
+	refused("pci/" ADDRESS, ENODEV,
 		"pci/0000:06:00.2: bound to no driver; bind it to vfio-pci: "
 		"echo vfio-pci > /sys/bus/pci/devices/0000:06:00.2/driver_override; "
 		"echo 0000:06:00.2 > /sys/bus/pci/drivers_probe");
 }
 
 static void
-no_iommu_mode_unless_asked_for(void **state)
+no_iommu_mode_is_refused(void **state)
 {
-	char expect[256];
-
 	make_function(ADDRESS, "vfio-pci", "0");
 	make_file("dev/noiommu-0", "");
-	refused("pci/" ADDRESS, false, ENOTSUP,
+	refused("pci/" ADDRESS, ENOTSUP,
 		"pci/0000:06:00.2: its group is in no-IOMMU mode, in which the device can reach "
-		"all "
-		"memory; boot Linux with an IOMMU (intel_iommu=on), or accept it by the word "
-		"noiommu");
-	/* Accepted; the file that stands for the group is not one of VFIO's. */
-	snprintf(expect, sizeof(expect),
-		 "pci/0000:06:00.2: %s/noiommu-0: VFIO_GROUP_GET_STATUS: "
-		 "Inappropriate ioctl for device",
-		 dev);
-	refused("pci/" ADDRESS, true, ENOTTY, expect);
+		"all memory; boot Linux with an IOMMU (intel_iommu=on)");
 }
 
 static void
@@ -224,28 +209,26 @@ no_file_of_the_group(void **state)
 	make_function(ADDRESS, "vfio-pci", "7");
 	snprintf(expect, sizeof(expect),
 		 "pci/0000:06:00.2: %s/7 is not there; load VFIO: modprobe vfio-pci", dev);
-	refused("pci/" ADDRESS, false, ENODEV, expect);
+	refused("pci/" ADDRESS, ENODEV, expect);
 	/* A vendor's driver for VFIO is as good. */
 	make_function(ADDRESS, "mlx5_vfio_pci", "7");
 	make_dir("bus/pci/devices/" ADDRESS "/vfio-dev");
-	refused("pci/" ADDRESS, false, ENODEV, expect);
+	refused("pci/" ADDRESS, ENODEV, expect);
 }
 
 static void
 what_the_function_is_is_read(void **state)
 {
-	const struct vdpa_pci_params params = {.noiommu = false};
 	struct vfio_function fn;
 
 	make_function(ADDRESS, "vfio-pci", "12");
 	make_file("bus/pci/devices/" ADDRESS "/numa_node", "1\n");
-	assert_int_equal(vdpa_vfio_find("pci/" ADDRESS, ADDRESS, &params, &fn), 0);
+	assert_int_equal(vdpa_vfio_find("pci/" ADDRESS, ADDRESS, &fn), 0);
 	assert_int_equal(fn.group, 12);
 	assert_int_equal(fn.numa_node, 1);
-	assert_false(fn.noiommu);
 	assert_string_equal(fn.address, ADDRESS);
 	make_function(ADDRESS, "vfio-pci", "1x");
-	assert_int_equal(vdpa_vfio_find("pci/" ADDRESS, ADDRESS, &params, &fn), -ENOTSUP);
+	assert_int_equal(vdpa_vfio_find("pci/" ADDRESS, ADDRESS, &fn), -ENOTSUP);
 }
 
 static void
@@ -291,11 +274,6 @@ files_that_do_not_open(void **state)
 		 "pci/x: no permission for /dev/vfio/7; as root: chown %d /dev/vfio/7",
 		 (int)geteuid());
 	assert_string_equal(vdpa_error_message(), expect);
-	assert_int_equal(vdpa_vfio_open_error(&fn, "/dev/vfio/noiommu-7", EPERM), -EACCES);
-	assert_string_equal(
-		vdpa_error_message(),
-		"pci/x: /dev/vfio/noiommu-7 takes a process with CAP_SYS_RAWIO only; run "
-		"as root");
 	assert_int_equal(vdpa_vfio_open_error(&fn, "/dev/vfio/7", EBUSY), -EBUSY);
 	assert_string_equal(vdpa_error_message(),
 			    "pci/x: IOMMU group 7 is open in another process; fuser -v /dev/vfio/7 "
@@ -398,7 +376,7 @@ main(void)
 		test(no_group_before_it_is_bound),
 		test(another_driver),
 		test(no_driver),
-		test(no_iommu_mode_unless_asked_for),
+		test(no_iommu_mode_is_refused),
 		test(no_file_of_the_group),
 		test(what_the_function_is_is_read),
 		test(the_function_in_the_way_is_named),

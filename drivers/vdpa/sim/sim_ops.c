@@ -44,16 +44,6 @@ sim_kick_vq(struct vdpa_device *vdev, uint16_t idx)
 	vdpa_task_post(sim_loop(dev), &dev->kick_task);
 }
 
-static void
-sim_kick_vq_with_data(struct vdpa_device *vdev, uint32_t data)
-{
-	uint16_t idx = data & 0xffff;
-
-	/* The rest of it is a hint about the avail position; the ring is looked at anyway. */
-	if (idx < sim_dev(vdev)->nvqs)
-		sim_kick_vq(vdev, idx);
-}
-
 static int
 sim_set_vq_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
 {
@@ -663,7 +653,6 @@ const struct vdpa_config_ops sim_ops = {
 	.set_vq_address = sim_set_vq_address,
 	.set_vq_num = sim_set_vq_num,
 	.kick_vq = sim_kick_vq,
-	.kick_vq_with_data = sim_kick_vq_with_data,
 	.set_vq_kick = sim_set_vq_kick,
 	.set_vq_cb = sim_set_vq_cb,
 	.set_vq_ready = sim_set_vq_ready,

@@ -164,7 +164,7 @@ int virtio_device_set_enable(struct virtio_device *dev, uint16_t idx, bool on);
 int virtio_device_check_state(const struct virtio_device *dev, const struct vdpa_vq_state *state);
 int virtio_device_get_state(struct virtio_device *dev, uint16_t idx, struct vdpa_vq_state *state);
 /* Data path: a kick that came to us, for virtio_hw_kick(). Without the device's lock. */
-void virtio_device_kick(struct virtio_device *dev, uint32_t data);
+void virtio_device_kick(struct virtio_device *dev, uint16_t idx);
 /* As get_vendor_vq_stats and get_stats. */
 int virtio_device_vq_stats(struct virtio_device *dev, uint16_t idx, struct vdpa_stat *stats,
 			   unsigned int n);

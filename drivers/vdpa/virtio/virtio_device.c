@@ -55,26 +55,24 @@ prepare(struct virtio_device *dev)
 }
 
 void
-virtio_device_kick(struct virtio_device *dev, uint32_t data)
+virtio_device_kick(struct virtio_device *dev, uint16_t idx)
 {
-	struct virtio_queue *q = &dev->vqs[(uint16_t)data];
+	struct virtio_queue *q = &dev->vqs[idx];
 
 	/* Not before DRIVER_OK (3.1.1): run() makes up for it. */
 	if (!__atomic_load_n(&dev->running, __ATOMIC_SEQ_CST))
 		return;
 	virtio_count(&q->kicks);
-	virtio_hw_kick(&dev->hw, q->info.doorbell, data);
+	virtio_hw_kick(&dev->hw, q->info.doorbell, idx);
 }
 
-/* For what may have been made available before the queue ran. From inside an op. */
+/* For what may have been made available before the queue ran. Of a queue whose kicks carry data the
+ * consumer alone knows the position, and writes the doorbell itself. */
 static void
 kick_first(struct virtio_device *dev, uint16_t idx)
 {
-	uint32_t data = idx;
-
-	if (dev->hw.notification_data)
-		data = vdpa_vq_notification_data(&dev->vdev, idx);
-	virtio_hw_kick(&dev->hw, dev->vqs[idx].info.doorbell, data);
+	if (!dev->hw.notification_data)
+		virtio_hw_kick(&dev->hw, dev->vqs[idx].info.doorbell, idx);
 }
 
 static int

@@ -79,9 +79,6 @@ static const struct vdpa_param params[] = {
 	 .max = 10000,
 	 .help = "longest wait for a vfio-user server's socket, an answer, a reset or a command "
 		 "(default 1000)"},
-	{.name = "noiommu",
-	 .type = VDPA_PARAM_FLAG,
-	 .help = "accept that there is no IOMMU: the device can then reach all memory"},
 	{0},
 };
 
@@ -387,8 +384,7 @@ create(struct vdpa_mgmt_dev *mdev, const char *name, const struct vdpa_args *arg
        struct virtio_device **out)
 {
 	unsigned int timeout_ms = (unsigned int)vdpa_args_u64(args, "timeout_ms", TIMEOUT_MS_DFLT);
-	const struct vdpa_pci_params pci = {.noiommu = vdpa_args_has(args, "noiommu"),
-					    .timeout_ms = timeout_ms};
+	const struct vdpa_pci_params pci = {.timeout_ms = timeout_ms};
 	struct virtio_device *dev;
 	int rc;
 

@@ -45,12 +45,6 @@ virtio_vdpa_kick_vq(struct vdpa_device *vdev, uint16_t idx)
 	virtio_device_kick(virtio_dev(vdev), idx);
 }
 
-static void
-virtio_vdpa_kick_vq_with_data(struct vdpa_device *vdev, uint32_t data)
-{
-	virtio_device_kick(virtio_dev(vdev), data);
-}
-
 static int
 virtio_vdpa_set_vq_cb(struct vdpa_device *vdev, uint16_t idx, int fd)
 {
@@ -221,7 +215,6 @@ const struct vdpa_config_ops virtio_vdpa_ops = {
 	.set_vq_address = virtio_vdpa_set_vq_address,
 	.set_vq_num = virtio_vdpa_set_vq_num,
 	.kick_vq = virtio_vdpa_kick_vq,
-	.kick_vq_with_data = virtio_vdpa_kick_vq_with_data,
 	.set_vq_cb = virtio_vdpa_set_vq_cb,
 	.set_vq_ready = virtio_vdpa_set_vq_ready,
 	.set_vq_enable = virtio_vdpa_set_vq_enable,

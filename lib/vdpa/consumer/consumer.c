@@ -45,8 +45,9 @@ vdpa_consumer_offered_features(struct vdpa_device *vdev, bool ctrl_vq)
 	const struct virtio_type *type = virtio_type(vdpa_get_device_id(vdev));
 	uint64_t features = vdpa_get_device_features(vdev);
 
-	/* Addresses reach us as guest physical ones; no front end serves IOTLB messages. */
-	features &= ~RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM);
+	/* Addresses reach us as guest physical ones; no front end serves IOTLB messages. The first
+	 * kicks come by eventfd, which carries no data. */
+	features &= ~(RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM) | RTE_BIT64(VIRTIO_F_NOTIFICATION_DATA));
 	if (!ctrl_vq || !gives_ctrl_vq(vdev))
 		features &= ~type->ctrl;
 	features &= ~type->ctrl_dependent;

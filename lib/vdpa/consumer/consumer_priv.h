@@ -43,6 +43,9 @@ enum consumer_vq_state {
 };
 
 /* The protocol's feature bit; linux/vhost.h has the ioctls' only. */
+#ifndef VIRTIO_F_NOTIFICATION_DATA
+#define VIRTIO_F_NOTIFICATION_DATA 38
+#endif
 #ifndef VHOST_USER_F_PROTOCOL_FEATURES
 #define VHOST_USER_F_PROTOCOL_FEATURES 30
 #endif

@@ -38,8 +38,6 @@ struct vdpa_pci;
 
 /** How vdpa_pci_open() opens a function. Zero-initialise it; a zero field is the default. */
 struct vdpa_pci_params {
-	/** Accept a group in the kernel's no-IOMMU mode: the device can then reach all memory. */
-	bool noiommu;
 	/** Longest wait for one answer over vfio-user, milliseconds; default 1000. */
 	unsigned int timeout_ms;
 };
@@ -60,8 +58,8 @@ struct vdpa_pci_id {
  * @return 0; a negative errno with one line that names the function, the fact and the command that
  * mends it: -EINVAL for a name that is neither; -ENODEV for no such function; -EBUSY for one that
  * is bound to another driver or open elsewhere, or whose group is not viable (it names the function
- * in the way and its driver); -EACCES for /dev/vfio without permission; -ENOTSUP for no IOMMU, or
- * no-IOMMU mode without params->noiommu; -ECONNREFUSED, -ENOENT for a socket where nobody listens;
+ * in the way and its driver); -EACCES for /dev/vfio without permission; -ENOTSUP for no IOMMU,
+ * or a group in no-IOMMU mode; -ECONNREFUSED, -ENOENT for a socket where nobody listens;
  * -EPROTO for a vfio-user server that does not keep to the protocol; -ETIMEDOUT for one that does
  * not answer; -ENOMEM. Nothing is left open then.
  */

@@ -143,7 +143,7 @@ vfio_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params 
 	struct vfio_device *d;
 	int ret;
 
-	ret = vdpa_vfio_find(vdpa_pci_name(pci), where, params, &fn);
+	ret = vdpa_vfio_find(vdpa_pci_name(pci), where, &fn);
 	if (ret < 0)
 		return ret;
 	d = calloc(1, sizeof(*d));

@@ -105,21 +105,6 @@ type1_unmap(void *arg, const struct vdpa_dma_mapping *m)
 
 static const struct vdpa_dma_ops type1_ops = {.map = type1_map, .unmap = type1_unmap};
 
-/* Without an IOMMU a device uses physical addresses: a guest's mean nothing to it. */
-static int
-noiommu_map(void *arg, const struct vdpa_dma_mapping *m)
-{
-	struct vfio_group *g = arg;
-
-	return vdpa_error(
-		ENOTSUP,
-		"%s: in no-IOMMU mode guest memory cannot be given to the device; registers "
-		"can be used only",
-		g->name);
-}
-
-static const struct vdpa_dma_ops noiommu_ops = {.map = noiommu_map, .unmap = noiommu_map};
-
 /* Usable IOVAs, page size and number of mappings. The ranges are the caller's to free. */
 static int
 type1_limits(const struct vfio_group *g, struct vdpa_dma_limits *limits,
@@ -208,8 +193,7 @@ open_group(const struct vfio_function *fn)
 	char path[VFIO_PATH_MAX];
 	int fd, ret;
 
-	snprintf(path, sizeof(path), "%s/%s%d", vdpa_vfio_dev_root(), fn->noiommu ? "noiommu-" : "",
-		 fn->group);
+	snprintf(path, sizeof(path), "%s/%d", vdpa_vfio_dev_root(), fn->group);
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return vdpa_vfio_open_error(fn, path, errno);
@@ -233,9 +217,7 @@ set_iommu(const struct vfio_function *fn, int container, int group)
 		return errno == EPERM
 			       ? vdpa_vfio_not_viable(fn)
 			       : vdpa_error(errno, "%s: VFIO_GROUP_SET_CONTAINER: %m", fn->name);
-	if (fn->noiommu)
-		type = VFIO_NOIOMMU_IOMMU;
-	else if (ioctl(container, VFIO_CHECK_EXTENSION, VFIO_TYPE1v2_IOMMU) > 0)
+	if (ioctl(container, VFIO_CHECK_EXTENSION, VFIO_TYPE1v2_IOMMU) > 0)
 		type = VFIO_TYPE1v2_IOMMU;
 	else if (ioctl(container, VFIO_CHECK_EXTENSION, VFIO_TYPE1_IOMMU) > 0)
 		type = VFIO_TYPE1_IOMMU;
@@ -281,18 +263,13 @@ group_open(const struct vfio_function *fn, struct vfio_group **out)
 	ret = set_iommu(fn, g->container, g->fd);
 	if (ret < 0)
 		goto err_container;
-	if (!fn->noiommu) {
-		ret = type1_limits(g, &limits, &ranges);
-		if (ret < 0)
-			goto err_container;
-	}
-	ret = vdpa_dma_domain_create(fn->name, fn->noiommu ? &noiommu_ops : &type1_ops, g, &limits,
-				     &g->dma);
+	ret = type1_limits(g, &limits, &ranges);
+	if (ret < 0)
+		goto err_container;
+	ret = vdpa_dma_domain_create(fn->name, &type1_ops, g, &limits, &g->dma);
 	free(ranges);
 	if (ret < 0)
 		goto err_container;
-	if (fn->noiommu)
-		VDPA_LOG(WARNING, "%s: without an IOMMU the device can reach all memory", fn->name);
 	TAILQ_INSERT_TAIL(&groups, g, next);
 	*out = g;
 	return 0;

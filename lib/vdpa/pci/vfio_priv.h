@@ -28,16 +28,14 @@ struct vfio_function {
 	const char *name; /* pci/0000:06:00.2, for messages */
 	char address[VDPA_PCI_ADDRESS_MAX];
 	int group;     /* of the IOMMU */
-	bool noiommu;  /* its group is in the kernel's no-IOMMU mode */
 	int numa_node; /* -1: unknown */
 };
 
 /*
- * A function that is there, bound to a VFIO driver and in an IOMMU group; in one without IOMMU only
- * when params say so. -ENODEV, -EBUSY, -ENOTSUP or -EACCES with a message that says how to mend it.
+ * A function that is there, bound to a VFIO driver and in an IOMMU group that an IOMMU
+ * translates for. -ENODEV, -EBUSY, -ENOTSUP or -EACCES with a message that says how to mend it.
  */
-int vdpa_vfio_find(const char *name, const char *address, const struct vdpa_pci_params *params,
-		   struct vfio_function *fn);
+int vdpa_vfio_find(const char *name, const char *address, struct vfio_function *fn);
 /* The message for a group that is not viable: which function is in the way, and its driver.
  * -EBUSY. */
 int vdpa_vfio_not_viable(const struct vfio_function *fn);

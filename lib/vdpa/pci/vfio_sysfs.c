@@ -144,15 +144,8 @@ not_bound(const char *name, const char *address, const char *driver)
 }
 
 static int
-no_iommu(const char *name, const struct vdpa_pci_params *params)
+no_iommu(const char *name)
 {
-	if (params->noiommu)
-		return vdpa_error(
-			ENOTSUP,
-			"%s: in no IOMMU group; for the no-IOMMU mode that was asked for: "
-			"echo 1 > /sys/module/vfio/parameters/"
-			"enable_unsafe_noiommu_mode, then bind it to vfio-pci again",
-			name);
 	return vdpa_error(ENOTSUP,
 			  "%s: in no IOMMU group, so that nothing would confine its DMA; enable "
 			  "VT-d or AMD-Vi in the firmware and, with VT-d, boot Linux with "
@@ -161,8 +154,7 @@ no_iommu(const char *name, const struct vdpa_pci_params *params)
 }
 
 int
-vdpa_vfio_find(const char *name, const char *address, const struct vdpa_pci_params *params,
-	       struct vfio_function *fn)
+vdpa_vfio_find(const char *name, const char *address, struct vfio_function *fn)
 {
 	char path[VFIO_PATH_MAX], driver[DRIVER_MAX], group[16];
 	char *end;
@@ -183,7 +175,7 @@ vdpa_vfio_find(const char *name, const char *address, const struct vdpa_pci_para
 	 */
 	if (group[0] == '\0' && (is_vfio_driver(address, driver) ||
 				 (is_empty("class/iommu") && is_empty("kernel/iommu_groups"))))
-		return no_iommu(name, params);
+		return no_iommu(name);
 	if (!is_vfio_driver(address, driver))
 		return not_bound(name, address, driver);
 	fn->group = (int)strtol(group, &end, 10);
@@ -192,13 +184,12 @@ vdpa_vfio_find(const char *name, const char *address, const struct vdpa_pci_para
 	fn->numa_node = read_number(address, "numa_node", -1);
 
 	snprintf(path, sizeof(path), "%s/noiommu-%d", dev_root, fn->group);
-	fn->noiommu = exists(path);
-	if (fn->noiommu && !params->noiommu)
+	/* Guest addresses would mean nothing to the device, and it could reach all memory. */
+	if (exists(path))
 		return vdpa_error(
 			ENOTSUP,
 			"%s: its group is in no-IOMMU mode, in which the device can reach "
-			"all memory; boot Linux with an IOMMU (intel_iommu=on), or accept "
-			"it by the word noiommu",
+			"all memory; boot Linux with an IOMMU (intel_iommu=on)",
 			name);
 	return 0;
 }
@@ -258,10 +249,6 @@ vdpa_vfio_open_error(const struct vfio_function *fn, const char *path, int err)
 	case EACCES:
 		return vdpa_error(EACCES, "%s: no permission for %s; as root: chown %d %s",
 				  fn->name, path, (int)geteuid(), path);
-	case EPERM:
-		return vdpa_error(EACCES,
-				  "%s: %s takes a process with CAP_SYS_RAWIO only; run as root",
-				  fn->name, path);
 	case EBUSY:
 		return vdpa_error(EBUSY,
 				  "%s: IOMMU group %d is open in another process; fuser -v %s says "

@@ -10,6 +10,7 @@
  */
 
 #include <rte_atomic.h>
+#include <rte_prefetch.h>
 
 #include "virtqueue_priv.h"
 
@@ -133,6 +134,25 @@ packed_take(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain, uint32_t pos
 	return pos;
 }
 
+static bool
+packed_is_avail(const struct vdpa_virtqueue *vq)
+{
+	uint64_t word =
+		rte_le_to_cpu_64(__atomic_load_n(&vq->desc[vq->last_avail].word, __ATOMIC_RELAXED));
+
+	return (PACKED_FLAGS(word) & (PACKED_F_AVAIL | PACKED_F_USED)) == vq->avail_want;
+}
+
+/* Fetch for writing the lines of n descriptors from pos on, up to the ring's end. A hint. */
+static inline void
+packed_prefetch(const struct vdpa_virtqueue *vq, uint32_t pos, unsigned int n)
+{
+	uint32_t last = RTE_MIN(pos + n, vq->num);
+
+	for (; pos < last; pos += RTE_CACHE_LINE_SIZE / sizeof(*vq->desc))
+		rte_prefetch0_write(&vq->desc[pos]);
+}
+
 int
 vdpa_vq_packed_pop(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, unsigned int n)
 {
@@ -141,6 +161,9 @@ vdpa_vq_packed_pop(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, unsi
 	unsigned int i;
 	int ret = 0;
 
+	/* Used descriptors are written to the same lines: have them for writing at once. */
+	if (n > 1 && packed_is_avail(vq))
+		packed_prefetch(vq, pos, n);
 	for (i = 0; i < n; i++) {
 		struct vdpa_vq_chain *chain = &chains[i];
 		struct vdpa_vq_desc *p = &vq->desc[pos], d;
@@ -174,42 +197,57 @@ vdpa_vq_packed_pop(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, unsi
 	return i > 0 ? (int)i : ret;
 }
 
-static bool
-packed_is_avail(const struct vdpa_virtqueue *vq)
-{
-	uint64_t word =
-		rte_le_to_cpu_64(__atomic_load_n(&vq->desc[vq->last_avail].word, __ATOMIC_RELAXED));
-
-	return (PACKED_FLAGS(word) & (PACKED_F_AVAIL | PACKED_F_USED)) == vq->avail_want;
-}
-
 unsigned int
 vdpa_vq_packed_avail(struct vdpa_virtqueue *vq)
 {
 	return packed_is_avail(vq);
 }
 
-void
-vdpa_vq_packed_push(struct vdpa_virtqueue *vq, uint16_t id, uint16_t ndesc, uint32_t written)
+/* The second word of a used descriptor (virtio 1.2, 2.8.14): wrap is the used flags as they are
+ * now. */
+static inline uint64_t
+packed_used_word(uint64_t wrap, uint16_t id, uint32_t written)
 {
-	uint16_t flags = (vq->used_wrap ? PACKED_F_AVAIL | PACKED_F_USED : 0) |
-			 (written > 0 ? VRING_DESC_F_WRITE : 0);
-	uint64_t word = rte_cpu_to_le_64((uint64_t)flags << 48 | (uint64_t)id << 32 | written);
+	uint64_t write = written > 0 ? (uint64_t)VRING_DESC_F_WRITE << 48 : 0;
+
+	return rte_cpu_to_le_64(wrap | write | (uint64_t)id << 32 | written);
+}
+
+void
+vdpa_vq_packed_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chains,
+		    const uint32_t *written, unsigned int n)
+{
+	const uint64_t used = (uint64_t)(PACKED_F_AVAIL | PACKED_F_USED) << 48;
+	uint64_t wrap = vq->used_wrap ? used : 0;
+	struct vdpa_vq_desc *desc = vq->desc;
 	uint32_t pos = vq->last_used;
 
-	if (vq->pending++ == 0) {
-		vq->pending_pos = (uint16_t)pos;
-		vq->pending_wrap = vq->used_wrap;
-		vq->pending_word = word;
-	} else {
-		__atomic_store_n(&vq->desc[pos].word, word, __ATOMIC_RELAXED);
+	for (unsigned int i = 0; i < n; i++) {
+		uint64_t word =
+			packed_used_word(wrap, chains[i].id, written != NULL ? written[i] : 0);
+
+		if (i == 0 && vq->pending == 0) {
+			vq->pending_pos = (uint16_t)pos;
+			vq->pending_wrap = wrap != 0;
+			vq->pending_word = word;
+		} else {
+			__atomic_store_n(&desc[pos].word, word, __ATOMIC_RELAXED);
+		}
+		pos += chains[i].ndesc;
+		if (unlikely(pos >= vq->num)) {
+			pos -= vq->num;
+			wrap ^= used;
+		}
 	}
-	pos += ndesc;
-	if (unlikely(pos >= vq->num)) {
-		pos -= vq->num;
-		vq->used_wrap = !vq->used_wrap;
-	}
+	vq->used_wrap = wrap != 0;
 	vq->last_used = (uint16_t)pos;
+	vq->pending += (uint16_t)n;
+}
+
+void
+vdpa_vq_packed_prefetch_used(const struct vdpa_virtqueue *vq, unsigned int n)
+{
+	packed_prefetch(vq, vq->last_used, n);
 }
 
 /* Slots from the first pending to where the next used descriptor goes. */

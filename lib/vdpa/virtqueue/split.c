@@ -132,6 +132,22 @@ vdpa_vq_split_parse(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain, uint
 	return split_parse(vq, chain, head);
 }
 
+/* Have the descriptors of the next n heads transferred together: the driver's CPU wrote them. A
+ * hint: a head is checked when it is read for use. */
+static inline void
+split_prefetch_desc(const struct vdpa_virtqueue *vq, unsigned int n)
+{
+	const uint16_t mask = (uint16_t)(vq->num - 1);
+	uint16_t pos = vq->last_avail;
+
+	for (unsigned int i = 0; i < n; i++, pos++) {
+		uint16_t head = rte_le_to_cpu_16(
+			__atomic_load_n(&vq->avail->ring[pos & mask], __ATOMIC_RELAXED));
+
+		rte_prefetch0(&vq->desc[head & mask]);
+	}
+}
+
 int
 vdpa_vq_split_pop(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, unsigned int n)
 {
@@ -149,13 +165,12 @@ vdpa_vq_split_pop(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, unsig
 			n = ready;
 		ret = 1;
 	}
+	split_prefetch_desc(vq, n);
 	for (i = 0; i < n; i++, pos++) {
 		struct vdpa_vq_chain *chain = &chains[i];
 		uint16_t head = rte_le_to_cpu_16(
 			__atomic_load_n(&vq->avail->ring[pos & mask], __ATOMIC_RELAXED));
 
-		/* A hint; any address does. */
-		rte_prefetch0((const uint8_t *)vq->desc + 16 * (size_t)((head + 4) & mask));
 		ret = split_parse(vq, chain, head);
 		if (unlikely(ret < 0))
 			break;
@@ -190,13 +205,33 @@ vdpa_vq_split_avail(struct vdpa_virtqueue *vq)
 }
 
 void
-vdpa_vq_split_push(struct vdpa_virtqueue *vq, uint16_t id, uint32_t written)
+vdpa_vq_split_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chains,
+		   const uint32_t *written, unsigned int n)
 {
-	struct vring_used_elem *e = &vq->used->ring[vq->last_used++ & (uint16_t)(vq->num - 1)];
+	const uint16_t mask = (uint16_t)(vq->num - 1);
+	struct vring_used_elem *ring = vq->used->ring;
+	uint16_t pos = vq->last_used;
 
-	e->id = rte_cpu_to_le_32(id);
-	e->len = rte_cpu_to_le_32(written);
-	vq->pending++;
+	for (unsigned int i = 0; i < n; i++, pos++) {
+		ring[pos & mask].id = rte_cpu_to_le_32(chains[i].id);
+		ring[pos & mask].len = rte_cpu_to_le_32(written != NULL ? written[i] : 0);
+	}
+	vq->last_used = pos;
+	vq->pending += (uint16_t)n;
+}
+
+void
+vdpa_vq_split_prefetch_used(const struct vdpa_virtqueue *vq, unsigned int n)
+{
+	const struct vring_used_elem *ring = vq->used->ring;
+	uint32_t first = vq->last_used & (vq->num - 1), last;
+
+	/* The index has a line of its own, unless the ring begins here. */
+	rte_prefetch0_write(vq->used);
+	last = RTE_MIN(first + n, vq->num);
+	for (uint32_t i = first; i < last; i += RTE_CACHE_LINE_SIZE / sizeof(*ring))
+		rte_prefetch0_write(&ring[i]);
+	rte_prefetch0_write(&ring[last - 1]);
 }
 
 static void

@@ -191,6 +191,14 @@ unsigned int vdpa_vq_avail(struct vdpa_virtqueue *vq);
  */
 void vdpa_vq_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chain, uint32_t written);
 
+/** vdpa_vq_push() of n chains in this order; `written` has a length for each, NULL: 0 each. */
+void vdpa_vq_push_burst(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chains,
+			const uint32_t *written, unsigned int n);
+
+/** Fetch for writing what the next n pushes write, while the caller works on the buffers: the
+ * driver's CPU has it. A hint. */
+void vdpa_vq_prefetch_used(const struct vdpa_virtqueue *vq, unsigned int n);
+
 /** Make what was pushed visible to the driver. */
 void vdpa_vq_flush(struct vdpa_virtqueue *vq);
 

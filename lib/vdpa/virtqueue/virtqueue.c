@@ -429,14 +429,24 @@ vdpa_vq_log_chain(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chain, 
 	}
 }
 
-void
-vdpa_vq_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chain, uint32_t written)
+static void
+vq_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chains, const uint32_t *written,
+	unsigned int n)
 {
-	if (unlikely(vq->status != VDPA_VQ_RUNNING))
-		return;
-	if (unlikely(vq->log != NULL))
+	if (vq->packed)
+		vdpa_vq_packed_push(vq, chains, written, n);
+	else
+		vdpa_vq_split_push(vq, chains, written, n);
+	vdpa_vq_count(&vq->counters.pushed, n);
+}
+
+/* A push that is logged or tracked. */
+static void
+vq_push_noted(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chain, uint32_t written)
+{
+	if (vq->log != NULL)
 		vdpa_vq_log_chain(vq, chain, written);
-	if (unlikely(vq->tracker != NULL)) {
+	if (vq->tracker != NULL) {
 		/*
 		 * A packed batch leaves used descriptors in the ring behind its first one. A kill
 		 * before that one is published would have them resubmitted and seen as used too.
@@ -445,11 +455,38 @@ vdpa_vq_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chain, uint3
 			vdpa_vq_flush(vq);
 		vdpa_vq_tracker_pushed(vq, chain);
 	}
+	vq_push(vq, chain, &written, 1);
+}
+
+void
+vdpa_vq_push_burst(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chains,
+		   const uint32_t *written, unsigned int n)
+{
+	if (unlikely(vq->status != VDPA_VQ_RUNNING || n == 0))
+		return;
+	if (likely(vq->log == NULL && vq->tracker == NULL)) {
+		vq_push(vq, chains, written, n);
+		return;
+	}
+	for (unsigned int i = 0; i < n; i++)
+		vq_push_noted(vq, &chains[i], written != NULL ? written[i] : 0);
+}
+
+void
+vdpa_vq_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chain, uint32_t written)
+{
+	vdpa_vq_push_burst(vq, chain, &written, 1);
+}
+
+void
+vdpa_vq_prefetch_used(const struct vdpa_virtqueue *vq, unsigned int n)
+{
+	if (unlikely(vq->status != VDPA_VQ_RUNNING || n == 0))
+		return;
 	if (vq->packed)
-		vdpa_vq_packed_push(vq, chain->id, chain->ndesc, written);
+		vdpa_vq_packed_prefetch_used(vq, n);
 	else
-		vdpa_vq_split_push(vq, chain->id, written);
-	vdpa_vq_count(&vq->counters.pushed, 1);
+		vdpa_vq_split_prefetch_used(vq, n);
 }
 
 void

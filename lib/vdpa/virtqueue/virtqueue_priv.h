@@ -219,7 +219,9 @@ int vdpa_vq_split_pop(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, u
 /** A chain again whose head an inflight area has. */
 int vdpa_vq_split_parse(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain, uint16_t head);
 unsigned int vdpa_vq_split_avail(struct vdpa_virtqueue *vq);
-void vdpa_vq_split_push(struct vdpa_virtqueue *vq, uint16_t id, uint32_t written);
+void vdpa_vq_split_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chains,
+			const uint32_t *written, unsigned int n);
+void vdpa_vq_split_prefetch_used(const struct vdpa_virtqueue *vq, unsigned int n);
 void vdpa_vq_split_flush(struct vdpa_virtqueue *vq);
 bool vdpa_vq_split_wants_call(struct vdpa_virtqueue *vq);
 bool vdpa_vq_split_enable_kicks(struct vdpa_virtqueue *vq);
@@ -231,7 +233,9 @@ int vdpa_vq_packed_pop(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, 
 /** Add one ring descriptor of a chain. 0 or a negative errno. */
 int vdpa_vq_packed_add(struct vdpa_virtqueue *vq, struct vdpa_vq_parts *p, struct vdpa_vq_desc d);
 unsigned int vdpa_vq_packed_avail(struct vdpa_virtqueue *vq);
-void vdpa_vq_packed_push(struct vdpa_virtqueue *vq, uint16_t id, uint16_t ndesc, uint32_t written);
+void vdpa_vq_packed_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chains,
+			 const uint32_t *written, unsigned int n);
+void vdpa_vq_packed_prefetch_used(const struct vdpa_virtqueue *vq, unsigned int n);
 void vdpa_vq_packed_flush(struct vdpa_virtqueue *vq);
 bool vdpa_vq_packed_wants_call(struct vdpa_virtqueue *vq);
 bool vdpa_vq_packed_enable_kicks(struct vdpa_virtqueue *vq);

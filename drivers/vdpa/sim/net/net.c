@@ -223,6 +223,7 @@ net_init(struct sim_device *dev, const struct vdpa_args *args)
 		rc = vdpa_error(ENOMEM, "out of memory");
 		goto err;
 	}
+	net_burst_init(nd->burst);
 	dev->priv = nd;
 	nd->backend = &net_loopback;
 	for (unsigned int i = 0; backend != NULL && i < RTE_DIM(backends); i++)

@@ -117,6 +117,7 @@ struct net_burst {
 	struct vdpa_vq_chain rx[NET_RX_CHAINS];
 	struct iovec tx_iov[NET_BURST][NET_IOV];
 	struct iovec rx_iov[NET_RX_CHAINS][NET_IOV];
+	uint32_t rx_written[NET_RX_CHAINS];
 };
 
 struct net_device {
@@ -170,6 +171,8 @@ struct sim_queue *net_rxq(struct net_device *nd, uint16_t pair);
 
 /* net_forward.c */
 
+/** Give the chains of a burst their iovecs, once. */
+void net_burst_init(struct net_burst *b);
 /**
  * Pass packets from txq to rxq (NULL: dropped for `why`), one copy, guest memory to guest memory.
  * Packets stay in txq when rxq has no buffers. Returns chains done.

@@ -17,10 +17,12 @@
 
 #define HDR sizeof(struct net_hdr)
 
-/* Receive chains of a pass: taken from the ring, used up one by one, the rest given back. */
+/* Receive chains of a pass: taken from the ring, filled one by one and pushed together, the rest
+ * given back. */
 struct rx_cursor {
 	struct sim_queue *q;
 	struct vdpa_vq_chain *chains;
+	uint32_t *written; /* of the first `next` chains */
 	unsigned int n, next;
 	unsigned int skipped; /* pushed without data */
 	int err;
@@ -33,13 +35,26 @@ struct iov_cursor {
 	size_t off;
 };
 
-static inline void
+static void
 bind_iov(struct vdpa_vq_chain *chains, struct iovec (*iov)[NET_IOV], unsigned int n)
 {
 	for (unsigned int i = 0; i < n; i++) {
 		chains[i].iov = iov[i];
 		chains[i].iov_max = NET_IOV;
 	}
+}
+
+void
+net_burst_init(struct net_burst *b)
+{
+	bind_iov(b->tx, b->tx_iov, NET_BURST);
+	bind_iov(b->rx, b->rx_iov, NET_RX_CHAINS);
+}
+
+static inline void
+rx_used(struct rx_cursor *rx, uint32_t written)
+{
+	rx->written[rx->next++] = written;
 }
 
 static void
@@ -73,7 +88,7 @@ rx_begin(struct rx_cursor *rx, struct sim_queue *q, unsigned int want)
 {
 	struct net_burst *b = net_of(q)->burst;
 
-	*rx = (struct rx_cursor){.q = q, .chains = b->rx};
+	*rx = (struct rx_cursor){.q = q, .chains = b->rx, .written = b->rx_written};
 	vdpa_vq_disable_kicks(q->vq);
 	rx_fill(rx, want);
 }
@@ -84,6 +99,7 @@ rx_end(struct rx_cursor *rx)
 	if (rx->next < rx->n)
 		vdpa_vq_rewind(rx->q->vq, &rx->chains[rx->next]);
 	if (rx->next + rx->skipped > 0) {
+		vdpa_vq_push_burst(rx->q->vq, rx->chains, rx->written, rx->next);
 		vdpa_vq_flush(rx->q->vq);
 		vdpa_vq_notify(rx->q->vq);
 	}
@@ -143,13 +159,15 @@ enum rx_result {
 	RX_DONE,
 	RX_WAIT, /* no buffers now */
 	RX_DROP, /* never, for *why */
+	RX_MALFORMED,
 };
 
 /* The general case: fragments on either side, and packets that take several receive chains. */
 static __rte_noinline enum rx_result
-rx_put_slow(struct rx_cursor *rx, struct iov_cursor src, uint32_t len, enum net_drop *why)
+rx_put(struct rx_cursor *rx, const struct iov_cursor *from, uint32_t len, enum net_drop *why)
 {
 	const struct net_device *nd = net_of(rx->q);
+	struct iov_cursor src = *from;
 	struct net_hdr hdr = {0};
 	unsigned int k = 0;
 	uint64_t room = 0;
@@ -171,8 +189,7 @@ rx_put_slow(struct rx_cursor *rx, struct iov_cursor src, uint32_t len, enum net_
 		}
 		c = &rx->chains[rx->next + k];
 		if (unlikely(k == 0 && c->in_len < HDR)) {
-			vdpa_vq_push(rx->q->vq, c, 0);
-			rx->next++;
+			rx_used(rx, 0);
 			continue;
 		}
 		room += c->in_len;
@@ -187,47 +204,42 @@ rx_put_slow(struct rx_cursor *rx, struct iov_cursor src, uint32_t len, enum net_
 	hdr.num_buffers = rte_cpu_to_le_16((uint16_t)k);
 	chain_write_hdr(&rx->chains[rx->next], &hdr);
 	for (unsigned int i = 0; i < k; i++) {
-		const struct vdpa_vq_chain *c = &rx->chains[rx->next + i];
+		const struct vdpa_vq_chain *c = &rx->chains[rx->next];
 		uint32_t at = i == 0 ? HDR : 0;
 		uint32_t part = RTE_MIN(len, c->in_len - at);
 
 		if (part > 0)
 			chain_write(c, at, &src, part);
-		vdpa_vq_push(rx->q->vq, c, at + part);
+		rx_used(rx, at + part);
 		len -= part;
 	}
-	rx->next += k;
 	return RX_DONE;
 }
 
-/* One packet of len bytes at src. */
-static inline enum rx_result
-rx_put(struct rx_cursor *rx, const struct iov_cursor *src, uint32_t len, bool linear,
-       enum net_drop *why)
+/* Header and frame to the next chain, if that has them in one piece. */
+static inline bool
+rx_put_linear(struct rx_cursor *rx, const uint8_t *frame, uint32_t len)
 {
-	if (likely(linear && rx->next < rx->n)) {
-		struct vdpa_vq_chain *c = &rx->chains[rx->next];
+	const struct vdpa_vq_chain *c = &rx->chains[rx->next];
+	const uint32_t one = rte_cpu_to_le_32(1u << 16);
+	const uint64_t zero = 0;
+	uint8_t *dst;
 
-		if (likely(c->nin == 1 && c->in_len >= len + HDR)) {
-			uint8_t *dst = c->iov[c->nout].iov_base;
-			const uint64_t zero = 0;
-			const uint32_t one = rte_cpu_to_le_32(1u << 16);
-
-			memcpy(dst, &zero, sizeof(zero));
-			memcpy(dst + 8, &one, sizeof(one));
-			rte_memcpy(dst + HDR, (const uint8_t *)src->iov->iov_base + src->off, len);
-			vdpa_vq_push(rx->q->vq, c, len + HDR);
-			rx->next++;
-			return RX_DONE;
-		}
-	}
-	return rx_put_slow(rx, *src, len, why);
+	if (unlikely(rx->next >= rx->n || c->nin != 1 || c->in_len < len + HDR))
+		return false;
+	dst = c->iov[c->nout].iov_base;
+	memcpy(dst, &zero, sizeof(zero));
+	memcpy(dst + 8, &one, sizeof(one));
+	rte_memcpy(dst + HDR, frame, len);
+	rx_used(rx, len + HDR);
+	return true;
 }
 
 /* The start of a frame for the filters, read once. */
-static bool
-wanted(const struct net_device *to, struct iov_cursor src, uint32_t len, enum net_drop *why)
+static inline bool
+wanted(const struct net_device *to, const struct iov_cursor *src, uint32_t len, enum net_drop *why)
 {
+	struct iov_cursor from;
 	uint8_t head[18];
 
 	if (len > to->frame_max) {
@@ -236,7 +248,8 @@ wanted(const struct net_device *to, struct iov_cursor src, uint32_t len, enum ne
 	}
 	if (likely(!to->filtering))
 		return true;
-	iov_read(&src, head, RTE_MIN(len, (uint32_t)sizeof(head)));
+	from = *src;
+	iov_read(&from, head, RTE_MIN(len, (uint32_t)sizeof(head)));
 	*why = NET_DROP_FILTERED;
 	return net_filter_pass(to, head, len);
 }
@@ -267,7 +280,6 @@ net_tx_pop(struct sim_queue *txq, unsigned int n)
 	int ret;
 
 	n = RTE_MIN(n, (unsigned int)NET_BURST);
-	bind_iov(b->tx, b->tx_iov, n);
 	ret = vdpa_vq_pop_burst(txq->vq, b->tx, n);
 	if (likely(ret >= 0))
 		return (unsigned int)ret;
@@ -299,10 +311,9 @@ net_tx_done(struct sim_queue *txq, unsigned int n)
 	const struct vdpa_vq_chain *tx = net_of(txq)->burst->tx;
 	uint64_t bytes = 0;
 
-	for (unsigned int i = 0; i < n; i++) {
-		vdpa_vq_push(txq->vq, &tx[i], 0);
+	for (unsigned int i = 0; i < n; i++)
 		bytes += tx[i].out_len;
-	}
+	vdpa_vq_push_burst(txq->vq, tx, NULL, n);
 	sim_turn_charge(&txq->dev->turn, bytes);
 	vdpa_vq_flush(txq->vq);
 	vdpa_vq_notify(txq->vq);
@@ -320,6 +331,44 @@ net_tx_discard(struct sim_queue *txq, enum net_drop why, unsigned int budget)
 	return n;
 }
 
+/* What a burst will touch in lines that the driver's CPU has: the frames, the buffers and the used
+ * descriptors. Asked for at once, so that the transfers overlap. */
+static inline void
+prefetch_burst(const struct net_burst *b, unsigned int n, const struct rx_cursor *rx)
+{
+	/* The header says nothing: the frame begins behind it. */
+	for (unsigned int i = 0; i < n; i++)
+		rte_prefetch0((const uint8_t *)b->tx[i].iov[0].iov_base + HDR);
+	for (unsigned int i = 0; i < rx->n; i++) {
+		uint8_t *dst = rx->chains[i].iov[0].iov_base;
+
+		rte_prefetch0_write(dst);
+		rte_prefetch0_write(dst + RTE_CACHE_LINE_SIZE);
+	}
+}
+
+/* The frame of a chain to the receiver; whether *why is why it was dropped. */
+static inline enum rx_result
+forward(const struct vdpa_vq_chain *c, struct rx_cursor *rx, const struct net_device *to,
+	uint32_t *len, enum net_drop *why)
+{
+	struct iov_cursor src = {0};
+
+	if (likely(c->nout == 1 && c->out_len > HDR && c->out_len - HDR <= to->frame_max &&
+		   !to->filtering)) {
+		*len = c->out_len - HDR;
+		if (likely(rx_put_linear(rx, (const uint8_t *)c->iov[0].iov_base + HDR, *len)))
+			return RX_DONE;
+	}
+	*len = tx_frame(c, &src);
+	*why = NET_DROP_MALFORMED;
+	if (unlikely(*len == 0))
+		return RX_MALFORMED;
+	if (unlikely(!wanted(to, &src, *len, why)))
+		return RX_DROP;
+	return rx_put(rx, &src, *len, why);
+}
+
 static unsigned int
 forward_burst(struct sim_queue *txq, struct sim_queue *rxq, unsigned int budget)
 {
@@ -330,43 +379,31 @@ forward_burst(struct sim_queue *txq, struct sim_queue *rxq, unsigned int budget)
 	unsigned int n, i;
 	struct rx_cursor rx;
 
-	bind_iov(to->burst->rx, to->burst->rx_iov, NET_RX_CHAINS);
 	n = net_tx_pop(txq, budget);
 	if (n == 0)
 		return 0;
-	for (i = 0; i < n; i++)
-		rte_prefetch0(b->tx[i].iov[0].iov_base);
 	rx_begin(&rx, rxq, n);
-	for (i = 0; i < rx.n; i++)
-		rte_prefetch0(rx.chains[i].iov[0].iov_base);
+	prefetch_burst(b, n, &rx);
+	vdpa_vq_prefetch_used(rxq->vq, rx.n);
+	vdpa_vq_prefetch_used(txq->vq, n);
 
 	for (i = 0; i < n; i++) {
-		const struct vdpa_vq_chain *c = &b->tx[i];
-		struct iov_cursor src = {0};
-		uint32_t len = tx_frame(c, &src);
+		enum net_drop why;
 		enum rx_result res;
-		enum net_drop why = NET_DROP_MALFORMED;
+		uint32_t len;
 
 		/* The turn is over; the rest stays in the ring. */
 		if (unlikely(i > 0 && (int64_t)bytes >= limit))
 			break;
-		if (unlikely(len == 0)) {
-			net_drop(txq, why, 1);
-			continue;
-		}
-		if (unlikely(!wanted(to, src, len, &why))) {
-			net_drop(rxq, why, 1);
-			continue;
-		}
-		res = rx_put(&rx, &src, len, src.n == 1, &why);
-		if (unlikely(res == RX_WAIT))
+		res = forward(&b->tx[i], &rx, to, &len, &why);
+		if (likely(res == RX_DONE)) {
+			packets++;
+			bytes += len;
+		} else if (res == RX_WAIT) {
 			break;
-		if (unlikely(res == RX_DROP)) {
-			net_drop(rxq, why, 1);
-			continue;
+		} else {
+			net_drop(res == RX_MALFORMED ? txq : rxq, why, 1);
 		}
-		packets++;
-		bytes += len;
 	}
 	/* Counted first: who sees the packet finds it counted. */
 	if (packets > 0) {
@@ -405,7 +442,6 @@ net_deliver(struct sim_queue *rxq, const struct iovec *frames, unsigned int n)
 	uint64_t packets = 0, bytes = 0;
 	struct rx_cursor rx;
 
-	bind_iov(nd->burst->rx, nd->burst->rx_iov, NET_RX_CHAINS);
 	rx_begin(&rx, rxq, n);
 	for (unsigned int i = 0; i < n; i++) {
 		const struct iov_cursor src = {.iov = &frames[i], .n = 1};
@@ -413,11 +449,12 @@ net_deliver(struct sim_queue *rxq, const struct iovec *frames, unsigned int n)
 		enum net_drop why = NET_DROP_NO_BUFFER;
 		enum rx_result res;
 
-		if (!wanted(nd, src, len, &why)) {
+		if (!wanted(nd, &src, len, &why)) {
 			net_drop(rxq, why, 1);
 			continue;
 		}
-		res = rx_put(&rx, &src, len, true, &why);
+		res = rx_put_linear(&rx, frames[i].iov_base, len) ? RX_DONE
+								  : rx_put(&rx, &src, len, &why);
 		if (res != RX_DONE) {
 			net_drop(rxq, res == RX_WAIT ? NET_DROP_NO_BUFFER : why, 1);
 			continue;

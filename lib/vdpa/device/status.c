@@ -280,7 +280,6 @@ vdpa_step_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 	old = core->iotlb;
 	core->iotlb = vdpa_iotlb_get(tlb);
 	vdpa_iotlb_put(old);
-	vdpa_session_memory_changed(vdev);
 	return 0;
 }
 

@@ -46,6 +46,18 @@ vdpa_error_message(void)
 	return error_message;
 }
 
+void
+vdpa_error_save(struct vdpa_error_saved *saved)
+{
+	snprintf(saved->text, sizeof(saved->text), "%s", error_message);
+}
+
+void
+vdpa_error_restore(const struct vdpa_error_saved *saved)
+{
+	vdpa_error(0, "%s", saved->text);
+}
+
 static const char *
 skip_prefix(const char *text, const char *prefix)
 {

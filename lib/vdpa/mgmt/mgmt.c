@@ -27,15 +27,10 @@
 #include "mgmt.h"
 #include "vdpa_fd.h"
 #include "vdpa_log.h"
-#include "vdpa_priv.h"
-#include "vhost_user.h"
 
 #define FRONTENDS_MAX 8
 /* Descriptors that a device and its front end take before anybody connects, at most. */
 #define DEVICE_FDS    8
-
-static struct vdpa_driver *const builtin_drivers[] = {&vdpa_sim_driver, &vdpa_virtio_driver, NULL};
-static struct vdpa_frontend *const builtin_frontends[] = {&vdpa_vhost_user_frontend, NULL};
 
 static pthread_mutex_t mgmt_lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static bool builtins_registered;
@@ -179,13 +174,13 @@ get_mgmtdev(const char *name, struct vdpa_mgmt_dev **out)
 static void
 put_mgmtdev(struct vdpa_mgmt_dev *mdev)
 {
-	char why[VDPA_ERROR_MAX];
+	struct vdpa_error_saved error;
 
 	if (mdev == NULL || mdev->drv == NULL || vdpa_bus_uses(mdev))
 		return;
-	snprintf(why, sizeof(why), "%s", vdpa_error_message());
+	vdpa_error_save(&error);
 	mdev->drv->release(mdev->drv, mdev);
-	vdpa_error(0, "%s", why);
+	vdpa_error_restore(&error);
 }
 
 /* The end of a reservation or a claim, and of the management device where it was the last. */
@@ -408,10 +403,10 @@ register_builtins(void)
 	if (builtins_registered)
 		return 0;
 	builtins_registered = true;
-	for (unsigned int i = 0; rc == 0 && builtin_frontends[i] != NULL; i++)
-		rc = vdpa_register_frontend(builtin_frontends[i]);
-	for (unsigned int i = 0; rc == 0 && builtin_drivers[i] != NULL; i++)
-		rc = vdpa_register_driver(builtin_drivers[i]);
+	for (unsigned int i = 0; rc == 0 && vdpa_builtin_frontends[i] != NULL; i++)
+		rc = vdpa_register_frontend(vdpa_builtin_frontends[i]);
+	for (unsigned int i = 0; rc == 0 && vdpa_builtin_drivers[i] != NULL; i++)
+		rc = vdpa_register_driver(vdpa_builtin_drivers[i]);
 	if (rc < 0)
 		vdpa_mgmt_fini();
 	return rc;
@@ -604,11 +599,11 @@ make_device(const struct add_request *req)
 	if (req->fe != NULL)
 		rc = bind_frontend(vdev, req->fe, &req->args);
 	if (rc < 0) {
-		char why[VDPA_ERROR_MAX];
+		struct vdpa_error_saved error;
 
-		snprintf(why, sizeof(why), "%s", vdpa_error_message());
+		vdpa_error_save(&error);
 		req->mdev->ops->dev_del(req->mdev, vdev);
-		vdpa_error(rc, "%s", why);
+		vdpa_error_restore(&error);
 	}
 	vdpa_put_device(vdev);
 	return rc;

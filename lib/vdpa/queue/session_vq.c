@@ -50,7 +50,7 @@ static int
 suspend_for_restart(struct vdpa_device *vdev, struct vdpa_vq_config *vqs)
 {
 	struct vdpa_device_core *core = vdev->core;
-	char why[VDPA_ERROR_MAX];
+	struct vdpa_error_saved error;
 	int rc;
 
 	rc = vdpa_step_suspend(vdev);
@@ -68,9 +68,10 @@ suspend_for_restart(struct vdpa_device *vdev, struct vdpa_vq_config *vqs)
 
 err_resume:
 	/* The others go on as they were. */
-	snprintf(why, sizeof(why), "%s", vdpa_error_message());
+	vdpa_error_save(&error);
 	go_on(vdev);
-	return vdpa_error(rc, "%s", why);
+	vdpa_error_restore(&error);
+	return rc;
 }
 
 /* A device that cannot keep its queues' state can start again as long as they have none. */
@@ -215,11 +216,11 @@ vdpa_device_start_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_v
 	}
 	rc = vdpa_session_setup_vq(vdev, idx, conf);
 	if (rc < 0) {
-		char why[VDPA_ERROR_MAX];
+		struct vdpa_error_saved error;
 
-		snprintf(why, sizeof(why), "%s", vdpa_error_message());
+		vdpa_error_save(&error);
 		vdpa_session_undo_vq(vdev, idx);
-		vdpa_error(rc, "%s", why);
+		vdpa_error_restore(&error);
 	}
 out:
 	vdpa_device_unlock(vdev);

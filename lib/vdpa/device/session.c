@@ -101,12 +101,12 @@ vdpa_session_start(struct vdpa_device *vdev, const struct vdpa_start_config *con
 	if (rc == 0)
 		vdpa_snapshot_check(vdev);
 	if (rc < 0) {
-		char why[VDPA_ERROR_MAX];
+		struct vdpa_error_saved error;
 
-		/* The reset may fail too; what is told is the first cause. */
-		snprintf(why, sizeof(why), "%s", vdpa_error_message());
+		/* The reset may fail too; the caller reads the first cause. */
+		vdpa_error_save(&error);
 		vdpa_step_reset(vdev);
-		vdpa_error(rc, "%s", why);
+		vdpa_error_restore(&error);
 	}
 	return rc;
 }

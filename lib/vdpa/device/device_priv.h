@@ -33,14 +33,6 @@
 /* Bytes of a device's configuration that are kept to be shown. */
 #define VDPA_SNAPSHOT_MAX 64
 
-/* The part of a queue's ring that says how far the guest has come. */
-struct vdpa_kick_ring {
-	struct vdpa_iotlb *tlb; /* where it lies */
-	const uint8_t *va;	/* NULL: not there */
-	uint32_t num;
-	bool packed;
-};
-
 /* A virtqueue of a session. */
 struct vdpa_core_vq {
 	struct vdpa_vq_config conf; /* (L) as started last */
@@ -50,9 +42,6 @@ struct vdpa_core_vq {
 	bool lost;		    /* (L) stopped when its rings left the memory; likewise */
 	struct vdpa_vq_state state; /* (L) */
 	struct vdpa_event relay;    /* kick eventfd to the device, on the control loop */
-	/* Changed under (L) and only while the relay is down. */
-	bool kick_data;			 /* what it relays carries data */
-	struct vdpa_kick_ring kick_ring; /* then; holds a reference to tlb */
 	struct vdpa_device *vdev;
 };
 
@@ -204,12 +193,10 @@ bool vdpa_ring_used_idx(const struct vdpa_iotlb *tlb, uint64_t used_ring, uint16
 /* kick.c; under the lock. Take a queue's kick relay down; outside of a session it is a no-op. */
 void vdpa_session_vq_detach(struct vdpa_device *vdev, uint16_t idx);
 /* Bring kicks of fd to the queue, by the device itself where it can, else by the relay; -1: no
- * longer. */
+ * longer. -EOPNOTSUPP for a relay where kicks carry data. */
 int vdpa_session_attach_kick(struct vdpa_device *vdev, uint16_t idx, int fd);
-/* Kick a queue that is set up, in the form that was negotiated. */
+/* Kick a queue that is set up; nothing where kicks carry data, which the consumer alone knows. */
 void vdpa_session_kick(struct vdpa_device *vdev, uint16_t idx);
-/* core->iotlb is another: relays that look at it follow. */
-void vdpa_session_memory_changed(struct vdpa_device *vdev);
 
 /* session.c. Stop whatever runs: reset, forget queues; memory stays. The state is IDLE, or FAILED
  * when the reset fails. */

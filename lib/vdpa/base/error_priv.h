@@ -15,6 +15,16 @@
  * means that the message is about this failure. */
 unsigned int vdpa_error_count(void);
 
+/* A message that is kept while other calls may set theirs. */
+struct vdpa_error_saved {
+	char text[VDPA_ERROR_MAX];
+};
+
+/* Keep the calling thread's message, and set it again: around what is undone after a failure, so
+ * that the first cause is what the caller reads. */
+void vdpa_error_save(struct vdpa_error_saved *saved);
+void vdpa_error_restore(const struct vdpa_error_saved *saved);
+
 /* A message without "NAME: " and "queue QIDX: " in front (QIDX negative: no queue), for a line that
  * says both already. */
 const char *vdpa_error_cause(const char *message, const char *name, int64_t qidx);

@@ -9,6 +9,10 @@
 #include "vdpa_driver.h"
 #include "vdpa_frontend.h"
 
+/* What is built in, each list ended by NULL; builtin.c, above all layers, defines them. */
+extern struct vdpa_driver *const vdpa_builtin_drivers[];
+extern struct vdpa_frontend *const vdpa_builtin_frontends[];
+
 /* Register what is built in; unregister everything, devices first, also those that are being added
  * or removed by others. */
 int vdpa_mgmt_init(void);

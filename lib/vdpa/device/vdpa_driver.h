@@ -76,15 +76,12 @@ struct vdpa_config_ops {
 			      uint64_t driver, uint64_t device);
 	/** Size, within get_vq_num_min .. get_vq_num_max. Not while the queue is ready. */
 	int (*set_vq_num)(struct vdpa_device *vdev, uint16_t idx, uint32_t num);
-	/** A kick by software. Data path: without the device's lock, on the control loop. */
-	void (*kick_vq)(struct vdpa_device *vdev, uint16_t idx);
 	/**
-	 * Optional: takes the place of kick_vq where VIRTIO_F_NOTIFICATION_DATA is negotiated; a
-	 * device that offers the feature has it, unless kicks reach it without the core. data is
-	 * what the guest would write (virtio 1.2, 2.9): queue, and position in the ring, as the
-	 * core reads it there.
+	 * A kick by software. Data path: without the device's lock, on the control loop. Never
+	 * called where VIRTIO_F_NOTIFICATION_DATA is negotiated and set_vq_kick is NULL: the
+	 * consumer then writes the doorbells itself.
 	 */
-	void (*kick_vq_with_data)(struct vdpa_device *vdev, uint32_t data);
+	void (*kick_vq)(struct vdpa_device *vdev, uint16_t idx);
 	/** Optional: the device waits for the kick eventfd itself (-1: no longer) and needs no
 	 * relay. */
 	int (*set_vq_kick)(struct vdpa_device *vdev, uint16_t idx, int fd);
@@ -286,14 +283,6 @@ void vdpa_device_fail(struct vdpa_device *vdev, int qidx, int err, const char *f
  */
 void vdpa_device_gone(struct vdpa_device *vdev, int err, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
-
-/**
- * What a kick of the queue is to carry now with VIRTIO_F_NOTIFICATION_DATA: for kicks of the
- * driver's own, as of a queue that becomes ready while the device runs, or at DRIVER_OK. From
- * inside set_vq_ready() and set_status() only. Where the ring is no longer in guest memory the
- * device fails, as by vdpa_device_fail(), and the position is 0.
- */
-uint32_t vdpa_vq_notification_data(struct vdpa_device *vdev, uint16_t idx);
 
 /** The first failure's text since the last reset; "" for none. The device's lock is not needed. */
 void vdpa_device_failure(struct vdpa_device *vdev, char *buf, size_t len);

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The drivers and front ends that the library brings with it. This file alone knows them by name:
+ * management registers what stands here.
+ */
+
+#include <stddef.h>
+
+#include "mgmt.h"
+#include "vdpa_priv.h"
+#include "vhost_user.h"
+
+struct vdpa_driver *const vdpa_builtin_drivers[] = {&vdpa_sim_driver, &vdpa_virtio_driver, NULL};
+struct vdpa_frontend *const vdpa_builtin_frontends[] = {&vdpa_vhost_user_frontend, NULL};
