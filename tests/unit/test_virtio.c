@@ -591,6 +591,36 @@ a_stop_leaves_nothing(void **state)
 	assert_int_equal(f->v.pci.resets, 0);
 }
 
+/* The control queue's ring is kept, and what a guest had the device write there is not. */
+static void
+starts_of_one_binding_map_nothing_again(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_dma_stats first, now;
+	const struct vdpa_dma_buf *own;
+
+	add_net(f, 2, WORDS);
+	start(f);
+	vdpa_dma_get_stats(f->vdev->dma, &first);
+	assert_int_equal(first.maps, 2);
+	own = &device(f)->ctrl.mem;
+	for (unsigned int i = 0; i < 10; i++) {
+		assert_int_equal(vdpa_device_stop(f->vdev), 0);
+		memset(own->va, 0xff, own->size);
+		f->start.features = V1 | MQ | (i % 2 == 0 ? PACKED : 0);
+		for (unsigned int q = 0; q < 4; q++)
+			f->vqs[q].state = (struct vdpa_vq_state){0};
+		start(f);
+		assert_true(f->v.promisc);
+		assert_int_equal(((const uint8_t *)own->va)[own->size - 1], 0);
+	}
+	vdpa_dma_get_stats(f->vdev->dma, &now);
+	assert_int_equal(now.maps, 2);
+	assert_int_equal(now.unmaps, 0);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	end_binding(f);
+}
+
 /* Each step of the transport fails once: the start is unwound, and the next one works. */
 static void
 a_start_that_fails_is_unwound(void **state)
@@ -1625,6 +1655,7 @@ main(void)
 		T(a_type_has_the_configuration_that_virtio_gives_it),
 		T(a_start_sets_up_what_the_front_end_gave),
 		T(a_stop_leaves_nothing),
+		T(starts_of_one_binding_map_nothing_again),
 		T(a_start_that_fails_is_unwound),
 		T(a_guest_without_version_1_is_refused),
 		T(a_second_pair_needs_mq),
