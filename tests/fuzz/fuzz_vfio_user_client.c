@@ -6,6 +6,10 @@
  * bits flipped, sizes, ids and file descriptors wrong, messages cut, late, doubled, invented, the
  * region's file shrunk. After each connection: the client ended in bounded time and no file
  * descriptor is left. The same seed spoils the same replies, as long as the machine is fast enough.
+ *
+ * Client and server mostly wait: for each other, and for the time-out of a reply that never comes.
+ * Therefore --jobs N has N processes take the connections in turn, each with a server of its own;
+ * connection and seed decide what is spoiled, whichever process it falls to.
  */
 
 #include <dirent.h>
@@ -14,16 +18,20 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <rte_common.h>
 #include <rte_log.h>
 
 #include "event_loop_priv.h"
@@ -42,12 +50,27 @@
 #define SERVER_MAX_MS 60000
 /* About what an open takes. */
 #define OPEN_REPLIES  30
+#define JOBS_MAX      64
 #define PAGE	      4096
 
 static struct vfu_server server;
 static struct vdpa_iotlb *guest;
-static uint64_t spoiled; /* replies so far; __atomic */
-static int odd_fds[4];	 /* of a kind that no reply may have */
+static int odd_fds[4]; /* of a kind that no reply may have */
+
+/* How a connection ended, and how many did so. */
+struct outcome {
+	uint64_t rounds, opened, survived;
+	uint64_t protocol, late, hungup, other;
+	int64_t longest_ms;
+};
+
+/* In memory that all processes share. */
+struct shared {
+	uint64_t spoiled; /* replies so far, of all; __atomic */
+	struct outcome outcomes[JOBS_MAX];
+};
+
+static struct shared *shared;
 
 /* xorshift64*: the same everywhere. */
 static uint64_t
@@ -161,6 +184,7 @@ send_in_pieces(uint64_t *rng, struct vfu_reply *reply)
 struct spoiler {
 	uint64_t rng;
 	unsigned int spare; /* so many replies at first: to get behind the open too */
+	uint32_t one_of;    /* so many replies is spoiled, after those */
 };
 
 static void
@@ -176,9 +200,9 @@ spoil(struct vfu_server *s, const struct vfio_user_header *request, struct vfu_r
 		spoiler->spare--;
 		return;
 	}
-	if (below(rng, 6) != 0)
+	if (below(rng, spoiler->one_of) != 0)
 		return;
-	__atomic_add_fetch(&spoiled, 1, __ATOMIC_RELEASE);
+	__atomic_add_fetch(&shared->spoiled, 1, __ATOMIC_RELEASE);
 	switch (below(rng, 22)) {
 	case 0:
 	case 1:
@@ -390,11 +414,6 @@ fds_return(unsigned int n)
 	return true;
 }
 
-struct outcome {
-	unsigned int opened, survived;
-	unsigned int protocol, late, hungup, other;
-};
-
 static void
 count_error(struct outcome *out, int err)
 {
@@ -428,6 +447,8 @@ server_is_done(uint64_t rounds)
 static bool
 one_round(const char *name, uint64_t seed, uint64_t round, int eventfd, struct outcome *out)
 {
+	/* Often one fault meets another, seldom a long life ends by a single one. */
+	static const uint32_t rates[] = {2, 2, 6, 24};
 	const struct vdpa_pci_params params = {.timeout_ms = TIMEOUT_MS};
 	/* The server's thread looks at it: it outlives every connection. */
 	static struct spoiler spoiler;
@@ -442,6 +463,7 @@ one_round(const char *name, uint64_t seed, uint64_t round, int eventfd, struct o
 		abort();
 	if (below(&rng, 2) != 0)
 		spoiler.spare = OPEN_REPLIES + below(&rng, 20);
+	spoiler.one_of = rates[below(&rng, RTE_DIM(rates))];
 	vfu_server_set_hook(&server, spoil, &spoiler);
 	ret = vdpa_pci_open(name, &params, &ringer.pci);
 	if (ret == 0) {
@@ -459,7 +481,8 @@ one_round(const char *name, uint64_t seed, uint64_t round, int eventfd, struct o
 		out->survived++;
 	else
 		count_error(out, ret);
-	return server_is_done(round + 1);
+	out->rounds++;
+	return server_is_done(out->rounds);
 }
 
 static bool
@@ -486,20 +509,116 @@ prepare(void)
 	       vfu_server_start(&server);
 }
 
+/* Rounds first, first + step and so on, until all processes together have spoiled count replies. */
+static int
+run(uint64_t seed, uint64_t count, unsigned int first, unsigned int step)
+{
+	struct outcome *out = &shared->outcomes[first];
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	unsigned int fds;
+	int64_t start, took;
+	char name[64];
+
+	if (!prepare()) {
+		perror("prepare");
+		return 2;
+	}
+	/* The first signal of a process opens a file for good. */
+	vdpa_eventfd_signal(fd);
+	snprintf(name, sizeof(name), "vfio-user/%s", server.path);
+	fds = count_fds();
+	for (uint64_t round = first; __atomic_load_n(&shared->spoiled, __ATOMIC_ACQUIRE) < count;
+	     round += step) {
+		start = now_ms();
+		if (!one_round(name, seed, round, fd, out)) {
+			printf("seed %" PRIu64 ", connection %" PRIu64
+			       ": the server has accepted %u and "
+			       "has not ended the last one for %d ms\n",
+			       seed, round, server.connections, SERVER_MAX_MS);
+			return 1;
+		}
+		took = now_ms() - start;
+		if (took > out->longest_ms)
+			out->longest_ms = took;
+		if (took > ROUND_MAX_MS || !fds_return(fds)) {
+			printf("seed %" PRIu64 ", connection %" PRIu64 ": took %" PRId64
+			       " ms (at most %d), %u file descriptors (before: %u); %s\n",
+			       seed, round, took, ROUND_MAX_MS, count_fds(), fds,
+			       vdpa_error_message());
+			return 1;
+		}
+	}
+	vfu_server_stop(&server);
+	vdpa_event_control_fini();
+	vdpa_fault_fini();
+	vdpa_iotlb_put(guest);
+	close(fd);
+	return 0;
+}
+
+/* Connections by so many processes; when one fails, the others end too. How many failed. */
+static unsigned int
+run_jobs(uint64_t seed, uint64_t count, unsigned int jobs)
+{
+	pid_t parent = getpid(), pids[JOBS_MAX];
+	unsigned int failed = 0;
+	int status;
+
+	for (unsigned int i = 0; i < jobs; i++) {
+		pids[i] = fork();
+		if (pids[i] < 0)
+			abort();
+		if (pids[i] == 0) {
+			if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
+				_exit(2);
+			/* By exit(), so that a sanitizer looks for leaks. */
+			exit(run(seed, count, i, jobs));
+		}
+	}
+	for (unsigned int i = 0; i < jobs; i++) {
+		if (waitpid(pids[i], &status, 0) == pids[i] && status == 0)
+			continue;
+		printf("process %u of %u ended with status 0x%x\n", i, jobs, (unsigned int)status);
+		/* The others shall come to their end too. */
+		__atomic_store_n(&shared->spoiled, UINT64_MAX / 2, __ATOMIC_RELEASE);
+		failed++;
+	}
+	return failed;
+}
+
+static struct outcome
+add_up(unsigned int jobs)
+{
+	struct outcome sum = {0};
+
+	for (unsigned int i = 0; i < jobs; i++) {
+		const struct outcome *out = &shared->outcomes[i];
+
+		sum.rounds += out->rounds;
+		sum.opened += out->opened;
+		sum.survived += out->survived;
+		sum.protocol += out->protocol;
+		sum.late += out->late;
+		sum.hungup += out->hungup;
+		sum.other += out->other;
+		sum.longest_ms = RTE_MAX(sum.longest_ms, out->longest_ms);
+	}
+	return sum;
+}
+
 int
 main(int argc, char **argv)
 {
 	static const struct option options[] = {{"seed", required_argument, NULL, 's'},
 						{"count", required_argument, NULL, 'c'},
+						{"jobs", required_argument, NULL, 'j'},
 						{NULL, 0, NULL, 0}};
-	uint64_t seed = 1, count = 10000, round = 0;
-	int64_t began = now_ms(), start, longest = 0;
-	struct outcome out = {0};
-	unsigned int fds;
-	char name[64];
-	int opt, fd;
+	uint64_t seed = 1, count = 10000, jobs = 1;
+	int64_t began = now_ms();
+	struct outcome out;
+	int opt;
 
-	while ((opt = getopt_long(argc, argv, "s:c:", options, NULL)) != -1) {
+	while ((opt = getopt_long(argc, argv, "s:c:j:", options, NULL)) != -1) {
 		switch (opt) {
 		case 's':
 			seed = strtoull(optarg, NULL, 0);
@@ -507,51 +626,35 @@ main(int argc, char **argv)
 		case 'c':
 			count = strtoull(optarg, NULL, 0);
 			break;
+		case 'j':
+			jobs = strtoull(optarg, NULL, 0);
+			break;
 		default:
-			fprintf(stderr, "usage: %s [--seed N] [--count REPLIES]\n", argv[0]);
-			return 2;
+			jobs = 0;
 		}
+	}
+	if (jobs < 1 || jobs > JOBS_MAX) {
+		fprintf(stderr, "usage: %s [--seed N] [--count REPLIES] [--jobs 1..%d]\n", argv[0],
+			JOBS_MAX);
+		return 2;
 	}
 	printf("seed %" PRIu64 ", %" PRIu64 " replies\n", seed, count);
 	fflush(stdout);
-	if (!prepare()) {
-		perror("prepare");
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+		      0);
+	if (shared == MAP_FAILED) {
+		perror("mmap");
 		return 2;
 	}
-	fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	/* The first signal of a process opens a file for good. */
-	vdpa_eventfd_signal(fd);
-	snprintf(name, sizeof(name), "vfio-user/%s", server.path);
-	fds = count_fds();
-	while (__atomic_load_n(&spoiled, __ATOMIC_ACQUIRE) < count) {
-		start = now_ms();
-		if (!one_round(name, seed, round, fd, &out)) {
-			printf("seed %" PRIu64 ", connection %" PRIu64
-			       ": the server has accepted %u and "
-			       "has not ended the last one for %d ms\n",
-			       seed, round, server.connections, SERVER_MAX_MS);
-			return 1;
-		}
-		if (now_ms() - start > longest)
-			longest = now_ms() - start;
-		if (longest > ROUND_MAX_MS || !fds_return(fds)) {
-			printf("seed %" PRIu64 ", connection %" PRIu64 ": took %" PRId64
-			       " ms (at most %d), %u file descriptors (before: %u); %s\n",
-			       seed, round, now_ms() - start, ROUND_MAX_MS, count_fds(), fds,
-			       vdpa_error_message());
-			return 1;
-		}
-		round++;
-	}
-	vfu_server_stop(&server);
-	vdpa_event_control_fini();
-	vdpa_fault_fini();
-	vdpa_iotlb_put(guest);
+	if (run_jobs(seed, count, (unsigned int)jobs) != 0)
+		return 1;
+	out = add_up((unsigned int)jobs);
 	printf("%" PRIu64 " replies spoiled in %" PRIu64 " connections and %" PRId64
-	       " ms, the longest %" PRId64 " ms: %u opened, %u unharmed; ended by protocol %u, "
-	       "time-out %u, hang-up %u, other %u\n",
-	       spoiled, round, now_ms() - began, longest, out.opened, out.survived, out.protocol,
-	       out.late, out.hungup, out.other);
+	       " ms, the longest %" PRId64 " ms: %" PRIu64 " opened, %" PRIu64
+	       " unharmed; ended by protocol %" PRIu64 ", time-out %" PRIu64 ", hang-up %" PRIu64
+	       ", other %" PRIu64 "\n",
+	       shared->spoiled, out.rounds, now_ms() - began, out.longest_ms, out.opened,
+	       out.survived, out.protocol, out.late, out.hungup, out.other);
 	/* A fuzz that never got in, or never hurt, has tested nothing. */
 	if (count >= 1000 && (out.opened == 0 || out.protocol == 0 || out.late == 0 ||
 			      out.hungup == 0 || out.survived == 0)) {

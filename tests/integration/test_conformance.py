@@ -44,10 +44,10 @@ def model(*devices):
 
 
 @contextlib.contextmanager
-def daemon(*devices):
+def daemon(*devices, args=()):
     words = [f'name d{i} mgmtdev {device} socket {{dir}}/d{i}.sock'
              for i, device in enumerate(devices)]
-    with harness.Daemon(words) as process:
+    with harness.Daemon(words, args=args) as process:
         yield process
 
 
@@ -149,6 +149,12 @@ class BySocket(Conformance):
         with daemon('sim_net max_vqp 2', 'sim_blk backend ram 64M queues 2') as app:
             self.check_socket(app, 'd0', NO_DOORBELL | OWN_CONTROL_QUEUE, '--loopback=yes')
             self.check_socket(app, 'd1', NO_DOORBELL | NOT_READ_ONLY, '--overwrite')
+
+    def test_pairs_on_several_lcores(self):
+        cpus = ','.join(map(str, sorted(os.sched_getaffinity(0))[:2]))
+        harness.skip_unless(',' in cpus, 'one CPU only')
+        with daemon('sim_net max_vqp 2 workers 2', args=['--poll-lcores', cpus]) as app:
+            self.check_socket(app, 'd0', NO_DOORBELL | OWN_CONTROL_QUEUE, '--loopback=yes')
 
     def test_virtio_functions(self):
         with model('sim_net max_vqp 2', 'sim_blk backend ram 64M queues 2') as other:

@@ -16,8 +16,17 @@ class Loopback(unittest.TestCase):
     def test_polling_cpu(self):
         self.check(daemon_args=['--poll-lcores', str(min(os.sched_getaffinity(0)))])
 
-    def check(self, queues=1, memory=('--no-huge', '-m', '256'), daemon_args=(), eal=(), **vdev):
-        device = f'name net0 mgmtdev sim_net max_vqp {queues} socket {{dir}}/net0.sock'
+    def test_several_lcores_share_the_pairs(self):
+        cpus = sorted(os.sched_getaffinity(0))[:2]
+        harness.skip_unless(len(cpus) == 2, 'one CPU only')
+        for packed in (False, True):
+            with self.subTest(packed=packed):
+                self.check(queues=4, words='workers 2', packed=packed,
+                           daemon_args=['--poll-lcores', ','.join(map(str, cpus))])
+
+    def check(self, queues=1, memory=('--no-huge', '-m', '256'), daemon_args=(), eal=(), words='',
+              **vdev):
+        device = f'name net0 mgmtdev sim_net max_vqp {queues} {words} socket {{dir}}/net0.sock'
         with harness.Daemon([device], args=daemon_args, eal=eal) as daemon:
             port = harness.virtio_user(daemon.socket('net0'), queues=queues, **vdev)
             with harness.Testpmd([port], queues=queues, memory=memory) as pmd:

@@ -19,6 +19,7 @@
 #include <cmocka.h>
 
 #include "test_util.h"
+#include <rte_common.h>
 #include <rte_lcore.h>
 
 #include "vdpa_event.h"
@@ -207,6 +208,86 @@ a_call_runs_on_the_loop_and_returns_its_result(void **state)
 	assert_int_equal(vdpa_event_loop_call(*state, add_one, &n), 42);
 	assert_int_equal(vdpa_event_loop_call(*state, call_again, pair), 42);
 	assert_int_equal(n, 2);
+}
+
+/* What a caller does while it waits; both are the program's instead of the C library's. */
+static struct {
+	bool watched; /* atomic: the rest is in use */
+	bool waits;   /* atomic: the loop may answer */
+	bool answers; /* atomic: it is about to */
+	bool slept;   /* atomic */
+	unsigned int sleeps;
+} caller;
+
+int __real_sched_yield(void);
+int __wrap_sched_yield(void);
+int __real_pthread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex);
+int __wrap_pthread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex);
+
+int
+__wrap_sched_yield(void)
+{
+	__atomic_store_n(&caller.waits, true, __ATOMIC_SEQ_CST);
+	if (LOAD(caller.watched)) {
+		while (!LOAD(caller.answers))
+			usleep(1000);
+		/* All that is left to the loop is to say so. */
+		usleep(20000);
+	}
+	return __real_sched_yield();
+}
+
+int
+__wrap_pthread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex)
+{
+	caller.sleeps += LOAD(caller.watched);
+	__atomic_store_n(&caller.slept, true, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&caller.waits, true, __ATOMIC_SEQ_CST);
+	return __real_pthread_cond_wait(cond, mutex);
+}
+
+static int
+answer_when_waited_for(void *arg)
+{
+	while (!LOAD(caller.waits))
+		usleep(100);
+	__atomic_store_n(&caller.answers, true, __ATOMIC_SEQ_CST);
+	return 0;
+}
+
+static void
+a_caller_who_is_answered_at_once_does_not_sleep(void **state)
+{
+	unsigned int sleeps = 1;
+
+	for (unsigned int i = 0; i < 10 && sleeps > 0; i++) {
+		memset(&caller, 0, sizeof(caller));
+		__atomic_store_n(&caller.watched, true, __ATOMIC_SEQ_CST);
+		assert_int_equal(vdpa_event_loop_call(*state, answer_when_waited_for, NULL), 0);
+		__atomic_store_n(&caller.watched, false, __ATOMIC_SEQ_CST);
+		sleeps = caller.sleeps;
+	}
+	assert_int_equal(sleeps, 0);
+}
+
+static int
+add_one_late(void *arg)
+{
+	while (!LOAD(caller.slept))
+		usleep(100);
+	return add_one(arg);
+}
+
+/* One who is not sleeps, and does not take CPU time from the loop. */
+static void
+a_caller_who_waits_for_long_sleeps(void **state)
+{
+	unsigned int n = 0;
+
+	memset(&caller, 0, sizeof(caller));
+	assert_int_equal(vdpa_event_loop_call(*state, add_one_late, &n), 42);
+	assert_int_equal(n, 1);
+	assert_true(LOAD(caller.slept));
 }
 
 struct task_counter {
@@ -407,6 +488,92 @@ an_eventfd_that_would_block_is_not_waited_for(void **state)
 
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
+/* Two loops, a poller of the first, and how many calls hold both. */
+struct pair {
+	struct vdpa_event_loop *loops[2];
+	struct vdpa_poller poller;
+	int inside;		 /* atomic */
+	unsigned int violations; /* atomic */
+	unsigned int calls;
+};
+
+static unsigned int
+poll_nothing(struct vdpa_poller *poller)
+{
+	struct pair *p = poller->arg;
+
+	/* On the loop's thread: no call for both is in it meanwhile. */
+	if (LOAD(p->inside) != 0)
+		INC(p->violations);
+	return 0;
+}
+
+static bool
+sleep_at_once(struct vdpa_poller *poller)
+{
+	return true;
+}
+
+static int
+use_both(void *arg)
+{
+	struct pair *p = arg;
+
+	if (INC(p->inside) != 1 || !vdpa_event_loop_is_self(p->loops[0]) ||
+	    !vdpa_event_loop_is_self(p->loops[1]))
+		INC(p->violations);
+	/* What would wait for the first loop, which waits for us. */
+	if (p->poller.loop == NULL)
+		vdpa_poller_add(p->loops[0], &p->poller);
+	else
+		vdpa_poller_del(&p->poller);
+	p->calls++;
+	__atomic_sub_fetch(&p->inside, 1, __ATOMIC_SEQ_CST);
+	return (int)p->calls;
+}
+
+static int
+call_both(void *arg)
+{
+	struct pair *p = arg;
+
+	return vdpa_event_loop_call_all(p->loops, 2, use_both, p);
+}
+
+static void *
+call_often(void *arg)
+{
+	struct pair *p = arg;
+
+	/* From outside, and from the first loop's thread. */
+	for (unsigned int i = 0; i < 500; i++)
+		if ((i % 2 == 0 ? call_both(p) : vdpa_event_loop_call(p->loops[0], call_both, p)) <=
+		    0)
+			INC(p->violations);
+	return NULL;
+}
+
+static void
+a_call_for_two_loops_has_both_to_itself(void **state)
+{
+	const struct vdpa_event_loop_params params = {
+		.name = "other", .lcore_id = LCORE_ID_ANY, .poll_us = 50};
+	struct pair p = {.loops = {*state}};
+	pthread_t threads[4];
+
+	p.poller = (struct vdpa_poller){.poll = poll_nothing, .sleep = sleep_at_once, .arg = &p};
+	assert_int_equal(vdpa_event_loop_create(&params, &p.loops[1]), 0);
+	for (unsigned int i = 0; i < RTE_DIM(threads); i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, call_often, &p), 0);
+	for (unsigned int i = 0; i < RTE_DIM(threads); i++)
+		pthread_join(threads[i], NULL);
+	assert_int_equal(p.calls, RTE_DIM(threads) * 500);
+	assert_int_equal(p.violations, 0);
+	assert_null(p.poller.loop);
+	assert_false(vdpa_event_loop_is_self(p.loops[0]));
+	vdpa_event_loop_destroy(p.loops[1]);
+}
+
 int
 main(void)
 {
@@ -417,12 +584,15 @@ main(void)
 		TEST(deletion_waits_for_its_handler_and_for_no_other),
 		TEST(events_may_come_and_go_while_others_fire),
 		TEST(a_call_runs_on_the_loop_and_returns_its_result),
+		TEST(a_caller_who_is_answered_at_once_does_not_sleep),
+		TEST(a_caller_who_waits_for_long_sleeps),
 		TEST(a_task_runs_once_however_often_it_is_posted_before),
 		TEST(a_cancelled_task_neither_runs_nor_is_running),
 		TEST(no_work_is_lost_between_polling_and_sleeping),
 		TEST(an_idle_loop_never_wakes),
 		TEST(every_signal_of_an_eventfd_counts),
 		TEST(an_eventfd_that_would_block_is_not_waited_for),
+		TEST(a_call_for_two_loops_has_both_to_itself),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

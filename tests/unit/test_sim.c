@@ -32,7 +32,7 @@ struct keeper {
 };
 
 static int
-keeper_init(struct sim_device *dev, const struct vdpa_args *args)
+keeper_init(struct sim_device *dev, const struct vdpa_args *args, struct sim_worker **worker)
 {
 	struct keeper *k = calloc(1, sizeof(*k));
 
@@ -172,7 +172,7 @@ is_asleep(void *arg)
 {
 	const struct sim_device *dev = arg;
 
-	return !dev->poller.awake;
+	return !dev->lanes[0].poller.awake;
 }
 
 /* The front end takes back eventfds and log when the device stops, however it stops. */

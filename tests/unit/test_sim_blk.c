@@ -60,6 +60,7 @@ struct part {
 
 struct fixture {
 	struct sim_device dev;
+	struct sim_lane lane;
 	struct sim_queue *q;
 	struct vdpa_event_loop *loop;
 	struct vdpa_args args;
@@ -132,7 +133,7 @@ do_process(void *arg)
 {
 	struct fixture *f = arg;
 
-	sim_turn_begin(&f->dev.turn, 0);
+	sim_turn_begin(&f->lane.turn, 0);
 	return (int)sim_blk_class.process(f->q, f->q->running ? SIM_BUDGET : 0);
 }
 
@@ -236,11 +237,12 @@ open_device(bool packed, bool file, const char *flag)
 	add_arg(f, "serial", NULL, "SN-1", 0);
 	if (flag != NULL)
 		add_arg(f, flag, strcmp(flag, "blk_size") == 0 ? "4096" : NULL, NULL, 0);
-	if (sim_blk_class.init(&f->dev, &f->args) != 0)
+	if (sim_blk_class.init(&f->dev, &f->args, NULL) != 0)
 		fail_msg("init: %s", vdpa_error_message());
 	f->q = aligned_alloc(RTE_CACHE_LINE_SIZE, sizeof(*f->q));
 	memset(f->q, 0, sizeof(*f->q));
 	f->q->dev = &f->dev;
+	f->q->lane = &f->lane;
 	f->dev.vqs = f->q;
 	f->q->vq = vdpa_vq_alloc(-1);
 	assert_int_equal(sim_blk_class.setup(&f->dev), 0);
@@ -749,8 +751,8 @@ do_overdue_stop(void *arg)
 	struct fixture *f = arg;
 	struct sim_blk *blk = f->dev.priv;
 
-	sim_turn_begin(&f->dev.turn, 0);
-	f->dev.turn.bytes = 1;
+	sim_turn_begin(&f->lane.turn, 0);
+	f->lane.turn.bytes = 1;
 	sim_blk_class.process(f->q, SIM_BUDGET);
 	do_stop(f);
 	assert_int_equal(sim_blk_class.outstanding(f->q), 1);

@@ -578,6 +578,20 @@ a_stopped_queue_goes_on_where_it_was(void **state)
 }
 
 static void
+several_workers_need_pairs_lcores_and_the_loopback(void **state)
+{
+	assert_int_equal(vdpa_dev_add("name w mgmtdev sim_net workers 2"), -EINVAL);
+	assert_non_null(strstr(vdpa_error_message(), "max_vqp"));
+	assert_int_equal(vdpa_dev_add("name w mgmtdev sim_net max_vqp 2 workers 2 backend echo"),
+			 -EINVAL);
+	assert_non_null(strstr(vdpa_error_message(), "loopback"));
+	assert_int_equal(vdpa_dev_add("name w mgmtdev sim_net max_vqp 2 workers 2"), -EINVAL);
+	assert_non_null(strstr(vdpa_error_message(), "--poll-lcores"));
+	assert_int_equal(vdpa_dev_add("name w mgmtdev sim_net max_vqp 2 workers 1"), 0);
+	assert_int_equal(vdpa_dev_del("w"), 0);
+}
+
+static void
 idle_devices_share_one_thread_that_sleeps(void **state)
 {
 	struct vdpa_event_loop_stats before, after;
@@ -694,6 +708,7 @@ main(void)
 		cmocka_unit_test(nothing_flows_while_the_link_is_down),
 		cmocka_unit_test(a_bad_descriptor_fails_its_device_only),
 		cmocka_unit_test(a_stopped_queue_goes_on_where_it_was),
+		cmocka_unit_test(several_workers_need_pairs_lcores_and_the_loopback),
 		cmocka_unit_test(idle_devices_share_one_thread_that_sleeps),
 	};
 

@@ -209,7 +209,7 @@ look(struct watch *w)
 }
 
 static int
-watch_init(struct sim_device *dev, const struct vdpa_args *args)
+watch_init(struct sim_device *dev, const struct vdpa_args *args, struct sim_worker **worker)
 {
 	dev->nvqs = 1;
 	dev->device_features = SIM_RING_FEATURES;
@@ -232,7 +232,7 @@ watch_poll(struct sim_device *dev, unsigned int budget)
 {
 	uint64_t arrived = look(&watch), charged;
 
-	charged = __atomic_load_n(&sim_dev(watch.g->vdev)->turn.charged, __ATOMIC_RELAXED);
+	charged = __atomic_load_n(&sim_dev(watch.g->vdev)->lanes[0].turn.charged, __ATOMIC_RELAXED);
 	if (charged != watch.charged)
 		watch.turns++;
 	watch.longest = RTE_MAX(watch.longest, arrived - watch.arrived);
@@ -261,7 +261,7 @@ watch_start(struct guest *g, unsigned int requests)
 	struct sim_device *dev;
 
 	watch = (struct watch){.g = g, .requests = requests};
-	watch.charged = sim_dev(g->vdev)->turn.charged;
+	watch.charged = sim_dev(g->vdev)->lanes[0].turn.charged;
 	assert_int_equal(sim_device_create(&watch_class, NULL, "watch0", &no_words, &dev), 0);
 	assert_int_equal(vdpa_register_device(&dev->vdev), 0);
 	assert_int_equal(vdpa_device_start(&dev->vdev, &start), 0);

@@ -8,7 +8,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -70,6 +72,48 @@ registers_are_read_and_written(void **state)
 	assert_int_equal(T->read(f.handle, 4, 20, &value, 4), 0);
 	assert_int_equal(value, 0xcafe);
 	assert_int_equal(T->reset(f.handle), 0);
+	T->close(f.handle);
+}
+
+/* How a thread waits for replies; while it is watched, poll() and sched_yield() are the test's. */
+static __thread struct {
+	bool watched;
+	struct pollfd socket; /* at which it has looked */
+	unsigned int sleeps;
+} waiter;
+
+int __real_poll(struct pollfd *fds, nfds_t n, int timeout);
+int __wrap_poll(struct pollfd *fds, nfds_t n, int timeout);
+int __real_sched_yield(void);
+int __wrap_sched_yield(void);
+
+int
+__wrap_poll(struct pollfd *fds, nfds_t n, int timeout)
+{
+	waiter.sleeps += waiter.watched && timeout != 0;
+	waiter.socket = fds[0];
+	return __real_poll(fds, n, timeout);
+}
+
+/* The reply comes while others have the CPU. */
+int
+__wrap_sched_yield(void)
+{
+	return waiter.watched ? __real_poll(&waiter.socket, 1, 5000) : __real_sched_yield();
+}
+
+static void
+a_reply_that_comes_at_once_is_not_slept_for(void **state)
+{
+	struct function f;
+	uint32_t value;
+
+	start_and_open(&f);
+	waiter.watched = true;
+	for (unsigned int i = 0; i < 100; i++)
+		assert_int_equal(T->read(f.handle, CONFIG, 0, &value, 4), 0);
+	waiter.watched = false;
+	assert_int_equal(waiter.sleeps, 0);
 	T->close(f.handle);
 }
 
@@ -763,6 +807,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(a_device_is_found_with_its_regions_and_interrupts),
 		TEST(registers_are_read_and_written),
+		TEST(a_reply_that_comes_at_once_is_not_slept_for),
 		TEST(an_access_is_split_as_the_server_needs_it),
 		TEST(vectors_are_set_in_chunks_and_gaps_are_let_go),
 		TEST(a_server_that_says_nothing_gets_one_file_a_message),

@@ -226,6 +226,34 @@ a_job_may_post_and_cancel_itself(void **state)
 	assert_int_equal(job.runs, 1);
 }
 
+static void
+post_again(struct vdpa_work *work)
+{
+	struct job *job = work->arg;
+
+	/* As long as it takes to become stuck. */
+	usleep(2000);
+	if (INC(job->runs) < 10)
+		vdpa_work_post(work->queue, work);
+}
+
+/* Its thread is about to take it, so nobody looks after it by a timer. */
+static void
+a_queue_that_makes_way_for_none_wakes_nobody(void **state)
+{
+	struct vdpa_event_loop_stats before, after;
+	struct vdpa_work_queue queue;
+	struct job job = {.work = {.run = post_again, .arg = &job}};
+
+	vdpa_work_queue_init(&queue);
+	vdpa_event_loop_stats(vdpa_event_loop_control(), &before);
+	vdpa_work_post(&queue, &job.work);
+	EVENTUALLY(LOAD(job.runs) == 10);
+	vdpa_event_loop_stats(vdpa_event_loop_control(), &after);
+	assert_int_equal(after.wakeups - before.wakeups, 0);
+	vdpa_work_cancel(&job.work);
+}
+
 struct alarm {
 	struct vdpa_timer timer;
 	unsigned int *order;
@@ -305,6 +333,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(cancelling_waits_for_its_own_job_only, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(a_job_may_post_and_cancel_itself, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_queue_that_makes_way_for_none_wakes_nobody, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(timers_expire_in_the_order_of_their_deadlines,
 						setup, teardown),
 		cmocka_unit_test_setup_teardown(a_timer_that_is_stopped_does_not_expire, setup,

@@ -119,9 +119,12 @@ read_all(struct vfu_server *s, void *buf, size_t len, struct request *req)
 		struct cmsghdr *cmsg;
 		ssize_t n;
 
-		if (!readable(s, s->fd))
-			return false;
-		n = recvmsg(s->fd, &msg, MSG_CMSG_CLOEXEC);
+		n = recvmsg(s->fd, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+		if (n < 0 && errno == EAGAIN) {
+			if (!readable(s, s->fd))
+				return false;
+			continue;
+		}
 		if (n <= 0)
 			return false;
 		for (cmsg = CMSG_FIRSTHDR(&msg); cmsg != NULL; cmsg = CMSG_NXTHDR(&msg, cmsg)) {

@@ -10,7 +10,10 @@
  * calls, suspend and resume, dirty log, inflight areas, statistics. A class is a struct sim_class:
  * what the device is (net, block) and one function that executes a virtqueue.
  *
- * Threads. A device belongs to one worker (worker.c), an event loop that may serve many devices. On
+ * Threads. A device belongs to one worker (worker.c), an event loop that may serve many devices,
+ * unless its class spreads its virtqueues over several ("lanes"): then what is said here of the
+ * worker holds for each lane and its virtqueues, and all lanes stand still for whatever else runs
+ * on the worker: sim_call(), start, stop, reset, vq_start, vq_stop, set_config. On
  * it run: process, poll, arm, kicked, vq_start, vq_stop, start, stop, reset, set_config, and
  * handlers of events and tasks that the class adds to sim_loop(dev). They may touch every running
  * virtqueue of their device, and of other devices of the same worker, without a lock, and must
@@ -24,7 +27,8 @@
  * stopped ones that requests are under way of.
  *
  * Turns. Devices of a worker take turns, bounded in bytes and time (sim_turn.h): what process() and
- * poll() move is charged to dev->turn, and what is larger than the turn goes on in the next one.
+ * poll() move is charged to the lane's turn, and what is larger than the turn goes on in the next
+ * one.
  */
 
 #ifndef SIM_H
@@ -68,15 +72,33 @@
 	 SIM_BIT(SIM_F_RING_PACKED) | SIM_BIT(SIM_F_IN_ORDER) | SIM_BIT(SIM_F_NOTIFICATION_DATA) | \
 	 SIM_BIT(SIM_F_RING_RESET))
 
+/** Workers that one device's virtqueues may be spread over. */
+#define SIM_LANES_MAX 16
+
 struct sim_device;
 struct sim_worker;
+
+/** The virtqueues of a device that one worker executes; all of it is that worker's. */
+struct sim_lane {
+	struct sim_device *dev;
+	struct sim_worker *worker;
+	struct vdpa_poller poller;  /**< in the loop while the device is started */
+	struct vdpa_task kick_task; /**< a kick that came by the op, or a wait for requests */
+	struct sim_turn turn;
+	uint16_t *list;	      /**< indexes of the virtqueues to process */
+	uint16_t nlisted;     /**< entries of list */
+	uint16_t next;	      /**< entry that the next turn begins with */
+	bool armed;	      /**< kicks were asked for */
+	uint64_t busy_cycles; /**< TSC cycles of rounds that found work */
+} __rte_cache_aligned;
 
 /** One virtqueue. */
 struct sim_queue {
 	/* The worker's, read for every burst. */
 	struct vdpa_virtqueue *vq;
 	struct sim_device *dev;
-	void *priv; /**< the class's */
+	struct sim_lane *lane; /**< fixed from the features to the next reset */
+	void *priv;	       /**< the class's */
 	uint16_t idx;
 	bool running; /**< process() may take chains; see above */
 	bool listed;  /**< in the device's list: running, or requests are under way */
@@ -116,17 +138,10 @@ struct sim_device {
 	const struct vdpa_dirty_log *log;
 	struct sim_queue *vqs; /**< nvqs of them */
 
-	struct sim_worker *worker;
-	struct vdpa_poller poller;  /**< in the loop while started */
-	struct vdpa_task kick_task; /**< a kick that came by the op, or a wait for requests */
-	uint64_t busy_cycles;	    /**< worker's: TSC cycles of rounds that found work */
-	bool armed;		    /**< worker's: kicks were asked for */
-	bool paused;		    /**< worker's: queues stand still for a change of memory */
-	bool set_up;		    /**< class->setup succeeded */
-	uint16_t nlisted;	    /**< worker's: entries of list */
-	uint16_t next;		    /**< worker's: entry that the next turn begins with */
-	uint16_t *list;		    /**< worker's: indexes of the virtqueues to process */
-	struct sim_turn turn;	    /**< worker's */
+	struct sim_lane *lanes; /**< n_lanes, by ascending worker */
+	uint16_t n_lanes;
+	bool paused; /**< worker's: queues stand still for a change of memory */
+	bool set_up; /**< class->setup succeeded */
 
 	rte_spinlock_t config_lock; /**< of the three below, held for a copy only */
 	uint32_t generation;
@@ -147,10 +162,14 @@ struct sim_class {
 
 	/**
 	 * Read the words: allocate dev->priv, set dev->nvqs, dev->device_features and dev->config.
-	 * May set dev->worker (sim_worker_get()) to share another device's. Virtqueues do not exist
-	 * yet. vdpa_error() on failure, with nothing left. Words of SIM_PARAMS are the core's.
+	 * May set *worker (sim_worker_get()) to share another device's, or dev->n_lanes for as many
+	 * workers. Virtqueues do not exist yet. vdpa_error() on failure, with nothing left. Words
+	 * of SIM_PARAMS are the core's.
 	 */
-	int (*init)(struct sim_device *dev, const struct vdpa_args *args);
+	int (*init)(struct sim_device *dev, const struct vdpa_args *args,
+		    struct sim_worker **worker);
+	/** Optional: the lane of a virtqueue, by its index and the features. NULL: the first. */
+	uint16_t (*lane)(const struct sim_queue *q);
 	/** Optional: virtqueues and worker exist, the device is not yet on the bus. */
 	int (*setup)(struct sim_device *dev);
 	/**
@@ -239,13 +258,15 @@ sim_dev(struct vdpa_device *vdev)
 
 /* Calls for classes. */
 
-/** The worker's loop, to add events and tasks to. */
+/** The loop of the first lane, to add events and tasks to. */
 struct vdpa_event_loop *sim_loop(const struct sim_device *dev);
 
-/** Look for work soon: process() of each running virtqueue, poll(). On the worker. */
+/** Look for work soon: process() of each running virtqueue, poll(). On the worker, all lanes
+ * standing still where there are several. */
 void sim_wake(struct sim_device *dev);
 
-/** Run fn(arg) on the worker and wait; see vdpa_event_loop_call(). */
+/** Run fn(arg) on the worker, while other lanes stand still, and wait; see vdpa_event_loop_call().
+ */
 int sim_call(struct sim_device *dev, int (*fn)(void *arg), void *arg);
 
 /**
@@ -282,6 +303,9 @@ sim_count(uint64_t *counter, uint64_t n)
 struct sim_worker *sim_worker_get(struct sim_worker *worker);
 /** One less; the last stops its thread. Not from the worker itself. */
 void sim_worker_put(struct sim_worker *worker);
+/** One more user of n workers each, all different, into workers[] by ascending slot: -EINVAL when
+ * there are not as many poll lcores (vdpa_error()). */
+int sim_worker_get_all(struct sim_worker **workers, unsigned int n);
 struct vdpa_event_loop *sim_worker_loop(const struct sim_worker *worker);
 
 /* Management (sim_driver.c). */

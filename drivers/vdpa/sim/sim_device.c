@@ -40,16 +40,45 @@ alloc_queues(struct sim_device *dev)
 	if (dev->vqs == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	memset(dev->vqs, 0, size);
-	dev->list = calloc(dev->nvqs, sizeof(dev->list[0]));
 	for (uint16_t i = 0; i < dev->nvqs; i++) {
 		struct sim_queue *q = &dev->vqs[i];
 
 		q->dev = dev;
+		q->lane = &dev->lanes[0];
 		q->idx = i;
 		q->call_fd = -1;
 		q->log_used_iova = UINT64_MAX;
 		q->vq = vdpa_vq_alloc(-1);
-		if (q->vq == NULL || dev->list == NULL)
+		if (q->vq == NULL)
+			return vdpa_error(ENOMEM, "out of memory");
+	}
+	return 0;
+}
+
+/* The lanes, with their workers: `worker` for the only one, or whichever are next in turn. */
+static int
+alloc_lanes(struct sim_device *dev, struct sim_worker *worker)
+{
+	struct sim_worker *workers[SIM_LANES_MAX] = {worker};
+	size_t size = dev->n_lanes * sizeof(dev->lanes[0]);
+	int rc = worker == NULL ? sim_worker_get_all(workers, dev->n_lanes) : 0;
+
+	if (rc < 0)
+		return rc;
+	dev->lanes = aligned_alloc(RTE_CACHE_LINE_SIZE, size);
+	if (dev->lanes == NULL) {
+		for (uint16_t i = 0; i < dev->n_lanes; i++)
+			sim_worker_put(workers[i]);
+		return vdpa_error(ENOMEM, "out of memory");
+	}
+	memset(dev->lanes, 0, size);
+	for (uint16_t i = 0; i < dev->n_lanes; i++) {
+		dev->lanes[i].worker = workers[i];
+		sim_lane_init(dev, &dev->lanes[i]);
+	}
+	for (uint16_t i = 0; i < dev->n_lanes; i++) {
+		dev->lanes[i].list = calloc(dev->nvqs, sizeof(dev->lanes[i].list[0]));
+		if (dev->lanes[i].list == NULL)
 			return vdpa_error(ENOMEM, "out of memory");
 	}
 	return 0;
@@ -60,6 +89,7 @@ sim_device_create(const struct sim_class *class, struct vdpa_mgmt_dev *mdev, con
 		  const struct vdpa_args *args, struct sim_device **out)
 {
 	struct sim_device *dev = vdpa_alloc_device(struct sim_device, vdev, name, &sim_ops);
+	struct sim_worker *worker = NULL;
 	int rc;
 
 	if (dev == NULL)
@@ -68,22 +98,18 @@ sim_device_create(const struct sim_class *class, struct vdpa_mgmt_dev *mdev, con
 	dev->config_fd = -1;
 	dev->drain_timeout_ms = SIM_DRAIN_TIMEOUT_MS;
 	rte_spinlock_init(&dev->config_lock);
-	sim_run_init(dev);
-	rc = class->init(dev, args);
+	dev->n_lanes = 1;
+	rc = class->init(dev, args, &worker);
 	if (rc < 0)
 		goto err;
 	dev->class = class;
-	rc = take_words(dev, args);
+	rc = alloc_lanes(dev, worker);
+	if (rc == 0)
+		rc = take_words(dev, args);
 	if (rc == 0)
 		rc = alloc_queues(dev);
 	if (rc < 0)
 		goto err;
-	if (dev->worker == NULL)
-		dev->worker = sim_worker_get(NULL);
-	if (dev->worker == NULL) {
-		rc = -ENOMEM;
-		goto err;
-	}
 	if (class->setup != NULL) {
 		rc = class->setup(dev);
 		if (rc < 0)
@@ -108,20 +134,24 @@ sim_free(struct vdpa_device *vdev)
 	/* First, so that nobody who is being set up joins what is being taken down. */
 	dev->set_up = false;
 	/* In the loop still while requests that never end are under way. */
-	vdpa_poller_del(&dev->poller);
+	for (uint16_t i = 0; dev->lanes != NULL && i < dev->n_lanes; i++)
+		vdpa_poller_del(&dev->lanes[i].poller);
 	if (set_up && dev->class->teardown != NULL)
 		dev->class->teardown(dev);
-	vdpa_task_cancel(&dev->kick_task);
+	for (uint16_t i = 0; dev->lanes != NULL && i < dev->n_lanes; i++)
+		vdpa_task_cancel(&dev->lanes[i].kick_task);
 	for (uint16_t i = 0; dev->vqs != NULL && i < dev->nvqs; i++)
 		vdpa_vq_free(dev->vqs[i].vq);
 	free(dev->vqs);
-	free(dev->list);
 	/* Memory that somebody may still write to is never unmapped. */
 	if (!stuck)
 		vdpa_iotlb_put(dev->tlb);
 	/* The worker last: until fini() a device of the class may ask to share it. */
 	if (dev->class != NULL)
 		dev->class->fini(dev);
-	if (dev->worker != NULL)
-		sim_worker_put(dev->worker);
+	for (uint16_t i = 0; dev->lanes != NULL && i < dev->n_lanes; i++) {
+		free(dev->lanes[i].list);
+		sim_worker_put(dev->lanes[i].worker);
+	}
+	free(dev->lanes);
 }

@@ -38,10 +38,7 @@ sim_set_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num)
 static void
 sim_kick_vq(struct vdpa_device *vdev, uint16_t idx)
 {
-	struct sim_device *dev = sim_dev(vdev);
-
-	__atomic_add_fetch(&dev->vqs[idx].sw_kicks, 1, __ATOMIC_RELAXED);
-	vdpa_task_post(sim_loop(dev), &dev->kick_task);
+	sim_queue_kick(&sim_dev(vdev)->vqs[idx]);
 }
 
 static int
@@ -312,6 +309,8 @@ sim_set_driver_features(struct vdpa_device *vdev, uint64_t features)
 			return rc;
 	}
 	dev->features = features;
+	for (uint16_t i = 0; i < dev->nvqs && dev->class->lane != NULL; i++)
+		dev->vqs[i].lane = &dev->lanes[dev->class->lane(&dev->vqs[i])];
 	return 0;
 }
 
@@ -526,9 +525,14 @@ sim_get_stats(struct vdpa_device *vdev, struct vdpa_stat *stats, unsigned int n)
 {
 	struct sim_device *dev = sim_dev(vdev);
 	int i = dev->class->stats != NULL ? dev->class->stats(dev, stats, n) : 0;
+	uint64_t busy = 0, cut = 0;
 
-	i = sim_stat(stats, n, i, "busy_cycles", &dev->busy_cycles);
-	return sim_stat(stats, n, i, "turns_cut", &dev->turn.cut);
+	for (uint16_t k = 0; k < dev->n_lanes; k++) {
+		busy += __atomic_load_n(&dev->lanes[k].busy_cycles, __ATOMIC_RELAXED);
+		cut += __atomic_load_n(&dev->lanes[k].turn.cut, __ATOMIC_RELAXED);
+	}
+	i = sim_stat(stats, n, i, "busy_cycles", &busy);
+	return sim_stat(stats, n, i, "turns_cut", &cut);
 }
 
 static int

@@ -39,7 +39,10 @@ int sim_on_worker(int (*fn)(void *arg), struct sim_work w);
 void sim_queue_update(struct sim_queue *q);
 /* Bring the device and its virtqueues to what status, suspension and readiness ask for. */
 void sim_device_update(struct sim_device *dev);
-/* Let go of stopped virtqueues that nothing is under way of, and with the last of the poller. */
+/* Take stopped virtqueues that nothing is under way of out of a lane's list, and with the last one
+ * the poller out of its loop. */
+void sim_lane_settle(struct sim_lane *lane);
+/* The same for each lane. */
 void sim_device_settle(struct sim_device *dev);
 
 /* sim_run.c; on any thread. */
@@ -49,8 +52,10 @@ unsigned int sim_outstanding(struct sim_device *dev, struct sim_queue *q);
 
 /* sim_run.c; on the caller's thread. */
 
-/* Poller and task of a new device. */
-void sim_run_init(struct sim_device *dev);
+/* Poller and task of a lane that has its worker. */
+void sim_lane_init(struct sim_device *dev, struct sim_lane *lane);
+/* A kick that came by the op. From any thread. */
+void sim_queue_kick(struct sim_queue *q);
 /* Be woken by kicks of fd; -1: no longer. */
 int sim_queue_listen(struct sim_queue *q, int fd);
 /*

@@ -14,22 +14,33 @@
 
 #include "sim_priv.h"
 
+static struct vdpa_event_loop *
+lane_loop(const struct sim_lane *lane)
+{
+	return sim_worker_loop(lane->worker);
+}
+
 struct vdpa_event_loop *
 sim_loop(const struct sim_device *dev)
 {
-	return sim_worker_loop(dev->worker);
+	return lane_loop(&dev->lanes[0]);
 }
 
 int
 sim_call(struct sim_device *dev, int (*fn)(void *arg), void *arg)
 {
-	return vdpa_event_loop_call(sim_loop(dev), fn, arg);
+	struct vdpa_event_loop *loops[SIM_LANES_MAX];
+
+	for (uint16_t i = 0; i < dev->n_lanes; i++)
+		loops[i] = lane_loop(&dev->lanes[i]);
+	return vdpa_event_loop_call_all(loops, dev->n_lanes, fn, arg);
 }
 
 void
 sim_wake(struct sim_device *dev)
 {
-	vdpa_poller_wake(&dev->poller);
+	for (uint16_t i = 0; i < dev->n_lanes; i++)
+		vdpa_poller_wake(&dev->lanes[i].poller);
 }
 
 int
@@ -56,31 +67,32 @@ static void
 queue_run(struct sim_queue *q)
 {
 	struct sim_device *dev = q->dev;
+	struct sim_lane *lane = q->lane;
 
 	if (!q->listed)
-		dev->list[dev->nlisted++] = q->idx;
+		lane->list[lane->nlisted++] = q->idx;
 	q->listed = true;
 	q->running = true;
 	/* Whatever was made available before its kick could be seen. */
 	vdpa_vq_disable_kicks(q->vq);
 	if (dev->class->vq_start != NULL)
 		dev->class->vq_start(q);
-	sim_wake(dev);
+	vdpa_poller_wake(&lane->poller);
 }
 
 static void
 unlist(struct sim_queue *q)
 {
-	struct sim_device *dev = q->dev;
+	struct sim_lane *lane = q->lane;
 	uint16_t i = 0;
 
-	while (dev->list[i] != q->idx)
+	while (lane->list[i] != q->idx)
 		i++;
-	memmove(&dev->list[i], &dev->list[i + 1],
-		(size_t)(dev->nlisted - i - 1) * sizeof(dev->list[0]));
-	dev->nlisted--;
-	if (i < dev->next)
-		dev->next--;
+	memmove(&lane->list[i], &lane->list[i + 1],
+		(size_t)(lane->nlisted - i - 1) * sizeof(lane->list[0]));
+	lane->nlisted--;
+	if (i < lane->next)
+		lane->next--;
 	q->listed = false;
 }
 
@@ -119,16 +131,31 @@ sim_queue_update(struct sim_queue *q)
 }
 
 void
-sim_device_settle(struct sim_device *dev)
+sim_lane_settle(struct sim_lane *lane)
 {
-	for (uint16_t i = dev->nlisted; i > 0; i--) {
-		struct sim_queue *q = &dev->vqs[dev->list[i - 1]];
+	for (uint16_t i = lane->nlisted; i > 0; i--) {
+		struct sim_queue *q = &lane->dev->vqs[lane->list[i - 1]];
 
 		if (!q->running && !under_way(q))
 			unlist(q);
 	}
-	if (!dev->started && dev->nlisted == 0)
-		vdpa_poller_del(&dev->poller);
+	if (!lane->dev->started && lane->nlisted == 0)
+		vdpa_poller_del(&lane->poller);
+}
+
+void
+sim_device_settle(struct sim_device *dev)
+{
+	for (uint16_t i = 0; i < dev->n_lanes; i++)
+		sim_lane_settle(&dev->lanes[i]);
+}
+
+static void
+lane_start(struct sim_lane *lane)
+{
+	lane->turn.cycles = rte_get_tsc_hz() / 1000000 * SIM_TURN_US;
+	if (lane->poller.loop == NULL)
+		vdpa_poller_add(lane_loop(lane), &lane->poller);
 }
 
 void
@@ -138,9 +165,8 @@ sim_device_update(struct sim_device *dev)
 
 	if (run && !dev->started) {
 		dev->started = true;
-		dev->turn.cycles = rte_get_tsc_hz() / 1000000 * SIM_TURN_US;
-		if (dev->poller.loop == NULL)
-			vdpa_poller_add(sim_loop(dev), &dev->poller);
+		for (uint16_t i = 0; i < dev->n_lanes; i++)
+			lane_start(&dev->lanes[i]);
 		if (dev->class->start != NULL)
 			dev->class->start(dev);
 	}
@@ -169,11 +195,11 @@ sim_queue_fail(struct sim_queue *q, int err)
 
 /* Kicks that were asked for before sleeping are no longer needed. */
 static void
-disarm(struct sim_device *dev)
+disarm(struct sim_lane *lane)
 {
-	dev->armed = false;
-	for (uint16_t i = 0; i < dev->nlisted; i++) {
-		struct sim_queue *q = &dev->vqs[dev->list[i]];
+	lane->armed = false;
+	for (uint16_t i = 0; i < lane->nlisted; i++) {
+		struct sim_queue *q = &lane->dev->vqs[lane->list[i]];
 
 		if (q->running && !q->own_kicks)
 			vdpa_vq_disable_kicks(q->vq);
@@ -183,72 +209,74 @@ disarm(struct sim_device *dev)
 static unsigned int
 process(struct sim_queue *q)
 {
-	struct sim_device *dev = q->dev;
+	const struct sim_class *class = q->dev->class;
 	unsigned int n;
 
 	if (likely(q->running)) {
-		n = dev->class->process(q, SIM_BUDGET);
+		n = class->process(q, SIM_BUDGET);
 	} else {
-		n = dev->class->process(q, 0);
-		sim_device_settle(dev);
+		n = class->process(q, 0);
+		sim_lane_settle(q->lane);
 	}
 	/* An error or its end has taken it out of the list: the next one stands here now. */
 	if (likely(q->listed))
-		dev->next++;
+		q->lane->next++;
 	return n;
 }
 
 /*
- * A turn: each virtqueue of the list once, and the class's own work, from where the last turn was
- * cut.
+ * A turn: each virtqueue of the list once, and, in the first lane, the class's own work, from where
+ * the last turn was cut.
  */
 static unsigned int
 sim_poll(struct vdpa_poller *poller)
 {
-	struct sim_device *dev = poller->arg;
-	const struct sim_class *class = dev->class;
+	struct sim_lane *lane = poller->arg;
+	struct sim_device *dev = lane->dev;
+	bool polled = dev->class->poll != NULL && lane == &dev->lanes[0];
 	uint64_t start = rte_rdtsc();
 	unsigned int work_done = 0, n;
 
-	if (unlikely(dev->armed))
-		disarm(dev);
-	sim_turn_begin(&dev->turn, start);
-	for (unsigned int left = dev->nlisted + 1u; left > 0; left--) {
-		if (dev->next < dev->nlisted) {
-			n = process(&dev->vqs[dev->list[dev->next]]);
+	if (unlikely(lane->armed))
+		disarm(lane);
+	sim_turn_begin(&lane->turn, start);
+	for (unsigned int left = lane->nlisted + 1u; left > 0; left--) {
+		if (lane->next < lane->nlisted) {
+			n = process(&dev->vqs[lane->list[lane->next]]);
 		} else {
-			dev->next = 0;
-			n = class->poll != NULL && dev->started ? class->poll(dev, SIM_BUDGET) : 0;
+			lane->next = 0;
+			n = polled && dev->started ? dev->class->poll(dev, SIM_BUDGET) : 0;
 		}
 		work_done += n;
-		if (unlikely(!sim_turn_left(&dev->turn))) {
+		if (unlikely(!sim_turn_left(&lane->turn))) {
 			/* Whatever was done: there may be more, also where nobody has looked. */
-			sim_count(&dev->turn.cut, 1);
+			sim_count(&lane->turn.cut, 1);
 			work_done++;
 			break;
 		}
 	}
 	if (work_done != 0)
-		sim_count(&dev->busy_cycles, rte_rdtsc() - start);
+		sim_count(&lane->busy_cycles, rte_rdtsc() - start);
 	return work_done;
 }
 
 static bool
 sim_sleep(struct vdpa_poller *poller)
 {
-	struct sim_device *dev = poller->arg;
+	struct sim_lane *lane = poller->arg;
+	struct sim_device *dev = lane->dev;
 	const struct sim_class *class = dev->class;
 	bool busy = false;
 
-	dev->armed = true;
-	for (uint16_t i = 0; i < dev->nlisted && !busy; i++) {
-		struct sim_queue *q = &dev->vqs[dev->list[i]];
+	lane->armed = true;
+	for (uint16_t i = 0; i < lane->nlisted && !busy; i++) {
+		struct sim_queue *q = &dev->vqs[lane->list[i]];
 
 		/* Of a stopped one a completion comes next, not a kick. */
 		if (q->running)
 			busy = class->arm != NULL ? class->arm(q) : vdpa_vq_enable_kicks(q->vq);
 	}
-	if (!busy && class->arm_device != NULL)
+	if (!busy && class->arm_device != NULL && lane == &dev->lanes[0])
 		busy = class->arm_device(dev);
 	return !busy;
 }
@@ -257,7 +285,7 @@ static void
 queue_kicked(struct sim_queue *q)
 {
 	sim_count(&q->kicks, 1);
-	sim_wake(q->dev);
+	vdpa_poller_wake(&q->lane->poller);
 	if (q->running && q->dev->class->kicked != NULL)
 		q->dev->class->kicked(q);
 }
@@ -287,29 +315,44 @@ sim_queue_listen(struct sim_queue *q, int fd)
 		return 0;
 	q->kick = (struct vdpa_event){
 		.fd = fd, .events = EPOLLIN | EPOLLET, .handler = kick_event, .arg = q};
-	return vdpa_event_add(sim_loop(q->dev), &q->kick);
+	return vdpa_event_add(lane_loop(q->lane), &q->kick);
 }
 
 static void
 kick_task(struct vdpa_task *task)
 {
-	struct sim_device *dev = task->arg;
+	struct sim_lane *lane = task->arg;
+	struct sim_device *dev = lane->dev;
 
 	/* Which queue it was for does not matter: all are looked at. */
-	for (uint16_t i = 0; i < dev->nlisted; i++) {
-		struct sim_queue *q = &dev->vqs[dev->list[i]];
+	for (uint16_t i = 0; i < lane->nlisted; i++) {
+		struct sim_queue *q = &dev->vqs[lane->list[i]];
 
 		if (q->running && dev->class->kicked != NULL)
 			dev->class->kicked(q);
 	}
-	sim_wake(dev);
+	vdpa_poller_wake(&lane->poller);
+}
+
+static void
+lane_kick(struct sim_lane *lane)
+{
+	vdpa_task_post(lane_loop(lane), &lane->kick_task);
 }
 
 void
-sim_run_init(struct sim_device *dev)
+sim_queue_kick(struct sim_queue *q)
 {
-	dev->poller = (struct vdpa_poller){.poll = sim_poll, .sleep = sim_sleep, .arg = dev};
-	dev->kick_task = (struct vdpa_task){.run = kick_task, .arg = dev};
+	__atomic_add_fetch(&q->sw_kicks, 1, __ATOMIC_RELAXED);
+	lane_kick(q->lane);
+}
+
+void
+sim_lane_init(struct sim_device *dev, struct sim_lane *lane)
+{
+	lane->dev = dev;
+	lane->poller = (struct vdpa_poller){.poll = sim_poll, .sleep = sim_sleep, .arg = lane};
+	lane->kick_task = (struct vdpa_task){.run = kick_task, .arg = lane};
 }
 
 static int
@@ -337,7 +380,8 @@ drain(struct sim_device *dev, struct sim_queue *q)
 			return vdpa_error(ETIMEDOUT, "requests do not end within %u ms",
 					  dev->drain_timeout_ms);
 		/* The class looks at what does not end, while somebody waits for it. */
-		vdpa_task_post(sim_loop(dev), &dev->kick_task);
+		for (uint16_t i = 0; i < dev->n_lanes; i++)
+			lane_kick(&dev->lanes[i]);
 		nanosleep(&nap, NULL);
 		waited += (uint64_t)nap.tv_nsec;
 		nap.tv_nsec = RTE_MIN(nap.tv_nsec * 2, 1000000L);

@@ -50,37 +50,81 @@ worker_create(const struct vdpa_settings *s, unsigned int slot)
 	return worker;
 }
 
+/* The worker of a slot, for one more user. With the lock. */
+static struct sim_worker *
+worker_take(const struct vdpa_settings *s, unsigned int slot)
+{
+	if (workers[slot] == NULL)
+		workers[slot] = worker_create(s, slot);
+	if (workers[slot] != NULL)
+		workers[slot]->users++;
+	return workers[slot];
+}
+
+/* With the lock. */
+static void
+worker_drop(struct sim_worker *worker)
+{
+	if (--worker->users > 0)
+		return;
+	workers[worker->slot] = NULL;
+	/* Under the lock: its lcore must be free before the next worker takes it. */
+	vdpa_event_loop_destroy(worker->loop);
+	free(worker);
+}
+
 struct sim_worker *
 sim_worker_get(struct sim_worker *worker)
 {
-	const struct vdpa_settings *s = vdpa_settings();
-	unsigned int slot;
-
+	if (worker == NULL)
+		return sim_worker_get_all(&worker, 1) == 0 ? worker : NULL;
 	pthread_mutex_lock(&workers_lock);
-	if (worker == NULL) {
-		slot = s->n_poll_lcores > 0 ? next_slot % s->n_poll_lcores : 0;
-		if (workers[slot] == NULL)
-			workers[slot] = worker_create(s, slot);
-		worker = workers[slot];
-		if (worker != NULL)
-			next_slot = slot + 1;
-	}
-	if (worker != NULL)
-		worker->users++;
+	worker->users++;
 	pthread_mutex_unlock(&workers_lock);
 	return worker;
+}
+
+static int
+by_slot(const void *a, const void *b)
+{
+	const struct sim_worker *const *x = a, *const *y = b;
+
+	return (*x)->slot < (*y)->slot ? -1 : (*x)->slot > (*y)->slot;
+}
+
+int
+sim_worker_get_all(struct sim_worker **workers_out, unsigned int n)
+{
+	const struct vdpa_settings *s = vdpa_settings();
+	unsigned int slots = RTE_MAX(s->n_poll_lcores, 1u), i;
+
+	if (n > slots)
+		return vdpa_error(EINVAL,
+				  "workers %u: there are %u lcores that poll; vdpa-app's option is "
+				  "--poll-lcores",
+				  n, s->n_poll_lcores);
+	pthread_mutex_lock(&workers_lock);
+	for (i = 0; i < n; i++) {
+		workers_out[i] = worker_take(s, (next_slot + i) % slots);
+		if (workers_out[i] == NULL)
+			break;
+	}
+	if (i == n)
+		next_slot = (next_slot + n) % slots;
+	for (unsigned int k = 0; i < n && k < i; k++)
+		worker_drop(workers_out[k]);
+	pthread_mutex_unlock(&workers_lock);
+	if (i < n)
+		return -ENOMEM;
+	qsort(workers_out, n, sizeof(workers_out[0]), by_slot);
+	return 0;
 }
 
 void
 sim_worker_put(struct sim_worker *worker)
 {
 	pthread_mutex_lock(&workers_lock);
-	if (--worker->users == 0) {
-		workers[worker->slot] = NULL;
-		/* Under the lock: its lcore must be free before the next worker takes it. */
-		vdpa_event_loop_destroy(worker->loop);
-		free(worker);
-	}
+	worker_drop(worker);
 	pthread_mutex_unlock(&workers_lock);
 }
 

@@ -15,22 +15,32 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <rte_common.h>
+
+#include "clock.h"
 #include "vdpa_fd.h"
 #include "vdpa_log.h"
 #include "vhost_user_priv.h"
 
 /* Linux' SCM_MAX_FD: what one message can bring. All are received, so that all can be closed. */
-#define RIGHTS_MAX   253
-#define NO_ROOM	     "it has too many file descriptors, or this process has no room for them"
+#define RIGHTS_MAX    253
+#define NO_ROOM	      "it has too many file descriptors, or this process has no room for them"
 /* Messages after which the job makes way for those of other devices. */
-#define MESSAGES_MAX 64
-/* How long the job waits for the next message, where nobody else needs its thread. */
-#define LINGER_MS    1
+#define MESSAGES_MAX  64
+/* How long the job waits for the next message, where nobody else needs its thread: first it looks
+ * again and again, and lets others have the CPU in between, as a thread that sleeps costs more to
+ * wake than most messages to handle; then it sleeps. */
+#define SPIN_US	      100
+#define LINGER_MS     1
+/* A front end that needs longer than SPIN_US again and again is not waited for in that way for 1,
+ * 3, 7, ... of its next messages, and this many at most. */
+#define SPIN_SKIP_MAX 63u
 
 enum input {
 	INPUT_NONE,    /* there is no more for now */
@@ -192,6 +202,47 @@ handle(struct vhu_conn *conn)
 	return sent && verdict != VHU_VERDICT_CLOSE;
 }
 
+/* Look for the next message for SPIN_US. */
+static enum input
+look(struct vhu_conn *conn)
+{
+	int64_t until_us = vdpa_now_us() + SPIN_US;
+
+	while (!vdpa_work_is_awaited() && vdpa_now_us() < until_us) {
+		enum input input;
+
+		/* On the same CPU, the front end sends it now. */
+		sched_yield();
+		input = receive(conn);
+		if (input != INPUT_NONE) {
+			conn->spin_skip_next = 0;
+			return input;
+		}
+	}
+	conn->spin_skip = conn->spin_skip_next;
+	conn->spin_skip_next = RTE_MIN(2 * conn->spin_skip + 1, SPIN_SKIP_MAX);
+	return INPUT_NONE;
+}
+
+/* The same, if the front end was as fast as that before, and no other job does so: however many
+ * front ends there are, one thread at most takes CPU time for nothing. */
+static enum input
+spin(struct vhu_conn *conn)
+{
+	static bool busy;
+	enum input input;
+
+	if (conn->spin_skip > 0) {
+		conn->spin_skip--;
+		return INPUT_NONE;
+	}
+	if (__atomic_exchange_n(&busy, true, __ATOMIC_ACQUIRE))
+		return INPUT_NONE;
+	input = look(conn);
+	__atomic_store_n(&busy, false, __ATOMIC_RELEASE);
+	return input;
+}
+
 /* The next message, for which the job waits a moment where its thread has nothing else to do: most
  * front ends wait for the answer to one message before they send the next, so after an answer there
  * is none yet. */
@@ -201,6 +252,8 @@ receive_next(struct vhu_conn *conn)
 	enum input input = conn->answered ? INPUT_NONE : receive(conn);
 	struct pollfd in = {.fd = conn->fd, .events = POLLIN};
 
+	if (input == INPUT_NONE)
+		input = spin(conn);
 	while (input == INPUT_NONE && !vdpa_work_is_awaited() && poll(&in, 1, LINGER_MS) == 1)
 		input = receive(conn);
 	return input;
@@ -222,6 +275,7 @@ end(struct vhu_device *dev)
 	close_fds(conn, dev->fds);
 	conn->have = 0;
 	conn->ended = false;
+	conn->spin_skip = conn->spin_skip_next = 0;
 	pthread_mutex_lock(&dev->lock);
 	fd = conn->fd;
 	conn->fd = -1;

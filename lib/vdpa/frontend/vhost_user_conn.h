@@ -31,8 +31,10 @@ struct vhu_conn {
 	size_t have;	    /* bytes */
 	int fds[VHU_MSG_FDS_MAX];
 	unsigned int nfds;
-	bool answered; /* the last message */
-	bool ended;    /* hung up, broken or refused */
+	bool answered;		     /* the last message */
+	bool ended;		     /* hung up, broken or refused */
+	unsigned int spin_skip;	     /* messages before which the job does not spin */
+	unsigned int spin_skip_next; /* how many those are when it spins in vain once more */
 };
 
 /* The socket of a device: one that listens, or the address of one to connect to. */

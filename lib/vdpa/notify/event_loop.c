@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,7 @@
 #include <rte_launch.h>
 #include <rte_lcore.h>
 
+#include "clock.h"
 #include "error_priv.h"
 #include "event_loop_priv.h"
 #include "thread.h"
@@ -32,6 +34,8 @@
 #define BATCH	  64
 /* How often a loop that polls looks at its file descriptors. */
 #define LOOK_US	  20
+/* How long a call looks for its answer before it sleeps: most take less than to wake a thread. */
+#define CALL_US	  50
 /* Members that there is room for at first. */
 #define SLOTS_MIN 16
 
@@ -327,10 +331,26 @@ vdpa_event_control_fini(void)
 	control = NULL;
 }
 
+/* A call for which several loops stand still. */
+struct all_call {
+	struct vdpa_event_loop *const *loops;
+	unsigned int n, at;
+	int (*fn)(void *arg);
+	void *arg;
+};
+
+/* The one that this thread executes: it stands for the threads of all these loops. */
+static __thread const struct all_call *standing;
+
 bool
 vdpa_event_loop_is_self(const struct vdpa_event_loop *loop)
 {
-	return self == loop;
+	if (self == loop)
+		return true;
+	for (unsigned int i = 0; standing != NULL && i < standing->n; i++)
+		if (standing->loops[i] == loop)
+			return true;
+	return false;
 }
 
 struct loop_call {
@@ -338,7 +358,7 @@ struct loop_call {
 	int (*fn)(void *arg);
 	void *arg;
 	int rc;
-	bool done; /* the loop's lock */
+	bool done; /* atomic, set under the loop's lock; the last that is touched */
 	char message[VDPA_ERROR_MAX];
 };
 
@@ -354,9 +374,24 @@ call_run(struct vdpa_task *task)
 		snprintf(call->message, sizeof(call->message), "%s", vdpa_error_message());
 	pthread_mutex_lock(&loop->lock);
 	call->rc = rc;
-	call->done = true;
+	__atomic_store_n(&call->done, true, __ATOMIC_RELEASE);
 	pthread_cond_broadcast(&loop->done);
 	pthread_mutex_unlock(&loop->lock);
+}
+
+/* Whether the call was answered at once. */
+static bool
+answered_soon(const struct loop_call *call)
+{
+	int64_t until_us = vdpa_now_us() + CALL_US;
+	bool done;
+
+	do {
+		/* On the same CPU, the loop answers now. */
+		sched_yield();
+		done = __atomic_load_n(&call->done, __ATOMIC_ACQUIRE);
+	} while (!done && vdpa_now_us() < until_us);
+	return done;
 }
 
 int
@@ -372,14 +407,40 @@ vdpa_event_loop_call(struct vdpa_event_loop *loop, int (*fn)(void *arg), void *a
 	call.message[0] = '\0';
 	call.task = (struct vdpa_task){.run = call_run, .arg = &call};
 	vdpa_task_post(loop, &call.task);
-	pthread_mutex_lock(&loop->lock);
-	while (!call.done)
-		pthread_cond_wait(&loop->done, &loop->lock);
-	pthread_mutex_unlock(&loop->lock);
+	if (!answered_soon(&call)) {
+		pthread_mutex_lock(&loop->lock);
+		while (!__atomic_load_n(&call.done, __ATOMIC_RELAXED))
+			pthread_cond_wait(&loop->done, &loop->lock);
+		pthread_mutex_unlock(&loop->lock);
+	}
 	/* What was said over there is the caller's error. */
 	if (call.message[0] != '\0')
 		vdpa_error(call.rc, "%s", call.message);
 	return call.rc;
+}
+
+static int
+call_next(void *arg)
+{
+	struct all_call *call = arg;
+	const struct all_call *outer = standing;
+	int rc;
+
+	if (call->at < call->n)
+		return vdpa_event_loop_call(call->loops[call->at++], call_next, call);
+	standing = call;
+	rc = call->fn(call->arg);
+	standing = outer;
+	return rc;
+}
+
+int
+vdpa_event_loop_call_all(struct vdpa_event_loop *const *loops, unsigned int n, int (*fn)(void *arg),
+			 void *arg)
+{
+	struct all_call call = {.loops = loops, .n = n, .fn = fn, .arg = arg};
+
+	return call_next(&call);
 }
 
 void

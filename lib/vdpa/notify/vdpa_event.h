@@ -104,6 +104,18 @@ bool vdpa_event_loop_is_self(const struct vdpa_event_loop *loop);
  */
 int vdpa_event_loop_call(struct vdpa_event_loop *loop, int (*fn)(void *arg), void *arg);
 
+/**
+ * vdpa_event_loop_call() while n loops stand still: fn may use what belongs to any of them, and
+ * change their pollers and events, as if on their threads. Each loop waits until all after it in
+ * `loops` have come to their tasks.
+ *
+ * @param loops  in an order that is the same for all callers, or two calls wait for each other. Of
+ * a loop's own thread: only with that loop as the first.
+ * @return what fn returned. From any thread.
+ */
+int vdpa_event_loop_call_all(struct vdpa_event_loop *const *loops, unsigned int n,
+			     int (*fn)(void *arg), void *arg);
+
 void vdpa_event_loop_stats(struct vdpa_event_loop *loop, struct vdpa_event_loop_stats *stats);
 
 /**

@@ -145,7 +145,6 @@ run_job(struct worker *w, struct vdpa_work_queue *queue)
 	if (queue->scheduled) {
 		STAILQ_INSERT_TAIL(&ready, queue, next);
 		__atomic_store_n(&waiting, waiting + 1, __ATOMIC_RELAXED);
-		watch();
 	}
 	pthread_cond_broadcast(&done);
 }
@@ -182,6 +181,8 @@ worker_main(void *arg)
 		queue = STAILQ_FIRST(&ready);
 		STAILQ_REMOVE_HEAD(&ready, next);
 		__atomic_store_n(&waiting, waiting - 1, __ATOMIC_RELAXED);
+		/* For those behind it; of itself a queue is not kept waiting. */
+		watch();
 		run_job(&w, queue);
 	}
 	TAILQ_REMOVE(&workers, &w, next);

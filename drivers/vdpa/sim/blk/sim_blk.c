@@ -168,7 +168,7 @@ open_backend(struct sim_blk *blk, const struct vdpa_args *args)
 }
 
 static int
-blk_init(struct sim_device *dev, const struct vdpa_args *args)
+blk_init(struct sim_device *dev, const struct vdpa_args *args, struct sim_worker **worker)
 {
 	const struct vdpa_arg *blk_size = vdpa_args_find(args, "blk_size");
 	const struct vdpa_arg *cache = vdpa_args_find(args, "write-cache");

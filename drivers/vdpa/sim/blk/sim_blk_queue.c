@@ -328,7 +328,7 @@ sim_blk_queue_open(struct sim_blk_queue *bq, struct sim_blk *blk, struct sim_que
 	err = blk->be->ops->channel_open(blk->be, bq->depth, &bq->ch);
 	if (err != 0)
 		goto free_requests;
-	bq->ch->turn = &blk->dev->turn;
+	bq->ch->turn = &q->lane->turn;
 	if (bq->ch->fd >= 0) {
 		bq->event.fd = bq->ch->fd;
 		bq->event.events = EPOLLIN;

@@ -50,7 +50,7 @@ struct neigh_msg {
 _Static_assert(sizeof(struct neigh_msg) == 32, "RFC 4861, 4.4");
 
 static int
-echo_init(struct net_device *nd, const struct vdpa_arg *arg)
+echo_init(struct net_device *nd, const struct vdpa_arg *arg, struct sim_worker **worker)
 {
 	struct echo *e = malloc(sizeof(*e));
 
@@ -266,7 +266,7 @@ echo_tx(struct net_device *nd, struct sim_queue *txq, unsigned int budget)
 		return 0;
 	for (unsigned int i = 0; i < n; i++) {
 		uint8_t *frame = e->store + used;
-		uint32_t len = net_tx_copy(&nd->burst->tx[i], frame, NET_FRAME_MAX);
+		uint32_t len = net_tx_copy(&net_burst(txq)->tx[i], frame, NET_FRAME_MAX);
 
 		if (len == 0) {
 			net_drop(txq, NET_DROP_MALFORMED, 1);

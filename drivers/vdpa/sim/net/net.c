@@ -72,6 +72,12 @@ static const struct vdpa_param net_params[] = {
 	 .min = 1,
 	 .max = NET_MAX_PAIRS,
 	 .help = "queue pairs (default 1)"},
+	{.name = "workers",
+	 .type = VDPA_PARAM_UINT,
+	 .metavar = "N",
+	 .min = 1,
+	 .max = SIM_LANES_MAX,
+	 .help = "lcores that share its pairs, of those that poll (default 1)"},
 	{.name = "backend",
 	 .type = VDPA_PARAM_CHOICE,
 	 .choices = backend_choices,
@@ -94,6 +100,7 @@ ctrl_idx(const struct net_device *nd)
 struct sim_queue *
 net_rxq(struct net_device *nd, uint16_t pair)
 {
+	const struct sim_lane *lane;
 	struct sim_queue *q;
 	uint16_t n;
 
@@ -107,12 +114,21 @@ net_rxq(struct net_device *nd, uint16_t pair)
 		if (likely(q->running))
 			return q;
 	}
+	/* Another one, of those that the sender's lane executes. */
+	lane = nd->dev->vqs[2 * pair + 1].lane;
 	for (uint16_t i = 0; i < n; i++) {
 		q = &nd->dev->vqs[2 * ((pair + i) % n)];
-		if (q->running)
+		if ((nd->dev->n_lanes == 1 || q->lane == lane) && q->running)
 			return q;
 	}
 	return NULL;
+}
+
+static uint16_t
+net_lane(const struct sim_queue *q)
+{
+	/* A pair stays together; the control queue is where a call for all lanes may begin. */
+	return q->idx == ctrl_idx(net_of(q)) ? 0 : q->idx / 2 % q->dev->n_lanes;
 }
 
 uint16_t
@@ -186,12 +202,12 @@ static void
 net_free(struct net_device *nd)
 {
 	free(nd->counters);
-	free(nd->burst);
+	free(nd->bursts);
 	free(nd);
 }
 
 static int
-net_init(struct sim_device *dev, const struct vdpa_args *args)
+net_init(struct sim_device *dev, const struct vdpa_args *args, struct sim_worker **worker)
 {
 	const struct vdpa_arg *backend = vdpa_args_find(args, "backend");
 	const struct vdpa_arg *mac = vdpa_args_find(args, "mac");
@@ -212,25 +228,34 @@ net_init(struct sim_device *dev, const struct vdpa_args *args)
 		default_mac(dev->vdev.name, &nd->own_mac);
 	nd->mac = nd->own_mac;
 	dev->nvqs = (uint16_t)(2 * nd->max_pairs + 1);
+	dev->n_lanes = (uint16_t)vdpa_args_u64(args, "workers", 1);
 	dev->device_features = NET_FEATURES;
 	if (nd->mtu == 0)
 		dev->device_features &= ~SIM_BIT(NET_F_MTU);
 	if (nd->max_pairs == 1)
 		dev->device_features &= ~SIM_BIT(NET_F_MQ);
 	nd->counters = calloc(dev->nvqs, sizeof(*nd->counters));
-	nd->burst = calloc(1, sizeof(*nd->burst));
-	if (nd->counters == NULL || nd->burst == NULL) {
+	nd->bursts = calloc(dev->n_lanes, sizeof(*nd->bursts));
+	if (nd->counters == NULL || nd->bursts == NULL) {
 		rc = vdpa_error(ENOMEM, "out of memory");
 		goto err;
 	}
-	net_burst_init(nd->burst);
+	for (uint16_t i = 0; i < dev->n_lanes; i++)
+		net_burst_init(&nd->bursts[i]);
 	dev->priv = nd;
 	nd->backend = &net_loopback;
 	for (unsigned int i = 0; backend != NULL && i < RTE_DIM(backends); i++)
 		if (strcmp(backends[i]->name, backend->choice->name) == 0)
 			nd->backend = backends[i];
+	if (dev->n_lanes > nd->max_pairs || (dev->n_lanes > 1 && nd->backend != &net_loopback)) {
+		rc = vdpa_error(EINVAL,
+				"workers %u: with backend loopback only, and one for each of the "
+				"%u queue pairs (max_vqp) at most",
+				dev->n_lanes, nd->max_pairs);
+		goto err;
+	}
 	if (nd->backend->init != NULL) {
-		rc = nd->backend->init(nd, backend);
+		rc = nd->backend->init(nd, backend, worker);
 		if (rc < 0)
 			goto err;
 	}
@@ -500,6 +525,7 @@ const struct sim_class sim_net_class = {
 	.params = net_params,
 	.attr_params = net_attr_params,
 	.init = net_init,
+	.lane = net_lane,
 	.setup = net_setup,
 	.teardown = net_teardown,
 	.fini = net_fini,

@@ -90,7 +90,7 @@ struct net_counters {
 struct net_backend {
 	const char *name;
 	/** Take its value of the word backend; before queues and worker exist. */
-	int (*init)(struct net_device *nd, const struct vdpa_arg *arg);
+	int (*init)(struct net_device *nd, const struct vdpa_arg *arg, struct sim_worker **worker);
 	/** As in struct sim_class. Optional. */
 	int (*setup)(struct net_device *nd);
 	void (*teardown)(struct net_device *nd);
@@ -111,7 +111,7 @@ struct net_backend {
 
 extern const struct net_backend net_loopback, net_echo, net_peer, net_uplink;
 
-/* Storage of one burst; per device, so that a burst finds its own in cache. */
+/* Storage of one burst; per lane, so that a burst finds its own in cache. */
 struct net_burst {
 	struct vdpa_vq_chain tx[NET_BURST];
 	struct vdpa_vq_chain rx[NET_RX_CHAINS];
@@ -126,7 +126,7 @@ struct net_device {
 	void *backend_priv;
 	TAILQ_ENTRY(net_device) next;  /* of all, see net.c */
 	struct net_counters *counters; /* by virtqueue */
-	struct net_burst *burst;
+	struct net_burst *bursts;      /* by lane */
 	bool link_up;
 	bool filtering; /* some packet may be refused by the filters below */
 	bool mrg;	/* mergeable buffers */
@@ -160,6 +160,13 @@ net_counters(const struct sim_queue *q)
 	return &net_of(q)->counters[q->idx];
 }
 
+/** The storage for a burst of this virtqueue's lane. */
+static inline struct net_burst *
+net_burst(const struct sim_queue *q)
+{
+	return &net_of(q)->bursts[q->lane - q->dev->lanes];
+}
+
 static inline void
 net_drop(const struct sim_queue *q, enum net_drop why, uint64_t n)
 {
@@ -181,11 +188,11 @@ unsigned int net_forward(struct sim_queue *txq, struct sim_queue *rxq, enum net_
 			 unsigned int budget);
 /** Copy frames that we have to a receive queue, one signal for all. Returns how many fitted. */
 unsigned int net_deliver(struct sim_queue *rxq, const struct iovec *frames, unsigned int n);
-/** Take up to n transmitted frames; burst->tx holds them. 0: none. Errors are handled. */
+/** Take up to n transmitted frames; net_burst(txq)->tx holds them. 0: none. Errors are handled. */
 unsigned int net_tx_pop(struct sim_queue *txq, unsigned int n);
 /** The frame of a chain into buf (NET_FRAME_MAX bytes); its length, 0: malformed. */
 uint32_t net_tx_copy(const struct vdpa_vq_chain *chain, uint8_t *buf, uint32_t room);
-/** Return n chains of burst->tx in one batch. */
+/** Return n chains of net_burst(txq)->tx in one batch. */
 void net_tx_done(struct sim_queue *txq, unsigned int n);
 /** Drop all that is there of a transmit queue. */
 unsigned int net_tx_discard(struct sim_queue *txq, enum net_drop why, unsigned int budget);

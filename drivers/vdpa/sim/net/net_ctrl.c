@@ -231,9 +231,11 @@ execute(struct net_device *nd, const uint8_t *buf, uint32_t len)
 	}
 }
 
-unsigned int
-net_ctrl_process(struct sim_queue *q, unsigned int budget)
+/* One command, while all lanes stand still. How many were there. */
+static int
+work_command(void *arg)
 {
+	struct sim_queue *q = arg;
 	struct net_device *nd = net_of(q);
 	struct iovec iov[32];
 	struct vdpa_vq_chain chain = {.iov = iov, .iov_max = RTE_DIM(iov)};
@@ -273,4 +275,11 @@ net_ctrl_process(struct sim_queue *q, unsigned int budget)
 	vdpa_vq_flush(q->vq);
 	vdpa_vq_notify(q->vq);
 	return 1;
+}
+
+unsigned int
+net_ctrl_process(struct sim_queue *q, unsigned int budget)
+{
+	/* An empty queue is no reason to stop the other lanes. */
+	return vdpa_vq_avail(q->vq) > 0 ? (unsigned int)sim_call(q->dev, work_command, q) : 0;
 }

@@ -86,7 +86,7 @@ rx_fill(struct rx_cursor *rx, unsigned int want)
 static void
 rx_begin(struct rx_cursor *rx, struct sim_queue *q, unsigned int want)
 {
-	struct net_burst *b = net_of(q)->burst;
+	struct net_burst *b = net_burst(q);
 
 	*rx = (struct rx_cursor){.q = q, .chains = b->rx, .written = b->rx_written};
 	vdpa_vq_disable_kicks(q->vq);
@@ -276,7 +276,7 @@ tx_frame(const struct vdpa_vq_chain *c, struct iov_cursor *src)
 unsigned int
 net_tx_pop(struct sim_queue *txq, unsigned int n)
 {
-	struct net_burst *b = net_of(txq)->burst;
+	struct net_burst *b = net_burst(txq);
 	int ret;
 
 	n = RTE_MIN(n, (unsigned int)NET_BURST);
@@ -308,13 +308,13 @@ net_tx_copy(const struct vdpa_vq_chain *chain, uint8_t *buf, uint32_t room)
 void
 net_tx_done(struct sim_queue *txq, unsigned int n)
 {
-	const struct vdpa_vq_chain *tx = net_of(txq)->burst->tx;
+	const struct vdpa_vq_chain *tx = net_burst(txq)->tx;
 	uint64_t bytes = 0;
 
 	for (unsigned int i = 0; i < n; i++)
 		bytes += tx[i].out_len;
 	vdpa_vq_push_burst(txq->vq, tx, NULL, n);
-	sim_turn_charge(&txq->dev->turn, bytes);
+	sim_turn_charge(&txq->lane->turn, bytes);
 	vdpa_vq_flush(txq->vq);
 	vdpa_vq_notify(txq->vq);
 }
@@ -373,8 +373,8 @@ static unsigned int
 forward_burst(struct sim_queue *txq, struct sim_queue *rxq, unsigned int budget)
 {
 	struct net_device *to = net_of(rxq);
-	struct net_burst *b = net_of(txq)->burst;
-	const int64_t limit = txq->dev->turn.bytes;
+	struct net_burst *b = net_burst(txq);
+	const int64_t limit = txq->lane->turn.bytes;
 	uint64_t packets = 0, bytes = 0;
 	unsigned int n, i;
 	struct rx_cursor rx;
@@ -431,7 +431,7 @@ net_forward(struct sim_queue *txq, struct sim_queue *rxq, enum net_drop why, uns
 				: net_tx_discard(txq, why, budget - done);
 		done += n;
 	} while (n >= NET_BURST && done < budget && txq->running && (rxq == NULL || rxq->running) &&
-		 sim_turn_left(&txq->dev->turn));
+		 sim_turn_left(&txq->lane->turn));
 	return done;
 }
 
@@ -464,7 +464,7 @@ net_deliver(struct sim_queue *rxq, const struct iovec *frames, unsigned int n)
 	}
 	sim_count(&net_counters(rxq)->packets, packets);
 	sim_count(&net_counters(rxq)->bytes, bytes);
-	sim_turn_charge(&rxq->dev->turn, bytes);
+	sim_turn_charge(&rxq->lane->turn, bytes);
 	rx_end(&rx);
 	return (unsigned int)packets;
 }

@@ -15,8 +15,9 @@
 
 struct peer {
 	struct net_device *nd;
-	struct net_device *other; /* the worker's; NULL: away */
-	bool set_up;		  /* the device can be linked; the lock's */
+	struct net_device *other;  /* the worker's; NULL: away */
+	struct sim_worker *worker; /* of both */
+	bool set_up;		   /* the device can be linked; the lock's */
 	char other_name[VDPA_NAME_MAX];
 	TAILQ_ENTRY(peer) next;
 };
@@ -38,7 +39,7 @@ find_other(const struct peer *p)
 }
 
 static int
-peer_init(struct net_device *nd, const struct vdpa_arg *arg)
+peer_init(struct net_device *nd, const struct vdpa_arg *arg, struct sim_worker **worker)
 {
 	struct peer *p = calloc(1, sizeof(*p)), *o;
 	const char *name = nd->dev->vdev.name;
@@ -57,8 +58,9 @@ peer_init(struct net_device *nd, const struct vdpa_arg *arg)
 				o->other_name);
 	if (rc == 0) {
 		/* Whoever is first chooses for both, also when both are made at once. */
-		nd->dev->worker = sim_worker_get(o != NULL ? o->nd->dev->worker : NULL);
-		if (nd->dev->worker == NULL) {
+		*worker = sim_worker_get(o != NULL ? o->worker : NULL);
+		p->worker = *worker;
+		if (p->worker == NULL) {
 			rc = -ENOMEM;
 		} else {
 			TAILQ_INSERT_TAIL(&peers, p, next);

@@ -57,7 +57,7 @@ no_port(const char *name)
 }
 
 static int
-uplink_init(struct net_device *nd, const struct vdpa_arg *arg)
+uplink_init(struct net_device *nd, const struct vdpa_arg *arg, struct sim_worker **worker)
 {
 	struct uplink *u;
 	uint16_t port;
@@ -271,7 +271,7 @@ uplink_tx(struct net_device *nd, struct sim_queue *txq, unsigned int budget)
 			net_drop(txq, NET_DROP_PORT, 1);
 			continue;
 		}
-		len = net_tx_copy(&nd->burst->tx[i], rte_pktmbuf_mtod(m, uint8_t *),
+		len = net_tx_copy(&net_burst(txq)->tx[i], rte_pktmbuf_mtod(m, uint8_t *),
 				  rte_pktmbuf_tailroom(m));
 		if (len == 0) {
 			net_drop(txq, NET_DROP_MALFORMED, 1);
