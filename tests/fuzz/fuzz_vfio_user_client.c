@@ -309,7 +309,7 @@ drive(struct vdpa_pci *pci, uint64_t *rng, int eventfd)
 {
 	struct vdpa_dma_buf buf = {.va = NULL};
 	struct vdpa_pci_area area = {.map = NULL};
-	bool mapped = false;
+	struct vdpa_dma_user *user = NULL;
 	uint8_t config[256];
 	int cap = 0;
 
@@ -346,15 +346,16 @@ drive(struct vdpa_pci *pci, uint64_t *rng, int eventfd)
 			vdpa_pci_msix_disable(pci);
 			break;
 		case 8:
-			if (!mapped && vdpa_dma_map(vdpa_pci_dma(pci), guest->regions[0]) == 0)
-				mapped = true;
+			if (user != NULL || vdpa_dma_join(vdpa_pci_dma(pci), "fuzz", &user) == 0)
+				vdpa_dma_set(user, guest);
 			break;
 		case 9:
-			if (mapped && vdpa_dma_unmap(vdpa_pci_dma(pci), guest->regions[0]) == 0)
-				mapped = false;
+			if (user != NULL)
+				vdpa_dma_set(user, NULL);
 			break;
 		case 10:
-			if (buf.va == NULL && vdpa_dma_alloc(vdpa_pci_dma(pci), PAGE, &buf) < 0)
+			if (buf.va == NULL &&
+			    vdpa_dma_alloc(vdpa_pci_dma(pci), PAGE, NULL, &buf) < 0)
 				buf.va = NULL;
 			break;
 		case 11:
@@ -370,6 +371,7 @@ drive(struct vdpa_pci *pci, uint64_t *rng, int eventfd)
 			vdpa_pci_reset(pci);
 		}
 	}
+	vdpa_dma_leave(user);
 	if (buf.va != NULL)
 		vdpa_dma_free(vdpa_pci_dma(pci), &buf);
 	if (area.map != NULL)

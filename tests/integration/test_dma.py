@@ -138,6 +138,45 @@ class Domain(unittest.TestCase):
             renew(net)
             net.exchange()
 
+    def test_a_region_cut_anew_stays_mapped(self):
+        page = 4096
+        memory = vhost.Memory(2 * REGION)
+        self.addCleanup(memory.close)
+        with model() as other, daemon(other.path) as app, \
+                vhost.NetDriver(app.socket('v0')).start() as net:
+            net.exchange()
+            before = app.show('v0')['dma']
+
+            def changed(*regions):
+                """Set the driver's memory, whole, and these: what was mapped and unmapped for it."""
+                fds = [net.memory.fd] + [memory.fd] * len(regions)
+                rows = [(net.memory.GPA, net.memory.size, net.memory.UVA, 0)] + [
+                    (net.memory.GPA + 16 * REGION + at, size, net.memory.UVA + 16 * REGION + at, at)
+                    for at, size in regions]
+                self.assertEqual(net.client.ack(vhost.SET_MEM_TABLE, table(*rows), fds), 0)
+                net.exchange()
+                now = app.show('v0')['dma']
+                return tuple(now[k] - before[k] for k in ('maps', 'unmaps', 'bytes_retained'))
+
+            self.assertEqual(changed((0, REGION)), (1, 0, 0))
+            # Split, with a hole in the middle, merged, grown, shrunk.
+            self.assertEqual(changed((0, page), (page, REGION - page)), (1, 0, 0))
+            self.assertEqual(changed((0, page), (2 * page, REGION - 2 * page)), (1, 0, page))
+            self.assertEqual(changed((0, REGION)), (1, 0, 0))
+            self.assertEqual(changed((0, 2 * REGION)), (2, 0, 0))
+            self.assertEqual(changed((0, REGION)), (2, 1, 0))
+            self.assertEqual(changed(), (2, 2, 0))
+            self.assertEqual(app.show('v0')['dma']['replaced'], 0)
+            self.assertLess(app.show('v0')['dma']['last_change_us'], 1 << 40)
+            # The driver's own, of which rings and buffers lie in the first half.
+            half = net.memory.size // 2
+            rows = [(net.memory.GPA + at, half, net.memory.UVA + at, at) for at in (0, half)]
+            self.assertEqual(
+                net.client.ack(vhost.SET_MEM_TABLE, table(*rows), [net.memory.fd] * 2), 0)
+            net.exchange()
+            self.assertEqual(app.show('v0')['dma']['maps'], before['maps'] + 2)
+            self.assertEqual(app.show('v0')['dma']['unmaps'], before['unmaps'] + 2)
+
     def test_memory_out_of_reach_is_refused_and_the_device_goes_on(self):
         far = vhost.Memory(REGION)
         self.addCleanup(far.close)

@@ -307,7 +307,6 @@ static void
 hw_release_dma(struct vdpa_device *vdev)
 {
 	FAKE(vdev)->dma_releases++;
-	vdpa_dma_free(vdev->dma, &FAKE(vdev)->own_dma);
 }
 
 #define HARDWARE_OPS                                                                               \

@@ -47,7 +47,6 @@ struct fake_device {
 	void *on_reset_arg;
 	const char *failed_op; /* which one that was */
 	unsigned int *freed;   /* counts frees */
-	struct vdpa_dma_buf own_dma; /* hardware: freed when it is told to release it */
 	unsigned int dma_releases;
 };
 

@@ -281,6 +281,10 @@ common_write(struct fake_virtio *v, uint64_t at, uint32_t value)
 			reset_vq(q);
 		else
 			q->reset = 1;
+		if (v->queue_select == v->ctrl_idx) {
+			v->ctrl_at = 0;
+			v->ctrl_wrap = true;
+		}
 		break;
 	default:
 		assert_in_range(at, VIRTIO_PCI_COMMON_Q_DESCLO, VIRTIO_PCI_COMMON_Q_USEDHI);

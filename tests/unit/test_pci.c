@@ -650,7 +650,7 @@ its_domain_reaches_memory_for_dma(void **state)
 	struct vdpa_pci *pci = open_fake();
 	struct vdpa_dma_buf buf;
 
-	assert_int_equal(vdpa_dma_alloc(vdpa_pci_dma(pci), 100, &buf), 0);
+	assert_int_equal(vdpa_dma_alloc(vdpa_pci_dma(pci), 100, NULL, &buf), 0);
 	assert_ptr_equal(fake_pci_dma(&fake, buf.iova + 8, 8), (uint8_t *)buf.va + 8);
 	assert_null(fake_pci_dma(&fake, buf.iova, buf.size + 1));
 	vdpa_dma_free(vdpa_pci_dma(pci), &buf);

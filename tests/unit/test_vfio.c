@@ -304,7 +304,9 @@ map_error_limited(uint64_t size, char text[static 512])
 		data[0].effective &= ~(1u << CAP_IPC_LOCK);
 		if (syscall(SYS_capset, &header, data) < 0)
 			_exit(3);
-		if (vdpa_vfio_map_error("pci/x", &m, ENOMEM) != -ENOMEM ||
+		/* What is refused beforehand is what the kernel would refuse. */
+		if ((vdpa_vfio_check_locked("pci/x", size) < 0) != (size > limit.rlim_cur) ||
+		    vdpa_vfio_map_error("pci/x", &m, ENOMEM) != -ENOMEM ||
 		    write(fd[1], vdpa_error_message(), strlen(vdpa_error_message())) < 0)
 			_exit(4);
 		_exit(0);

@@ -218,7 +218,7 @@ memory_is_mapped_with_its_file_and_unmapped(void **state)
 	struct function f;
 
 	start_and_open(&f);
-	assert_int_equal(vdpa_dma_map(f.dma, tlb->regions[0]), 0);
+	assert_int_equal(set_memory(&f, tlb), 0);
 	assert_int_equal(LOAD(server.n_dma), 1);
 	assert_true(server.dma[0].map);
 	assert_int_equal(server.dma[0].n_fds, 1);
@@ -227,7 +227,7 @@ memory_is_mapped_with_its_file_and_unmapped(void **state)
 	assert_int_equal(server.dma[0].m.offset, 4096);
 	assert_int_equal(server.dma[0].m.address, 0x100000);
 	assert_int_equal(server.dma[0].m.size, 65536);
-	assert_int_equal(vdpa_dma_unmap(f.dma, tlb->regions[0]), 0);
+	assert_int_equal(set_memory(&f, NULL), 0);
 	assert_int_equal(LOAD(server.n_dma), 2);
 	assert_false(server.dma[1].map);
 	assert_int_equal(server.dma[1].m.address, 0x100000);
@@ -257,11 +257,9 @@ hundreds_of_regions_are_mapped_and_unmapped(void **state)
 	start_and_open(&f);
 	fds = count_fds();
 	assert_int_equal(vdpa_iotlb_create(NULL, specs, N, &tlb), 0);
-	for (unsigned int i = 0; i < N; i++)
-		assert_int_equal(vdpa_dma_map(f.dma, tlb->regions[i]), 0);
+	assert_int_equal(set_memory(&f, tlb), 0);
 	assert_int_equal(LOAD(server.n_dma), N);
-	for (unsigned int i = 0; i < N; i++)
-		assert_int_equal(vdpa_dma_unmap(f.dma, tlb->regions[i]), 0);
+	assert_int_equal(set_memory(&f, NULL), 0);
 	assert_int_equal(LOAD(server.n_dma), 2 * N);
 	vdpa_iotlb_put(tlb);
 	assert_int_equal(count_fds(), fds);
@@ -276,9 +274,9 @@ a_region_that_ends_within_a_page_is_sent_as_whole_pages(void **state)
 	struct function f;
 
 	start_and_open(&f);
-	assert_int_equal(vdpa_dma_map(f.dma, tlb->regions[0]), 0);
+	assert_int_equal(set_memory(&f, tlb), 0);
 	assert_int_equal(server.dma[0].m.size, 32768);
-	assert_int_equal(vdpa_dma_unmap(f.dma, tlb->regions[0]), 0);
+	assert_int_equal(set_memory(&f, NULL), 0);
 	assert_int_equal(server.dma[1].m.size, 32768);
 	T->close(f.handle);
 	vdpa_iotlb_put(tlb);
@@ -293,8 +291,8 @@ the_limits_of_the_server_are_the_domains(void **state)
 
 	server.json = "{\"capabilities\":{\"max_dma_maps\":1,\"pgsizes\":2097152}}";
 	start_and_open(&f);
-	assert_int_equal(vdpa_dma_map(f.dma, tlb->regions[0]), -EINVAL);
-	assert_int_equal(vdpa_dma_alloc(f.dma, 4096, &buf), 0);
+	assert_int_equal(set_memory(&f, tlb), -EINVAL);
+	assert_int_equal(vdpa_dma_alloc(f.dma, 4096, NULL, &buf), 0);
 	assert_int_equal(buf.size, 2097152);
 	vdpa_dma_free(f.dma, &buf);
 	assert_int_equal(LOAD(server.n_dma), 2);
@@ -305,15 +303,16 @@ the_limits_of_the_server_are_the_domains(void **state)
 static void
 memory_left_mapped_is_unmapped_on_close(void **state)
 {
-	struct vdpa_iotlb *tlb = guest_memory(65536, 0);
+	struct vdpa_dma_buf buf;
 	struct function f;
 
 	start_and_open(&f);
-	assert_int_equal(vdpa_dma_map(f.dma, tlb->regions[0]), 0);
+	assert_int_equal(vdpa_dma_alloc(f.dma, 65536, NULL, &buf), 0);
 	T->close(f.handle);
 	assert_int_equal(LOAD(server.n_dma), 2);
 	assert_false(server.dma[1].map);
-	vdpa_iotlb_put(tlb);
+	munmap(buf.va, buf.size);
+	close(buf.fd);
 }
 
 /* Names and sockets. */

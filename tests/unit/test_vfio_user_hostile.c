@@ -433,7 +433,7 @@ a_wrong_answer_ends_the_function(void **state)
 			rc = T->reset(f.handle);
 			break;
 		default:
-			rc = vdpa_dma_map(f.dma, tlb->regions[0]);
+			rc = set_memory(&f, tlb);
 		}
 		if (rc != wrong[i].rc || strstr(vdpa_error_message(), wrong[i].says) == NULL)
 			fail_msg("%s: %d, %s", wrong[i].name, rc, vdpa_error_message());
@@ -457,12 +457,12 @@ what_the_server_refuses_is_refused_and_no_more(void **state)
 
 	start_and_open(&f);
 	vfu_server_set_hook(&server, spoil_hook, &spoil);
-	assert_int_equal(vdpa_dma_map(f.dma, tlb->regions[0]), -EPERM);
+	assert_int_equal(set_memory(&f, tlb), -EPERM);
 	assert_message("DMA_MAP: the server answers: Operation not permitted");
-	assert_int_equal(vdpa_dma_map(f.dma, tlb->regions[0]), 0);
+	assert_int_equal(set_memory(&f, tlb), 0);
 	spoil = (struct spoil){.command = VFIO_USER_DMA_UNMAP, .change = refused};
-	assert_int_equal(vdpa_dma_unmap(f.dma, tlb->regions[0]), -EPERM);
-	assert_int_equal(vdpa_dma_unmap(f.dma, tlb->regions[0]), 0);
+	assert_int_equal(set_memory(&f, NULL), -EPERM);
+	assert_int_equal(set_memory(&f, NULL), 0);
 	assert_int_equal(T->read(f.handle, CONFIG, 0, &value, 4), 0);
 	T->close(f.handle);
 	vdpa_iotlb_put(tlb);
@@ -484,8 +484,8 @@ unmapping_succeeds_when_the_server_is_gone_or_lies(void **state)
 
 		vfu_server_set_hook(&server, spoil_hook, &spoil);
 		assert_int_equal(open_function(&f, SHORT_MS), 0);
-		assert_int_equal(vdpa_dma_map(f.dma, tlb->regions[0]), 0);
-		assert_int_equal(vdpa_dma_unmap(f.dma, tlb->regions[0]), 0);
+		assert_int_equal(set_memory(&f, tlb), 0);
+		assert_int_equal(set_memory(&f, NULL), 0);
 		assert_true(T->read(f.handle, CONFIG, 0, &value, 4) < 0);
 		T->close(f.handle);
 		EVENTUALLY(LOAD(server.open_connections) == 0);

@@ -1152,6 +1152,101 @@ a_control_queue_that_fails_later_fails_the_device(void **state)
 	assert_int_equal(f->v.pairs, 2);
 }
 
+/* A region more, where the control queue is. */
+static struct vdpa_iotlb *
+memory_over_ctrl(struct fixture *f)
+{
+	const struct vdpa_mem_region_spec spec = {.iova = f->v.vq[f->v.ctrl_idx].desc & ~0xfffULL,
+						  .uaddr = 1ULL << 40,
+						  .size = 0x1000,
+						  .fd = f->mem_fd};
+	struct vdpa_iotlb *tlb;
+
+	assert_int_equal(vdpa_iotlb_add(f->tlb, &spec, &tlb), 0);
+	return tlb;
+}
+
+static void
+a_control_queue_gives_way_to_the_guests_memory(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_iotlb *tlb;
+	uint64_t was;
+
+	add_net(f, 2, WORDS);
+	for (unsigned int packed = 0; packed < 2; packed++) {
+		f->start.features = V1 | MQ | (packed != 0 ? PACKED : 0);
+		start(f);
+		tlb = memory_over_ctrl(f);
+		was = f->v.vq[f->v.ctrl_idx].desc;
+		assert_int_equal(vdpa_device_set_memory(f->vdev, tlb), 0);
+		assert_int_not_equal(f->v.vq[f->v.ctrl_idx].desc, was);
+		assert_int_equal(f->v.pci.n_mapped, 3);
+		/* It works where it is now. */
+		assert_int_equal(f->v.pairs, 2);
+		assert_int_equal(vdpa_device_enable_vq(f->vdev, 2, false), 0);
+		assert_int_equal(f->v.pairs, 1);
+		assert_int_equal(vdpa_device_stop(f->vdev), 0);
+		end_binding(f);
+		/* Between two starts it is kept, unless the guest's memory comes there. */
+		start(f);
+		vdpa_iotlb_put(tlb);
+		tlb = memory_over_ctrl(f);
+		assert_int_equal(vdpa_device_stop(f->vdev), 0);
+		assert_int_equal(vdpa_device_set_memory(f->vdev, tlb), 0);
+		assert_null(device(f)->ctrl.mem.va);
+		f->start.iotlb = tlb;
+		start(f);
+		assert_int_equal(f->v.pci.n_mapped, 3);
+		assert_int_equal(vdpa_device_stop(f->vdev), 0);
+		end_binding(f);
+		f->start.iotlb = f->tlb;
+		vdpa_iotlb_put(tlb);
+	}
+}
+
+static void
+a_control_queue_that_cannot_be_reset_keeps_its_place(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_iotlb *tlb;
+	uint64_t was;
+
+	fake_virtio_init(&f->v, "v0", 2);
+	f->v.features &= ~VIRTIO_BIT(VIRTIO_F_RING_RESET);
+	assert_int_equal(add(f, WORDS), 0);
+	f->start.nvqs = 4;
+	f->start.features = V1 | MQ;
+	for (uint16_t i = 0; i < 4; i++)
+		f->vqs[i].ready = true;
+	start(f);
+	tlb = memory_over_ctrl(f);
+	was = f->v.vq[f->v.ctrl_idx].desc;
+	assert_refused(vdpa_device_set_memory(f->vdev, tlb), EBUSY,
+		       "which is the driver's own memory and cannot be moved");
+	assert_non_null(strstr(vdpa_error_message(), "control queue 4 is in use"));
+	assert_int_equal(f->v.vq[f->v.ctrl_idx].desc, was);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
+	vdpa_iotlb_put(tlb);
+}
+
+static void
+a_control_queue_that_does_not_reset_fails_the_device(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_iotlb *tlb;
+
+	add_net(f, 2, WORDS);
+	start(f);
+	tlb = memory_over_ctrl(f);
+	f->v.never_resets_vq = true;
+	assert_refused(vdpa_device_set_memory(f->vdev, tlb), EBUSY, "cannot be moved");
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	f->v.never_resets_vq = false;
+	start(f);
+	vdpa_iotlb_put(tlb);
+}
+
 static void
 a_device_that_may_not_be_promiscuous_starts(void **state)
 {
@@ -1681,6 +1776,9 @@ main(void)
 		T(pairs_follow_the_queues_that_are_enabled),
 		T(a_hostile_control_queue_fails_the_start_in_time),
 		T(a_control_queue_that_fails_later_fails_the_device),
+		T(a_control_queue_gives_way_to_the_guests_memory),
+		T(a_control_queue_that_cannot_be_reset_keeps_its_place),
+		T(a_control_queue_that_does_not_reset_fails_the_device),
 		T(a_device_that_may_not_be_promiscuous_starts),
 		T(a_broken_control_queue_is_no_refusal_to_be_promiscuous),
 		T(a_device_without_control_queue_works_without),

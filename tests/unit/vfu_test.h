@@ -34,6 +34,7 @@ static unsigned int fds_before;
 struct function {
 	struct vdpa_pci_info info;
 	struct vdpa_dma_domain *dma;
+	struct vdpa_dma_user *user; /* set_memory() */
 	void *handle;
 };
 
@@ -69,6 +70,22 @@ open_function(struct function *f, unsigned int timeout_ms)
 
 	memset(f, 0, sizeof(*f));
 	return T->open(NULL, server.path, &params, &f->info, &f->dma, &f->handle);
+}
+
+/* Have this memory in the function's domain, NULL: none. It is no user while it has none. */
+static inline int
+set_memory(struct function *f, struct vdpa_iotlb *tlb)
+{
+	int rc;
+
+	if (f->user == NULL)
+		assert_int_equal(vdpa_dma_join(f->dma, "user", &f->user), 0);
+	rc = vdpa_dma_set(f->user, tlb);
+	if ((tlb == NULL) == (rc == 0)) {
+		vdpa_dma_leave(f->user);
+		f->user = NULL;
+	}
+	return rc;
 }
 
 static inline void

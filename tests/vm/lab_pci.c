@@ -197,16 +197,25 @@ the_line_signals_until_it_is_off(void **state)
 	close(b);
 }
 
+static struct vdpa_dma_user *
+join(struct vdpa_pci *pci, const char *name)
+{
+	struct vdpa_dma_user *user;
+
+	assert_int_equal(vdpa_dma_join(vdpa_pci_dma(pci), name, &user), 0);
+	return user;
+}
+
 static void
 dma_reaches_what_is_mapped_and_nothing_else(void **state)
 {
 	struct vdpa_pci *edu = open_function("EDU");
 	struct vdpa_iotlb *tlb = memory(IOVA, SIZE);
 	const struct vdpa_mem_region *r = tlb->regions[0];
-	struct vdpa_dma_domain *dma = vdpa_pci_dma(edu);
+	struct vdpa_dma_user *user = join(edu, "edu");
 	struct vdpa_dma_stats stats;
 
-	assert_int_equal(vdpa_dma_map(dma, r), 0);
+	assert_int_equal(vdpa_dma_set(user, tlb), 0);
 	memset(r->va, 0x5a, 1024);
 	/* No bus master, no DMA. */
 	edu_move(edu, IOVA, IOVA + 0x1000);
@@ -221,13 +230,14 @@ dma_reaches_what_is_mapped_and_nothing_else(void **state)
 	edu_move(edu, IOVA + SIZE, IOVA);
 	assert_int_not_equal(r->va[0], 0x5a);
 
-	assert_int_equal(vdpa_dma_unmap(dma, r), 0);
+	assert_int_equal(vdpa_dma_set(user, NULL), 0);
 	memset(r->va, 0, SIZE);
 	edu_copy(edu, EDU_BUFFER, IOVA, 1024, EDU_DMA_TO_RAM);
 	for (unsigned int i = 0; i < 1024; i++)
 		assert_int_equal(r->va[i], 0);
-	vdpa_dma_get_stats(dma, &stats);
+	vdpa_dma_get_stats(vdpa_pci_dma(edu), &stats);
 	assert_int_equal(stats.mappings, 0);
+	vdpa_dma_leave(user);
 	vdpa_pci_close(edu);
 	vdpa_iotlb_put(tlb);
 }
@@ -238,7 +248,7 @@ its_own_memory_is_above_the_guests(void **state)
 	struct vdpa_pci *edu = open_function("EDU");
 	struct vdpa_dma_buf buf;
 
-	assert_int_equal(vdpa_dma_alloc(vdpa_pci_dma(edu), 8192, &buf), 0);
+	assert_int_equal(vdpa_dma_alloc(vdpa_pci_dma(edu), 8192, NULL, &buf), 0);
 	assert_true(buf.iova >= 1ULL << 32);
 	vdpa_dma_free(vdpa_pci_dma(edu), &buf);
 	vdpa_pci_close(edu);
@@ -249,12 +259,14 @@ iovas_that_the_iommu_reserves_are_named(void **state)
 {
 	struct vdpa_pci *edu = open_function("EDU");
 	struct vdpa_iotlb *tlb = memory(0xfe000000, 16 << 20);
+	struct vdpa_dma_user *user = join(edu, "edu");
 
 	/* Where x86 has its interrupts. */
-	assert_int_equal(vdpa_dma_map(vdpa_pci_dma(edu), tlb->regions[0]), -EINVAL);
+	assert_int_equal(vdpa_dma_set(user, tlb), -EINVAL);
 	assert_non_null(strstr(vdpa_error_message(),
 			       "memory at IOVA 0xfe000000-0xfeffffff overlaps "
 			       "0xfee00000-0xfeefffff, which the IOMMU reserves"));
+	vdpa_dma_leave(user);
 	vdpa_iotlb_put(tlb);
 	vdpa_pci_close(edu);
 }
@@ -265,22 +277,22 @@ functions_of_a_group_share_a_domain(void **state)
 	struct vdpa_pci *a = open_function("GROUP_A"), *b = open_function("GROUP_B");
 	struct vdpa_iotlb *tlb = memory(IOVA, SIZE), *other = memory(IOVA, SIZE);
 	const struct vdpa_mem_region *r = tlb->regions[0];
-	struct vdpa_dma_domain *dma = vdpa_pci_dma(a);
+	struct vdpa_dma_user *users[] = {join(a, "a"), join(b, "b")};
 
-	assert_ptr_equal(vdpa_pci_dma(b), dma);
-	assert_int_equal(vdpa_dma_map(dma, r), 0);
-	assert_int_equal(vdpa_dma_map(dma, r), 0);
+	assert_ptr_equal(vdpa_pci_dma(b), vdpa_pci_dma(a));
+	assert_int_equal(vdpa_dma_set(users[0], tlb), 0);
 	/* One guest for all of them. */
-	assert_int_equal(vdpa_dma_map(dma, other->regions[0]), -EBUSY);
-	assert_non_null(strstr(vdpa_error_message(), "functions of one IOMMU group serve one"));
+	assert_int_equal(vdpa_dma_set(users[1], other), -EBUSY);
+	assert_non_null(strstr(vdpa_error_message(), "devices of one IOMMU group serve one"));
+	assert_int_equal(vdpa_dma_set(users[1], tlb), 0);
 	assert_int_equal(vdpa_pci_set_bus_master(b, true), 0);
-	assert_int_equal(vdpa_dma_unmap(dma, r), 0);
+	vdpa_dma_leave(users[0]);
 	vdpa_pci_close(a);
 	/* What goes leaves the other alone. */
 	memset(r->va, 0x33, 1024);
 	edu_move(b, IOVA, IOVA + 0x2000);
 	assert_memory_equal(r->va, r->va + 0x2000, 1024);
-	assert_int_equal(vdpa_dma_unmap(dma, r), 0);
+	vdpa_dma_leave(users[1]);
 	vdpa_pci_close(b);
 	vdpa_iotlb_put(tlb);
 	vdpa_iotlb_put(other);
@@ -351,6 +363,7 @@ a_limit_of_locked_memory_is_named(void **state)
 	struct __user_cap_data_struct data[2];
 	struct vdpa_pci *edu = open_function("EDU");
 	struct vdpa_iotlb *tlb = memory(IOVA, SIZE);
+	struct vdpa_dma_user *user = join(edu, "edu");
 	struct rlimit before;
 	uint32_t caps;
 
@@ -361,7 +374,7 @@ a_limit_of_locked_memory_is_named(void **state)
 	assert_int_equal(syscall(SYS_capset, &header, data), 0);
 	assert_int_equal(
 		prlimit(0, RLIMIT_MEMLOCK, &(struct rlimit){1 << 20, before.rlim_max}, NULL), 0);
-	assert_int_equal(vdpa_dma_map(vdpa_pci_dma(edu), tlb->regions[0]), -ENOMEM);
+	assert_int_equal(vdpa_dma_set(user, tlb), -ENOMEM);
 	if (strstr(vdpa_error_message(),
 		   "2048 KiB of memory for DMA cannot be locked: 0 of 1024 KiB "
 		   "that RLIMIT_MEMLOCK allows are in use; ulimit -l unlimited") == NULL)
@@ -369,8 +382,8 @@ a_limit_of_locked_memory_is_named(void **state)
 	assert_int_equal(setrlimit(RLIMIT_MEMLOCK, &before), 0);
 	data[0].effective = caps;
 	assert_int_equal(syscall(SYS_capset, &header, data), 0);
-	assert_int_equal(vdpa_dma_map(vdpa_pci_dma(edu), tlb->regions[0]), 0);
-	assert_int_equal(vdpa_dma_unmap(vdpa_pci_dma(edu), tlb->regions[0]), 0);
+	assert_int_equal(vdpa_dma_set(user, tlb), 0);
+	vdpa_dma_leave(user);
 	vdpa_pci_close(edu);
 	vdpa_iotlb_put(tlb);
 }

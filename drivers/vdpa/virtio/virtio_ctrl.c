@@ -277,13 +277,90 @@ execute(struct virtio_device *dev, uint8_t class, uint8_t command, const void *d
 			  dev->vdev.name, command, class);
 }
 
+/* Have the device use the ring in c->mem, from its beginning. */
+static int
+enable(struct virtio_device *dev)
+{
+	struct virtio_ctrl *c = &dev->ctrl;
+	bool packed = is_packed(dev);
+	struct virtio_hw_vq vq;
+	int rc;
+
+	c->next = 0;
+	c->wrap = true;
+	if (packed)
+		mem_of(c)->packed.driver.flags = RTE_LE16(EVENT_F_DISABLE);
+	else if (!virtio_has(dev->negotiated, VIRTIO_RING_F_EVENT_IDX))
+		mem_of(c)->split.avail.flags = RTE_LE16(AVAIL_F_NO_INTERRUPT);
+	vq = (struct virtio_hw_vq){
+		.num = c->num,
+		.vector = VIRTIO_NO_VECTOR,
+		.desc = iova_of(c, 0),
+		.driver = iova_of(c, packed ? offsetof(struct ctrl_mem, packed.driver)
+					    : offsetof(struct ctrl_mem, split.avail)),
+		.device = iova_of(c, packed ? offsetof(struct ctrl_mem, packed.device)
+					    : offsetof(struct ctrl_mem, split.used)),
+	};
+	rc = virtio_hw_vq_enable(&dev->hw, c->idx, &vq);
+	c->on = rc == 0;
+	return rc;
+}
+
+static int move(void *arg);
+
+static int
+alloc_mem(struct virtio_device *dev, struct vdpa_dma_buf *mem)
+{
+	const struct vdpa_dma_owner owner = {.user = dev->vdev.dma_user, .move = move, .arg = dev};
+
+	return vdpa_dma_alloc(dev->vdev.dma, sizeof(struct ctrl_mem), &owner, mem);
+}
+
+/*
+ * Guest memory comes where the ring is. No command is under way: those are given, and memory is
+ * changed, with the device's lock.
+ */
+static int
+move(void *arg)
+{
+	struct virtio_device *dev = arg;
+	struct virtio_ctrl *c = &dev->ctrl;
+	struct vdpa_dma_buf mem;
+	int rc;
+
+	/* Kept for the next start, which takes another. */
+	if (!c->shown) {
+		vdpa_dma_free(dev->vdev.dma, &c->mem);
+		return 0;
+	}
+	if (!c->on || !virtio_has(dev->negotiated, VIRTIO_F_RING_RESET))
+		return vdpa_error(EBUSY,
+				  "control queue %u is in use, and the device cannot reset it",
+				  c->idx);
+	rc = alloc_mem(dev, &mem);
+	if (rc < 0)
+		return rc;
+	c->on = false;
+	rc = virtio_hw_vq_reset(&dev->hw, c->idx);
+	if (rc < 0) {
+		/* It may still use the memory that it had. */
+		vdpa_dma_free(dev->vdev.dma, &mem);
+	} else {
+		vdpa_dma_free(dev->vdev.dma, &c->mem);
+		c->mem = mem;
+		rc = enable(dev);
+	}
+	if (rc < 0)
+		vdpa_device_fail(&dev->vdev, -1, rc, "control queue %u is lost: %s", c->idx,
+				 vdpa_error_message());
+	return rc;
+}
+
 int
 virtio_ctrl_setup(struct virtio_device *dev)
 {
 	struct virtio_ctrl *c = &dev->ctrl;
 	struct virtio_hw_vq_info info;
-	struct virtio_hw_vq vq;
-	bool packed = is_packed(dev);
 	int rc;
 
 	c->on = false;
@@ -304,33 +381,16 @@ virtio_ctrl_setup(struct virtio_device *dev)
 				  dev->vdev.name, c->idx);
 	c->num = (uint16_t)rte_align32prevpow2(RTE_MIN(info.num_max, (uint16_t)CTRL_NUM));
 	c->doorbell = info.doorbell;
+	c->pairs = 1;
 	/* What the last guest had the device write there is not for this one to read. */
 	if (c->mem.va != NULL)
 		memset(c->mem.va, 0, c->mem.size);
 	else
-		rc = vdpa_dma_alloc(dev->vdev.dma, sizeof(struct ctrl_mem), &c->mem);
+		rc = alloc_mem(dev, &c->mem);
 	if (rc < 0)
 		return rc;
 	c->shown = true;
-	c->next = 0;
-	c->wrap = true;
-	c->pairs = 1;
-	if (packed)
-		mem_of(c)->packed.driver.flags = RTE_LE16(EVENT_F_DISABLE);
-	else if (!virtio_has(dev->negotiated, VIRTIO_RING_F_EVENT_IDX))
-		mem_of(c)->split.avail.flags = RTE_LE16(AVAIL_F_NO_INTERRUPT);
-	vq = (struct virtio_hw_vq){
-		.num = c->num,
-		.vector = VIRTIO_NO_VECTOR,
-		.desc = iova_of(c, 0),
-		.driver = iova_of(c, packed ? offsetof(struct ctrl_mem, packed.driver)
-					    : offsetof(struct ctrl_mem, split.avail)),
-		.device = iova_of(c, packed ? offsetof(struct ctrl_mem, packed.device)
-					    : offsetof(struct ctrl_mem, split.used)),
-	};
-	rc = virtio_hw_vq_enable(&dev->hw, c->idx, &vq);
-	c->on = rc == 0;
-	return rc;
+	return enable(dev);
 }
 
 /* Pairs from the first on that are ready and enabled; the device steers packets to that many. */

@@ -104,7 +104,6 @@ device_free(struct vdpa_device *vdev)
 	if (core->config_fd >= 0)
 		close(core->config_fd);
 	vdpa_iotlb_put(core->iotlb);
-	free(core->dma_mapped);
 	pthread_mutex_destroy(&core->show_lock);
 	pthread_mutex_destroy(&core->fail_lock);
 	pthread_mutex_destroy(&core->lock);
@@ -302,9 +301,12 @@ vdpa_register_device(struct vdpa_device *vdev)
 	}
 	core->config_ev = (struct vdpa_event){
 		.fd = core->config_fd, .events = EPOLLIN, .handler = config_event, .arg = vdev};
-	rc = VDPA_OP(vdev, -1, "the device does not reset", ops->reset(vdev));
+	rc = vdpa_dma_attach(vdev);
 	if (rc < 0)
 		goto err_fd;
+	rc = VDPA_OP(vdev, -1, "the device does not reset", ops->reset(vdev));
+	if (rc < 0)
+		goto err_dma;
 	core->fail_open = true;
 	vdpa_device_set_state(vdev, VDPA_STATE_IDLE);
 	rc = vdpa_event_add(vdpa_event_loop_control(), &core->config_ev);
@@ -324,6 +326,8 @@ vdpa_register_device(struct vdpa_device *vdev)
 err_state:
 	core->fail_open = false;
 	vdpa_device_set_state(vdev, VDPA_STATE_ALLOCATED);
+err_dma:
+	vdpa_dma_detach(vdev);
 err_fd:
 	close(core->config_fd);
 	core->config_fd = -1;
@@ -349,6 +353,7 @@ vdpa_unregister_device(struct vdpa_device *vdev)
 	else
 		/* What stays in its reach is told by who tries. */
 		(void)vdpa_step_end_memory(vdev, 0);
+	vdpa_dma_detach(vdev);
 	vdpa_device_set_state(vdev, VDPA_STATE_REMOVED);
 	pthread_mutex_lock(&core->fail_lock);
 	core->fail_open = false;

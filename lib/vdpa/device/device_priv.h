@@ -59,16 +59,16 @@ struct vdpa_device_core {
 	uint32_t refcnt;	      /* atomic */
 
 	/* Written under (L), by atomic store; shown by atomic load. */
-	uint8_t status;		      /* what the driver has set */
-	uint64_t features;	      /* negotiated */
-	bool features_set;	      /* (L) set_driver_features succeeded since reset */
-	struct vdpa_iotlb *iotlb;     /* (L) memory in force, from one session to the next */
-	bool memory_ends;	      /* (L) the next reset that succeeds takes it away */
-	uint64_t *dma_mapped;	      /* (L) dma.c: bit i, the device can reach region i of it */
-	struct vdpa_core_vq *vqs;     /* (L) */
-	uint16_t nvqs;		      /* fixed at registration */
-	struct vdpa_capabilities can; /* likewise */
-	int config_fd;		      /* eventfd that the device signals; from registration on */
+	uint8_t status;			 /* what the driver has set */
+	uint64_t features;		 /* negotiated */
+	bool features_set;		 /* (L) set_driver_features succeeded since reset */
+	struct vdpa_iotlb *iotlb;	 /* (L) memory in force, from one session to the next */
+	bool memory_ends;		 /* (L) the next reset that succeeds takes it away */
+	struct vdpa_dma_domain *dma_own; /* dma.c: of a driver with dma_map; registered */
+	struct vdpa_core_vq *vqs;	 /* (L) */
+	uint16_t nvqs;			 /* fixed at registration */
+	struct vdpa_capabilities can;	 /* likewise */
+	int config_fd;			 /* eventfd that the device signals; from registration on */
 	struct vdpa_event config_ev;
 	bool logging; /* (L) */
 
@@ -140,9 +140,16 @@ int vdpa_op_failed(struct vdpa_device *vdev, int qidx, const char *op, int rc, u
 	})
 
 /*
- * dma.c: the memory of a device that maps it region by region, by ops or in its DMA domain; under
- * the device's lock. Go from the table in force to tlb; on failure that one stays, and the device
- * fails where not even that can be had.
+ * dma.c: the memory of a device that has no set_map: by dma_map and dma_unmap or in its DMA domain.
+ * Attached while it is registered. No-ops for a device with set_map.
+ */
+int vdpa_dma_attach(struct vdpa_device *vdev);
+void vdpa_dma_detach(struct vdpa_device *vdev);
+/* Whether the device may access its memory from now on. An errno where it lacks some of it. */
+int vdpa_dma_set_runs(struct vdpa_device *vdev, bool runs);
+/*
+ * Under the device's lock. Go from the table in force to tlb; on failure that one stays, and the
+ * device fails where not even that can be had.
  */
 int vdpa_dma_change(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
 /*

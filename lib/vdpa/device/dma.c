@@ -2,185 +2,135 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * Memory of devices that map it region by region: by the driver's dma_map and dma_unmap, or in the
- * DMA domain of the platform's IOMMU (struct vdpa_device.dma), which the core fills and empties.
+ * Memory of devices that do not take whole tables: in the DMA domain of the platform's IOMMU
+ * (struct vdpa_device.dma), or by the driver's dma_map and dma_unmap, of which a domain of the
+ * device's own is made here. So both go by one rule: what stays is not touched, and what is
+ * unmapped is what was mapped by one call.
  *
  * A domain is emptied after every reset, above all after one that failed: a device that does not
  * stop is harmless once the IOMMU stops its accesses. Where the driver maps, only its reset can say
- * that the device is out of the memory.
+ * that the device is out of the memory, and it takes all of it away.
  */
-
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "device_priv.h"
 #include "vdpa_log.h"
 
-/* From one table to another. The first error is why it is taken back; more say that this failed. */
-struct change {
-	struct vdpa_device *vdev;
-	unsigned int held; /* regions in the device's reach */
-	unsigned int errors;
-	char why[VDPA_ERROR_MAX]; /* of the first */
-};
+/* The pages of a device that its driver maps: whatever a region may be aligned to. */
+#define DRIVER_PAGE 8
 
-/* Words of dma_mapped. */
-static uint32_t
-mapped_words(const struct vdpa_iotlb *tlb)
+static int
+driver_map(void *arg, const struct vdpa_dma_mapping *m)
 {
-	return tlb != NULL ? tlb->n / 64 + (tlb->n % 64 != 0) : 0;
-}
+	struct vdpa_device *vdev = arg;
+	const struct vdpa_mem_region piece = {
+		.iova = m->iova, .size = m->size, .offset = m->offset, .va = m->va, .fd = m->fd};
 
-/* Regions of the table in force that the device can reach. */
-static unsigned int
-count_mapped(const struct vdpa_device_core *core)
-{
-	unsigned int n = 0;
-
-	for (uint32_t i = 0; core->dma_mapped != NULL && i < mapped_words(core->iotlb); i++)
-		n += (unsigned int)__builtin_popcountll(core->dma_mapped[i]);
-	return n;
-}
-
-/* Note what became of a region, if it is one of the table in force. */
-static void
-note_mapped(struct vdpa_device *vdev, const struct vdpa_mem_region *region, bool mapped)
-{
-	struct vdpa_device_core *core = vdev->core;
-	uint32_t i;
-
-	if (core->iotlb == NULL || core->iotlb->n == 0)
-		return;
-	i = vdpa_iotlb_index(core->iotlb, region->iova);
-	if (core->iotlb->regions[i] != region)
-		return;
-	if (mapped)
-		core->dma_mapped[i / 64] |= RTE_BIT64(i % 64);
-	else
-		core->dma_mapped[i / 64] &= ~RTE_BIT64(i % 64);
+	return VDPA_OP(vdev, -1, "dma_map", vdev->config->dma_map(vdev, 0, &piece));
 }
 
 static int
-note_result(struct change *c, const struct vdpa_mem_region *region, int rc, bool mapped)
+driver_unmap(void *arg, const struct vdpa_dma_mapping *m)
 {
-	if (rc == 0) {
-		note_mapped(c->vdev, region, mapped);
-		c->held += mapped ? 1 : -1u;
-	} else if (c->errors++ == 0) {
-		snprintf(c->why, sizeof(c->why), "%s", vdpa_error_message());
+	struct vdpa_device *vdev = arg;
+	const struct vdpa_mem_region piece = {.iova = m->iova, .size = m->size, .fd = -1};
+
+	return VDPA_OP(vdev, -1, "dma_unmap", vdev->config->dma_unmap(vdev, 0, &piece));
+}
+
+static const struct vdpa_dma_ops driver_ops = {.map = driver_map, .unmap = driver_unmap};
+
+int
+vdpa_dma_attach(struct vdpa_device *vdev)
+{
+	const struct vdpa_dma_limits limits = {.page_size = DRIVER_PAGE};
+	struct vdpa_device_core *core = vdev->core;
+	struct vdpa_dma_domain *dom = vdev->dma;
+	int rc;
+
+	if (vdev->config->set_map != NULL)
+		return 0;
+	if (dom == NULL) {
+		rc = vdpa_dma_domain_create(vdev->name, &driver_ops, vdev, &limits, &core->dma_own);
+		if (rc < 0)
+			return rc;
+		dom = core->dma_own;
+	}
+	rc = vdpa_dma_join(dom, vdev->name, &vdev->dma_user);
+	if (rc < 0) {
+		vdpa_dma_domain_destroy(core->dma_own);
+		core->dma_own = NULL;
 	}
 	return rc;
 }
 
-/* The domain may be another device's too; which must serve the same guest then. */
-static int
-map_in_domain(const struct change *c, const struct vdpa_mem_region *region)
+void
+vdpa_dma_detach(struct vdpa_device *vdev)
 {
-	return c->held == 0 ? vdpa_dma_map_first(c->vdev->dma, region)
-			    : vdpa_dma_map(c->vdev->dma, region);
-}
+	struct vdpa_device_core *core = vdev->core;
 
-static int
-map_region(const struct vdpa_mem_region *region, void *arg)
-{
-	struct change *c = arg;
-	struct vdpa_device *vdev = c->vdev;
-
-	return note_result(c, region,
-			   VDPA_OP(vdev, -1, "dma_map",
-				   vdev->dma != NULL ? map_in_domain(c, region)
-						     : vdev->config->dma_map(vdev, 0, region)),
-			   true);
-}
-
-static int
-unmap_region(const struct vdpa_mem_region *region, void *arg)
-{
-	struct change *c = arg;
-	struct vdpa_device *vdev = c->vdev;
-
-	return note_result(c, region,
-			   VDPA_OP(vdev, -1, "dma_unmap",
-				   vdev->dma != NULL ? vdpa_dma_unmap(vdev->dma, region)
-						     : vdev->config->dma_unmap(vdev, 0, region)),
-			   false);
+	if (core->dma_own != NULL)
+		vdpa_dma_forget(vdev->dma_user);
+	vdpa_dma_leave(vdev->dma_user);
+	vdev->dma_user = NULL;
+	vdpa_dma_domain_destroy(core->dma_own);
+	core->dma_own = NULL;
 }
 
 int
 vdpa_dma_change(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 {
-	struct vdpa_device_core *core = vdev->core;
-	struct change c = {.vdev = vdev, .held = count_mapped(core)};
-	uint32_t words = mapped_words(tlb);
-	uint64_t *mapped = NULL;
-	int rc;
+	struct vdpa_error_saved why;
+	int rc = vdpa_dma_set(vdev->dma_user, tlb);
 
-	if (words > 0) {
-		mapped = malloc(words * sizeof(*mapped));
-		if (mapped == NULL)
-			return vdpa_error(ENOMEM, "%s: memory table: out of memory", vdev->name);
-		memset(mapped, 0xff, words * sizeof(*mapped));
-		mapped[words - 1] >>= (64 - tlb->n % 64) % 64;
-	}
-	rc = vdpa_iotlb_diff(core->iotlb, tlb, map_region, unmap_region, &c);
-	if (c.errors > 1)
+	if (rc < 0 && vdpa_dma_is_broken(vdev->dma_user)) {
+		vdpa_error_save(&why);
 		vdpa_device_fail(vdev, -1, rc, "a change of memory could not be taken back: %s",
-				 vdpa_error_message());
-	if (rc < 0) {
-		free(mapped);
-		return vdpa_error(rc, "%s", c.why);
+				 why.text);
+		vdpa_error_restore(&why);
 	}
-	/* All of tlb is in the device's reach; the caller puts it in force. */
-	free(core->dma_mapped);
-	core->dma_mapped = mapped;
-	return 0;
+	return rc;
 }
 
-/* Bring the table in force out of the domain. What cannot be is tried again by the next reset. */
-static int
-empty_domain(struct vdpa_device *vdev)
+int
+vdpa_dma_set_runs(struct vdpa_device *vdev, bool runs)
 {
-	struct change c = {.vdev = vdev};
-	struct vdpa_iotlb *tlb = vdev->core->iotlb;
-	int rc = 0;
+	return vdev->dma_user != NULL ? vdpa_dma_set_running(vdev->dma_user, runs) : 0;
+}
 
-	for (uint32_t i = 0; tlb != NULL && i < tlb->n; i++) {
-		if ((vdev->core->dma_mapped[i / 64] & RTE_BIT64(i % 64)) == 0)
-			continue;
-		int one = unmap_region(tlb->regions[i], &c);
+/* All memory out of the device's reach. What cannot be is tried again by the next reset. */
+static int
+empty_domain(struct vdpa_device *vdev, int rc)
+{
+	struct vdpa_error_saved why;
+	int left;
 
-		if (rc == 0)
-			rc = one;
-	}
-	return rc < 0 ? vdpa_error(rc, "%s", c.why) : 0;
+	vdpa_error_save(&why);
+	left = vdpa_dma_set(vdev->dma_user, NULL);
+	if (left < 0)
+		VDPA_LOG(ERR, "%s: memory stays in the device's reach: %s", vdev->name,
+			 vdpa_error_message());
+	if (rc < 0)
+		vdpa_error_restore(&why);
+	return left;
 }
 
 int
 vdpa_dma_end(struct vdpa_device *vdev, int rc)
 {
 	struct vdpa_device_core *core = vdev->core;
-	char why[VDPA_ERROR_MAX];
 	int left = rc;
 
 	if (vdev->dma != NULL) {
-		snprintf(why, sizeof(why), "%s", rc < 0 ? vdpa_error_message() : "");
-		left = empty_domain(vdev);
-		if (left < 0)
-			VDPA_LOG(ERR, "%s: memory stays in the device's reach: %s", vdev->name,
-				 vdpa_error_message());
-		if (rc < 0)
-			vdpa_error(rc, "%s", why);
-		else
+		left = empty_domain(vdev, rc);
+		if (rc == 0)
 			rc = left;
+	} else if (rc == 0 && core->dma_own != NULL) {
+		vdpa_dma_forget(vdev->dma_user);
 	}
 	/* What the device may still use stays mapped in the process too. */
 	if (left == 0) {
 		vdpa_iotlb_put(core->iotlb);
 		core->iotlb = NULL;
-		free(core->dma_mapped);
-		core->dma_mapped = NULL;
 	}
 	return rc;
 }

@@ -108,6 +108,8 @@ vdpa_step_quiesce(struct vdpa_device *vdev)
 	gone = vdpa_device_is_gone(vdev);
 	if (rc < 0 || gone || core->memory_ends)
 		rc = vdpa_step_end_memory(vdev, rc);
+	if (rc == 0)
+		rc = vdpa_dma_set_runs(vdev, false);
 	if (rc == 0 && gone)
 		rc = vdpa_error(ENODEV, "%s: the device is gone", vdev->name);
 	if (rc < 0)
@@ -176,7 +178,10 @@ vdpa_step_status(struct vdpa_device *vdev, uint8_t status)
 	if (added == 0)
 		return 0;
 
-	rc = VDPA_OP(vdev, -1, "set_status", vdev->config->set_status(vdev, status));
+	if ((added & VIRTIO_CONFIG_S_DRIVER_OK) != 0)
+		rc = VDPA_OP(vdev, -1, "memory", vdpa_dma_set_runs(vdev, true));
+	if (rc == 0)
+		rc = VDPA_OP(vdev, -1, "set_status", vdev->config->set_status(vdev, status));
 	if (rc < 0)
 		return rc;
 	if ((added & VIRTIO_CONFIG_S_FEATURES_OK) != 0 &&
@@ -245,18 +250,10 @@ static int
 change_memory(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 {
 	const struct vdpa_config_ops *ops = vdev->config;
-	int rc;
 
 	if (ops->set_map != NULL)
 		return VDPA_OP(vdev, -1, "set_map", ops->set_map(vdev, 0, tlb));
-	rc = VDPA_OP(vdev, -1, "memory", vdpa_dma_change(vdev, tlb));
-	/* What the driver keeps there for its next start makes way for the guest's. */
-	if (rc == -EBUSY && ops->release_dma != NULL &&
-	    (vdev->core->status & VIRTIO_CONFIG_S_DRIVER_OK) == 0) {
-		ops->release_dma(vdev);
-		rc = VDPA_OP(vdev, -1, "memory", vdpa_dma_change(vdev, tlb));
-	}
-	return rc;
+	return VDPA_OP(vdev, -1, "memory", vdpa_dma_change(vdev, tlb));
 }
 
 int

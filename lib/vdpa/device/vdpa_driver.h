@@ -177,8 +177,15 @@ struct vdpa_config_ops {
 	 * keep it (vdpa_iotlb_get()); NULL: no memory. May be called while running.
 	 */
 	int (*set_map)(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb);
-	/** Optional: one region more, one less. While running too. A change that fails half-way is
-	 * taken back by the opposite calls. */
+	/**
+	 * Optional: a piece of memory more, one less: the difference of two tables by IOVA, file
+	 * and offset, however they are cut into regions. While running too. A piece is of one
+	 * region, of 1 GiB at most, and valid during the call. An unmap names IOVA and size of an
+	 * earlier map and nothing else; a piece of which a part goes is kept until all of it does,
+	 * or other memory comes there: then it is unmapped, and what stays is mapped anew. A change
+	 * that fails half-way is taken back by the opposite calls. Reset takes all memory away
+	 * without a call.
+	 */
 	int (*dma_map)(struct vdpa_device *vdev, uint32_t asid,
 		       const struct vdpa_mem_region *region);
 	int (*dma_unmap)(struct vdpa_device *vdev, uint32_t asid,
@@ -186,8 +193,7 @@ struct vdpa_config_ops {
 
 	/**
 	 * Optional, with a DMA domain: free what the driver keeps there (vdpa_dma_alloc()) from one
-	 * start to the next. While the device is reset: the guest's memory has left the domain, or
-	 * is to have those IOVAs.
+	 * start to the next. The device is reset, and the guest's memory has left the domain.
 	 */
 	void (*release_dma)(struct vdpa_device *vdev);
 
@@ -223,6 +229,8 @@ struct vdpa_device {
 	 * front end's connection ends or a reset fails. Outlives the registration.
 	 */
 	struct vdpa_dma_domain *dma;
+	/** The device as a user of its domain, while it is registered. */
+	struct vdpa_dma_user *dma_user;
 	struct vdpa_device_core *core;
 };
 

@@ -2,56 +2,52 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * DMA domains: the list of what is mapped where, who may map what, and the driver's own memory in
- * it. Owns the list; how to map is the transport's (struct vdpa_dma_ops).
+ * DMA domains: what the IOMMU translates, the domain's lock, and the driver's own memory. How to
+ * map is the transport's (struct vdpa_dma_ops); what is mapped, and when, dma_change.c's.
  */
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "dma_priv.h"
 #include "vdpa.h"
 #include "vdpa_args.h"
-#include "vdpa_dma.h"
 #include "vdpa_log.h"
 
 /* Ranges of one domain: an IOMMU reserves a handful. */
-#define RANGES_MAX 4096
+#define RANGES_MAX    4096
+/*
+ * Bytes of one mapping. VFIO pins some 10 GiB a second at best, so that a turn of the lock stays
+ * below half a second; what is mapped anew when one is replaced is less than that.
+ */
+#define CHUNK_DEFAULT (UINT64_C(1) << 30)
 
-/* What makes two requests the same mapping. A driver's own memory equals nothing else: its file is
- * private. */
-struct dma_entry {
-	uint64_t iova;
-	uint64_t last; /* inclusive: an entry may end at 2^64 */
-	uint64_t offset;
-	dev_t dev;
-	ino_t ino;
-	uint32_t users;
-	bool own; /* the driver's, by vdpa_dma_alloc() */
-};
+void
+dma_lock(struct vdpa_dma_domain *dom)
+{
+	uint64_t mine;
 
-struct vdpa_dma_domain {
-	char *name;
-	const struct vdpa_dma_ops *ops;
-	void *arg;
-	uint64_t page_size;
-	unsigned int max_mappings;
-	struct vdpa_dma_range *ranges; /* ascending, none adjacent to the next */
-	unsigned int n_ranges;
+	pthread_mutex_lock(&dom->turn_lock);
+	mine = dom->turns++;
+	while (dom->turn != mine)
+		pthread_cond_wait(&dom->turn_cond, &dom->turn_lock);
+	pthread_mutex_unlock(&dom->turn_lock);
+}
 
-	pthread_mutex_t lock;	   /* entries, and calls of ops */
-	struct dma_entry *entries; /* ascending, disjoint */
-	uint32_t n, room;
-
-	/* Read without the lock, which a transport may hold for as long as its time-out. */
-	struct vdpa_dma_stats stats;
-};
+void
+dma_unlock(struct vdpa_dma_domain *dom)
+{
+	pthread_mutex_lock(&dom->turn_lock);
+	dom->turn++;
+	pthread_cond_broadcast(&dom->turn_cond);
+	pthread_mutex_unlock(&dom->turn_lock);
+}
 
 static int
 ranges_copy(struct vdpa_dma_domain *dom, const struct vdpa_dma_limits *limits)
@@ -83,18 +79,23 @@ int
 vdpa_dma_domain_create(const char *name, const struct vdpa_dma_ops *ops, void *arg,
 		       const struct vdpa_dma_limits *limits, struct vdpa_dma_domain **out)
 {
+	uint64_t chunk = limits->chunk_size != 0 ? limits->chunk_size : CHUNK_DEFAULT;
 	struct vdpa_dma_domain *dom;
 	int ret;
 
 	if (limits->page_size == 0 || (limits->page_size & (limits->page_size - 1)) != 0)
 		return vdpa_error(EINVAL, "%s: IOMMU page size 0x%" PRIx64, name,
 				  limits->page_size);
+	if ((chunk & (chunk - 1)) != 0)
+		return vdpa_error(EINVAL, "%s: mappings of 0x%" PRIx64 " bytes", name, chunk);
 	dom = calloc(1, sizeof(*dom));
 	if (dom == NULL)
 		return vdpa_error(ENOMEM, "%s: out of memory", name);
 	dom->ops = ops;
 	dom->arg = arg;
 	dom->page_size = limits->page_size;
+	dom->chunk_size = chunk > limits->page_size ? chunk : limits->page_size;
+	LIST_INIT(&dom->users);
 	dom->max_mappings = limits->max_mappings;
 	dom->name = strdup(name);
 	if (dom->name == NULL) {
@@ -104,11 +105,8 @@ vdpa_dma_domain_create(const char *name, const struct vdpa_dma_ops *ops, void *a
 	ret = ranges_copy(dom, limits);
 	if (ret < 0)
 		goto err_ranges;
-	ret = pthread_mutex_init(&dom->lock, NULL);
-	if (ret != 0) {
-		ret = vdpa_error(ret, "%s: mutex: %s", name, strerror(ret));
-		goto err_ranges;
-	}
+	pthread_mutex_init(&dom->turn_lock, NULL);
+	pthread_cond_init(&dom->turn_cond, NULL);
 	*out = dom;
 	return 0;
 
@@ -118,23 +116,6 @@ err_ranges:
 err_free:
 	free(dom);
 	return ret;
-}
-
-/* Index of the first entry that ends at iova or above. */
-static uint32_t
-entry_at(const struct vdpa_dma_domain *dom, uint64_t iova)
-{
-	uint32_t low = 0, high = dom->n;
-
-	while (low < high) {
-		uint32_t mid = low + (high - low) / 2;
-
-		if (dom->entries[mid].last < iova)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	return low;
 }
 
 /* The IOVAs can be translated, by pages of the IOMMU. */
@@ -167,97 +148,6 @@ check_iova(const struct vdpa_dma_domain *dom, uint64_t first, uint64_t last)
 			  r[hole].first - 1);
 }
 
-/* Put an entry in its place and map it. With the lock. */
-static int
-entry_map(struct vdpa_dma_domain *dom, uint32_t at, const struct dma_entry *e,
-	  const struct vdpa_dma_mapping *m)
-{
-	int ret;
-
-	if (dom->max_mappings > 0 && dom->n >= dom->max_mappings)
-		return vdpa_error(ENOSPC,
-				  "%s: %u memory regions are mapped, the IOMMU takes no more",
-				  dom->name, dom->n);
-	if (dom->n == dom->room) {
-		uint32_t room = dom->room > 0 ? 2 * dom->room : 16;
-		struct dma_entry *grown = realloc(dom->entries, room * sizeof(*grown));
-
-		if (grown == NULL)
-			return vdpa_error(ENOMEM, "%s: out of memory", dom->name);
-		dom->entries = grown;
-		dom->room = room;
-	}
-	ret = dom->ops->map(dom->arg, m);
-	__atomic_add_fetch(&dom->stats.maps, 1, __ATOMIC_RELAXED);
-	if (ret < 0)
-		return ret;
-	memmove(&dom->entries[at + 1], &dom->entries[at], (dom->n - at) * sizeof(*e));
-	dom->entries[at] = *e;
-	dom->n++;
-	__atomic_store_n(&dom->stats.mappings, dom->n, __ATOMIC_RELAXED);
-	__atomic_add_fetch(&dom->stats.bytes_mapped, m->size, __ATOMIC_RELAXED);
-	VDPA_LOG(DEBUG, "%s: mapped IOVA 0x%" PRIx64 "-0x%" PRIx64, dom->name, e->iova, e->last);
-	return 0;
-}
-
-/* Unmap an entry and take it out; on failure it stays. With the lock. */
-static int
-entry_unmap(struct vdpa_dma_domain *dom, uint32_t at, void *va, int fd)
-{
-	const struct dma_entry *e = &dom->entries[at];
-	struct vdpa_dma_mapping m = {.iova = e->iova,
-				     .size = e->last - e->iova + 1,
-				     .va = va,
-				     .fd = fd,
-				     .offset = e->offset};
-	int ret;
-
-	ret = dom->ops->unmap(dom->arg, &m);
-	__atomic_add_fetch(&dom->stats.unmaps, 1, __ATOMIC_RELAXED);
-	if (ret < 0)
-		return ret;
-	dom->n--;
-	memmove(&dom->entries[at], &dom->entries[at + 1], (dom->n - at) * sizeof(*e));
-	__atomic_store_n(&dom->stats.mappings, dom->n, __ATOMIC_RELAXED);
-	__atomic_sub_fetch(&dom->stats.bytes_mapped, m.size, __ATOMIC_RELAXED);
-	VDPA_LOG(DEBUG, "%s: unmapped IOVA 0x%" PRIx64 " size 0x%" PRIx64, dom->name, m.iova,
-		 m.size);
-	return 0;
-}
-
-/* Bytes of whole IOMMU pages that a region takes; 0: more than there are. */
-static uint64_t
-whole_pages(const struct vdpa_dma_domain *dom, const struct vdpa_mem_region *r)
-{
-	return (r->size + dom->page_size - 1) & ~(dom->page_size - 1);
-}
-
-/* The entry that is this region's; NULL: there is none. With the lock. */
-static struct dma_entry *
-entry_of(const struct vdpa_dma_domain *dom, const struct vdpa_mem_region *r)
-{
-	uint32_t at = entry_at(dom, r->iova);
-	struct dma_entry *e;
-
-	if (at == dom->n)
-		return NULL;
-	e = &dom->entries[at];
-	return !e->own && e->iova == r->iova && e->last - e->iova == whole_pages(dom, r) - 1 &&
-			       e->offset == r->offset && e->dev == r->dev && e->ino == r->ino
-		       ? e
-		       : NULL;
-}
-
-/* Whether memory of a guest's is mapped. With the lock. */
-static bool
-has_guest(const struct vdpa_dma_domain *dom)
-{
-	for (uint32_t i = 0; i < dom->n; i++)
-		if (!dom->entries[i].own)
-			return true;
-	return false;
-}
-
 /*
  * The region begins with a page of the IOMMU. It may end within one, which is mapped as a whole
  * where the file has that page too: the device then reaches bytes of the front end's own file, and
@@ -288,120 +178,51 @@ check_pages(const struct vdpa_dma_domain *dom, const struct vdpa_mem_region *r, 
 	return 0;
 }
 
-static int
-overlaps_entry(const struct vdpa_dma_domain *dom, const struct dma_entry *wanted,
-	       const struct dma_entry *e)
-{
-	return vdpa_error(EBUSY,
-			  "%s: memory at IOVA 0x%" PRIx64 "-0x%" PRIx64 " overlaps 0x%" PRIx64
-			  "-0x%" PRIx64 ", which is %s",
-			  dom->name, wanted->iova, wanted->last, e->iova, e->last,
-			  e->own ? "the driver's own memory"
-				 : "mapped to other memory: functions of one IOMMU group serve "
-				   "one guest");
-}
-
-static int
-map_for_user(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region, bool first)
-{
-	uint64_t size = whole_pages(dom, region);
-	const struct vdpa_dma_mapping m = {.iova = region->iova,
-					   .size = size,
-					   .va = region->va,
-					   .fd = region->fd,
-					   .offset = region->offset};
-	const struct dma_entry wanted = {.iova = region->iova,
-					 .last = region->iova + size - 1,
-					 .offset = region->offset,
-					 .dev = region->dev,
-					 .ino = region->ino,
-					 .users = 1};
-	struct dma_entry *e;
-	uint32_t at;
-	int ret;
-
-	ret = check_pages(dom, region, size);
-	if (ret == 0)
-		ret = check_iova(dom, wanted.iova, wanted.last);
-	if (ret < 0)
-		return ret;
-
-	pthread_mutex_lock(&dom->lock);
-	e = entry_of(dom, region);
-	at = entry_at(dom, wanted.iova);
-	if (e != NULL)
-		e->users++;
-	else if (at < dom->n && dom->entries[at].iova <= wanted.last)
-		ret = overlaps_entry(dom, &wanted, &dom->entries[at]);
-	else if (first && has_guest(dom))
-		ret = vdpa_error(EBUSY,
-				 "%s: memory at IOVA 0x%" PRIx64 "-0x%" PRIx64
-				 " is none of the guest's whose memory is mapped: functions of one "
-				 "IOMMU group serve one guest",
-				 dom->name, wanted.iova, wanted.last);
-	else
-		ret = entry_map(dom, at, &wanted, &m);
-	pthread_mutex_unlock(&dom->lock);
-	return ret;
-}
-
 int
-vdpa_dma_map(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region)
+dma_check_region(const struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region)
 {
-	return map_for_user(dom, region, false);
+	uint64_t size = (region->size + dom->page_size - 1) & ~(dom->page_size - 1);
+	int ret = check_pages(dom, region, size);
+
+	return ret == 0 ? check_iova(dom, region->iova, region->iova + size - 1) : ret;
 }
 
-int
-vdpa_dma_map_first(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region)
+/* Whether nobody has anything in size bytes below top; else below what there could be room. */
+static bool
+is_hole(const struct vdpa_dma_domain *dom, uint64_t size, uint64_t *top)
 {
-	return map_for_user(dom, region, true);
-}
+	const struct dma_entry *e = dma_entry_below(dom, *top);
+	uint64_t begin;
 
-int
-vdpa_dma_unmap(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region)
-{
-	struct dma_entry *e;
-	int ret = 0;
-
-	pthread_mutex_lock(&dom->lock);
-	e = entry_of(dom, region);
-	if (e == NULL)
-		ret = vdpa_error(ENOENT,
-				 "%s: memory at IOVA 0x%" PRIx64 " of 0x%" PRIx64
-				 " bytes is not mapped",
-				 dom->name, region->iova, region->size);
-	else if (e->users > 1)
-		e->users--;
-	else
-		/* The first user's view may be gone; this one's is there. */
-		ret = entry_unmap(dom, (uint32_t)(e - dom->entries), region->va, region->fd);
-	pthread_mutex_unlock(&dom->lock);
-	return ret;
+	if (e != NULL && e->last >= *top - size) {
+		*top = e->first;
+		return false;
+	}
+	/* Mapped or about to be. */
+	if (dma_claim_in(dom, *top - size, *top - 1, &begin)) {
+		*top = begin;
+		return false;
+	}
+	return true;
 }
 
 /* The highest hole of size bytes, whole pages. With the lock. */
 static int
 find_hole(const struct vdpa_dma_domain *dom, uint64_t size, uint64_t page, uint64_t *iova)
 {
-	uint32_t e = dom->n;
-
 	for (unsigned int i = dom->n_ranges; i-- > 0;) {
 		const struct vdpa_dma_range *r = &dom->ranges[i];
 		/* The last page of all is left out: a device may compute with its end. */
 		uint64_t top = r->last < UINT64_MAX - page ? r->last + 1 : -page;
 
-		top &= ~(page - 1);
 		for (;;) {
-			/* Whatever lies at top or above does not matter any more. */
-			while (e > 0 && dom->entries[e - 1].iova >= top)
-				e--;
+			top &= ~(page - 1);
 			if (top < size || top - size < r->first)
 				break;
-			if (e == 0 || dom->entries[e - 1].last < top - size) {
+			if (is_hole(dom, size, &top)) {
 				*iova = top - size;
 				return 0;
 			}
-			top = dom->entries[e - 1].iova;
 		}
 	}
 	return vdpa_error(ENOSPC, "%s: no %" PRIu64 " bytes of IOVAs in one piece are free",
@@ -454,11 +275,12 @@ err_close:
 }
 
 int
-vdpa_dma_alloc(struct vdpa_dma_domain *dom, size_t size, struct vdpa_dma_buf *buf)
+vdpa_dma_alloc(struct vdpa_dma_domain *dom, size_t size, const struct vdpa_dma_owner *owner,
+	       struct vdpa_dma_buf *buf)
 {
 	uint64_t page = dom->page_size, sys_page = (uint64_t)sysconf(_SC_PAGESIZE);
 	struct vdpa_dma_buf b = {.fd = -1};
-	struct dma_entry e = {.own = true, .users = 1};
+	struct dma_entry e = {.own = true};
 	struct stat st;
 	int ret;
 
@@ -470,20 +292,20 @@ vdpa_dma_alloc(struct vdpa_dma_domain *dom, size_t size, struct vdpa_dma_buf *bu
 	ret = own_memory(dom, &b, &st);
 	if (ret < 0)
 		return ret;
-	e.dev = st.st_dev;
-	e.ino = st.st_ino;
+	e.id = (struct dma_id){.dev = st.st_dev, .ino = st.st_ino};
+	e.wanted = b.size;
+	if (owner != NULL)
+		e.owner = *owner;
 
-	pthread_mutex_lock(&dom->lock);
+	dma_lock(dom);
 	ret = find_hole(dom, b.size, page, &b.iova);
 	if (ret == 0) {
 		const struct vdpa_dma_mapping m = {
 			.iova = b.iova, .size = b.size, .va = b.va, .fd = b.fd};
 
-		e.iova = b.iova;
-		e.last = b.iova + b.size - 1;
-		ret = entry_map(dom, entry_at(dom, e.iova), &e, &m);
+		ret = dma_entry_map(dom, &e, &m);
 	}
-	pthread_mutex_unlock(&dom->lock);
+	dma_unlock(dom);
 	if (ret < 0) {
 		munmap(b.va, b.size);
 		close(b.fd);
@@ -496,21 +318,24 @@ vdpa_dma_alloc(struct vdpa_dma_domain *dom, size_t size, struct vdpa_dma_buf *bu
 void
 vdpa_dma_free(struct vdpa_dma_domain *dom, struct vdpa_dma_buf *buf)
 {
-	uint32_t at;
+	struct dma_entry *e;
 
 	if (buf->va == NULL)
 		return;
-	pthread_mutex_lock(&dom->lock);
-	at = entry_at(dom, buf->iova);
-	/*
-	 * What cannot be unmapped keeps its IOVA until the domain goes. Our view can go: the pages
-	 * live as long as whoever can still reach them.
-	 */
-	if (at < dom->n && dom->entries[at].own && dom->entries[at].iova == buf->iova &&
-	    entry_unmap(dom, at, buf->va, buf->fd) < 0)
-		VDPA_LOG(ERR, "%s: the driver's memory at IOVA 0x%" PRIx64 " stays mapped: %s",
-			 dom->name, buf->iova, vdpa_error_message());
-	pthread_mutex_unlock(&dom->lock);
+	dma_lock(dom);
+	e = dma_entry_at(dom, buf->iova);
+	if (e != NULL && e->own && e->first == buf->iova) {
+		/*
+		 * What cannot be unmapped keeps its IOVA until the domain goes. Our view can go:
+		 * the pages live as long as whoever can still reach them.
+		 */
+		e->owner = (struct vdpa_dma_owner){.user = NULL};
+		if (dma_entry_unmap(dom, e) < 0)
+			VDPA_LOG(ERR,
+				 "%s: the driver's memory at IOVA 0x%" PRIx64 " stays mapped: %s",
+				 dom->name, buf->iova, vdpa_error_message());
+	}
+	dma_unlock(dom);
 	munmap(buf->va, buf->size);
 	close(buf->fd);
 	memset(buf, 0, sizeof(*buf));
@@ -519,10 +344,15 @@ vdpa_dma_free(struct vdpa_dma_domain *dom, struct vdpa_dma_buf *buf)
 void
 vdpa_dma_get_stats(struct vdpa_dma_domain *dom, struct vdpa_dma_stats *stats)
 {
-	stats->maps = __atomic_load_n(&dom->stats.maps, __ATOMIC_RELAXED);
-	stats->unmaps = __atomic_load_n(&dom->stats.unmaps, __ATOMIC_RELAXED);
-	stats->bytes_mapped = __atomic_load_n(&dom->stats.bytes_mapped, __ATOMIC_RELAXED);
-	stats->mappings = __atomic_load_n(&dom->stats.mappings, __ATOMIC_RELAXED);
+	const struct vdpa_dma_stats *s = &dom->stats;
+
+	stats->maps = __atomic_load_n(&s->maps, __ATOMIC_RELAXED);
+	stats->unmaps = __atomic_load_n(&s->unmaps, __ATOMIC_RELAXED);
+	stats->bytes_mapped = __atomic_load_n(&s->bytes_mapped, __ATOMIC_RELAXED);
+	stats->bytes_retained = __atomic_load_n(&s->bytes_retained, __ATOMIC_RELAXED);
+	stats->replaced = __atomic_load_n(&s->replaced, __ATOMIC_RELAXED);
+	stats->change_us = __atomic_load_n(&s->change_us, __ATOMIC_RELAXED);
+	stats->mappings = __atomic_load_n(&s->mappings, __ATOMIC_RELAXED);
 }
 
 void
@@ -533,15 +363,15 @@ vdpa_dma_domain_destroy(struct vdpa_dma_domain *dom)
 	if (dom->n > 0)
 		VDPA_LOG(WARNING, "%s: %u mappings, %" PRIu64 " bytes, were left; unmapped",
 			 dom->name, dom->n, dom->stats.bytes_mapped);
-	while (dom->n > 0) {
-		if (entry_unmap(dom, dom->n - 1, NULL, -1) == 0)
+	while (dom->root != NULL) {
+		if (dma_entry_unmap(dom, dom->root) == 0)
 			continue;
 		VDPA_LOG(ERR, "%s: IOVA 0x%" PRIx64 " stays mapped: %s", dom->name,
-			 dom->entries[dom->n - 1].iova, vdpa_error_message());
-		dom->n--;
+			 dom->root->first, vdpa_error_message());
+		dma_entry_forget(dom, dom->root);
 	}
-	pthread_mutex_destroy(&dom->lock);
-	free(dom->entries);
+	pthread_cond_destroy(&dom->turn_cond);
+	pthread_mutex_destroy(&dom->turn_lock);
 	free(dom->ranges);
 	free(dom->name);
 	free(dom);

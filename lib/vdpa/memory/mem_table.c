@@ -741,44 +741,23 @@ vdpa_iotlb_put(struct vdpa_iotlb *tlb)
 	free(tlb);
 }
 
-static bool
-tlb_has(const struct vdpa_iotlb *tlb, const struct vdpa_mem_region *r)
-{
-	return region_at(tlb, r->iova) == r;
-}
-
 int
-vdpa_iotlb_diff(const struct vdpa_iotlb *old, const struct vdpa_iotlb *new, vdpa_iotlb_diff_fn map,
-		vdpa_iotlb_diff_fn unmap, void *arg)
+vdpa_iotlb_diff(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now, vdpa_iotlb_diff_fn fn,
+		void *arg)
 {
-	uint32_t nold = old != NULL ? old->n : 0, nnew = new != NULL ? new->n : 0;
-	uint32_t i, j = 0;
-	int ret;
+	uint32_t n_old = old != NULL ? old->n : 0, n_now = now != NULL ? now->n : 0;
+	int ret = 0;
 
-	for (i = 0; i < nold; i++) {
-		if (tlb_has(new, old->regions[i]))
-			continue;
-		ret = unmap(old->regions[i], arg);
-		if (ret < 0)
-			goto undo;
-	}
-	for (j = 0; j < nnew; j++) {
-		if (tlb_has(old, new->regions[j]))
-			continue;
-		ret = map(new->regions[j], arg);
-		if (ret < 0)
-			goto undo;
-	}
-	return 0;
-
-undo:
-	while (j-- > 0) {
-		if (!tlb_has(old, new->regions[j]))
-			(void)unmap(new->regions[j], arg);
-	}
-	while (i-- > 0) {
-		if (!tlb_has(new, old->regions[i]))
-			(void)map(old->regions[i], arg);
+	for (uint32_t i = 0, j = 0; ret == 0 && (i < n_old || j < n_now);) {
+		if (i < n_old && j < n_now && old->regions[i] == now->regions[j]) {
+			i++;
+			j++;
+		} else if (j == n_now ||
+			   (i < n_old && old->regions[i]->iova <= now->regions[j]->iova)) {
+			ret = fn(old->regions[i++], false, arg);
+		} else {
+			ret = fn(now->regions[j++], true, arg);
+		}
 	}
 	return ret;
 }

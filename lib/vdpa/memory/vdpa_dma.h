@@ -7,9 +7,12 @@
  *
  * A transport (VFIO container, vfio-user connection) makes a domain from its two functions, map and
  * unmap; a driver without map ops of its own gives the domain to the core (struct vdpa_device.dma),
- * which brings the guest's memory into it and out of it, region by region, as the table changes.
- * Several devices may share a domain (functions of one IOMMU group must): a mapping that two of
- * them ask for exists once and is counted.
+ * which is a user of it (struct vdpa_dma_user) for as long as the device is registered. A user has
+ * a table of the guest's memory in the domain, vdpa_dma_set(); it is replaced by another table by
+ * differences of ranges (IOVA, file, offset in the file), however they are cut into regions.
+ *
+ * Several devices may share a domain (functions of one IOMMU group must), and then serve one guest:
+ * memory that two tables have is mapped once, and stays until neither has it.
  *
  * Memory of the driver's own (a control queue's ring) gets an IOVA that no guest memory has,
  * vdpa_dma_alloc(). A guest can name that IOVA in a descriptor: what lies there is as untrusted as
@@ -46,17 +49,31 @@ struct vdpa_dma_mapping {
 	uint64_t offset; /**< of va in fd, bytes */
 };
 
-/** How a transport maps. Called with the domain's lock held, one at a time. */
+/**
+ * How a transport maps. Called with the domain's lock held, one at a time.
+ *
+ * va and fd of a mapping are valid during the call of map, and later only for as long as some table
+ * has the memory: a region that QEMU describes anew, in two pieces or with more at its end, is
+ * another mapping of our process, and the one that was mapped by goes with its table. What map has
+ * done must hold all the same: VFIO has pinned the pages, a vfio-user server has its own mapping of
+ * the file.
+ */
 struct vdpa_dma_ops {
 	/** Readable and writable by the device on return. 0 or a negative errno with vdpa_error().
 	 */
 	int (*map)(void *arg, const struct vdpa_dma_mapping *m);
 	/**
-	 * By iova and size; va is NULL and fd -1 where the memory is gone before the mapping.
+	 * By iova and size, those of an earlier map; va is NULL and fd -1.
 	 * On return the device cannot reach it. 0; also when the transport is gone, because then
 	 * nothing is left to unmap. A negative errno with vdpa_error(): it is still mapped.
 	 */
 	int (*unmap)(void *arg, const struct vdpa_dma_mapping *m);
+	/**
+	 * Optional: whether so many more bytes can be mapped, as far as that can be known (a limit
+	 * of locked memory). Asked before a change maps anything. 0 or a negative errno with
+	 * vdpa_error().
+	 */
+	int (*check)(void *arg, uint64_t bytes);
 };
 
 /** Limits of a domain, as the transport found them. */
@@ -65,6 +82,9 @@ struct vdpa_dma_limits {
 	unsigned int n_ranges;		     /**< 0: all of them */
 	uint64_t page_size;		     /**< alignment of IOVA and size, bytes; power of two */
 	unsigned int max_mappings;	     /**< 0: no limit */
+	/** No mapping of guest memory goes across a multiple of this IOVA (bytes, power of two, not
+	 * below page_size; 0: 1 GiB), as long as there are mappings to spare. */
+	uint64_t chunk_size;
 };
 
 /**
@@ -77,33 +97,69 @@ int vdpa_dma_domain_create(const char *name, const struct vdpa_dma_ops *ops, voi
 			   const struct vdpa_dma_limits *limits, struct vdpa_dma_domain **out);
 
 /**
- * Unmap all that is left (one warning says how much) and free the domain. Its devices are gone.
+ * Unmap all that is left (one warning says how much) and free the domain. Its users have left.
  * NULL: no-op.
  */
 void vdpa_dma_domain_destroy(struct vdpa_dma_domain *dom);
 
+/** Who has memory in a domain: a device. Its calls come from one thread at a time. */
+struct vdpa_dma_user;
+
 /**
- * Map a region of guest memory for one more user. A region that ends within a page of the IOMMU is
- * mapped to the end of that page, which must be mapped from its file too; that page is then no
- * other region's.
+ * Be a user of a domain, with no memory yet.
+ * @param name  of the device, for messages; copied.
+ * @return 0; -ENOMEM. From any thread.
+ */
+int vdpa_dma_join(struct vdpa_dma_domain *dom, const char *name, struct vdpa_dma_user **out);
+
+/** Set no memory, if there is some, and be no user any more. What cannot be unmapped stays until
+ * the domain goes; one line says so. NULL: no-op. From any thread. */
+void vdpa_dma_leave(struct vdpa_dma_user *user);
+
+/**
+ * Have this table of guest memory in the domain, in place of the one before.
+ *
+ * What both have is not touched: the device may use it meanwhile. What only the new one has is
+ * mapped first, in pieces of at most the domain's chunk_size, and then what only the old one has is
+ * unmapped. Between two calls of the transport other users of the domain have their turn. A mapping
+ * of which a part goes stays whole, since a transport cannot unmap a part; the rest is retained:
+ * mapped for nobody until all of it goes, it is claimed again, or the device does not run
+ * (vdpa_dma_set_running()). Where the new table has other memory at IOVAs that are mapped, that
+ * mapping is unmapped before; if a part of it stays, that part is mapped anew (it is replaced,
+ * which one line says and which is counted), and the device cannot reach it for that time.
+ *
+ * A region that ends within a page of the IOMMU is mapped to the end of that page, which must be
+ * mapped from its file too; that page is then no other region's.
+ *
+ * All that can be known is checked before anything is mapped. On failure the domain has what it had
+ * before, unless vdpa_dma_is_broken(). For no memory there is no way back: whatever can be unmapped
+ * is, and what cannot be is tried again by the next call of the user's.
+ *
+ * @param tlb  a reference is taken; NULL: no memory.
  * @return 0; -EINVAL with a message for IOVAs that the IOMMU cannot translate or that are reserved
  * (it names them), or a region that does not begin with one of its pages; -EBUSY for IOVAs at which
- * other memory is mapped (the message names whose); -ENOSPC beyond max_mappings; -ENOMEM (the
- * message names RLIMIT_MEMLOCK where that is it); what ops->map says. From any thread.
+ * another user has other memory, or the driver has its own and cannot move it (the message names
+ * both ranges), for a table of another guest than the domain's, and for a mapping to be replaced
+ * that another user needs while it runs; -ENOSPC beyond max_mappings; -ENOMEM (the message names
+ * RLIMIT_MEMLOCK where that is it); what ops->check, map and unmap say. From any thread.
  */
-int vdpa_dma_map(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region);
+int vdpa_dma_set(struct vdpa_dma_user *user, struct vdpa_iotlb *tlb);
+
+/** Whether a change of the user's or of another's could not be taken back: the domain may lack
+ * memory of the table in force, or have more. Until the next vdpa_dma_set() of no memory. */
+bool vdpa_dma_is_broken(const struct vdpa_dma_user *user);
 
 /**
- * vdpa_dma_map() for a user that has nothing mapped. Whatever is in a domain can be reached by all
- * of its devices, so that a user shows by its first region that it serves the same guest: where
- * guest memory is mapped, the region must be a part of that, or it is -EBUSY with a message. Else
- * as vdpa_dma_map().
+ * Whether the user's device may use its memory from now on; at first it does not. Before a device
+ * runs, what is missing of its table is mapped. When none does that has memory in a mapping, what
+ * is retained of it is unmapped.
+ * @return 0; what ops->map and unmap say: the table is not wholly mapped then. From any thread.
  */
-int vdpa_dma_map_first(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region);
+int vdpa_dma_set_running(struct vdpa_dma_user *user, bool running);
 
-/** One user less; the last unmaps. 0; -ENOENT for what is not mapped; what ops->unmap says: it is
- * still mapped then, and the caller its user. From any thread. */
-int vdpa_dma_unmap(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region);
+/** Have no memory in the domain, which the transport has forgotten by itself: nothing is unmapped.
+ * Only for a domain of one user. */
+void vdpa_dma_forget(struct vdpa_dma_user *user);
 
 /** Memory of the driver's own that the device can reach. */
 struct vdpa_dma_buf {
@@ -113,22 +169,40 @@ struct vdpa_dma_buf {
 	int fd;
 };
 
+/** How memory of the driver's own gives way to a guest's. */
+struct vdpa_dma_owner {
+	struct vdpa_dma_user *user; /**< the device's; only a change of this one asks to move */
+	/**
+	 * A region of the guest's is to come where the memory lies: allocate other memory, have the
+	 * device use that, free this one. Called by the thread of the change, which has the
+	 * device's lock, and without the domain's. 0 or a negative errno: it cannot, and the region
+	 * is refused.
+	 */
+	int (*move)(void *arg);
+	void *arg;
+};
+
 /**
  * Allocate and map at the highest free IOVAs (guest memory is at the low ones).
  * @param size  bytes, rounded up to whole pages.
+ * @param owner NULL: it cannot be moved. Copied.
  * @return 0; -EINVAL for no bytes; -ENOSPC when there is no hole, or beyond max_mappings; -ENOMEM;
  * what memfd_create(2), mmap(2) or ops->map says. Nothing is left then. From any thread.
  */
-int vdpa_dma_alloc(struct vdpa_dma_domain *dom, size_t size, struct vdpa_dma_buf *buf);
+int vdpa_dma_alloc(struct vdpa_dma_domain *dom, size_t size, const struct vdpa_dma_owner *owner,
+		   struct vdpa_dma_buf *buf);
 /** Unmap and free. Zeroed buf: no-op. IOVAs that cannot be unmapped stay taken until the domain
  * goes, which is logged. From any thread. */
 void vdpa_dma_free(struct vdpa_dma_domain *dom, struct vdpa_dma_buf *buf);
 
 /** Counts since the domain was made, and what is mapped now. From any thread, without waiting. */
 struct vdpa_dma_stats {
-	uint64_t maps, unmaps; /**< calls of ops */
-	uint64_t bytes_mapped; /**< now */
-	uint32_t mappings;     /**< now */
+	uint64_t maps, unmaps;	 /**< calls of ops */
+	uint64_t bytes_mapped;	 /**< now */
+	uint64_t bytes_retained; /**< of these: in no table any more */
+	uint64_t replaced;	 /**< mappings unmapped though a part of them stayed */
+	uint64_t change_us;	 /**< how long the last change of a table took, microseconds */
+	uint32_t mappings;	 /**< now */
 };
 void vdpa_dma_get_stats(struct vdpa_dma_domain *dom, struct vdpa_dma_stats *stats);
 

@@ -136,15 +136,16 @@ struct vdpa_iotlb *vdpa_iotlb_get(struct vdpa_iotlb *tlb);
 void vdpa_iotlb_put(struct vdpa_iotlb *tlb);
 
 /** Called for each region that differs between two versions. Returns 0 or a negative errno. */
-typedef int (*vdpa_iotlb_diff_fn)(const struct vdpa_mem_region *region, void *arg);
+typedef int (*vdpa_iotlb_diff_fn)(const struct vdpa_mem_region *region, bool in_now, void *arg);
 
 /**
- * Go from `old` to `now` (either may be NULL): unmap() for each region only in old, then map() for
- * each only in now. On failure what was done is undone in reverse, by the opposite callback, and
- * the first error is returned.
+ * Call fn() for each region that only one of two versions has (either may be NULL), by ascending
+ * IOVA, one of `old` first where both begin at the same. Regions are compared as mappings: one that
+ * was split differs from its parts, of which the same memory may be had nevertheless. One pass over
+ * both. Ends at the first failure, which it returns.
  */
 int vdpa_iotlb_diff(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now,
-		    vdpa_iotlb_diff_fn map, vdpa_iotlb_diff_fn unmap, void *arg);
+		    vdpa_iotlb_diff_fn fn, void *arg);
 
 /** Front-end address to IOVA, for a range within one region. 0 or -EFAULT. Logarithmic. */
 int vdpa_iotlb_uaddr_to_iova(const struct vdpa_iotlb *tlb, uint64_t uaddr, uint64_t len,

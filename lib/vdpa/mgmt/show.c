@@ -89,8 +89,11 @@ show_dma(struct vdpa_device *vdev, json_t *obj)
 	dma = json_object();
 	json_object_set_new(dma, "mappings", json_integer(stats.mappings));
 	json_object_set_new(dma, "bytes_mapped", json_integer((json_int_t)stats.bytes_mapped));
+	json_object_set_new(dma, "bytes_retained", json_integer((json_int_t)stats.bytes_retained));
 	json_object_set_new(dma, "maps", json_integer((json_int_t)stats.maps));
 	json_object_set_new(dma, "unmaps", json_integer((json_int_t)stats.unmaps));
+	json_object_set_new(dma, "replaced", json_integer((json_int_t)stats.replaced));
+	json_object_set_new(dma, "last_change_us", json_integer((json_int_t)stats.change_us));
 	json_object_set_new(obj, "dma", dma);
 }
 

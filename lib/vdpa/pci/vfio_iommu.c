@@ -103,7 +103,16 @@ type1_unmap(void *arg, const struct vdpa_dma_mapping *m)
 	return 0;
 }
 
-static const struct vdpa_dma_ops type1_ops = {.map = type1_map, .unmap = type1_unmap};
+static int
+type1_check(void *arg, uint64_t bytes)
+{
+	const struct vfio_group *g = arg;
+
+	return vdpa_vfio_check_locked(g->name, bytes);
+}
+
+static const struct vdpa_dma_ops type1_ops = {
+	.map = type1_map, .unmap = type1_unmap, .check = type1_check};
 
 /* Usable IOVAs, page size and number of mappings. The ranges are the caller's to free. */
 static int

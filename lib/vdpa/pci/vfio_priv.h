@@ -41,6 +41,8 @@ int vdpa_vfio_find(const char *name, const char *address, struct vfio_function *
 int vdpa_vfio_not_viable(const struct vfio_function *fn);
 /* The message for a file of /dev/vfio that does not open; negative errno of vdpa_pci_open(). */
 int vdpa_vfio_open_error(const struct vfio_function *fn, const char *path, int err);
+/* Whether so many bytes more can be locked by RLIMIT_MEMLOCK: 0 or -ENOMEM with the message. */
+int vdpa_vfio_check_locked(const char *name, uint64_t bytes);
 /* The message for memory that cannot be mapped; -err. */
 int vdpa_vfio_map_error(const char *name, const struct vdpa_dma_mapping *m, int err);
 

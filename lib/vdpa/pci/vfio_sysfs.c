@@ -281,25 +281,36 @@ locked_memory(bool *limited)
 }
 
 int
-vdpa_vfio_map_error(const char *name, const struct vdpa_dma_mapping *m, int err)
+vdpa_vfio_check_locked(const char *name, uint64_t bytes)
 {
 	struct rlimit limit = {.rlim_cur = RLIM_INFINITY};
 	uint64_t locked;
 	bool limited;
 
+	(void)getrlimit(RLIMIT_MEMLOCK, &limit);
+	if (limit.rlim_cur == RLIM_INFINITY)
+		return 0;
+	locked = locked_memory(&limited);
+	if (!limited || (locked < limit.rlim_cur && bytes <= limit.rlim_cur - locked))
+		return 0;
+	return vdpa_error(ENOMEM,
+			  "%s: %" PRIu64 " KiB of memory for DMA cannot be locked: "
+			  "%" PRIu64 " of %" PRIu64
+			  " KiB that RLIMIT_MEMLOCK allows are in use; ulimit -l "
+			  "unlimited, or LimitMEMLOCK=infinity of a systemd unit",
+			  name, bytes >> 10, locked >> 10, (uint64_t)limit.rlim_cur >> 10);
+}
+
+int
+vdpa_vfio_map_error(const char *name, const struct vdpa_dma_mapping *m, int err)
+{
+	int rc;
+
 	switch (err) {
 	case ENOMEM:
-		(void)getrlimit(RLIMIT_MEMLOCK, &limit);
-		locked = locked_memory(&limited);
-		if (limited && limit.rlim_cur != RLIM_INFINITY &&
-		    (locked >= limit.rlim_cur || m->size > limit.rlim_cur - locked))
-			return vdpa_error(ENOMEM,
-					  "%s: %" PRIu64 " KiB of memory for DMA cannot be locked: "
-					  "%" PRIu64 " of %" PRIu64
-					  " KiB that RLIMIT_MEMLOCK allows are in use; ulimit -l "
-					  "unlimited, or LimitMEMLOCK=infinity of a systemd unit",
-					  name, m->size >> 10, locked >> 10,
-					  (uint64_t)limit.rlim_cur >> 10);
+		rc = vdpa_vfio_check_locked(name, m->size);
+		if (rc < 0)
+			return rc;
 		return vdpa_error(ENOMEM,
 				  "%s: the kernel has no memory to map %" PRIu64
 				  " KiB at IOVA 0x%" PRIx64,

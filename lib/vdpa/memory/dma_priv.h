@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * DMA domains from within: entries (what the transport has mapped), claims (what the tables of the
+ * users ask for), and the lock that all of it is under.
+ *
+ *     dma_domain.c    the domain, its limits, its lock, own memory
+ *     dma_entries.c   entries: the tree by IOVA, map and unmap of one
+ *     dma_claims.c    what the users' tables say of an IOVA
+ *     dma_change.c    from one table of a user to another
+ *
+ * A transport cannot unmap a part of an entry. An entry is therefore kept while a user claims any
+ * byte of it; what nobody claims of it is retained. `wanted` counts the bytes that somebody claims,
+ * so that nobody looks at the whole of an entry when a part of it comes or goes.
+ */
+
+#ifndef DMA_PRIV_H
+#define DMA_PRIV_H
+
+#include <pthread.h>
+#include <sys/queue.h>
+
+#include "log_limit.h"
+#include "vdpa_dma.h"
+
+/* What makes memory at an IOVA the same memory: the file, and where in it IOVA 0 would be. */
+struct dma_id {
+	dev_t dev;
+	ino_t ino;
+	uint64_t shift; /* offset - iova, modulo 2^64 */
+};
+
+/* One mapping of the transport. */
+struct dma_entry {
+	uint64_t first, last; /* inclusive: an entry may end at 2^64 */
+	struct dma_id id;
+	uint64_t wanted; /* bytes that a user claims; own: all */
+	bool own;	 /* the driver's, by vdpa_dma_alloc() */
+	struct vdpa_dma_owner owner;
+	/* It could not be unmapped after the last claim on it. Nobody may rely on what it maps. */
+	bool stuck;
+	struct vdpa_dma_user *stuck_of; /* whose it was last; NULL: has left */
+	struct dma_entry *left, *right;
+	uint64_t priority;
+};
+
+struct vdpa_dma_user {
+	LIST_ENTRY(vdpa_dma_user) next;
+	struct vdpa_dma_domain *dom;
+	char *name;
+	/* Claimed are both; `coming` only while a change goes on. Written by the user's own thread
+	 * under the lock, so that it may read them without. */
+	struct vdpa_iotlb *table, *coming;
+	bool running; /* its device may access memory at this moment */
+	bool broken;  /* a part of `table` may not be mapped, or more than `table` is */
+};
+
+struct vdpa_dma_domain {
+	char *name;
+	const struct vdpa_dma_ops *ops;
+	void *arg;
+	uint64_t page_size, chunk_size;
+	unsigned int max_mappings;
+	struct vdpa_dma_range *ranges; /* ascending, none adjacent to the next */
+	unsigned int n_ranges;
+
+	/*
+	 * The domain's lock, taken in turns: a change takes it anew for each call of the transport,
+	 * and with a plain mutex others would not get it before the change is over. Over all
+	 * below, and calls of ops.
+	 */
+	pthread_mutex_t turn_lock;
+	pthread_cond_t turn_cond;
+	uint64_t turn, turns;
+
+	struct dma_entry *root;
+	uint32_t n, n_stuck;
+	LIST_HEAD(, vdpa_dma_user) users;
+	struct vdpa_log_limit log; /* for lines that a guest can cause */
+
+	/* Read without the lock, which a transport may hold for as long as its time-out. */
+	struct vdpa_dma_stats stats;
+};
+
+/* dma_domain.c */
+void dma_lock(struct vdpa_dma_domain *dom);
+void dma_unlock(struct vdpa_dma_domain *dom);
+/* What is wrong with a region by itself: pages of the IOMMU, IOVAs that it translates. */
+int dma_check_region(const struct vdpa_dma_domain *dom, const struct vdpa_mem_region *region);
+
+/* dma_entries.c; with the lock. */
+
+/* The first entry that ends at iova or above; NULL: none. */
+struct dma_entry *dma_entry_at(const struct vdpa_dma_domain *dom, uint64_t iova);
+/* The last entry that begins below iova; NULL: none. */
+struct dma_entry *dma_entry_below(const struct vdpa_dma_domain *dom, uint64_t iova);
+/* Map what m says, as an entry with what else `as` says. */
+int dma_entry_map(struct vdpa_dma_domain *dom, const struct dma_entry *as,
+		  const struct vdpa_dma_mapping *m);
+/* Unmap an entry and free it; on failure it stays. */
+int dma_entry_unmap(struct vdpa_dma_domain *dom, struct dma_entry *e);
+/* Free an entry that the transport does not map any more. */
+void dma_entry_forget(struct vdpa_dma_domain *dom, struct dma_entry *e);
+/* Change e->wanted, and the figure that follows from it. */
+void dma_entry_want(struct vdpa_dma_domain *dom, struct dma_entry *e, uint64_t wanted);
+void dma_entry_set_stuck(struct vdpa_dma_domain *dom, struct dma_entry *e, bool stuck,
+			 struct vdpa_dma_user *user);
+
+static inline bool
+dma_id_equal(const struct dma_id *a, const struct dma_id *b)
+{
+	return a->ino == b->ino && a->dev == b->dev && a->shift == b->shift;
+}
+
+static inline struct dma_id
+dma_id_of(const struct vdpa_mem_region *r)
+{
+	return (struct dma_id){.dev = r->dev, .ino = r->ino, .shift = r->offset - r->iova};
+}
+
+/* An entry that is this memory and can be relied on. */
+static inline bool
+dma_entry_is(const struct dma_entry *e, const struct dma_id *id)
+{
+	return !e->own && !e->stuck && dma_id_equal(&e->id, id);
+}
+
+/* dma_claims.c; with the lock, but for the first two. */
+
+/* Last IOVA of a region, by whole pages of the IOMMU. */
+uint64_t dma_region_last(const struct vdpa_dma_domain *dom, const struct vdpa_mem_region *r);
+/* The region of a table (NULL: none) that has the IOVA, or NULL; the answer is the same up to *upto
+ * (inclusive). */
+const struct vdpa_mem_region *dma_region_at(const struct vdpa_dma_domain *dom,
+					    const struct vdpa_iotlb *tlb, uint64_t iova,
+					    uint64_t *upto);
+/* Who is looked at: all users, but for ... */
+struct dma_view {
+	const struct vdpa_dma_user *without_table; /* the table in force of this one */
+	const struct vdpa_dma_user *without;	   /* all of this one */
+};
+/* Whether the memory is claimed at the IOVA; the same holds up to *upto. */
+bool dma_claimed(const struct vdpa_dma_domain *dom, const struct dma_view *view, uint64_t iova,
+		 const struct dma_id *id, uint64_t *upto);
+/* Bytes of [first, last] at which the memory is claimed. */
+uint64_t dma_claimed_bytes(const struct vdpa_dma_domain *dom, const struct dma_view *view,
+			   uint64_t first, uint64_t last, const struct dma_id *id);
+/* A region of a user's that has an IOVA of [first, last], and is this memory or, `same` being
+ * false, is not; any for an id of NULL. NULL: there is none. */
+const struct vdpa_mem_region *dma_user_region(const struct vdpa_dma_user *user, uint64_t first,
+					      uint64_t last, const struct dma_id *id, bool same);
+/* Whether anybody claims an IOVA of [first, last]: where the region begins that does. */
+bool dma_claim_in(const struct vdpa_dma_domain *dom, uint64_t first, uint64_t last,
+		  uint64_t *begin);
+
+#endif /* DMA_PRIV_H */
