@@ -45,8 +45,8 @@ struct fake_device {
 	unsigned int resets;
 	void (*on_reset)(void *arg); /* before it stops */
 	void *on_reset_arg;
-	const char *failed_op; /* which one that was */
-	unsigned int *freed;   /* counts frees */
+	const char *failed_op;	     /* which one that was */
+	unsigned int *freed;	     /* counts frees */
 	struct vdpa_dma_buf own_dma; /* hardware: freed when it is told to release it */
 	unsigned int dma_releases;
 };

@@ -254,8 +254,7 @@ memory_of_the_drivers_own_makes_way(void **state)
 {
 	struct fixture *f = *state;
 	struct vdpa_iotlb *all;
-	struct vdpa_mem_region_spec spec = {.uaddr = 0x10000000,
-					    .size = REGION_SIZE - 4096};
+	struct vdpa_mem_region_spec spec = {.uaddr = 0x10000000, .size = REGION_SIZE - 4096};
 
 	assert_int_equal(vdpa_dma_alloc(f->dma, 4096, &f->fake->own_dma), 0);
 	spec.iova = (f->fake->own_dma.iova | (REGION_SIZE - 1)) + 1 - REGION_SIZE;
@@ -964,7 +963,8 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(memory_is_mapped_once_whatever_starts_and_stops),
-		TEST(memory_is_set_in_any_state), TEST(nothing_of_a_binding_is_left_at_its_end),
+		TEST(memory_is_set_in_any_state),
+		TEST(nothing_of_a_binding_is_left_at_its_end),
 		TEST(memory_of_the_drivers_own_makes_way),
 		TEST(a_queue_whose_memory_goes_stops_and_the_others_run_on),
 		TEST(a_queue_that_cannot_stop_alone_fails_the_device),
