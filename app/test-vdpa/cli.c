@@ -24,6 +24,7 @@ enum {
 	OPT_LIST,
 	OPT_TYPE,
 	OPT_LOOPBACK,
+	OPT_NO_STATUS,
 	OPT_OVERWRITE,
 	OPT_TIMEOUT_SCALE,
 	OPT_SEED,
@@ -44,6 +45,7 @@ static const struct option long_options[] = {
 	{"list", no_argument, NULL, OPT_LIST},
 	{"type", required_argument, NULL, OPT_TYPE},
 	{"loopback", required_argument, NULL, OPT_LOOPBACK},
+	{"no-status", no_argument, NULL, OPT_NO_STATUS},
 	{"overwrite", no_argument, NULL, OPT_OVERWRITE},
 	{"timeout-scale", required_argument, NULL, OPT_TIMEOUT_SCALE},
 	{"seed", required_argument, NULL, OPT_SEED},
@@ -79,6 +81,8 @@ cli_usage(void)
 	     "  --type net|block|other its type, where a socket does not tell (default: guessed)\n"
 	     "  --loopback yes|no|auto frames sent to a net device come back; yes: they must\n"
 	     "                         (default auto: find out)\n"
+	     "  --no-status            by --socket: negotiate no STATUS, as front ends before QEMU "
+	     "7\n"
 	     "  --overwrite            the disk of a block device may be overwritten\n"
 	     "\n"
 	     "Conformance:\n"
@@ -190,6 +194,9 @@ parse_option(struct cli_options *o, int c, const char *arg)
 		rc = one_of("loopback", arg, loopbacks, &which);
 		o->loopback = (enum cli_loopback)which;
 		break;
+	case OPT_NO_STATUS:
+		o->no_status = true;
+		break;
 	case OPT_OVERWRITE:
 		o->overwrite = true;
 		break;
@@ -296,6 +303,8 @@ cli_parse(struct cli_options *o, int argc, char **argv)
 		return bad("give the device by --dev WORDS or --socket PATH, one of them");
 	if (o->socket != NULL && o->eal_argc > 0)
 		return bad("'%s': a socket is reached without EAL", o->eal_argv[0]);
+	if (o->no_status && o->socket == NULL)
+		return bad("--no-status is about vhost-user: it goes with --socket");
 	if (o->write && !o->overwrite)
 		return bad("--write overwrites the disk: allow that by --overwrite");
 	return 0;

@@ -43,6 +43,7 @@
 struct vhu_target {
 	struct vhu_client client;
 	char path[256];
+	uint64_t protocol; /* protocol features to negotiate, if offered */
 	uint64_t features; /* negotiated */
 	struct vdpa_iotlb *tlb;
 	/* Added to user addresses, another one for each session: its memory is other memory, and
@@ -83,10 +84,6 @@ set_file(struct vhu_client *c, enum vhu_request request, uint16_t idx, int fd)
 static int
 negotiate(struct target *t)
 {
-	const uint64_t wanted = BIT(VHU_P_MQ) | BIT(VHU_P_REPLY_ACK) | BIT(VHU_P_BACKEND_REQ) |
-				BIT(VHU_P_CONFIG) | BIT(VHU_P_BACKEND_SEND_FD) |
-				BIT(VHU_P_HOST_NOTIFIER) | BIT(VHU_P_RESET_DEVICE) |
-				BIT(VHU_P_STATUS);
 	struct vhu_client *c = &priv(t)->client;
 	uint64_t features = 0, protocol = 0;
 	int rc;
@@ -95,7 +92,7 @@ negotiate(struct target *t)
 	if (rc == 0 && (features & BIT(VHU_F_PROTOCOL_FEATURES))) {
 		rc = vhu_client_ask(c, VHU_GET_PROTOCOL_FEATURES, &c->offered, 0,
 				    sizeof(c->offered));
-		protocol = c->offered & wanted;
+		protocol = c->offered & priv(t)->protocol;
 		if (rc == 0)
 			rc = set_u64(c, VHU_SET_PROTOCOL_FEATURES, protocol);
 		if (rc == 0)
@@ -543,7 +540,7 @@ look_at_device(struct target *t, uint32_t device_id)
 }
 
 int
-target_vhu_open(struct target *t, const char *path, uint32_t device_id)
+target_vhu_open(struct target *t, const char *path, uint32_t device_id, bool status)
 {
 	struct vhu_target *v = calloc(1, sizeof(*v));
 	int rc;
@@ -559,6 +556,9 @@ target_vhu_open(struct target *t, const char *path, uint32_t device_id)
 	t->trusting = true;
 	snprintf(t->where, sizeof(t->where), "%s", path);
 	snprintf(v->path, sizeof(v->path), "%s", path);
+	v->protocol = BIT(VHU_P_MQ) | BIT(VHU_P_REPLY_ACK) | BIT(VHU_P_BACKEND_REQ) |
+		      BIT(VHU_P_CONFIG) | BIT(VHU_P_BACKEND_SEND_FD) | BIT(VHU_P_HOST_NOTIFIER) |
+		      BIT(VHU_P_RESET_DEVICE) | (status ? BIT(VHU_P_STATUS) : 0);
 	rc = vhu_client_connect(&v->client, path);
 	if (rc == 0)
 		rc = negotiate(t);

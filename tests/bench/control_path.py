@@ -137,7 +137,11 @@ def life(options):
             sides['beside'] = _uvdpa(stack, os.path.join(options.beside, 'examples/vdpa-app/vdpa-app'),
                                      os.path.join(options.beside, 'app/vdpa-model/vdpa-model'))
         if shutil.which('qemu-storage-daemon'):
+            # It has no STATUS; without it a start is the same messages for both.
+            sides['without STATUS'] = {name: path for name, path in sides['this build'].items()
+                                       if name.startswith('sim')}
             sides['qemu-storage-daemon'] = _qemu(stack)
+        sides_options = {'without STATUS': ('--no-status',)}
         runs = {side: {name: [] for name in sockets} for side, sockets in sides.items()}
         for _ in range(options.runs):
             for name in sides['this build']:
@@ -146,7 +150,7 @@ def life(options):
                         continue
                     out = subprocess.run(
                         [options.test_vdpa, 'bench', '--socket', sockets[name], '--type', 'block',
-                         '--duration', '0.1', '--json', '-'],
+                         '--duration', '0.1', '--json', '-', *sides_options.get(side, ())],
                         check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
                     result = json.loads(out)
                     runs[side][name].append({what: result[what]['p50']

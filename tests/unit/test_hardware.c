@@ -1029,7 +1029,8 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(memory_is_mapped_once_whatever_starts_and_stops),
-		TEST(memory_is_set_in_any_state), TEST(nothing_of_a_binding_is_left_at_its_end),
+		TEST(memory_is_set_in_any_state),
+		TEST(nothing_of_a_binding_is_left_at_its_end),
 		TEST(a_queue_whose_memory_goes_stops_and_the_others_run_on),
 		TEST(a_queue_that_cannot_stop_alone_fails_the_device),
 		TEST(a_ring_is_looked_at_again_when_its_size_changes),

@@ -466,13 +466,13 @@ stop_moved_vqs(struct vdpa_consumer *c, const struct vdpa_iotlb *tlb)
 	}
 }
 
-/* Queues that a change of memory has stopped: the front end hears of each, and may set it up anew. */
+/* Queues that a change of memory has stopped: the front end hears of each, and may set it up anew.
+ */
 static void
 refuse_lost_vqs(struct vdpa_consumer *c)
 {
 	for (uint16_t i = 0; i < c->nvqs; i++) {
-		if (c->vqs[i].state != CONSUMER_VQ_STARTED ||
-		    !vdpa_device_vq_is_lost(c->vdev, i))
+		if (c->vqs[i].state != CONSUMER_VQ_STARTED || !vdpa_device_vq_is_lost(c->vdev, i))
 			continue;
 		consumer_vq_stop_lost(c, i);
 		consumer_vq_signal_error(c, i);

@@ -3,8 +3,8 @@
 
 /*
  * A session: from vdpa_device_start() to vdpa_device_stop(), and what may change of the device in
- * between (dirty log); of its queues, see session_vq.c, of their kicks, kick.c, of the memory, which
- * outlives it, session_memory.c. Built from the steps of status.c.
+ * between (dirty log); of its queues, see session_vq.c, of their kicks, kick.c, of the memory,
+ * which outlives it, session_memory.c. Built from the steps of status.c.
  */
 
 #include <errno.h>

@@ -16,9 +16,8 @@
 static bool
 has_rings(const struct vdpa_device *vdev, const struct vdpa_core_vq *vq)
 {
-	return vq->ready ||
-	       (vdpa_device_started(vdev) && vq->conf.num != 0 &&
-		(vq->conf.desc != 0 || vq->conf.driver != 0 || vq->conf.device != 0));
+	return vq->ready || (vdpa_device_started(vdev) && vq->conf.num != 0 &&
+			     (vq->conf.desc != 0 || vq->conf.driver != 0 || vq->conf.device != 0));
 }
 
 /* A queue whose rings are not in the next table stops before they go: what it reads last is still

@@ -72,8 +72,9 @@ vdpa_step_end_memory(struct vdpa_device *vdev, int rc)
 
 	/* A driver that maps by itself can do so only once the device has reset. */
 	if (rc == 0 && core->iotlb != NULL && vdev->dma == NULL)
-		rc = ops->set_map != NULL ? VDPA_OP(vdev, -1, "set_map", ops->set_map(vdev, 0, NULL))
-					  : vdpa_dma_change(vdev, NULL);
+		rc = ops->set_map != NULL
+			     ? VDPA_OP(vdev, -1, "set_map", ops->set_map(vdev, 0, NULL))
+			     : vdpa_dma_change(vdev, NULL);
 	rc = vdpa_dma_end(vdev, rc);
 	if (rc == 0 && ops->release_dma != NULL)
 		ops->release_dma(vdev);

@@ -63,10 +63,10 @@ struct vdpa_stat {
 /**
  * What a device can do. Order of calls of a start, kept by the core (virtio 1.2, 3.1.1):
  * reset, set_status(ACKNOWLEDGE), (DRIVER), get_device_features, set_driver_features,
- * set_status(FEATURES_OK), set_map or dma_map where the memory is another than before, for each virtqueue set_vq_num, set_vq_address,
- * set_vq_state, set_vq_inflight, set_vq_cb, set_vq_kick, set_vq_ready(true),
- * set_vq_enable(false) for one that starts disabled; set_config_cb; set_status(DRIVER_OK). A stop
- * is log_stop, where a log runs and the front end ends it, and reset.
+ * set_status(FEATURES_OK), set_map or dma_map where the memory is another than before, for each
+ * virtqueue set_vq_num, set_vq_address, set_vq_state, set_vq_inflight, set_vq_cb, set_vq_kick,
+ * set_vq_ready(true), set_vq_enable(false) for one that starts disabled; set_config_cb;
+ * set_status(DRIVER_OK). A stop is log_stop, where a log runs and the front end ends it, and reset.
  */
 struct vdpa_config_ops {
 	/* Virtqueues. idx is below get_vq_count(). */
@@ -147,9 +147,9 @@ struct vdpa_config_ops {
 	 * set_map or dma_map mapped stays, for the next start. On return the device neither reads
 	 * nor writes guest memory; where it cannot be sure of that within a bounded time it returns
 	 * -EIO or -ETIMEDOUT: the device is FAILED until another reset succeeds, after which the
-	 * core takes the memory away by set_map(NULL) or dma_unmap; but for a DMA domain, from which
-	 * the core takes the guest's memory at once. Eventfds, dirty log and inflight areas must be
-	 * released in either case: they are closed and unmapped behind it.
+	 * core takes the memory away by set_map(NULL) or dma_unmap; but for a DMA domain, from
+	 * which the core takes the guest's memory at once. Eventfds, dirty log and inflight areas
+	 * must be released in either case: they are closed and unmapped behind it.
 	 */
 	int (*reset)(struct vdpa_device *vdev);
 	/** Optional: stop all queues, keep their state; get_vq_state is valid on return. */

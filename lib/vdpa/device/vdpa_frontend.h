@@ -155,8 +155,9 @@ struct vdpa_vq_config {
 };
 
 struct vdpa_start_config {
-	uint64_t features;	  /**< negotiated virtio features */
-	struct vdpa_iotlb *iotlb; /**< as of vdpa_device_set_memory(); what is in force costs nothing */
+	uint64_t features; /**< negotiated virtio features */
+	struct vdpa_iotlb
+		*iotlb; /**< as of vdpa_device_set_memory(); what is in force costs nothing */
 	const struct vdpa_vq_config *vqs;
 	uint16_t nvqs; /**< entries of vqs */
 };
@@ -189,10 +190,10 @@ int vdpa_device_set_memory(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
 int vdpa_device_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf);
 
 /**
- * To IDLE from any state; what stop_vq did not ask for is forgotten. The memory stays mapped for the
- * next start, until vdpa_device_set_memory() takes it away. What the driver's reset returns when
- * that fails: the device is FAILED then, and its memory leaves its reach: at once in a DMA domain,
- * where the IOMMU keeps the device out, elsewhere when it does reset or is freed.
+ * To IDLE from any state; what stop_vq did not ask for is forgotten. The memory stays mapped for
+ * the next start, until vdpa_device_set_memory() takes it away. What the driver's reset returns
+ * when that fails: the device is FAILED then, and its memory leaves its reach: at once in a DMA
+ * domain, where the IOMMU keeps the device out, elsewhere when it does reset or is freed.
  */
 int vdpa_device_stop(struct vdpa_device *vdev);
 

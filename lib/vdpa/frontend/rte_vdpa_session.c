@@ -442,8 +442,8 @@ table_failed(struct vdpa_rte_device *dev)
 	(void)vdpa_consumer_set_memory(dev->consumer, NULL, 0);
 }
 
-/* rte_vhost has unmapped the old table, and mapped the new one; it calls only where it has. A device
- * that stands still has memory too. */
+/* rte_vhost has unmapped the old table, and mapped the new one; it calls only where it has. A
+ * device that stands still has memory too. */
 static enum rte_vhost_msg_result
 after_message(int vid, void *ctx)
 {

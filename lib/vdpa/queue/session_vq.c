@@ -164,8 +164,7 @@ enable_vq(struct vdpa_device *vdev, uint16_t idx, bool enable)
 static bool
 has_stopped(const struct vdpa_device *vdev, uint16_t idx)
 {
-	return idx < vdev->core->nvqs &&
-	       (vdev->core->vqs[idx].halted || vdev->core->vqs[idx].lost);
+	return idx < vdev->core->nvqs && (vdev->core->vqs[idx].halted || vdev->core->vqs[idx].lost);
 }
 
 bool
