@@ -152,7 +152,7 @@ core_set_kick(struct target *t, uint16_t idx, int fd)
 static int
 core_set_memory(struct target *t, struct vdpa_iotlb *tlb)
 {
-	return vdpa_device_set_iotlb(device(t), tlb);
+	return vdpa_device_set_memory(device(t), tlb);
 }
 
 static int

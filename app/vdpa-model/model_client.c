@@ -31,6 +31,7 @@ disconnected(void *arg)
 	vp_function_reset(&md->vp);
 	doorbells_renew(&md->doorbells);
 	model_interrupts_clear(&md->irqs);
+	(void)vdpa_device_set_memory(md->vdev, NULL);
 	dma_table_clear(&md->dma);
 	__atomic_store_n(&md->connected, false, __ATOMIC_RELAXED);
 }

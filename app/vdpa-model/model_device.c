@@ -365,14 +365,14 @@ model_device_update_memory(struct model_device *md)
 	struct vdpa_iotlb *tlb;
 	int rc;
 
-	/* One that is started later takes what there is by then. */
+	/* One that is started later takes what there is by then; until then it has none. */
 	if (!md->running || vdpa_device_get_state(md->vdev) == VDPA_STATE_FAILED)
-		return 0;
+		return vdpa_device_set_memory(md->vdev, NULL);
 	rc = dma_table_iotlb(&md->dma, &tlb);
 	if (rc < 0)
 		return rc;
 	park_queues(md, tlb);
-	rc = vdpa_device_set_iotlb(md->vdev, tlb);
+	rc = vdpa_device_set_memory(md->vdev, tlb);
 	if (rc == 0)
 		resume_queues(md);
 	return rc;
@@ -385,6 +385,7 @@ model_device_give_up(struct model_device *md, int err)
 	forget_queues(md);
 	if (vdpa_device_stop(md->vdev) < 0)
 		VDPA_LOG(ERR, "%s: vfio-user: stop: %s", md->vdev->name, vdpa_error_message());
+	(void)vdpa_device_set_memory(md->vdev, NULL);
 	if (vp_needs_reset(&md->vp))
 		config_interrupt(md);
 }

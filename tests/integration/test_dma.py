@@ -3,6 +3,7 @@
 
 """What a function can reach follows the front end's memory table, region by region."""
 
+import select
 import struct
 import unittest
 
@@ -11,11 +12,32 @@ import vhost_user_client as vhost
 from test_vfio_user import daemon, model
 
 REGION = 1 << 20
+# VERSION_1 only: a queue stops with the device.
+NO_RING_RESET = 'device_features 0x100000000'
+# Starts on one connection.
+STARTS = harness.count(20, 50)
 
 
 def table(*regions):
     """SET_MEM_TABLE's payload: (guest address, size, front-end address, offset) each."""
     return struct.pack('<II', len(regions), 0) + b''.join(struct.pack('<QQQQ', *r) for r in regions)
+
+
+def renew(net):
+    """A driver that begins anew: new rings."""
+    net.rx, net.tx = type(net.rx)(net.memory, 0), type(net.tx)(net.memory, 1)
+    net.start()
+
+
+def wait_unmapped(app):
+    harness.wait_for(lambda: app.show('v0')['dma']['bytes_mapped'] == 0,
+                     'the memory to be unmapped')
+
+
+def other_memory(server):
+    """Memory files of others that a vfio-user server has mapped."""
+    with open(f'/proc/{server.pid}/maps', encoding='utf-8', errors='replace') as f:
+        return sum(f'memfd:{vhost.MEM_NAME}' in line for line in f)
 
 
 class Domain(unittest.TestCase):
@@ -46,12 +68,75 @@ class Domain(unittest.TestCase):
             self.assertEqual(self.set_table(net, net.memory, more[0]), 0)
             self.assertEqual(changed(), (1, REGION, 3, 2))
             net.exchange()
-            # A table without the rings of queues that run is refused, and changes nothing.
-            moved = table((vhost.Memory.GPA + 64 * REGION, REGION, vhost.Memory.UVA, 0))
-            self.assertNotEqual(net.client.ack(vhost.SET_MEM_TABLE, moved, [net.memory.fd]), 0)
-            self.assertEqual(changed(), (1, REGION, 3, 2))
+
+    def test_a_table_that_moves_the_rings_stops_their_queues(self):
+        """What the front end has taken back is out of reach, whatever it says of the rings."""
+        moved = table((vhost.Memory.GPA + 64 * REGION, REGION, vhost.Memory.UVA, 0))
+        for words, state in ('', 'running'), (NO_RING_RESET, 'failed'):
+            with self.subTest(words), model(words) as other, daemon(other.path) as app, \
+                    vhost.NetDriver(app.socket('v0')).start() as net:
+                net.exchange()
+                errors = net.client.eventfd(), net.client.eventfd()
+                for ring, fd in zip((net.rx, net.tx), errors):
+                    self.assertEqual(net.client.u64(vhost.SET_VRING_ERR, ring.index, [fd]), 0)
+                self.assertEqual(net.client.ack(vhost.SET_MEM_TABLE, moved, [net.memory.fd]), 0)
+                self.assertEqual(app.show('v0')['state'], state)
+                app.err.wait('v0: queue 0: .*a change of memory moves its rings')
+                # A device that fails tells of the queue that it failed of.
+                for fd in errors if state == 'running' else errors[:1]:
+                    self.assertTrue(select.select([fd], [], [], vhost.TIMEOUT_S)[0])
+                # A driver that begins anew works, in memory that is there again.
+                net.stop()
+                self.assertEqual(net.client.set_memory(net.memory), 0)
+                renew(net)
+                net.exchange()
+
+    def test_starts_of_one_connection_map_nothing_again(self):
+        """A guest that reboots or loads its driver again: by GET_VRING_BASE, or by RESET_DEVICE.
+        QEMU says the same table at each start."""
+        ends = {'stop': lambda net: net.stop(),
+                'reset': lambda net: net.client.ack(vhost.RESET_DEVICE)}
+        for end, stop in ends.items():
+            with self.subTest(end), model(pairs=2) as other, daemon(other.path) as app, \
+                    vhost.NetDriver(app.socket('v0')) as net:
+                net.start()
+                net.exchange()
+                first = app.show('v0')['dma']
+                # The front end's, and the control queue's ring.
+                self.assertEqual((first['maps'], first['unmaps']), (2, 0))
+                for _ in range(STARTS):
+                    stop(net)
+                    self.assertEqual(net.client.set_memory(net.memory), 0)
+                    renew(net)
+                    net.exchange()
+                self.assertEqual(app.show('v0')['dma'], first)
+
+    def test_the_next_front_end_finds_nothing_of_the_last_one(self):
+        with model() as other, daemon(other.path) as app:
+            for n in range(1, 4):
+                with vhost.NetDriver(app.socket('v0')).start() as net:
+                    net.exchange()
+                    net.stop()
+                    self.assertEqual(app.show('v0')['dma']['maps'], 2 * n)
+                wait_unmapped(app)
+                self.assertEqual(app.show('v0')['dma']['unmaps'], 2 * n)
+                self.assertEqual(other_memory(other), 0)
+
+    def test_memory_taken_back_from_a_device_that_stands_still(self):
+        more = vhost.Memory(REGION)
+        self.addCleanup(more.close)
+        with model() as other, daemon(other.path) as app, \
+                vhost.NetDriver(app.socket('v0')) as net:
+            self.assertEqual(self.set_table(net, net.memory, more), 0)
+            net.start()
             net.exchange()
-            app.err.wait('it moves the rings')
+            net.stop()
+            before = app.show('v0')['dma']
+            self.assertEqual(self.set_table(net, net.memory), 0)
+            now = app.show('v0')['dma']
+            self.assertEqual((before['mappings'] - now['mappings'], now['unmaps']), (1, 1))
+            renew(net)
+            net.exchange()
 
     def test_a_region_cut_anew_stays_mapped(self):
         page = 4096
@@ -149,10 +234,19 @@ class Domain(unittest.TestCase):
                         net.stop()
                     elif end == 'reset':
                         self.assertEqual(net.client.ack(vhost.RESET_DEVICE), 0)
-                    if end != 'disconnect':
-                        self.assertEqual(app.show('v0')['dma']['bytes_mapped'], 0)
-                harness.wait_for(lambda: app.show('v0')['dma']['bytes_mapped'] == 0,
-                                 'the memory to be unmapped')
+                wait_unmapped(app)
+
+    def test_a_function_that_is_lost_reaches_nothing(self):
+        with model() as other, daemon(other.path) as app, \
+                vhost.NetDriver(app.socket('v0')).start() as net:
+            net.exchange()
+            other.stop()
+            harness.wait_for(lambda: app.show('v0')['state'] == 'failed', 'the device to fail')
+            # But for the control queue's ring, which is nobody else's.
+            self.assertLessEqual(app.show('v0')['dma']['mappings'], 1)
+            # Nor is what the front end says afterwards mapped for it.
+            self.set_table(net, net.memory, net.memory)
+            self.assertLessEqual(app.show('v0')['dma']['mappings'], 1)
 
 
 if __name__ == '__main__':

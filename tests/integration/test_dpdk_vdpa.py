@@ -377,6 +377,42 @@ class Conformance(unittest.TestCase):
               flush=True)
 
 
+class Memory(unittest.TestCase):
+    """Memory of a function stays mapped while rte_vhost closes and configures the device."""
+
+    def test_vfio_user(self):
+        words = 'name m0 mgmtdev sim_net vfio_user {dir}/m0.vfu'
+        with harness.Daemon([words], app=MODEL) as model, \
+                Example([f'uvdpa0,mgmtdev=vfio-user/{model.dir}/m0.vfu']) as example:
+            def dma():
+                return example.telemetry('/vdpa/dev/show,uvdpa0')['dma']
+
+            more = vhu.Memory()
+            self.addCleanup(more.close)
+            with vhu.NetDriver(example.create('uvdpa0')) as net:
+                net.start()
+                net.exchange()
+                first = dma()
+                self.assertEqual(first['unmaps'], 0)
+                for _ in range(10):
+                    net.stop()
+                    self.assertEqual(net.client.set_memory(net.memory), 0)
+                    net.rx, net.tx = vhu.SplitRing(net.memory, 0), vhu.SplitRing(net.memory, 1)
+                    net.start()
+                    net.exchange()
+                self.assertEqual(dma(), first)
+                # What the front end takes back from a device that stands still.
+                net.stop()
+                regions = net.memory.regions + [(0x40000000, more.size, 0x20000000, 0)]
+                self.assertEqual(net.client.ack(vhu.SET_MEM_TABLE, net.memory.table(regions),
+                                                [net.memory.fd, more.fd]), 0)
+                self.assertEqual(dma()['mappings'], first['mappings'] + 1)
+                self.assertEqual(net.client.set_memory(net.memory), 0)
+                self.assertEqual(dma()['mappings'], first['mappings'])
+                self.assertEqual(dma()['unmaps'], 1)
+            harness.wait_for(lambda: dma()['bytes_mapped'] == 0, 'the memory to be unmapped')
+
+
 class Session(unittest.TestCase):
     """A front end on the raw socket: what changes while the device runs, and what it does badly.
 

@@ -7,6 +7,7 @@ import mmap
 import os
 import random
 import resource
+import socket
 import unittest
 
 import harness
@@ -173,12 +174,14 @@ class Simulated(HostileTest):
         for region in ((gpa, size // 2, uva, offset), (gpa, size, uva + 8, offset)):
             self.assertNotEqual(net.client.rem_mem_reg(region), 0, region)
         self.assert_logged("REM_MEM_REG refused", "no memory region")
-        # The rings of queues that run stay.
-        self.assertNotEqual(net.client.rem_mem_reg(net.memory.regions[0]), 0)
         net.exchange_in(slot, 3)
         # The offset says nothing, and older front ends send a descriptor.
         self.assertEqual(net.client.rem_mem_reg((gpa, size, uva, 12345), [slot.fd]), 0)
         net.exchange()
+        # Queues whose rings are taken back stop.
+        self.assertEqual(net.client.rem_mem_reg(net.memory.regions[0]), 0)
+        for queue in 0, 1:
+            self.assert_logged(f"queue {queue}: stopped, the others go on: .* not lie in one memory region")
 
     def test_connection_that_ends_with_all_slots_in_use(self):
         net = self.slot_driver().start()
@@ -197,6 +200,7 @@ class Function(unittest.TestCase):
             net.exchange()
             add_use_and_remove(self, net, 1, domain_counts(self, lambda: app.show("v0")["dma"]))
             net.stop()
+            net.client.sock.shutdown(socket.SHUT_RDWR)
             harness.wait_for(lambda: app.show("v0")["dma"]["bytes_mapped"] == 0, "the memory to be unmapped")
 
 

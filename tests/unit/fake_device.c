@@ -170,8 +170,6 @@ fake_reset(struct vdpa_device *vdev)
 	fake->status = 0;
 	fake->config_fd = -1;
 	fake->suspended = false;
-	vdpa_iotlb_put(fake->tlb);
-	fake->tlb = NULL;
 	return 0;
 }
 
@@ -229,6 +227,7 @@ fake_set_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
 static void
 fake_free(struct vdpa_device *vdev)
 {
+	vdpa_iotlb_put(FAKE(vdev)->tlb);
 	if (FAKE(vdev)->freed != NULL)
 		(*FAKE(vdev)->freed)++;
 }
@@ -311,10 +310,17 @@ hw_cut_off(struct vdpa_device *vdev)
 	return 0;
 }
 
+static void
+hw_release_dma(struct vdpa_device *vdev)
+{
+	FAKE(vdev)->dma_releases++;
+}
+
 #define HARDWARE_OPS                                                                               \
 	.set_vq_ready = hw_set_vq_ready, .set_vq_state = hw_set_vq_state,                          \
 	.get_vq_state = hw_get_vq_state, .reset_vq = hw_reset_vq,                                  \
-	.get_vq_notification = hw_get_vq_notification, .cut_off = hw_cut_off
+	.get_vq_notification = hw_get_vq_notification, .cut_off = hw_cut_off, \
+	.release_dma = hw_release_dma
 
 static const struct vdpa_config_ops hardware_ops = {FAKE_OPS, HARDWARE_OPS};
 static const struct vdpa_config_ops enabling_ops = {FAKE_OPS, HARDWARE_OPS,

@@ -48,6 +48,7 @@ struct fake_device {
 	void *on_reset_arg;
 	const char *failed_op; /* which one that was */
 	unsigned int *freed;   /* counts frees */
+	unsigned int dma_releases;
 };
 
 /* Allocate; caller registers. own_kick: the device takes kick fds itself. */

@@ -251,6 +251,8 @@ nothing_is_left(struct fixture *f)
 {
 	assert_int_equal(f->fake->status, 0);
 	assert_int_equal(f->fake->config_fd, -1);
+	/* But for the memory, until the front end's connection ends. */
+	(void)vdpa_device_set_memory(f->vdev, NULL);
 	assert_null(f->fake->tlb);
 	assert_int_equal(f->tlb->refcnt, 1);
 	for (unsigned int i = 0; i < FAKE_VQS; i++) {

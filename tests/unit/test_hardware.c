@@ -164,27 +164,92 @@ teardown(void **state)
 }
 
 static void
-memory_is_mapped_by_a_start_and_gone_after_a_stop(void **state)
+memory_is_mapped_once_whatever_starts_and_stops(void **state)
 {
 	struct fixture *f = *state;
 
-	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
-	assert_true(is_mapped(f, 0) && is_mapped(f, 1));
-	assert_int_equal(vdpa_device_stop(f->vdev), 0);
-	assert_int_equal(f->transport.n, 0);
-	assert_int_equal(f->tlb->refcnt, 1);
-	/* By whatever ends it. */
+	for (unsigned int i = 0; i < 50; i++) {
+		assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+		assert_true(is_mapped(f, 0) && is_mapped(f, 1));
+		assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	}
+	/* A device that fails and does reset, too. */
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	vdpa_device_fail(f->vdev, -1, EIO, "broken");
 	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
-	assert_int_equal(f->transport.n, 0);
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_int_equal(f->transport.maps, 2);
+	assert_int_equal(f->transport.unmaps, 0);
 	vdpa_unregister_device(f->vdev);
 	assert_int_equal(f->transport.n, 0);
+	assert_int_equal(f->tlb->refcnt, 1);
+}
+
+/* As a front end says it before it starts the device, and again and again. */
+static void
+memory_is_set_in_any_state(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_iotlb *again = table(f, f->tlb, 0x3), *less = table(f, f->tlb, 0x1);
+
+	assert_int_equal(vdpa_device_set_memory(f->vdev, f->tlb), 0);
+	assert_int_equal(f->transport.n, 2);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, again), 0);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_int_equal(f->transport.maps, 2);
+	/* What a front end takes back from a device that stands still is given back. */
+	assert_int_equal(vdpa_device_set_memory(f->vdev, less), 0);
+	assert_true(is_mapped(f, 0) && !is_mapped(f, 1));
+	vdpa_device_fail(f->vdev, -1, EIO, "broken");
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, again), 0);
+	assert_true(is_mapped(f, 1));
+	assert_int_equal(vdpa_device_set_memory(f->vdev, NULL), 0);
+	assert_int_equal(f->transport.n, 0);
+	vdpa_unregister_device(f->vdev);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, again), -ENODEV);
+	assert_int_equal(again->refcnt, 1);
+	vdpa_iotlb_put(again);
+	vdpa_iotlb_put(less);
+}
+
+/* Device and guest of the next binding have nothing to do with the last one's. */
+static void
+nothing_of_a_binding_is_left_at_its_end(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_iotlb *next = table(f, NULL, 0x4);
+
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_int_equal(f->fake->dma_releases, 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, NULL), 0);
+	assert_int_equal(f->transport.n, 0);
+	assert_int_equal(f->tlb->refcnt, 1);
+	assert_int_equal(f->fake->dma_releases, 1);
+	/* A mapping that stays keeps the next front end out. */
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	f->transport.unmaps = 0;
+	f->transport.fail_unmap = 2;
+	assert_int_equal(vdpa_device_set_memory(f->vdev, NULL), -EIO);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_FAILED);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, next), -EIO);
+	f->start.iotlb = next;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -EIO);
+	assert_int_equal(f->transport.n, 1);
+	assert_false(is_mapped(f, 2));
+	f->transport.fail_unmap = 0;
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_int_equal(f->transport.n, 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, next), 0);
+	vdpa_unregister_device(f->vdev);
+	vdpa_iotlb_put(next);
 }
 
 static void
-a_start_that_fails_leaves_nothing_mapped(void **state)
+a_start_that_fails_maps_nothing_twice(void **state)
 {
 	struct fixture *f = *state;
 	unsigned int at;
@@ -194,12 +259,15 @@ a_start_that_fails_leaves_nothing_mapped(void **state)
 		f->fake->fail_at = at;
 		if (vdpa_device_start(f->vdev, &f->start) == 0)
 			break;
-		assert_int_equal(f->transport.n, 0);
-		assert_int_equal(f->tlb->refcnt, 1);
+		assert_in_range(f->transport.maps, 0, 2);
+		assert_int_equal(f->transport.unmaps, 0);
 	}
 	assert_in_range(at, 10, 99);
 	f->fake->fail_at = 0;
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, NULL), 0);
+	assert_int_equal(f->transport.n, 0);
+	assert_int_equal(f->tlb->refcnt, 1);
 	f->transport.maps = 0;
 	f->transport.fail_map = 2;
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -ENOSPC);
@@ -235,7 +303,8 @@ memory_that_cannot_be_unmapped_fails_the_device_until_it_can(void **state)
 
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	f->transport.fail_unmap = 2;
-	assert_int_equal(vdpa_device_stop(f->vdev), -EIO);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, NULL), -EIO);
 	assert_non_null(strstr(vdpa_error_message(), "the IOMMU does not answer"));
 	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_FAILED);
 	assert_int_equal(f->transport.n, 1);
@@ -255,14 +324,16 @@ hotplug_while_running_maps_only_what_changed(void **state)
 	struct vdpa_iotlb *more = table(f, f->tlb, 0x7), *less = table(f, more, 0x5);
 
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, more), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, more), 0);
 	assert_int_equal(f->transport.maps, 3);
 	assert_int_equal(f->transport.unmaps, 0);
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, less), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, less), 0);
 	assert_int_equal(f->transport.maps, 3);
 	assert_int_equal(f->transport.unmaps, 1);
 	assert_true(is_mapped(f, 0) && !is_mapped(f, 1) && is_mapped(f, 2));
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_int_equal(f->transport.n, 2);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, NULL), 0);
 	assert_int_equal(f->transport.n, 0);
 	vdpa_iotlb_put(more);
 	vdpa_iotlb_put(less);
@@ -310,22 +381,23 @@ hundreds_of_regions_come_and_go(void **state)
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	assert_int_equal(f->transport.n, SLOTS);
 	/* One more is one map, one less is one unmap. */
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, added), 0);
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, removed), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, added), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, removed), 0);
 	assert_int_equal(f->transport.maps, SLOTS + 1);
 	assert_int_equal(f->transport.unmaps, 1);
 	assert_true(is_mapped(f, SLOTS) && !is_mapped(f, 300) && is_mapped(f, 301));
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, slots), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, slots), 0);
 	/* Every other is to go, the 200th stays: those before come back. */
 	f->transport.unmaps = 0;
 	f->transport.fail_unmap = 200;
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, half), -EIO);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, half), -EIO);
 	assert_int_equal(f->transport.n, SLOTS);
 	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
 	/* What a stop leaves mapped is known one by one, and unmapped by the next. */
 	f->transport.unmaps = 0;
 	f->transport.fail_unmap = 150;
-	assert_int_equal(vdpa_device_stop(f->vdev), -EIO);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, NULL), -EIO);
 	assert_int_equal(f->transport.n, SLOTS - 149);
 	f->transport.unmaps = 0;
 	f->transport.fail_unmap = 0;
@@ -355,7 +427,7 @@ a_change_of_memory_that_fails_is_taken_back(void **state)
 	/* Nothing was taken away yet. */
 	f->transport.maps = 0;
 	f->transport.fail_map = 1;
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, more), -ENOSPC);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, more), -ENOSPC);
 	assert_non_null(strstr(vdpa_error_message(), "the IOMMU is full"));
 	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
 	assert_int_equal(f->transport.unmaps, 0);
@@ -364,11 +436,12 @@ a_change_of_memory_that_fails_is_taken_back(void **state)
 	f->fd[1] = f->fd[2];
 	other = table(f, f->tlb, 0x3);
 	f->fd[1] = fd;
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, other), -ENOSPC);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, other), -ENOSPC);
 	assert_non_null(strstr(vdpa_error_message(), "the IOMMU is full"));
 	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
 	f->transport.fail_unmap = f->transport.fail_map = 0;
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, NULL), 0);
 	assert_int_equal(f->transport.n, 0);
 	vdpa_iotlb_put(more);
 	vdpa_iotlb_put(other);
@@ -405,7 +478,7 @@ memory_taken_away_for_a_failed_change_comes_back(void **state)
 	assert_int_equal(vdpa_register_device(&fake->vdev), 0);
 	assert_int_equal(vdpa_device_start(&fake->vdev, &f->start), 0);
 	f->transport.fail_map = 3;
-	assert_int_equal(vdpa_device_set_iotlb(&fake->vdev, other), -ENOSPC);
+	assert_int_equal(vdpa_device_set_memory(&fake->vdev, other), -ENOSPC);
 	assert_int_equal(vdpa_device_get_state(&fake->vdev), VDPA_STATE_RUNNING);
 	assert_true(is_mapped(f, 0) && is_mapped(f, 1) && !is_mapped(f, 2));
 	vdpa_unregister_device(&fake->vdev);
@@ -442,9 +515,13 @@ devices_that_share_a_domain_serve_one_guest(void **state)
 	assert_true(is_mapped(f, 2));
 	/* The last one's memory counts, whoever came first; and another guest may follow. */
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
-	assert_int_equal(vdpa_device_set_iotlb(&fake->vdev, stranger), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, NULL), 0);
+	assert_int_equal(vdpa_device_set_memory(&fake->vdev, stranger), 0);
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -EBUSY);
 	assert_int_equal(vdpa_device_stop(&fake->vdev), 0);
+	/* Its guest may boot again: the memory is still its own. */
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -EBUSY);
+	assert_int_equal(vdpa_device_set_memory(&fake->vdev, NULL), 0);
 	assert_int_equal(f->transport.n, 0);
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 
@@ -504,22 +581,25 @@ a_driver_that_maps_gets_the_difference_of_ranges(void **state)
 	assert_int_equal(f->transport.maps, 2);
 	/* What stays is not touched, what goes as a whole is unmapped as it was mapped. */
 	assert_int_equal(vdpa_iotlb_create(NULL, parts, 2, &split), 0);
-	assert_int_equal(vdpa_device_set_iotlb(&fake->vdev, split), 0);
+	assert_int_equal(vdpa_device_set_memory(&fake->vdev, split), 0);
 	assert_int_equal(f->transport.maps, 2);
 	assert_int_equal(f->transport.unmaps, 1);
 	assert_true(is_mapped(f, 0) && !is_mapped(f, 1));
 	/* A failure leaves what was there. */
 	f->transport.fail_map = 4;
-	assert_int_equal(vdpa_device_set_iotlb(&fake->vdev, more), -ENOSPC);
+	assert_int_equal(vdpa_device_set_memory(&fake->vdev, more), -ENOSPC);
 	assert_true(is_mapped(f, 0) && !is_mapped(f, 1) && !is_mapped(f, 2));
 	f->transport.fail_map = 0;
-	assert_int_equal(vdpa_device_set_iotlb(&fake->vdev, more), 0);
+	assert_int_equal(vdpa_device_set_memory(&fake->vdev, more), 0);
 	assert_true(is_mapped(f, 0) && is_mapped(f, 1) && is_mapped(f, 2));
-	/* Its reset takes all of it away. */
-	f->transport.n = f->transport.unmaps = 0;
+	/* Its reset leaves it, the end of the binding takes all of it away. */
+	f->transport.unmaps = 0;
 	assert_int_equal(vdpa_device_stop(&fake->vdev), 0);
 	assert_int_equal(f->transport.unmaps, 0);
+	assert_int_equal(vdpa_device_set_memory(&fake->vdev, NULL), 0);
+	assert_int_equal(f->transport.n, 0);
 	assert_int_equal(more->refcnt, 1);
+	f->transport.unmaps = 0;
 	/* Memory that one which does not reset may still use stays in the process. */
 	assert_int_equal(vdpa_device_start(&fake->vdev, &f->start), 0);
 	fake->fail_reset = true;
@@ -576,6 +656,102 @@ split_ring(struct fixture *f, unsigned int idx, uint16_t avail, uint16_t used)
 		put16(f, f->vqs[idx].device + 4 + 4, 12);
 }
 
+/* Queue 1 in region 1, the other in region 0. */
+static void
+move_queue_1(struct fixture *f)
+{
+	f->vqs[1].desc = IOVA(1);
+	f->vqs[1].driver = IOVA(1) + 0x400;
+	f->vqs[1].device = IOVA(1) + 0x800;
+}
+
+static void
+a_queue_whose_memory_goes_stops_and_the_others_run_on(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_iotlb *less = table(f, f->tlb, 0x1);
+	struct vdpa_vq_state at;
+
+	move_queue_1(f);
+	f->fake->resets_vqs = true;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	split_ring(f, 1, 9, 9);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, less), 0);
+	assert_true(f->fake->vq[0].ready && !f->fake->vq[1].ready);
+	assert_false(vdpa_device_vq_is_lost(f->vdev, 0));
+	assert_true(vdpa_device_vq_is_lost(f->vdev, 1));
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
+	assert_false(is_mapped(f, 1));
+	/* What the front end still says of it has no effect. */
+	f->fake->calls = 0;
+	assert_int_equal(vdpa_device_set_vq_call(f->vdev, 1, f->fd[0]), 0);
+	assert_int_equal(vdpa_device_set_vq_kick(f->vdev, 1, f->fd[0]), 0);
+	assert_int_equal(vdpa_device_enable_vq(f->vdev, 1, false), 0);
+	assert_int_equal(f->fake->calls, 0);
+	/* Where it stood was read while it could be. */
+	assert_int_equal(vdpa_device_stop_vq(f->vdev, 1, &at), 0);
+	assert_int_equal(at.split.avail_index, 9);
+	assert_false(vdpa_device_vq_is_lost(f->vdev, 1));
+	assert_int_equal(vdpa_device_start_vq(f->vdev, 1, &f->vqs[1]), -EFAULT);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, f->tlb), 0);
+	assert_int_equal(vdpa_device_start_vq(f->vdev, 1, &f->vqs[1]), 0);
+	/* No memory at all: nobody runs on, and nobody asks a ring that is not there. */
+	assert_int_equal(vdpa_device_set_memory(f->vdev, NULL), 0);
+	assert_int_equal(vdpa_device_stop_vq(f->vdev, 0, &at), 0);
+	assert_int_equal(vdpa_device_stop_vq(f->vdev, 1, &at), 0);
+	assert_int_equal(at.split.avail_index, 9);
+	assert_int_equal(f->transport.n, 0);
+	vdpa_iotlb_put(less);
+}
+
+static void
+a_queue_that_cannot_stop_alone_fails_the_device(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_vq_state at;
+	char why[256];
+
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, NULL), 0);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_FAILED);
+	assert_int_equal(f->fake->status, 0);
+	assert_int_equal(f->transport.n, 0);
+	vdpa_device_failure(f->vdev, why, sizeof(why));
+	assert_non_null(strstr(why, "queue 0: descriptor table at 0x100000"));
+	assert_non_null(strstr(why, "outside guest memory, and it cannot be stopped alone"));
+	assert_int_equal(vdpa_device_stop_vq(f->vdev, 0, &at), -EIO);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+}
+
+static void
+a_ring_is_looked_at_again_when_its_size_changes(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_iotlb *less = table(f, f->tlb, 0x1);
+	uint64_t end = IOVA(0) + REGION_SIZE;
+
+	assert_int_equal(vdpa_set_status(f->vdev, 0x1), 0);
+	assert_int_equal(vdpa_set_status(f->vdev, 0x3), 0);
+	assert_int_equal(vdpa_set_driver_features(f->vdev, V1), 0);
+	assert_int_equal(vdpa_set_status(f->vdev, 0xb), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, f->tlb), 0);
+	assert_int_equal(vdpa_set_vq_num(f->vdev, 0, 8), 0);
+	assert_int_equal(vdpa_set_vq_address(f->vdev, 0, end - 8 * 16, IOVA(0), IOVA(0) + 0x800),
+			 0);
+	assert_int_equal(vdpa_set_vq_num(f->vdev, 0, 16), -EFAULT);
+	assert_non_null(strstr(vdpa_error_message(), "descriptor table"));
+	assert_int_equal(f->fake->vq[0].num, 8);
+	/* Nor does it become ready where its memory has gone meanwhile. */
+	assert_int_equal(vdpa_set_vq_num(f->vdev, 1, 8), 0);
+	assert_int_equal(vdpa_set_vq_address(f->vdev, 1, IOVA(1), IOVA(1) + 0x400, IOVA(1) + 0x800),
+			 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, less), 0);
+	assert_int_equal(vdpa_set_vq_ready(f->vdev, 1, true), -EFAULT);
+	assert_false(f->fake->vq[1].ready);
+	assert_int_equal(vdpa_set_vq_ready(f->vdev, 0, true), 0);
+	vdpa_iotlb_put(less);
+}
+
 static void
 call_eventfds_are_swapped_without_touching_anything_else(void **state)
 {
@@ -602,11 +778,10 @@ the_first_stop_stops_all_and_each_says_where(void **state)
 	assert_int_equal(vdpa_device_stop_vq(f->vdev, 0, &vqst), 0);
 	assert_int_equal(vqst.split.avail_index, 70);
 	assert_int_equal(f->fake->status, 0);
-	assert_int_equal(f->transport.n, 0);
 	/* What the front end still says of the other has no effect, and is no error. */
 	assert_int_equal(vdpa_device_set_vq_call(f->vdev, 1, -1), 0);
 	assert_int_equal(vdpa_device_enable_vq(f->vdev, 1, false), 0);
-	assert_int_equal(vdpa_device_set_iotlb(f->vdev, f->tlb), 0);
+	assert_int_equal(vdpa_device_set_memory(f->vdev, f->tlb), 0);
 	assert_int_equal(vdpa_device_start_vq(f->vdev, 0, &f->vqs[0]), -EPROTO);
 	assert_non_null(strstr(vdpa_error_message(), "stops as a whole"));
 	assert_int_equal(vdpa_device_stop_vq(f->vdev, 1, &vqst), 0);
@@ -780,7 +955,7 @@ a_queue_that_does_not_stop_fails_the_device_at_once(void **state)
 	assert_string_equal(f->fake->failed_op, "hw_reset_vq");
 	/* Nobody has to wait for the control loop, nor for what the next queue would cost. */
 	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_FAILED);
-	assert_int_equal(f->transport.n, 0);
+	assert_int_equal(f->fake->status, 0);
 	assert_int_equal(vdpa_device_stop_vq(f->vdev, 1, &vqst), -EIO);
 	assert_int_equal(f->fake->calls, 1);
 	vdpa_device_failure(f->vdev, why, sizeof(why));
@@ -853,8 +1028,13 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(memory_is_mapped_by_a_start_and_gone_after_a_stop),
-		TEST(a_start_that_fails_leaves_nothing_mapped),
+		TEST(memory_is_mapped_once_whatever_starts_and_stops),
+		TEST(memory_is_set_in_any_state),
+		TEST(nothing_of_a_binding_is_left_at_its_end),
+		TEST(a_queue_whose_memory_goes_stops_and_the_others_run_on),
+		TEST(a_queue_that_cannot_stop_alone_fails_the_device),
+		TEST(a_ring_is_looked_at_again_when_its_size_changes),
+		TEST(a_start_that_fails_maps_nothing_twice),
 		TEST(a_device_that_does_not_reset_is_kept_out_by_the_iommu),
 		TEST(memory_that_cannot_be_unmapped_fails_the_device_until_it_can),
 		TEST(hotplug_while_running_maps_only_what_changed),

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -115,7 +116,10 @@ trips(const struct guest *g)
 static void
 count_trips(const char *words, uint16_t nvqs)
 {
+	struct vdpa_mem_region_spec more = {
+		.iova = UINT64_C(1) << 40, .uaddr = UINT64_C(1) << 40, .size = 4096};
 	struct vdpa_vq_state state;
+	struct vdpa_iotlb *tlb;
 	struct guest g;
 	uint64_t before;
 
@@ -144,8 +148,16 @@ count_trips(const char *words, uint16_t nvqs)
 	assert_int_equal(trips(&g) - before, 1);
 	assert_int_equal(vdpa_device_set_vq_call(g.vdev, 0, g.vqs[0].call_fd), 0);
 	assert_int_equal(trips(&g) - before, 2);
-	assert_int_equal(vdpa_device_set_iotlb(g.vdev, g.mem.tlb), 0);
+	/* The same memory again is none. */
+	assert_int_equal(vdpa_device_set_memory(g.vdev, g.mem.tlb), 0);
+	assert_int_equal(trips(&g) - before, 2);
+	more.fd = memfd_create("more", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(more.fd, 4096), 0);
+	assert_int_equal(vdpa_iotlb_add(g.mem.tlb, &more, &tlb), 0);
+	assert_int_equal(vdpa_device_set_memory(g.vdev, tlb), 0);
 	assert_int_equal(trips(&g) - before, 3);
+	vdpa_iotlb_put(tlb);
+	close(more.fd);
 	/* A suspension, with the states of all queues. */
 	before = trips(&g);
 	assert_int_equal(vdpa_suspend(g.vdev), 0);

@@ -183,6 +183,14 @@ add_net(struct fixture *f, uint16_t pairs, const char *words)
 		f->vqs[i].ready = true;
 }
 
+/* The front end's connection ends: nothing is left in the device's reach. */
+static void
+end_binding(struct fixture *f)
+{
+	assert_int_equal(vdpa_device_set_memory(f->vdev, NULL), 0);
+	assert_int_equal(f->v.pci.n_mapped, 0);
+}
+
 static void
 start(struct fixture *f)
 {
@@ -573,14 +581,44 @@ a_stop_leaves_nothing(void **state)
 		start(f);
 		assert_true(count_fds() > idle);
 		assert_int_equal(vdpa_device_stop(f->vdev), 0);
+		end_binding(f);
 		assert_int_equal(count_fds(), idle);
 		assert_int_equal(f->v.status, 0);
-		assert_int_equal(f->v.pci.n_mapped, 0);
 		assert_false(f->v.pci.msix_on);
 		assert_false(bus_master(f));
 		assert_null(device(f)->hw.doorbells.va);
 	}
 	assert_int_equal(f->v.pci.resets, 0);
+}
+
+/* The control queue's ring is kept, and what a guest had the device write there is not. */
+static void
+starts_of_one_binding_map_nothing_again(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_dma_stats first, now;
+	const struct vdpa_dma_buf *own;
+
+	add_net(f, 2, WORDS);
+	start(f);
+	vdpa_dma_get_stats(f->vdev->dma, &first);
+	assert_int_equal(first.maps, 2);
+	own = &device(f)->ctrl.mem;
+	for (unsigned int i = 0; i < 10; i++) {
+		assert_int_equal(vdpa_device_stop(f->vdev), 0);
+		memset(own->va, 0xff, own->size);
+		f->start.features = V1 | MQ | (i % 2 == 0 ? PACKED : 0);
+		for (unsigned int q = 0; q < 4; q++)
+			f->vqs[q].state = (struct vdpa_vq_state){0};
+		start(f);
+		assert_true(f->v.promisc);
+		assert_int_equal(((const uint8_t *)own->va)[own->size - 1], 0);
+	}
+	vdpa_dma_get_stats(f->vdev->dma, &now);
+	assert_int_equal(now.maps, 2);
+	assert_int_equal(now.unmaps, 0);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	end_binding(f);
 }
 
 /* Each step of the transport fails once: the start is unwound, and the next one works. */
@@ -606,8 +644,8 @@ a_start_that_fails_is_unwound(void **state)
 	assert_refused(vdpa_device_start(f->vdev, &f->start), EIO,
 		       "the device does not enable queue 0");
 	f->v.never_enables = false;
+	end_binding(f);
 	assert_int_equal(count_fds(), idle);
-	assert_int_equal(f->v.pci.n_mapped, 0);
 	assert_false(f->v.pci.msix_on);
 	assert_int_equal(f->v.status, 0);
 	start(f);
@@ -701,7 +739,7 @@ a_reset_of_the_function_helps_where_the_device_does_not(void **state)
 	f->v.never_resets = f->v.resets_by_function = true;
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 	assert_int_equal(f->v.pci.resets, 1);
-	assert_int_equal(f->v.pci.n_mapped, 0);
+	end_binding(f);
 	start(f);
 	assert_true(bus_master(f));
 }
@@ -1083,8 +1121,8 @@ a_hostile_control_queue_fails_the_start_in_time(void **state)
 			assert_refused(vdpa_device_start(f->vdev, &f->start), cases[i].err,
 				       cases[i].text);
 			assert_true(now_ms() - began < 5000);
+			end_binding(f);
 			assert_int_equal(count_fds(), idle);
-			assert_int_equal(f->v.pci.n_mapped, 0);
 		}
 	}
 	f->v.ctrl = FAKE_CTRL_ANSWERS;
@@ -1141,7 +1179,7 @@ a_control_queue_gives_way_to_the_guests_memory(void **state)
 		start(f);
 		tlb = memory_over_ctrl(f);
 		was = f->v.vq[f->v.ctrl_idx].desc;
-		assert_int_equal(vdpa_device_set_iotlb(f->vdev, tlb), 0);
+		assert_int_equal(vdpa_device_set_memory(f->vdev, tlb), 0);
 		assert_int_not_equal(f->v.vq[f->v.ctrl_idx].desc, was);
 		assert_int_equal(f->v.pci.n_mapped, 3);
 		/* It works where it is now. */
@@ -1149,7 +1187,20 @@ a_control_queue_gives_way_to_the_guests_memory(void **state)
 		assert_int_equal(vdpa_device_enable_vq(f->vdev, 2, false), 0);
 		assert_int_equal(f->v.pairs, 1);
 		assert_int_equal(vdpa_device_stop(f->vdev), 0);
-		assert_int_equal(f->v.pci.n_mapped, 0);
+		end_binding(f);
+		/* Between two starts it is kept, unless the guest's memory comes there. */
+		start(f);
+		vdpa_iotlb_put(tlb);
+		tlb = memory_over_ctrl(f);
+		assert_int_equal(vdpa_device_stop(f->vdev), 0);
+		assert_int_equal(vdpa_device_set_memory(f->vdev, tlb), 0);
+		assert_null(device(f)->ctrl.mem.va);
+		f->start.iotlb = tlb;
+		start(f);
+		assert_int_equal(f->v.pci.n_mapped, 3);
+		assert_int_equal(vdpa_device_stop(f->vdev), 0);
+		end_binding(f);
+		f->start.iotlb = f->tlb;
 		vdpa_iotlb_put(tlb);
 	}
 }
@@ -1171,7 +1222,7 @@ a_control_queue_that_cannot_be_reset_keeps_its_place(void **state)
 	start(f);
 	tlb = memory_over_ctrl(f);
 	was = f->v.vq[f->v.ctrl_idx].desc;
-	assert_refused(vdpa_device_set_iotlb(f->vdev, tlb), EBUSY,
+	assert_refused(vdpa_device_set_memory(f->vdev, tlb), EBUSY,
 		       "which is the driver's own memory and cannot be moved");
 	assert_non_null(strstr(vdpa_error_message(), "control queue 4 is in use"));
 	assert_int_equal(f->v.vq[f->v.ctrl_idx].desc, was);
@@ -1189,7 +1240,7 @@ a_control_queue_that_does_not_reset_fails_the_device(void **state)
 	start(f);
 	tlb = memory_over_ctrl(f);
 	f->v.never_resets_vq = true;
-	assert_refused(vdpa_device_set_iotlb(f->vdev, tlb), EBUSY, "cannot be moved");
+	assert_refused(vdpa_device_set_memory(f->vdev, tlb), EBUSY, "cannot be moved");
 	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
 	f->v.never_resets_vq = false;
 	start(f);
@@ -1560,7 +1611,7 @@ a_start_that_failed_is_not_tried_again_without_a_reset(void **state)
 	assert_int_equal(f->v.pci.n_mapped, 1);
 	f->v.never_enables = false;
 	assert_int_equal(vdpa_reset(f->vdev), 0);
-	assert_int_equal(f->v.pci.n_mapped, 0);
+	assert_int_equal(f->v.pci.n_mapped, 1);
 	start(f);
 }
 
@@ -1622,7 +1673,7 @@ without_queue_reset_a_queue_stops_with_the_device(void **state)
 	assert_int_equal(f->v.status, 0);
 	assert_int_equal(vdpa_device_stop_vq(f->vdev, 1, &at), 0);
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
-	assert_int_equal(f->v.pci.n_mapped, 0);
+	end_binding(f);
 }
 
 /* A structure without the register: the feature is not taken. */
@@ -1720,6 +1771,7 @@ main(void)
 		T(a_type_has_the_configuration_that_virtio_gives_it),
 		T(a_start_sets_up_what_the_front_end_gave),
 		T(a_stop_leaves_nothing),
+		T(starts_of_one_binding_map_nothing_again),
 		T(a_start_that_fails_is_unwound),
 		T(a_guest_without_version_1_is_refused),
 		T(a_second_pair_needs_mq),

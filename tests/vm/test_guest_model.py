@@ -12,6 +12,9 @@ import model
 import vmtest
 from vmtest import MAC0
 
+# Loads of the drivers in the first boot, and resets of the machine.
+RELOADS, RESETS = vmtest.count(3, 20), vmtest.count(2, 20)
+
 NET = f"mgmtdev sim_net mac {MAC0} backend echo max_vqp 4"
 DISK = "mgmtdev sim_blk backend ram 64M serial s0 queues 4"
 
@@ -67,6 +70,69 @@ class GuestModel(model.ModelTest):
         self.app.stop()
         # It had nothing to complain about.
         self.assertNotIn("vdpa: ", self.app.log_text())
+
+    def maps(self):
+        """Maps and unmaps of each device so far."""
+        dma = [self.app.ask("/vdpa/dev/show", f"app-{name}")["dma"] for name in ("net0", "disk0")]
+        return [[d["maps"], d["unmaps"]] for d in dma]
+
+    def test_memory_is_mapped_once_for_all_boots_and_drivers(self):
+        """A guest that loads its drivers anew, and one that the machine resets under their feet."""
+        self.serve(net0=NET, disk0=DISK)
+        path = self.folder + "/qmp"
+        boots, counts = [], []
+
+        def boot():
+            boots.append(len(boots) + 1)
+            return boots[-1]
+
+        def count():
+            counts.append(self.maps())
+            return "counted"
+
+        def system_reset():
+            with socket.socket(socket.AF_UNIX) as qmp:
+                qmp.connect(path)
+                lines = qmp.makefile("rw")
+                lines.readline()
+                for command in ("qmp_capabilities", "system_reset"):
+                    lines.write(json.dumps({"execute": command}) + "\n")
+                    lines.flush()
+                    while "return" not in json.loads(lines.readline()):
+                        pass
+            return "reset"
+
+        g = self.guest("once", f"""
+            again=$(host boot)
+            net=$(pci_of /sys/class/net/$(nic {MAC0}))
+            blk=$(pci_of /sys/block/$(disk s0))
+            round=0 rounds=0
+            [ $again = 1 ] && rounds={RELOADS}
+            while :; do
+                net_up $(nic {MAC0}) 10.0.0.1/24 fd00::1/64
+                ping_all 2 10.0.0.2 round$round
+                dd if=/dev/$(disk s0) of=/dev/null bs=64k count=16 iflag=direct 2>/dev/null
+                host count >/dev/null
+                round=$((round + 1))
+                [ $round -gt $rounds ] && break
+                for device in $blk $net; do
+                    echo $device >/sys/bus/pci/drivers/virtio-pci/unbind
+                    echo $device >/sys/bus/pci/drivers/virtio-pci/bind
+                done
+            done
+            if [ $again -le {RESETS} ]; then
+                # In the middle of their work.
+                dd if=/dev/$(disk s0) of=/dev/null bs=1M iflag=direct 2>/dev/null &
+                host system_reset >/dev/null
+                sleep 60
+            fi
+        """, *self.devices(), ["-qmp", f"unix:{path},server=on,wait=off"], reboot=True)
+        g.run({"boot": boot, "count": count, "system_reset": system_reset})
+        self.assertEqual(len(boots), RESETS + 1)
+        self.assertEqual(len(counts), RESETS + 1 + RELOADS)
+        print(f"maps and unmaps of net and block: first {counts[0]}, last {counts[-1]}", flush=True)
+        self.assertEqual([c for c in counts if c != counts[0]], [])
+        self.assertEqual([unmaps for _, unmaps in counts[0]], [0, 0])
 
     def test_queues_before_driver_ok_only(self):
         self.drivers_come_and_go(ring_reset=False)

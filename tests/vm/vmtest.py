@@ -13,10 +13,16 @@ import guest
 import lab
 
 BUILD = os.environ.get("UVDPA_BUILD", str(guest.ROOT / "build"))
+LONG = os.environ.get("UVDPA_TEST_LONG", "0") not in ("", "0")
 SKIP = 77  # meson's exit code for it
 
 MAC0 = "52:54:00:00:00:01"
 MAC1 = "52:54:00:00:00:02"
+
+
+def count(few, many):
+    """How often something is done: few times, or many in a long run."""
+    return many if LONG else few
 
 
 class MachineTest(unittest.TestCase):

@@ -406,8 +406,6 @@ work_reset(void *arg)
 	sim_device_settle(dev);
 	work_detach(w);
 	dev->features = 0;
-	vdpa_iotlb_put(dev->tlb);
-	dev->tlb = NULL;
 	/* A driver changes what is the class's from DRIVER_OK on only. */
 	if (dev->live && dev->class->reset != NULL)
 		dev->class->reset(dev);
@@ -557,17 +555,6 @@ sim_announce(struct vdpa_device *vdev, const uint8_t mac[6])
 
 /* Memory. */
 
-static bool
-ring_in(const struct sim_queue *q, const struct vdpa_iotlb *tlb)
-{
-	bool packed = (q->dev->features & SIM_BIT(SIM_F_RING_PACKED)) != 0;
-	struct vdpa_ring_size size = vdpa_ring_size(packed, q->num);
-
-	return tlb != NULL && vdpa_iotlb_range(tlb, q->desc, size.desc) != NULL &&
-	       vdpa_iotlb_range(tlb, q->driver, size.driver) != NULL &&
-	       vdpa_iotlb_range(tlb, q->device, size.device) != NULL;
-}
-
 /* A class that completes later holds addresses of the old table: let it come to an end. */
 static int
 work_pause(void *arg)
@@ -592,10 +579,6 @@ work_continue(void *arg)
 static int
 set_iotlb(struct sim_device *dev, struct vdpa_iotlb *tlb)
 {
-	for (uint16_t i = 0; i < dev->nvqs; i++)
-		if (dev->vqs[i].ready && !dev->vqs[i].failed && !ring_in(&dev->vqs[i], tlb))
-			return vdpa_error(EFAULT, "the rings of queue %u are not in the new memory",
-					  i);
 	for (uint16_t i = 0; i < dev->nvqs; i++) {
 		struct sim_queue *q = &dev->vqs[i];
 		int rc;

@@ -62,11 +62,12 @@ struct virtio_irq {
 
 /* The control queue. */
 struct virtio_ctrl {
-	bool on; /* enabled, commands can be given */
+	bool on;    /* enabled, commands can be given */
+	bool shown; /* the device knows mem, until it is reset */
 	uint16_t idx;
 	uint16_t num;
 	uint32_t doorbell;
-	struct vdpa_dma_buf mem; /* ring and command */
+	struct vdpa_dma_buf mem; /* ring and command; kept from start to start */
 	uint16_t next;		 /* split: avail and used index; packed: slot */
 	bool wrap;		 /* packed */
 	uint16_t pairs;		 /* as the device has been told */
@@ -144,8 +145,10 @@ uint64_t virtio_ctrl_features(const struct virtio_device *dev);
 int virtio_ctrl_setup(struct virtio_device *dev);
 /* What the device is to know at the start, after DRIVER_OK. */
 int virtio_ctrl_start(struct virtio_device *dev);
-/* Once the device is reset. */
-void virtio_ctrl_teardown(struct virtio_device *dev);
+/* Once the device is reset; the memory stays for the next start. */
+void virtio_ctrl_reset(struct virtio_device *dev);
+/* Free the memory. While the device is reset, or cannot reach it any more. */
+void virtio_ctrl_release(struct virtio_device *dev);
 /* Tell the device how many pairs are in use, where that has changed. */
 int virtio_ctrl_update_pairs(struct virtio_device *dev);
 

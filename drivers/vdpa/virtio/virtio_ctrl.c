@@ -328,6 +328,11 @@ move(void *arg)
 	struct vdpa_dma_buf mem;
 	int rc;
 
+	/* Kept for the next start, which takes another. */
+	if (!c->shown) {
+		vdpa_dma_free(dev->vdev.dma, &c->mem);
+		return 0;
+	}
 	if (!c->on || !virtio_has(dev->negotiated, VIRTIO_F_RING_RESET))
 		return vdpa_error(EBUSY,
 				  "control queue %u is in use, and the device cannot reset it",
@@ -377,9 +382,15 @@ virtio_ctrl_setup(struct virtio_device *dev)
 	c->num = (uint16_t)rte_align32prevpow2(RTE_MIN(info.num_max, (uint16_t)CTRL_NUM));
 	c->doorbell = info.doorbell;
 	c->pairs = 1;
-	rc = alloc_mem(dev, &c->mem);
-	/* The memory goes when the device is reset, which a failure leads to. */
-	return rc == 0 ? enable(dev) : rc;
+	/* What the last guest had the device write there is not for this one to read. */
+	if (c->mem.va != NULL)
+		memset(c->mem.va, 0, c->mem.size);
+	else
+		rc = alloc_mem(dev, &c->mem);
+	if (rc < 0)
+		return rc;
+	c->shown = true;
+	return enable(dev);
 }
 
 /* Pairs from the first on that are ready and enabled; the device steers packets to that many. */
@@ -437,9 +448,14 @@ virtio_ctrl_start(struct virtio_device *dev)
 }
 
 void
-virtio_ctrl_teardown(struct virtio_device *dev)
+virtio_ctrl_reset(struct virtio_device *dev)
 {
-	dev->ctrl.on = false;
+	dev->ctrl.on = dev->ctrl.shown = false;
+}
+
+void
+virtio_ctrl_release(struct virtio_device *dev)
+{
 	vdpa_dma_free(dev->vdev.dma, &dev->ctrl.mem);
 	dev->ctrl.mem = (struct vdpa_dma_buf){0};
 }

@@ -43,7 +43,7 @@ prepare(struct virtio_device *dev)
 	int rc;
 
 	/* What is there belongs to a start that failed: no second one over it. */
-	if (dev->ctrl.mem.va != NULL || dev->hw.doorbells.va != NULL)
+	if (dev->ctrl.shown || dev->hw.doorbells.va != NULL)
 		return vdpa_error(EPROTO, "a start has failed, and the device was not reset");
 	rc = virtio_ctrl_setup(dev);
 	/* The control queue's doorbell is known only now. */
@@ -127,7 +127,7 @@ virtio_device_reset(struct virtio_device *dev)
 	dev->ctrl.on = false;
 	if (rc == 0) {
 		rc = vdpa_pci_set_bus_master(dev->hw.pci, false);
-		virtio_ctrl_teardown(dev);
+		virtio_ctrl_reset(dev);
 	}
 	for (uint16_t i = 0; i < dev->nvqs; i++) {
 		struct virtio_queue *q = &dev->vqs[i];

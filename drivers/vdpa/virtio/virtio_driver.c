@@ -158,7 +158,7 @@ virtio_device_free(struct vdpa_device *vdev)
 	}
 	virtio_irq_free(dev);
 	if (dev->hw.pci != NULL)
-		virtio_ctrl_teardown(dev);
+		virtio_ctrl_release(dev);
 	virtio_hw_close(&dev->hw);
 	free(dev->vqs);
 }

@@ -175,6 +175,12 @@ virtio_vdpa_cut_off(struct vdpa_device *vdev)
 	return vdpa_pci_cut_off(virtio_dev(vdev)->hw.pci);
 }
 
+static void
+virtio_vdpa_release_dma(struct vdpa_device *vdev)
+{
+	virtio_ctrl_release(virtio_dev(vdev));
+}
+
 /* Configuration. */
 
 static size_t
@@ -241,5 +247,6 @@ const struct vdpa_config_ops virtio_vdpa_ops = {
 	.set_config = virtio_vdpa_set_config,
 	.get_generation = virtio_vdpa_get_generation,
 	.get_stats = virtio_vdpa_get_stats,
+	.release_dma = virtio_vdpa_release_dma,
 	.free = virtio_device_free,
 };

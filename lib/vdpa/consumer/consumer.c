@@ -365,6 +365,8 @@ vdpa_consumer_free(struct vdpa_consumer *c)
 	/* A failed device is stopped already, and shows why until it is started again. */
 	if (vdpa_device_get_state(c->vdev) != VDPA_STATE_FAILED)
 		consumer_stop(c);
+	/* The next front end finds nothing of this one's. */
+	(void)vdpa_device_set_memory(c->vdev, NULL);
 	for (uint16_t i = 0; i < c->nvqs; i++)
 		consumer_vq_close(c, i);
 	if (c->vm != NULL) {
@@ -460,25 +462,38 @@ vdpa_consumer_get_status(struct vdpa_consumer *c)
 	return c->status | (c->state == CONSUMER_FAILED ? VIRTIO_CONFIG_S_NEEDS_RESET : 0);
 }
 
-/* What runs on a ring cannot follow it elsewhere. */
-static int
-check_rings_stay(const struct vdpa_consumer *c, const struct vdpa_iotlb *tlb)
+/* A ring that runs stays where it is: one whose addresses lead elsewhere is stopped. One that is no
+ * longer in memory at all the core finds. */
+static void
+stop_moved_vqs(struct vdpa_consumer *c, const struct vdpa_iotlb *tlb)
 {
 	for (uint16_t i = 0; i < c->nvqs; i++) {
 		const struct consumer_vq *vq = &c->vqs[i];
 		struct consumer_vq moved = *vq;
-		int rc;
 
 		if (vq->state != CONSUMER_VQ_STARTED)
 			continue;
-		rc = consumer_vq_translate(c, tlb, &moved);
-		if (rc < 0)
-			return rc;
-		if (moved.desc != vq->desc || moved.driver != vq->driver ||
-		    moved.device != vq->device)
-			return vdpa_error(EBUSY, "it moves the rings of queue %u, which runs", i);
+		if (consumer_vq_translate(c, tlb, &moved) == 0) {
+			if (moved.desc == vq->desc && moved.driver == vq->driver &&
+			    moved.device == vq->device)
+				continue;
+			vdpa_error(EFAULT, "a change of memory moves its rings");
+		}
+		vdpa_device_lose_vq(c->vdev, i);
 	}
-	return 0;
+}
+
+/* Queues that a change of memory has stopped: the front end hears of each, and may set it up anew.
+ */
+static void
+refuse_lost_vqs(struct vdpa_consumer *c)
+{
+	for (uint16_t i = 0; i < c->nvqs; i++) {
+		if (c->vqs[i].state != CONSUMER_VQ_STARTED || !vdpa_device_vq_is_lost(c->vdev, i))
+			continue;
+		consumer_vq_stop_lost(c, i);
+		consumer_vq_signal_error(c, i);
+	}
 }
 
 static bool
@@ -487,21 +502,43 @@ is_same(const struct vdpa_iotlb *a, const struct vdpa_iotlb *b)
 	return a->n == b->n && memcmp(a->regions, b->regions, a->n * sizeof(a->regions[0])) == 0;
 }
 
-/* Under the lock. Go over to tlb, which is taken over. */
+/*
+ * Under the lock. Go over to tlb, which is taken over. A device that stands still has it at once
+ * too, so that what the front end takes back is given back; what cannot be mapped then is told by
+ * the start, which tries again.
+ */
+static int
+replace_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
+{
+	int rc;
+
+	/* The same again, as at every start of QEMU's and of rte_vhost's front end. */
+	if (c->iotlb != NULL && is_same(tlb, c->iotlb)) {
+		vdpa_iotlb_put(tlb);
+		return 0;
+	}
+	if (consumer_runs(c)) {
+		stop_moved_vqs(c, tlb);
+		rc = vdpa_device_set_memory(c->vdev, tlb);
+		refuse_lost_vqs(c);
+		if (rc < 0) {
+			vdpa_iotlb_put(tlb);
+			return rc;
+		}
+	} else if (vdpa_device_set_memory(c->vdev, tlb) < 0) {
+		(void)vdpa_device_set_memory(c->vdev, NULL);
+	}
+	vdpa_iotlb_put(c->iotlb);
+	c->iotlb = tlb;
+	return 0;
+}
+
+/* Under the lock. replace_memory(), and what the other devices of the VM are held to from now on. */
 static int
 change_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
 {
-	int rc = 0;
+	int rc = replace_memory(c, tlb);
 
-	/* What did not change is shared; rte_vhost's front end tells the same again and again. */
-	if (consumer_runs(c) && !is_same(tlb, c->iotlb)) {
-		rc = check_rings_stay(c, tlb);
-		if (rc == 0)
-			rc = vdpa_device_set_iotlb(c->vdev, tlb);
-	}
-	vdpa_iotlb_put(rc < 0 ? tlb : c->iotlb);
-	if (rc == 0)
-		c->iotlb = tlb;
 	if (c->vm != NULL)
 		vdpa_vm_table_settle(c->vm, c->iotlb);
 	return rc;

@@ -20,7 +20,7 @@
  *
  *   ABSENT ----> ANNOUNCED ----> SET_UP ----> STARTED
  *                  ^  ^            |            |
- *                  |  |            +-> REFUSED  |
+ *                  |  |            +-> REFUSED <+
  *                  |  |                   |     |
  *                  |  +-------------------+     |
  *                  +----------------------------+
@@ -30,6 +30,7 @@
  *   SET_UP to STARTED       the device has it; as long as the front end may believe it running, be
  *                           the device failed or not
  *   SET_UP to REFUSED       the device runs and does not take it
+ *   STARTED to REFUSED      its rings have left the memory, and the others go on
  *   back to ANNOUNCED       GET_VRING_BASE, reset
  */
 /* clang-format on */
@@ -171,6 +172,8 @@ int consumer_vq_translate(const struct vdpa_consumer *c, const struct vdpa_iotlb
 int consumer_vq_config(struct vdpa_consumer *c, uint16_t idx, struct vdpa_vq_config *conf);
 /* Stop it, keep where it stands. */
 void consumer_vq_stop(struct vdpa_consumer *c, uint16_t idx);
+/* The device has stopped it by itself: keep where it stood. */
+void consumer_vq_stop_lost(struct vdpa_consumer *c, uint16_t idx);
 void consumer_vq_signal_error(struct vdpa_consumer *c, uint16_t idx);
 
 #endif /* CONSUMER_PRIV_H */

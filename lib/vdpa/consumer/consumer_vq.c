@@ -394,6 +394,17 @@ consumer_vq_stop(struct vdpa_consumer *c, uint16_t idx)
 		vq->state = CONSUMER_VQ_ANNOUNCED;
 }
 
+void
+consumer_vq_stop_lost(struct vdpa_consumer *c, uint16_t idx)
+{
+	struct consumer_vq *vq = &c->vqs[idx];
+	struct vdpa_vq_state state;
+
+	if (vdpa_device_stop_vq(c->vdev, idx, &state) == 0)
+		vq->base = state_to_base(c, &state);
+	vq->state = CONSUMER_VQ_REFUSED;
+}
+
 uint32_t
 vdpa_consumer_get_vq_base(struct vdpa_consumer *c, uint16_t idx)
 {

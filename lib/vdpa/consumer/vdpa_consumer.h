@@ -64,8 +64,8 @@ uint16_t vdpa_consumer_queue_num(struct vdpa_device *vdev);
 struct vdpa_consumer *vdpa_consumer_new(struct vdpa_device *vdev,
 					const struct vdpa_consumer_ops *ops, void *arg);
 /**
- * The connection is gone: the device is stopped, unless it has failed, and shows why; descriptors
- * are closed. Not from inside ops. NULL: no-op.
+ * The connection is gone: the device is stopped, unless it has failed, and shows why; its memory is
+ * taken out of the device's reach; descriptors are closed. Not from inside ops. NULL: no-op.
  */
 void vdpa_consumer_free(struct vdpa_consumer *c);
 
@@ -90,13 +90,19 @@ void vdpa_consumer_set_status(struct vdpa_consumer *c, uint8_t status);
 uint8_t vdpa_consumer_get_status(struct vdpa_consumer *c);
 /** Stop the device and forget the rings, and where they stopped. */
 void vdpa_consumer_reset(struct vdpa_consumer *c);
-/** The whole memory table; as vdpa_iotlb_create(). -EBUSY when it moves a ring that runs, or
- * contradicts that of another device of the same VM. */
+/**
+ * The whole memory table; as vdpa_iotlb_create(). It is in force at once, and stays so over starts
+ * and stops: the same again maps nothing. A ring that runs and does not lie in it any more, or
+ * elsewhere, is stopped, with a line in the log and its error eventfd signalled; the others go on.
+ * While the device runs, also what vdpa_device_set_memory() returns; a table that a device which
+ * does not run cannot map fails its start. -EBUSY when it contradicts that of another device of the
+ * same VM.
+ */
 int vdpa_consumer_set_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *specs,
 			     unsigned int n);
 /** One region more; as vdpa_iotlb_add(), and -EBUSY as above. */
 int vdpa_consumer_add_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *spec);
-/** One region less; as vdpa_iotlb_remove(). -EFAULT when a ring that runs lies in it. */
+/** One region less; as vdpa_iotlb_remove(). */
 int vdpa_consumer_remove_memory(struct vdpa_consumer *c, uint64_t iova, uint64_t uaddr,
 				uint64_t size);
 /** How many regions there are. */

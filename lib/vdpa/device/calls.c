@@ -40,12 +40,6 @@ vdpa_set_driver_features(struct vdpa_device *vdev, uint64_t features)
 }
 
 int
-vdpa_set_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
-{
-	return LOCKED(vdev, vdpa_step_map(vdev, tlb));
-}
-
-int
 vdpa_set_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num)
 {
 	return LOCKED(vdev, vdpa_step_vq_num(vdev, idx, num));

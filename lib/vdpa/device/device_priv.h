@@ -40,6 +40,7 @@ struct vdpa_core_vq {
 	bool ready;		    /* (L) set_vq_ready(true) was called and not undone */
 	bool was_reset;		    /* (L) by itself, and may be set up again */
 	bool halted;		    /* (L) stopped with the whole device; state says where */
+	bool lost;		    /* (L) stopped when its rings left the memory; likewise */
 	struct vdpa_vq_state state; /* (L) */
 	struct vdpa_event relay;    /* kick eventfd to the device, on the control loop */
 	struct vdpa_device *vdev;
@@ -62,7 +63,8 @@ struct vdpa_device_core {
 	uint8_t status;			 /* what the driver has set */
 	uint64_t features;		 /* negotiated */
 	bool features_set;		 /* (L) set_driver_features succeeded since reset */
-	struct vdpa_iotlb *iotlb;	 /* (L) memory in force */
+	struct vdpa_iotlb *iotlb;	 /* (L) memory in force, from one session to the next */
+	bool memory_ends;		 /* (L) the next reset that succeeds takes it away */
 	struct vdpa_dma_domain *dma_own; /* dma.c: of a driver with dma_map; registered */
 	struct vdpa_core_vq *vqs;	 /* (L) */
 	uint16_t nvqs;			 /* fixed at registration */
@@ -172,7 +174,12 @@ int vdpa_step_reset(struct vdpa_device *vdev);
 int vdpa_step_quiesce(struct vdpa_device *vdev);
 int vdpa_step_status(struct vdpa_device *vdev, uint8_t status);
 int vdpa_step_features(struct vdpa_device *vdev, uint64_t features);
+/* Memory in force from now on. Rings that are ready lie in it, which the caller has seen to. */
 int vdpa_step_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
+int vdpa_step_end_memory(struct vdpa_device *vdev, int rc);
+/* The rings of queue idx as conf has them are aligned and lie in tlb (NULL: no memory). */
+int vdpa_step_check_rings(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf,
+			  const struct vdpa_iotlb *tlb);
 int vdpa_step_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num);
 int vdpa_step_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
 			 uint64_t device);
@@ -207,8 +214,8 @@ int vdpa_session_attach_kick(struct vdpa_device *vdev, uint16_t idx, int fd);
 /* Kick a queue that is set up; nothing where kicks carry data, which the consumer alone knows. */
 void vdpa_session_kick(struct vdpa_device *vdev, uint16_t idx);
 
-/* session.c. Stop whatever runs: reset, forget memory and queues. The state is IDLE, or FAILED when
- * the reset fails. */
+/* session.c. Stop whatever runs: reset, forget queues; memory stays. The state is IDLE, or FAILED
+ * when the reset fails. */
 int vdpa_session_stop(struct vdpa_device *vdev);
 /* vdpa_device_start() under the lock, from any state; what it began is undone when it fails. */
 int vdpa_session_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf);
@@ -218,7 +225,12 @@ int vdpa_session_setup_vq(struct vdpa_device *vdev, uint16_t idx,
 void vdpa_session_undo_vq(struct vdpa_device *vdev, uint16_t idx);
 int vdpa_session_attach_call(struct vdpa_device *vdev, uint16_t idx, int fd);
 
-/* session_vq.c: whether the device was stopped as a whole, and not all of its queues have been told
+/* session_vq.c: queue idx of a session cannot go on, for the cause told by vdpa_error(): stop it
+ * alone, or the device where that cannot be. */
+void vdpa_session_lose_vq(struct vdpa_device *vdev, uint16_t idx);
+/* The same by a call: it takes the lock, and leaves a queue alone that is not started. */
+void vdpa_device_lose_vq(struct vdpa_device *vdev, uint16_t idx);
+/* Whether the device was stopped as a whole, and not all of its queues have been told
  * yet. Under the lock. */
 bool vdpa_session_any_halted(const struct vdpa_device *vdev);
 

@@ -7,9 +7,9 @@
  * device's own is made here. So both go by one rule: what stays is not touched, and what is
  * unmapped is what was mapped by one call.
  *
- * A domain is emptied after every reset, above all after one that failed: a device that does not
- * stop is harmless once the IOMMU stops its accesses. Where the driver maps, only its reset can say
- * that the device is out of the memory, and it takes all of it away.
+ * A domain is emptied when a front end's connection ends, and after a reset that failed: a device
+ * that does not stop is harmless once the IOMMU stops its accesses. Where the driver maps, only its
+ * reset can say that the device is out of the memory; all of it is unmapped then.
  */
 
 #include <errno.h>

@@ -3,8 +3,8 @@
 
 /*
  * A session: from vdpa_device_start() to vdpa_device_stop(), and what may change of the device in
- * between (memory, dirty log); of its queues, see session_vq.c, of their kicks, kick.c. Built from
- * the steps of status.c.
+ * between (dirty log); of its queues, see session_vq.c, of their kicks, kick.c, of the memory,
+ * which outlives it, session_memory.c. Built from the steps of status.c.
  */
 
 #include <errno.h>
@@ -66,7 +66,7 @@ vdpa_session_stop(struct vdpa_device *vdev)
 {
 	struct vdpa_device_core *core = vdev->core;
 
-	if (core->state == VDPA_STATE_IDLE && core->status == 0 && core->iotlb == NULL)
+	if (core->state == VDPA_STATE_IDLE && core->status == 0)
 		return 0;
 	return vdpa_step_reset(vdev);
 }
@@ -140,22 +140,6 @@ vdpa_device_stop(struct vdpa_device *vdev)
 		rc = vdpa_session_stop(vdev);
 	for (uint16_t i = 0; i < vdev->core->nvqs; i++)
 		vdev->core->vqs[i].halted = false;
-	vdpa_device_unlock(vdev);
-	return rc;
-}
-
-int
-vdpa_device_set_iotlb(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
-{
-	int rc;
-
-	vdpa_device_lock(vdev);
-	if (vdpa_session_any_halted(vdev))
-		rc = 0;
-	else if (!vdpa_device_started(vdev))
-		rc = vdpa_error(EPROTO, "%s: is not started", vdev->name);
-	else
-		rc = vdpa_step_map(vdev, tlb);
 	vdpa_device_unlock(vdev);
 	return rc;
 }

@@ -60,10 +60,35 @@ check_idx(struct vdpa_device *vdev, uint16_t idx)
 	return 0;
 }
 
+/*
+ * The end of a binding, or of a reset that failed (rc: what it returned): all memory leaves the
+ * device's reach. Where it cannot yet, the device is FAILED, and the next reset tries again.
+ */
+int
+vdpa_step_end_memory(struct vdpa_device *vdev, int rc)
+{
+	const struct vdpa_config_ops *ops = vdev->config;
+	struct vdpa_device_core *core = vdev->core;
+
+	/* A driver that maps by itself can do so only once the device has reset. */
+	if (rc == 0 && core->iotlb != NULL && vdev->dma == NULL)
+		rc = ops->set_map != NULL
+			     ? VDPA_OP(vdev, -1, "set_map", ops->set_map(vdev, 0, NULL))
+			     : vdpa_dma_change(vdev, NULL);
+	rc = vdpa_dma_end(vdev, rc);
+	if (rc == 0 && ops->release_dma != NULL)
+		ops->release_dma(vdev);
+	core->memory_ends = rc < 0;
+	if (rc < 0)
+		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
+	return rc;
+}
+
 int
 vdpa_step_quiesce(struct vdpa_device *vdev)
 {
 	struct vdpa_device_core *core = vdev->core;
+	bool gone;
 	int rc;
 
 	if (core->state == VDPA_STATE_ALLOCATED || core->state == VDPA_STATE_REMOVED)
@@ -74,16 +99,19 @@ vdpa_step_quiesce(struct vdpa_device *vdev)
 	rc = VDPA_OP(vdev, -1, "the device does not reset", vdev->config->reset(vdev));
 	for (uint16_t i = 0; i < core->nvqs; i++) {
 		core->vqs[i].ready = core->vqs[i].was_reset = core->vqs[i].halted = false;
+		core->vqs[i].lost = false;
 		core->vqs[i].conf = (struct vdpa_vq_config){.kick_fd = -1, .call_fd = -1};
 	}
 	__atomic_store_n(&core->status, 0, __ATOMIC_RELAXED);
 	__atomic_store_n(&core->features, 0, __ATOMIC_RELAXED);
 	core->features_set = false;
 	core->logging = false;
-	rc = vdpa_dma_end(vdev, rc);
+	gone = vdpa_device_is_gone(vdev);
+	if (rc < 0 || gone || core->memory_ends)
+		rc = vdpa_step_end_memory(vdev, rc);
 	if (rc == 0)
 		rc = vdpa_dma_set_runs(vdev, false);
-	if (rc == 0 && vdpa_device_is_gone(vdev))
+	if (rc == 0 && gone)
 		rc = vdpa_error(ENODEV, "%s: the device is gone", vdev->name);
 	if (rc < 0)
 		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
@@ -219,22 +247,32 @@ check_iova_range(struct vdpa_device *vdev, const struct vdpa_iotlb *tlb)
 	return 0;
 }
 
+static int
+change_memory(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
+{
+	const struct vdpa_config_ops *ops = vdev->config;
+
+	if (ops->set_map != NULL)
+		return VDPA_OP(vdev, -1, "set_map", ops->set_map(vdev, 0, tlb));
+	return VDPA_OP(vdev, -1, "memory", vdpa_dma_change(vdev, tlb));
+}
+
 int
 vdpa_step_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 {
 	struct vdpa_device_core *core = vdev->core;
 	struct vdpa_iotlb *old;
-	int rc = check_alive(vdev);
+	int rc;
 
-	if (rc < 0)
-		return rc;
+	if (core->state == VDPA_STATE_ALLOCATED || core->state == VDPA_STATE_REMOVED)
+		return vdpa_error(ENODEV, "%s: is not registered", vdev->name);
+	if (core->memory_ends || vdpa_device_is_gone(vdev))
+		return vdpa_error(EIO, "%s: has failed and must be reset first", vdev->name);
+	if (tlb == core->iotlb)
+		return 0;
 	rc = check_iova_range(vdev, tlb);
-	if (rc < 0)
-		return rc;
-	if (vdev->config->set_map != NULL)
-		rc = VDPA_OP(vdev, -1, "set_map", vdev->config->set_map(vdev, 0, tlb));
-	else
-		rc = VDPA_OP(vdev, -1, "memory", vdpa_dma_change(vdev, tlb));
+	if (rc == 0)
+		rc = change_memory(vdev, tlb);
 	if (rc < 0)
 		return rc;
 	old = core->iotlb;
@@ -266,11 +304,55 @@ check_vq_setup(struct vdpa_device *vdev, uint16_t idx, const char *what)
 	return 0;
 }
 
+/* A part of a ring lies in guest memory, aligned as virtio 1.2 (2.7, 2.8) has it. */
+static int
+check_ring_part(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_iotlb *tlb,
+		const char *part, uint64_t iova, uint64_t len, uint32_t align)
+{
+	if ((iova & (align - 1)) != 0)
+		return vdpa_error(EINVAL, "%s: queue %u: %s at 0x%" PRIx64 " is not aligned to %u",
+				  vdev->name, idx, part, iova, align);
+	if (tlb == NULL || vdpa_iotlb_range(tlb, iova, len) == NULL)
+		return vdpa_error(EFAULT,
+				  "%s: queue %u: %s at 0x%" PRIx64 ", %" PRIu64
+				  " bytes, is outside guest memory",
+				  vdev->name, idx, part, iova, len);
+	return 0;
+}
+
+int
+vdpa_step_check_rings(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf,
+		      const struct vdpa_iotlb *tlb)
+{
+	bool packed = (vdev->core->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
+	struct vdpa_ring_size size = vdpa_ring_size(packed, conf->num);
+	int rc;
+
+	rc = check_ring_part(vdev, idx, tlb, packed ? "descriptor ring" : "descriptor table",
+			     conf->desc, size.desc, 16);
+	if (rc == 0)
+		rc = check_ring_part(vdev, idx, tlb,
+				     packed ? "driver event suppression" : "avail ring",
+				     conf->driver, size.driver, packed ? 4 : 2);
+	if (rc == 0)
+		rc = check_ring_part(vdev, idx, tlb,
+				     packed ? "device event suppression" : "used ring",
+				     conf->device, size.device, 4);
+	return rc;
+}
+
+static bool
+has_addresses(const struct vdpa_vq_config *conf)
+{
+	return conf->desc != 0 || conf->driver != 0 || conf->device != 0;
+}
+
 int
 vdpa_step_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num)
 {
 	const struct vdpa_config_ops *ops = vdev->config;
 	int rc = check_vq_setup(vdev, idx, "size");
+	struct vdpa_vq_config conf;
 	uint32_t min, max;
 	bool packed;
 
@@ -285,26 +367,14 @@ vdpa_step_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num)
 	if (!packed && (num & (num - 1)) != 0)
 		return vdpa_error(EINVAL, "%s: queue %u: size %u of a split ring, no power of two",
 				  vdev->name, idx, num);
-	rc = VDPA_OP(vdev, idx, "set_vq_num", ops->set_vq_num(vdev, idx, num));
+	conf = vdev->core->vqs[idx].conf;
+	conf.num = num;
+	rc = has_addresses(&conf) ? vdpa_step_check_rings(vdev, idx, &conf, vdev->core->iotlb) : 0;
+	if (rc == 0)
+		rc = VDPA_OP(vdev, idx, "set_vq_num", ops->set_vq_num(vdev, idx, num));
 	if (rc < 0)
 		return rc;
 	vdev->core->vqs[idx].conf.num = num;
-	return 0;
-}
-
-/* A part of a ring lies in guest memory, aligned as virtio 1.2 (2.7, 2.8) has it. */
-static int
-check_ring_part(struct vdpa_device *vdev, uint16_t idx, const char *part, uint64_t iova,
-		uint64_t len, uint32_t align)
-{
-	if ((iova & (align - 1)) != 0)
-		return vdpa_error(EINVAL, "%s: queue %u: %s at 0x%" PRIx64 " is not aligned to %u",
-				  vdev->name, idx, part, iova, align);
-	if (vdev->core->iotlb == NULL || vdpa_iotlb_range(vdev->core->iotlb, iova, len) == NULL)
-		return vdpa_error(EFAULT,
-				  "%s: queue %u: %s at 0x%" PRIx64 ", %" PRIu64
-				  " bytes, is outside guest memory",
-				  vdev->name, idx, part, iova, len);
 	return 0;
 }
 
@@ -313,9 +383,7 @@ vdpa_step_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint
 		     uint64_t device)
 {
 	int rc = check_vq_setup(vdev, idx, "addresses");
-	struct vdpa_vq_config *conf;
-	struct vdpa_ring_size size;
-	bool packed;
+	struct vdpa_vq_config *conf, now;
 
 	if (rc < 0)
 		return rc;
@@ -323,25 +391,18 @@ vdpa_step_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint
 	if (conf->num == 0)
 		return vdpa_error(EPROTO, "%s: queue %u: addresses before the size", vdev->name,
 				  idx);
-	packed = (vdev->core->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
-	size = vdpa_ring_size(packed, conf->num);
-	rc = check_ring_part(vdev, idx, packed ? "descriptor ring" : "descriptor table", desc,
-			     size.desc, 16);
-	if (rc == 0)
-		rc = check_ring_part(vdev, idx, packed ? "driver event suppression" : "avail ring",
-				     driver, size.driver, packed ? 4 : 2);
-	if (rc == 0)
-		rc = check_ring_part(vdev, idx, packed ? "device event suppression" : "used ring",
-				     device, size.device, 4);
+	now = *conf;
+	now.desc = desc;
+	now.driver = driver;
+	now.device = device;
+	rc = vdpa_step_check_rings(vdev, idx, &now, vdev->core->iotlb);
 	if (rc < 0)
 		return rc;
 	rc = VDPA_OP(vdev, idx, "set_vq_address",
 		     vdev->config->set_vq_address(vdev, idx, desc, driver, device));
 	if (rc < 0)
 		return rc;
-	conf->desc = desc;
-	conf->driver = driver;
-	conf->device = device;
+	*conf = now;
 	return 0;
 }
 
@@ -378,9 +439,14 @@ vdpa_step_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 	vq = &vdev->core->vqs[idx];
 	if (vq->ready == ready)
 		return 0;
-	if (ready && vq->conf.desc == 0 && vq->conf.driver == 0 && vq->conf.device == 0)
+	if (ready && !has_addresses(&vq->conf))
 		return vdpa_error(EPROTO, "%s: queue %u: ready before its addresses", vdev->name,
 				  idx);
+	/* The memory may be another since the addresses were set. */
+	if (ready)
+		rc = vdpa_step_check_rings(vdev, idx, &vq->conf, vdev->core->iotlb);
+	if (rc < 0)
+		return rc;
 	rc = VDPA_OP(vdev, idx, "set_vq_ready", vdev->config->set_vq_ready(vdev, idx, ready));
 	if (rc < 0)
 		return rc;

@@ -66,10 +66,10 @@ struct vdpa_stat {
 /**
  * What a device can do. Order of calls of a start, kept by the core (virtio 1.2, 3.1.1):
  * reset, set_status(ACKNOWLEDGE), (DRIVER), get_device_features, set_driver_features,
- * set_status(FEATURES_OK), set_map or dma_map, for each virtqueue set_vq_num, set_vq_address,
- * set_vq_state, set_vq_inflight, set_vq_cb, set_vq_kick, set_vq_ready(true),
- * set_vq_enable(false) for one that starts disabled; set_config_cb; set_status(DRIVER_OK). A stop
- * is log_stop, where a log runs and the front end ends it, and reset.
+ * set_status(FEATURES_OK), set_map or dma_map where the memory is another than before, for each
+ * virtqueue set_vq_num, set_vq_address, set_vq_state, set_vq_inflight, set_vq_cb, set_vq_kick,
+ * set_vq_ready(true), set_vq_enable(false) for one that starts disabled; set_config_cb;
+ * set_status(DRIVER_OK). A stop is log_stop, where a log runs and the front end ends it, and reset.
  */
 struct vdpa_config_ops {
 	/* Virtqueues. idx is below get_vq_count(). */
@@ -146,12 +146,13 @@ struct vdpa_config_ops {
 	/** Never 0 (that is reset) and never fewer bits than before. */
 	int (*set_status)(struct vdpa_device *vdev, uint8_t status);
 	/**
-	 * Back to the state after registration: status 0, nothing ready, no fd, no callback, no
-	 * map. On return the device neither reads nor writes guest memory; where it cannot be sure
-	 * of that within a bounded time it returns -EIO or -ETIMEDOUT: the device is FAILED until
-	 * another reset succeeds, and the memory stays mapped; but for a DMA domain, from which the
-	 * core takes the guest's memory in either case. Eventfds, dirty log and inflight areas must
-	 * be let go in either case too: they are closed and unmapped behind it.
+	 * Back to the state after registration: status 0, nothing ready, no fd, no callback. What
+	 * set_map or dma_map mapped stays, for the next start. On return the device neither reads
+	 * nor writes guest memory; where it cannot be sure of that within a bounded time it returns
+	 * -EIO or -ETIMEDOUT: the device is FAILED until another reset succeeds, after which the
+	 * core takes the memory away by set_map(NULL) or dma_unmap; but for a DMA domain, from
+	 * which the core takes the guest's memory at once. Eventfds, dirty log and inflight areas
+	 * must be released in either case: they are closed and unmapped behind it.
 	 */
 	int (*reset)(struct vdpa_device *vdev);
 	/**
@@ -200,6 +201,12 @@ struct vdpa_config_ops {
 	int (*dma_unmap)(struct vdpa_device *vdev, uint32_t asid,
 			 const struct vdpa_mem_region *region);
 
+	/**
+	 * Optional, with a DMA domain: free what the driver keeps there (vdpa_dma_alloc()) from one
+	 * start to the next. The device is reset, and the guest's memory has left the domain.
+	 */
+	void (*release_dma)(struct vdpa_device *vdev);
+
 	/* Dirty log. All three or none. */
 
 	/**
@@ -228,8 +235,8 @@ struct vdpa_device {
 	struct vdpa_mgmt_dev *mdev; /**< what made it; NULL when an application did */
 	/**
 	 * Set by a driver without set_map and dma_map before it registers, and only by such a one:
-	 * the core maps guest memory into this domain as the table changes, and out of it after
-	 * every reset. Outlives the registration.
+	 * the core maps guest memory into this domain as the table changes, and out of it when the
+	 * front end's connection ends or a reset fails. Outlives the registration.
 	 */
 	struct vdpa_dma_domain *dma;
 	/** The device as a user of its domain, while it is registered. */

@@ -137,7 +137,6 @@ int vdpa_set_config(struct vdpa_device *vdev, size_t offset, const void *buf, si
 int vdpa_reset(struct vdpa_device *vdev);
 int vdpa_set_status(struct vdpa_device *vdev, uint8_t status);
 int vdpa_set_driver_features(struct vdpa_device *vdev, uint64_t features);
-int vdpa_set_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
 int vdpa_set_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num);
 int vdpa_set_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
 			uint64_t device);
@@ -162,16 +161,35 @@ struct vdpa_vq_config {
 struct vdpa_start_config {
 	/** Whose guest it is; NULL: this process's own. See vdpa_device_admit(). */
 	const struct vdpa_peer *peer;
-	uint64_t features;	  /**< negotiated virtio features */
-	struct vdpa_iotlb *iotlb; /**< the core takes its own reference */
+	uint64_t features; /**< negotiated virtio features */
+	/** As of vdpa_device_set_memory(); what is in force costs nothing. */
+	struct vdpa_iotlb *iotlb;
 	const struct vdpa_vq_config *vqs;
 	uint16_t nvqs; /**< entries of vqs */
 };
 
 /**
+ * The guest's memory from now on, in any state. Only what differs from the table in force is mapped
+ * or unmapped, and a session's end changes nothing of it. NULL: none; a front end says so when its
+ * connection ends, once the device is stopped, and nothing of its memory is in the device's reach
+ * on return, unless a reset has failed: in a DMA domain it was taken away then, elsewhere it goes
+ * with the next reset that succeeds, before which no start does.
+ *
+ * Rings of a session that runs must be in the table. A queue whose rings are not is stopped first,
+ * with a line in the log, and the others go on (vdpa_device_vq_is_lost()); where the device cannot
+ * stop one queue it fails.
+ *
+ * @param tlb  the core takes its own reference.
+ * @return 0; -ENODEV once the device is unregistered; -EIO after a reset that failed; -EINVAL for
+ * IOVAs out of the device's reach; what mapping says. The table before is in force then. Where
+ * memory cannot be unmapped for NULL, the device is FAILED until it can.
+ */
+int vdpa_device_set_memory(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
+
+/**
  * From IDLE or FAILED (which is reset first) to RUNNING, through every step in order. A failing
- * step is unwound: the device is reset, nothing of the session is left, the state is IDLE or
- * FAILED, and the error returned says which step, queue and cause.
+ * step is unwound: the device is reset, nothing of the session but the memory is left, the state is
+ * IDLE or FAILED, and the error returned says which step, queue and cause.
  * @return 0; -EBUSY when it is started; -EACCES for a peer that is not admitted
  * (vdpa_device_admit()); -EINVAL for features or rings the device does not have; -EFAULT for rings
  * outside of the memory; -ENODEV once it is unregistered; the op's errno.
@@ -179,11 +197,16 @@ struct vdpa_start_config {
 int vdpa_device_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf);
 
 /**
- * To IDLE from any state; what stop_vq did not ask for is forgotten. What the driver's reset
- * returns when that fails: the device is FAILED then, and the memory stays mapped until it does
- * reset or is freed (in a DMA domain it does not: there the IOMMU keeps the device out).
+ * To IDLE from any state; what stop_vq did not ask for is forgotten. The memory stays mapped for
+ * the next start, until vdpa_device_set_memory() takes it away. What the driver's reset returns
+ * when that fails: the device is FAILED then, and its memory leaves its reach: at once in a DMA
+ * domain, where the IOMMU keeps the device out, elsewhere when it does reset or is freed.
  */
 int vdpa_device_stop(struct vdpa_device *vdev);
+
+/** Whether a queue was stopped since its rings left the memory. vdpa_device_stop_vq() says where it
+ * stood, and it may be started anew; until then what is said of it has no effect. */
+bool vdpa_device_vq_is_lost(struct vdpa_device *vdev, uint16_t idx);
 
 /*
  * The calls below are about a running device. Beside what each names they return -EPROTO when it is
@@ -223,10 +246,6 @@ int vdpa_device_enable_vq(struct vdpa_device *vdev, uint16_t idx, bool enable);
 int vdpa_device_set_vq_call(struct vdpa_device *vdev, uint16_t idx, int fd);
 /** Swap the kick eventfd; a kick pending in neither is lost: the queue is kicked once. */
 int vdpa_device_set_vq_kick(struct vdpa_device *vdev, uint16_t idx, int fd);
-
-/** New version of the memory while running: only what changed is mapped or unmapped. On failure the
- * old one stays in force. */
-int vdpa_device_set_iotlb(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
 
 /** Dirty log on (log->bitmap not NULL) or off (log NULL); see vdpa_config_ops.log_start.
  * -EOPNOTSUPP for a device that has none. Off is 0 where none is on. */

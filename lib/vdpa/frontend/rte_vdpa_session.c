@@ -418,7 +418,32 @@ before_message(int vid, void *ctx)
 	return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
 }
 
-/* rte_vhost has unmapped the old table, and mapped the new one. */
+/* The table that rte_vhost has just taken: there is one, wherever the rings lie. */
+static int
+report_table(struct vdpa_rte_device *dev)
+{
+	struct rte_vhost_memory *mem;
+	int rc;
+
+	if (rte_vhost_get_mem_table(dev->vid, &mem) < 0)
+		return vdpa_error(EFAULT, "there is no memory table");
+	rc = report_memory(dev, mem);
+	free(mem);
+	return rc;
+}
+
+/* It must not go on with memory that the front end has taken back. */
+static void
+table_failed(struct vdpa_rte_device *dev)
+{
+	VDPA_LOG(ERR, "%s: rte_vdpa: memory table: %s", dev->vdev->name, vdpa_error_message());
+	if (vdpa_consumer_is_running(dev->consumer))
+		vdpa_rte_session_stop(dev);
+	(void)vdpa_consumer_set_memory(dev->consumer, NULL, 0);
+}
+
+/* rte_vhost has unmapped the old table, and mapped the new one; it calls only where it has. A
+ * device that stands still has memory too. */
 static enum rte_vhost_msg_result
 after_message(int vid, void *ctx)
 {
@@ -429,13 +454,8 @@ after_message(int vid, void *ctx)
 		return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
 	pthread_mutex_lock(&vdpa_rte_lock);
 	dev = vdpa_rte_find_vid(vid);
-	if (dev != NULL && dev->vid == vid && vdpa_consumer_is_running(dev->consumer) &&
-	    vdpa_rte_session_memory(dev) < 0) {
-		/* It must not go on with memory that the front end has taken back. */
-		VDPA_LOG(ERR, "%s: rte_vdpa: memory table: %s", dev->vdev->name,
-			 vdpa_error_message());
-		vdpa_rte_session_stop(dev);
-	}
+	if (dev != NULL && dev->vid == vid && report_table(dev) < 0)
+		table_failed(dev);
 	pthread_mutex_unlock(&vdpa_rte_lock);
 	return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
 }

@@ -30,10 +30,17 @@ is_zero(const uint8_t *p, size_t len)
 	return len == 0 || (p[0] == 0 && memcmp(p, p + 1, len - 1) == 0);
 }
 
+/* Not there where there is no memory at all. */
+static const void *
+range(const struct vdpa_iotlb *tlb, uint64_t iova, uint64_t len)
+{
+	return tlb != NULL ? vdpa_iotlb_range(tlb, iova, len) : NULL;
+}
+
 static bool
 read_idx(const struct vdpa_iotlb *tlb, uint64_t ring, uint16_t *idx)
 {
-	const uint16_t *p = vdpa_iotlb_range(tlb, ring + RING_IDX, sizeof(*p));
+	const uint16_t *p = range(tlb, ring + RING_IDX, sizeof(*p));
 
 	if (p == NULL)
 		return false;
@@ -52,7 +59,7 @@ static bool
 split_is_fresh(const struct vdpa_iotlb *tlb, const struct vdpa_vq_config *conf)
 {
 	size_t len = (size_t)USED_ELEM * conf->num;
-	const uint8_t *entries = vdpa_iotlb_range(tlb, conf->device + RING_ENTRIES, len);
+	const uint8_t *entries = range(tlb, conf->device + RING_ENTRIES, len);
 	uint16_t used;
 
 	return entries != NULL && read_idx(tlb, conf->device, &used) && used == 0 &&
@@ -64,7 +71,7 @@ split_is_fresh(const struct vdpa_iotlb *tlb, const struct vdpa_vq_config *conf)
 static bool
 packed_is_fresh(const struct vdpa_iotlb *tlb, const struct vdpa_vq_config *conf)
 {
-	const uint8_t *ring = vdpa_iotlb_range(tlb, conf->desc, (uint64_t)PACKED_DESC * conf->num);
+	const uint8_t *ring = range(tlb, conf->desc, (uint64_t)PACKED_DESC * conf->num);
 
 	if (ring == NULL)
 		return false;
@@ -101,8 +108,11 @@ vdpa_ring_stopped_at(const struct vdpa_iotlb *tlb, bool packed, const struct vdp
 		state->packed.last_avail_counter = state->packed.last_used_counter = 1;
 		return true;
 	}
-	if (!read_idx(tlb, conf->device, &used) || !read_idx(tlb, conf->driver, &avail))
+	if (!read_idx(tlb, conf->device, &used) || !read_idx(tlb, conf->driver, &avail)) {
+		/* Nobody knows: any place but the beginning. */
+		state->split.avail_index = 1;
 		return false;
+	}
 	state->split.avail_index = used;
 	if (avail == used || split_is_fresh(tlb, conf))
 		return true;

@@ -159,11 +159,12 @@ enable_vq(struct vdpa_device *vdev, uint16_t idx, bool enable)
 				ops->get_vq_state(vdev, idx, &conf->state));
 }
 
-/* Whether a session ends whose device was stopped as a whole; idx may be any number. */
+/* Whether a queue was stopped without the front end's asking, by itself or with the whole device;
+ * idx may be any number. */
 static bool
-is_halted(const struct vdpa_device *vdev, uint16_t idx)
+has_stopped(const struct vdpa_device *vdev, uint16_t idx)
 {
-	return idx < vdev->core->nvqs && vdev->core->vqs[idx].halted;
+	return idx < vdev->core->nvqs && (vdev->core->vqs[idx].halted || vdev->core->vqs[idx].lost);
 }
 
 bool
@@ -207,6 +208,7 @@ vdpa_device_start_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_v
 		rc = vdpa_error(EBUSY, "%s: queue %u: is started", vdev->name, idx);
 	if (rc < 0)
 		goto out;
+	vdev->core->vqs[idx].lost = false;
 	if (!vdev->core->can.late_vqs && !vdev->core->vqs[idx].was_reset) {
 		rc = restart_with(vdev, idx, conf);
 		goto out;
@@ -275,10 +277,10 @@ halt(struct vdpa_device *vdev)
 }
 
 static int
-take_halted(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
+take_stopped(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 {
 	*state = vdev->core->vqs[idx].state;
-	vdev->core->vqs[idx].halted = false;
+	vdev->core->vqs[idx].halted = vdev->core->vqs[idx].lost = false;
 	return 0;
 }
 
@@ -303,21 +305,22 @@ stop_ready_vq(struct vdpa_device *vdev, uint16_t idx)
 	return rc;
 }
 
+/* Stop a queue and say where it stopped; the others go on. -EOPNOTSUPP: it cannot be stopped alone,
+ * and nothing was done. */
 static int
-stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
+stop_alone(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 {
 	struct vdpa_device_core *core = vdev->core;
 	struct vdpa_core_vq *vq = &core->vqs[idx];
 	char why[VDPA_ERROR_MAX];
+	unsigned int told;
 	int rc = 0;
 
-	if (vq->conf.num == 0)
-		return vdpa_error(EPROTO, "%s: queue %u: is not started", vdev->name, idx);
-	if (vdpa_device_stop_failed(vdev))
-		return vdpa_error(EIO, "%s: has failed", vdev->name);
 	if (vq->ready)
 		rc = stop_ready_vq(vdev, idx);
-	if (rc < 0 && rc != -EOPNOTSUPP) {
+	if (rc == -EOPNOTSUPP)
+		return rc;
+	if (rc < 0) {
 		/* It may go on with the queue, and the others will not fare better. */
 		snprintf(why, sizeof(why), "%s", vdpa_error_message());
 		vdpa_device_fail(vdev, idx, rc, "it does not stop: %s",
@@ -325,20 +328,15 @@ stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 		vdpa_device_stop_failed(vdev);
 		return vdpa_error(rc, "%s", why);
 	}
+	told = vdpa_error_count();
+	rc = vdev->config->get_vq_state(vdev, idx, state);
 	if (rc == -EOPNOTSUPP) {
-		rc = halt(vdev);
-		return rc < 0 ? rc : take_halted(vdev, idx, state);
-	}
-	if (rc == 0) {
-		unsigned int told = vdpa_error_count();
-
-		rc = vdev->config->get_vq_state(vdev, idx, state);
-		if (rc == -EOPNOTSUPP) {
-			ask_ring(vdev, idx, core->iotlb, is_packed(vdev), &vq->conf, state);
-			rc = 0;
-		} else if (rc < 0) {
-			rc = vdpa_op_failed(vdev, idx, "get_vq_state", rc, told);
-		}
+		ask_ring(vdev, idx, core->iotlb, is_packed(vdev), &vq->conf, state);
+		rc = 0;
+	} else if (rc < 0) {
+		/* That the device does not say it is no reason to keep the queue. */
+		rc = vdpa_op_failed(vdev, idx, "get_vq_state", rc, told);
+		rc = rc == -EOPNOTSUPP ? -EIO : rc;
 	}
 	/* What follows may fail too; what is told is the first cause. */
 	snprintf(why, sizeof(why), "%s", rc < 0 ? vdpa_error_message() : "");
@@ -348,14 +346,76 @@ stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 	return rc < 0 ? vdpa_error(rc, "%s", why) : 0;
 }
 
+static int
+stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
+{
+	int rc;
+
+	if (vdev->core->vqs[idx].conf.num == 0)
+		return vdpa_error(EPROTO, "%s: queue %u: is not started", vdev->name, idx);
+	if (vdpa_device_stop_failed(vdev))
+		return vdpa_error(EIO, "%s: has failed", vdev->name);
+	rc = stop_alone(vdev, idx, state);
+	if (rc == -EOPNOTSUPP) {
+		rc = halt(vdev);
+		return rc < 0 ? rc : take_stopped(vdev, idx, state);
+	}
+	return rc;
+}
+
+void
+vdpa_session_lose_vq(struct vdpa_device *vdev, uint16_t idx)
+{
+	struct vdpa_core_vq *vq = &vdev->core->vqs[idx];
+	struct vdpa_vq_state state = {0};
+	char why[VDPA_ERROR_MAX];
+	int rc;
+
+	snprintf(why, sizeof(why), "%s", vdpa_error_cause(vdpa_error_message(), vdev->name, idx));
+	if (vdpa_device_stop_failed(vdev))
+		return;
+	rc = stop_alone(vdev, idx, &state);
+	if (rc == -EOPNOTSUPP) {
+		vdpa_device_fail(vdev, idx, EFAULT, "%s, and it cannot be stopped alone", why);
+		vdpa_device_stop_failed(vdev);
+		return;
+	}
+	if (vdev->core->state == VDPA_STATE_FAILED)
+		return;
+	vq->lost = true;
+	vq->state = state;
+	VDPA_LOG_LIMITED(&vdev->core->log, ERR, "%s: queue %u: stopped, the others go on: %s",
+			 vdev->name, idx, why);
+}
+
+void
+vdpa_device_lose_vq(struct vdpa_device *vdev, uint16_t idx)
+{
+	vdpa_device_lock(vdev);
+	if (vdpa_device_started(vdev) && vdev->core->vqs[idx].conf.num != 0)
+		vdpa_session_lose_vq(vdev, idx);
+	vdpa_device_unlock(vdev);
+}
+
+bool
+vdpa_device_vq_is_lost(struct vdpa_device *vdev, uint16_t idx)
+{
+	bool lost;
+
+	vdpa_device_lock(vdev);
+	lost = idx < vdev->core->nvqs && vdev->core->vqs[idx].lost;
+	vdpa_device_unlock(vdev);
+	return lost;
+}
+
 int
 vdpa_device_stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 {
 	int rc;
 
 	vdpa_device_lock(vdev);
-	if (is_halted(vdev, idx)) {
-		rc = take_halted(vdev, idx, state);
+	if (has_stopped(vdev, idx)) {
+		rc = take_stopped(vdev, idx, state);
 	} else {
 		rc = check_session_vq(vdev, idx);
 		if (rc == 0)
@@ -372,7 +432,7 @@ vdpa_device_enable_vq(struct vdpa_device *vdev, uint16_t idx, bool enable)
 	int rc;
 
 	vdpa_device_lock(vdev);
-	if (is_halted(vdev, idx)) {
+	if (has_stopped(vdev, idx)) {
 		rc = 0;
 		goto out;
 	}
@@ -398,7 +458,7 @@ vdpa_device_set_vq_call(struct vdpa_device *vdev, uint16_t idx, int fd)
 	int rc;
 
 	vdpa_device_lock(vdev);
-	if (is_halted(vdev, idx)) {
+	if (has_stopped(vdev, idx)) {
 		rc = 0;
 		goto out;
 	}
@@ -424,7 +484,7 @@ vdpa_device_set_vq_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
 	int rc;
 
 	vdpa_device_lock(vdev);
-	if (is_halted(vdev, idx)) {
+	if (has_stopped(vdev, idx)) {
 		rc = 0;
 		goto out;
 	}
