@@ -20,6 +20,7 @@
 #include "vdpa_event.h"
 #include "vdpa_log.h"
 #include "vdpa_priv.h"
+#include "vfio_priv.h"
 
 static pthread_mutex_t init_lock = PTHREAD_MUTEX_INITIALIZER;
 static bool initialised;
@@ -107,6 +108,7 @@ vdpa_cleanup(void)
 	pthread_mutex_lock(&init_lock);
 	if (initialised) {
 		vdpa_mgmt_fini();
+		vdpa_vfio_fini();
 		vdpa_event_control_fini();
 		vdpa_fault_fini();
 		initialised = false;

@@ -26,10 +26,10 @@ class Driver(vhost.NetDriver):
     """A driver whose front end has a back-end channel."""
 
     def __init__(self, path, protocol=PROTOCOL, ring=vhost.SplitRing):
-        super().__init__(path, ring, protocol)
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.channel.settimeout(harness.TIMEOUT)
         with theirs:
+            super().__init__(path, ring, protocol)
             assert self.client.ack(vhost.SET_BACKEND_REQ_FD, bytes(8), [theirs.fileno()]) == 0
 
     def message(self):
@@ -141,6 +141,25 @@ class Doorbell(unittest.TestCase):
                     Driver(app.socket('v0'), protocol).start() as net:
                 net.exchange()
                 self.assertTrue(net.is_quiet())
+
+    def test_pages_of_a_server_bind_nobody(self):
+        """They are no more than pages: the next front end is served and given them, whoever it is."""
+        for words, rule in ('', 'uid'), ('doorbells uid', 'uid'), ('doorbells once', 'once'):
+            with self.subTest(words), model() as other, daemon(other.path, words=words) as app:
+                for _ in range(2):
+                    with Driver(app.socket('v0')).start() as net:
+                        net.map_doorbells()
+                        net.exchange()
+                        shown = app.show('v0')
+                        self.assertEqual(shown['doorbells'], rule)
+                        self.assertNotIn('page_holder', shown)
+
+    def test_words_that_contradict_each_other_are_refused(self):
+        with harness.Daemon() as app:
+            for words, line in (('doorbells once no_doorbells', 'doorbells once contradicts no_doorbells'),
+                                ('doorbells twice', "doorbells 'twice': allowed are uid, once")):
+                answer = app.ask(f'/vdpa/dev/add,name v0 mgmtdev sim_net socket {app.socket("v0")} {words}')
+                self.assertIn(line, answer['error'])
 
     def test_doorbells_on_one_page_stay_here(self):
         with model('notify shared') as other, daemon(other.path) as app, \

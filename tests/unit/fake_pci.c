@@ -121,6 +121,7 @@ fake_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params 
 			continue;
 		r->flags |= VFIO_REGION_INFO_FLAG_MMAP;
 		r->fd = b->fd;
+		r->whole_device = b->whole_device;
 		r->n_parts = b->n_parts;
 		for (unsigned int j = 0; j < b->n_parts; j++)
 			r->parts[j] = (struct vdpa_pci_mmap_part){.offset = b->parts[j].offset,
@@ -284,6 +285,14 @@ fake_reset(void *handle)
 	return 0;
 }
 
+static int
+fake_export_part(void *handle, unsigned int region, uint64_t offset, uint64_t size)
+{
+	struct fake_pci *f = handle;
+
+	return f->part_fd < 0 ? -EOPNOTSUPP : dup(f->part_fd);
+}
+
 static const struct vdpa_pci_transport fake_transport = {
 	.prefix = "fake/",
 	.open = fake_open,
@@ -294,6 +303,7 @@ static const struct vdpa_pci_transport fake_transport = {
 	.set_irqs = fake_set_irqs,
 	.unmask_irq = fake_unmask_irq,
 	.reset = fake_reset,
+	.export_part = fake_export_part,
 };
 
 /* The test's side. */
@@ -305,6 +315,7 @@ fake_pci_init(struct fake_pci *f, const char *name)
 	f->name = name;
 	f->config_size = 256;
 	f->numa_node = -1;
+	f->part_fd = -1;
 	f->can_reset = true;
 	f->intx = f->err = f->req = -1;
 	for (unsigned int i = 0; i < FAKE_PCI_VECTORS; i++)

@@ -34,6 +34,7 @@ struct fake_pci_bar {
 	uint8_t *mem; /* what the device sees; the memory of fd */
 	int fd;
 	bool mappable;
+	bool whole_device;    /* fd is more than the BAR */
 	unsigned int n_parts; /* of which only these */
 	struct {
 		uint64_t offset, size;
@@ -49,6 +50,7 @@ struct fake_pci {
 	unsigned int nr_irqs[VFIO_PCI_NUM_IRQS];
 	bool can_reset;
 	int numa_node;
+	int part_fd; /* what a part of a BAR is as a file of its own; -1: nothing */
 
 	/* Optional. post: a doorbell that was not mapped; NULL: as write. */
 	fake_pci_read_fn on_read;

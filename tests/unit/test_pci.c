@@ -591,6 +591,50 @@ an_area_reaches_the_device(void **state)
 	vdpa_pci_close(pci);
 }
 
+/* By the file of the device, where there is none of the part alone that can be mapped. */
+static void
+an_area_is_given_away_by_a_file_of_its_own_where_there_is_one(void **state)
+{
+	unsigned int fds = count_fds();
+	struct vdpa_pci_area a;
+	struct vdpa_pci *pci;
+
+	fake.bar[4].whole_device = true;
+	pci = open_fake();
+	assert_int_equal(vdpa_pci_map(pci, 4, PAGE, 2 * PAGE, &a), 0);
+	assert_true(a.whole_device);
+	assert_int_equal(a.fd, fake.bar[4].fd);
+	vdpa_pci_unmap(pci, &a);
+
+	/* Linux 6.19: there is a file, which cannot be mapped. */
+	fake.part_fd = eventfd(0, 0);
+	assert_int_equal(vdpa_pci_map(pci, 4, PAGE, 2 * PAGE, &a), 0);
+	assert_true(a.whole_device);
+	assert_int_equal(a.fd, fake.bar[4].fd);
+	assert_int_equal(a.fd_offset, PAGE);
+	vdpa_pci_unmap(pci, &a);
+	close(fake.part_fd);
+
+	fake.part_fd = memfd_create("part", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(fake.part_fd, 2 * PAGE), 0);
+	assert_int_equal(vdpa_pci_map(pci, 4, PAGE, 2 * PAGE, &a), 0);
+	assert_false(a.whole_device);
+	assert_int_not_equal(a.fd, fake.bar[4].fd);
+	assert_int_equal(a.fd_offset, 0);
+	/* Our own kicks go the way they went. */
+	*(volatile uint16_t *)a.va = 0x1234;
+	assert_memory_equal(&fake.bar[4].mem[PAGE], "\x34\x12", 2);
+	vdpa_pci_unmap(pci, &a);
+	/* A file has whole pages: of one that begins within a page there is none. */
+	assert_int_equal(vdpa_pci_map(pci, 4, PAGE + 4, PAGE, &a), 0);
+	assert_true(a.whole_device);
+	vdpa_pci_unmap(pci, &a);
+	close(fake.part_fd);
+	fake.part_fd = -1;
+	vdpa_pci_close(pci);
+	assert_int_equal(count_fds(), fds);
+}
+
 static void
 only_parts_that_can_be_mapped_are(void **state)
 {
@@ -684,6 +728,7 @@ main(void)
 		test(an_access_that_fails_is_the_end_of_the_function),
 		test(every_thread_sees_that_it_is_gone),
 		test(an_area_reaches_the_device),
+		test(an_area_is_given_away_by_a_file_of_its_own_where_there_is_one),
 		test(only_parts_that_can_be_mapped_are),
 		test(an_area_that_is_taken_away_ends_the_function_not_the_process),
 		test(its_domain_reaches_memory_for_dma),

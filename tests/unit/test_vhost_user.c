@@ -23,6 +23,7 @@
 #include "device_priv.h"
 #include "event_loop_priv.h"
 #include "fake_device.h"
+#include "page_holders.h"
 #include "vhost_user_priv.h"
 
 #define MEM_SIZE 0x100000
@@ -41,14 +42,16 @@ static void
 make_session(struct fixture *f)
 {
 	struct vdpa_mem_region_spec spec = {.iova = 0x10000, .uaddr = UADDR, .size = MEM_SIZE};
+	struct vdpa_peer peer;
 
+	vdpa_peer_self(&peer);
 	assert_non_null(f->fake);
 	f->fake->freed = &f->freed;
 	assert_int_equal(vdpa_register_device(&f->fake->vdev), 0);
 	f->dev = (struct vhu_device){.vdev = &f->fake->vdev, .nvqs = FAKE_VQS, .features = V1};
 	f->dev.fds = vdpa_fd_account_create();
 	pthread_mutex_init(&f->dev.lock, NULL);
-	f->s = vdpa_vhu_session_new(&f->dev);
+	f->s = vdpa_vhu_session_new(&f->dev, &peer);
 	assert_non_null(f->s);
 	assert_int_equal(vdpa_consumer_set_features(f->s->consumer,
 						    V1 | RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES)),
@@ -147,6 +150,7 @@ open_channel(struct fixture *f, uint64_t protocol)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
 	f->s->protocol |= protocol;
 	f->s->backend_fd = pair[0];
+	assert_int_equal(vdpa_peer_of_socket(pair[0], &f->s->channel), 0);
 	f->dev.session = f->s;
 	return pair[1];
 }
@@ -289,6 +293,35 @@ no_doorbell_is_given_that_was_not_negotiated(void **state)
 	close(channel);
 }
 
+/* A page with the whole device is noted, and goes to whose guest it is and to nobody else. */
+static void
+the_page_of_a_whole_device_goes_to_the_user_who_is_connected(void **state)
+{
+	struct fixture *f = *state;
+	struct vhu_vring_area area;
+	int channel = open_channel(f, DOORBELL_FEATURES), fd;
+	struct vdpa_page_holders held;
+
+	f->fake->doorbell.whole_device = true;
+	f->s->channel.uid++;
+	start_with_doorbells(f, 1);
+	assert_int_equal(next_doorbell(channel, &area, &fd), -1);
+	assert_false(vdpa_page_holders_look(vdpa_dma_page_holders(f->dma)).any);
+
+	f->s->channel.uid--;
+	vdpa_vhu_take_doorbell(f->s, 0);
+	vdpa_vhu_give_doorbells(f->s);
+	assert_int_equal(next_doorbell(channel, &area, &fd), 0);
+	assert_true(fd >= 0);
+	close(fd);
+	held = vdpa_page_holders_look(vdpa_dma_page_holders(f->dma));
+	assert_true(held.any);
+	assert_int_equal(held.first.uid, geteuid());
+	assert_int_equal(held.first.pid, getpid());
+	close(f->fake->doorbell.fd);
+	close(channel);
+}
+
 /* What does not fit into the channel is lost; nobody waits. */
 static void
 a_front_end_that_does_not_read_its_channel_holds_up_nobody(void **state)
@@ -331,6 +364,7 @@ main(void)
 		TEST(the_doorbells_of_a_device_that_fails_are_taken_back, setup),
 		TEST(a_doorbell_that_is_not_one_page_is_not_given, setup),
 		TEST(no_doorbell_is_given_that_was_not_negotiated, setup),
+		TEST(the_page_of_a_whole_device_goes_to_the_user_who_is_connected, setup),
 		TEST(a_front_end_that_does_not_read_its_channel_holds_up_nobody, setup),
 	};
 

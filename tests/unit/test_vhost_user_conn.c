@@ -118,11 +118,13 @@ static int
 open_connection(void *arg)
 {
 	struct device *d = arg;
+	struct vdpa_peer self;
 	int pair[2];
 
+	vdpa_peer_self(&self);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
 	d->fd = pair[0];
-	return vdpa_vhu_conn_open(&d->dev, pair[1]);
+	return vdpa_vhu_conn_open(&d->dev, pair[1], &self);
 }
 
 static struct device *

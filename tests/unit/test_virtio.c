@@ -1277,6 +1277,7 @@ kicks_are_written_where_the_doorbell_is_mapped(void **state)
 	/* A page of its own can be given away. */
 	assert_int_equal(vdpa_get_vq_notification(f->vdev, 1, &area), 0);
 	assert_int_equal(area.size, 4096);
+	assert_false(area.whole_device);
 	given = mmap(NULL, area.size, PROT_READ | PROT_WRITE, MAP_SHARED, area.fd,
 		     (off_t)area.offset);
 	assert_ptr_not_equal(given, MAP_FAILED);
@@ -1285,6 +1286,26 @@ kicks_are_written_where_the_doorbell_is_mapped(void **state)
 	munmap((void *)(uintptr_t)given, area.size);
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 	assert_null(device(f)->hw.doorbells.va);
+}
+
+static void
+a_page_says_that_the_whole_device_goes_with_it(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_notification_area area;
+
+	fake_virtio_init_doorbells(&f->v, "v0", 1, 4096, true);
+	f->v.pci.bar[FAKE_VIRTIO_BAR].whole_device = true;
+	seal_doorbells(f);
+	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ);
+	assert_int_equal(add(f, WORDS), 0);
+	f->start.nvqs = 2;
+	f->start.features = V1;
+	f->vqs[0].ready = f->vqs[1].ready = true;
+	start(f);
+	assert_int_equal(vdpa_get_vq_notification(f->vdev, 1, &area), 0);
+	assert_true(area.whole_device);
+	assert_int_equal(area.offset, device(f)->hw.doorbells.fd_offset + 4096);
 }
 
 static void
@@ -1687,6 +1708,7 @@ main(void)
 		T(kicks_are_posted_where_the_doorbell_is_not_mapped),
 		T(queue_costs_three_answers_of_the_function),
 		T(kicks_are_written_where_the_doorbell_is_mapped),
+		T(a_page_says_that_the_whole_device_goes_with_it),
 		T(a_doorbell_that_shares_its_page_is_not_given_away),
 		T(a_page_that_the_structure_does_not_fill_is_not_given_away),
 		T(a_page_that_can_be_taken_away_is_not_given_away),

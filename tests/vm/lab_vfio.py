@@ -18,6 +18,7 @@ import time
 import unittest
 
 import lab_inside as inside
+import lab_attack
 from lab_inside import Held, harness, host, until
 import test_mem_slots as slots
 import vhost_user_client as vu
@@ -27,6 +28,8 @@ NET_SPLIT, NET_PACKED, NET4_SPLIT, NET4_PACKED, BLK_SPLIT, BLK_PACKED = range(0x
 GROUP = "0000:00:16.0", "0000:00:16.1"  # two functions that no IOMMU can keep apart
 LEGACY = "0000:00:17.0"
 NET_TAP = 0x18
+NET_PAGES = 0x19  # each doorbell in a page of its own
+ALICE, BOB = 1001, 1002  # users
 
 TRAFFIC_SECONDS = 1.0
 DRAIN_SECONDS = 0.5
@@ -440,6 +443,132 @@ class Iommu(VfioTest):
                 ring.kick()
                 self.wait_fault(address(BLK_SPLIT))
             memory.close()
+
+
+class Attack(VfioTest):
+    """A front end keeps the file that came with a doorbell page. It reaches the whole function with it,
+    as long as it likes, and nobody else's memory."""
+
+    WORDS = "mode 0666"
+
+    def add(self, d, words):
+        answer = d.ask(f"/vdpa/dev/add,name dev0 mgmtdev pci/{address(NET_PAGES)} {words} "
+                       f"socket {d.socket('dev0')}")
+        self.assertNotIn("error", answer)
+
+    def front_end(self, uid, d):
+        other = lab_attack.FrontEnd(uid, d.socket("dev0"))
+        self.addCleanup(other.exit)
+        return other
+
+    def is_served(self, uid, d):
+        with self.front_end(uid, d) as other:
+            if other.connect() != "served":
+                return False
+            other.exchange()
+            other.leave()
+        until(lambda: d.show("dev0")["state"] == "idle", "the device to stop")
+        return True
+
+    def refused(self, d, uid, holder):
+        """uid is, and the line says who is in the way and which word changes it."""
+        start = len(d.err.lines)
+        self.assertFalse(self.is_served(uid, d))
+        line, _ = d.err.wait("refused", start)
+        print(f"{self.id()}: {line.string}", flush=True)
+        for fact in (f"uid {holder.uid} \\(pid {holder.pid}[ )]", f"uid {uid} ", "no_doorbells"):
+            self.assertRegex(line.string, fact)
+
+    @contextlib.contextmanager
+    def attacker(self, d):
+        """It has connected, taken both pages, and gone."""
+        os.chmod(d.dir, 0o755)
+        with self.front_end(ALICE, d) as attacker:
+            attacker.uid = ALICE
+            self.assertEqual(attacker.connect(), "served")
+            self.assertEqual(attacker.keep_pages(), "2")
+            attacker.exchange()
+            attacker.leave()
+            until(lambda: d.show("dev0")["state"] == "idle", "the device to stop")
+            self.assertEqual(d.show("dev0")["page_holder"],
+                             {"uid": ALICE, "pid": attacker.pid, "others": "false"})
+            # The connection is over, and the file still is the function's.
+            self.assertEqual(attacker.reach(), "True")
+            yield attacker
+
+    def test_a_holder_writes_to_the_memory_of_the_next_guest(self):
+        """What others are kept from, shown with one who is not: another process of the same user."""
+        with self.serve(NET_PAGES, self.WORDS) as d, self.attacker(d) as attacker:
+            with self.front_end(ALICE, d) as victim:
+                self.assertEqual(victim.connect(), "served")
+                victim.exchange()
+                page = victim.free_page()
+                self.assertEqual(victim.page_is_untouched(), "True")
+                attacker.write_to(page)
+                until(lambda: victim.page_is_untouched() == "False", "the function to write there")
+                victim.leave()
+
+    def test_another_user_is_refused_until_the_page_is_closed(self):
+        with self.serve(NET_PAGES, self.WORDS) as d:
+            without = None
+            with self.attacker(d) as attacker:
+                self.refused(d, BOB, attacker)
+                self.assertTrue(self.is_served(ALICE, d))
+                # Nor does it help to delete the device, or to give no page from now on.
+                for words in "", "no_doorbells":
+                    self.assertNotIn("error", d.ask("/vdpa/dev/del,dev0"))
+                    without = Held(d.pid, address(NET_PAGES))
+                    self.assertEqual(attacker.reach(), "True")
+                    self.add(d, f"{self.WORDS} {words}")
+                    os.chmod(d.dir, 0o755)
+                    self.refused(d, BOB, attacker)
+                    self.assertTrue(self.is_served(ALICE, d))
+                self.assertNotIn("error", d.ask("/vdpa/dev/del,dev0"))
+            # The group is kept no longer than somebody else has it, whatever is done here.
+            until(lambda: Held(d.pid, address(NET_PAGES)) != without, "the group to be closed")
+            self.add(d, self.WORDS)
+            self.assertNotIn("page_holder", d.show("dev0"))
+            self.assertTrue(self.is_served(BOB, d))
+        self.assertEqual(self.faults(), "")
+
+    def test_a_device_that_is_added_at_once_finds_the_page_closed(self):
+        with self.serve(NET_PAGES, self.WORDS) as d:
+            with self.attacker(d):
+                self.assertNotIn("error", d.ask("/vdpa/dev/del,dev0"))
+            self.add(d, self.WORDS)
+            self.assertTrue(self.is_served(BOB, d))
+
+    def test_a_page_that_nobody_keeps_needs_no_more_than_a_new_device(self):
+        with self.serve(NET_PAGES, self.WORDS) as d:
+            os.chmod(d.dir, 0o755)
+            self.assertTrue(self.is_served(ALICE, d))
+            self.assertFalse(self.is_served(BOB, d))
+            self.assertNotIn("error", d.ask("/vdpa/dev/del,dev0"))
+            self.add(d, self.WORDS)
+            self.assertTrue(self.is_served(BOB, d))
+
+    def test_no_doorbells_serves_whoever_comes(self):
+        with self.serve(NET_PAGES, f"{self.WORDS} no_doorbells") as d:
+            os.chmod(d.dir, 0o755)
+            for uid in ALICE, BOB:
+                with self.front_end(uid, d) as other:
+                    self.assertEqual(other.connect(), "served")
+                    self.assertEqual(other.keep_pages(), "0")
+                    other.exchange()
+                    other.leave()
+                until(lambda: d.show("dev0")["state"] == "idle", "the device to stop")
+
+    def test_once_serves_the_first_process_alone(self):
+        with self.serve(NET_PAGES, f"{self.WORDS} doorbells once") as d:
+            with self.attacker(d) as first:
+                self.refused(d, ALICE, first)
+                self.assertEqual(first.connect(), "served")
+                first.exchange()
+                first.leave()
+                until(lambda: d.show("dev0")["state"] == "idle", "the device to stop")
+            self.assertNotIn("error", d.ask("/vdpa/dev/del,dev0"))
+            self.add(d, f"{self.WORDS} doorbells once")
+            self.assertTrue(self.is_served(ALICE, d))
 
 
 class BadInput(VfioTest):

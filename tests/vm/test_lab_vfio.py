@@ -6,7 +6,7 @@ vdpa-app on PCI functions that others have written: QEMU's virtio devices, over 
 vfio-pci and behind an IOMMU, inside the laboratory. What runs there is lab_vfio.py; this is the far
 end.
 
-One boot for each kind of IOMMU, in which all checks run.
+One boot for each kind of IOMMU, in which all checks run, and one for front ends that attack.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class Vfio(vmtest.LabTest):
     def devices(self):
         devices = [
             *self.net(0x10, 1), *self.net(0x11, 1, ",packed=on"),
-            *self.blk(0x14), *self.blk(0x15, ",packed=on"),
+            *self.net(0x19, 1, ",page-per-vq=on"), *self.blk(0x14), *self.blk(0x15, ",packed=on"),
             # Functions of one slot, which have no access control between them: one group.
             "-device", "virtio-net-pci,addr=0x16.0,multifunction=on" + lab.MODERN,
             "-device", "virtio-net-pci,addr=0x16.1" + lab.MODERN,
@@ -101,6 +101,9 @@ class Vfio(vmtest.LabTest):
 
     def test_intel_iommu(self):
         self.check("intel", [*self.TRAFFIC, *self.ONCE])
+
+    def test_attack(self):
+        self.check("intel", ["Attack"])
 
     def test_virtio_iommu(self):
         self.check("virtio", [*self.TRAFFIC, "BadInput.test_without_interrupt_remapping"])

@@ -629,6 +629,9 @@ virtio_hw_doorbell_page(const struct virtio_hw *hw, uint32_t doorbell,
 	if (hw->doorbells.va == NULL || hw->doorbells.shrinkable || hw->multiplier < page ||
 	    at % page != 0 || doorbell + page > hw->notify.length)
 		return -EOPNOTSUPP;
-	*area = (struct vdpa_notification_area){.fd = hw->doorbells.fd, .offset = at, .size = page};
+	*area = (struct vdpa_notification_area){.fd = hw->doorbells.fd,
+						.offset = at,
+						.size = page,
+						.whole_device = hw->doorbells.whole_device};
 	return 0;
 }

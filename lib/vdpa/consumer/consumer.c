@@ -176,7 +176,8 @@ static void
 start(struct vdpa_consumer *c)
 {
 	struct vdpa_vq_config *vqs = calloc(c->nvqs, sizeof(*vqs));
-	struct vdpa_start_config conf = {.features = device_features(c),
+	struct vdpa_start_config conf = {.peer = &c->peer,
+					 .features = device_features(c),
 					 .iotlb = c->iotlb,
 					 .vqs = vqs,
 					 .nvqs = usable_vqs(c)};
@@ -343,6 +344,14 @@ vdpa_consumer_new(struct vdpa_device *vdev, const struct vdpa_consumer_ops *ops,
 }
 
 void
+vdpa_consumer_set_peer(struct vdpa_consumer *c, const struct vdpa_peer *peer)
+{
+	CONSUMER_LOCKED(c);
+
+	c->peer = *peer;
+}
+
+void
 vdpa_consumer_free(struct vdpa_consumer *c)
 {
 	if (c == NULL)
@@ -487,8 +496,8 @@ is_same(const struct vdpa_iotlb *a, const struct vdpa_iotlb *b)
 
 /*
  * Under the lock. Go over to tlb, which is taken over. A device that stands still has it at once
- * too, so that what the front end takes back is given back; what cannot be mapped then is told by
- * the start, which tries again.
+ * too, so that what the front end takes back is given back; what cannot be mapped then, or is not
+ * admitted to the device, is told by the start, which tries again.
  */
 static int
 change_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
@@ -508,7 +517,8 @@ change_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
 			vdpa_iotlb_put(tlb);
 			return rc;
 		}
-	} else if (vdpa_device_set_memory(c->vdev, tlb) < 0) {
+	} else if (vdpa_device_admit(c->vdev, &c->peer) < 0 ||
+		   vdpa_device_set_memory(c->vdev, tlb) < 0) {
 		(void)vdpa_device_set_memory(c->vdev, NULL);
 	}
 	vdpa_iotlb_put(c->iotlb);

@@ -97,6 +97,7 @@ struct vdpa_consumer {
 	void *arg;
 
 	pthread_mutex_t lock;
+	struct vdpa_peer peer;
 	enum consumer_state state;
 	uint64_t features; /* SET_FEATURES, or not told */
 	bool reports_status;

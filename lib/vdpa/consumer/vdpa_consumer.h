@@ -71,6 +71,11 @@ void vdpa_consumer_free(struct vdpa_consumer *c);
 
 /* Facts about the connection. */
 
+/** The process that is connected, whose guest the device is to serve; unknown until it is said, and
+ * that is refused where others have a page of the device (vdpa_device_admit()). Before the first
+ * vdpa_consumer_advance(). */
+void vdpa_consumer_set_peer(struct vdpa_consumer *c, const struct vdpa_peer *peer);
+
 /** Negotiated features. -EBUSY when others than VHOST_F_LOG_ALL change under a device that runs. */
 int vdpa_consumer_set_features(struct vdpa_consumer *c, uint64_t features);
 uint64_t vdpa_consumer_get_features(struct vdpa_consumer *c);

@@ -70,7 +70,8 @@ struct vdpa_device_core {
 	struct vdpa_capabilities can; /* likewise */
 	int config_fd;		      /* eventfd that the device signals; from registration on */
 	struct vdpa_event config_ev;
-	bool logging; /* (L) */
+	bool logging;		       /* (L) */
+	enum vdpa_doorbells doorbells; /* set before the front end serves */
 
 	struct vdpa_log_limit log;   /* for lines that guest, device or front end can cause */
 	struct vdpa_work_queue work; /* what may wait for the device, in order */
@@ -116,6 +117,9 @@ vdpa_device_unlock(struct vdpa_device *vdev)
  * device that has failed would cost one time-out after the other.
  */
 bool vdpa_device_stop_failed(struct vdpa_device *vdev);
+
+/* doorbell.c: for messages and to be shown. */
+const char *vdpa_doorbells_name(enum vdpa_doorbells rule);
 
 /* Under the device's lock. */
 void vdpa_device_set_state(struct vdpa_device *vdev, enum vdpa_device_state state);

@@ -123,6 +123,8 @@ vdpa_device_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf
 		rc = vdpa_error(EINVAL, "%s: %u virtqueues: there are %u", vdev->name, conf->nvqs,
 				vdev->core->nvqs);
 	else
+		rc = vdpa_device_admit(vdev, conf->peer);
+	if (rc == 0)
 		rc = vdpa_session_start(vdev, conf);
 	vdpa_device_unlock(vdev);
 	return rc;

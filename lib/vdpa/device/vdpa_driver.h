@@ -41,6 +41,9 @@ struct vdpa_notification_area {
 	int fd;		 /**< the device's; dup it to keep it */
 	uint64_t offset; /**< bytes, page-aligned when the doorbell fills a page of its own */
 	uint64_t size;	 /**< bytes */
+	/** fd reaches all of the device, and cannot be taken back: whoever has it can make the
+	 * device read and write the memory of any later guest. The core keeps account of them. */
+	bool whole_device;
 };
 
 struct vdpa_iova_range {

@@ -17,6 +17,7 @@
 #define VDPA_FRONTEND_H
 
 #include "vdpa_driver.h"
+#include "vdpa_peer.h"
 #include "vdpa_work.h"
 
 #ifdef __cplusplus
@@ -155,6 +156,8 @@ struct vdpa_vq_config {
 };
 
 struct vdpa_start_config {
+	/** Whose guest it is; NULL: this process's own. See vdpa_device_admit(). */
+	const struct vdpa_peer *peer;
 	uint64_t features; /**< negotiated virtio features */
 	struct vdpa_iotlb
 		*iotlb; /**< as of vdpa_device_set_memory(); what is in force costs nothing */
@@ -182,10 +185,11 @@ int vdpa_device_set_memory(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
 
 /**
  * From IDLE or FAILED (which is reset first) to RUNNING, through every step in order. A failing
- * step is unwound: the device is reset, nothing of the session but the memory is left, the state is
- * IDLE or FAILED, and the error returned says which step, queue and cause.
- * @return 0; -EBUSY when it is started; -EINVAL for features or rings the device does not have;
- * -EFAULT for rings outside of the memory; -ENODEV once it is unregistered; the op's errno.
+ * step is unwound: the device is reset, nothing of the session but the memory is left, the state
+ * is IDLE or FAILED, and the error returned says which step, queue and cause.
+ * @return 0; -EBUSY when it is started; -EACCES for a peer that is not admitted
+ * (vdpa_device_admit()); -EINVAL for features or rings the device does not have; -EFAULT for rings
+ * outside of the memory; -ENODEV once it is unregistered; the op's errno.
  */
 int vdpa_device_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf);
 
@@ -251,6 +255,42 @@ int vdpa_device_announce(struct vdpa_device *vdev, const uint8_t mac[6]);
 /** The notification area of a queue; see get_vq_notification. -EOPNOTSUPP where there is none. */
 int vdpa_get_vq_notification(struct vdpa_device *vdev, uint16_t idx,
 			     struct vdpa_notification_area *area);
+
+/*
+ * Doorbell pages that carry the whole device (struct vdpa_notification_area.whole_device). A device
+ * whose page was given away serves guests of that user only, until nobody has the page's file:
+ * until then the account of who has it is kept, also when the device is deleted and added again.
+ */
+
+/** Who is given pages, and served afterwards. */
+enum vdpa_doorbells {
+	VDPA_DOORBELLS_UID,  /**< the default: front ends of the first one's uid */
+	VDPA_DOORBELLS_ONCE, /**< the first process alone, however often it connects */
+	VDPA_DOORBELLS_NONE, /**< nobody is given one */
+};
+
+/** By a front end's probe, before anybody connects. */
+void vdpa_device_set_doorbells(struct vdpa_device *vdev, enum vdpa_doorbells rule);
+
+/**
+ * Whether the device may serve a guest of this process; vdpa_device_start() asks too. From any
+ * thread; it waits for nothing.
+ * @param peer  NULL: this process's own guest; an unknown peer is admitted while nobody has a page.
+ * @return 0; -EACCES with a message that says who has a page, and what mends it.
+ */
+int vdpa_device_admit(struct vdpa_device *vdev, const struct vdpa_peer *peer);
+
+/**
+ * Before a page is sent: whether it may be, and note who gets it. A page that does not carry the
+ * whole device may always be sent, and is not noted. From any thread; it waits for nothing.
+ * @param peer  whose guest the device serves.
+ * @param to    at the other end of the socket by which the page would go.
+ * @return 0: send it; -EACCES with a message: keep it, by VDPA_DOORBELLS_NONE, or for a peer that
+ * is not admitted, that is not known well enough to be recognised, or that is not `to`; -EOPNOTSUPP
+ * for a device without a DMA domain, for which no account is kept.
+ */
+int vdpa_device_give_page(struct vdpa_device *vdev, const struct vdpa_notification_area *area,
+			  const struct vdpa_peer *peer, const struct vdpa_peer *to);
 
 #ifdef __cplusplus
 }

@@ -96,6 +96,9 @@ frontend_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 	TAILQ_INSERT_TAIL(&devices, dev, next);
 	pthread_mutex_unlock(&vdpa_rte_lock);
 	vdpa_set_drvdata(vdev, dev);
+	/* See vdpa_rte_ops: none. And rte_vhost does not say who is connected, so that a function
+	 * is refused here whose page went out by another front end of this process. */
+	vdpa_device_set_doorbells(vdev, VDPA_DOORBELLS_NONE);
 	/* It asks for the type at once, so the device is in the list. */
 	dev->registered = rte_vdpa_register_device(dev->rte, &vdpa_rte_ops);
 	if (dev->registered == NULL) {

@@ -78,12 +78,35 @@ offer(struct vhu_device *dev)
 	if (vdpa_get_device_id(vdev) == VIRTIO_ID_NET)
 		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_RARP) |
 				 RTE_BIT64(VHOST_USER_PROTOCOL_F_NET_MTU);
-	if (can->doorbells && !dev->no_doorbells)
+	if (can->doorbells && dev->doorbells != VDPA_DOORBELLS_NONE)
 		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_HOST_NOTIFIER);
 	if (can->inflight)
 		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
 	if (can->log)
 		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_LOG_SHMFD);
+}
+
+static const struct vdpa_param_choice doorbell_choices[] = {
+	{.name = "uid",
+	 .help = "to front ends of the first one's user, who are the only ones served"},
+	{.name = "once", .help = "to the first process, which is the only one served"},
+	{.name = NULL},
+};
+
+static int
+parse_doorbells(struct vhu_device *dev, const struct vdpa_args *args)
+{
+	const struct vdpa_arg *arg = vdpa_args_find(args, "doorbells");
+	bool none = vdpa_args_has(args, "no_doorbells");
+
+	if (none && arg != NULL)
+		return vdpa_error(EINVAL, "doorbells %s contradicts no_doorbells",
+				  arg->choice->name);
+	dev->doorbells = none ? VDPA_DOORBELLS_NONE
+			 : arg != NULL && strcmp(arg->choice->name, "once") == 0
+				 ? VDPA_DOORBELLS_ONCE
+				 : VDPA_DOORBELLS_UID;
+	return 0;
 }
 
 static int
@@ -96,7 +119,8 @@ parse(struct vhu_device *dev, const struct vdpa_args *args)
 	if (path == NULL)
 		return vdpa_error(EINVAL, "the front end vhost-user needs socket PATH");
 	dev->client = vdpa_args_has(args, "client");
-	dev->no_doorbells = vdpa_args_has(args, "no_doorbells");
+	if (parse_doorbells(dev, args) < 0)
+		return -EINVAL;
 	if (dev->client && (vdpa_args_has(args, "mode") || group != NULL))
 		return vdpa_error(EINVAL,
 				  "mode and group are of a socket that is created, not with "
@@ -134,6 +158,7 @@ vhost_user_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 	rc = dev->fds == NULL ? vdpa_error(ENOMEM, "out of memory") : parse(dev, args);
 	if (rc < 0)
 		goto err_free;
+	vdpa_device_set_doorbells(vdev, dev->doorbells);
 	dev->nvqs = vdpa_consumer_vq_count(vdev);
 	offer(dev);
 
@@ -284,6 +309,10 @@ static const struct vdpa_param vhost_user_params[] = {
 	 .min = 1,
 	 .max = 255,
 	 .help = "group of the socket, by name or number; default: that of the process"},
+	{.name = "doorbells",
+	 .type = VDPA_PARAM_CHOICE,
+	 .choices = doorbell_choices,
+	 .help = "who is given the doorbell pages of a function on vfio-pci; default uid"},
 	{.name = "no_doorbells",
 	 .type = VDPA_PARAM_FLAG,
 	 .help = "keep the device's doorbells and its file descriptor from the front end"},

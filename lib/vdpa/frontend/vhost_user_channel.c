@@ -88,6 +88,19 @@ is_one_page(const struct vdpa_notification_area *area)
 	return area->size == page && (area->offset & (page - 1)) == 0;
 }
 
+/* Under the device's lock: whether the page may go out by the channel there is now. */
+static bool
+may_give(struct vhu_session *s, uint16_t idx, const struct vdpa_notification_area *area)
+{
+	if (vdpa_device_give_page(s->dev->vdev, area, &s->peer, &s->channel) == 0)
+		return true;
+	VDPA_LOG_LIMITED(
+		&s->dev->log, WARNING,
+		"%s: vhost-user: queue %u: the doorbell is not given, kicks are relayed: %s",
+		s->dev->vdev->name, idx, vdpa_vhu_why(s->dev, idx));
+	return false;
+}
+
 static void
 give_doorbell(struct vhu_session *s, uint16_t idx)
 {
@@ -104,7 +117,8 @@ give_doorbell(struct vhu_session *s, uint16_t idx)
 			 rc < 0 ? vdpa_vhu_why(dev, idx) : "it is not a page of its own");
 	pthread_mutex_lock(&dev->lock);
 	/* A connection that ends is told nothing: its doorbells were taken back already. */
-	given = has_page && dev->session == s && tell_doorbell(s, idx, &area);
+	given = has_page && dev->session == s && may_give(s, idx, &area) &&
+		tell_doorbell(s, idx, &area);
 	s->doorbells[idx] = given ? VHU_DOORBELL_GIVEN : VHU_DOORBELL_NONE;
 	pthread_mutex_unlock(&dev->lock);
 	/* Who failed meanwhile had nothing to take back yet. */

@@ -329,12 +329,12 @@ vdpa_vhu_conn_init(struct vhu_device *dev)
 }
 
 int
-vdpa_vhu_conn_open(struct vhu_device *dev, int fd)
+vdpa_vhu_conn_open(struct vhu_device *dev, int fd, const struct vdpa_peer *peer)
 {
 	struct vhu_conn *conn = &dev->conn;
 	int rc;
 
-	conn->session = vdpa_vhu_session_new(dev);
+	conn->session = vdpa_vhu_session_new(dev, peer);
 	if (conn->session == NULL) {
 		(void)vdpa_close_connection(dev->fds, fd);
 		vdpa_vhu_socket_resume(dev);

@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include "vdpa_event.h"
+#include "vdpa_peer.h"
 #include "vdpa_timer.h"
 #include "vdpa_work.h"
 #include "vhost_user_proto.h"
@@ -52,9 +53,9 @@ struct vhu_socket {
 /* vhost_user_conn.c */
 
 void vdpa_vhu_conn_init(struct vhu_device *dev);
-/* Serve the connection fd, which is taken over, also on failure. On the control loop, while there
- * is no other. */
-int vdpa_vhu_conn_open(struct vhu_device *dev, int fd);
+/* Serve the connection fd of a process, which is taken over, also on failure. On the control loop,
+ * while there is no other. */
+int vdpa_vhu_conn_open(struct vhu_device *dev, int fd, const struct vdpa_peer *peer);
 /* End it, if there is one; no job of it runs afterwards. Not from a job of the device. */
 void vdpa_vhu_conn_close(struct vhu_device *dev);
 

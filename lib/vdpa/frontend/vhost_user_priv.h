@@ -62,11 +62,13 @@ struct vhu_session {
 	unsigned int refusals;
 
 	struct vdpa_consumer *consumer;
-	uint64_t protocol; /* SET_PROTOCOL_FEATURES */
+	struct vdpa_peer peer; /* who is connected */
+	uint64_t protocol;     /* SET_PROTOCOL_FEATURES */
 	struct vhu_shm *log;
 	struct vhu_shm *inflight;
-	int backend_fd; /* (S) SET_BACKEND_REQ_FD; -1: none */
-	bool deaf;	/* (S) the last that it was to be told there was lost */
+	int backend_fd;		  /* (S) SET_BACKEND_REQ_FD; -1: none */
+	struct vdpa_peer channel; /* (S) who made it */
+	bool deaf;		  /* (S) the last that it was to be told there was lost */
 
 	uint16_t nrings;
 	struct vhu_call **calls;       /* by ring; NULL: its call descriptor is an eventfd */
@@ -79,13 +81,13 @@ struct vhu_device {
 	char *path;
 	bool client;
 	mode_t mode;
-	gid_t group;		     /* (gid_t)-1: unchanged */
-	uint16_t nvqs;		     /* that a front end sees, with a control queue to give */
-	uint64_t features;	     /* offered */
-	uint64_t protocol;	     /* offered */
-	bool no_doorbells;	     /* they are not given away */
-	struct vdpa_log_limit log;   /* for lines that a front end can cause */
-	struct vdpa_fd_account *fds; /* of all who can connect; what waits to be closed */
+	gid_t group;		       /* (gid_t)-1: unchanged */
+	uint16_t nvqs;		       /* that a front end sees, with a control queue to give */
+	uint64_t features;	       /* offered */
+	uint64_t protocol;	       /* offered */
+	enum vdpa_doorbells doorbells; /* who is given them */
+	struct vdpa_log_limit log;     /* for lines that a front end can cause */
+	struct vdpa_fd_account *fds;   /* of all who can connect; what waits to be closed */
 
 	struct vhu_socket socket;
 	struct vhu_conn conn;
@@ -108,8 +110,8 @@ ssize_t vdpa_vhu_send(int socket, const struct vhu_msg *msg, int fd);
  * for lines that begin with them. */
 const char *vdpa_vhu_why(const struct vhu_device *dev, int64_t idx);
 
-/* NULL: out of memory. */
-struct vhu_session *vdpa_vhu_session_new(struct vhu_device *dev);
+/* A connection of this process. NULL: out of memory. */
+struct vhu_session *vdpa_vhu_session_new(struct vhu_device *dev, const struct vdpa_peer *peer);
 /* Stops the device. Nobody else may use the session any more. */
 void vdpa_vhu_session_free(struct vhu_session *s);
 /* Start what has become ready, and give its doorbells. */

@@ -380,14 +380,18 @@ static int
 set_backend_req_fd(struct vhu_received *req)
 {
 	struct vhu_session *s = req->s;
+	struct vdpa_peer made_by;
 	int old;
 
 	/* Other families do not all keep to MSG_DONTWAIT. */
 	if (!vdpa_vhu_is_stream(req->fds[0]))
 		return vdpa_error(EINVAL,
 				  "the file descriptor is no socket of AF_UNIX and SOCK_STREAM");
+	/* One of an unknown process carries all but doorbells. */
+	(void)vdpa_peer_of_socket(req->fds[0], &made_by);
 	pthread_mutex_lock(&s->dev->lock);
 	old = s->backend_fd;
+	s->channel = made_by;
 	s->backend_fd = take_fd(req, 0);
 	pthread_mutex_unlock(&s->dev->lock);
 	(void)vdpa_close_foreign(s->dev->fds, old);

@@ -27,7 +27,7 @@ started(void *arg)
 static const struct vdpa_consumer_ops consumer_ops = {.started = started};
 
 struct vhu_session *
-vdpa_vhu_session_new(struct vhu_device *dev)
+vdpa_vhu_session_new(struct vhu_device *dev, const struct vdpa_peer *peer)
 {
 	struct vhu_session *s = calloc(1, sizeof(*s) + dev->nvqs * sizeof(s->doorbells[0]));
 
@@ -40,7 +40,9 @@ vdpa_vhu_session_new(struct vhu_device *dev)
 		free(s);
 		return NULL;
 	}
+	vdpa_consumer_set_peer(s->consumer, peer);
 	s->dev = dev;
+	s->peer = *peer;
 	s->backend_fd = -1;
 	s->nrings = dev->nvqs;
 	return s;

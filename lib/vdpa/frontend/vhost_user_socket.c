@@ -85,9 +85,22 @@ retry_later(struct vhu_device *dev)
 static void
 take(struct vhu_device *dev, int fd)
 {
+	struct vdpa_peer peer;
+
+	/* One that is unknown is not admitted everywhere, but for most devices it does not matter.
+	 */
+	(void)vdpa_peer_of_socket(fd, &peer);
+	if (vdpa_device_admit(dev->vdev, &peer) < 0) {
+		VDPA_LOG_LIMITED(&dev->log, ERR, "%s: vhost-user: connection to %s refused: %s",
+				 dev->vdev->name, dev->path, vdpa_vhu_why(dev, -1));
+		(void)vdpa_close_connection(dev->fds, fd);
+		if (dev->client)
+			retry_later(dev);
+		return;
+	}
 	dev->socket.retry_ms = 0;
 	dev->socket.told = 0;
-	if (vdpa_vhu_conn_open(dev, fd) < 0)
+	if (vdpa_vhu_conn_open(dev, fd, &peer) < 0)
 		VDPA_LOG_LIMITED(&dev->log, ERR, "%s: vhost-user: connection refused: %s",
 				 dev->vdev->name, vdpa_error_message());
 }

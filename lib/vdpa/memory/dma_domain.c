@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "page_holders.h"
 #include "vdpa.h"
 #include "vdpa_args.h"
 #include "vdpa_dma.h"
@@ -51,6 +52,8 @@ struct vdpa_dma_domain {
 
 	/* Read without the lock, which a transport may hold for as long as its time-out. */
 	struct vdpa_dma_stats stats;
+
+	struct vdpa_page_holders holders;
 };
 
 static int
@@ -109,6 +112,7 @@ vdpa_dma_domain_create(const char *name, const struct vdpa_dma_ops *ops, void *a
 		ret = vdpa_error(ret, "%s: mutex: %s", name, strerror(ret));
 		goto err_ranges;
 	}
+	vdpa_page_holders_init(&dom->holders);
 	*out = dom;
 	return 0;
 
@@ -525,6 +529,12 @@ vdpa_dma_get_stats(struct vdpa_dma_domain *dom, struct vdpa_dma_stats *stats)
 	stats->mappings = __atomic_load_n(&dom->stats.mappings, __ATOMIC_RELAXED);
 }
 
+struct vdpa_page_holders *
+vdpa_dma_page_holders(struct vdpa_dma_domain *dom)
+{
+	return &dom->holders;
+}
+
 void
 vdpa_dma_domain_destroy(struct vdpa_dma_domain *dom)
 {
@@ -540,6 +550,7 @@ vdpa_dma_domain_destroy(struct vdpa_dma_domain *dom)
 			 dom->entries[dom->n - 1].iova, vdpa_error_message());
 		dom->n--;
 	}
+	vdpa_page_holders_fini(&dom->holders);
 	pthread_mutex_destroy(&dom->lock);
 	free(dom->entries);
 	free(dom->ranges);

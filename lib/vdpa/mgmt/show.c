@@ -22,6 +22,7 @@
 #include "bus.h"
 #include "device_priv.h"
 #include "mgmt.h"
+#include "page_holders.h"
 #include "virtio_type.h"
 
 #define STATS_MAX 64
@@ -94,6 +95,27 @@ show_dma(struct vdpa_device *vdev, json_t *obj)
 	json_object_set_new(obj, "dma", dma);
 }
 
+/* Who is given doorbell pages, and who may have one that cannot be taken back. */
+static void
+show_doorbells(struct vdpa_device *vdev, json_t *obj)
+{
+	struct vdpa_page_holders held = {.any = false};
+	json_t *holder;
+
+	if (vdev->dma != NULL)
+		held = vdpa_page_holders_look(vdpa_dma_page_holders(vdev->dma));
+	if (vdev->core->can.doorbells)
+		json_object_set_new(obj, "doorbells",
+				    json_string(vdpa_doorbells_name(vdev->core->doorbells)));
+	if (!held.any)
+		return;
+	holder = json_object();
+	json_object_set_new(holder, "uid", json_integer(held.first.uid));
+	json_object_set_new(holder, "pid", json_integer(held.first.pid));
+	json_object_set_new(holder, "others", json_boolean(held.several));
+	json_object_set_new(obj, "page_holder", holder);
+}
+
 /* What is set at a step of the device's, as it is at this moment. */
 static uint8_t
 shown_status(const struct vdpa_device_core *core, enum vdpa_device_state state)
@@ -143,6 +165,7 @@ show_registered(struct vdpa_device *vdev, json_t *obj)
 	else if (ops->get_device_id(vdev) == VIRTIO_ID_BLOCK)
 		show_blk_config(vdev, obj);
 	show_dma(vdev, obj);
+	show_doorbells(vdev, obj);
 	show_frontend(vdev, obj);
 }
 

@@ -401,6 +401,35 @@ region_maps(const struct vdpa_pci_region *r, uint64_t offset, uint64_t size, uin
 	return false;
 }
 
+/*
+ * Have a file of the area's pages alone in place of the whole device's, where the transport makes
+ * one and it can be mapped: only that is what the area is given away for.
+ */
+static void
+export_area(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, struct vdpa_pci_area *a)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), len = a->size & ~(page - 1);
+	void *va;
+	int fd;
+
+	if (!a->whole_device || pci->ops->export_part == NULL || (offset & (page - 1)) != 0 ||
+	    len == 0)
+		return;
+	fd = pci->ops->export_part(pci->handle, bar, offset, len);
+	if (fd < 0)
+		return;
+	va = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (va == MAP_FAILED) {
+		close(fd);
+		return;
+	}
+	munmap(va, len);
+	a->fd = fd;
+	a->fd_offset = 0;
+	a->own_fd = true;
+	a->whole_device = false;
+}
+
 int
 vdpa_pci_map(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t size,
 	     struct vdpa_pci_area *area)
@@ -426,6 +455,7 @@ vdpa_pci_map(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t s
 				  pci->name, size, offset, bar);
 	a.fd = r->fd;
 	a.fd_offset = r->fd_offset + offset;
+	a.whole_device = r->whole_device;
 	/* Another process's file may be shorter than it says: the access would raise SIGBUS. */
 	a.shrinkable = fstat(r->fd, &st) == 0 && S_ISREG(st.st_mode);
 	if (a.shrinkable && (uint64_t)st.st_size < a.fd_offset + size)
@@ -451,6 +481,7 @@ vdpa_pci_map(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t s
 		return vdpa_error(ret, "%s: BAR %u: out of memory", pci->name, bar);
 	}
 	a.va = (uint8_t *)a.map + skip;
+	export_area(pci, bar, offset, &a);
 	*area = a;
 	return 0;
 }
@@ -462,6 +493,8 @@ vdpa_pci_unmap(struct vdpa_pci *pci, struct vdpa_pci_area *area)
 		return;
 	vdpa_fault_unguard(area->map);
 	munmap(area->map, area->map_len);
+	if (area->own_fd)
+		close(area->fd);
 	memset(area, 0, sizeof(*area));
 	area->fd = -1;
 }

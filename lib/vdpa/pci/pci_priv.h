@@ -31,9 +31,10 @@ struct vdpa_pci_mmap_part {
 };
 
 struct vdpa_pci_region {
-	uint64_t size;	/* 0: none */
-	uint32_t flags; /* VFIO_REGION_INFO_FLAG_* */
-	int fd;		/* to mmap; -1: not to be mapped */
+	uint64_t size;	   /* 0: none */
+	uint32_t flags;	   /* VFIO_REGION_INFO_FLAG_* */
+	int fd;		   /* to mmap; -1: not to be mapped */
+	bool whole_device; /* fd is the function's own: who has it has everything */
 	uint64_t fd_offset;
 	/* Parts that can be mapped; n_parts 0 with FLAG_MMAP: all of it. */
 	unsigned int n_parts;
@@ -78,6 +79,12 @@ struct vdpa_pci_transport {
 			const int *fds);
 	int (*unmask_irq)(void *handle, unsigned int index);
 	int (*reset)(void *handle);
+	/*
+	 * Optional, where a region's fd is the whole device: a file of this part alone, whole
+	 * pages, which reaches it from offset 0 and ends with the function. -EOPNOTSUPP where the
+	 * kernel makes none.
+	 */
+	int (*export_part)(void *handle, unsigned int region, uint64_t offset, uint64_t size);
 };
 
 extern const struct vdpa_pci_transport vdpa_pci_vfio, vdpa_pci_vfio_user;

@@ -150,6 +150,10 @@ struct vdpa_pci_area {
 	/** Another process can cut the file short: whoever else maps it would die of SIGBUS. Ours
 	 * to use (see vdpa_pci_areas_present()), not to be given away. */
 	bool shrinkable;
+	/** fd reaches all of the function, not only what may be mapped (see struct
+	 * vdpa_notification_area). */
+	bool whole_device;
+	bool own_fd; /**< fd was made for this area, and is closed with it */
 };
 
 /**

@@ -98,6 +98,7 @@ get_region(struct vfio_device *d, unsigned int index, struct vdpa_pci_region *r)
 	r->flags = info->flags;
 	if ((info->flags & VFIO_REGION_INFO_FLAG_MMAP) != 0) {
 		r->fd = d->fd;
+		r->whole_device = true;
 		r->fd_offset = info->offset;
 		sparse_parts(d, info, r);
 	}
@@ -133,49 +134,6 @@ get_info(struct vfio_device *d, struct vdpa_pci_info *info)
 			info->nr_irqs[i] = irq.count;
 	}
 	return 0;
-}
-
-static int
-vfio_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params *params,
-	  struct vdpa_pci_info *info, struct vdpa_dma_domain **dma, void **handle)
-{
-	struct vfio_function fn;
-	struct vfio_device *d;
-	int ret;
-
-	ret = vdpa_vfio_find(vdpa_pci_name(pci), where, &fn);
-	if (ret < 0)
-		return ret;
-	d = calloc(1, sizeof(*d));
-	if (d == NULL)
-		return vdpa_error(ENOMEM, "%s: out of memory", fn.name);
-	d->name = vdpa_pci_name(pci);
-	ret = vdpa_vfio_attach(&fn, &d->at, &d->fd, dma);
-	if (ret < 0)
-		goto err_free;
-	ret = get_info(d, info);
-	if (ret < 0)
-		goto err_detach;
-	info->numa_node = fn.numa_node;
-	*handle = d;
-	return 0;
-
-err_detach:
-	close(d->fd);
-	vdpa_vfio_detach(d->at);
-err_free:
-	free(d);
-	return ret;
-}
-
-static void
-vfio_close(void *handle)
-{
-	struct vfio_device *d = handle;
-
-	close(d->fd);
-	vdpa_vfio_detach(d->at);
-	free(d);
 }
 
 static int
@@ -284,6 +242,69 @@ vfio_reset(void *handle)
 	return vdpa_error(errno, "%s: reset: VFIO: %m", d->name);
 }
 
+/* Somebody else may have the function open: then the kernel does not reset it for us, as it does
+ * the first time. What fails here is found out by the function's answers. */
+static void
+take_over(struct vfio_device *d)
+{
+	for (unsigned int i = 0; i < VFIO_PCI_NUM_IRQS; i++)
+		(void)vfio_set_irqs(d, i, 0, 0, NULL);
+	(void)vfio_reset(d);
+}
+
+static int
+vfio_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params *params,
+	  struct vdpa_pci_info *info, struct vdpa_dma_domain **dma, void **handle)
+{
+	struct vfio_function fn;
+	struct vfio_device *d;
+	int ret;
+
+	ret = vdpa_vfio_find(vdpa_pci_name(pci), where, &fn);
+	if (ret < 0)
+		return ret;
+	d = calloc(1, sizeof(*d));
+	if (d == NULL)
+		return vdpa_error(ENOMEM, "%s: out of memory", fn.name);
+	d->name = vdpa_pci_name(pci);
+	ret = vdpa_vfio_attach(&fn, &d->at, &d->fd, dma);
+	if (ret < 0)
+		goto err_free;
+	ret = get_info(d, info);
+	if (ret < 0)
+		goto err_detach;
+	if (vdpa_vfio_is_held(d->at))
+		take_over(d);
+	info->numa_node = fn.numa_node;
+	*handle = d;
+	return 0;
+
+err_detach:
+	close(d->fd);
+	vdpa_vfio_detach(d->at);
+err_free:
+	free(d);
+	return ret;
+}
+
+static void
+vfio_close(void *handle)
+{
+	struct vfio_device *d = handle;
+
+	close(d->fd);
+	vdpa_vfio_detach(d->at);
+	free(d);
+}
+
+static int
+vfio_export_part(void *handle, unsigned int region, uint64_t offset, uint64_t size)
+{
+	struct vfio_device *d = handle;
+
+	return vdpa_vfio_export_part(d->fd, region, offset, size);
+}
+
 const struct vdpa_pci_transport vdpa_pci_vfio = {
 	.prefix = "pci/",
 	.open = vfio_open,
@@ -294,4 +315,5 @@ const struct vdpa_pci_transport vdpa_pci_vfio = {
 	.set_irqs = vfio_set_irqs,
 	.unmask_irq = vfio_unmask_irq,
 	.reset = vfio_reset,
+	.export_part = vfio_export_part,
 };

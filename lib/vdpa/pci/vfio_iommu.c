@@ -6,6 +6,12 @@
  * functions of the group, with the DMA domain that it is. Owns the registry of open groups and the
  * files of groups and containers. DPDK's own VFIO is not used: its containers are few, its
  * calls internal to DPDK, and it maps memory by its own rules.
+ *
+ * A device's file that was given away (with a doorbell page) cannot be taken back, and Linux lets
+ * nobody open a group anew while one of its devices is open anywhere. So a group whose devices we
+ * have closed is kept, with its domain and the account of who may hold them (page_holders.h), for
+ * as long as Linux says that it is in use: by refusing to take it out of its container. That is
+ * asked before the group is used again, and from time to time.
  */
 
 #include <errno.h>
@@ -19,15 +25,21 @@
 #include <sys/queue.h>
 #include <unistd.h>
 
+#include "page_holders.h"
 #include "vdpa.h"
 #include "vdpa_args.h"
 #include "vdpa_log.h"
+#include "vdpa_timer.h"
+#include "vdpa_work.h"
 #include "vfio_priv.h"
 
 /* Most bytes of an answer to VFIO_IOMMU_GET_INFO: a header and its capabilities. */
 #define INFO_MAX (64u << 10)
 
-/* A group with its container. */
+/* How often it is asked whether a kept group is still in use. */
+#define KEPT_ASK_MS 2000
+
+/* A group with its container. Kept: it has no users. */
 struct vfio_group {
 	TAILQ_ENTRY(vfio_group) next;
 	int id;
@@ -35,17 +47,28 @@ struct vfio_group {
 	char *name; /* of the function that opened it, for messages */
 	struct vdpa_dma_domain *dma;
 	unsigned int users;
+	bool busy; /* one thread asks about it or closes it, without the lock */
 };
 
 struct vfio_attachment {
 	TAILQ_ENTRY(vfio_attachment) next;
 	char address[VDPA_PCI_ADDRESS_MAX];
 	struct vfio_group *group;
+	bool held; /* others may have had a file of a device of the group when it was attached */
 };
 
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t not_busy = PTHREAD_COND_INITIALIZER;
 static TAILQ_HEAD(, vfio_group) groups = TAILQ_HEAD_INITIALIZER(groups);
 static TAILQ_HEAD(, vfio_attachment) attachments = TAILQ_HEAD_INITIALIZER(attachments);
+
+/* Kept groups are asked about by a job: Linux may be resetting a function at that moment. */
+static void ask_expired(struct vdpa_timer *timer);
+static void ask_run(struct vdpa_work *work);
+static struct vdpa_timer ask_timer = {.expired = ask_expired};
+static struct vdpa_work ask_work = {.run = ask_run};
+static struct vdpa_work_queue ask_queue = {.jobs = STAILQ_HEAD_INITIALIZER(ask_queue.jobs)};
+static bool ask_ended; /* at vdpa_cleanup() */
 
 const void *
 vdpa_vfio_find_cap(const void *info, uint32_t size, uint32_t first, uint16_t id, uint32_t len)
@@ -284,11 +307,10 @@ err_free:
 	return ret;
 }
 
+/* It has no users and is not busy. */
 static void
-group_put(struct vfio_group *g)
+group_close(struct vfio_group *g)
 {
-	if (--g->users > 0)
-		return;
 	TAILQ_REMOVE(&groups, g, next);
 	vdpa_dma_domain_destroy(g->dma);
 	(void)ioctl(g->fd, VFIO_GROUP_UNSET_CONTAINER);
@@ -298,42 +320,185 @@ group_put(struct vfio_group *g)
 	free(g);
 }
 
+/*
+ * Whether nobody has a device of the group open, of which we have none open ourselves; then it is
+ * out of its container and must be closed. Gives up the lock meanwhile: Linux answers when the
+ * function that somebody else is closing has been reset.
+ */
+static bool
+group_is_free(struct vfio_group *g)
+{
+	bool is_free;
+
+	g->busy = true;
+	pthread_mutex_unlock(&registry_lock);
+	is_free = ioctl(g->fd, VFIO_GROUP_UNSET_CONTAINER) == 0 || errno != EBUSY;
+	pthread_mutex_lock(&registry_lock);
+	g->busy = false;
+	pthread_cond_broadcast(&not_busy);
+	return is_free;
+}
+
+/* Whether its account is needed: somebody may hold a device, and nothing is in reach of it. */
+static bool
+is_to_be_kept(const struct vfio_group *g)
+{
+	struct vdpa_dma_stats stats;
+
+	vdpa_dma_get_stats(g->dma, &stats);
+	return stats.mappings == 0 && vdpa_page_holders_look(vdpa_dma_page_holders(g->dma)).any;
+}
+
+static void
+ask_later(void)
+{
+	if (!ask_ended)
+		vdpa_timer_start(&ask_timer, KEPT_ASK_MS);
+}
+
+static void
+group_put(struct vfio_group *g)
+{
+	struct vdpa_page_holders held;
+
+	if (--g->users > 0)
+		return;
+	if (!is_to_be_kept(g) || group_is_free(g)) {
+		group_close(g);
+		return;
+	}
+	held = vdpa_page_holders_look(vdpa_dma_page_holders(g->dma));
+	VDPA_LOG(NOTICE,
+		 "%s: closed, but uid %u (pid %d)%s was given a doorbell page and still has the "
+		 "function open: it serves that uid only, and no other driver gets it until then",
+		 g->name, (unsigned int)held.first.uid, (int)held.first.pid,
+		 held.several ? " or another process" : "");
+	ask_later();
+}
+
+static void
+ask_expired(struct vdpa_timer *timer)
+{
+	vdpa_work_post(&ask_queue, &ask_work);
+}
+
+/* The first kept group behind this one (NULL: of all) that no other thread has. */
+static struct vfio_group *
+next_kept(struct vfio_group *after)
+{
+	struct vfio_group *g = after == NULL ? TAILQ_FIRST(&groups) : TAILQ_NEXT(after, next);
+
+	while (g != NULL && (g->users > 0 || g->busy))
+		g = TAILQ_NEXT(g, next);
+	return g;
+}
+
+static void
+ask_run(struct vdpa_work *work)
+{
+	struct vfio_group *g, *next;
+	bool any = false;
+
+	pthread_mutex_lock(&registry_lock);
+	for (g = next_kept(NULL); g != NULL; g = next) {
+		/* A busy group stays in the list, whatever others do. */
+		bool is_free = group_is_free(g);
+
+		next = next_kept(g);
+		if (is_free) {
+			VDPA_LOG(NOTICE, "%s: nobody has the function open any more", g->name);
+			group_close(g);
+		}
+		any |= !is_free;
+	}
+	if (any)
+		ask_later();
+	pthread_mutex_unlock(&registry_lock);
+}
+
+void
+vdpa_vfio_fini(void)
+{
+	struct vfio_group *g, *next;
+
+	pthread_mutex_lock(&registry_lock);
+	ask_ended = true;
+	pthread_mutex_unlock(&registry_lock);
+	vdpa_timer_stop(&ask_timer);
+	vdpa_work_cancel(&ask_work);
+	pthread_mutex_lock(&registry_lock);
+	ask_ended = false;
+	for (g = next_kept(NULL); g != NULL; g = next) {
+		next = next_kept(g);
+		group_close(g);
+	}
+	pthread_mutex_unlock(&registry_lock);
+}
+
+static struct vfio_group *
+group_find(int id)
+{
+	struct vfio_group *g;
+
+	TAILQ_FOREACH (g, &groups, next) {
+		if (g->id == id)
+			break;
+	}
+	return g;
+}
+
+/*
+ * The group of the function, open. A kept one is opened anew if it is free: by that Linux says that
+ * nobody holds a device of it.
+ */
+static int
+group_get(const struct vfio_function *fn, struct vfio_group **out)
+{
+	struct vfio_group *g;
+	int ret = 0;
+
+	while ((g = group_find(fn->group)) != NULL && g->busy)
+		pthread_cond_wait(&not_busy, &registry_lock);
+	if (g != NULL && g->users == 0 && group_is_free(g)) {
+		group_close(g);
+		g = NULL;
+	}
+	if (g == NULL)
+		ret = group_open(fn, &g);
+	if (ret == 0)
+		g->users++;
+	*out = g;
+	return ret;
+}
+
 /* Register the function as open, and have its group. */
 static int
 take(const struct vfio_function *fn, struct vfio_attachment **out)
 {
-	struct vfio_attachment *at;
-	struct vfio_group *g;
-	int ret = 0;
+	struct vfio_attachment *at = calloc(1, sizeof(*at)), *other;
+	int ret;
 
+	if (at == NULL)
+		return vdpa_error(ENOMEM, "%s: out of memory", fn->name);
+	memcpy(at->address, fn->address, sizeof(at->address));
 	pthread_mutex_lock(&registry_lock);
-	TAILQ_FOREACH (at, &attachments, next) {
-		if (strcmp(at->address, fn->address) == 0) {
+	ret = group_get(fn, &at->group);
+	if (ret < 0)
+		goto out;
+	at->held = vdpa_page_holders_look(vdpa_dma_page_holders(at->group->dma)).any;
+	TAILQ_FOREACH (other, &attachments, next) {
+		if (strcmp(other->address, fn->address) == 0) {
+			group_put(at->group);
 			ret = vdpa_error(EBUSY, "%s: is open in this process already", fn->name);
 			goto out;
 		}
 	}
-	at = calloc(1, sizeof(*at));
-	if (at == NULL) {
-		ret = vdpa_error(ENOMEM, "%s: out of memory", fn->name);
-		goto out;
-	}
-	TAILQ_FOREACH (g, &groups, next) {
-		if (g->id == fn->group)
-			break;
-	}
-	ret = g == NULL ? group_open(fn, &g) : 0;
-	if (ret < 0) {
-		free(at);
-		goto out;
-	}
-	g->users++;
-	memcpy(at->address, fn->address, sizeof(at->address));
-	at->group = g;
 	TAILQ_INSERT_TAIL(&attachments, at, next);
 	*out = at;
 out:
 	pthread_mutex_unlock(&registry_lock);
+	if (ret < 0)
+		free(at);
 	return ret;
 }
 
@@ -369,4 +534,10 @@ vdpa_vfio_detach(struct vfio_attachment *at)
 	group_put(at->group);
 	pthread_mutex_unlock(&registry_lock);
 	free(at);
+}
+
+bool
+vdpa_vfio_is_held(const struct vfio_attachment *at)
+{
+	return at->held;
 }

@@ -54,6 +54,14 @@ struct vfio_attachment;
 int vdpa_vfio_attach(const struct vfio_function *fn, struct vfio_attachment **out, int *device_fd,
 		     struct vdpa_dma_domain **dma);
 void vdpa_vfio_detach(struct vfio_attachment *at);
+/* Whether others may have had the function open when it was attached. */
+bool vdpa_vfio_is_held(const struct vfio_attachment *at);
+/* Close the groups that are kept (vfio_iommu.c) and watch them no longer. At vdpa_cleanup(). */
+void vdpa_vfio_fini(void);
+
+/* vfio_dma_buf.c: a file of this part of a region alone, which reaches it from offset 0;
+ * -EOPNOTSUPP where the kernel makes none. */
+int vdpa_vfio_export_part(int device_fd, unsigned int region, uint64_t offset, uint64_t size);
 
 /*
  * Find a capability in the chain of an answer of VFIO: info has size bytes, the chain begins at
