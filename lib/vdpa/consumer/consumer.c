@@ -504,8 +504,8 @@ is_same(const struct vdpa_iotlb *a, const struct vdpa_iotlb *b)
 
 /*
  * Under the lock. Go over to tlb, which is taken over. A device that stands still has it at once
- * too, so that what the front end takes back is given back; what cannot be mapped then is told by
- * the start, which tries again.
+ * too, so that what the front end takes back is given back; what cannot be mapped then, or is not
+ * admitted to the device, is told by the start, which tries again.
  */
 static int
 replace_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
@@ -525,7 +525,8 @@ replace_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
 			vdpa_iotlb_put(tlb);
 			return rc;
 		}
-	} else if (vdpa_device_set_memory(c->vdev, tlb) < 0) {
+	} else if (vdpa_device_admit(c->vdev, &c->peer) < 0 ||
+		   vdpa_device_set_memory(c->vdev, tlb) < 0) {
 		(void)vdpa_device_set_memory(c->vdev, NULL);
 	}
 	vdpa_iotlb_put(c->iotlb);
