@@ -105,7 +105,7 @@ static uint64_t
 fake_get_device_features(struct vdpa_device *vdev)
 {
 	return UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_F_RING_PACKED |
-	       UINT64_C(1) << FAKE_F_NOTIFICATION_DATA;
+	       UINT64_C(1) << VIRTIO_F_NOTIFICATION_DATA;
 }
 
 static uint64_t

@@ -7,10 +7,9 @@
 #define FAKE_DEVICE_H
 
 #include "vdpa_driver.h"
+#include "virtio_compat.h"
 
 #define FAKE_VQS 4
-
-#define FAKE_F_NOTIFICATION_DATA 38
 
 struct fake_vq {
 	uint32_t num;

@@ -584,7 +584,7 @@ notification_data_is_never_offered(void **state)
 {
 	struct fixture *f = *state;
 	struct vdpa_device *vdev = &f->fake->vdev;
-	uint64_t data = RTE_BIT64(FAKE_F_NOTIFICATION_DATA);
+	uint64_t data = RTE_BIT64(VIRTIO_F_NOTIFICATION_DATA);
 
 	assert_int_equal(vdpa_get_device_features(vdev) & data, data);
 	assert_int_equal(vdpa_consumer_offered_features(vdev, false) & data, 0);

@@ -364,7 +364,7 @@ an_eventfd_is_refused_where_kicks_carry_data(void **state)
 {
 	struct fixture *f = *state;
 
-	f->start.features = V1 | UINT64_C(1) << FAKE_F_NOTIFICATION_DATA;
+	f->start.features = V1 | UINT64_C(1) << VIRTIO_F_NOTIFICATION_DATA;
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -EOPNOTSUPP);
 	assert_non_null(strstr(vdpa_error_message(), "queue 0: kicks carry data"));
 	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_IDLE);
@@ -382,7 +382,7 @@ a_device_that_waits_for_eventfds_itself_takes_them_beside_data(void **state)
 {
 	struct fixture *f = *state;
 
-	f->start.features = V1 | UINT64_C(1) << FAKE_F_NOTIFICATION_DATA;
+	f->start.features = V1 | UINT64_C(1) << VIRTIO_F_NOTIFICATION_DATA;
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	assert_int_equal(vdpa_device_set_vq_kick(f->vdev, 0, f->kick_fd[2]), 0);
 	assert_int_equal(f->fake->vq[0].kicks, 1);

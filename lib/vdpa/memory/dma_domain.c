@@ -17,8 +17,7 @@
 #include <unistd.h>
 
 #include "page_holders.h"
-#include "vdpa.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_dma.h"
 #include "vdpa_log.h"
 

@@ -26,8 +26,7 @@
 #include <unistd.h>
 
 #include "fault.h"
-#include "vdpa.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_fd.h"
 #include "vdpa_memory.h"
 

@@ -27,8 +27,7 @@
 #include "error_priv.h"
 #include "event_loop_priv.h"
 #include "thread.h"
-#include "vdpa.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_event.h"
 
 #define BATCH	  64

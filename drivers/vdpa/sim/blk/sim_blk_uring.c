@@ -188,7 +188,7 @@ uring_queue(struct uring_channel *uc, struct sim_blk_io *io)
 
 /* Issue what waits, as far as the device's turn reaches. */
 static void
-uring_go_on(struct uring_channel *uc)
+uring_continue(struct uring_channel *uc)
 {
 	struct sim_blk_io *io;
 
@@ -232,7 +232,7 @@ uring_submit(struct sim_blk_channel *ch, struct sim_blk_io *io)
 	if (io->bounced)
 		uc->bounce_owner = io;
 	uring_queue(uc, io);
-	uring_go_on(uc);
+	uring_continue(uc);
 	return false;
 }
 
@@ -370,7 +370,7 @@ uring_reap(struct sim_blk_channel *ch, struct sim_blk_io **ios, unsigned int n)
 			bounce_release(uc);
 	}
 	ch->inflight -= done;
-	uring_go_on(uc);
+	uring_continue(uc);
 	return done;
 }
 
