@@ -20,7 +20,7 @@ op(struct vdpa_device *vdev, const char *name)
 	if (++fake->calls != fake->fail_at)
 		return 0;
 	fake->failed_op = name;
-	return fake->tells ? vdpa_error(EIO, "the fan has stopped") : -EIO;
+	return fake->sets_message ? vdpa_error(EIO, "the fan has stopped") : -EIO;
 }
 
 static int

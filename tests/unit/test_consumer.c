@@ -429,7 +429,7 @@ a_failed_start_names_queue_and_cause_once(void **state)
 	struct fixture *f = *state;
 	char why[256];
 
-	f->fake->tells = true;
+	f->fake->sets_message = true;
 	f->fake->calls = 0;
 	f->fake->fail_at = 6;
 	set_up_ring(f, 0);

@@ -296,7 +296,7 @@ the_message_of_an_op_is_kept(void **state)
 {
 	struct fixture *f = *state;
 
-	f->fake->tells = true;
+	f->fake->sets_message = true;
 	for (unsigned int at = 1;; at++) {
 		f->fake->calls = 0;
 		f->fake->fail_at = at;
@@ -309,7 +309,7 @@ the_message_of_an_op_is_kept(void **state)
 		assert_non_null(strstr(vdpa_error_message(), ": the fan has stopped"));
 	}
 	/* An old message is not taken for the op's. */
-	f->fake->tells = false;
+	f->fake->sets_message = false;
 	f->fake->calls = 0;
 	f->fake->fail_at = 1;
 	vdpa_error(EIO, "something else");
@@ -496,7 +496,7 @@ a_late_queue_starts_alone_where_the_device_can(void **state)
 }
 
 static void
-other_queues_go_on_when_one_stops(void **state)
+other_queues_keep_running_when_one_stops(void **state)
 {
 	struct fixture *f = *state;
 	struct vdpa_vq_state vqst;
@@ -809,7 +809,7 @@ main(void)
 		TEST(a_failed_restart_never_leaves_a_device_idle_unheard),
 		TEST(a_late_queue_restarts_a_device_that_cannot_take_it),
 		TEST(a_late_queue_starts_alone_where_the_device_can),
-		TEST(other_queues_go_on_when_one_stops),
+		TEST(other_queues_keep_running_when_one_stops),
 		TEST(a_failure_stops_the_device_once_and_names_the_cause),
 		TEST(a_new_front_end_is_told_of_what_it_missed),
 		TEST(a_failed_device_that_dies_is_gone),
