@@ -8,20 +8,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
 #include <linux/virtio_ring.h>
 
 #include <vdpa.h>
 
 #include "traffic.h"
-
-#ifndef VIRTIO_F_NOTIFICATION_DATA
-#define VIRTIO_F_NOTIFICATION_DATA 38
-#endif
-#ifndef VIRTIO_F_RING_RESET
-#define VIRTIO_F_RING_RESET 40
-#endif
+#include "virtio_compat.h"
 
 #define STATUS_NEEDS_RESET 0x40
 #define CAUSE_MS	   200u

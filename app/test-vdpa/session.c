@@ -12,19 +12,12 @@
 #include <unistd.h>
 
 #include <linux/virtio_blk.h>
-#include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
 #include <linux/virtio_ring.h>
 
 #include "clock.h"
 #include "session.h"
-
-#ifndef VIRTIO_F_NOTIFICATION_DATA
-#define VIRTIO_F_NOTIFICATION_DATA 38
-#endif
-#ifndef VIRTIO_F_RING_RESET
-#define VIRTIO_F_RING_RESET 40
-#endif
+#include "virtio_compat.h"
 
 #define NUM_DEFAULT   256u
 #define SLOTS_DEFAULT 64u

@@ -82,8 +82,8 @@ struct target {
 
 /* A device of this process: words of dev add without name. After vdpa_init(). */
 int target_core_open(struct target *t, const char *words);
-/* A device behind a vhost-user socket. device_id: 0 to guess it from what is offered; status: whether
- * to negotiate STATUS. */
+/* A device behind a vhost-user socket. device_id: 0 to guess it from what is offered; status:
+ * whether to negotiate STATUS. */
 int target_vhu_open(struct target *t, const char *path, uint32_t device_id, bool status);
 
 static inline bool

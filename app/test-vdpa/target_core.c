@@ -19,13 +19,6 @@
 
 #define DEVICE_NAME "test-vdpa0"
 
-#ifndef VIRTIO_F_ACCESS_PLATFORM
-#define VIRTIO_F_ACCESS_PLATFORM 33
-#endif
-#ifndef VIRTIO_F_ORDER_PLATFORM
-#define VIRTIO_F_ORDER_PLATFORM 36
-#endif
-
 /* One device at a time: the front end's callbacks find it here. */
 struct core_target {
 	struct vdpa_device *vdev;

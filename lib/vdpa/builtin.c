@@ -9,7 +9,7 @@
 #include <stddef.h>
 
 #include "mgmt.h"
-#include "vdpa_priv.h"
+#include "builtin.h"
 #include "vhost_user.h"
 
 struct vdpa_driver *const vdpa_builtin_drivers[] = {&vdpa_sim_driver, &vdpa_virtio_driver, NULL};

@@ -16,21 +16,14 @@
 #include "event_loop_priv.h"
 #include "fault.h"
 #include "mgmt.h"
+#include "settings.h"
 #include "telemetry.h"
 #include "vdpa_event.h"
 #include "vdpa_log.h"
-#include "vdpa_priv.h"
 #include "vfio_priv.h"
 
 static pthread_mutex_t init_lock = PTHREAD_MUTEX_INITIALIZER;
 static bool initialised;
-static struct vdpa_settings settings;
-
-const struct vdpa_settings *
-vdpa_settings(void)
-{
-	return &settings;
-}
 
 static int
 take_params(const struct vdpa_init_params *params)
@@ -39,10 +32,10 @@ take_params(const struct vdpa_init_params *params)
 
 	if (params == NULL)
 		params = &defaults;
-	if (params->n_poll_lcores > RTE_DIM(settings.poll_lcores))
+	if (params->n_poll_lcores > RTE_DIM(vdpa_settings.poll_lcores))
 		return vdpa_error(EINVAL, "%u poll lcores: allowed are up to %u",
 				  params->n_poll_lcores, RTE_MAX_LCORE);
-	memset(&settings, 0, sizeof(settings));
+	memset(&vdpa_settings, 0, sizeof(vdpa_settings));
 	for (unsigned int i = 0; i < params->n_poll_lcores; i++) {
 		unsigned int lcore = params->poll_lcores[i];
 
@@ -50,14 +43,14 @@ take_params(const struct vdpa_init_params *params)
 			return vdpa_error(EINVAL, "poll lcore %u: must be an enabled worker lcore",
 					  lcore);
 		for (unsigned int j = 0; j < i; j++)
-			if (settings.poll_lcores[j] == lcore)
+			if (vdpa_settings.poll_lcores[j] == lcore)
 				return vdpa_error(EINVAL, "poll lcore %u: is given twice", lcore);
-		settings.poll_lcores[i] = lcore;
+		vdpa_settings.poll_lcores[i] = lcore;
 	}
-	settings.n_poll_lcores = params->n_poll_lcores;
-	settings.poll_us = params->poll_us == 0			  ? VDPA_POLL_US_DEFAULT
-			   : params->poll_us == VDPA_POLL_US_NONE ? 0
-								  : params->poll_us;
+	vdpa_settings.n_poll_lcores = params->n_poll_lcores;
+	vdpa_settings.poll_us = params->poll_us == 0		       ? VDPA_POLL_US_DEFAULT
+				: params->poll_us == VDPA_POLL_US_NONE ? 0
+								       : params->poll_us;
 	return 0;
 }
 

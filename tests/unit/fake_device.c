@@ -20,7 +20,7 @@ op(struct vdpa_device *vdev, const char *name)
 	if (++fake->calls != fake->fail_at)
 		return 0;
 	fake->failed_op = name;
-	return fake->tells ? vdpa_error(EIO, "the fan has stopped") : -EIO;
+	return fake->sets_message ? vdpa_error(EIO, "the fan has stopped") : -EIO;
 }
 
 static int
@@ -105,7 +105,7 @@ static uint64_t
 fake_get_device_features(struct vdpa_device *vdev)
 {
 	return UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_F_RING_PACKED |
-	       UINT64_C(1) << FAKE_F_NOTIFICATION_DATA;
+	       UINT64_C(1) << VIRTIO_F_NOTIFICATION_DATA;
 }
 
 static uint64_t
@@ -319,7 +319,7 @@ hw_release_dma(struct vdpa_device *vdev)
 #define HARDWARE_OPS                                                                               \
 	.set_vq_ready = hw_set_vq_ready, .set_vq_state = hw_set_vq_state,                          \
 	.get_vq_state = hw_get_vq_state, .reset_vq = hw_reset_vq,                                  \
-	.get_vq_notification = hw_get_vq_notification, .cut_off = hw_cut_off, \
+	.get_vq_notification = hw_get_vq_notification, .cut_off = hw_cut_off,                      \
 	.release_dma = hw_release_dma
 
 static const struct vdpa_config_ops hardware_ops = {FAKE_OPS, HARDWARE_OPS};

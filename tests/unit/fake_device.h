@@ -7,10 +7,9 @@
 #define FAKE_DEVICE_H
 
 #include "vdpa_driver.h"
+#include "virtio_compat.h"
 
 #define FAKE_VQS 4
-
-#define FAKE_F_NOTIFICATION_DATA 38
 
 struct fake_vq {
 	uint32_t num;
@@ -39,7 +38,7 @@ struct fake_device {
 	unsigned int calls;   /* fallible ops called */
 	unsigned int fail_at; /* fail the n-th of them from 1; 0: none */
 	bool fail_reset;
-	bool tells;				/* and say why */
+	bool sets_message;			/* a failing op sets one */
 	bool resets_vqs;			/* hardware: one by one */
 	struct vdpa_notification_area doorbell; /* of queue 0, the others behind it; size 0: none */
 	unsigned int resets;

@@ -429,7 +429,7 @@ a_failed_start_names_queue_and_cause_once(void **state)
 	struct fixture *f = *state;
 	char why[256];
 
-	f->fake->tells = true;
+	f->fake->sets_message = true;
 	f->fake->calls = 0;
 	f->fake->fail_at = 6;
 	set_up_ring(f, 0);
@@ -584,7 +584,7 @@ notification_data_is_never_offered(void **state)
 {
 	struct fixture *f = *state;
 	struct vdpa_device *vdev = &f->fake->vdev;
-	uint64_t data = RTE_BIT64(FAKE_F_NOTIFICATION_DATA);
+	uint64_t data = RTE_BIT64(VIRTIO_F_NOTIFICATION_DATA);
 
 	assert_int_equal(vdpa_get_device_features(vdev) & data, data);
 	assert_int_equal(vdpa_consumer_offered_features(vdev, false) & data, 0);

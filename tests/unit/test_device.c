@@ -298,7 +298,7 @@ the_message_of_an_op_is_kept(void **state)
 {
 	struct fixture *f = *state;
 
-	f->fake->tells = true;
+	f->fake->sets_message = true;
 	for (unsigned int at = 1;; at++) {
 		f->fake->calls = 0;
 		f->fake->fail_at = at;
@@ -311,7 +311,7 @@ the_message_of_an_op_is_kept(void **state)
 		assert_non_null(strstr(vdpa_error_message(), ": the fan has stopped"));
 	}
 	/* An old message is not taken for the op's. */
-	f->fake->tells = false;
+	f->fake->sets_message = false;
 	f->fake->calls = 0;
 	f->fake->fail_at = 1;
 	vdpa_error(EIO, "something else");
@@ -366,7 +366,7 @@ an_eventfd_is_refused_where_kicks_carry_data(void **state)
 {
 	struct fixture *f = *state;
 
-	f->start.features = V1 | UINT64_C(1) << FAKE_F_NOTIFICATION_DATA;
+	f->start.features = V1 | UINT64_C(1) << VIRTIO_F_NOTIFICATION_DATA;
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -EOPNOTSUPP);
 	assert_non_null(strstr(vdpa_error_message(), "queue 0: kicks carry data"));
 	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_IDLE);
@@ -384,7 +384,7 @@ a_device_that_waits_for_eventfds_itself_takes_them_beside_data(void **state)
 {
 	struct fixture *f = *state;
 
-	f->start.features = V1 | UINT64_C(1) << FAKE_F_NOTIFICATION_DATA;
+	f->start.features = V1 | UINT64_C(1) << VIRTIO_F_NOTIFICATION_DATA;
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	assert_int_equal(vdpa_device_set_vq_kick(f->vdev, 0, f->kick_fd[2]), 0);
 	assert_int_equal(f->fake->vq[0].kicks, 1);
@@ -498,7 +498,7 @@ a_late_queue_starts_alone_where_the_device_can(void **state)
 }
 
 static void
-other_queues_go_on_when_one_stops(void **state)
+other_queues_keep_running_when_one_stops(void **state)
 {
 	struct fixture *f = *state;
 	struct vdpa_vq_state vqst;
@@ -811,7 +811,7 @@ main(void)
 		TEST(a_failed_restart_never_leaves_a_device_idle_unheard),
 		TEST(a_late_queue_restarts_a_device_that_cannot_take_it),
 		TEST(a_late_queue_starts_alone_where_the_device_can),
-		TEST(other_queues_go_on_when_one_stops),
+		TEST(other_queues_keep_running_when_one_stops),
 		TEST(a_failure_stops_the_device_once_and_names_the_cause),
 		TEST(a_new_front_end_is_told_of_what_it_missed),
 		TEST(a_failed_device_that_dies_is_gone),

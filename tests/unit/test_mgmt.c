@@ -340,7 +340,7 @@ shows(const char *name, const char *what)
 
 /* Everything that can be done while something goes on with "slow". */
 static void
-others_go_on(void)
+others_keep_working(void)
 {
 	assert_int_equal(vdpa_dev_check("name other mgmtdev " PREFIX "1 depth 3"), 0);
 	assert_int_equal(vdpa_dev_add("name other mgmtdev " PREFIX "1"), 0);
@@ -379,7 +379,7 @@ what_is_added_holds_up_nobody(void **state)
 	assert_true(shows("slow", "\"state\":\"adding\""));
 	assert_true(shows("slow", "\"mgmtdev\":\"" PREFIX "1\""));
 	is_busy("device 'slow': is being added");
-	others_go_on();
+	others_keep_working();
 	assert_false(__atomic_load_n(&add.done, __ATOMIC_SEQ_CST));
 	set_gate(false);
 	assert_int_equal(end(&add), 0);
@@ -400,7 +400,7 @@ what_is_removed_holds_up_nobody(void **state)
 	EVENTUALLY(somebody_waits());
 	assert_true(shows("slow", "\"state\":\"removing\""));
 	is_busy("device 'slow': is being removed");
-	others_go_on();
+	others_keep_working();
 	set_gate(false);
 	assert_int_equal(end(&del), 0);
 	assert_int_equal(vdpa_dev_del("slow"), -ENODEV);
@@ -434,7 +434,7 @@ a_device_that_is_stuck_holds_up_nobody(void **state)
 	for (unsigned int i = 0; i < 100; i++)
 		assert_true(shows("slow", "\"state\":\"idle\""));
 	assert_int_equal(fake->config_reads, reads);
-	others_go_on();
+	others_keep_working();
 	assert_false(__atomic_load_n(&reset.done, __ATOMIC_SEQ_CST));
 	set_gate(false);
 	assert_int_equal(end(&reset), 0);

@@ -155,7 +155,7 @@ assert_irqs(unsigned int i, uint32_t flags, uint32_t index, uint32_t start, uint
 #define EVENTFDS (VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER)
 
 static void
-vectors_are_set_in_chunks_and_gaps_are_let_go(void **state)
+vectors_are_set_in_chunks_and_gaps_are_released(void **state)
 {
 	int fd = eventfd(0, EFD_CLOEXEC), fds[16];
 	struct function f;
@@ -808,7 +808,7 @@ main(void)
 		TEST(registers_are_read_and_written),
 		TEST(a_reply_that_comes_at_once_is_not_slept_for),
 		TEST(an_access_is_split_as_the_server_needs_it),
-		TEST(vectors_are_set_in_chunks_and_gaps_are_let_go),
+		TEST(vectors_are_set_in_chunks_and_gaps_are_released),
 		TEST(a_server_that_says_nothing_gets_one_file_a_message),
 		TEST(the_server_signals_the_eventfd_of_a_vector),
 		TEST(memory_is_mapped_with_its_file_and_unmapped),

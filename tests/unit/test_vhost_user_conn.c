@@ -68,7 +68,7 @@ send_message(void)
 
 /* Whether the front end has read an answer and sent one message more. */
 static bool
-go_on(void)
+answer_read(void)
 {
 	struct vhu_msg msg;
 
@@ -94,7 +94,7 @@ __wrap_sched_yield(void)
 	peer.looked_for += !peer.looks;
 	peer.looks = true;
 	if (peer.fast)
-		go_on();
+		answer_read();
 	return 0;
 }
 
@@ -102,7 +102,7 @@ int
 __wrap_poll(struct pollfd *fds, nfds_t n, int timeout)
 {
 	if (LOAD(peer.talks))
-		peer.sleeps += go_on();
+		peer.sleeps += answer_read();
 	return __real_poll(fds, n, timeout);
 }
 

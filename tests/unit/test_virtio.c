@@ -30,7 +30,7 @@
 #include "event_loop_priv.h"
 #include "fake_virtio.h"
 #include "fault.h"
-#include "vdpa_priv.h"
+#include "builtin.h"
 #include "virtio.h"
 
 #define MEM_SIZE   0x200000

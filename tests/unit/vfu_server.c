@@ -341,7 +341,7 @@ serve(struct vfu_server *s)
 {
 	struct request req = {.n_fds = 0};
 	struct vfu_reply reply = {.cut = SIZE_MAX};
-	bool go_on = false;
+	bool connected = false;
 	vfu_hook hook;
 
 	if (!read_all(s, &req.hdr, sizeof(req.hdr), &req))
@@ -364,12 +364,12 @@ serve(struct vfu_server *s)
 		hook(s, &req.hdr, &reply);
 	if (!reply.drop)
 		send_reply(s, &reply);
-	go_on = !reply.hangup;
+	connected = !reply.hangup;
 out:
 	for (unsigned int i = 0; i < req.n_fds; i++)
 		if (req.fds[i] >= 0)
 			close(req.fds[i]);
-	return go_on;
+	return connected;
 }
 
 static void *

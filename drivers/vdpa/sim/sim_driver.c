@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "sim.h"
-#include "vdpa_priv.h"
 
 static const struct sim_class *const classes[] = {&sim_net_class, &sim_blk_class};
 

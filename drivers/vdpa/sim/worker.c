@@ -14,7 +14,7 @@
 #include <rte_lcore.h>
 
 #include "sim.h"
-#include "vdpa_priv.h"
+#include "settings.h"
 
 struct sim_worker {
 	struct vdpa_event_loop *loop;
@@ -95,7 +95,7 @@ by_slot(const void *a, const void *b)
 int
 sim_worker_get_all(struct sim_worker **workers_out, unsigned int n)
 {
-	const struct vdpa_settings *s = vdpa_settings();
+	const struct vdpa_settings *s = &vdpa_settings;
 	unsigned int slots = RTE_MAX(s->n_poll_lcores, 1u), i;
 
 	if (n > slots)

@@ -129,7 +129,7 @@ void virtio_irq_free(struct virtio_device *dev);
  * to the INTx line. -ENOSPC when there is not even that.
  */
 int virtio_irq_setup(struct virtio_device *dev);
-/* All off, every eventfd let go. */
+/* All vectors off, every eventfd released. */
 void virtio_irq_teardown(struct virtio_device *dev);
 /* The vector of a queue, for the device. */
 uint16_t virtio_irq_vector(const struct virtio_device *dev, uint16_t idx);

@@ -59,7 +59,7 @@ virtio_device_kick(struct virtio_device *dev, uint16_t idx)
 {
 	struct virtio_queue *q = &dev->vqs[idx];
 
-	/* Not before DRIVER_OK (3.1.1): run() makes up for it. */
+	/* Not before DRIVER_OK (3.1.1): run() kicks the queues then. */
 	if (!__atomic_load_n(&dev->running, __ATOMIC_SEQ_CST))
 		return;
 	virtio_count(&q->kicks);
@@ -81,7 +81,7 @@ run(struct virtio_device *dev)
 	if ((virtio_hw_get_status(&dev->hw) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
 		return virtio_hw_check(&dev->hw) < 0 ? virtio_hw_check(&dev->hw)
 						     : vdpa_error(EIO, VIRTIO_NEEDS_RESET_TEXT);
-	/* From here on kicks go through; those that came before are made up for. */
+	/* From here on kicks go through; the queues are kicked once for those that came before. */
 	__atomic_store_n(&dev->running, true, __ATOMIC_SEQ_CST);
 	for (uint16_t i = 0; i < dev->nvqs; i++) {
 		if (!dev->vqs[i].ready)

@@ -19,7 +19,6 @@
 #include <rte_common.h>
 
 #include "vdpa_log.h"
-#include "vdpa_priv.h"
 #include "virtio.h"
 #include "virtio_type.h"
 

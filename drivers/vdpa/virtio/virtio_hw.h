@@ -17,12 +17,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
 
 #include "patience.h"
 #include "vdpa_driver.h"
 #include "vdpa_pci.h"
+#include "virtio_compat.h"
 
 #define VIRTIO_BIT(n) (UINT64_C(1) << (n))
 
@@ -36,11 +36,6 @@
 #define VIRTIO_ISR_CONFIG 0x02
 
 #define VIRTIO_NO_VECTOR 0xffff
-
-/* A feature (virtio 1.2, 6.3) that linux/virtio_config.h does not name everywhere. */
-#ifndef VIRTIO_F_NOTIFICATION_DATA
-#define VIRTIO_F_NOTIFICATION_DATA 38
-#endif
 
 /* Where a structure lies. length 0: the function has none. */
 struct virtio_hw_part {

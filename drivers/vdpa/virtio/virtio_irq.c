@@ -188,7 +188,7 @@ add_event(struct virtio_device *dev, unsigned int vector,
 
 /* Nothing is signalled any more when this returns. */
 static void
-let_go(struct virtio_device *dev)
+release_vectors(struct virtio_device *dev)
 {
 	struct virtio_irq *irq = &dev->irq;
 	unsigned int n = RTE_MAX(irq->n, 1u);
@@ -266,7 +266,7 @@ try_vectors(struct virtio_device *dev, unsigned int n)
 	for (unsigned int v = 0; rc == 0 && v < n && is_relayed(dev, v); v++)
 		rc = vdpa_pci_msix_set(dev->hw.pci, v, irq->vectors[v].ev.fd);
 	if (rc < 0)
-		let_go(dev);
+		release_vectors(dev);
 	return rc;
 }
 
@@ -285,7 +285,7 @@ try_line(struct virtio_device *dev)
 					dev->vdev.name, vdpa_pci_name(dev->hw.pci));
 	}
 	if (rc < 0)
-		let_go(dev);
+		release_vectors(dev);
 	return rc;
 }
 
@@ -343,7 +343,7 @@ virtio_irq_teardown(struct virtio_device *dev)
 {
 	struct virtio_irq *irq = &dev->irq;
 
-	let_go(dev);
+	release_vectors(dev);
 	pthread_mutex_lock(&irq->lock);
 	irq->config_fd = -1;
 	for (uint16_t i = 0; i < dev->nvqs; i++)
@@ -402,6 +402,6 @@ virtio_irq_free(struct virtio_device *dev)
 {
 	if (!dev->irq.there)
 		return;
-	let_go(dev);
+	release_vectors(dev);
 	pthread_mutex_destroy(&dev->irq.lock);
 }

@@ -12,9 +12,8 @@
 #include <string.h>
 
 #include "error_priv.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_log.h"
-#include "vdpa.h"
 
 static __thread char error_message[VDPA_ERROR_MAX];
 static __thread unsigned int error_count;
@@ -69,10 +68,11 @@ skip_prefix(const char *text, const char *prefix)
 const char *
 vdpa_error_cause(const char *message, const char *name, int64_t qidx)
 {
-	char device[VDPA_NAME_MAX + sizeof(": ")], queue[sizeof("queue -9223372036854775808: ")];
+	char queue[sizeof("queue -9223372036854775808: ")];
+	size_t len = strlen(name);
 
-	snprintf(device, sizeof(device), "%s: ", name);
 	snprintf(queue, sizeof(queue), "queue %" PRId64 ": ", qidx);
-	message = skip_prefix(message, device);
+	if (strncmp(message, name, len) == 0 && strncmp(message + len, ": ", 2) == 0)
+		message += len + 2;
 	return qidx >= 0 ? skip_prefix(message, queue) : message;
 }

@@ -14,6 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "vdpa_error.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -73,13 +75,6 @@ uint64_t vdpa_args_u64(const struct vdpa_args *args, const char *word, uint64_t 
 const char *vdpa_args_str(const struct vdpa_args *args, const char *word, const char *dflt);
 /** Whether it was given. */
 bool vdpa_args_has(const struct vdpa_args *args, const char *word);
-
-/**
- * Set the calling thread's error message: one line, no full stop, no newline; it may begin with the
- * device's name and a colon.
- * @return -err (err positive or negative), for `return vdpa_error(EINVAL, "...", ...);`
- */
-int vdpa_error(int err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #ifdef __cplusplus
 }

@@ -17,6 +17,7 @@
 
 #include "clock.h"
 #include "consumer_priv.h"
+#include "session_priv.h"
 #include "vdpa_log.h"
 #include "virtio_type.h"
 
@@ -534,7 +535,8 @@ replace_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
 	return 0;
 }
 
-/* Under the lock. replace_memory(), and what the other devices of the VM are held to from now on. */
+/* Under the lock. replace_memory(), and what the other devices of the VM are held to from now on.
+ */
 static int
 change_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
 {

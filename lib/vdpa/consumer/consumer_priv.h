@@ -13,6 +13,7 @@
 #include "device_priv.h"
 #include "vdpa_consumer.h"
 #include "vdpa_timer.h"
+#include "virtio_compat.h"
 
 /* clang-format off */
 /*
@@ -43,9 +44,6 @@ enum consumer_vq_state {
 };
 
 /* The protocol's feature bit; linux/vhost.h has the ioctls' only. */
-#ifndef VIRTIO_F_NOTIFICATION_DATA
-#define VIRTIO_F_NOTIFICATION_DATA 38
-#endif
 #ifndef VHOST_USER_F_PROTOCOL_FEATURES
 #define VHOST_USER_F_PROTOCOL_FEATURES 30
 #endif

@@ -15,6 +15,7 @@
 #include <rte_byteorder.h>
 
 #include "consumer_priv.h"
+#include "session_priv.h"
 #include "vdpa_log.h"
 
 /* SET_VRING_BASE of a packed ring that has done nothing: indexes 0, both wrap counters 1. */

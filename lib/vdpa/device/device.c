@@ -145,7 +145,7 @@ vdpa_device_stop_failed(struct vdpa_device *vdev)
 		core->fail_state = VDPA_FAIL_STOPPED;
 	pthread_mutex_unlock(&core->fail_lock);
 	if (stop) {
-		/* Often for the cause that was just told. */
+		/* The cause is often the one that was just reported. */
 		if (vdpa_step_quiesce(vdev) < 0 &&
 		    strstr(core->failure, vdpa_error_cause(vdpa_error_message(), vdev->name, -1)) ==
 			    NULL)
@@ -172,7 +172,7 @@ fail_work_run(struct vdpa_work *work)
 	fe = __atomic_load_n(&core->fe, __ATOMIC_ACQUIRE);
 	tell = core->fail_state == VDPA_FAIL_STOPPED && fe != NULL;
 	if (tell)
-		core->fail_state = VDPA_FAIL_TOLD;
+		core->fail_state = VDPA_FAIL_NOTIFIED;
 	qidx = core->fail_qidx;
 	pthread_mutex_unlock(&core->fail_lock);
 	vdpa_device_unlock(vdev);
@@ -349,7 +349,7 @@ vdpa_unregister_device(struct vdpa_device *vdev)
 		vdpa_device_unlock(vdev);
 		return;
 	}
-	if (vdpa_session_stop(vdev) < 0)
+	if (vdpa_step_stop(vdev) < 0)
 		VDPA_LOG(ERR, "%s", vdpa_error_message());
 	else
 		/* What stays in its reach is told by who tries. */

@@ -50,8 +50,8 @@ struct vdpa_core_vq {
 enum vdpa_fail_state {
 	VDPA_FAIL_NONE,
 	VDPA_FAIL_REPORTED, /* the stop is still to come */
-	VDPA_FAIL_STOPPED,  /* the front end is still to be told */
-	VDPA_FAIL_TOLD,
+	VDPA_FAIL_STOPPED,  /* the front end has yet to be notified */
+	VDPA_FAIL_NOTIFIED,
 };
 
 struct vdpa_device_core {
@@ -115,8 +115,8 @@ vdpa_device_unlock(struct vdpa_device *vdev)
 
 /*
  * Under the device's lock: stop the device if it has reported a failure that nobody has acted on;
- * whether it had. By the job that is posted for it, or whoever comes first: what is done with a
- * device that has failed would cost one time-out after the other.
+ * returns whether it had. The job that is posted for a failure calls this, and so does a stop that
+ * comes before the job: any other call to a failed device would cost one time-out after the other.
  */
 bool vdpa_device_stop_failed(struct vdpa_device *vdev);
 
@@ -132,17 +132,18 @@ vdpa_device_started(const struct vdpa_device *vdev)
 }
 
 /*
- * status.c: an op of the driver failed (told: vdpa_error_count() before it). Keeps the message that
- * it set, which knows more, else says which op it was; names device and queue (-1: the device).
+ * status.c: an op of the driver failed (errors: vdpa_error_count() before it). Keeps the message
+ * that it set, which knows more, else says which op it was; names device and queue (-1: the
+ * device).
  */
-int vdpa_op_failed(struct vdpa_device *vdev, int qidx, const char *op, int rc, unsigned int told);
+int vdpa_op_failed(struct vdpa_device *vdev, int qidx, const char *op, int rc, unsigned int errors);
 
 /* Call an op: its result, with a message where it fails. */
 #define VDPA_OP(vdev, qidx, op, call)                                                              \
 	({                                                                                         \
-		unsigned int told_ = vdpa_error_count();                                           \
+		unsigned int errors_ = vdpa_error_count();                                         \
 		int rc_ = (call);                                                                  \
-		rc_ < 0 ? vdpa_op_failed(vdev, qidx, op, rc_, told_) : rc_;                        \
+		rc_ < 0 ? vdpa_op_failed(vdev, qidx, op, rc_, errors_) : rc_;                      \
 	})
 
 /*
@@ -169,6 +170,9 @@ bool vdpa_name_is_valid(const char *name);
 
 /* status.c: the steps, under the device's lock. Each checks the rules and calls the op. */
 int vdpa_step_reset(struct vdpa_device *vdev);
+/* Stop whatever runs: reset, forget queues; memory stays. The state is IDLE, or FAILED when the
+ * reset fails. */
+int vdpa_step_stop(struct vdpa_device *vdev);
 /* The reset without its end: the device stops, what failed is remembered, the state is the caller's
  * to set. */
 int vdpa_step_quiesce(struct vdpa_device *vdev);
@@ -189,54 +193,8 @@ int vdpa_step_suspend(struct vdpa_device *vdev);
 int vdpa_step_resume(struct vdpa_device *vdev);
 
 /*
- * ring_state.c: what a queue's rings in guest memory say.
- *
- * Whether no buffer was used: then a start from the beginning loses nothing.
- */
-bool vdpa_ring_is_fresh(const struct vdpa_iotlb *tlb, bool packed,
-			const struct vdpa_vq_config *conf);
-/*
- * Where a device that no longer runs has left it. True: exactly there, nothing that was taken is
- * lost. Else the best that can be said: of a split ring how far it was used, of a packed one
- * nothing; but always a place that is not the beginning, so that nobody takes it for a start.
- */
-bool vdpa_ring_stopped_at(const struct vdpa_iotlb *tlb, bool packed,
-			  const struct vdpa_vq_config *conf, struct vdpa_vq_state *state);
-
-/* How far a split ring was used. False where its used ring is no longer in memory. */
-bool vdpa_ring_used_idx(const struct vdpa_iotlb *tlb, uint64_t used_ring, uint16_t *idx);
-
-/* kick.c; under the lock. Take a queue's kick relay down; outside of a session it is a no-op. */
-void vdpa_session_vq_detach(struct vdpa_device *vdev, uint16_t idx);
-/* Bring kicks of fd to the queue, by the device itself where it can, else by the relay; -1: no
- * longer. -EOPNOTSUPP for a relay where kicks carry data. */
-int vdpa_session_attach_kick(struct vdpa_device *vdev, uint16_t idx, int fd);
-/* Kick a queue that is set up; nothing where kicks carry data, which the consumer alone knows. */
-void vdpa_session_kick(struct vdpa_device *vdev, uint16_t idx);
-
-/* session.c. Stop whatever runs: reset, forget queues; memory stays. The state is IDLE, or FAILED
- * when the reset fails. */
-int vdpa_session_stop(struct vdpa_device *vdev);
-/* vdpa_device_start() under the lock, from any state; what it began is undone when it fails. */
-int vdpa_session_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf);
-/* Every step of one queue, to ready. Unwound by vdpa_session_stop() or vdpa_session_undo_vq(). */
-int vdpa_session_setup_vq(struct vdpa_device *vdev, uint16_t idx,
-			  const struct vdpa_vq_config *conf);
-void vdpa_session_undo_vq(struct vdpa_device *vdev, uint16_t idx);
-int vdpa_session_attach_call(struct vdpa_device *vdev, uint16_t idx, int fd);
-
-/* session_vq.c: queue idx of a session cannot go on, for the cause told by vdpa_error(): stop it
- * alone, or the device where that cannot be. */
-void vdpa_session_lose_vq(struct vdpa_device *vdev, uint16_t idx);
-/* The same by a call: it takes the lock, and leaves a queue alone that is not started. */
-void vdpa_device_lose_vq(struct vdpa_device *vdev, uint16_t idx);
-/* Whether the device was stopped as a whole, and not all of its queues have been told
- * yet. Under the lock. */
-bool vdpa_session_any_halted(const struct vdpa_device *vdev);
-
-/*
- * device.c: the front end serves the device from now on. It is told of a failure and of a change of
- * the configuration that came before.
+ * device.c: the front end serves the device from now on. A failure and a change of the
+ * configuration that came before are reported to it now.
  */
 void vdpa_device_set_frontend(struct vdpa_device *vdev, struct vdpa_frontend *fe);
 

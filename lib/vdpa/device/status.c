@@ -22,7 +22,7 @@
 	 VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_FAILED)
 
 int
-vdpa_op_failed(struct vdpa_device *vdev, int qidx, const char *op, int rc, unsigned int told)
+vdpa_op_failed(struct vdpa_device *vdev, int qidx, const char *op, int rc, unsigned int errors)
 {
 	size_t len = strlen(vdev->name);
 	char own[VDPA_ERROR_MAX], queue[32] = "";
@@ -30,7 +30,7 @@ vdpa_op_failed(struct vdpa_device *vdev, int qidx, const char *op, int rc, unsig
 	snprintf(own, sizeof(own), "%s", vdpa_error_message());
 	if (qidx >= 0)
 		snprintf(queue, sizeof(queue), "queue %d: ", qidx);
-	if (vdpa_error_count() == told)
+	if (vdpa_error_count() == errors)
 		return vdpa_error(rc, "%s: %s%s: %s", vdev->name, queue, op, strerror(-rc));
 	if (strncmp(own, vdev->name, len) == 0 && own[len] == ':')
 		return rc;
@@ -95,7 +95,7 @@ vdpa_step_quiesce(struct vdpa_device *vdev)
 		return vdpa_error(ENODEV, "%s: is not registered", vdev->name);
 
 	for (uint16_t i = 0; i < core->nvqs; i++)
-		vdpa_session_vq_detach(vdev, i);
+		vdpa_event_del(&core->vqs[i].relay);
 	rc = VDPA_OP(vdev, -1, "the device does not reset", vdev->config->reset(vdev));
 	for (uint16_t i = 0; i < core->nvqs; i++) {
 		core->vqs[i].ready = core->vqs[i].was_reset = core->vqs[i].halted = false;
@@ -132,6 +132,16 @@ vdpa_step_reset(struct vdpa_device *vdev)
 	pthread_mutex_unlock(&core->fail_lock);
 	vdpa_device_set_state(vdev, VDPA_STATE_IDLE);
 	return 0;
+}
+
+int
+vdpa_step_stop(struct vdpa_device *vdev)
+{
+	struct vdpa_device_core *core = vdev->core;
+
+	if (core->state == VDPA_STATE_IDLE && core->status == 0)
+		return 0;
+	return vdpa_step_reset(vdev);
 }
 
 int

@@ -28,22 +28,22 @@ has_channel(const struct vhu_session *s, uint64_t features)
 }
 
 /*
- * Under the device's lock. fd -1: none goes with it. False: it was not told, which is logged once
- * until something is.
+ * Under the device's lock. fd -1: none goes with it. False: the message was lost, which is logged
+ * once until something is.
  */
 static bool
 tell(struct vhu_session *s, const struct vhu_msg *msg, int fd, const char *what)
 {
 	if (vdpa_vhu_send(s->backend_fd, msg, fd) == (ssize_t)(VHU_HDR_SIZE + msg->size)) {
-		s->deaf = false;
+		s->message_lost = false;
 		return true;
 	}
-	/* Who is gone misses nothing. */
-	if (!s->deaf && errno != EPIPE && errno != ECONNRESET)
+	/* A front end that has disconnected needs no message. */
+	if (!s->message_lost && errno != EPIPE && errno != ECONNRESET)
 		VDPA_LOG_LIMITED(&s->dev->log, WARNING,
 				 "%s: vhost-user: %s not told on the back-end channel: %s",
 				 s->dev->vdev->name, what, strerror(errno));
-	s->deaf = true;
+	s->message_lost = true;
 	return false;
 }
 

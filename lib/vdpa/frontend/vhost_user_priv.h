@@ -68,7 +68,7 @@ struct vhu_session {
 	struct vhu_shm *inflight;
 	int backend_fd;		  /* (S) SET_BACKEND_REQ_FD; -1: none */
 	struct vdpa_peer channel; /* (S) who made it */
-	bool deaf;		  /* (S) the last that it was to be told there was lost */
+	bool message_lost;	  /* (S) the last message on it was lost */
 
 	uint16_t nrings;
 	struct vhu_call **calls;       /* by ring; NULL: its call descriptor is an eventfd */

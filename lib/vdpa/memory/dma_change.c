@@ -25,8 +25,7 @@
 #include "clock.h"
 #include "dma_priv.h"
 #include "error_priv.h"
-#include "vdpa.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_log.h"
 
 /* A transport that takes fewer mappings than this gets regions whole. */

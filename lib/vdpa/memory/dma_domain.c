@@ -16,8 +16,7 @@
 #include <unistd.h>
 
 #include "dma_priv.h"
-#include "vdpa.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_log.h"
 
 /* Ranges of one domain: an IOMMU reserves a handful. */

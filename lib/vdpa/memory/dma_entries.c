@@ -13,8 +13,7 @@
 #include <rte_random.h>
 
 #include "dma_priv.h"
-#include "vdpa.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_log.h"
 
 struct dma_entry *

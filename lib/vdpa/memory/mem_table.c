@@ -27,8 +27,7 @@
 
 #include "fault.h"
 #include "mem_shared.h"
-#include "vdpa.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_fd.h"
 #include "vdpa_memory.h"
 

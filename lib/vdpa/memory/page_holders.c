@@ -7,7 +7,7 @@
 #include <stdio.h>
 
 #include "page_holders.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 
 void
 vdpa_page_holders_init(struct vdpa_page_holders *h)

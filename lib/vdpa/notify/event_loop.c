@@ -28,8 +28,7 @@
 #include "event_loop_priv.h"
 #include "poll_window.h"
 #include "thread.h"
-#include "vdpa.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_event.h"
 
 #define BATCH	  64

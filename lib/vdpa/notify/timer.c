@@ -16,8 +16,7 @@
 
 #include "clock.h"
 #include "event_loop_priv.h"
-#include "vdpa.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_event.h"
 #include "vdpa_timer.h"
 

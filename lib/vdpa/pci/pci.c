@@ -15,8 +15,7 @@
 #include <rte_common.h>
 
 #include "pci_device.h"
-#include "vdpa.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_log.h"
 
 /* The transport for which an address stands by itself. */

@@ -10,8 +10,7 @@
 #include <inttypes.h>
 
 #include "pci_device.h"
-#include "vdpa.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_event.h"
 #include "vdpa_log.h"
 

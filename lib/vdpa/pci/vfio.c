@@ -16,8 +16,7 @@
 #include <unistd.h>
 
 #include "pci_priv.h"
-#include "vdpa.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_log.h"
 #include "vfio_priv.h"
 

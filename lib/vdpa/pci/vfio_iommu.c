@@ -30,8 +30,7 @@
 #include <unistd.h>
 
 #include "page_holders.h"
-#include "vdpa.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_log.h"
 #include "vdpa_timer.h"
 #include "vdpa_work.h"

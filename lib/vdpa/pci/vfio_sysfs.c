@@ -21,7 +21,7 @@
 
 #include <rte_string_fns.h>
 
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vfio_priv.h"
 
 #define DRIVER_MAX   64

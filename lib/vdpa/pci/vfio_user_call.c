@@ -22,8 +22,7 @@
 
 #include <rte_common.h>
 
-#include "vdpa.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_log.h"
 #include "vfio_user_conn.h"
 

@@ -26,8 +26,7 @@
 
 #include <rte_common.h>
 
-#include "vdpa.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_fd.h"
 #include "vfio_user_conn.h"
 

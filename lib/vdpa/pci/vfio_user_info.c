@@ -25,8 +25,7 @@
 #include <linux/magic.h>
 #include <rte_common.h>
 
-#include "vdpa.h"
-#include "vdpa_args.h"
+#include "vdpa_error.h"
 #include "vdpa_event.h"
 #include "vdpa_log.h"
 #include "vfio_user_priv.h"

@@ -96,7 +96,7 @@ ram_copy(struct ram_backend *ram, struct sim_blk_io *io, uint64_t len)
 
 /* Pieces as the turn lets them be. False: it goes on in the next one. */
 static bool
-ram_go_on(struct sim_blk_channel *ch, struct sim_blk_io *io)
+ram_continue(struct sim_blk_channel *ch, struct sim_blk_io *io)
 {
 	struct ram_backend *ram = (struct ram_backend *)ch->be;
 	uint64_t offset, len;
@@ -128,7 +128,7 @@ ram_submit(struct sim_blk_channel *ch, struct sim_blk_io *io)
 
 	io->result = 0;
 	sim_blk_io_begin(io);
-	if (ram_go_on(ch, io))
+	if (ram_continue(ch, io))
 		return true;
 	rc->current = io;
 	ch->inflight = ch->waiting = 1;
@@ -140,7 +140,7 @@ ram_reap(struct sim_blk_channel *ch, struct sim_blk_io **ios, unsigned int n)
 {
 	struct ram_channel *rc = (struct ram_channel *)ch;
 
-	if (rc->current == NULL || !ram_go_on(ch, rc->current))
+	if (rc->current == NULL || !ram_continue(ch, rc->current))
 		return 0;
 	ios[0] = rc->current;
 	rc->current = NULL;

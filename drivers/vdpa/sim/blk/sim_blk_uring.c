@@ -221,7 +221,7 @@ uring_queue(struct uring_channel *uc, struct sim_blk_io *io)
 
 /* Issue what waits, as far as the device's turn reaches. */
 static void
-uring_go_on(struct uring_channel *uc)
+uring_continue(struct uring_channel *uc)
 {
 	struct sim_blk_io *io;
 
@@ -267,7 +267,7 @@ uring_submit(struct sim_blk_channel *ch, struct sim_blk_io *io)
 		return false;
 	}
 	uring_queue(uc, io);
-	uring_go_on(uc);
+	uring_continue(uc);
 	return false;
 }
 
@@ -404,7 +404,7 @@ uring_reap(struct sim_blk_channel *ch, struct sim_blk_io **ios, unsigned int n)
 		bounce_release(uc, io);
 	}
 	ch->inflight -= done;
-	uring_go_on(uc);
+	uring_continue(uc);
 	return done;
 }
 

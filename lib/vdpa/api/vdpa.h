@@ -24,6 +24,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "vdpa_error.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -71,12 +73,6 @@ int vdpa_init(const struct vdpa_init_params *params);
 
 /** Remove every device, stop every thread. Before rte_eal_cleanup(). No-op when not initialised. */
 void vdpa_cleanup(void);
-
-/**
- * The last failure in the calling thread, one line without a full stop or newline, never NULL.
- * Valid until the next failing call of this thread.
- */
-const char *vdpa_error_message(void);
 
 /** One state of a device; what each allows is in doc/design.md. */
 enum vdpa_device_state {

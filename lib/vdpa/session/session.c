@@ -3,7 +3,7 @@
 
 /*
  * A session: from vdpa_device_start() to vdpa_device_stop(), and what may change of the device in
- * between (dirty log); of its queues, see session_vq.c, of their kicks, kick.c, of the memory,
+ * between (dirty log); of its queues, see session_vq.c, of their kicks, relay.c, of the memory,
  * which outlives it, session_memory.c. Built from the steps of status.c.
  */
 
@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "device_priv.h"
+#include "session_priv.h"
 #include "vdpa_log.h"
 
 int
@@ -59,16 +59,6 @@ vdpa_session_undo_vq(struct vdpa_device *vdev, uint16_t idx)
 	vdpa_session_attach_kick(vdev, idx, -1);
 	vdpa_session_attach_call(vdev, idx, -1);
 	vq->conf = (struct vdpa_vq_config){.kick_fd = -1, .call_fd = -1};
-}
-
-int
-vdpa_session_stop(struct vdpa_device *vdev)
-{
-	struct vdpa_device_core *core = vdev->core;
-
-	if (core->state == VDPA_STATE_IDLE && core->status == 0)
-		return 0;
-	return vdpa_step_reset(vdev);
 }
 
 int
@@ -137,7 +127,7 @@ vdpa_device_stop(struct vdpa_device *vdev)
 
 	vdpa_device_lock(vdev);
 	if (vdev->core->state != VDPA_STATE_REMOVED)
-		rc = vdpa_session_stop(vdev);
+		rc = vdpa_step_stop(vdev);
 	for (uint16_t i = 0; i < vdev->core->nvqs; i++)
 		vdev->core->vqs[i].halted = false;
 	vdpa_device_unlock(vdev);

@@ -11,7 +11,7 @@
 
 #include <rte_byteorder.h>
 
-#include "device_priv.h"
+#include "session_priv.h"
 
 /* Split ring: flags and index before the entries (virtio 1.2, 2.7.6 and 2.7.8). */
 #define RING_IDX     2

@@ -12,13 +12,8 @@
 #include <errno.h>
 #include <sys/epoll.h>
 
-#include <linux/virtio_config.h>
-
-#include "device_priv.h"
-
-#ifndef VIRTIO_F_NOTIFICATION_DATA
-#define VIRTIO_F_NOTIFICATION_DATA 38
-#endif
+#include "session_priv.h"
+#include "virtio_compat.h"
 
 static bool
 needs_data(const struct vdpa_device *vdev)
@@ -52,12 +47,6 @@ relay_kick(struct vdpa_event *ev, uint32_t revents)
 	vdev->config->kick_vq(vdev, idx);
 }
 
-void
-vdpa_session_vq_detach(struct vdpa_device *vdev, uint16_t idx)
-{
-	vdpa_event_del(&vdev->core->vqs[idx].relay);
-}
-
 int
 vdpa_session_attach_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
 {
@@ -65,7 +54,7 @@ vdpa_session_attach_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
 
 	if (vdev->config->set_vq_kick != NULL)
 		return VDPA_OP(vdev, idx, "set_vq_kick", vdev->config->set_vq_kick(vdev, idx, fd));
-	vdpa_session_vq_detach(vdev, idx);
+	vdpa_event_del(&vq->relay);
 	if (fd < 0)
 		return 0;
 	if (needs_data(vdev))

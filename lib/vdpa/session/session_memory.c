@@ -10,7 +10,7 @@
 
 #include <errno.h>
 
-#include "device_priv.h"
+#include "session_priv.h"
 
 /* Ready, or set up by a session that runs, though disabled. */
 static bool

@@ -3,8 +3,8 @@
 
 /*
  * The queues of a session, one by one: they come and go, are enabled and disabled, and have their
- * eventfds swapped while the device runs, as far as it can; what it cannot is made up for by a
- * suspension, a new start, or the end of all.
+ * eventfds swapped while the device runs, as far as it can. Where the device lacks an operation,
+ * the core falls back to a suspension, a restart, or a stop of the whole device.
  */
 
 #include <errno.h>
@@ -12,12 +12,12 @@
 
 #include <linux/virtio_config.h>
 
-#include "device_priv.h"
+#include "session_priv.h"
 #include "vdpa_log.h"
 
 /* After a suspension for the sake of one queue: the others must not stand still unnoticed. */
 static void
-go_on(struct vdpa_device *vdev)
+resume_others(struct vdpa_device *vdev)
 {
 	int rc = vdpa_step_resume(vdev);
 
@@ -69,7 +69,7 @@ suspend_for_restart(struct vdpa_device *vdev, struct vdpa_vq_config *vqs)
 err_resume:
 	/* The others go on as they were. */
 	vdpa_error_save(&error);
-	go_on(vdev);
+	resume_others(vdev);
 	vdpa_error_restore(&error);
 	return rc;
 }
@@ -235,10 +235,10 @@ any_vq_ready(const struct vdpa_device *vdev)
 	return false;
 }
 
-/* Where a queue stands that the device does not tell. */
+/* For a device that does not report where its queue stands. */
 static void
-ask_ring(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_iotlb *tlb, bool packed,
-	 const struct vdpa_vq_config *conf, struct vdpa_vq_state *state)
+read_place_from_ring(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_iotlb *tlb,
+		     bool packed, const struct vdpa_vq_config *conf, struct vdpa_vq_state *state)
 {
 	if (!vdpa_ring_stopped_at(tlb, packed, conf, state))
 		VDPA_LOG(INFO,
@@ -262,7 +262,7 @@ halt(struct vdpa_device *vdev)
 
 	for (uint16_t i = 0; i < core->nvqs; i++)
 		vqs[i] = core->vqs[i].conf;
-	/* A failure that was reported is still to be told. */
+	/* The front end has yet to be notified of a failure that was reported. */
 	rc = vdpa_step_quiesce(vdev);
 	if (rc == 0)
 		vdpa_device_set_state(vdev, VDPA_STATE_IDLE);
@@ -270,7 +270,7 @@ halt(struct vdpa_device *vdev)
 		if (vqs[i].num == 0)
 			continue;
 		core->vqs[i].halted = true;
-		ask_ring(vdev, i, tlb, packed, &vqs[i], &core->vqs[i].state);
+		read_place_from_ring(vdev, i, tlb, packed, &vqs[i], &core->vqs[i].state);
 	}
 	vdpa_iotlb_put(tlb);
 	return rc;
@@ -331,18 +331,18 @@ stop_alone(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 	told = vdpa_error_count();
 	rc = vdev->config->get_vq_state(vdev, idx, state);
 	if (rc == -EOPNOTSUPP) {
-		ask_ring(vdev, idx, core->iotlb, is_packed(vdev), &vq->conf, state);
+		read_place_from_ring(vdev, idx, core->iotlb, is_packed(vdev), &vq->conf, state);
 		rc = 0;
 	} else if (rc < 0) {
 		/* That the device does not say it is no reason to keep the queue. */
 		rc = vdpa_op_failed(vdev, idx, "get_vq_state", rc, told);
 		rc = rc == -EOPNOTSUPP ? -EIO : rc;
 	}
-	/* What follows may fail too; what is told is the first cause. */
+	/* What follows may fail too; the first cause is the one to report. */
 	snprintf(why, sizeof(why), "%s", rc < 0 ? vdpa_error_message() : "");
 	vdpa_session_undo_vq(vdev, idx);
 	if (core->state == VDPA_STATE_SUSPENDED && any_vq_ready(vdev))
-		go_on(vdev);
+		resume_others(vdev);
 	return rc < 0 ? vdpa_error(rc, "%s", why) : 0;
 }
 
