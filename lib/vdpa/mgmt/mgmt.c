@@ -12,6 +12,7 @@
 #include "add_words.h"
 #include "device_priv.h"
 #include "registry.h"
+#include "snapshot.h"
 #include "vdpa_fd.h"
 
 /* Descriptors that a device and its front end take before anybody connects, at most. */
