@@ -6,9 +6,9 @@
  * steps.h, failure.h, device_dma.h, snapshot.h. One lock serialises its control path; what it
  * guards is marked (L).
  *
- * Lock order: device lock, bus lock, show lock, fail lock. The management lock (registry.c) is outside
- * of the bus lock and never held with the device's. The control loop's handlers do not take the
- * device lock; jobs of its work queue do, and nobody waits for one with that lock held.
+ * Lock order: device lock, bus lock, show lock, fail lock. The management lock (registry.c) is
+ * outside of the bus lock and never held with the device's. The control loop's handlers do not take
+ * the device lock; jobs of its work queue do, and nobody waits for one with that lock held.
  */
 
 #ifndef VDPA_DEVICE_PRIV_H
