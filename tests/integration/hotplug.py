@@ -33,59 +33,67 @@ class Dimm(vu.Memory):
         self.region = (self.GPA + at, size, self.UVA + at, 0)
 
 
-class Guest(vu.NetDriver):
-    """A net device of a guest with size bytes in so many regions, which are added one by one, or as a
-    table (slots up to 8). Rings and the driver's buffers are in the first."""
+class Regions:
+    """The memory of a guest with size bytes in so many regions, the first with the rest of the size, and
+    what is plugged into it."""
 
-    def __init__(self, path, size, slots, one_by_one=True):
-        self.one_by_one = one_by_one
+    def __init__(self, size, slots):
         first = size - (slots - 1) * SLOT
+        self.first = vu.Memory(first)
         self.fds = [os.memfd_create(SLOT_NAME) for _ in range(min(FILES, slots - 1))]
         for fd in self.fds:
             os.ftruncate(fd, 2 * SLOT * (slots // len(self.fds) + 1))
         gpa, uva = vu.Memory.GPA + first, vu.Memory.UVA + first
         # Neighbours are of different files, and holes lie between regions of one file: none join.
-        self.slots = [(self.fds[i % FILES], (gpa + i * SLOT, SLOT, uva + i * SLOT, i // FILES * 2 * SLOT))
-                      for i in range(slots - 1)]
+        self.others = [(self.fds[i % FILES], (gpa + i * SLOT, SLOT, uva + i * SLOT, i // FILES * 2 * SLOT))
+                       for i in range(slots - 1)]
         self.plugged = []
-        try:
-            super().__init__(path, memory=vu.Memory(first),
-                             protocol=PROTOCOL | (vu.P_MEM_SLOTS if one_by_one else 0))
-        except BaseException:
-            self.close()
-            raise
 
-    def regions(self):
-        """Of all memory: (file, (guest address, size, front-end address, offset)) each."""
-        return [(self.memory.fd, self.memory.regions[0]), *self.slots,
+    def all(self):
+        """File, and (guest address, size, front-end address, offset), of each."""
+        return [(self.first.fd, self.first.regions[0]), *self.others,
                 *((d.fd, d.region) for d in self.plugged)]
+
+    def close(self):
+        self.first.close()
+        for fd in self.fds:
+            os.close(fd)
+
+
+class Guest(vu.NetDriver):
+    """A net device of such a guest, whose regions are added one by one, or as a table (slots up to 8).
+    Rings and the driver's buffers are in the first."""
+
+    def __init__(self, path, size, slots, one_by_one=True):
+        self.one_by_one = one_by_one
+        self.regions = Regions(size, slots)
+        super().__init__(path, memory=self.regions.first,
+                         protocol=PROTOCOL | (vu.P_MEM_SLOTS if one_by_one else 0))
 
     def set_table(self, more=()):
         """Say the whole table, with these regions too. The error, 0 for none."""
-        rows = [*self.regions(), *more]
+        rows = [*self.regions.all(), *more]
         return self.client.ack(vu.SET_MEM_TABLE, self.memory.table([r for _, r in rows]),
                                [fd for fd, _ in rows])
 
     def negotiate_memory(self):
         if not self.one_by_one:
             return self.set_table()
-        return max(self.client.add_mem_reg(region, fd) for fd, region in self.regions())
+        return max(self.client.add_mem_reg(region, fd) for fd, region in self.regions.all())
 
     def plug(self, dimm):
         """One message that brings the memory. The error, 0 for none."""
-        self.plugged.append(dimm)
+        self.regions.plugged.append(dimm)
         return self.client.add_mem_reg(dimm.region, dimm.fd) if self.one_by_one else self.set_table()
 
     def unplug(self, dimm):
-        self.plugged.remove(dimm)
+        """One message that takes it."""
+        self.regions.plugged.remove(dimm)
         return self.client.rem_mem_reg(dimm.region) if self.one_by_one else self.set_table()
 
     def close(self):
-        if hasattr(self, 'client'):
-            super().close()
-            self.memory.close()
-        for fd in self.fds:
-            os.close(fd)
+        super().close()
+        self.regions.close()
 
 
 class Stream(threading.Thread):
@@ -104,7 +112,7 @@ class Stream(threading.Thread):
         self.changed = threading.Condition()
         self.running = True
         self.memory, self.at = net.memory, 0
-        self.offset = net.memory.alloc(2 * self.DEPTH * self.BUFFER)
+        self.own = self.offset = net.memory.alloc(2 * self.DEPTH * self.BUFFER)
         self.wanted = None
         self.start()
 
@@ -159,7 +167,7 @@ class Stream(threading.Thread):
         self.sent += 1
 
     def _receive(self):
-        """Whether one came back."""
+        """Whether a frame came back."""
         if self.net.tx.poll() is not None:
             self.tx_done += 1
         length = self.net.rx.poll()
@@ -177,7 +185,7 @@ class Stream(threading.Thread):
     def _turn(self):
         """Send what there is room for, take what came back; whether something did."""
         moving = self.wanted is not None
-        if moving and self.sent == self.received == self.tx_done:
+        if moving and self._all_back():
             with self.changed:
                 self.memory, self.at, self.offset = self.wanted
                 self.wanted = None
@@ -187,15 +195,14 @@ class Stream(threading.Thread):
                 self._send()
         return self._receive()
 
-    def _under_way(self):
-        return not self.sent == self.received == self.tx_done
+    def _all_back(self):
+        return self.sent == self.received == self.tx_done
 
     def run(self):
         try:
-            self.own = self.offset
             last = time.monotonic()
-            while self.running or self._under_way():
-                if self._turn() or not self._under_way():
+            while self.running or not self._all_back():
+                if self._turn() or self._all_back():
                     last = time.monotonic()
                     continue
                 if time.monotonic() - last > vu.TIMEOUT_S:
