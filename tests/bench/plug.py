@@ -124,17 +124,28 @@ def _remap(options, size, slots):
                 'one_map_us': statistics.median(one), 'requests': requests}
 
 
+def _merged(runs):
+    """Medians of times, the sum of frames; a number of requests is the same in each run."""
+    merged = {key: statistics.median(r[key] for r in runs) for key in runs[0] if key.endswith('_us')}
+    assert all(r['requests'] == runs[0]['requests'] for r in runs), runs
+    merged['requests'] = runs[0]['requests']
+    if 'frames' in runs[0]:
+        merged['frames'] = sum(r['frames'] for r in runs)
+    return merged
+
+
 def hotplug(options):
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    results = []
-    for size, slots in GUESTS:
-        row = {'gib': size // GIB, 'slots': slots}
-        for kind in KINDS:
-            row[kind] = _changes(options, kind, size, slots)
-        row['remap'] = _remap(options, size, slots)
-        results.append(row)
-    return results
+    runs = {(size, name): [] for size, _ in GUESTS for name in (*KINDS, 'remap')}
+    for _ in range(options.runs):
+        for size, slots in GUESTS:
+            for kind in KINDS:
+                runs[size, kind].append(_changes(options, kind, size, slots))
+            runs[size, 'remap'].append(_remap(options, size, slots))
+    return [{'gib': size // GIB, 'slots': slots,
+             **{name: _merged(runs[size, name]) for name in (*KINDS, 'remap')}}
+            for size, slots in GUESTS]
 
 
 def print_hotplug(results):
