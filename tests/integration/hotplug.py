@@ -64,10 +64,10 @@ class Guest(vu.NetDriver):
     """A net device of such a guest, whose regions are added one by one, or as a table (slots up to 8).
     Rings and the driver's buffers are in the first."""
 
-    def __init__(self, path, size, slots, one_by_one=True):
+    def __init__(self, path, size, slots, one_by_one=True, client=None):
         self.one_by_one = one_by_one
         self.regions = Regions(size, slots)
-        super().__init__(path, memory=self.regions.first,
+        super().__init__(path, memory=self.regions.first, client=client,
                          protocol=PROTOCOL | (vu.P_MEM_SLOTS if one_by_one else 0))
 
     def set_table(self, more=()):
