@@ -358,6 +358,8 @@ NET_HDR = 12
 class NetDriver:
     """A net device driven over one queue pair: what is sent comes back (back end loopback)."""
 
+    own_memory = True
+
     def __init__(self, path, ring=SplitRing, protocol=P_REPLY_ACK | P_MQ | P_CONFIG | P_RESET, connection=None,
                  client=None, features=0, memory=None):
         """memory: of a guest that others drive too, who closes it; None: one of its own."""

@@ -277,10 +277,11 @@ front_ends_have_one_user(void **state)
 static void
 names_of_vms(void **state)
 {
-	static const char *const bad[] = {"", "a b", "a/b",
-					  "0123456789012345678901234567890123456789"
-					  "0123456789012345678901234567890"};
+	char too_long[VDPA_NAME_MAX + 1];
+	const char *const bad[] = {"", "a b", "a/b", too_long};
 
+	memset(too_long, 'v', sizeof(too_long) - 1);
+	too_long[sizeof(too_long) - 1] = '\0';
 	assert_int_equal(vdpa_vm_check_name("guest_0.a-1"), 0);
 	for (unsigned int i = 0; i < RTE_DIM(bad); i++)
 		assert_int_equal(vdpa_vm_check_name(bad[i]), -EINVAL);
