@@ -184,11 +184,17 @@ set_irqs(void *arg, const struct vfio_user_irq_set *set, const uint8_t *data, in
 	return 0;
 }
 
+static void
+count_request(uint64_t *requests, uint64_t *bytes, uint64_t size)
+{
+	__atomic_fetch_add(requests, 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(bytes, size, __ATOMIC_RELAXED);
+}
+
 static int
-dma_map(void *arg, const struct vfio_user_dma_map *map, int fd)
+do_dma_map(struct model_device *md, const struct vfio_user_dma_map *map, int fd)
 {
 	const uint32_t both = VFIO_USER_DMA_READABLE | VFIO_USER_DMA_WRITABLE;
-	struct model_device *md = arg;
 	int rc;
 
 	/* A guest's IOMMU lets a function only read what its driver only sends, such as an indirect
@@ -211,9 +217,24 @@ dma_map(void *arg, const struct vfio_user_dma_map *map, int fd)
 }
 
 static int
+dma_map(void *arg, const struct vfio_user_dma_map *map, int fd)
+{
+	struct model_device *md = arg;
+	struct model_dma_counts *c = &md->dma_counts;
+	uint64_t before = md->dma.mapped_size;
+	int rc = do_dma_map(md, map, fd);
+
+	if (rc == 0)
+		count_request(&c->maps, &c->bytes_mapped, md->dma.mapped_size - before);
+	return rc;
+}
+
+static int
 dma_unmap(void *arg, const struct vfio_user_dma_unmap *unmap)
 {
 	struct model_device *md = arg;
+	struct model_dma_counts *c = &md->dma_counts;
+	uint64_t before = md->dma.mapped_size;
 	int rc = 0;
 
 	if ((unmap->flags & VFIO_DMA_UNMAP_FLAG_ALL) != 0)
@@ -222,6 +243,7 @@ dma_unmap(void *arg, const struct vfio_user_dma_unmap *unmap)
 		rc = dma_table_unmap(&md->dma, unmap->address, unmap->size);
 	if (rc < 0)
 		return rc;
+	count_request(&c->unmaps, &c->bytes_unmapped, before - md->dma.mapped_size);
 	/* On return the client takes the memory for its own: there is no refusing. */
 	rc = model_device_update_memory(md);
 	if (rc < 0)

@@ -23,6 +23,15 @@ struct model_queue {
 	struct vdpa_vq_state state;
 };
 
+/*
+ * What DMA_MAP and DMA_UNMAP requests did since the function was made, whoever its clients were.
+ * Refused requests are not counted; bytes are those of ranges with a file. Atomic.
+ */
+struct model_dma_counts {
+	uint64_t maps, unmaps; /* requests */
+	uint64_t bytes_mapped, bytes_unmapped;
+};
+
 /* On `loop`, but for what is said to be atomic. */
 struct model_device {
 	struct vdpa_device *vdev;
@@ -32,6 +41,7 @@ struct model_device {
 	struct doorbells doorbells;
 	struct model_interrupts irqs;
 	struct dma_table dma;
+	struct model_dma_counts dma_counts;
 	struct vfu_server *server;
 	struct model_queue *queues;
 	bool running;	/* the core runs it */

@@ -310,6 +310,16 @@ find(const char *name)
 }
 
 static json_t *
+dma_stats(const struct model_dma_counts *c)
+{
+	return json_pack(
+		"{sIsIsIsI}", "maps", (json_int_t)__atomic_load_n(&c->maps, __ATOMIC_RELAXED),
+		"unmaps", (json_int_t)__atomic_load_n(&c->unmaps, __ATOMIC_RELAXED), "bytes_mapped",
+		(json_int_t)__atomic_load_n(&c->bytes_mapped, __ATOMIC_RELAXED), "bytes_unmapped",
+		(json_int_t)__atomic_load_n(&c->bytes_unmapped, __ATOMIC_RELAXED));
+}
+
+static json_t *
 device_stats(const struct model_device *md)
 {
 	json_t *queues = json_array();
@@ -328,9 +338,9 @@ device_stats(const struct model_device *md)
 				  (int)__atomic_load_n(&q->position, __ATOMIC_RELAXED)));
 	}
 	model_fault_format(__atomic_load_n(&md->fault, __ATOMIC_RELAXED), faults, sizeof(faults));
-	return json_pack("{sssbssso}", "socket", md->path, "connected",
+	return json_pack("{sssbsssoso}", "socket", md->path, "connected",
 			 (int)__atomic_load_n(&md->connected, __ATOMIC_RELAXED), "fault", faults,
-			 "queues", queues);
+			 "dma", dma_stats(&md->dma_counts), "queues", queues);
 }
 
 json_t *

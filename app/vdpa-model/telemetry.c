@@ -79,20 +79,19 @@ handle_fault(const char *cmd, const char *params, struct rte_tel_data *d)
 	return 0;
 }
 
+/* An object of numbers, by this name. */
 static void
-add_queue(struct rte_tel_data *d, size_t i, json_t *queue)
+add_numbers(struct rte_tel_data *d, const char *name, json_t *numbers)
 {
 	struct rte_tel_data *inner = rte_tel_data_alloc();
 	const char *key;
 	json_t *value;
-	char name[24];
 
 	if (inner == NULL)
 		return;
 	rte_tel_data_start_dict(inner);
-	json_object_foreach(queue, key, value)
+	json_object_foreach(numbers, key, value)
 		tel_add_dict_uint(inner, key, (uint64_t)json_integer_value(value));
-	snprintf(name, sizeof(name), "%zu", i);
 	rte_tel_data_add_dict_container(d, name, inner, 0);
 }
 
@@ -101,6 +100,7 @@ handle_stats(const char *cmd, const char *params, struct rte_tel_data *d)
 {
 	json_t *stats, *queues, *queue;
 	struct rte_tel_data *list;
+	char name[24];
 	size_t i;
 
 	stats = params != NULL ? model_stats(params) : NULL;
@@ -111,11 +111,16 @@ handle_stats(const char *cmd, const char *params, struct rte_tel_data *d)
 	add_text(d, "connected",
 		 json_is_true(json_object_get(stats, "connected")) ? "true" : "false");
 	add_text(d, "fault", json_string_value(json_object_get(stats, "fault")));
+	add_numbers(d, "dma", json_object_get(stats, "dma"));
 	queues = json_object_get(stats, "queues");
 	list = rte_tel_data_alloc();
 	if (list != NULL) {
 		rte_tel_data_start_dict(list);
-		json_array_foreach(queues, i, queue) add_queue(list, i, queue);
+		json_array_foreach(queues, i, queue)
+		{
+			snprintf(name, sizeof(name), "%zu", i);
+			add_numbers(list, name, queue);
+		}
 		rte_tel_data_add_dict_container(d, "queues", list, 0);
 	}
 	json_decref(stats);
@@ -131,7 +136,8 @@ model_telemetry_init(void)
 		const char *help;
 	} commands[] = {
 		{"/model/stats", handle_stats,
-		 "Returns client, faults and rings of a function. Parameters: DEVICE"},
+		 "Returns client, faults, DMA requests and rings of a function. Parameters: "
+		 "DEVICE"},
 		{"/model/faults", handle_faults,
 		 "Returns the faults that there are. No parameters"},
 		{"/model/fault", handle_fault,
