@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "device_test.h"
+#include "snapshot.h"
 
 static void
 a_failure_stops_the_device_once_and_names_the_cause(void **state)
