@@ -308,6 +308,42 @@ users_in_several_threads_agree(void **state)
 	vdpa_dma_domain_destroy(dom);
 }
 
+/* Its devices would reach what the guest before has left. */
+static void
+a_new_guest_waits_for_what_the_last_one_left(void **state)
+{
+	struct fake_iommu f;
+	struct vdpa_dma_domain *dom = chunked(&f, 16);
+	struct user a = join(dom, "a"), b = join(dom, "b"), c = join(dom, "c");
+	struct vdpa_mem_region first = pages(0, 3, 5), third = pages(4, 7, 5);
+	struct vdpa_mem_region next = pages(8, 11, 9);
+
+	assert_int_equal(set(&a, &first, 1), 0);
+	f.unmap_err = EIO;
+	assert_int_equal(set(&a, NULL, 0), -EIO);
+	/* Another device's front end, and that after the first device is gone. */
+	assert_int_equal(set(&b, &next, 1), -EIO);
+	leave(&a);
+	assert_int_equal(set(&b, &next, 1), -EIO);
+	assert_int_equal(f.n, 1);
+	f.unmap_err = 0;
+	assert_int_equal(set(&b, &next, 1), 0);
+	assert_int_equal(f.n, 1);
+	assert_int_equal(f.at[0].iova, next.iova);
+
+	/* The devices of a guest that goes on are not held up by one of them. */
+	assert_int_equal(set(&b, &third, 1), 0);
+	assert_int_equal(set(&c, (struct vdpa_mem_region[]){first, third}, 2), 0);
+	f.unmap_err = EIO;
+	assert_int_equal(set(&c, NULL, 0), -EIO);
+	assert_int_equal(set(&b, (struct vdpa_mem_region[]){third, pages(8, 11, 5)}, 2), 0);
+	f.unmap_err = 0;
+	leave(&b);
+	leave(&c);
+	assert_int_equal(f.n, 0);
+	vdpa_dma_domain_destroy(dom);
+}
+
 int
 main(void)
 {
@@ -318,6 +354,7 @@ main(void)
 		cmocka_unit_test(what_cannot_all_be_mapped_is_refused_before_anything_is),
 		cmocka_unit_test(a_large_change_holds_nobody_up),
 		cmocka_unit_test(users_in_several_threads_agree),
+		cmocka_unit_test(a_new_guest_waits_for_what_the_last_one_left),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

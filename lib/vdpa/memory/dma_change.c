@@ -209,7 +209,7 @@ undo(struct dma_change *c)
 
 /* Try again what could not be unmapped after the user's last table. */
 int
-dma_unmap_stuck(struct vdpa_dma_user *user, bool silent)
+dma_unmap_stuck(struct vdpa_dma_user *user, bool anybody, bool silent)
 {
 	struct vdpa_dma_domain *dom = user->dom;
 	int rc = 0, one = 0;
@@ -220,7 +220,7 @@ dma_unmap_stuck(struct vdpa_dma_user *user, bool silent)
 
 		if (e->stuck && e->stuck_of == user && silent)
 			dma_entry_forget(dom, e);
-		else if (e->stuck && e->stuck_of == user)
+		else if (e->stuck && (anybody || e->stuck_of == user))
 			one = dma_entry_unmap(dom, e);
 		if (rc == 0)
 			rc = one;
@@ -277,7 +277,9 @@ set_table(struct vdpa_dma_user *user, struct vdpa_iotlb *tlb, bool silent)
 	struct dma_change c = {
 		.dom = user->dom, .user = user, .old = user->table, .now = tlb, .silent = silent};
 	int64_t start = vdpa_now_us();
-	int rc, left = dma_unmap_stuck(user, silent);
+	/* Where nobody has memory, the next guest comes: its devices would reach the last one's. */
+	bool next_guest = tlb != NULL && tlb->n > 0 && !vdpa_dma_is_in_use(c.dom);
+	int rc, left = dma_unmap_stuck(user, next_guest, silent);
 
 	if (left < 0 && tlb != NULL)
 		return left;

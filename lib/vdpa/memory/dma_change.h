@@ -90,8 +90,8 @@ int dma_fill_all(struct dma_filling f);
 /* Map all that is claimed in a range. Whose memory does not come back is noted. */
 int dma_restore(struct vdpa_dma_domain *dom, uint64_t first, uint64_t last);
 
-/* dma_change.c; without the lock. Try again what could not be unmapped after the user's last table;
- * silent: the transport has unmapped all by itself. */
-int dma_unmap_stuck(struct vdpa_dma_user *user, bool silent);
+/* dma_change.c; without the lock. Try again what could not be unmapped after the user's last table,
+ * or after anybody's; silent: the transport has unmapped all by itself. */
+int dma_unmap_stuck(struct vdpa_dma_user *user, bool anybody, bool silent);
 
 #endif /* DMA_CHANGE_H */

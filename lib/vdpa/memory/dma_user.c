@@ -30,7 +30,7 @@ vdpa_dma_is_broken(const struct vdpa_dma_user *user)
 static int
 repair(struct vdpa_dma_user *user)
 {
-	int rc = dma_unmap_stuck(user, false);
+	int rc = dma_unmap_stuck(user, false, false);
 
 	dma_lock(user->dom);
 	if (rc == 0 && user->table != NULL)

@@ -148,7 +148,8 @@ void vdpa_dma_leave(struct vdpa_dma_user *user);
  *
  * All that can be known is checked before anything is mapped. On failure the domain has what it had
  * before, unless vdpa_dma_is_broken(). For no memory there is no way back: whatever can be unmapped
- * is, and what cannot be is tried again by the next call of the user's.
+ * is, and what cannot be is tried again by the next call of the user's, which fails if it cannot
+ * be then, and of any user's that brings memory where nobody has any: that is another guest's.
  *
  * @param tlb  a reference is taken; NULL: no memory.
  * @return 0; -EINVAL with a message for IOVAs that the IOMMU cannot translate or that are reserved
