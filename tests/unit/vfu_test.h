@@ -143,4 +143,11 @@ spoil_hook(struct vfu_server *s, const struct vfio_user_header *request, struct 
 		spoil->change(reply);
 }
 
+/* A thread that reads a register, and how that ended. */
+struct reader {
+	struct function *f;
+	int rc;
+	bool done;
+};
+
 #endif /* VFU_TEST_H */

@@ -10,6 +10,9 @@
 
 #include "clock.h"
 #include "device_priv.h"
+#include "op.h"
+#include "snapshot.h"
+#include "steps.h"
 
 /* A step, with the lock. */
 #define LOCKED(vdev, call)                                                                         \

@@ -15,7 +15,9 @@
 #include <errno.h>
 #include <string.h>
 
+#include "device_dma.h"
 #include "device_priv.h"
+#include "op.h"
 #include "vdpa_log.h"
 
 /* The pages of a device that its driver maps: whatever a region may be aligned to. */

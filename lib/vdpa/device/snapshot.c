@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "device_priv.h"
+#include "snapshot.h"
 
 /* On the device's own queue of jobs: it may wait for the device. */
 static void

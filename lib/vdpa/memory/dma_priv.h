@@ -8,7 +8,10 @@
  *     dma_domain.c    the domain, its limits, its lock, own memory
  *     dma_entries.c   entries: the tree by IOVA, map and unmap of one
  *     dma_claims.c    what the users' tables say of an IOVA
- *     dma_change.c    from one table of a user to another
+ *     dma_plan.c      what a change of a table takes, and what is checked of it
+ *     dma_fill.c      mapping what tables claim
+ *     dma_change.c    from one table of a user to another, and back where that fails
+ *     dma_user.c      users, their start and stop
  *
  * A transport cannot unmap a part of an entry. An entry is therefore kept while a user claims any
  * byte of it; what nobody claims of it is retained. `wanted` counts the bytes that somebody claims,

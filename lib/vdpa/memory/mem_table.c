@@ -2,439 +2,23 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * Guest memory table: versions (struct vdpa_iotlb) and the mappings they share (struct
- * vdpa_mem_region). Owns the mappings and the files, one descriptor for all regions of a file; each
- * lives as long as a version that has it.
- *
- * Regions that are to keep their order are mapped into windows: reservations of our address space
- * for an aligned range of IOVAs, in which a region's place follows from its IOVA. Two versions may
- * have regions of the same memory at the same place, as when a region grows; a place is given back
- * when no region has it any more, and a window with its last region.
+ * Guest memory table: versions (struct vdpa_iotlb), what makes one of another, and what is looked
+ * up in them. The regions that versions share are mem_region.c's.
  */
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <linux/magic.h>
-#include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/vfs.h>
-#include <unistd.h>
 
 #include "fault.h"
+#include "mem_region.h"
 #include "mem_shared.h"
 #include "vdpa_error.h"
-#include "vdpa_fd.h"
-#include "vdpa_memory.h"
-
-/* Guest rings and buffers are read in 8-byte words. */
-#define REGION_ALIGN 8
-
-/* A region as it was asked for, with what fstat() said of its file. */
-struct region_request {
-	const struct vdpa_mem_region_spec *spec;
-	dev_t dev;
-	ino_t ino;
-};
-
-/* A file with memory of the guest's, by our duplicate of its descriptor. */
-struct vdpa_mem_file {
-	uint32_t refcnt;
-	int fd;
-};
-
-static void
-file_put(struct vdpa_mem_file *file)
-{
-	if (__atomic_sub_fetch(&file->refcnt, 1, __ATOMIC_ACQ_REL) != 0)
-		return;
-	close(file->fd);
-	free(file);
-}
-
-/* Neighbours lie in one file as a rule, so the search ends soon. */
-static struct vdpa_mem_file *
-file_find(const struct vdpa_iotlb *tlb, const struct region_request *req)
-{
-	for (uint32_t i = tlb != NULL ? tlb->n : 0; i-- > 0;) {
-		const struct vdpa_mem_region *r = tlb->regions[i];
-
-		if (r->dev == req->dev && r->ino == req->ino)
-			return r->file;
-	}
-	return NULL;
-}
-
-/* The file of a region: one that either table has, or a duplicate. */
-static int
-file_get(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now,
-	 const struct region_request *req, struct vdpa_mem_file **out)
-{
-	struct vdpa_mem_file *file = file_find(now, req);
-	char what[48];
-
-	if (file == NULL)
-		file = file_find(old, req);
-	if (file != NULL) {
-		__atomic_add_fetch(&file->refcnt, 1, __ATOMIC_RELAXED);
-		*out = file;
-		return 0;
-	}
-	file = calloc(1, sizeof(*file));
-	if (file == NULL)
-		return vdpa_error(ENOMEM, "memory region at 0x%" PRIx64 ": out of memory",
-				  req->spec->iova);
-	file->refcnt = 1;
-	snprintf(what, sizeof(what), "memory region at 0x%" PRIx64, req->spec->iova);
-	file->fd = vdpa_fd_dup(req->spec->fd, what);
-	if (file->fd < 0) {
-		int rc = file->fd;
-
-		free(file);
-		return rc;
-	}
-	*out = file;
-	return 0;
-}
-
-/* A window's regions are found by the part that has them, so that none looks at all of them. */
-#define WINDOW_PART  (UINT64_C(1) << 20)
-#define WINDOW_PARTS (VDPA_MEM_WINDOW / WINDOW_PART)
-
-/*
- * A window is guarded as one, and with a page lost in it all of its regions are mapped anew
- * elsewhere: whoever uses one uses the others.
- */
-struct vdpa_mem_window {
-	pthread_mutex_t lock; /* of the mappings in it and the lists */
-	uint64_t iova;
-	uint8_t *base;
-	bool faulted;
-	/* By the part that they lie in; the last: those in several. */
-	LIST_HEAD(, vdpa_mem_region) live[WINDOW_PARTS + 1];
-	uint32_t n_live;
-};
-
-static bool
-region_faulted(const struct vdpa_mem_region *r)
-{
-	return __atomic_load_n(r->window != NULL ? &r->window->faulted : &r->faulted,
-			       __ATOMIC_ACQUIRE);
-}
-
-static uint64_t
-window_iova(uint64_t iova)
-{
-	return iova & ~(VDPA_MEM_WINDOW - 1);
-}
-
-static unsigned int
-window_part(const struct vdpa_mem_window *w, const uint8_t *first, const uint8_t *end)
-{
-	uint64_t a = (uint64_t)(first - w->base) / WINDOW_PART;
-
-	return a == (uint64_t)(end - 1 - w->base) / WINDOW_PART ? (unsigned int)a : WINDOW_PARTS;
-}
-
-/* Some region that has an address of [first, end): the one that begins first. With the lock. */
-static const struct vdpa_mem_region *
-window_find(const struct vdpa_mem_window *w, const uint8_t *first, const uint8_t *end)
-{
-	const struct vdpa_mem_region *found = NULL, *r;
-	uint64_t last = (uint64_t)(end - 1 - w->base) / WINDOW_PART;
-	uint64_t i = (uint64_t)(first - w->base) / WINDOW_PART;
-
-	for (bool wide = false; !wide; i++) {
-		wide = i > last;
-		LIST_FOREACH (r, &w->live[wide ? WINDOW_PARTS : i], live) {
-			const uint8_t *map = r->map;
-
-			if (map < end && map + r->map_len > first &&
-			    (found == NULL || map < (const uint8_t *)found->map))
-				found = r;
-		}
-	}
-	return found;
-}
-
-/* Reserve addresses for the IOVA's window. NULL: there are none. */
-static struct vdpa_mem_window *
-window_alloc(uint64_t iova)
-{
-	struct vdpa_mem_window *w = calloc(1, sizeof(*w));
-
-	if (w == NULL)
-		return NULL;
-	w->iova = window_iova(iova);
-	w->base = mmap(NULL, VDPA_MEM_WINDOW, PROT_NONE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (w->base == MAP_FAILED)
-		goto err_free;
-	if (vdpa_fault_guard(w->base, VDPA_MEM_WINDOW, &w->faulted) < 0)
-		goto err_unmap;
-	pthread_mutex_init(&w->lock, NULL);
-	return w;
-
-err_unmap:
-	munmap(w->base, VDPA_MEM_WINDOW);
-err_free:
-	free(w);
-	return NULL;
-}
-
-static void
-window_free(struct vdpa_mem_window *w)
-{
-	vdpa_fault_unguard(w->base);
-	munmap(w->base, VDPA_MEM_WINDOW);
-	pthread_mutex_destroy(&w->lock);
-	free(w);
-}
-
-/* The window of a neighbour, if it has the IOVA too. A table has a window at every IOVA at most,
- * as long as nothing went wrong in it. */
-static struct vdpa_mem_window *
-window_find_in(const struct vdpa_iotlb *tlb, uint64_t iova)
-{
-	uint32_t i;
-
-	if (tlb == NULL || tlb->n == 0)
-		return NULL;
-	i = vdpa_iotlb_index(tlb, iova);
-	for (uint32_t k = i; k < tlb->n && k <= i + 1; k++) {
-		struct vdpa_mem_window *w = tlb->regions[k]->window;
-
-		if (w != NULL && w->iova == window_iova(iova) &&
-		    !__atomic_load_n(&w->faulted, __ATOMIC_ACQUIRE))
-			return w;
-	}
-	return NULL;
-}
-
-/* Give the place of a region back: addresses that no other has are reserved again, so that nobody
- * else's memory comes there. Where the kernel has no mapping left to split one, they stay until
- * the window goes. */
-static void
-window_leave(struct vdpa_mem_region *r)
-{
-	struct vdpa_mem_window *w = r->window;
-	uint8_t *at = r->map, *end = at + r->map_len;
-	bool empty;
-
-	pthread_mutex_lock(&w->lock);
-	LIST_REMOVE(r, live);
-	empty = --w->n_live == 0;
-	while (!empty && at < end) {
-		const struct vdpa_mem_region *other = window_find(w, at, end);
-		uint8_t *to = other != NULL ? other->map : end;
-
-		if (to > at)
-			(void)mmap(at, (size_t)(to - at), PROT_NONE,
-				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-		at = other != NULL ? to + other->map_len : end;
-	}
-	pthread_mutex_unlock(&w->lock);
-	if (empty)
-		window_free(w);
-}
-
-/* Whether all that is mapped in a region's place is the same memory. With the lock. */
-static bool
-window_has_room(const struct vdpa_mem_window *w, const struct vdpa_mem_region *r, const uint8_t *at)
-{
-	const uint8_t *end = at + r->map_len;
-
-	while (at < end) {
-		const struct vdpa_mem_region *other = window_find(w, at, end);
-
-		if (other == NULL)
-			return true;
-		if (other->dev != r->dev || other->ino != r->ino ||
-		    other->offset - other->iova != r->offset - r->iova)
-			return false;
-		at = (const uint8_t *)other->map + other->map_len;
-	}
-	return true;
-}
-
-/*
- * Move a region's mapping to its place in a window. Whether it was. It is moved, since a mapping
- * that its file refuses, as one that is sealed meanwhile does, would leave a hole here. The same
- * memory over itself changes nothing for those who read it.
- */
-static bool
-window_enter(struct vdpa_mem_window *w, struct vdpa_mem_region *r, uint64_t first)
-{
-	uint8_t *at = w->base + (first - w->iova);
-	bool moved;
-
-	pthread_mutex_lock(&w->lock);
-	moved = window_has_room(w, r, at) &&
-		mremap(r->map, r->map_len, r->map_len, MREMAP_MAYMOVE | MREMAP_FIXED, at) == at;
-	if (moved) {
-		r->map = at;
-		r->window = w;
-		LIST_INSERT_HEAD(&w->live[window_part(w, at, at + r->map_len)], r, live);
-		w->n_live++;
-	}
-	pthread_mutex_unlock(&w->lock);
-	return moved;
-}
-
-/* Move a region's mapping, whose first byte is of the IOVA `first`, to where its neighbours are; it
- * stays where it is if it cannot be. */
-static void
-put_in_order(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now, struct vdpa_mem_region *r,
-	     uint64_t first)
-{
-	struct vdpa_mem_window *w;
-
-	if (r->map_len > VDPA_MEM_WINDOW - (first - window_iova(first)))
-		return;
-	w = window_find_in(now, first);
-	if (w == NULL)
-		w = window_find_in(old, first);
-	if (w != NULL) {
-		(void)window_enter(w, r, first);
-		return;
-	}
-	w = window_alloc(first);
-	if (w != NULL && !window_enter(w, r, first))
-		window_free(w);
-}
-
-static struct vdpa_mem_region *
-region_get(struct vdpa_mem_region *r)
-{
-	__atomic_add_fetch(&r->refcnt, 1, __ATOMIC_RELAXED);
-	return r;
-}
-
-static void
-region_put(struct vdpa_mem_region *r)
-{
-	if (__atomic_sub_fetch(&r->refcnt, 1, __ATOMIC_ACQ_REL) != 0)
-		return;
-	if (r->window != NULL) {
-		window_leave(r);
-	} else {
-		vdpa_fault_unguard(r->map);
-		munmap(r->map, r->map_len);
-	}
-	file_put(r->file);
-	free(r);
-}
-
-/* Map a region anew; `old` and `now` may have its file. */
-static int
-region_map(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now,
-	   const struct region_request *req, struct vdpa_mem_region **out)
-{
-	const struct vdpa_mem_region_spec *s = req->spec;
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), skip;
-	struct vdpa_mem_region *r;
-	struct statfs fs;
-	int ret;
-
-	r = calloc(1, sizeof(*r));
-	if (r == NULL)
-		return vdpa_error(ENOMEM, "memory region at 0x%" PRIx64 ": out of memory", s->iova);
-	r->iova = s->iova;
-	r->uaddr = s->uaddr;
-	r->size = s->size;
-	r->offset = s->offset;
-	r->readonly = s->readonly;
-	r->dev = req->dev;
-	r->ino = req->ino;
-	r->refcnt = 1;
-
-	ret = file_get(old, now, req, &r->file);
-	if (ret < 0)
-		goto err_free;
-	r->fd = r->file->fd;
-	/* hugetlbfs maps and unmaps whole pages of its own size only. */
-	if (fstatfs(r->fd, &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC && fs.f_bsize > 0)
-		page = (uint64_t)fs.f_bsize;
-	skip = s->offset & (page - 1);
-	if (s->size > SIZE_MAX - skip - (page - 1)) {
-		ret = vdpa_error(EINVAL, "memory region at 0x%" PRIx64 ": size too large", s->iova);
-		goto err_file;
-	}
-	r->map_len = (s->size + skip + page - 1) & ~(page - 1);
-	r->map = mmap(NULL, r->map_len, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd,
-		      (off_t)(s->offset - skip));
-	if (r->map == MAP_FAILED) {
-		ret = vdpa_error(errno, "memory region at 0x%" PRIx64 ": mmap: %m", s->iova);
-		goto err_file;
-	}
-	/* A guest's memory is no part of our core dump; not every kernel can leave it out. */
-	(void)madvise(r->map, r->map_len, MADV_DONTDUMP);
-	if (s->in_order && page == (uint64_t)sysconf(_SC_PAGESIZE) &&
-	    (s->iova & (page - 1)) == skip)
-		put_in_order(old, now, r, s->iova - skip);
-	r->va = (uint8_t *)r->map + skip;
-
-	if (r->window == NULL)
-		ret = vdpa_fault_guard(r->map, r->map_len, &r->faulted);
-	if (ret < 0) {
-		ret = vdpa_error(ret, "memory region at 0x%" PRIx64 ": out of memory", s->iova);
-		goto err_unmap;
-	}
-	*out = r;
-	return 0;
-
-err_unmap:
-	munmap(r->map, r->map_len);
-err_file:
-	file_put(r->file);
-err_free:
-	free(r);
-	return ret;
-}
-
-/* What is wrong with one region by itself. */
-static int
-request_check(struct region_request *req, const struct vdpa_mem_region_spec *s)
-{
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-	struct stat st;
-
-	if (s->size == 0)
-		return vdpa_error(EINVAL, "memory region at 0x%" PRIx64 ": size is 0", s->iova);
-	if ((s->iova | s->uaddr | s->size | s->offset) & (REGION_ALIGN - 1))
-		return vdpa_error(EINVAL, "memory region at 0x%" PRIx64 ": not aligned to %d bytes",
-				  s->iova, REGION_ALIGN);
-	/* The last byte must be addressable, and a region that ends at 2^64 breaks end
-	 * arithmetic. */
-	if (s->iova + s->size < s->iova || s->uaddr + s->size < s->uaddr ||
-	    s->offset + s->size < s->offset || s->offset + s->size > INT64_MAX)
-		return vdpa_error(EINVAL, "memory region at 0x%" PRIx64 ": wraps around", s->iova);
-	if (fstat(s->fd, &st) < 0)
-		return vdpa_error(errno, "memory region at 0x%" PRIx64 ": fd %d: %m", s->iova,
-				  s->fd);
-	if (!S_ISREG(st.st_mode))
-		return vdpa_error(EINVAL, "memory region at 0x%" PRIx64 ": fd %d is not a file",
-				  s->iova, s->fd);
-	/* Its last page is there as a whole. */
-	if ((((uint64_t)st.st_size + page - 1) & ~(page - 1)) < s->offset + s->size)
-		return vdpa_error(EINVAL,
-				  "memory region at 0x%" PRIx64 ": ends at %" PRIu64
-				  " in a file of %" PRIu64 " bytes",
-				  s->iova, s->offset + s->size, (uint64_t)st.st_size);
-	req->spec = s;
-	req->dev = st.st_dev;
-	req->ino = st.st_ino;
-	return 0;
-}
 
 static int
 request_compare_iova(const void *a, const void *b)
 {
-	const struct region_request *x = a, *y = b;
+	const struct mem_region_request *x = a, *y = b;
 
 	return x->spec->iova < y->spec->iova ? -1 : x->spec->iova > y->spec->iova;
 }
@@ -442,7 +26,7 @@ request_compare_iova(const void *a, const void *b)
 static int
 request_compare_uaddr(const void *a, const void *b)
 {
-	const struct region_request *x = a, *y = b;
+	const struct mem_region_request *x = a, *y = b;
 
 	return x->spec->uaddr < y->spec->uaddr ? -1 : x->spec->uaddr > y->spec->uaddr;
 }
@@ -469,7 +53,7 @@ overlap_uaddr(uint64_t uaddr)
 
 /* Neighbours tell, in either order. The requests are left sorted by IOVA. */
 static int
-requests_check_overlap(struct region_request *reqs, unsigned int n)
+requests_check_overlap(struct mem_region_request *reqs, unsigned int n)
 {
 	qsort(reqs, n, sizeof(reqs[0]), request_compare_uaddr);
 	for (unsigned int i = 1; i < n; i++) {
@@ -501,7 +85,7 @@ region_at(const struct vdpa_iotlb *tlb, uint64_t iova)
 }
 
 static bool
-is_region(const struct vdpa_mem_region *r, const struct region_request *req)
+is_region(const struct vdpa_mem_region *r, const struct mem_region_request *req)
 {
 	const struct vdpa_mem_region_spec *s = req->spec;
 
@@ -512,11 +96,11 @@ is_region(const struct vdpa_mem_region *r, const struct region_request *req)
 
 /* The same region in the old table; not one whose pages were lost: the new mapping may be whole. */
 static struct vdpa_mem_region *
-region_find(const struct vdpa_iotlb *tlb, const struct region_request *req)
+region_find(const struct vdpa_iotlb *tlb, const struct mem_region_request *req)
 {
 	struct vdpa_mem_region *r = region_at(tlb, req->spec->iova);
 
-	if (r != NULL && is_region(r, req) && !region_faulted(r))
+	if (r != NULL && is_region(r, req) && !mem_region_faulted(r))
 		return r;
 	return NULL;
 }
@@ -527,13 +111,13 @@ region_find(const struct vdpa_iotlb *tlb, const struct region_request *req)
  */
 static struct vdpa_mem_region *
 region_share(const struct vdpa_iotlb *const *others, unsigned int n_others,
-	     const struct region_request *req)
+	     const struct mem_region_request *req)
 {
 	for (unsigned int i = 0; i < n_others && !req->spec->in_order; i++) {
 		struct vdpa_mem_region *r = region_find(others[i], req);
 
 		if (r != NULL && r->window == NULL)
-			return region_get(r);
+			return mem_region_get(r);
 	}
 	return NULL;
 }
@@ -564,12 +148,12 @@ check_size(uint64_t size, uint64_t more)
 }
 
 static int
-requests_check(struct region_request *reqs, const struct vdpa_mem_region_spec *specs,
+requests_check(struct mem_region_request *reqs, const struct vdpa_mem_region_spec *specs,
 	       unsigned int n, uint64_t *size)
 {
 	*size = 0;
 	for (unsigned int i = 0; i < n; i++) {
-		int ret = request_check(&reqs[i], &specs[i]);
+		int ret = mem_region_check(&reqs[i], &specs[i]);
 
 		if (ret == 0)
 			ret = check_size(*size, specs[i].size);
@@ -585,7 +169,7 @@ vdpa_iotlb_create_shared(const struct vdpa_iotlb *old, const struct vdpa_iotlb *
 			 unsigned int n_others, const struct vdpa_mem_region_spec *specs,
 			 unsigned int n, struct vdpa_iotlb **out)
 {
-	struct region_request *reqs;
+	struct mem_region_request *reqs;
 	struct vdpa_iotlb *tlb;
 	uint64_t size;
 	int ret;
@@ -605,12 +189,12 @@ vdpa_iotlb_create_shared(const struct vdpa_iotlb *old, const struct vdpa_iotlb *
 	}
 	tlb->size = size;
 	for (; tlb->n < n; tlb->n++) {
-		const struct region_request *req = &reqs[tlb->n];
+		const struct mem_region_request *req = &reqs[tlb->n];
 		struct vdpa_mem_region *r = region_find(old, req);
 
-		r = r != NULL ? region_get(r) : region_share(others, n_others, req);
+		r = r != NULL ? mem_region_get(r) : region_share(others, n_others, req);
 		if (r == NULL)
-			ret = region_map(old, tlb, req, &r);
+			ret = mem_region_map(old, tlb, req, &r);
 		if (ret < 0) {
 			vdpa_iotlb_put(tlb);
 			goto out;
@@ -647,7 +231,7 @@ uaddr_index(const struct vdpa_iotlb *tlb, uint64_t uaddr)
 
 /* Where a region goes in each order (an empty one: as they are), if it overlaps none. */
 static int
-find_place(const struct vdpa_iotlb *tlb, const struct region_request *req, uint32_t *by_iova,
+find_place(const struct vdpa_iotlb *tlb, const struct mem_region_request *req, uint32_t *by_iova,
 	   uint32_t *by_uaddr)
 {
 	const struct vdpa_mem_region_spec *s = req->spec;
@@ -684,7 +268,7 @@ vdpa_iotlb_add_shared(const struct vdpa_iotlb *old, const struct vdpa_iotlb *con
 		      struct vdpa_iotlb **out)
 {
 	uint32_t n = old != NULL ? old->n : 0, at = 0, uat = 0;
-	struct region_request req;
+	struct mem_region_request req;
 	struct vdpa_mem_region *r;
 	struct vdpa_iotlb *tlb;
 	int ret;
@@ -692,7 +276,7 @@ vdpa_iotlb_add_shared(const struct vdpa_iotlb *old, const struct vdpa_iotlb *con
 	if (n >= VDPA_MEM_REGIONS_MAX)
 		return vdpa_error(E2BIG, "%u memory regions, at most %d", n + 1,
 				  VDPA_MEM_REGIONS_MAX);
-	ret = request_check(&req, spec);
+	ret = mem_region_check(&req, spec);
 	if (ret == 0)
 		ret = check_size(old != NULL ? old->size : 0, spec->size);
 	if (ret == 0)
@@ -704,13 +288,13 @@ vdpa_iotlb_add_shared(const struct vdpa_iotlb *old, const struct vdpa_iotlb *con
 		return -ENOMEM;
 	r = region_share(others, n_others, &req);
 	if (r == NULL)
-		ret = region_map(old, NULL, &req, &r);
+		ret = mem_region_map(old, NULL, &req, &r);
 	if (ret < 0) {
 		free(tlb);
 		return ret;
 	}
 	for (uint32_t i = 0; i < n; i++) {
-		tlb->regions[i + (i >= at)] = region_get(old->regions[i]);
+		tlb->regions[i + (i >= at)] = mem_region_get(old->regions[i]);
 		tlb->by_uaddr[i + (i >= uat)] = old->by_uaddr[i];
 	}
 	tlb->regions[at] = tlb->by_uaddr[uat] = r;
@@ -747,7 +331,7 @@ vdpa_iotlb_remove(const struct vdpa_iotlb *old, uint64_t iova, uint64_t uaddr, u
 		return -ENOMEM;
 	for (uint32_t i = 0; i < old->n; i++) {
 		if (old->regions[i] != r)
-			tlb->regions[at++] = region_get(old->regions[i]);
+			tlb->regions[at++] = mem_region_get(old->regions[i]);
 		if (old->by_uaddr[i] != r)
 			tlb->by_uaddr[uat++] = old->by_uaddr[i];
 	}
@@ -771,7 +355,7 @@ vdpa_iotlb_put(struct vdpa_iotlb *tlb)
 	if (tlb == NULL || __atomic_sub_fetch(&tlb->refcnt, 1, __ATOMIC_ACQ_REL) != 0)
 		return;
 	for (uint32_t i = 0; i < tlb->n; i++)
-		region_put(tlb->regions[i]);
+		mem_region_put(tlb->regions[i]);
 	free(tlb);
 }
 
@@ -841,7 +425,7 @@ vdpa_iotlb_faulted(const struct vdpa_iotlb *tlb)
 	if (__builtin_expect(__atomic_load_n(&tlb->fault_seen, __ATOMIC_RELAXED) == seen, 1))
 		return false;
 	for (uint32_t i = 0; i < tlb->n; i++) {
-		if (region_faulted(tlb->regions[i]))
+		if (mem_region_faulted(tlb->regions[i]))
 			return true;
 	}
 	/* The count was read first: a fault that comes meanwhile is another count. */

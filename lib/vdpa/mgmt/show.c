@@ -23,6 +23,7 @@
 #include "device_priv.h"
 #include "mgmt.h"
 #include "page_holders.h"
+#include "snapshot.h"
 #include "virtio_type.h"
 
 #define STATS_MAX 64

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <sys/epoll.h>
 
+#include "op.h"
 #include "session_priv.h"
 #include "virtio_compat.h"
 

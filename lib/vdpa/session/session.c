@@ -11,7 +11,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "op.h"
 #include "session_priv.h"
+#include "snapshot.h"
+#include "steps.h"
 #include "vdpa_log.h"
 
 int

@@ -11,6 +11,7 @@
 #include <errno.h>
 
 #include "session_priv.h"
+#include "steps.h"
 
 /* Ready, or set up by a session that runs, though disabled. */
 static bool

@@ -12,7 +12,10 @@
 
 #include <linux/virtio_config.h>
 
+#include "failure.h"
+#include "op.h"
 #include "session_priv.h"
+#include "steps.h"
 #include "vdpa_log.h"
 
 /* After a suspension for the sake of one queue: the others must not stand still unnoticed. */

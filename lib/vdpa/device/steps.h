@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* The steps of a device's set-up, under the device's lock. Each checks the rules and calls the op.
+ */
+
+#ifndef VDPA_STEPS_H
+#define VDPA_STEPS_H
+
+#include "vdpa_driver.h"
+
+/* status.c */
+
+/* The device is registered and has not failed. */
+int vdpa_step_check_alive(struct vdpa_device *vdev);
+int vdpa_step_reset(struct vdpa_device *vdev);
+/* Stop whatever runs: reset, forget queues; memory stays. The state is IDLE, or FAILED when the
+ * reset fails. */
+int vdpa_step_stop(struct vdpa_device *vdev);
+/* The reset without its end: the device stops, what failed is remembered, the state is the caller's
+ * to set. */
+int vdpa_step_quiesce(struct vdpa_device *vdev);
+int vdpa_step_suspend(struct vdpa_device *vdev);
+int vdpa_step_resume(struct vdpa_device *vdev);
+int vdpa_step_status(struct vdpa_device *vdev, uint8_t status);
+int vdpa_step_features(struct vdpa_device *vdev, uint64_t features);
+/* Memory in force from now on. Rings that are ready lie in it, which the caller has seen to. */
+int vdpa_step_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
+int vdpa_step_end_memory(struct vdpa_device *vdev, int rc);
+
+/* queue_steps.c */
+
+/* The rings of queue idx as conf has them are aligned and lie in tlb (NULL: no memory). */
+int vdpa_step_check_rings(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf,
+			  const struct vdpa_iotlb *tlb);
+int vdpa_step_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num);
+int vdpa_step_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
+			 uint64_t device);
+int vdpa_step_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state);
+int vdpa_step_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready);
+
+#endif /* VDPA_STEPS_H */

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The words of dev add: which there are, what they mean together, and the help about them.
+ */
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "add_words.h"
+#include "registry.h"
+#include "vdpa_error.h"
+#include "vm.h"
+
+/* Words that every device takes. */
+static const struct vdpa_param common_params[] = {
+	{.name = "name",
+	 .type = VDPA_PARAM_STRING,
+	 .metavar = "NAME",
+	 .max = VDPA_NAME_MAX - 1,
+	 .help = "the device's name, A-Z a-z 0-9 . _ -"},
+	{.name = "mgmtdev",
+	 .type = VDPA_PARAM_STRING,
+	 .metavar = "MGMTDEV",
+	 .max = VDPA_MGMTDEV_NAME_MAX - 1,
+	 .help = "what makes it, see the list of management devices"},
+	{.name = "frontend",
+	 .type = VDPA_PARAM_STRING,
+	 .metavar = "FRONTEND",
+	 .max = VDPA_NAME_MAX - 1,
+	 .help = "who serves it; default: the front end whose words are given, else none"},
+	{.name = "vm",
+	 .type = VDPA_PARAM_STRING,
+	 .metavar = "NAME",
+	 .max = VDPA_NAME_MAX - 1,
+	 .help = "virtual machine that it serves, A-Z a-z 0-9 . _ -: devices of one VM share a "
+		 "container and the pins of its memory (default: it serves one by itself)"},
+	{.name = NULL},
+};
+
+/* The front end that was named, or whose words were given. */
+static int
+choose_frontend(struct vdpa_add_request *req, struct vdpa_frontend *const *fes,
+		const char *const *used, unsigned int n)
+{
+	const char *named = vdpa_args_str(&req->args, "frontend", NULL);
+	char known[128] = "";
+	size_t len = 0;
+
+	for (unsigned int i = 0; i < n; i++) {
+		if (named != NULL ? strcmp(fes[i]->name, named) == 0
+				  : fes[i]->implied_by != NULL &&
+					    vdpa_args_has(&req->args, fes[i]->implied_by))
+			req->fe = fes[i];
+		if (len < sizeof(known))
+			len += (size_t)snprintf(known + len, sizeof(known) - len, "%s%s",
+						len > 0 ? ", " : "", fes[i]->name);
+	}
+	if (named != NULL && req->fe == NULL)
+		return vdpa_error(EINVAL, "frontend '%s': allowed are %s", named, known);
+	for (unsigned int i = 0; i < n; i++)
+		if (used[i] != NULL && fes[i] != req->fe)
+			return vdpa_error(EINVAL, "%s: is a word of the front end %s%s%s", used[i],
+					  fes[i]->name,
+					  fes[i]->implied_by != NULL ? ", which needs " : "",
+					  fes[i]->implied_by != NULL ? fes[i]->implied_by : "");
+	return 0;
+}
+
+/* The word vm: a name, and a front end that says whose process its peer is. */
+static int
+check_vm(const struct vdpa_add_request *req)
+{
+	const char *vm = vdpa_args_str(&req->args, "vm", NULL);
+	int rc;
+
+	if (vm == NULL)
+		return 0;
+	rc = vdpa_vm_check_name(vm);
+	if (rc == 0 && req->fe != NULL && !req->fe->tells_uid)
+		rc = vdpa_error(EINVAL,
+				"vm '%s': the front end %s does not tell the uid of whom it "
+				"serves, which devices of one VM have in common",
+				vm, req->fe->name);
+	return rc;
+}
+
+int
+vdpa_words_parse_add(const char *text, struct vdpa_add_request *req)
+{
+	struct vdpa_param_table tables[2 + FRONTENDS_MAX];
+	struct vdpa_frontend *fes[FRONTENDS_MAX], *fe;
+	const char *used[FRONTENDS_MAX] = {NULL};
+	unsigned int n = 0;
+	const char *mgmtdev = NULL;
+	int rc;
+
+	memset(req, 0, sizeof(*req));
+	rc = vdpa_words_split(text, &req->words);
+	if (rc < 0)
+		return rc;
+	/* The management device decides which other words there are: name and mgmtdev come first.
+	 */
+	for (unsigned int i = 0; i + 1 < req->words.n && i < 4; i += 2) {
+		if (strcmp(req->words.word[i], "name") == 0)
+			req->name = req->words.word[i + 1];
+		else if (strcmp(req->words.word[i], "mgmtdev") == 0)
+			mgmtdev = req->words.word[i + 1];
+	}
+	if (req->name == NULL || mgmtdev == NULL) {
+		rc = vdpa_error(EINVAL, "device '%s': must begin with name NAME mgmtdev MGMTDEV",
+				text);
+		goto err;
+	}
+	rc = vdpa_registry_get(mgmtdev, &req->mdev);
+	if (rc < 0)
+		goto err;
+
+	tables[0] = (struct vdpa_param_table){.params = common_params};
+	tables[1] = (struct vdpa_param_table){.params = req->mdev->params};
+	TAILQ_FOREACH (fe, &vdpa_registry.frontends, next) {
+		fes[n] = fe;
+		tables[2 + n] = (struct vdpa_param_table){.params = fe->params, .used = &used[n]};
+		n++;
+	}
+	rc = vdpa_args_parse(&req->words, 0, tables, 2 + n, &req->args);
+	if (rc == 0)
+		rc = choose_frontend(req, fes, used, n);
+	if (rc == 0)
+		rc = check_vm(req);
+	if (rc == 0)
+		return 0;
+	vdpa_registry_put(req->mdev);
+err:
+	vdpa_words_free(&req->words);
+	return rc;
+}
+
+/* What a driver makes of parents that somebody names. */
+static void
+print_parents_help(FILE *out, const struct vdpa_driver *drv)
+{
+	const char *separator = "\nManagement devices";
+
+	for (const char *const *m = drv->match; *m != NULL; m++)
+		if (vdpa_pattern_is_prefix(*m)) {
+			fprintf(out, "%s %.*s...", separator, (int)strlen(*m) - 1, *m);
+			separator = ",";
+		}
+	if (*separator != ',')
+		return;
+	fprintf(out, ": %s\n", drv->help != NULL ? drv->help : drv->name);
+	if (drv->params != NULL)
+		vdpa_params_print(out, drv->params);
+}
+
+char *
+vdpa_words_help(void)
+{
+	struct vdpa_mgmt_dev *mdev;
+	struct vdpa_driver *drv;
+	struct vdpa_frontend *fe;
+	char *text = NULL;
+	size_t len;
+	FILE *out = open_memstream(&text, &len);
+
+	if (out == NULL)
+		return NULL;
+	fprintf(out, "Words of every device:\n");
+	vdpa_params_print(out, common_params);
+	vdpa_registry_lock();
+	vdpa_registry_add_builtins();
+	TAILQ_FOREACH (mdev, &vdpa_registry.mgmt_devs, next) {
+		if (mdev->drv != NULL)
+			continue;
+		fprintf(out, "\nManagement device %s: %s\n", mdev->name, mdev->help);
+		vdpa_params_print(out, mdev->params);
+		if (mdev->attr_params != NULL) {
+			fprintf(out, "  While it exists (dev set):\n");
+			vdpa_params_print(out, mdev->attr_params);
+		}
+	}
+	TAILQ_FOREACH (drv, &vdpa_registry.drivers, next)
+		print_parents_help(out, drv);
+	TAILQ_FOREACH (fe, &vdpa_registry.frontends, next) {
+		fprintf(out, "\nFront end %s: %s\n", fe->name, fe->help);
+		vdpa_params_print(out, fe->params);
+	}
+	vdpa_registry_unlock();
+	if (fclose(out) != 0) {
+		free(text);
+		return NULL;
+	}
+	return text;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* The words of dev add, parsed and checked: add_words.c. */
+
+#ifndef VDPA_ADD_WORDS_H
+#define VDPA_ADD_WORDS_H
+
+#include "args_priv.h"
+#include "bus.h"
+#include "mgmt.h"
+
+/* What dev_add acts on, parsed and checked. */
+struct vdpa_add_request {
+	struct vdpa_words words;
+	struct vdpa_args args;
+	const char *name;
+	struct vdpa_mgmt_dev *mdev;
+	struct vdpa_frontend *fe;     /* NULL: none */
+	struct vdpa_bus_entry *entry; /* the name, once it is ours */
+};
+
+/*
+ * Under the management lock: parse text. On success the caller gives back req->mdev, with
+ * vdpa_registry_put(), and req->words.
+ */
+int vdpa_words_parse_add(const char *text, struct vdpa_add_request *req);
+
+#endif /* VDPA_ADD_WORDS_H */

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The register file of vdpa-model with an owner that notes what it is asked for, for tests. Include
+ * it after cmocka.h.
+ */
+
+#ifndef MODEL_TEST_H
+#define MODEL_TEST_H
+
+#include <string.h>
+
+#include <linux/pci_regs.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_pci.h>
+#include <rte_bitops.h>
+
+#include "test_util.h"
+
+#include "dma_table.h"
+#include "interrupt.h"
+#include "model_fault.h"
+#include "vdpa.h"
+#include "virtio_pci.h"
+
+#define NVQS	  5
+#define QUEUE_MAX 256
+#define VECTORS	  6
+#define DEV_LEN	  10
+#define FEATURES  (RTE_BIT64(VIRTIO_F_VERSION_1) | RTE_BIT64(VIRTIO_F_RING_RESET) | 0x21)
+#define S_DRIVER  (VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER)
+
+/* The owner: what it was asked for, and what it answers. */
+struct owner {
+	struct vp_function vp;
+	uint32_t fault;
+	uint64_t features;
+	unsigned int starts, resets, routes, intx_calls, master_calls;
+	int set_features_rc, start_rc, start_queue_rc;
+	int started_queue, stopped_queue, rung_queue;
+	uint32_t rung_data;
+	uint8_t config[DEV_LEN];
+};
+
+static inline int
+own_set_features(void *arg, uint64_t features)
+{
+	struct owner *o = arg;
+
+	o->features = features;
+	return o->set_features_rc;
+}
+
+static inline int
+own_start(void *arg)
+{
+	struct owner *o = arg;
+
+	o->starts++;
+	return o->start_rc;
+}
+
+static inline void
+own_reset(void *arg)
+{
+	struct owner *o = arg;
+
+	o->resets++;
+}
+
+static inline int
+own_start_queue(void *arg, uint16_t idx)
+{
+	struct owner *o = arg;
+
+	o->started_queue = idx;
+	return o->start_queue_rc;
+}
+
+static inline void
+own_stop_queue(void *arg, uint16_t idx)
+{
+	struct owner *o = arg;
+
+	o->stopped_queue = idx;
+}
+
+static inline void
+own_route(void *arg, uint16_t idx)
+{
+	struct owner *o = arg;
+
+	o->routes++;
+}
+
+static inline void
+own_intx(void *arg)
+{
+	struct owner *o = arg;
+
+	o->intx_calls++;
+}
+
+static inline void
+own_bus_master(void *arg)
+{
+	struct owner *o = arg;
+
+	o->master_calls++;
+}
+
+static inline void
+own_notify(void *arg, uint16_t idx, uint32_t data)
+{
+	struct owner *o = arg;
+
+	o->rung_queue = idx;
+	o->rung_data = data;
+}
+
+static inline int
+own_read_device(void *arg, size_t offset, void *buf, size_t len)
+{
+	struct owner *o = arg;
+
+	assert_true(offset + len <= DEV_LEN);
+	memcpy(buf, o->config + offset, len);
+	return 0;
+}
+
+static inline int
+own_write_device(void *arg, size_t offset, const void *buf, size_t len)
+{
+	struct owner *o = arg;
+
+	assert_true(offset + len <= DEV_LEN);
+	memcpy(o->config + offset, buf, len);
+	return 0;
+}
+
+static const struct vp_ops own_ops = {
+	.set_features = own_set_features,
+	.start = own_start,
+	.reset = own_reset,
+	.start_queue = own_start_queue,
+	.stop_queue = own_stop_queue,
+	.route_queue = own_route,
+	.intx = own_intx,
+	.bus_master = own_bus_master,
+	.notify = own_notify,
+	.read_device = own_read_device,
+	.write_device = own_write_device,
+};
+
+static inline int
+setup_with(void **state, uint32_t mult)
+{
+	struct owner *o = test_calloc(1, sizeof(*o));
+	const struct vp_params params = {
+		.device_id = 1,
+		.features = FEATURES,
+		.nvqs = NVQS,
+		.queue_size_max = QUEUE_MAX,
+		.vectors = VECTORS,
+		.notify_mult = mult,
+		.device_size = DEV_LEN,
+		.fault = &o->fault,
+		.ops = &own_ops,
+		.arg = o,
+	};
+
+	o->started_queue = o->stopped_queue = o->rung_queue = -1;
+	*state = o;
+	return vp_init(&o->vp, &params);
+}
+
+static inline int
+setup(void **state)
+{
+	return setup_with(state, VP_PAGE);
+}
+
+static inline int
+teardown(void **state)
+{
+	struct owner *o = *state;
+
+	vp_fini(&o->vp);
+	test_free(o);
+	return 0;
+}
+
+/* Little endian host: the tests run where the packages do. */
+static inline uint64_t
+rd(struct owner *o, uint64_t offset, size_t len)
+{
+	uint64_t value = 0;
+
+	vp_bar_read(&o->vp, VP_BAR_VIRTIO, offset, &value, len);
+	return value;
+}
+
+static inline void
+wr(struct owner *o, uint64_t offset, size_t len, uint64_t value)
+{
+	vp_bar_write(&o->vp, VP_BAR_VIRTIO, offset, &value, len);
+}
+
+static inline uint32_t
+cfg(struct owner *o, uint64_t offset, size_t len)
+{
+	uint32_t value = 0;
+
+	vp_config_read(&o->vp, offset, &value, len);
+	return value;
+}
+
+static inline void
+cfg_write(struct owner *o, uint64_t offset, size_t len, uint32_t value)
+{
+	vp_config_write(&o->vp, offset, &value, len);
+}
+
+static inline void
+negotiate(struct owner *o, uint64_t features)
+{
+	wr(o, VIRTIO_PCI_COMMON_STATUS, 1, 0);
+	wr(o, VIRTIO_PCI_COMMON_STATUS, 1, VIRTIO_CONFIG_S_ACKNOWLEDGE);
+	wr(o, VIRTIO_PCI_COMMON_STATUS, 1, S_DRIVER);
+	for (unsigned int i = 0; i < 2; i++) {
+		wr(o, VIRTIO_PCI_COMMON_GFSELECT, 4, i);
+		wr(o, VIRTIO_PCI_COMMON_GF, 4, (uint32_t)(features >> (32 * i)));
+	}
+	wr(o, VIRTIO_PCI_COMMON_STATUS, 1, S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK);
+}
+
+static inline uint8_t
+status(struct owner *o)
+{
+	return (uint8_t)rd(o, VIRTIO_PCI_COMMON_STATUS, 1);
+}
+
+static inline void
+run(struct owner *o)
+{
+	negotiate(o, FEATURES);
+	wr(o, VIRTIO_PCI_COMMON_STATUS, 1,
+	   S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
+}
+
+/* Configuration space. */
+
+static inline uint8_t
+find_cap(struct owner *o, uint8_t id, uint8_t type)
+{
+	unsigned int n = 0;
+
+	for (uint32_t at = cfg(o, PCI_CAPABILITY_LIST, 1); at != 0; at = cfg(o, at + 1, 1)) {
+		assert_true(at >= 0x40 && at % 4 == 0 && n++ < 48);
+		if (cfg(o, at, 1) == id && (id != PCI_CAP_ID_VNDR || cfg(o, at + 3, 1) == type))
+			return (uint8_t)at;
+	}
+	return 0;
+}
+
+#endif /* MODEL_TEST_H */

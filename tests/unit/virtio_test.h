@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* The virtio driver over a function in memory, for its tests: a device of it, and its guest.
+ * Include it after cmocka.h. */
+
+#ifndef VIRTIO_TEST_H
+#define VIRTIO_TEST_H
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "test_util.h"
+#include <linux/virtio_pci.h>
+
+#include "device_priv.h"
+#include "event_loop_priv.h"
+#include "fake_virtio.h"
+#include "fault.h"
+#include "builtin.h"
+#include "virtio.h"
+
+#define MEM_SIZE   0x200000
+#define MEM_IOVA   0x100000
+#define QUEUE_STEP 0x4000
+#define V1	   VIRTIO_BIT(VIRTIO_F_VERSION_1)
+#define PACKED	   VIRTIO_BIT(VIRTIO_F_RING_PACKED)
+#define MQ	   VIRTIO_BIT(VIRTIO_NET_F_MQ)
+#define DATA	   VIRTIO_BIT(VIRTIO_F_NOTIFICATION_DATA)
+#define WORDS	   "name v0 mgmtdev fake/v0 timeout_ms 60 "
+#define BUS_MASTER 0x04
+
+/* The driver under test, for parents of the fake transport. */
+static const char *const matches[] = {"fake/*", NULL};
+static struct vdpa_driver driver;
+
+struct fixture {
+	struct fake_virtio v;
+	struct vdpa_device *vdev;
+	struct vdpa_iotlb *tlb;
+	struct vdpa_vq_config vqs[FAKE_VIRTIO_VQS];
+	struct vdpa_start_config start;
+	int mem_fd;
+	int call[FAKE_VIRTIO_VQS], kick[FAKE_VIRTIO_VQS], spare;
+	unsigned int fds; /* before there was a device */
+};
+
+static inline struct virtio_device *
+device(struct fixture *f)
+{
+	return virtio_dev(f->vdev);
+}
+
+static inline bool
+bus_master(const struct fixture *f)
+{
+	return (f->v.pci.config[4] & BUS_MASTER) != 0;
+}
+
+static inline uint64_t
+now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+static inline void
+prepare(struct fixture *f)
+{
+	struct vdpa_mem_region_spec spec;
+
+	f->mem_fd = memfd_create("guest", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(f->mem_fd, MEM_SIZE), 0);
+	spec = (struct vdpa_mem_region_spec){.iova = MEM_IOVA, .size = MEM_SIZE, .fd = f->mem_fd};
+	assert_int_equal(vdpa_iotlb_create(NULL, &spec, 1, &f->tlb), 0);
+	for (unsigned int i = 0; i < FAKE_VIRTIO_VQS; i++) {
+		uint64_t at = MEM_IOVA + i * QUEUE_STEP;
+
+		f->call[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+		f->kick[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+		f->vqs[i] = (struct vdpa_vq_config){.num = 64,
+						    .enabled = true,
+						    .desc = at,
+						    .driver = at + 0x1000,
+						    .device = at + 0x2000,
+						    .kick_fd = f->kick[i],
+						    .call_fd = f->call[i]};
+	}
+	f->start = (struct vdpa_start_config){
+		.features = V1 | MQ, .iotlb = f->tlb, .vqs = f->vqs, .nvqs = 0};
+	f->spare = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	f->fds = count_fds();
+}
+
+static inline int
+setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	prepare(f);
+	*state = f;
+	return 0;
+}
+
+static inline int
+teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	vdpa_dev_del("v0");
+	/* Closed, and everything let go. */
+	assert_null(f->v.pci.open);
+	assert_int_equal(f->v.pci.n_mapped, 0);
+	if (f->v.pci.name != NULL)
+		fake_virtio_fini(&f->v);
+	assert_int_equal(count_fds(), f->fds);
+	vdpa_iotlb_put(f->tlb);
+	close(f->mem_fd);
+	close(f->spare);
+	for (unsigned int i = 0; i < FAKE_VIRTIO_VQS; i++) {
+		close(f->call[i]);
+		close(f->kick[i]);
+	}
+	free(f);
+	return 0;
+}
+
+static inline int
+add(struct fixture *f, const char *words)
+{
+	int rc = vdpa_dev_add(words);
+
+	if (rc == 0) {
+		f->vdev = vdpa_find_device("v0");
+		assert_non_null(f->vdev);
+		vdpa_put_device(f->vdev);
+	}
+	return rc;
+}
+
+/* A net device of pairs, all queues of which are to be started. */
+static inline void
+add_net(struct fixture *f, uint16_t pairs, const char *words)
+{
+	fake_virtio_init(&f->v, "v0", pairs);
+	assert_int_equal(add(f, words), 0);
+	f->start.nvqs = (uint16_t)(2 * pairs);
+	f->start.features = V1 | (pairs > 1 ? MQ : 0);
+	for (uint16_t i = 0; i < f->start.nvqs; i++)
+		f->vqs[i].ready = true;
+}
+
+/* The front end's connection ends: nothing is left in the device's reach. */
+static inline void
+end_binding(struct fixture *f)
+{
+	assert_int_equal(vdpa_device_set_memory(f->vdev, NULL), 0);
+	assert_int_equal(f->v.pci.n_mapped, 0);
+}
+
+static inline void
+start(struct fixture *f)
+{
+	if ((f->start.features & PACKED) != 0)
+		for (uint16_t i = 0; i < f->start.nvqs; i++)
+			f->vqs[i].state.packed.last_avail_counter =
+				f->vqs[i].state.packed.last_used_counter = 1;
+	if (vdpa_device_start(f->vdev, &f->start) < 0)
+		fail_msg("start: %s", vdpa_error_message());
+	/* Starting rings the doorbells for kicks that came too early. */
+	for (unsigned int i = 0; i < FAKE_VIRTIO_VQS; i++)
+		f->v.vq[i].kicks = 0;
+}
+
+/* Where kicks carry data the consumer writes the doorbells itself. */
+static inline void
+take_eventfds_away(struct fixture *f)
+{
+	for (uint16_t i = 0; i < f->start.nvqs; i++)
+		f->vqs[i].kick_fd = -1;
+}
+
+static inline void
+assert_refused(int rc, int err, const char *text)
+{
+	assert_int_equal(rc, -err);
+	if (strstr(vdpa_error_message(), text) == NULL)
+		fail_msg("'%s' does not say '%s'", vdpa_error_message(), text);
+}
+
+static inline void
+refuses_features(struct fake_virtio *v)
+{
+	v->refuses_features = true;
+}
+
+static inline int
+group_setup(void **state)
+{
+	int fd = eventfd(0, EFD_NONBLOCK);
+
+	if (vdpa_init(NULL) < 0)
+		return -1;
+	/* The library keeps a file descriptor for it from the first use on. */
+	vdpa_eventfd_signal(fd);
+	vdpa_eventfd_take(fd);
+	close(fd);
+	driver = vdpa_virtio_driver;
+	driver.name = "fake_virtio";
+	driver.match = matches;
+	return vdpa_register_driver(&driver);
+}
+
+static inline int
+group_teardown(void **state)
+{
+	vdpa_cleanup();
+	return 0;
+}
+
+#define T(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+
+#endif /* VIRTIO_TEST_H */
