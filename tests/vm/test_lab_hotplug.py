@@ -15,7 +15,7 @@ import reflector
 import vmtest
 from vmtest import MAC0, MAC1
 
-TIMEOUT = 300  # seconds for boot and test
+TIMEOUT = 900  # seconds for boot and test
 MEMORY = 3072  # MiB: 1 GiB of it is the guest's, and pinned
 
 
