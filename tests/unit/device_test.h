@@ -11,11 +11,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "control_group.h"
 #include "test_util.h"
 #include <linux/virtio_config.h>
 
 #include "device_priv.h"
-#include "event_loop_priv.h"
 #include "fake_device.h"
 
 #define MEM_SIZE 0x100000
@@ -114,19 +114,6 @@ nothing_is_left(struct fixture *f)
 		/* No relay is left: a kick reaches nobody. */
 		assert_null(f->vdev->core->vqs[i].relay.loop);
 	}
-}
-
-static inline int
-group_setup(void **state)
-{
-	return vdpa_event_control_init();
-}
-
-static inline int
-group_teardown(void **state)
-{
-	vdpa_event_control_fini();
-	return 0;
 }
 
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)

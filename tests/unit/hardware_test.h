@@ -18,8 +18,8 @@
 
 #include <linux/virtio_config.h>
 
+#include "control_group.h"
 #include "device_priv.h"
-#include "event_loop_priv.h"
 #include "fake_device.h"
 #include "test_util.h"
 #include "vdpa_event.h"
@@ -175,19 +175,6 @@ split_ring(struct fixture *f, unsigned int idx, uint16_t avail, uint16_t used)
 	/* The length of a used buffer. */
 	if (used != 0)
 		put16(f, f->vqs[idx].device + 4 + 4, 12);
-}
-
-static inline int
-group_setup(void **state)
-{
-	return vdpa_event_control_init();
-}
-
-static inline int
-group_teardown(void **state)
-{
-	vdpa_event_control_fini();
-	return 0;
 }
 
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)

@@ -20,7 +20,7 @@
 #include <linux/virtio_net.h>
 
 #include "consumer_priv.h"
-#include "event_loop_priv.h"
+#include "control_group.h"
 #include "fake_device.h"
 
 #define IOVA	 0x10000
@@ -589,19 +589,6 @@ notification_data_is_never_offered(void **state)
 	assert_int_equal(vdpa_get_device_features(vdev) & data, data);
 	assert_int_equal(vdpa_consumer_offered_features(vdev, false) & data, 0);
 	assert_int_equal(vdpa_consumer_offered_features(vdev, true) & data, 0);
-}
-
-static int
-group_setup(void **state)
-{
-	return vdpa_event_control_init();
-}
-
-static int
-group_teardown(void **state)
-{
-	vdpa_event_control_fini();
-	return 0;
 }
 
 #define TEST(fn, setup) cmocka_unit_test_setup_teardown(fn, setup, teardown)

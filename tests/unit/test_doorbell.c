@@ -22,10 +22,11 @@
 #include <cmocka.h>
 #include <linux/virtio_config.h>
 
+#include "control_group.h"
 #include "device_priv.h"
-#include "event_loop_priv.h"
 #include "fake_device.h"
 #include "page_holders.h"
+#include "vdpa_consumer.h"
 
 #define V1	 (UINT64_C(1) << VIRTIO_F_VERSION_1)
 #define MEM_SIZE 0x100000
@@ -260,6 +261,33 @@ another_user_is_not_given_a_page_either(void **state)
 }
 
 /* What is in a domain can be reached by all of its devices. */
+static uint32_t
+mappings_for(struct fixture *f, const struct vdpa_peer *peer)
+{
+	struct vdpa_consumer *c = vdpa_consumer_new(f->vdev, NULL, NULL);
+	struct vdpa_mem_region_spec spec = {
+		.iova = 0x10000, .size = MEM_SIZE, .fd = f->tlb->regions[0]->fd};
+	struct vdpa_dma_stats stats;
+
+	assert_non_null(c);
+	assert_int_equal(vdpa_consumer_set_peer(c, peer), 0);
+	assert_int_equal(vdpa_consumer_set_memory(c, &spec, 1), 0);
+	vdpa_dma_get_stats(f->dma, &stats);
+	vdpa_consumer_free(c);
+	return stats.mappings;
+}
+
+static void
+memory_of_another_user_does_not_come_into_reach_before_its_start_is_refused(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(mappings_for(f, &bob), 1);
+	give(f, &alice);
+	assert_int_equal(mappings_for(f, &bob), 0);
+	assert_int_equal(mappings_for(f, &alice2), 1);
+}
+
 static void
 the_page_of_one_device_binds_all_of_its_domain(void **state)
 {
@@ -386,19 +414,6 @@ dev_show_says_who_may_have_a_page(void **state)
 	free(text);
 }
 
-static int
-group_setup(void **state)
-{
-	return vdpa_event_control_init();
-}
-
-static int
-group_teardown(void **state)
-{
-	vdpa_event_control_fini();
-	return 0;
-}
-
 int
 main(void)
 {
@@ -413,6 +428,7 @@ main(void)
 		CASE(a_page_that_is_nothing_but_a_page_binds_nobody),
 		CASE(another_user_than_the_one_with_the_page_is_refused),
 		CASE(another_user_is_not_given_a_page_either),
+		CASE(memory_of_another_user_does_not_come_into_reach_before_its_start_is_refused),
 		CASE(the_page_of_one_device_binds_all_of_its_domain),
 		CASE(a_device_that_is_added_again_finds_who_has_its_page),
 		CASE(nobody_is_given_a_page_by_way_of_another),

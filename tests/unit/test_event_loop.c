@@ -23,10 +23,7 @@
 #include <rte_lcore.h>
 
 #include "../../lib/vdpa/notify/poll_window.h"
-#include "vdpa_event.h"
-
-#define LOAD(x) __atomic_load_n(&(x), __ATOMIC_SEQ_CST)
-#define INC(x)	__atomic_add_fetch(&(x), 1, __ATOMIC_SEQ_CST)
+#include "work_poller.h"
 
 static int
 setup(void **state)
@@ -346,50 +343,6 @@ a_cancelled_task_neither_runs_nor_is_running(void **state)
 	usleep(20000);
 	vdpa_task_cancel(&first.task);
 	assert_int_equal(LOAD(first.runs), 1);
-}
-
-/* A queue of work between a producer and a poller with notifications, as a virtqueue has it. */
-struct work {
-	struct vdpa_poller poller;
-	struct vdpa_event kick;
-	unsigned int produced, consumed;
-	unsigned int armed; /* the producer must kick */
-	unsigned int sleeps;
-};
-
-static unsigned int
-work_poll(struct vdpa_poller *poller)
-{
-	struct work *w = poller->arg;
-	unsigned int n = LOAD(w->produced) - w->consumed;
-
-	__atomic_store_n(&w->consumed, w->consumed + n, __ATOMIC_SEQ_CST);
-	return n;
-}
-
-static bool
-work_sleep(struct vdpa_poller *poller)
-{
-	struct work *w = poller->arg;
-
-	__atomic_store_n(&w->armed, 1, __ATOMIC_SEQ_CST);
-	if (LOAD(w->produced) != w->consumed) {
-		__atomic_store_n(&w->armed, 0, __ATOMIC_SEQ_CST);
-		return false;
-	}
-	INC(w->sleeps);
-	return true;
-}
-
-static void
-work_kick(struct vdpa_event *ev, uint32_t revents)
-{
-	struct work *w = ev->arg;
-	eventfd_t value;
-
-	eventfd_read(ev->fd, &value);
-	__atomic_store_n(&w->armed, 0, __ATOMIC_SEQ_CST);
-	vdpa_poller_wake(&w->poller);
 }
 
 static void

@@ -32,6 +32,7 @@
 #include "../../drivers/vdpa/sim/sim.h"
 #include "ring_driver.h"
 #include "vdpa_frontend.h"
+#include "work_poller.h"
 
 #define QUEUES_MAX 16
 #define NUM	   512
@@ -498,55 +499,6 @@ long_frames_leave_the_neighbour_its_turns(void **state)
 	assert_int_equal(watch.charged, (uint64_t)pairs * frames * size);
 	assert_in_range(watch.longest_charge, 1, SIM_TURN_BYTES + 65536);
 	guest_close(&g);
-}
-
-#define LOAD(x) __atomic_load_n(&(x), __ATOMIC_SEQ_CST)
-#define INC(x)	__atomic_add_fetch(&(x), 1, __ATOMIC_SEQ_CST)
-
-/* A queue of work between a producer and a poller with notifications, as a virtqueue has it. */
-struct work {
-	struct vdpa_poller poller;
-	struct vdpa_event kick;
-	unsigned int produced, consumed;
-	unsigned int armed; /* the producer must kick */
-	unsigned int sleeps;
-	unsigned int polls;
-};
-
-static unsigned int
-work_poll(struct vdpa_poller *poller)
-{
-	struct work *w = poller->arg;
-	unsigned int n = LOAD(w->produced) - w->consumed;
-
-	INC(w->polls);
-	__atomic_store_n(&w->consumed, w->consumed + n, __ATOMIC_SEQ_CST);
-	return n;
-}
-
-static bool
-work_sleep(struct vdpa_poller *poller)
-{
-	struct work *w = poller->arg;
-
-	__atomic_store_n(&w->armed, 1, __ATOMIC_SEQ_CST);
-	if (LOAD(w->produced) != w->consumed) {
-		__atomic_store_n(&w->armed, 0, __ATOMIC_SEQ_CST);
-		return false;
-	}
-	INC(w->sleeps);
-	return true;
-}
-
-static void
-work_kick(struct vdpa_event *ev, uint32_t revents)
-{
-	struct work *w = ev->arg;
-	eventfd_t value;
-
-	eventfd_read(ev->fd, &value);
-	__atomic_store_n(&w->armed, 0, __ATOMIC_SEQ_CST);
-	vdpa_poller_wake(&w->poller);
 }
 
 /*

@@ -20,8 +20,8 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
 
+#include "control_group.h"
 #include "device_priv.h"
-#include "event_loop_priv.h"
 #include "fake_device.h"
 #include "page_holders.h"
 #include "vhost_user_priv.h"
@@ -338,19 +338,6 @@ a_front_end_that_does_not_read_its_channel_holds_up_nobody(void **state)
 	}
 	close(f->fake->doorbell.fd);
 	close(channel);
-}
-
-static int
-group_setup(void **state)
-{
-	return vdpa_event_control_init();
-}
-
-static int
-group_teardown(void **state)
-{
-	vdpa_event_control_fini();
-	return 0;
 }
 
 #define TEST(fn, setup) cmocka_unit_test_setup_teardown(fn, setup, teardown)

@@ -20,8 +20,8 @@
 
 #include <cmocka.h>
 
+#include "control_group.h"
 #include "device_priv.h"
-#include "event_loop_priv.h"
 #include "fake_device.h"
 #include "test_util.h"
 #include "vhost_user_priv.h"
@@ -232,19 +232,6 @@ one_front_end_at_a_time_is_looked_for(void **state)
 	assert_int_equal(LOAD(hold.in), 1);
 	STORE(hold.on, false);
 	device_close(other);
-}
-
-static int
-group_setup(void **state)
-{
-	return vdpa_event_control_init();
-}
-
-static int
-group_teardown(void **state)
-{
-	vdpa_event_control_fini();
-	return 0;
 }
 
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)

@@ -21,7 +21,7 @@
 #include <linux/virtio_config.h>
 
 #include "consumer_priv.h"
-#include "event_loop_priv.h"
+#include "control_group.h"
 #include "fake_device.h"
 
 #define DEVICES	 8
@@ -345,19 +345,6 @@ one_that_does_not_reset_is_cut_off_from_what_others_use(void **state)
 	}
 	vdpa_iotlb_put(tlb);
 	vdpa_dma_domain_destroy(dom);
-}
-
-static int
-group_setup(void **state)
-{
-	return vdpa_event_control_init();
-}
-
-static int
-group_teardown(void **state)
-{
-	vdpa_event_control_fini();
-	return 0;
 }
 
 #define test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)

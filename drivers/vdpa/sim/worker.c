@@ -100,8 +100,8 @@ sim_worker_get_all(struct sim_worker **workers_out, unsigned int n)
 
 	if (n > slots)
 		return vdpa_error(EINVAL,
-				  "workers %u: there are %u lcores that poll; vdpa-app's option is "
-				  "--poll-lcores",
+				  "workers %u: that takes as many lcores that poll, and %u do: see "
+				  "vdpa-app's --poll-lcores",
 				  n, s->n_poll_lcores);
 	pthread_mutex_lock(&workers_lock);
 	for (i = 0; i < n; i++) {

@@ -207,7 +207,7 @@ undo(struct dma_change *c)
 	vdpa_iotlb_put(c->now);
 }
 
-/* Try again what could not be unmapped after the user's last table. */
+/* Try again what could not be unmapped after the user's last table, or after anybody's. */
 int
 dma_unmap_stuck(struct vdpa_dma_user *user, bool anybody, bool silent)
 {

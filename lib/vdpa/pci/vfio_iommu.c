@@ -375,22 +375,28 @@ int
 vdpa_vfio_cut_off(struct vfio_attachment *at)
 {
 	struct vfio_group *g = at->group;
+	bool is_free = false;
 	int ret = 0;
 
 	pthread_mutex_lock(&registry_lock);
-	if (g->users > 1)
-		ret = vdpa_error(EBUSY, "%s: other functions of IOMMU group %d are in use", g->name,
-				 g->id);
-	/* Whoever is inside a call for the device has its file until that ends. */
-	for (unsigned int i = 0; ret == 0 && !group_is_free(g); i++) {
-		if (i == CUT_OFF_TRIES)
+	for (unsigned int i = 0; ret == 0 && !is_free; i++) {
+		if (g->users > 1) {
+			ret = vdpa_error(EBUSY, "%s: other functions of IOMMU group %d are in use",
+					 g->name, g->id);
+		} else if (group_is_free(g)) {
+			is_free = true;
+		} else if (i == CUT_OFF_TRIES) {
 			ret = vdpa_error(
 				EBUSY,
 				"%s: somebody has the function open: IOMMU group %d is not "
 				"taken out of the container of %s",
 				g->name, g->id, g->container->name);
-		else
+		} else {
+			/* Whoever is inside a call for the device has its file until that ends. */
+			pthread_mutex_unlock(&registry_lock);
 			usleep(CUT_OFF_PAUSE_US);
+			pthread_mutex_lock(&registry_lock);
+		}
 	}
 	pthread_mutex_unlock(&registry_lock);
 	return ret;

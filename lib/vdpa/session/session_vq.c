@@ -428,80 +428,85 @@ vdpa_device_stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state
 	return rc;
 }
 
+/* A change of a queue of the session, by fn under the lock: nothing for one that has stopped by
+ * itself, of which the front end has not heard yet. */
+static int
+change_vq(struct vdpa_device *vdev, uint16_t idx,
+	  int (*fn)(struct vdpa_device *vdev, uint16_t idx, int value), int value)
+{
+	int rc = 0;
+
+	vdpa_device_lock(vdev);
+	if (!has_stopped(vdev, idx)) {
+		rc = check_session_vq(vdev, idx);
+		if (rc == 0)
+			rc = fn(vdev, idx, value);
+	}
+	vdpa_device_unlock(vdev);
+	return rc;
+}
+
+static int
+set_enabled(struct vdpa_device *vdev, uint16_t idx, int enable)
+{
+	struct vdpa_core_vq *vq = &vdev->core->vqs[idx];
+	int rc = 0;
+
+	if (vq->conf.num == 0)
+		return vdpa_error(EPROTO, "%s: queue %u: is not started", vdev->name, idx);
+	if (vq->conf.enabled != enable)
+		rc = enable_vq(vdev, idx, enable);
+	if (rc == 0)
+		vq->conf.enabled = enable;
+	return rc;
+}
+
 int
 vdpa_device_enable_vq(struct vdpa_device *vdev, uint16_t idx, bool enable)
 {
-	struct vdpa_core_vq *vq;
-	int rc;
+	return change_vq(vdev, idx, set_enabled, enable);
+}
 
-	vdpa_device_lock(vdev);
-	if (has_stopped(vdev, idx)) {
-		rc = 0;
-		goto out;
-	}
-	rc = check_session_vq(vdev, idx);
-	if (rc == 0) {
-		vq = &vdev->core->vqs[idx];
-		if (vq->conf.num == 0)
-			rc = vdpa_error(EPROTO, "%s: queue %u: is not started", vdev->name, idx);
-		else if (vq->conf.enabled != enable)
-			rc = enable_vq(vdev, idx, enable);
-		if (rc == 0)
-			vq->conf.enabled = enable;
-	}
-out:
-	vdpa_device_unlock(vdev);
-	return rc;
+static int
+set_call(struct vdpa_device *vdev, uint16_t idx, int fd)
+{
+	struct vdpa_vq_config *conf = &vdev->core->vqs[idx].conf;
+	bool had_none = conf->call_fd < 0;
+	int rc = vdpa_session_attach_call(vdev, idx, fd);
+
+	if (rc < 0)
+		return rc;
+	conf->call_fd = fd;
+	/* A signal on the old one is still there to be read; without one it was lost, and this one
+	 * takes its place. */
+	if (fd >= 0 && had_none)
+		vdpa_eventfd_signal(fd);
+	return 0;
 }
 
 int
 vdpa_device_set_vq_call(struct vdpa_device *vdev, uint16_t idx, int fd)
 {
-	bool had_none;
-	int rc;
+	return change_vq(vdev, idx, set_call, fd);
+}
 
-	vdpa_device_lock(vdev);
-	if (has_stopped(vdev, idx)) {
-		rc = 0;
-		goto out;
-	}
-	rc = check_session_vq(vdev, idx);
-	if (rc == 0)
-		rc = vdpa_session_attach_call(vdev, idx, fd);
-	if (rc == 0) {
-		had_none = vdev->core->vqs[idx].conf.call_fd < 0;
-		vdev->core->vqs[idx].conf.call_fd = fd;
-		/* A signal on the old one is still there to be read; without one it was lost: make
-		 * up for it. */
-		if (fd >= 0 && had_none)
-			vdpa_eventfd_signal(fd);
-	}
-out:
-	vdpa_device_unlock(vdev);
-	return rc;
+static int
+set_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
+{
+	int rc = vdpa_session_attach_kick(vdev, idx, fd);
+
+	if (rc < 0)
+		return rc;
+	vdev->core->vqs[idx].conf.kick_fd = fd;
+	if (vdev->core->vqs[idx].ready)
+		vdpa_session_kick(vdev, idx);
+	return 0;
 }
 
 int
 vdpa_device_set_vq_kick(struct vdpa_device *vdev, uint16_t idx, int fd)
 {
-	int rc;
-
-	vdpa_device_lock(vdev);
-	if (has_stopped(vdev, idx)) {
-		rc = 0;
-		goto out;
-	}
-	rc = check_session_vq(vdev, idx);
-	if (rc == 0)
-		rc = vdpa_session_attach_kick(vdev, idx, fd);
-	if (rc == 0) {
-		vdev->core->vqs[idx].conf.kick_fd = fd;
-		if (vdev->core->vqs[idx].ready)
-			vdpa_session_kick(vdev, idx);
-	}
-out:
-	vdpa_device_unlock(vdev);
-	return rc;
+	return change_vq(vdev, idx, set_kick, fd);
 }
 
 int
