@@ -74,15 +74,16 @@ take_fds(struct vhu_conn *conn, struct msghdr *hdr)
 			int fd;
 
 			memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
-			if (conn->nfds == VHU_MSG_FDS_MAX || vdpa_fd_in_reserve(fd))
+			if (conn->nfds == VHU_MSG_FDS_MAX || vdpa_fd_in_reserve(fd)) {
 				why = NO_ROOM;
-			else if (why == NULL && !vdpa_fd_can_be_kept(fd))
+				(void)vdpa_close_foreign(conn->session->dev->fds, fd);
+				continue;
+			}
+			if (why == NULL && !vdpa_fd_can_be_kept(fd))
 				why = "its socket is no half of a socket pair in which nothing is "
 				      "queued";
-			if (why != NULL)
-				(void)vdpa_close_foreign(conn->session->dev->fds, fd);
-			else
-				conn->fds[conn->nfds++] = fd;
+			/* Of a message that is refused the job closes them, soon. */
+			conn->fds[conn->nfds++] = fd;
 		}
 	}
 	return why;
