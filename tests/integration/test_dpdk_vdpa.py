@@ -565,6 +565,22 @@ class Session(unittest.TestCase):
                     other.exchange(timeout=0.2)
             net.exchange()
 
+    def test_connection_that_waits_gets_the_device(self):
+        """rte_vhost says once that a ring is ready, whoever has the device then."""
+        for before in ('', 'rx', 'rx tx'):
+            with self.subTest(set_up_while_it_waits=before), vhu.NetDriver(self.path) as other:
+                with vhu.NetDriver(self.path) as net:
+                    net.start()
+                    net.exchange()
+                    for ring in before.split():
+                        self.assertEqual(getattr(other, ring).start(other.client), 0)
+                    net.exchange()
+                if before != 'rx tx':
+                    harness.wait_for(lambda: self.state() == 'idle', 'the device to stop')
+                for ring in ('rx', 'tx')[len(before.split()):]:
+                    self.assertEqual(getattr(other, ring).start(other.client), 0)
+                other.exchange()
+
     def test_configuration(self):
         with vhu.Client(self.path) as client:
             client.negotiate()

@@ -86,6 +86,7 @@ frontend_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 	dev->vdev = vdev;
 	dev->rte = probing;
 	dev->vid = VDPA_RTE_NO_VID;
+	TAILQ_INIT(&dev->waiting);
 	dev->is_net = vdpa_get_device_id(vdev) == VIRTIO_ID_NET;
 	dev->nrings = nvqs;
 	rc = vdpa_rte_stats_init(dev);
@@ -131,6 +132,7 @@ frontend_remove(struct vdpa_device *vdev)
 	TAILQ_REMOVE(&devices, dev, next);
 	pthread_mutex_unlock(&vdpa_rte_lock);
 	vdpa_rte_session_end(dev);
+	vdpa_rte_wait_end(dev);
 	free(dev->stat_zero);
 	free(dev);
 }

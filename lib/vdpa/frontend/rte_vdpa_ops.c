@@ -52,15 +52,33 @@ lock_device(struct rte_vdpa_device *registered)
 	return dev;
 }
 
-/* The same by connection; the device serves it, or is free to. */
+/* The same by connection. */
 static struct vdpa_rte_device *
-lock_session(int vid)
+lock_connection(int vid)
 {
 	struct vdpa_rte_device *dev;
 
 	pthread_mutex_lock(&vdpa_rte_lock);
 	dev = vdpa_rte_find_vid(vid);
-	if (dev != NULL && (dev->vid == VDPA_RTE_NO_VID || dev->vid == vid))
+	if (dev == NULL)
+		pthread_mutex_unlock(&vdpa_rte_lock);
+	return dev;
+}
+
+/* Whether another connection has the device. */
+static bool
+is_held(const struct vdpa_rte_device *dev, int vid)
+{
+	return dev->vid != VDPA_RTE_NO_VID && dev->vid != vid;
+}
+
+/* The device of a connection that it serves, or is free to. */
+static struct vdpa_rte_device *
+lock_session(int vid)
+{
+	struct vdpa_rte_device *dev = lock_connection(vid);
+
+	if (dev == NULL || !is_held(dev, vid))
 		return dev;
 	pthread_mutex_unlock(&vdpa_rte_lock);
 	return NULL;
@@ -147,19 +165,11 @@ get_dev_type(struct rte_vdpa_device *registered, uint32_t *type)
  * changed memory table and not configured again, in every release.
  */
 static int
-dev_conf(int vid)
+configure(struct vdpa_rte_device *dev, int vid)
 {
-	struct vdpa_rte_device *dev = lock_session(vid);
-	bool left_unconfigured, running;
+	bool running = dev->vid == vid && vdpa_consumer_is_running(dev->consumer);
 	int rc;
 
-	if (dev == NULL) {
-		VDPA_LOG(ERR,
-			 "rte_vdpa: connection %d refused: its device is gone or has a front end",
-			 vid);
-		return -1;
-	}
-	running = dev->vid == vid && vdpa_consumer_is_running(dev->consumer);
 	rc = vdpa_rte_session_begin(dev, vid);
 	if (rc == 0)
 		rc = vdpa_rte_session_conf(dev);
@@ -169,9 +179,30 @@ dev_conf(int vid)
 	if (rc < 0 && rc != -EAGAIN)
 		VDPA_LOG(ERR, "%s: rte_vdpa: %s: %s", dev->vdev->name,
 			 running ? "memory table" : "start", vdpa_error_message());
-	left_unconfigured = vdpa_rte_aborts || !dev->is_net;
+	return rc < 0 || vdpa_rte_aborts || !dev->is_net ? -1 : 0;
+}
+
+static int
+dev_conf(int vid)
+{
+	struct vdpa_rte_device *dev = lock_connection(vid);
+	int rc;
+
+	if (dev == NULL) {
+		VDPA_LOG(ERR, "rte_vdpa: connection %d refused: its device is gone", vid);
+		return -1;
+	}
+	if (is_held(dev, vid)) {
+		if (vdpa_rte_wait_complete(dev, vid) == 0)
+			VDPA_LOG(WARNING,
+				 "%s: rte_vdpa: connection %d waits for connection %d to end",
+				 dev->vdev->name, vid, dev->vid);
+		rc = -1;
+	} else {
+		rc = configure(dev, vid);
+	}
 	unlock();
-	return rc < 0 || left_unconfigured ? -1 : 0;
+	return rc;
 }
 
 static int
@@ -190,12 +221,18 @@ dev_close(int vid)
 static int
 dev_cleanup(int vid)
 {
-	struct vdpa_rte_device *dev = lock_session(vid);
+	struct vdpa_rte_device *dev = lock_connection(vid);
+	int waits;
 
 	if (dev == NULL)
 		return -1;
-	if (dev->vid == vid)
+	vdpa_rte_wait_over(dev, vid, NULL);
+	if (dev->vid == vid) {
 		vdpa_rte_session_end(dev);
+		waits = vdpa_rte_wait_first_complete(dev);
+		if (waits != VDPA_RTE_NO_VID)
+			(void)configure(dev, waits);
+	}
 	unlock();
 	return 0;
 }
@@ -203,7 +240,7 @@ dev_cleanup(int vid)
 static int
 set_vring_state(int vid, int vring, int state)
 {
-	struct vdpa_rte_device *dev = lock_session(vid);
+	struct vdpa_rte_device *dev = lock_connection(vid);
 	int rc = 0;
 
 	if (dev == NULL)
@@ -214,6 +251,8 @@ set_vring_state(int vid, int vring, int state)
 				 vring, dev->nrings);
 			rc = -1;
 		}
+	} else if (is_held(dev, vid)) {
+		rc = vdpa_rte_wait_ring(dev, vid, (uint16_t)vring, state != 0);
 	} else if (state != 0) {
 		rc = vdpa_rte_session_begin(dev, vid);
 		if (rc == 0)

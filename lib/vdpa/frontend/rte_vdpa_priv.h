@@ -45,7 +45,8 @@ struct vdpa_rte_device {
 	int vid; /* VDPA_RTE_NO_VID: nobody is connected, as far as we know */
 	struct vdpa_consumer *consumer; /* while there is one */
 	bool packed;
-	struct vdpa_rte_log *log; /* NULL: none */
+	struct vdpa_rte_log *log;		/* NULL: none */
+	TAILQ_HEAD(, vdpa_rte_waiting) waiting; /* other connections, in the order of their words */
 
 	/* Statistics: names by id, and what reset_stats takes as zero, by queue and id. */
 	unsigned int nstats;
@@ -75,8 +76,22 @@ int vdpa_rte_stats_init(struct vdpa_rte_device *dev);
 /* Whether rte_vdpa has a type for it. */
 bool vdpa_rte_type_of(struct vdpa_device *vdev, uint32_t *type);
 
+/* rte_vdpa_waiting.c, under the lock. */
+
+/* rte_vhost says of a connection, while another has the device, that a ring is ready or no longer,
+ * and that the device may start. 0, -ENOMEM, or -EALREADY for what was said before. */
+int vdpa_rte_wait_ring(struct vdpa_rte_device *dev, int vid, uint16_t idx, bool enabled);
+int vdpa_rte_wait_complete(struct vdpa_rte_device *dev, int vid);
+/* The first connection that could start; VDPA_RTE_NO_VID: none. */
+int vdpa_rte_wait_first_complete(const struct vdpa_rte_device *dev);
+/* The connection has the device, and gets the rings that are ready (NULL: it is gone). */
+void vdpa_rte_wait_over(struct vdpa_rte_device *dev, int vid, bool *enabled);
+void vdpa_rte_wait_end(struct vdpa_rte_device *dev);
+
 /* rte_vdpa_session.c, under the lock. */
 
+/* Have the connection's messages seen before rte_vhost handles them. 0 or -ENODEV. */
+int vdpa_rte_session_hear(int vid);
 /* The connection of a device that has none, or this one. */
 int vdpa_rte_session_begin(struct vdpa_rte_device *dev, int vid);
 /* rte_vhost takes the device for ready: start it, or bring it whatever memory table there is now.

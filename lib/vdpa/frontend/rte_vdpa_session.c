@@ -281,8 +281,12 @@ report_all(struct vdpa_rte_device *dev, uint16_t idx)
 	for (uint16_t i = 0; rc == 0 && i < n; i++) {
 		/* rte_vhost has a ring that the front end has spoken of. */
 		vdpa_consumer_announce_vq(dev->consumer, i);
-		if (!vdpa_consumer_has_vq(dev->consumer, i))
-			rc = report_ring(dev, mem, i);
+		if (vdpa_consumer_has_vq(dev->consumer, i))
+			continue;
+		rc = report_ring(dev, mem, i);
+		/* Ready before this connection had the device. */
+		if (rc == 0 && dev->enabled[i])
+			rc = vdpa_consumer_enable_vq(dev->consumer, i, true);
 	}
 	free(mem);
 	return rc;
@@ -407,12 +411,15 @@ before_message(int vid, void *ctx)
 	idx = msg->payload.state.index;
 	pthread_mutex_lock(&vdpa_rte_lock);
 	dev = vdpa_rte_find_vid(vid);
-	if (dev != NULL && dev->vid == vid && idx < dev->nrings &&
-	    msg->size == sizeof(msg->payload.state)) {
-		if (msg->request == VHU_GET_VRING_BASE)
+	if (dev != NULL && idx < dev->nrings && msg->size == sizeof(msg->payload.state)) {
+		bool stops = msg->request == VHU_GET_VRING_BASE;
+
+		if (dev->vid == vid && stops)
 			ring_stops(dev, (uint16_t)idx);
-		else
+		else if (dev->vid == vid)
 			ring_is_enabled(dev, (uint16_t)idx, msg->payload.state.num != 0);
+		else if (stops || msg->payload.state.num == 0)
+			(void)vdpa_rte_wait_ring(dev, vid, (uint16_t)idx, false);
 	}
 	pthread_mutex_unlock(&vdpa_rte_lock);
 	return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
@@ -466,6 +473,14 @@ static const struct rte_vhost_user_extern_ops extern_ops = {
 };
 
 int
+vdpa_rte_session_hear(int vid)
+{
+	return rte_vhost_extern_callback_register(vid, &extern_ops, NULL) < 0
+		       ? vdpa_error(ENODEV, "the connection is gone")
+		       : 0;
+}
+
+int
 vdpa_rte_session_begin(struct vdpa_rte_device *dev, int vid)
 {
 	if (dev->vid == vid)
@@ -474,9 +489,8 @@ vdpa_rte_session_begin(struct vdpa_rte_device *dev, int vid)
 	if (dev->consumer == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	dev->vid = vid;
-	return rte_vhost_extern_callback_register(vid, &extern_ops, NULL) < 0
-		       ? vdpa_error(ENODEV, "the connection is gone")
-		       : 0;
+	vdpa_rte_wait_over(dev, vid, dev->enabled);
+	return vdpa_rte_session_hear(vid);
 }
 
 void
