@@ -28,8 +28,6 @@
 #include "vdpa_log.h"
 #include "vhost_user_priv.h"
 
-/* Linux' SCM_MAX_FD: what one message can bring. All are received, so that all can be closed. */
-#define RIGHTS_MAX    253
 #define NO_ROOM	      "it has too many file descriptors, or this process has no room for them"
 /* Messages after which the job makes way for those of other devices. */
 #define MESSAGES_MAX  64
@@ -74,15 +72,18 @@ take_fds(struct vhu_conn *conn, struct msghdr *hdr)
 			int fd;
 
 			memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
-			if (conn->nfds == VHU_MSG_FDS_MAX || vdpa_fd_in_reserve(fd)) {
+			if (vdpa_fd_in_reserve(fd)) {
 				why = NO_ROOM;
 				(void)vdpa_close_foreign(conn->session->dev->fds, fd);
 				continue;
 			}
+			if (conn->nfds >= VHU_MSG_FDS_MAX)
+				why = NO_ROOM;
 			if (why == NULL && !vdpa_fd_can_be_kept(fd))
 				why = "its socket is no half of a socket pair in which nothing is "
 				      "queued";
-			/* Of a message that is refused the job closes them, soon. */
+			/* Of a message that is refused the job closes them, soon: to ask for what
+			 * 253 of them are would hold the control loop up. */
 			conn->fds[conn->nfds++] = fd;
 		}
 	}
@@ -104,7 +105,7 @@ static enum input
 receive(struct vhu_conn *conn)
 {
 	union {
-		char buf[CMSG_SPACE(RIGHTS_MAX * sizeof(int))];
+		char buf[CMSG_SPACE(VHU_RIGHTS_MAX * sizeof(int))];
 		struct cmsghdr align;
 	} control;
 

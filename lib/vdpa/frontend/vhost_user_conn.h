@@ -15,6 +15,9 @@
 #include "vdpa_work.h"
 #include "vhost_user_proto.h"
 
+/* Linux' SCM_MAX_FD: what one message can bring. All are received, so that all can be closed. */
+#define VHU_RIGHTS_MAX 253
+
 struct vhu_device;
 struct vhu_session;
 
@@ -30,7 +33,9 @@ struct vhu_conn {
 	struct vhu_session *session;
 	struct vhu_msg msg; /* as much of it as has come */
 	size_t have;	    /* bytes */
-	int fds[VHU_MSG_FDS_MAX];
+	/* Of the message: at most VHU_MSG_FDS_MAX before the bytes that are refused, and then what
+	 * came with these. */
+	int fds[VHU_MSG_FDS_MAX + VHU_RIGHTS_MAX];
 	unsigned int nfds;
 	bool answered;		     /* the last message */
 	bool ended;		     /* hung up, broken or refused */

@@ -10,8 +10,10 @@
  * Owns the accounts in which such descriptors wait, and the threads that close them (closers). An
  * account is in `pending` while descriptors wait in it and no closer has one of them; a closer
  * takes one descriptor of the first account and puts the account behind the others. There are as
- * many closers as accounts with descriptors, CLOSERS_MAX at most, none without. A close that never
- * returns costs its account its only closer, and the account fills and stays full.
+ * many closers as accounts with descriptors, CLOSERS_MAX at most. SPARE_MAX of those that find
+ * nothing more wait for SPARE_MS, since the sender of one message sends the next, and to start a
+ * thread is dearer than all else that a message costs the control loop; then there is none. A close
+ * that never returns costs its account its only closer, and the account fills and stays full.
  */
 
 #include <errno.h>
@@ -29,6 +31,7 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "vdpa_foreign_fd.h"
@@ -37,6 +40,8 @@
 /* Senders whose descriptors may all keep a thread at the same time. */
 #define CLOSERS_MAX  256
 #define CLOSER_STACK ((size_t)256 << 10)
+#define SPARE_MAX    2
+#define SPARE_MS     100
 /* Room for what one more message brings, 253 descriptors at most, and for the end of a connection
  * that has one for each of 256 queues. */
 #define ROOM	     (VDPA_FD_WAITING_MAX + 576)
@@ -58,7 +63,9 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static TAILQ_HEAD(, vdpa_fd_account) pending = TAILQ_HEAD_INITIALIZER(pending);
 static unsigned int active; /* accounts in which something waits or is being closed */
 static unsigned int closers;
-static bool failure_logged; /* that a closer could not be started */
+static unsigned int spares;	    /* of those, wait */
+static pthread_cond_t pending_cond; /* on CLOCK_MONOTONIC */
+static bool failure_logged;	    /* that a closer could not be started */
 
 /* The beginning of the descriptor's title, as the kernel tells it. What has a name in a file system
  * begins with a slash or with a parenthesis, so no file can be called like one of ours. */
@@ -178,12 +185,43 @@ close_first(struct vdpa_fd_account *a)
 		free(a);
 }
 
+__attribute__((constructor)) static void
+pending_cond_init(void)
+{
+	pthread_condattr_t attr;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&pending_cond, &attr);
+	pthread_condattr_destroy(&attr);
+}
+
+/* Under the lock. False: there is nothing to close, and no need to wait for more. */
+static bool
+wait_for_pending(void)
+{
+	struct timespec until;
+	int rc = 0;
+
+	if (!TAILQ_EMPTY(&pending) || spares == SPARE_MAX)
+		return !TAILQ_EMPTY(&pending);
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += SPARE_MS * 1000000L;
+	until.tv_sec += until.tv_nsec / 1000000000L;
+	until.tv_nsec %= 1000000000L;
+	spares++;
+	while (TAILQ_EMPTY(&pending) && rc == 0)
+		rc = pthread_cond_timedwait(&pending_cond, &lock, &until);
+	spares--;
+	return !TAILQ_EMPTY(&pending);
+}
+
 static void *
 closer(void *arg)
 {
 	pthread_setname_np(pthread_self(), "vdpa-closer");
 	pthread_mutex_lock(&lock);
-	while (!TAILQ_EMPTY(&pending))
+	while (wait_for_pending())
 		close_first(TAILQ_FIRST(&pending));
 	closers--;
 	pthread_mutex_unlock(&lock);
@@ -199,7 +237,11 @@ start_closer(void)
 	pthread_t thread;
 	int rc;
 
-	if (TAILQ_EMPTY(&pending) || closers >= active || closers >= CLOSERS_MAX)
+	if (TAILQ_EMPTY(&pending))
+		return;
+	if (spares > 0)
+		pthread_cond_signal(&pending_cond);
+	if (closers >= active || closers >= CLOSERS_MAX)
 		return;
 	sigfillset(&all);
 	pthread_attr_init(&attr);
