@@ -14,6 +14,7 @@
 #include <linux/virtio_blk.h>
 #include <linux/virtio_net.h>
 #include <linux/virtio_ring.h>
+#include <rte_common.h>
 
 #include "clock.h"
 #include "session.h"
@@ -147,7 +148,7 @@ queue_reset(struct session *s, struct queue *q)
 int
 session_init(struct session *s, struct target *t, const struct session_params *params)
 {
-	uint64_t ring_bytes, slots_bytes, sizes[2];
+	uint64_t ring_bytes, slots_bytes, slots_iova, sizes[2];
 	int rc;
 
 	memset(s, 0, sizeof(*s));
@@ -177,13 +178,16 @@ session_init(struct session *s, struct target *t, const struct session_params *p
 	slots_bytes = (uint64_t)s->params.slots * s->slot_size;
 	sizes[0] = align_up(2 * MARGIN + s->params.n * ring_bytes, RING_ALIGN);
 	sizes[1] = align_up(2 * MARGIN + s->params.n * slots_bytes, RING_ALIGN);
-	rc = ring_mem_init(&s->mem, sizes, 2);
+	slots_iova = RING_MEM_IOVA + sizes[0];
+	if (params->one_region != 0)
+		sizes[0] = align_up(RTE_MAX(params->one_region, sizes[0] + sizes[1]), RING_ALIGN);
+	rc = ring_mem_init(&s->mem, sizes, params->one_region != 0 ? 1 : 2);
 	for (uint16_t i = 0; rc == 0 && i < s->nq; i++) {
 		uint64_t k = (uint64_t)(i - s->params.first);
 
 		if (in_session(s, i))
-			rc = queue_init(s, i, s->mem.region[0].iova + MARGIN + k * ring_bytes,
-					s->mem.region[1].iova + MARGIN + k * slots_bytes);
+			rc = queue_init(s, i, RING_MEM_IOVA + MARGIN + k * ring_bytes,
+					slots_iova + MARGIN + k * slots_bytes);
 	}
 	if (rc == 0)
 		return 0;

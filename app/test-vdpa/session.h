@@ -66,6 +66,9 @@ struct session_params {
 	uint32_t num;	/* ring size; 0: default */
 	uint32_t slots; /* a queue; 0: as many as the ring has descriptors, at most 64 */
 	uint32_t room;	/* bytes of data in a slot; 0: default */
+	/* Bytes of guest memory in one region, as far as rings and slots need no more; 0: a region
+	 * for the rings and one for the slots, of what they need. */
+	uint64_t one_region;
 };
 
 struct session {

@@ -46,9 +46,10 @@ struct vhu_target {
 	uint64_t protocol; /* protocol features to negotiate, if offered */
 	uint64_t features; /* negotiated */
 	struct vdpa_iotlb *tlb;
-	/* Added to user addresses, another one for each session: its memory is other memory, and
-	 * rte_vhost takes a table of the same addresses for the one that it has. */
+	/* Added to user addresses, another one for other memory: rte_vhost takes a table of the
+	 * same addresses for the one that it has. */
 	uint64_t uaddr_shift;
+	uint64_t memory_ino; /* of the file of the last session's first region */
 	bool started[VDPA_VQ_MAX];
 };
 
@@ -326,7 +327,10 @@ vhu_start(struct target *t, const struct vdpa_start_config *conf)
 	has_status = vhu_client_has(c, VHU_P_STATUS);
 	v->features = conf->features | t->own_features;
 	v->tlb = vdpa_iotlb_get(conf->iotlb);
-	v->uaddr_shift = (v->uaddr_shift + UADDR_STEP) % (16 * UADDR_STEP);
+	if (v->tlb->n > 0 && v->memory_ino != (uint64_t)v->tlb->regions[0]->ino) {
+		v->uaddr_shift = (v->uaddr_shift + UADDR_STEP) % (16 * UADDR_STEP);
+		v->memory_ino = (uint64_t)v->tlb->regions[0]->ino;
+	}
 	if (has_status) {
 		rc = set_u64(c, VHU_SET_STATUS, status);
 		if (rc == 0)
