@@ -46,17 +46,17 @@ struct virtio_vector {
 };
 
 struct virtio_irq {
-	bool there;	     /* virtio_irq_init() was called */
-	unsigned int limit;  /* word `vectors` */
-	unsigned int n;	     /* vectors in use; 0: the INTx line, or none; read by atomic load */
-	unsigned int n_told; /* in the log, where told */
-	bool told;
+	bool there;	       /* virtio_irq_init() was called */
+	unsigned int limit;    /* word `vectors` */
+	unsigned int n;	       /* vectors in use; 0: the INTx line, or none; read by atomic load */
+	unsigned int n_logged; /* n of the last log line, where logged */
+	bool logged;
 	bool on;		       /* set up, by vectors or line */
 	struct virtio_vector *vectors; /* n of them, at least 1 */
 	struct vdpa_work_queue jobs;   /* of the vectors */
 	pthread_mutex_t lock;
 	int config_fd;	    /* (lock) */
-	uint8_t generation; /* of the configuration, as told last; its job's */
+	uint8_t generation; /* of the configuration, at the last notification; its job's */
 	uint64_t relayed;   /* atomic */
 };
 
@@ -70,7 +70,7 @@ struct virtio_ctrl {
 	struct vdpa_dma_buf mem; /* ring and command; kept from start to start */
 	uint16_t next;		 /* split: avail and used index; packed: slot */
 	bool wrap;		 /* packed */
-	uint16_t pairs;		 /* as the device has been told */
+	uint16_t pairs;		 /* as the last command has set them */
 	uint64_t commands;	 /* atomic */
 };
 

@@ -206,7 +206,7 @@ disable(struct virtio_device *dev, uint16_t idx)
 	if (!virtio_has(dev->negotiated, VIRTIO_F_RING_RESET))
 		return vdpa_error(EOPNOTSUPP, "a queue of this device stops only with the device");
 	q->ready = false;
-	/* The device is told first: it is not to wait for buffers there. */
+	/* The device gets the command first: it is not to wait for buffers there. */
 	if (dev->running && update_pairs(dev) < 0)
 		VDPA_LOG(WARNING, "%s", vdpa_error_message());
 	rc = virtio_hw_vq_reset(&dev->hw, idx);
@@ -227,7 +227,7 @@ virtio_device_set_ready(struct virtio_device *dev, uint16_t idx, bool ready)
 /*
  * A device knows of no such thing, but for pairs of a net device. A queue that is disabled keeps
  * its place in the ring, and the device goes on with what the guest puts there: nothing, as it has
- * been told to use fewer pairs, or stops next.
+ * been set to use fewer pairs, or stops next.
  */
 int
 virtio_device_set_enable(struct virtio_device *dev, uint16_t idx, bool on)

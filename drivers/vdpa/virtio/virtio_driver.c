@@ -92,7 +92,7 @@ static TAILQ_HEAD(, parent) parents = TAILQ_HEAD_INITIALIZER(parents); /* manage
 
 /* The device. */
 
-/* Error and removal, told by the transport; on the control loop. */
+/* Error and removal, signalled by the transport; on the control loop. */
 static void
 on_gone(struct vdpa_event *ev, uint32_t revents)
 {

@@ -603,7 +603,7 @@ virtio_hw_kick(struct virtio_hw *hw, uint32_t doorbell, uint32_t data)
 	uint64_t at = hw->notify.offset + (uint64_t)doorbell;
 	volatile uint8_t *va = hw->doorbells.va;
 
-	/* The mapping reaches beyond every doorbell that virtio_hw_vq_info() has told of. */
+	/* The mapping reaches beyond every doorbell that virtio_hw_vq_info() has found. */
 	if (likely(va != NULL)) {
 		if (hw->notification_data)
 			rte_write32(rte_cpu_to_le_32(data), va + doorbell);

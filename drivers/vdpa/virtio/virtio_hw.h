@@ -130,7 +130,7 @@ int virtio_hw_config_vector(struct virtio_hw *hw, uint16_t vector);
 /* Reading it acknowledges the interrupt. All ones when the function is gone. */
 uint8_t virtio_hw_isr(struct virtio_hw *hw);
 
-/* Map the doorbells that virtio_hw_vq_info() has told of. Where that cannot be, they are posted. */
+/* Map the doorbells that virtio_hw_vq_info() has found. Where that cannot be, they are posted. */
 void virtio_hw_map_doorbells(struct virtio_hw *hw);
 void virtio_hw_unmap_doorbells(struct virtio_hw *hw);
 /*

@@ -295,10 +295,10 @@ tell_rung(struct virtio_device *dev, unsigned int all)
 {
 	struct virtio_irq *irq = &dev->irq;
 
-	if (irq->told && irq->n_told == irq->n)
+	if (irq->logged && irq->n_logged == irq->n)
 		return;
-	irq->told = true;
-	irq->n_told = irq->n;
+	irq->logged = true;
+	irq->n_logged = irq->n;
 	if (irq->n == 0)
 		VDPA_LOG(NOTICE,
 			 "%s: no MSI-X vectors: the interrupt line serves all queues, by way of "

@@ -11,8 +11,8 @@
 /* Longest message, with its NUL. */
 #define VDPA_ERROR_MAX 512
 
-/* How many errors the calling thread has told by vdpa_error(): one more after a call that failed
- * means that the message is about this failure. */
+/* How many errors the calling thread has reported by vdpa_error(): one more after a call that
+ * failed means that the message is about this failure. */
 unsigned int vdpa_error_count(void);
 
 /* A message that is kept while other calls may set theirs. */

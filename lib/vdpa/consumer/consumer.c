@@ -82,11 +82,11 @@ vdpa_consumer_queue_num(struct vdpa_device *vdev)
 }
 
 /* SET_FEATURES decides whose the control queue is: the device has it when the front end has
- * acknowledged CTRL_VQ, and else is not told of what hangs on it. */
+ * acknowledged CTRL_VQ, and else is not shown what hangs on it. */
 static uint16_t
 usable_vqs(const struct vdpa_consumer *c)
 {
-	return c->features == CONSUMER_NOT_TOLD || consumer_has(c, VIRTIO_NET_F_CTRL_VQ)
+	return c->features == CONSUMER_NOT_SET || consumer_has(c, VIRTIO_NET_F_CTRL_VQ)
 		       ? c->nvqs
 		       : vdpa_consumer_data_vqs(c->vdev);
 }
@@ -152,8 +152,8 @@ consumer_stop(struct vdpa_consumer *c)
 }
 
 /*
- * The device cannot be started as the front end wants it: told in the log, by the error eventfds
- * and by NEEDS_RESET in the status, all of which follow from a failed device.
+ * The device cannot be started as the front end wants it: reported in the log, by the error
+ * eventfds and by NEEDS_RESET in the status, all of which follow from a failed device.
  */
 static void
 start_failed(struct vdpa_consumer *c, int rc)
@@ -216,7 +216,7 @@ may_start(struct vdpa_consumer *c)
 		announced += c->vqs[i].state != CONSUMER_VQ_ABSENT;
 		ready += consumer_vq_is_ready(c, &c->vqs[i]);
 	}
-	if (c->features == CONSUMER_NOT_TOLD || c->iotlb == NULL || ready == 0) {
+	if (c->features == CONSUMER_NOT_SET || c->iotlb == NULL || ready == 0) {
 		c->state = CONSUMER_STOPPED;
 		c->nready = 0;
 		return false;
@@ -334,7 +334,7 @@ vdpa_consumer_new(struct vdpa_device *vdev, const struct vdpa_consumer_ops *ops,
 	c->can = vdpa_get_capabilities(vdev);
 	c->ops = ops;
 	c->arg = arg;
-	c->features = CONSUMER_NOT_TOLD;
+	c->features = CONSUMER_NOT_SET;
 	c->settle = (struct vdpa_timer){.expired = settle_expired, .arg = c};
 	c->settled = (struct vdpa_work){.run = settled_run, .arg = c};
 	pthread_mutex_init(&c->lock, NULL);
@@ -403,7 +403,7 @@ vdpa_consumer_get_features(struct vdpa_consumer *c)
 {
 	CONSUMER_LOCKED(c);
 
-	return c->features == CONSUMER_NOT_TOLD ? 0 : c->features;
+	return c->features == CONSUMER_NOT_SET ? 0 : c->features;
 }
 
 uint16_t
@@ -506,7 +506,7 @@ is_same(const struct vdpa_iotlb *a, const struct vdpa_iotlb *b)
 /*
  * Under the lock. Go over to tlb, which is taken over. A device that stands still has it at once
  * too, so that what the front end takes back is given back; what cannot be mapped then, or is not
- * admitted to the device, is told by the start, which tries again.
+ * admitted to the device, is reported by the start, which tries again.
  */
 static int
 replace_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)

@@ -4,7 +4,7 @@
 /*
  * A consumer inside. consumer.c decides about the device, consumer_vq.c keeps what was said of a
  * ring. Everything is under the consumer's lock, but for the error eventfds, which have one of
- * their own: a device that fails is told while another call may wait for it.
+ * their own: a device that fails is reported while another call may wait for it.
  */
 
 #ifndef CONSUMER_PRIV_H
@@ -48,17 +48,17 @@ enum consumer_vq_state {
 #define VHOST_USER_F_PROTOCOL_FEATURES 30
 #endif
 
-/* What stands where a fact was not told. */
-#define CONSUMER_NOT_TOLD    UINT64_MAX
-#define CONSUMER_FD_NOT_TOLD (-2)
+/* What stands where the front end has not set a fact. */
+#define CONSUMER_NOT_SET    UINT64_MAX
+#define CONSUMER_FD_NOT_SET (-2)
 
 struct consumer_vq {
 	enum consumer_vq_state state;
 	bool enabled;
-	uint32_t num;			   /* 0: not told */
-	struct vdpa_consumer_vq_addr user; /* desc: or not told */
-	uint64_t base;			   /* as SET_VRING_BASE has it, or not told */
-	int kick_fd; /* -1: there is none, the driver expects us to poll; or not told */
+	uint32_t num;			   /* 0: not set */
+	struct vdpa_consumer_vq_addr user; /* desc: or not set */
+	uint64_t base;			   /* as SET_VRING_BASE has it, or not set */
+	int kick_fd; /* -1: there is none, the driver expects us to poll; or not set */
 	int call_fd;
 	int err_fd;		       /* err_lock */
 	uint64_t desc, driver, device; /* IOVAs of the addresses */
@@ -98,10 +98,10 @@ struct vdpa_consumer {
 	pthread_mutex_t lock;
 	struct vdpa_peer peer;
 	enum consumer_state state;
-	uint64_t features; /* SET_FEATURES, or not told */
+	uint64_t features; /* SET_FEATURES, or not set */
 	bool reports_status;
 	uint8_t status;
-	struct vdpa_iotlb *iotlb; /* NULL: not told */
+	struct vdpa_iotlb *iotlb; /* NULL: not set */
 	const struct vdpa_dirty_log *log;
 	bool logging;
 	uint8_t *inflight;
@@ -139,7 +139,7 @@ consumer_unlock(pthread_mutex_t **lock)
 static inline bool
 consumer_has(const struct vdpa_consumer *c, unsigned int bit)
 {
-	return c->features != CONSUMER_NOT_TOLD && (c->features & RTE_BIT64(bit)) != 0;
+	return c->features != CONSUMER_NOT_SET && (c->features & RTE_BIT64(bit)) != 0;
 }
 
 static inline bool

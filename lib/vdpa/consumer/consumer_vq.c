@@ -2,7 +2,7 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * One ring of a consumer: what the front end has said of it, what of that the device is told, and
+ * One ring of a consumer: what the front end has said of it, what of that the device is given, and
  * where it stands. Owns its eventfds.
  */
 
@@ -32,10 +32,10 @@ close_fd(int *fd, int then)
 void
 consumer_vq_init(struct consumer_vq *vq)
 {
-	*vq = (struct consumer_vq){.user.desc = CONSUMER_NOT_TOLD,
+	*vq = (struct consumer_vq){.user.desc = CONSUMER_NOT_SET,
 				   .user.log = UINT64_MAX,
-				   .base = CONSUMER_NOT_TOLD,
-				   .kick_fd = CONSUMER_FD_NOT_TOLD,
+				   .base = CONSUMER_NOT_SET,
+				   .kick_fd = CONSUMER_FD_NOT_SET,
 				   .call_fd = -1,
 				   .err_fd = -1};
 }
@@ -45,7 +45,7 @@ consumer_vq_close(struct vdpa_consumer *c, uint16_t idx)
 {
 	struct consumer_vq *vq = &c->vqs[idx];
 
-	close_fd(&vq->kick_fd, CONSUMER_FD_NOT_TOLD);
+	close_fd(&vq->kick_fd, CONSUMER_FD_NOT_SET);
 	close_fd(&vq->call_fd, -1);
 	close_fd(&vq->err_fd, -1);
 }
@@ -55,7 +55,7 @@ consumer_vq_forget(struct vdpa_consumer *c, uint16_t idx, bool keep_base)
 {
 	struct consumer_vq *vq = &c->vqs[idx], old = *vq;
 
-	close_fd(&old.kick_fd, CONSUMER_FD_NOT_TOLD);
+	close_fd(&old.kick_fd, CONSUMER_FD_NOT_SET);
 	pthread_mutex_lock(&c->err_lock);
 	old.err_fd = vq->err_fd;
 	consumer_vq_init(vq);
@@ -76,7 +76,7 @@ consumer_vq_update(struct vdpa_consumer *c, uint16_t idx)
 	if (vq->state == CONSUMER_VQ_ABSENT)
 		vq->state = CONSUMER_VQ_ANNOUNCED;
 	if (vq->state == CONSUMER_VQ_ANNOUNCED && vq->num != 0 &&
-	    vq->user.desc != CONSUMER_NOT_TOLD && vq->kick_fd != CONSUMER_FD_NOT_TOLD)
+	    vq->user.desc != CONSUMER_NOT_SET && vq->kick_fd != CONSUMER_FD_NOT_SET)
 		vq->state = CONSUMER_VQ_SET_UP;
 }
 
@@ -149,13 +149,13 @@ base_to_state(const struct vdpa_consumer *c, const struct consumer_vq *vq)
 	struct vdpa_vq_state state = {0};
 
 	if (!consumer_is_packed(c)) {
-		state.split.avail_index = vq->base == CONSUMER_NOT_TOLD ? 0 : (uint16_t)base;
+		state.split.avail_index = vq->base == CONSUMER_NOT_SET ? 0 : (uint16_t)base;
 		return state;
 	}
-	if (vq->base == CONSUMER_NOT_TOLD || (base == 0 && packed_is_unused(c, vq)))
+	if (vq->base == CONSUMER_NOT_SET || (base == 0 && packed_is_unused(c, vq)))
 		base = PACKED_BASE_INITIAL;
-	/* Front ends that know of no upper half (virtio-user, and QEMU with what rte_vhost told it)
-	 * leave it 0. A ring that was stopped has used what it has taken. */
+	/* Front ends that know of no upper half (virtio-user, and QEMU with what rte_vhost gives
+	 * it) leave it 0. A ring that was stopped has used what it has taken. */
 	else if (base >> 16 == 0)
 		base |= base << 16;
 	state.packed.last_avail_idx = base & 0x7fff;
@@ -292,7 +292,7 @@ vdpa_consumer_set_vq_base(struct vdpa_consumer *c, uint16_t idx, uint32_t base)
 	return 0;
 }
 
-/* Take over fd in the place of *old, which a device that runs has let go of when told. */
+/* Take over fd in the place of *old, which a device that runs has let go of when asked. */
 static int
 swap_fd(struct vdpa_consumer *c, uint16_t idx, int *old, int fd,
 	int (*tell)(struct vdpa_device *vdev, uint16_t idx, int fd))
@@ -390,7 +390,7 @@ consumer_vq_stop(struct vdpa_consumer *c, uint16_t idx)
 			vq->base = state_to_base(c, &state);
 	}
 	/* A start wants a kick again. */
-	close_fd(&vq->kick_fd, CONSUMER_FD_NOT_TOLD);
+	close_fd(&vq->kick_fd, CONSUMER_FD_NOT_SET);
 	if (vq->state != CONSUMER_VQ_ABSENT)
 		vq->state = CONSUMER_VQ_ANNOUNCED;
 }
@@ -420,7 +420,7 @@ vdpa_consumer_get_vq_base(struct vdpa_consumer *c, uint16_t idx)
 		consumer_stop(c);
 	/* Not before: a device that has stopped with its last queue has let go of them all. */
 	close_fd(&vq->call_fd, -1);
-	if (vq->base != CONSUMER_NOT_TOLD)
+	if (vq->base != CONSUMER_NOT_SET)
 		return (uint32_t)vq->base;
 	return consumer_is_packed(c) ? PACKED_BASE_INITIAL : 0;
 }

@@ -49,7 +49,7 @@ struct vdpa_consumer_ops {
  * @param ctrl_vq  whether the front end's peer can have the control queue of a net device that has
  * one to give: VIRTIO_NET_F_CTRL_VQ and what hangs on it are offered then. A peer that acknowledges
  * it leaves the control queue to the device, as queue 2 without VIRTIO_NET_F_MQ, else behind all
- * pairs (virtio 1.2, 5.1.2); of one that does not, the device is told nothing of it.
+ * pairs (virtio 1.2, 5.1.2); of one that does not, the device learns nothing of it.
  */
 uint64_t vdpa_consumer_offered_features(struct vdpa_device *vdev, bool ctrl_vq);
 /** Virtqueues that a front end may speak of, with a control queue to give. */

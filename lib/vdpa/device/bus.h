@@ -4,7 +4,7 @@
 /*
  * The bus: every device by its name, and what goes on with it. A name is taken before its device is
  * made and given back when the device is gone, so nobody holds a lock while a device is added,
- * changed or removed: whoever wants the same name meanwhile is refused and told why.
+ * changed or removed: a call that wants the same name meanwhile is refused with the reason.
  *
  *   (reserve) -> ADDING -> PRESENT <-> CHANGING
  *                  |          |

@@ -303,7 +303,7 @@ vdpa_unregister_device(struct vdpa_device *vdev)
 	if (vdpa_step_stop(vdev) < 0)
 		VDPA_LOG(ERR, "%s", vdpa_error_message());
 	else
-		/* What stays in its reach is told by who tries. */
+		/* What stays in its reach is reported by the call that tries. */
 		(void)vdpa_step_end_memory(vdev, 0);
 	vdpa_dma_detach(vdev);
 	vdpa_device_set_state(vdev, VDPA_STATE_REMOVED);

@@ -48,7 +48,8 @@ vdpa_snapshot_refresh(struct vdpa_device *vdev)
 	uint8_t config[VDPA_SNAPSHOT_MAX];
 	size_t len = RTE_MIN(sizeof(config), vdev->config->get_config_size(vdev));
 
-	/* Where it cannot be read, what is known stays; who needs it asks, and is told the cause.
+	/* Where it cannot be read, what is known stays; a caller that needs it asks, and gets the
+	 * cause.
 	 */
 	if (len > 0)
 		(void)vdpa_get_config(vdev, 0, config, len);

@@ -94,7 +94,7 @@ struct vdpa_config_ops {
 	/**
 	 * Optional: vhost-user's SET_VRING_ENABLE on a ready queue; a disabled one keeps its state
 	 * and moves no data. A device that could stop a queue only by losing its state uses it no
-	 * more of its own accord (a net device is told fewer pairs), and goes on with what the
+	 * more of its own accord (a net device has fewer pairs set), and goes on with what the
 	 * guest still kicks. NULL: the core uses set_vq_ready, with the queue's state kept by
 	 * get_vq_state and set_vq_state; a device that cannot keep it leaves the queue as it is.
 	 * Queues are enabled when they become ready.
@@ -283,9 +283,9 @@ struct vdpa_device *vdpa_find_device(const char *name);
 
 /**
  * Report that the device cannot go on: it is stopped (reset), becomes FAILED, and its front end is
- * told. One log line is written: "vdpa: net0: queue 1: descriptor loop (-EPROTO)". From any thread,
- * from inside ops too; returns at once, the stop happens on a thread of the core. The first report
- * counts until the device is reset.
+ * notified. One log line is written: "vdpa: net0: queue 1: descriptor loop (-EPROTO)". From any
+ * thread, from inside ops too; returns at once, the stop happens on a thread of the core. The first
+ * report counts until the device is reset.
  *
  * @param qidx   queue, or -1 for the device itself.
  * @param err    errno, positive or negative.
@@ -295,7 +295,7 @@ void vdpa_device_fail(struct vdpa_device *vdev, int qidx, int err, const char *f
 
 /**
  * Report that the device is gone for good: no reset brings it back. As vdpa_device_fail(), but also
- * of a device that has failed before: what it failed of is told beside it. From then on it stays
+ * of a device that has failed before: what it failed of stands beside it. From then on it stays
  * FAILED, every reset and start returns -ENODEV at the latest after the driver's own, and it can
  * only be deleted.
  */

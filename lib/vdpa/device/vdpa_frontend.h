@@ -60,7 +60,7 @@ struct vdpa_frontend {
 	const char *help;
 	const struct vdpa_frontend_ops *ops;
 	const struct vdpa_param *params; /**< its words, ended by a NULL name */
-	/** A device whose words include this one gets this front end without being told; NULL:
+	/** A device whose words include this one gets this front end without `frontend`; NULL:
 	 * never. */
 	const char *implied_by;
 	/** It reports the uid of each peer (vdpa_consumer_set_peer()): its devices may name a VM.

@@ -119,7 +119,8 @@ get_features(struct rte_vdpa_device *registered, uint64_t *features)
 /*
  * No back-end channel: what rte_vhost sends there waits for an answer without a bound, and QEMU
  * does not answer while it waits itself. So there are no host notifiers (kicks are relayed) and
- * configuration changes are not told. No inflight areas: rte_vhost does not hand out their size.
+ * configuration changes are not notified. No inflight areas: rte_vhost does not hand out their
+ * size.
  */
 static int
 get_protocol_features(struct rte_vdpa_device *registered, uint64_t *features)
@@ -159,8 +160,8 @@ get_dev_type(struct rte_vdpa_device *registered, uint32_t *type)
 /*
  * From 24.03 on rte_vhost does not take the locks of a configured device's rings and asserts that
  * it has, for some messages: the process ends. A device whose configuration failed is treated as
- * every other: locked, and configured again after the next message. So that is what it is told
- * there, of a device that runs; and what is left to do after a message is a changed memory table,
+ * every other: locked, and configured again after the next message. So rte_vhost gets that answer
+ * there for a device that runs; and what is left to do after a message is a changed memory table,
  * for which the device need not stop. A block device that was configured would be closed for a
  * changed memory table and not configured again, in every release.
  */
@@ -280,7 +281,8 @@ set_features(int vid)
 	return rc < 0 ? -1 : 0;
 }
 
-/* SEND_RARP; the address that the front end names is not told, so it is the device's. */
+/* SEND_RARP; rte_vhost does not pass on the address that the front end names, so it is the
+ * device's. */
 static int
 migration_done(int vid)
 {

@@ -265,7 +265,7 @@ report_all(struct vdpa_rte_device *dev, uint16_t idx)
 	uint64_t protocol = 0;
 	int rc;
 
-	/* It was told, and stays so until the front end stops the rings. */
+	/* The failure was reported, and lasts until the front end stops the rings. */
 	if ((vdpa_consumer_get_status(dev->consumer) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
 		return vdpa_error(EAGAIN, "the device has failed");
 	rc = vdpa_rte_session_features(dev);

@@ -242,16 +242,16 @@ static int
 vhost_user_set_link(struct vdpa_device *vdev, bool up)
 {
 	struct vhu_device *dev = vdpa_get_drvdata(vdev);
-	bool told;
+	bool notified;
 
 	if (dev == NULL)
 		return 0;
 	if (up)
 		return dev->serving ? 0 : start_serving(dev);
 	pthread_mutex_lock(&dev->lock);
-	told = vdpa_vhu_wants_config(dev->session);
+	notified = vdpa_vhu_wants_config(dev->session);
 	pthread_mutex_unlock(&dev->lock);
-	if (!told)
+	if (!notified)
 		stop_serving(dev);
 	return 0;
 }

@@ -41,7 +41,7 @@ tell(struct vhu_session *s, const struct vhu_msg *msg, int fd, const char *what)
 	/* A front end that has disconnected needs no message. */
 	if (!s->message_lost && errno != EPIPE && errno != ECONNRESET)
 		VDPA_LOG_LIMITED(&s->dev->log, WARNING,
-				 "%s: vhost-user: %s not told on the back-end channel: %s",
+				 "%s: vhost-user: %s not sent on the back-end channel: %s",
 				 s->dev->vdev->name, what, strerror(errno));
 	s->message_lost = true;
 	return false;
@@ -116,7 +116,7 @@ give_doorbell(struct vhu_session *s, uint16_t idx)
 			 dev->vdev->name, idx,
 			 rc < 0 ? vdpa_vhu_why(dev, idx) : "it is not a page of its own");
 	pthread_mutex_lock(&dev->lock);
-	/* A connection that ends is told nothing: its doorbells were taken back already. */
+	/* A connection that ends gets no message: its doorbells were taken back already. */
 	given = has_page && dev->session == s && may_give(s, idx, &area) &&
 		tell_doorbell(s, idx, &area);
 	s->doorbells[idx] = given ? VHU_DOORBELL_GIVEN : VHU_DOORBELL_NONE;

@@ -50,7 +50,7 @@ struct vhu_socket {
 	struct vdpa_timer retry; /* accepts again after EMFILE, or connects again */
 	unsigned int retry_ms;	 /* how long the last one waited */
 	bool refused_gone;	 /* that the device is gone was logged */
-	int told;		 /* errno that was logged last, so that it is logged once */
+	int logged_errno;	 /* of the last log line, so that each is logged once */
 	dev_t dev;		 /* of the path as it was created */
 	ino_t ino;
 };

@@ -9,7 +9,7 @@
  *   vhost_user_conn.c     a connection: bytes to messages and back, on which thread
  *   vhost_user_msg.c      one message: its file descriptors, its checks, its refusal
  *   vhost_user_requests.c the table of requests, their handlers
- *   vhost_user_channel.c  what the front end is told unasked: configuration changes, doorbells
+ *   vhost_user_channel.c  what goes to the front end unasked: configuration changes, doorbells
  *   vhost_user_session.c  one connection: the consumer that it is to the core, its files
  *   vhost_user_call.c     calls by a socket in place of an eventfd
  *   vhost_user_shm.c      files of the front end other than guest memory
@@ -51,7 +51,7 @@ struct vhu_shm {
 enum vhu_doorbell {
 	VHU_DOORBELL_NOT_ASKED, /* whether there is one, since the queue started */
 	VHU_DOORBELL_NONE,
-	VHU_DOORBELL_GIVEN, /* it was told, and not that it is gone */
+	VHU_DOORBELL_GIVEN, /* it has the page, and no message that the page is gone */
 };
 
 struct vhu_call;

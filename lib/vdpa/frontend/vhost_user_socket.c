@@ -48,9 +48,9 @@ address(const struct vhu_device *dev)
 static void
 tell_once(struct vhu_device *dev, int err)
 {
-	if (dev->socket.told == err)
+	if (dev->socket.logged_errno == err)
 		return;
-	dev->socket.told = err;
+	dev->socket.logged_errno = err;
 	if (err == EBUSY)
 		VDPA_LOG(ERR,
 			 "%s: vhost-user: connections to %s wait: %u file descriptors that front "
@@ -99,7 +99,7 @@ take(struct vhu_device *dev, int fd)
 		return;
 	}
 	dev->socket.retry_ms = 0;
-	dev->socket.told = 0;
+	dev->socket.logged_errno = 0;
 	if (vdpa_vhu_conn_open(dev, fd, &peer) < 0)
 		VDPA_LOG_LIMITED(&dev->log, ERR, "%s: vhost-user: connection to %s refused: %s",
 				 dev->vdev->name, dev->path, vdpa_vhu_why(dev, -1));

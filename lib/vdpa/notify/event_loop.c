@@ -405,10 +405,10 @@ call_run(struct vdpa_task *task)
 {
 	struct loop_call *call = task->arg;
 	struct vdpa_event_loop *loop = task->loop;
-	unsigned int told = vdpa_error_count();
+	unsigned int errors_before = vdpa_error_count();
 	int rc = call->fn(call->arg);
 
-	if (rc < 0 && vdpa_error_count() != told)
+	if (rc < 0 && vdpa_error_count() != errors_before)
 		snprintf(call->message, sizeof(call->message), "%s", vdpa_error_message());
 	pthread_mutex_lock(&loop->lock);
 	call->rc = rc;

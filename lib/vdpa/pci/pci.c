@@ -86,7 +86,7 @@ vdpa_pci_set_bus_master(struct vdpa_pci *pci, bool on)
 int
 vdpa_pci_reset(struct vdpa_pci *pci)
 {
-	unsigned int told = vdpa_error_count();
+	unsigned int errors_before = vdpa_error_count();
 	int ret;
 
 	if (!pci->info.can_reset)
@@ -99,7 +99,7 @@ vdpa_pci_reset(struct vdpa_pci *pci)
 	if (ret < 0) {
 		if (vdpa_pci_error(pci) != 0)
 			return vdpa_pci_gone_error(pci);
-		return vdpa_error_count() != told
+		return vdpa_error_count() != errors_before
 			       ? ret
 			       : vdpa_error(ret, "%s: reset: %s", pci->name, strerror(-ret));
 	}

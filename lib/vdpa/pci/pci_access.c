@@ -51,7 +51,7 @@ vdpa_pci_gone(struct vdpa_pci *pci, int err, const char *fmt, ...)
 		vsnprintf(pci->error_text, sizeof(pci->error_text), fmt, ap);
 		va_end(ap);
 		__atomic_store_n(&pci->error, -abs(err), __ATOMIC_RELEASE);
-		/* What ends an open is told by its result. */
+		/* What ends an open is reported by its result. */
 		if (pci->opened)
 			VDPA_LOG(ERR, "%s", pci->error_text);
 		fd = pci->event_fd[vdpa_pci_event_of(pci->error)];
@@ -63,9 +63,9 @@ vdpa_pci_gone(struct vdpa_pci *pci, int err, const char *fmt, ...)
 
 /* A call of a transport has failed: what it said is why the function is gone. */
 static void
-transport_failed(struct vdpa_pci *pci, int err, unsigned int told)
+transport_failed(struct vdpa_pci *pci, int err, unsigned int errors_before)
 {
-	if (vdpa_error_count() != told)
+	if (vdpa_error_count() != errors_before)
 		vdpa_pci_gone(pci, err, "%s", vdpa_error_message());
 	else
 		vdpa_pci_gone(pci, err, "%s: %s", pci->name, strerror(abs(err)));
@@ -82,7 +82,7 @@ vdpa_pci_gone_error(const struct vdpa_pci *pci)
 int
 vdpa_pci_config_read(struct vdpa_pci *pci, unsigned int offset, void *buf, size_t len)
 {
-	unsigned int told = vdpa_error_count();
+	unsigned int errors_before = vdpa_error_count();
 	int ret;
 
 	memset(buf, 0xff, len);
@@ -94,7 +94,7 @@ vdpa_pci_config_read(struct vdpa_pci *pci, unsigned int offset, void *buf, size_
 	ret = pci->ops->read(pci->handle, VDPA_PCI_REGION_CONFIG, offset, buf, len);
 	if (ret < 0) {
 		memset(buf, 0xff, len);
-		transport_failed(pci, ret, told);
+		transport_failed(pci, ret, errors_before);
 		return vdpa_pci_gone_error(pci);
 	}
 	return 0;
@@ -103,7 +103,7 @@ vdpa_pci_config_read(struct vdpa_pci *pci, unsigned int offset, void *buf, size_
 int
 vdpa_pci_config_write(struct vdpa_pci *pci, unsigned int offset, const void *buf, size_t len)
 {
-	unsigned int told = vdpa_error_count();
+	unsigned int errors_before = vdpa_error_count();
 	int ret;
 
 	if (vdpa_pci_error(pci) != 0)
@@ -113,7 +113,7 @@ vdpa_pci_config_write(struct vdpa_pci *pci, unsigned int offset, const void *buf
 				  pci->name, pci->config_size, offset, offset + len);
 	ret = pci->ops->write(pci->handle, VDPA_PCI_REGION_CONFIG, offset, buf, len);
 	if (ret < 0) {
-		transport_failed(pci, ret, told);
+		transport_failed(pci, ret, errors_before);
 		return vdpa_pci_gone_error(pci);
 	}
 	return 0;
@@ -255,14 +255,14 @@ static void
 bar_read(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, void *buf, size_t len)
 {
 	static const uint8_t ones[8] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
-	unsigned int told = vdpa_error_count();
+	unsigned int errors_before = vdpa_error_count();
 	int ret;
 
 	if (!access_ok(pci, bar, offset, len))
 		goto gone;
 	ret = pci->ops->read(pci->handle, bar, offset, buf, len);
 	if (ret < 0) {
-		transport_failed(pci, ret, told);
+		transport_failed(pci, ret, errors_before);
 		goto gone;
 	}
 	/* A removed function is read as all ones; so may be a register. */
@@ -275,27 +275,27 @@ gone:
 static void
 bar_write(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, const void *buf, size_t len)
 {
-	unsigned int told = vdpa_error_count();
+	unsigned int errors_before = vdpa_error_count();
 	int ret;
 
 	if (!access_ok(pci, bar, offset, len))
 		return;
 	ret = pci->ops->write(pci->handle, bar, offset, buf, len);
 	if (ret < 0)
-		transport_failed(pci, ret, told);
+		transport_failed(pci, ret, errors_before);
 }
 
 static void
 bar_post(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, const void *buf, size_t len)
 {
-	unsigned int told = vdpa_error_count();
+	unsigned int errors_before = vdpa_error_count();
 	int ret;
 
 	if (!access_ok(pci, bar, offset, len))
 		return;
 	ret = pci->ops->post(pci->handle, bar, offset, buf, len);
 	if (ret < 0)
-		transport_failed(pci, ret, told);
+		transport_failed(pci, ret, errors_before);
 }
 
 uint8_t

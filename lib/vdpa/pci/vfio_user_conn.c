@@ -6,7 +6,7 @@
  * to requests and doorbells. What the messages mean is their senders' concern.
  *
  * The connection ends once and for good: the server hung up, did not answer in time, or broke the
- * protocol. The first cause counts, and is told to pci.c, whoever found it.
+ * protocol. The first cause counts, and is reported to pci.c, whichever thread found it.
  *
  * Two locks. `request` is held from a request to its reply, which may take a time-out. `send` is
  * held for one non-blocking sendmsg(2) and for the connection's state: it is all that a doorbell
@@ -99,8 +99,8 @@ vdpa_vfu_tell(struct vfu_conn *c)
 	if (vdpa_vfu_error(c) == 0)
 		return;
 	pthread_mutex_lock(&c->send);
-	if (!c->told && c->pci != NULL) {
-		c->told = true;
+	if (!c->reported && c->pci != NULL) {
+		c->reported = true;
 		pci = c->pci;
 	}
 	pthread_mutex_unlock(&c->send);

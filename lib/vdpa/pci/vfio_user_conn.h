@@ -57,7 +57,7 @@ struct vfu_conn {
 	pthread_mutex_t send;
 	int error; /* 0 while it stands; positive errno; set once; read with __atomic */
 	char cause[VFU_CAUSE_MAX]; /* set before error */
-	bool told;
+	bool reported;
 	struct vdpa_pci *pci; /* whom to tell; NULL: nobody */
 	bool watched;	      /* open: the control loop may be used */
 	uint64_t posts;

@@ -42,8 +42,8 @@ int vdpa_vfu_connect(const char *name, const char *path, unsigned int timeout_ms
 void vdpa_vfu_disconnect(struct vfu_conn *conn);
 
 /*
- * From now on the end of the connection is told to pci.c, and noticed without traffic where there
- * is a control loop.
+ * From now on the end of the connection is reported to pci.c, and noticed without traffic where
+ * there is a control loop.
  */
 int vdpa_vfu_watch(struct vfu_conn *conn, struct vdpa_pci *pci);
 

@@ -41,13 +41,13 @@ int vdpa_session_setup_vq(struct vdpa_device *vdev, uint16_t idx,
 void vdpa_session_undo_vq(struct vdpa_device *vdev, uint16_t idx);
 int vdpa_session_attach_call(struct vdpa_device *vdev, uint16_t idx, int fd);
 
-/* session_vq.c: queue idx of a session cannot go on, for the cause told by vdpa_error(): stop it
+/* session_vq.c: queue idx of a session cannot go on, for the cause in vdpa_error_message(): stop it
  * alone, or the device where that cannot be. */
 void vdpa_session_lose_vq(struct vdpa_device *vdev, uint16_t idx);
 /* The same by a call: it takes the lock, and leaves a queue alone that is not started. */
 void vdpa_device_lose_vq(struct vdpa_device *vdev, uint16_t idx);
-/* Whether the device was stopped as a whole, and not all of its queues have been told
- * yet. Under the lock. */
+/* Whether the device was stopped as a whole, and vdpa_device_stop_vq() is still to be called for
+ * some queue. Under the lock. */
 bool vdpa_session_any_halted(const struct vdpa_device *vdev);
 
 #endif /* VDPA_SESSION_PRIV_H */

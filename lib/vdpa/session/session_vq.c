@@ -316,7 +316,7 @@ stop_alone(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 	struct vdpa_device_core *core = vdev->core;
 	struct vdpa_core_vq *vq = &core->vqs[idx];
 	char why[VDPA_ERROR_MAX];
-	unsigned int told;
+	unsigned int errors_before;
 	int rc = 0;
 
 	if (vq->ready)
@@ -331,14 +331,14 @@ stop_alone(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 		vdpa_device_stop_failed(vdev);
 		return vdpa_error(rc, "%s", why);
 	}
-	told = vdpa_error_count();
+	errors_before = vdpa_error_count();
 	rc = vdev->config->get_vq_state(vdev, idx, state);
 	if (rc == -EOPNOTSUPP) {
 		read_place_from_ring(vdev, idx, core->iotlb, is_packed(vdev), &vq->conf, state);
 		rc = 0;
 	} else if (rc < 0) {
 		/* That the device does not say it is no reason to keep the queue. */
-		rc = vdpa_op_failed(vdev, idx, "get_vq_state", rc, told);
+		rc = vdpa_op_failed(vdev, idx, "get_vq_state", rc, errors_before);
 		rc = rc == -EOPNOTSUPP ? -EIO : rc;
 	}
 	/* What follows may fail too; the first cause is the one to report. */

@@ -20,7 +20,8 @@
 /* Up to the fields of SECURE_ERASE, which is not offered. */
 #define SIM_BLK_CONFIG_SIZE    offsetof(struct virtio_blk_config, max_secure_erase_sectors)
 #define SIM_BLK_QUEUES_MAX     64
-/* What the guest is told to align to, whatever blk_size is: a page of the host's cache. */
+/* What the configuration asks the guest to align to, whatever blk_size is: a page of the host's
+ * cache. */
 #define SIM_BLK_PHYSICAL_BLOCK 4096u
 
 /* A back end that completes at once also keeps order. */

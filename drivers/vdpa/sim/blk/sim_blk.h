@@ -15,9 +15,9 @@
 #include "sim_blk_backend.h"
 #include "sim.h"
 
-/** Data segments of a request, as the driver is told; header and status come on top. */
+/** Data segments of a request, as the configuration has them; header and status come on top. */
 #define SIM_BLK_SEG_MAX	     126
-/** Bytes of a segment, as the driver is told. */
+/** Bytes of a segment, as the configuration has them. */
 #define SIM_BLK_SIZE_MAX     (256u << 10)
 /** Bytes of data in a request: what both allow together; more is an error of the driver. */
 #define SIM_BLK_DATA_MAX     ((uint64_t)SIM_BLK_SEG_MAX * SIM_BLK_SIZE_MAX)

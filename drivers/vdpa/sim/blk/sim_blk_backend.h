@@ -116,7 +116,7 @@ struct sim_blk_backend_params {
 	const char *device; /**< for messages */
 	uint64_t size;	    /**< ram: bytes */
 	const char *path;   /**< file */
-	uint32_t blk_size;  /**< what the guest will be told, bytes */
+	uint32_t blk_size;  /**< in the guest's configuration, bytes */
 	bool read_only;
 	bool direct;
 	bool share_rw;

@@ -65,7 +65,7 @@ direct_read_works(int fd, size_t len)
 	return n >= 0;
 }
 
-/* What O_DIRECT asks for, of memory and of offsets: told by the kernel from 6.1 on, tried before
+/* What O_DIRECT asks for, of memory and of offsets: known from the kernel from 6.1 on, tried before
  * that. */
 static void
 direct_alignment(const struct file_backend *file, uint32_t *mem_align, uint32_t *granularity)

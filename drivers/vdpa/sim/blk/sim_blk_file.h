@@ -19,7 +19,7 @@ struct file_backend {
 	bool is_bdev;
 	bool can_punch;	    /**< FALLOC_FL_PUNCH_HOLE works here */
 	uint32_t mem_align; /**< O_DIRECT: bytes that memory is aligned to */
-	uint32_t blk_size;  /**< what the guest was told */
+	uint32_t blk_size;  /**< in the guest's configuration */
 	char device[VDPA_NAME_MAX];
 	char *path;
 };

@@ -190,7 +190,8 @@ uplink_setup(struct net_device *nd)
 		goto err;
 	}
 	u->started = true;
-	/* It serves a guest with addresses of its own. A port that cannot is told by the log. */
+	/* It serves a guest with addresses of its own. A port that cannot is reported in the log.
+	 */
 	if (rte_eth_promiscuous_enable(u->port) < 0)
 		VDPA_LOG(WARNING, "%s: uplink '%s' has no promiscuous mode", nd->dev->vdev.name,
 			 u->name);
