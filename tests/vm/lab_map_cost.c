@@ -2,8 +2,8 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * To be preloaded into vdpa-app by lab_starts.py: adds up the CPU time of VFIO_IOMMU_MAP_DMA, as the
- * calling thread's clock counts it, in the file that UVDPA_MAP_COST names.
+ * To be preloaded into vdpa-app by lab_starts.py: adds up the CPU time of VFIO_IOMMU_MAP_DMA, as
+ * the calling thread's clock counts it, in the file that UVDPA_MAP_COST names.
  */
 
 #include <fcntl.h>
@@ -22,7 +22,7 @@
 
 static uint64_t *cost; /* nanoseconds */
 
-static void __attribute__((constructor))
+__attribute__((constructor)) static void
 open_file(void)
 {
 	const char *path = getenv("UVDPA_MAP_COST");
