@@ -9,6 +9,7 @@ nothing. Counted is the CPU time of vdpa-app, the kernel's work for it included;
 same boot and with the same function, that of a process that has the kernel's vp_vdpa do the same.
 """
 
+import datetime
 import json
 import os
 import statistics
@@ -19,6 +20,7 @@ import tempfile
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.append(os.path.join(ROOT, 'tests', 'vm'))
 
+import harness  # noqa: E402
 import lab  # noqa: E402
 
 QUEUES = (2, 16)
@@ -76,6 +78,7 @@ def row(r):
 
 
 def print_starts(results):
+    print(f'{harness.processor()}, {datetime.date.today()}')
     print('thousands of instructions to start and stop virtio-blk, 256 MiB: vdpa-app over vfio-pci,')
     print("and the kernel's vp_vdpa by vhost-vdpa")
     print(f'{"":17}{"first":>8}{"its":>9}{"beside":>8}{"later":>8}{"":>8}{"kernel threads":>18}')
