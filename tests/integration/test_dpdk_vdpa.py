@@ -511,6 +511,19 @@ class Session(unittest.TestCase):
             self.assertEqual(net.client.state(vhu.SET_VRING_ENABLE, 1, 1), 0)
             self.assertTrue(vhu.wait_until(lambda: net.tx.poll() is not None))
 
+    def test_disabled_queue_stays_so_when_another_begins_anew(self):
+        with vhu.NetDriver(self.path) as net:
+            net.start()
+            net.exchange()
+            self.assertEqual(net.client.state(vhu.SET_VRING_ENABLE, 1, 0), 0)
+            net.client.ask(vhu.GET_VRING_BASE, struct.pack('<II', 0, 0))
+            net.rx = vhu.SplitRing(net.memory, 0)
+            self.assertEqual(net.rx.start(net.client), 0)
+            with self.assertRaises(AssertionError):
+                net.exchange(timeout=0.3)
+            self.assertEqual(net.tx.seen, 1)
+            self.assertIsNone(net.tx.poll())
+
     def test_memory_added_while_it_runs(self):
         with vhu.NetDriver(self.path) as net, contextlib.closing(vhu.Memory()) as more:
             net.start()
@@ -575,11 +588,22 @@ class Session(unittest.TestCase):
                     for ring in before.split():
                         self.assertEqual(getattr(other, ring).start(other.client), 0)
                     net.exchange()
+                    config = other.client.ask(vhu.GET_CONFIG, struct.pack('<III', 0, 6, 0) + bytes(6))
+                    self.assertEqual(config[12:18].hex(), '525400000007')
                 if before != 'rx tx':
                     harness.wait_for(lambda: self.state() == 'idle', 'the device to stop')
                 for ring in ('rx', 'tx')[len(before.split()):]:
                     self.assertEqual(getattr(other, ring).start(other.client), 0)
                 other.exchange()
+
+    def test_waiting_connection_that_stops_does_not_get_the_device(self):
+        with vhu.NetDriver(self.path) as other:
+            with vhu.NetDriver(self.path) as net:
+                net.start()
+                other.start()
+                net.exchange()
+                other.stop()
+            self.reconnect()
 
     def test_configuration(self):
         with vhu.Client(self.path) as client:

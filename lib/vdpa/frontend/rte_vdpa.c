@@ -236,7 +236,8 @@ is_in_use(const struct rte_device *rte)
 
 	pthread_mutex_lock(&vdpa_rte_lock);
 	TAILQ_FOREACH (dev, &devices, next)
-		used |= dev->rte == rte && dev->vid != VDPA_RTE_NO_VID;
+		used |= dev->rte == rte &&
+			(dev->vid != VDPA_RTE_NO_VID || !TAILQ_EMPTY(&dev->waiting));
 	pthread_mutex_unlock(&vdpa_rte_lock);
 	return used;
 }

@@ -209,12 +209,14 @@ dev_conf(int vid)
 static int
 dev_close(int vid)
 {
-	struct vdpa_rte_device *dev = lock_session(vid);
+	struct vdpa_rte_device *dev = lock_connection(vid);
 
 	if (dev == NULL)
 		return -1;
 	if (dev->vid == vid)
 		vdpa_rte_session_stop(dev);
+	else
+		vdpa_rte_wait_stopped(dev, vid);
 	unlock();
 	return 0;
 }
@@ -309,7 +311,7 @@ migration_done(int vid)
 static int
 get_config(int vid, uint8_t *config, uint32_t size)
 {
-	struct vdpa_rte_device *dev = lock_session(vid);
+	struct vdpa_rte_device *dev = lock_connection(vid);
 	size_t len;
 	int rc;
 

@@ -42,7 +42,7 @@ struct vdpa_rte_device {
 	uint16_t nrings;
 
 	/* The session. */
-	int vid; /* VDPA_RTE_NO_VID: nobody is connected, as far as we know */
+	int vid;			/* VDPA_RTE_NO_VID: no connection has the device */
 	struct vdpa_consumer *consumer; /* while there is one */
 	bool packed;
 	struct vdpa_rte_log *log;		/* NULL: none */
@@ -82,7 +82,10 @@ bool vdpa_rte_type_of(struct vdpa_device *vdev, uint32_t *type);
  * and that the device may start. 0, -ENOMEM, or -EALREADY for what was said before. */
 int vdpa_rte_wait_ring(struct vdpa_rte_device *dev, int vid, uint16_t idx, bool enabled);
 int vdpa_rte_wait_complete(struct vdpa_rte_device *dev, int vid);
-/* The first connection that could start; VDPA_RTE_NO_VID: none. */
+/* The connection's rings have stopped. */
+void vdpa_rte_wait_stopped(struct vdpa_rte_device *dev, int vid);
+/* The first connection that could start, of those whose messages this thread handles: what
+ * rte_vhost has of others may change meanwhile. VDPA_RTE_NO_VID: none. */
 int vdpa_rte_wait_first_complete(const struct vdpa_rte_device *dev);
 /* The connection has the device, and gets the rings that are ready (NULL: it is gone). */
 void vdpa_rte_wait_over(struct vdpa_rte_device *dev, int vid, bool *enabled);

@@ -281,12 +281,8 @@ report_all(struct vdpa_rte_device *dev, uint16_t idx)
 	for (uint16_t i = 0; rc == 0 && i < n; i++) {
 		/* rte_vhost has a ring that the front end has spoken of. */
 		vdpa_consumer_announce_vq(dev->consumer, i);
-		if (vdpa_consumer_has_vq(dev->consumer, i))
-			continue;
-		rc = report_ring(dev, mem, i);
-		/* Ready before this connection had the device. */
-		if (rc == 0 && dev->enabled[i])
-			rc = vdpa_consumer_enable_vq(dev->consumer, i, true);
+		if (!vdpa_consumer_has_vq(dev->consumer, i))
+			rc = report_ring(dev, mem, i);
 	}
 	free(mem);
 	return rc;
@@ -490,6 +486,11 @@ vdpa_rte_session_begin(struct vdpa_rte_device *dev, int vid)
 		return vdpa_error(ENOMEM, "out of memory");
 	dev->vid = vid;
 	vdpa_rte_wait_over(dev, vid, dev->enabled);
+	/* What was ready before this connection had the device; from now on the front end decides.
+	 */
+	for (uint16_t i = 0; i < dev->nrings; i++)
+		if (dev->enabled[i])
+			(void)vdpa_consumer_enable_vq(dev->consumer, i, true);
 	return vdpa_rte_session_hear(vid);
 }
 

@@ -8,6 +8,7 @@
  */
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "rte_vdpa_priv.h"
@@ -16,7 +17,8 @@
 struct vdpa_rte_waiting {
 	TAILQ_ENTRY(vdpa_rte_waiting) next;
 	int vid;
-	bool complete; /* rte_vhost has asked for the device's start */
+	pthread_t thread; /* rte_vhost's, which handles the connection's messages */
+	bool complete;	  /* rte_vhost has asked for the device's start */
 	bool enabled[];
 };
 
@@ -46,6 +48,7 @@ find_or_add(struct vdpa_rte_device *dev, int vid)
 		return NULL;
 	}
 	w->vid = vid;
+	w->thread = pthread_self();
 	TAILQ_INSERT_TAIL(&dev->waiting, w, next);
 	return w;
 }
@@ -81,13 +84,22 @@ vdpa_rte_wait_complete(struct vdpa_rte_device *dev, int vid)
 	return 0;
 }
 
+void
+vdpa_rte_wait_stopped(struct vdpa_rte_device *dev, int vid)
+{
+	struct vdpa_rte_waiting *w = find(dev, vid);
+
+	if (w != NULL)
+		w->complete = false;
+}
+
 int
 vdpa_rte_wait_first_complete(const struct vdpa_rte_device *dev)
 {
 	const struct vdpa_rte_waiting *w;
 
 	TAILQ_FOREACH (w, &dev->waiting, next)
-		if (w->complete)
+		if (w->complete && pthread_equal(w->thread, pthread_self()))
 			return w->vid;
 	return VDPA_RTE_NO_VID;
 }

@@ -116,7 +116,7 @@ receive(struct vhu_conn *conn)
 		struct msghdr hdr = {.msg_iov = &iov,
 				     .msg_iovlen = 1,
 				     .msg_control = control.buf,
-				     .msg_controllen = sizeof(control.buf)};
+				     .msg_controllen = CMSG_LEN(VHU_RIGHTS_MAX * sizeof(int))};
 		ssize_t n;
 
 		if (conn->have >= VHU_HDR_SIZE) {
@@ -268,13 +268,14 @@ end(struct vhu_device *dev)
 	int fd;
 
 	vdpa_event_del(&conn->event);
+	/* Before the device is waited for. */
+	close_fds(conn, dev->fds);
 	pthread_mutex_lock(&dev->lock);
 	dev->session = NULL;
 	pthread_mutex_unlock(&dev->lock);
 	VDPA_LOG_LIMITED(&dev->log, INFO, "%s: vhost-user: disconnected", dev->vdev->name);
 	vdpa_vhu_session_free(conn->session);
 	conn->session = NULL;
-	close_fds(conn, dev->fds);
 	conn->have = 0;
 	conn->ended = false;
 	conn->spin_skip = conn->spin_skip_next = 0;
