@@ -256,6 +256,9 @@ set_vring_state(int vid, int vring, int state)
 		}
 	} else if (is_held(dev, vid)) {
 		rc = vdpa_rte_wait_ring(dev, vid, (uint16_t)vring, state != 0);
+		if (rc < 0)
+			VDPA_LOG(ERR, "%s: rte_vdpa: queue %d of connection %d is lost: %s",
+				 dev->vdev->name, vring, vid, vdpa_error_message());
 	} else if (state != 0) {
 		rc = vdpa_rte_session_begin(dev, vid);
 		if (rc == 0)

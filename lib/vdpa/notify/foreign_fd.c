@@ -12,7 +12,7 @@
  * takes one descriptor of the first account and puts the account behind the others. There are as
  * many closers as accounts with descriptors, CLOSERS_MAX at most. SPARE_MAX of those that find
  * nothing more wait for SPARE_MS, since the sender of one message sends the next, and to start a
- * thread is dearer than all else that a message costs the control loop; then there is none. A close
+ * thread is dearer than all else that a message costs the control loop; then they end. A close
  * that never returns costs its account its only closer, and the account fills and stays full.
  */
 
@@ -42,7 +42,7 @@
 #define CLOSER_STACK ((size_t)256 << 10)
 #define SPARE_MAX    2
 #define SPARE_MS     100
-/* Room for what one more message brings, 253 descriptors at most, and for the end of a connection
+/* Room for what one more message brings, 261 descriptors at most, and for the end of a connection
  * that has one for each of 256 queues. */
 #define ROOM	     (VDPA_FD_WAITING_MAX + 576)
 
@@ -63,9 +63,9 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static TAILQ_HEAD(, vdpa_fd_account) pending = TAILQ_HEAD_INITIALIZER(pending);
 static unsigned int active; /* accounts in which something waits or is being closed */
 static unsigned int closers;
-static unsigned int spares;	    /* of those, wait */
-static pthread_cond_t pending_cond; /* on CLOCK_MONOTONIC */
-static bool failure_logged;	    /* that a closer could not be started */
+static unsigned int spares; /* of those, wait */
+static pthread_cond_t pending_cond = PTHREAD_COND_INITIALIZER;
+static bool failure_logged; /* that a closer could not be started */
 
 /* The beginning of the descriptor's title, as the kernel tells it. What has a name in a file system
  * begins with a slash or with a parenthesis, so no file can be called like one of ours. */
@@ -185,17 +185,6 @@ close_first(struct vdpa_fd_account *a)
 		free(a);
 }
 
-__attribute__((constructor)) static void
-pending_cond_init(void)
-{
-	pthread_condattr_t attr;
-
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&pending_cond, &attr);
-	pthread_condattr_destroy(&attr);
-}
-
 /* Under the lock. False: there is nothing to close, and no need to wait for more. */
 static bool
 wait_for_pending(void)
@@ -211,7 +200,7 @@ wait_for_pending(void)
 	until.tv_nsec %= 1000000000L;
 	spares++;
 	while (TAILQ_EMPTY(&pending) && rc == 0)
-		rc = pthread_cond_timedwait(&pending_cond, &lock, &until);
+		rc = pthread_cond_clockwait(&pending_cond, &lock, CLOCK_MONOTONIC, &until);
 	spares--;
 	return !TAILQ_EMPTY(&pending);
 }
