@@ -190,7 +190,7 @@ a_control_queue_that_cannot_be_reset_keeps_its_place(void **state)
 	uint64_t was;
 
 	fake_virtio_init(&f->v, "v0", 2);
-	f->v.features &= ~VIRTIO_BIT(VIRTIO_F_RING_RESET);
+	f->v.features &= ~RTE_BIT64(VIRTIO_F_RING_RESET);
 	assert_int_equal(add(f, WORDS), 0);
 	f->start.nvqs = 4;
 	f->start.features = V1 | MQ;
@@ -263,7 +263,7 @@ a_device_without_control_queue_works_without(void **state)
 	struct fixture *f = *state;
 
 	fake_virtio_init(&f->v, "v0", 1);
-	f->v.features &= ~(VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ) | MQ);
+	f->v.features &= ~(RTE_BIT64(VIRTIO_NET_F_CTRL_VQ) | MQ);
 	assert_int_equal(add(f, WORDS), 0);
 	f->start.nvqs = 2;
 	f->start.features = V1;

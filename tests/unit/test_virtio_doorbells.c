@@ -74,7 +74,7 @@ kicks_are_written_where_the_doorbell_is_mapped(void **state)
 
 	fake_virtio_init_doorbells(&f->v, "v0", 1, 4096, true);
 	seal_doorbells(f);
-	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ);
+	f->v.features &= ~RTE_BIT64(VIRTIO_NET_F_CTRL_VQ);
 	assert_int_equal(add(f, WORDS), 0);
 	f->start.nvqs = 2;
 	f->start.features = V1;
@@ -111,7 +111,7 @@ a_page_says_that_the_whole_device_goes_with_it(void **state)
 	fake_virtio_init_doorbells(&f->v, "v0", 1, 4096, true);
 	f->v.pci.bar[FAKE_VIRTIO_BAR].whole_device = true;
 	seal_doorbells(f);
-	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ);
+	f->v.features &= ~RTE_BIT64(VIRTIO_NET_F_CTRL_VQ);
 	assert_int_equal(add(f, WORDS), 0);
 	f->start.nvqs = 2;
 	f->start.features = V1;
@@ -130,7 +130,7 @@ a_doorbell_that_shares_its_page_is_not_given_away(void **state)
 
 	fake_virtio_init_doorbells(&f->v, "v0", 1, 4, true);
 	seal_doorbells(f);
-	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ);
+	f->v.features &= ~RTE_BIT64(VIRTIO_NET_F_CTRL_VQ);
 	assert_int_equal(add(f, WORDS), 0);
 	f->start.nvqs = 2;
 	f->start.features = V1;
@@ -151,7 +151,7 @@ a_page_that_the_structure_does_not_fill_is_not_given_away(void **state)
 
 	fake_virtio_init_doorbells(&f->v, "v0", 1, 4096, true);
 	seal_doorbells(f);
-	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ);
+	f->v.features &= ~RTE_BIT64(VIRTIO_NET_F_CTRL_VQ);
 	cap = fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_NOTIFY_CFG);
 	cap[12] = 4; /* length 0x1004 */
 	cap[13] = 0x10;
@@ -172,7 +172,7 @@ a_page_that_can_be_taken_away_is_not_given_away(void **state)
 	struct vdpa_notification_area area;
 
 	fake_virtio_init_doorbells(&f->v, "v0", 1, 4096, true);
-	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ);
+	f->v.features &= ~RTE_BIT64(VIRTIO_NET_F_CTRL_VQ);
 	assert_int_equal(add(f, WORDS), 0);
 	f->start.nvqs = 2;
 	f->start.features = V1;
@@ -243,7 +243,7 @@ data_is_not_offered_without_room_for_it(void **state)
 	fake_virtio_init(&f->v, "v0", 1);
 	fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_NOTIFY_CFG)[12] = 6;
 	fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_NOTIFY_CFG)[13] = 0;
-	f->v.features &= ~VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ);
+	f->v.features &= ~RTE_BIT64(VIRTIO_NET_F_CTRL_VQ);
 	assert_int_equal(add(f, WORDS), 0);
 	assert_int_equal(vdpa_get_device_features(f->vdev) & DATA, 0);
 }

@@ -29,11 +29,11 @@ a_start_sets_up_what_the_front_end_gave(void **state)
 	assert_int_equal(f->v.status, 0x0f);
 	assert_true(bus_master(f));
 	/* The driver's own features beside the guest's. */
-	assert_int_equal(f->v.driver_features, V1 | MQ | VIRTIO_BIT(VIRTIO_F_ACCESS_PLATFORM) |
-						       VIRTIO_BIT(VIRTIO_F_RING_RESET) |
-						       VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ) |
-						       VIRTIO_BIT(VIRTIO_NET_F_CTRL_RX) |
-						       VIRTIO_BIT(VIRTIO_NET_F_CTRL_MAC_ADDR));
+	assert_int_equal(f->v.driver_features, V1 | MQ | RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM) |
+						       RTE_BIT64(VIRTIO_F_RING_RESET) |
+						       RTE_BIT64(VIRTIO_NET_F_CTRL_VQ) |
+						       RTE_BIT64(VIRTIO_NET_F_CTRL_RX) |
+						       RTE_BIT64(VIRTIO_NET_F_CTRL_MAC_ADDR));
 	for (unsigned int i = 0; i < 4; i++) {
 		assert_int_equal(f->v.vq[i].enable, 1);
 		assert_int_equal(f->v.vq[i].size, 64);
@@ -275,7 +275,7 @@ without_queue_reset_a_queue_stops_with_the_device(void **state)
 	struct vdpa_vq_state at;
 
 	fake_virtio_init(&f->v, "v0", 1);
-	f->v.features &= ~VIRTIO_BIT(VIRTIO_F_RING_RESET);
+	f->v.features &= ~RTE_BIT64(VIRTIO_F_RING_RESET);
 	assert_int_equal(add(f, WORDS), 0);
 	assert_false(vdpa_get_capabilities(f->vdev)->late_vqs);
 	f->start.nvqs = 2;

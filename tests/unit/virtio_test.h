@@ -23,15 +23,15 @@
 #include "fake_virtio.h"
 #include "fault.h"
 #include "builtin.h"
-#include "virtio.h"
+#include "virtio_priv.h"
 
 #define MEM_SIZE   0x200000
 #define MEM_IOVA   0x100000
 #define QUEUE_STEP 0x4000
-#define V1	   VIRTIO_BIT(VIRTIO_F_VERSION_1)
-#define PACKED	   VIRTIO_BIT(VIRTIO_F_RING_PACKED)
-#define MQ	   VIRTIO_BIT(VIRTIO_NET_F_MQ)
-#define DATA	   VIRTIO_BIT(VIRTIO_F_NOTIFICATION_DATA)
+#define V1	   RTE_BIT64(VIRTIO_F_VERSION_1)
+#define PACKED	   RTE_BIT64(VIRTIO_F_RING_PACKED)
+#define MQ	   RTE_BIT64(VIRTIO_NET_F_MQ)
+#define DATA	   RTE_BIT64(VIRTIO_F_NOTIFICATION_DATA)
 #define WORDS	   "name v0 mgmtdev fake/v0 timeout_ms 60 "
 #define BUS_MASTER 0x04
 

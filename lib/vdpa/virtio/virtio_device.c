@@ -15,25 +15,25 @@
 #include <rte_common.h>
 
 #include "vdpa_log.h"
-#include "virtio.h"
+#include "virtio_priv.h"
 
 int
 virtio_device_set_features(struct virtio_device *dev, uint64_t features)
 {
 	/* Ours to accept, whatever the guest does: an IOMMU stands between the device and all
 	 * memory, and queues come and go one by one where they can. */
-	uint64_t own = VIRTIO_BIT(VIRTIO_F_ACCESS_PLATFORM) | VIRTIO_BIT(VIRTIO_F_RING_RESET);
+	uint64_t own = RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM) | RTE_BIT64(VIRTIO_F_RING_RESET);
 	uint64_t ctrl = virtio_ctrl_features(dev);
 
 	if (!virtio_has(features, VIRTIO_F_VERSION_1))
 		return vdpa_error(EINVAL, "a driver without VIRTIO_F_VERSION_1 is not served");
 	/* The place of the control queue depends on it: as the guest has it. */
 	if (!virtio_has(features, VIRTIO_NET_F_MQ))
-		ctrl &= ~VIRTIO_BIT(VIRTIO_NET_F_MQ);
+		ctrl &= ~RTE_BIT64(VIRTIO_NET_F_MQ);
 	dev->features = features;
 	dev->negotiated = features | (dev->hw_features & own) | ctrl;
-	virtio_hw_set_features(&dev->hw, dev->negotiated);
-	return virtio_hw_check(&dev->hw);
+	virtio_pci_set_features(&dev->hw, dev->negotiated);
+	return vdpa_virtio_pci_check(&dev->hw);
 }
 
 /* Everything that must stand before the device may run; unwound by a reset. */
@@ -48,7 +48,7 @@ prepare(struct virtio_device *dev)
 	rc = virtio_ctrl_setup(dev);
 	/* The control queue's doorbell is known only now. */
 	if (rc == 0)
-		virtio_hw_map_doorbells(&dev->hw);
+		virtio_pci_map_doorbells(&dev->hw);
 	if (rc == 0)
 		rc = vdpa_pci_set_bus_master(dev->hw.pci, true);
 	return rc;
@@ -63,7 +63,7 @@ virtio_device_kick(struct virtio_device *dev, uint16_t idx)
 	if (!__atomic_load_n(&dev->running, __ATOMIC_SEQ_CST))
 		return;
 	virtio_count(&q->kicks);
-	virtio_hw_kick(&dev->hw, q->info.doorbell, idx);
+	virtio_pci_kick(&dev->hw, q->info.doorbell, idx);
 }
 
 /* For what may have been made available before the queue ran. Of a queue whose kicks carry data the
@@ -72,15 +72,16 @@ static void
 kick_first(struct virtio_device *dev, uint16_t idx)
 {
 	if (!dev->hw.notification_data)
-		virtio_hw_kick(&dev->hw, dev->vqs[idx].info.doorbell, idx);
+		virtio_pci_kick(&dev->hw, dev->vqs[idx].info.doorbell, idx);
 }
 
 static int
 run(struct virtio_device *dev)
 {
-	if ((virtio_hw_get_status(&dev->hw) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
-		return virtio_hw_check(&dev->hw) < 0 ? virtio_hw_check(&dev->hw)
-						     : vdpa_error(EIO, VIRTIO_NEEDS_RESET_TEXT);
+	if ((vdpa_virtio_pci_get_status(&dev->hw) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
+		return vdpa_virtio_pci_check(&dev->hw) < 0
+			       ? vdpa_virtio_pci_check(&dev->hw)
+			       : vdpa_error(EIO, VIRTIO_NEEDS_RESET_TEXT);
 	/* From here on kicks go through; the queues are kicked once for those that came before. */
 	__atomic_store_n(&dev->running, true, __ATOMIC_SEQ_CST);
 	for (uint16_t i = 0; i < dev->nvqs; i++) {
@@ -100,15 +101,15 @@ virtio_device_set_status(struct virtio_device *dev, uint8_t status)
 
 	if (rc < 0)
 		return rc;
-	virtio_hw_set_status(&dev->hw, status);
-	rc = virtio_hw_check(&dev->hw);
+	vdpa_virtio_pci_set_status(&dev->hw, status);
+	rc = vdpa_virtio_pci_check(&dev->hw);
 	if (rc < 0)
 		return rc;
 	if (starts)
 		return run(dev);
 	/* The core looks whether the device has kept the bit. */
 	if ((status & VIRTIO_CONFIG_S_FEATURES_OK) != 0 && !dev->irq.on &&
-	    (virtio_hw_get_status(&dev->hw) & VIRTIO_CONFIG_S_FEATURES_OK) != 0)
+	    (vdpa_virtio_pci_get_status(&dev->hw) & VIRTIO_CONFIG_S_FEATURES_OK) != 0)
 		return virtio_irq_setup(dev);
 	return 0;
 }
@@ -119,11 +120,11 @@ virtio_device_reset(struct virtio_device *dev)
 	int rc;
 
 	__atomic_store_n(&dev->running, false, __ATOMIC_SEQ_CST);
-	rc = virtio_hw_reset(&dev->hw);
+	rc = virtio_pci_reset(&dev->hw);
 	/* Eventfds and doorbells go in any case; memory of ours that the device knows stays with it
 	 * until it has let go. */
 	virtio_irq_teardown(dev);
-	virtio_hw_unmap_doorbells(&dev->hw);
+	virtio_pci_unmap_doorbells(&dev->hw);
 	dev->ctrl.on = false;
 	if (rc == 0) {
 		rc = vdpa_pci_set_bus_master(dev->hw.pci, false);
@@ -132,7 +133,7 @@ virtio_device_reset(struct virtio_device *dev)
 	for (uint16_t i = 0; i < dev->nvqs; i++) {
 		struct virtio_queue *q = &dev->vqs[i];
 
-		q->conf = (struct virtio_hw_vq){0};
+		q->conf = (struct vdpa_virtio_vq_conf){0};
 		q->ready = q->enabled = q->ran = false;
 	}
 	dev->features = dev->negotiated = 0;
@@ -159,8 +160,23 @@ update_pairs(struct virtio_device *dev)
 	int rc = virtio_ctrl_update_pairs(dev);
 
 	if (rc < 0 && had_ctrl && !dev->ctrl.on)
-		vdpa_device_fail(&dev->vdev, -1, rc, "%s", vdpa_error_message());
+		vdpa_device_fail(dev->vdev, -1, rc, "%s", vdpa_error_message());
 	return rc;
+}
+
+bool
+virtio_device_stops_queues(const struct virtio_device *dev, uint64_t features)
+{
+	return virtio_has(features, VIRTIO_F_RING_RESET) || dev->pub->kind->stop_vq != NULL;
+}
+
+/* On return the function uses the queue's rings no more. */
+static int
+stop_vq(struct virtio_device *dev, uint16_t idx)
+{
+	if (dev->pub->kind->stop_vq != NULL)
+		return dev->pub->kind->stop_vq(dev->pub, idx);
+	return virtio_pci_vq_reset(&dev->hw, idx);
 }
 
 static int
@@ -175,7 +191,7 @@ enable(struct virtio_device *dev, uint16_t idx)
 		return vdpa_error(EINVAL, "size %u, the device has %u", q->conf.num,
 				  q->info.num_max);
 	q->conf.vector = virtio_irq_vector(dev, idx);
-	rc = virtio_hw_vq_enable(&dev->hw, idx, &q->conf);
+	rc = virtio_pci_vq_enable(&dev->hw, idx, &q->conf);
 	if (rc < 0)
 		return rc;
 	q->ready = q->enabled = true;
@@ -190,8 +206,8 @@ enable(struct virtio_device *dev, uint16_t idx)
 		/* Not started: the device must not use it. Only where queues come late. */
 		snprintf(why, sizeof(why), "%s", vdpa_error_message());
 		q->ready = q->enabled = false;
-		if (virtio_hw_vq_reset(&dev->hw, idx) < 0)
-			vdpa_device_fail(&dev->vdev, idx, EIO, "%s", vdpa_error_message());
+		if (stop_vq(dev, idx) < 0)
+			vdpa_device_fail(dev->vdev, idx, EIO, "%s", vdpa_error_message());
 		rc = vdpa_error(rc, "%s", why);
 	}
 	return rc;
@@ -203,13 +219,13 @@ disable(struct virtio_device *dev, uint16_t idx)
 	struct virtio_queue *q = &dev->vqs[idx];
 	int rc;
 
-	if (!virtio_has(dev->negotiated, VIRTIO_F_RING_RESET))
+	if (!virtio_device_stops_queues(dev, dev->negotiated))
 		return vdpa_error(EOPNOTSUPP, "a queue of this device stops only with the device");
 	q->ready = false;
 	/* The device gets the command first: it is not to wait for buffers there. */
 	if (dev->running && update_pairs(dev) < 0)
 		VDPA_LOG(WARNING, "%s", vdpa_error_message());
-	rc = virtio_hw_vq_reset(&dev->hw, idx);
+	rc = stop_vq(dev, idx);
 	/* It may still use the ring. */
 	if (rc < 0)
 		q->ready = true;
@@ -288,7 +304,7 @@ int
 virtio_device_read_config(struct virtio_device *dev, size_t offset, void *buf, size_t len)
 {
 	uint16_t pairs = rte_cpu_to_le_16(dev->nvqs / 2), mtu = rte_cpu_to_le_16(dev->mtu);
-	int rc = virtio_hw_read_config(&dev->hw, (uint32_t)offset, buf, (uint32_t)len);
+	int rc = vdpa_virtio_pci_read_config(&dev->hw, (uint32_t)offset, buf, (uint32_t)len);
 
 	if (rc < 0 || dev->hw.type != VIRTIO_ID_NET)
 		return rc;

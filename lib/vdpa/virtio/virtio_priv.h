@@ -2,40 +2,44 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * A vDPA device on a virtio-pci function, and what its files share:
+ * A vDPA device on a virtio-pci function, and what the files of this folder share:
  *
- *   virtio_hw.c      registers; knows no vDPA
+ *   virtio_caps.c    where the function's structures lie; knows no vDPA, as the next
+ *   virtio_pci.c     registers
  *   virtio_irq.c     which vector serves which queue
- *   virtio_ctrl.c    the control queue of a net device, which the driver keeps for itself
+ *   virtio_ctrl.c    the control queue of a net device, which the service keeps for itself
  *   virtio_device.c  features, start, stop, virtqueues
  *   virtio_ops.c     the config ops on top of these
- *   virtio_driver.c  management devices and their words
+ *   virtio_add.c     how a device comes of a function and its words, and goes
  *
  * Ops run with the device's lock held. Without it: kicks, statistics, and the handlers of
  * virtio_irq.c, which share what irq.lock guards and atomics, nothing else.
  */
 
-#ifndef VIRTIO_H
-#define VIRTIO_H
+#ifndef VIRTIO_PRIV_H
+#define VIRTIO_PRIV_H
 
 #include <pthread.h>
 
 #include <linux/virtio_ids.h>
 #include <linux/virtio_net.h>
 
+#include <rte_bitops.h>
+
 #include "vdpa_event.h"
+#include "vdpa_virtio.h"
 #include "vdpa_work.h"
-#include "virtio_hw.h"
+#include "virtio_pci_priv.h"
 
 /* A data queue. */
 struct virtio_queue {
-	struct virtio_hw_vq_info info;
-	struct virtio_hw_vq conf;   /* vector apart, which is virtio_irq.c's */
-	bool ready;		    /* enabled in the device */
-	bool enabled;		    /* by the front end */
-	bool ran;		    /* since the last reset: nobody knows where it stands */
-	int call_fd;		    /* irq.lock */
-	uint64_t kicks, call_swaps; /* atomic */
+	struct vdpa_virtio_vq_info info;
+	struct vdpa_virtio_vq_conf conf; /* vector apart, which is virtio_irq.c's */
+	bool ready;			 /* enabled in the device */
+	bool enabled;			 /* by the front end */
+	bool ran;			 /* since the last reset: nobody knows where it stands */
+	int call_fd;			 /* irq.lock */
+	uint64_t kicks, call_swaps;	 /* atomic */
 };
 
 /* A vector of the function, 0 for changes of the configuration. */
@@ -75,8 +79,13 @@ struct virtio_ctrl {
 };
 
 struct virtio_device {
-	struct vdpa_device vdev;
-	struct virtio_hw hw;
+	struct vdpa_virtio_device *pub; /* the driver's; its kind */
+	struct vdpa_device *vdev;	/* the same */
+	struct vdpa_config_ops ops;	/* the service's, and over them the driver's */
+	struct vdpa_virtio_pci hw;
+	struct vdpa_patience patience;
+	bool has_pci;	      /* hw.pci is ours to close */
+	bool kind_init;	      /* the kind's init was called, and its free is to be */
 	uint64_t hw_features; /* offered by the device */
 	uint64_t offered;     /* to the front end */
 	uint64_t features;    /* negotiated with the front end */
@@ -98,13 +107,13 @@ struct virtio_device {
 static inline struct virtio_device *
 virtio_dev(struct vdpa_device *vdev)
 {
-	return (struct virtio_device *)(void *)vdev;
+	return vdpa_virtio_device(vdev)->core;
 }
 
 static inline bool
 virtio_has(uint64_t features, unsigned int bit)
 {
-	return (features & VIRTIO_BIT(bit)) != 0;
+	return (features & RTE_BIT64(bit)) != 0;
 }
 
 static inline void
@@ -159,11 +168,13 @@ int virtio_device_set_status(struct virtio_device *dev, uint8_t status);
 int virtio_device_reset(struct virtio_device *dev);
 /* How many of the data queues there are with the features negotiated. */
 uint16_t virtio_device_queues(const struct virtio_device *dev);
+/* Whether single queues can be stopped, with these features of the function. */
+bool virtio_device_stops_queues(const struct virtio_device *dev, uint64_t features);
 int virtio_device_set_ready(struct virtio_device *dev, uint16_t idx, bool ready);
 int virtio_device_set_enable(struct virtio_device *dev, uint16_t idx, bool on);
 int virtio_device_check_state(const struct virtio_device *dev, const struct vdpa_vq_state *state);
 int virtio_device_get_state(struct virtio_device *dev, uint16_t idx, struct vdpa_vq_state *state);
-/* Data path: a kick that came to us, for virtio_hw_kick(). Without the device's lock. */
+/* Data path: a kick that came to us, for virtio_pci_kick(). Without the device's lock. */
 void virtio_device_kick(struct virtio_device *dev, uint16_t idx);
 /* As get_vendor_vq_stats and get_stats. */
 int virtio_device_vq_stats(struct virtio_device *dev, uint16_t idx, struct vdpa_stat *stats,
@@ -171,9 +182,8 @@ int virtio_device_vq_stats(struct virtio_device *dev, uint16_t idx, struct vdpa_
 int virtio_device_stats(struct virtio_device *dev, struct vdpa_stat *stats, unsigned int n);
 int virtio_device_read_config(struct virtio_device *dev, size_t offset, void *buf, size_t len);
 
-/* virtio_ops.c, virtio_driver.c */
+/* virtio_add.c */
 
-extern const struct vdpa_config_ops virtio_vdpa_ops;
 void virtio_device_free(struct vdpa_device *vdev);
 
-#endif /* VIRTIO_H */
+#endif /* VIRTIO_PRIV_H */

@@ -2,8 +2,8 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The config ops of a virtio-pci function: each hands over to the registers (virtio_hw_*) or to
- * what needs more than one of them (virtio_device_*, virtio_irq_*). doc/driver-guide.md goes
+ * The config ops of a virtio-pci function: each hands over to the registers (vdpa_virtio_pci_*) or
+ * to what needs more than one of them (virtio_device_*, virtio_irq_*). doc/driver-guide.md goes
  * through it.
  *
  * What the core has checked by now is not checked again: queue indexes, the order of steps, sizes
@@ -14,9 +14,7 @@
 
 #include <rte_common.h>
 
-#include "virtio.h"
-
-#define PCI_VENDOR_REDHAT 0x1af4
+#include "virtio_priv.h"
 
 /* Virtqueues. */
 
@@ -24,7 +22,7 @@ static int
 virtio_vdpa_set_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
 			   uint64_t device)
 {
-	struct virtio_hw_vq *conf = &virtio_dev(vdev)->vqs[idx].conf;
+	struct vdpa_virtio_vq_conf *conf = &virtio_dev(vdev)->vqs[idx].conf;
 
 	conf->desc = desc;
 	conf->driver = driver;
@@ -94,7 +92,7 @@ virtio_vdpa_get_vq_notification(struct vdpa_device *vdev, uint16_t idx,
 {
 	struct virtio_device *dev = virtio_dev(vdev);
 
-	return virtio_hw_doorbell_page(&dev->hw, dev->vqs[idx].info.doorbell, area);
+	return virtio_pci_doorbell_page(&dev->hw, dev->vqs[idx].info.doorbell, area);
 }
 
 /* The device. */
@@ -120,9 +118,9 @@ virtio_vdpa_get_device_features(struct vdpa_device *vdev)
 static uint64_t
 virtio_vdpa_get_backend_features(struct vdpa_device *vdev)
 {
-	bool late = virtio_has(virtio_dev(vdev)->hw_features, VIRTIO_F_RING_RESET);
+	bool late = virtio_device_stops_queues(virtio_dev(vdev), virtio_dev(vdev)->hw_features);
 
-	return late ? VIRTIO_BIT(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK) : 0;
+	return late ? RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK) : 0;
 }
 
 static int
@@ -147,13 +145,13 @@ virtio_vdpa_get_device_id(struct vdpa_device *vdev)
 static uint32_t
 virtio_vdpa_get_vendor_id(struct vdpa_device *vdev)
 {
-	return PCI_VENDOR_REDHAT;
+	return vdpa_pci_get_id(virtio_dev(vdev)->hw.pci)->vendor;
 }
 
 static uint8_t
 virtio_vdpa_get_status(struct vdpa_device *vdev)
 {
-	return virtio_hw_get_status(&virtio_dev(vdev)->hw);
+	return vdpa_virtio_pci_get_status(&virtio_dev(vdev)->hw);
 }
 
 static int
@@ -198,18 +196,18 @@ virtio_vdpa_get_config(struct vdpa_device *vdev, size_t offset, void *buf, size_
 static int
 virtio_vdpa_set_config(struct vdpa_device *vdev, size_t offset, const void *buf, size_t len)
 {
-	struct virtio_hw *hw = &virtio_dev(vdev)->hw;
+	struct vdpa_virtio_pci *hw = &virtio_dev(vdev)->hw;
 
 	/* All of it is read-only there (5.1.4). */
 	if (hw->type == VIRTIO_ID_NET)
 		return -EOPNOTSUPP;
-	return virtio_hw_write_config(hw, (uint32_t)offset, buf, (uint32_t)len);
+	return vdpa_virtio_pci_write_config(hw, (uint32_t)offset, buf, (uint32_t)len);
 }
 
 static uint32_t
 virtio_vdpa_get_generation(struct vdpa_device *vdev)
 {
-	return virtio_hw_get_generation(&virtio_dev(vdev)->hw);
+	return virtio_pci_get_generation(&virtio_dev(vdev)->hw);
 }
 
 static int
@@ -218,7 +216,7 @@ virtio_vdpa_get_stats(struct vdpa_device *vdev, struct vdpa_stat *stats, unsigne
 	return virtio_device_stats(virtio_dev(vdev), stats, n);
 }
 
-const struct vdpa_config_ops virtio_vdpa_ops = {
+static const struct vdpa_config_ops ops = {
 	.set_vq_address = virtio_vdpa_set_vq_address,
 	.set_vq_num = virtio_vdpa_set_vq_num,
 	.kick_vq = virtio_vdpa_kick_vq,
@@ -250,3 +248,41 @@ const struct vdpa_config_ops virtio_vdpa_ops = {
 	.release_dma = virtio_vdpa_release_dma,
 	.free = virtio_device_free,
 };
+
+const struct vdpa_config_ops *
+vdpa_virtio_ops(void)
+{
+	return &ops;
+}
+
+/* What a driver may ask. */
+
+uint64_t
+vdpa_virtio_hw_features(const struct vdpa_virtio_device *dev)
+{
+	return dev->core->hw_features;
+}
+
+uint64_t
+vdpa_virtio_features(const struct vdpa_virtio_device *dev)
+{
+	return dev->core->negotiated;
+}
+
+const struct vdpa_virtio_vq_info *
+vdpa_virtio_vq_info(const struct vdpa_virtio_device *dev, uint16_t idx)
+{
+	return &dev->core->vqs[idx].info;
+}
+
+const struct vdpa_virtio_vq_conf *
+vdpa_virtio_vq_conf(const struct vdpa_virtio_device *dev, uint16_t idx)
+{
+	return &dev->core->vqs[idx].conf;
+}
+
+bool
+vdpa_virtio_vq_is_ready(const struct vdpa_virtio_device *dev, uint16_t idx)
+{
+	return dev->core->vqs[idx].ready;
+}

@@ -22,7 +22,7 @@
 #include <rte_common.h>
 
 #include "vdpa_log.h"
-#include "virtio.h"
+#include "virtio_priv.h"
 #include "virtio_type.h"
 
 /* Commands, by class. */
@@ -125,34 +125,34 @@ uint64_t
 virtio_ctrl_features(const struct virtio_device *dev)
 {
 	uint64_t hw = dev->hw_features;
-	uint64_t use = VIRTIO_BIT(VIRTIO_NET_F_CTRL_RX) | VIRTIO_BIT(VIRTIO_NET_F_CTRL_MAC_ADDR);
+	uint64_t use = RTE_BIT64(VIRTIO_NET_F_CTRL_RX) | RTE_BIT64(VIRTIO_NET_F_CTRL_MAC_ADDR);
 
 	if (dev->hw.type != VIRTIO_ID_NET || !virtio_has(hw, VIRTIO_NET_F_CTRL_VQ))
 		return 0;
 	if (dev->nvqs > 2)
-		use |= VIRTIO_BIT(VIRTIO_NET_F_MQ);
-	return (hw & use) != 0 ? (hw & use) | VIRTIO_BIT(VIRTIO_NET_F_CTRL_VQ) : 0;
+		use |= RTE_BIT64(VIRTIO_NET_F_MQ);
+	return (hw & use) != 0 ? (hw & use) | RTE_BIT64(VIRTIO_NET_F_CTRL_VQ) : 0;
 }
 
 static int
 broken(struct virtio_device *dev, int err, const char *what)
 {
-	uint8_t status = virtio_hw_get_status(&dev->hw);
+	uint8_t status = vdpa_virtio_pci_get_status(&dev->hw);
 
 	/* Nobody knows what it still does with the command: no other follows. */
 	dev->ctrl.on = false;
-	if (virtio_hw_check(&dev->hw) < 0)
-		return virtio_hw_check(&dev->hw);
+	if (vdpa_virtio_pci_check(&dev->hw) < 0)
+		return vdpa_virtio_pci_check(&dev->hw);
 	if ((status & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
-		return vdpa_error(EIO, "%s: %s", dev->vdev.name, VIRTIO_NEEDS_RESET_TEXT);
-	return vdpa_error(err, "%s: control queue: %s", dev->vdev.name, what);
+		return vdpa_error(EIO, "%s: %s", dev->vdev->name, VIRTIO_NEEDS_RESET_TEXT);
+	return vdpa_error(err, "%s: control queue: %s", dev->vdev->name, what);
 }
 
 /* position: behind what was made available, for a device that wants it (virtio 1.2, 2.9). */
 static void
 kick(struct virtio_device *dev, uint16_t position)
 {
-	virtio_hw_kick(&dev->hw, dev->ctrl.doorbell, dev->ctrl.idx | (uint32_t)position << 16);
+	virtio_pci_kick(&dev->hw, dev->ctrl.doorbell, dev->ctrl.idx | (uint32_t)position << 16);
 }
 
 /* Put the command's two parts into the ring and wait until the device has used them. */
@@ -161,7 +161,7 @@ execute_split(struct virtio_device *dev, const uint64_t *addr, const uint32_t *l
 {
 	struct virtio_ctrl *c = &dev->ctrl;
 	struct split_ring *ring = &mem_of(c)->split;
-	struct virtio_wait wait;
+	struct vdpa_virtio_wait wait;
 	uint16_t used, id;
 
 	/* All of it again each time: what was there may not be ours any more. */
@@ -177,12 +177,12 @@ execute_split(struct virtio_device *dev, const uint64_t *addr, const uint32_t *l
 			 __ATOMIC_RELEASE);
 	rte_mb();
 	kick(dev, (uint16_t)(c->next + 1));
-	virtio_wait_start(&wait, &dev->hw);
+	vdpa_virtio_wait_start(&wait, &dev->hw);
 	for (;;) {
 		used = rte_le_to_cpu_16(__atomic_load_n(&ring->used.idx, __ATOMIC_ACQUIRE));
 		if (used != c->next)
 			break;
-		if (!virtio_wait(&wait))
+		if (!vdpa_virtio_wait(&wait))
 			return broken(dev, ETIMEDOUT, "the device does not answer in time");
 	}
 	if (used != (uint16_t)(c->next + 1))
@@ -202,7 +202,7 @@ execute_packed(struct virtio_device *dev, const uint64_t *addr, const uint32_t *
 	struct packed_desc *head = &ring->desc[c->next], *tail = &ring->desc[c->next + 1];
 	uint16_t avail = c->wrap ? DESC_F_AVAIL : DESC_F_USED;
 	uint16_t used = c->wrap ? DESC_F_AVAIL | DESC_F_USED : 0;
-	struct virtio_wait wait;
+	struct vdpa_virtio_wait wait;
 	uint16_t flags, next;
 	bool wrap;
 
@@ -223,12 +223,12 @@ execute_packed(struct virtio_device *dev, const uint64_t *addr, const uint32_t *
 		wrap = !wrap;
 	}
 	kick(dev, (uint16_t)(next | (unsigned int)wrap << 15));
-	virtio_wait_start(&wait, &dev->hw);
+	vdpa_virtio_wait_start(&wait, &dev->hw);
 	for (;;) {
 		flags = rte_le_to_cpu_16(__atomic_load_n(&head->flags, __ATOMIC_ACQUIRE));
 		if ((flags & (DESC_F_AVAIL | DESC_F_USED)) == used)
 			break;
-		if (!virtio_wait(&wait))
+		if (!vdpa_virtio_wait(&wait))
 			return broken(dev, ETIMEDOUT, "the device does not answer in time");
 	}
 	if (rte_le_to_cpu_16(head->id) != c->next)
@@ -270,11 +270,11 @@ execute(struct virtio_device *dev, uint8_t class, uint8_t command, const void *d
 	if (ack == ACK_OK)
 		return 0;
 	/* An answer is the device's word only as long as the device works. */
-	if (ack != ACK_REFUSED || virtio_hw_check(&dev->hw) < 0 ||
-	    (virtio_hw_get_status(&dev->hw) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
+	if (ack != ACK_REFUSED || vdpa_virtio_pci_check(&dev->hw) < 0 ||
+	    (vdpa_virtio_pci_get_status(&dev->hw) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
 		return broken(dev, EPROTO, "the device uses a command without answering it");
 	return vdpa_error(EPERM, "%s: control queue: the device refuses command %u of class %u",
-			  dev->vdev.name, command, class);
+			  dev->vdev->name, command, class);
 }
 
 /* Have the device use the ring in c->mem, from its beginning. */
@@ -283,7 +283,7 @@ enable(struct virtio_device *dev)
 {
 	struct virtio_ctrl *c = &dev->ctrl;
 	bool packed = is_packed(dev);
-	struct virtio_hw_vq vq;
+	struct vdpa_virtio_vq_conf vq;
 	int rc;
 
 	c->next = 0;
@@ -292,16 +292,16 @@ enable(struct virtio_device *dev)
 		mem_of(c)->packed.driver.flags = RTE_LE16(EVENT_F_DISABLE);
 	else if (!virtio_has(dev->negotiated, VIRTIO_RING_F_EVENT_IDX))
 		mem_of(c)->split.avail.flags = RTE_LE16(AVAIL_F_NO_INTERRUPT);
-	vq = (struct virtio_hw_vq){
+	vq = (struct vdpa_virtio_vq_conf){
 		.num = c->num,
-		.vector = VIRTIO_NO_VECTOR,
+		.vector = VDPA_VIRTIO_NO_VECTOR,
 		.desc = iova_of(c, 0),
 		.driver = iova_of(c, packed ? offsetof(struct ctrl_mem, packed.driver)
 					    : offsetof(struct ctrl_mem, split.avail)),
 		.device = iova_of(c, packed ? offsetof(struct ctrl_mem, packed.device)
 					    : offsetof(struct ctrl_mem, split.used)),
 	};
-	rc = virtio_hw_vq_enable(&dev->hw, c->idx, &vq);
+	rc = virtio_pci_vq_enable(&dev->hw, c->idx, &vq);
 	c->on = rc == 0;
 	return rc;
 }
@@ -311,9 +311,9 @@ static int move(void *arg);
 static int
 alloc_mem(struct virtio_device *dev, struct vdpa_dma_buf *mem)
 {
-	const struct vdpa_dma_owner owner = {.user = dev->vdev.dma_user, .move = move, .arg = dev};
+	const struct vdpa_dma_owner owner = {.user = dev->vdev->dma_user, .move = move, .arg = dev};
 
-	return vdpa_dma_alloc(dev->vdev.dma, sizeof(struct ctrl_mem), &owner, mem);
+	return vdpa_dma_alloc(dev->vdev->dma, sizeof(struct ctrl_mem), &owner, mem);
 }
 
 /*
@@ -330,7 +330,7 @@ move(void *arg)
 
 	/* Kept for the next start, which takes another. */
 	if (!c->shown) {
-		vdpa_dma_free(dev->vdev.dma, &c->mem);
+		vdpa_dma_free(dev->vdev->dma, &c->mem);
 		return 0;
 	}
 	if (!c->on || !virtio_has(dev->negotiated, VIRTIO_F_RING_RESET))
@@ -341,17 +341,17 @@ move(void *arg)
 	if (rc < 0)
 		return rc;
 	c->on = false;
-	rc = virtio_hw_vq_reset(&dev->hw, c->idx);
+	rc = virtio_pci_vq_reset(&dev->hw, c->idx);
 	if (rc < 0) {
 		/* It may still use the memory that it had. */
-		vdpa_dma_free(dev->vdev.dma, &mem);
+		vdpa_dma_free(dev->vdev->dma, &mem);
 	} else {
-		vdpa_dma_free(dev->vdev.dma, &c->mem);
+		vdpa_dma_free(dev->vdev->dma, &c->mem);
 		c->mem = mem;
 		rc = enable(dev);
 	}
 	if (rc < 0)
-		vdpa_device_fail(&dev->vdev, -1, rc, "control queue %u is lost: %s", c->idx,
+		vdpa_device_fail(dev->vdev, -1, rc, "control queue %u is lost: %s", c->idx,
 				 vdpa_error_message());
 	return rc;
 }
@@ -360,7 +360,7 @@ int
 virtio_ctrl_setup(struct virtio_device *dev)
 {
 	struct virtio_ctrl *c = &dev->ctrl;
-	struct virtio_hw_vq_info info;
+	struct vdpa_virtio_vq_info info;
 	int rc;
 
 	c->on = false;
@@ -368,17 +368,17 @@ virtio_ctrl_setup(struct virtio_device *dev)
 		return 0;
 	/* Behind the pairs that the device knows of us to know (5.1.2). */
 	c->idx = virtio_type_ctrl_vq(dev->negotiated, dev->hw_pairs);
-	rc = virtio_hw_vq_info(&dev->hw, c->idx, &info);
+	rc = virtio_pci_vq_info(&dev->hw, c->idx, &info);
 	if (rc < 0)
 		return rc;
 	if (info.num_max < CTRL_DESCS)
-		return vdpa_error(EPROTO, "%s: control queue %u: its size is %u", dev->vdev.name,
+		return vdpa_error(EPROTO, "%s: control queue %u: its size is %u", dev->vdev->name,
 				  c->idx, info.num_max);
 	if (dev->hw.notification_data && !info.takes_data)
 		return vdpa_error(EPROTO,
 				  "%s: control queue %u: the device offers notification data, and "
 				  "its doorbell has no room for it",
-				  dev->vdev.name, c->idx);
+				  dev->vdev->name, c->idx);
 	c->num = (uint16_t)rte_align32prevpow2(RTE_MIN(info.num_max, (uint16_t)CTRL_NUM));
 	c->doorbell = info.doorbell;
 	c->pairs = 1;
@@ -441,7 +441,7 @@ virtio_ctrl_start(struct virtio_device *dev)
 		VDPA_LOG(WARNING,
 			 "%s: not promiscuous: a guest that changes its MAC address gets "
 			 "no packets (%s)",
-			 dev->vdev.name, vdpa_error_message());
+			 dev->vdev->name, vdpa_error_message());
 		rc = 0;
 	}
 	return rc;
@@ -456,6 +456,6 @@ virtio_ctrl_reset(struct virtio_device *dev)
 void
 virtio_ctrl_release(struct virtio_device *dev)
 {
-	vdpa_dma_free(dev->vdev.dma, &dev->ctrl.mem);
+	vdpa_dma_free(dev->vdev->dma, &dev->ctrl.mem);
 	dev->ctrl.mem = (struct vdpa_dma_buf){0};
 }

@@ -12,6 +12,9 @@
  * the INTx line does, and the ISR status says which of the two it was. Each rung is taken only when
  * the system and the device grant all of it.
  *
+ * A function whose interrupts have to be taken back (struct vdpa_virtio_kind) has every vector
+ * relayed, and only the queues that it says are signalled.
+ *
  * Handlers of our own eventfds run on the control loop and pass a signal on. What reads registers
  * may have to wait for the answer, and the device decides when it is called: that is left to a job
  * on a work queue which the device's interrupts have for themselves, so that a slow device delays
@@ -29,7 +32,7 @@
 #include <rte_common.h>
 
 #include "vdpa_log.h"
-#include "virtio.h"
+#include "virtio_priv.h"
 
 /* By how much the number of vectors falls with each rung that is not granted. */
 #define RUNG_FACTOR 2
@@ -38,7 +41,7 @@ uint16_t
 virtio_irq_vector(const struct virtio_device *dev, uint16_t idx)
 {
 	if (dev->irq.n == 0)
-		return VIRTIO_NO_VECTOR;
+		return VDPA_VIRTIO_NO_VECTOR;
 	return dev->irq.n == 1 ? 0 : (uint16_t)(1 + idx % (dev->irq.n - 1));
 }
 
@@ -52,13 +55,15 @@ is_relayed(const struct virtio_device *dev, unsigned int vector)
 static void
 signal_queues(struct virtio_device *dev, unsigned int vector)
 {
+	bool (*take)(struct vdpa_virtio_device *, uint16_t) = dev->pub->kind->take_interrupt;
 	struct virtio_irq *irq = &dev->irq;
 
 	virtio_count(&irq->relayed);
 	pthread_mutex_lock(&irq->lock);
 	for (uint16_t i = 0; i < dev->nvqs; i++)
 		if (dev->vqs[i].call_fd >= 0 &&
-		    (irq->n <= 1 || virtio_irq_vector(dev, i) == vector))
+		    (irq->n <= 1 || virtio_irq_vector(dev, i) == vector) &&
+		    (take == NULL || take(dev->pub, i)))
 			vdpa_eventfd_signal(dev->vqs[i].call_fd);
 	pthread_mutex_unlock(&irq->lock);
 }
@@ -67,15 +72,15 @@ signal_queues(struct virtio_device *dev, unsigned int vector)
 static void
 config_changed(struct virtio_device *dev)
 {
-	uint8_t status = virtio_hw_get_status(&dev->hw);
+	uint8_t status = vdpa_virtio_pci_get_status(&dev->hw);
 
 	if (status == VIRTIO_STATUS_GONE && !vdpa_pci_present(dev->hw.pci)) {
-		vdpa_device_gone(&dev->vdev, vdpa_pci_error(dev->hw.pci), "%s",
+		vdpa_device_gone(dev->vdev, vdpa_pci_error(dev->hw.pci), "%s",
 				 vdpa_pci_error_text(dev->hw.pci));
 		return;
 	}
 	if ((status & VIRTIO_CONFIG_S_NEEDS_RESET) != 0) {
-		vdpa_device_fail(&dev->vdev, -1, EIO, VIRTIO_NEEDS_RESET_TEXT);
+		vdpa_device_fail(dev->vdev, -1, EIO, VIRTIO_NEEDS_RESET_TEXT);
 		return;
 	}
 	pthread_mutex_lock(&dev->irq.lock);
@@ -111,16 +116,37 @@ on_shared_vector(struct vdpa_event *ev, uint32_t revents)
 		signal_queues(dev, (unsigned int)(vector - dev->irq.vectors));
 }
 
+/* The same where that reads registers. */
+static void
+taken_vector_job(struct vdpa_work *work)
+{
+	struct virtio_vector *vector = work->arg;
+	struct virtio_device *dev = vector->dev;
+
+	signal_queues(dev, (unsigned int)(vector - dev->irq.vectors));
+}
+
+static void
+on_taken_vector(struct vdpa_event *ev, uint32_t revents)
+{
+	struct virtio_vector *vector = ev->arg;
+
+	if (vdpa_eventfd_take(ev->fd))
+		vdpa_work_post(&vector->dev->irq.jobs, &vector->work);
+}
+
 /* One vector for all: only the generation and the status tell about the configuration. */
 static void
 only_vector_job(struct vdpa_work *work)
 {
 	struct virtio_vector *vector = work->arg;
 	struct virtio_device *dev = vector->dev;
-	uint8_t generation = virtio_hw_get_generation(&dev->hw);
+	uint8_t generation = virtio_pci_get_generation(&dev->hw);
 
+	if (dev->pub->kind->take_interrupt != NULL)
+		signal_queues(dev, 0);
 	if (generation != dev->irq.generation ||
-	    (virtio_hw_get_status(&dev->hw) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0) {
+	    (vdpa_virtio_pci_get_status(&dev->hw) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0) {
 		dev->irq.generation = generation;
 		config_changed(dev);
 	}
@@ -133,7 +159,8 @@ on_only_vector(struct vdpa_event *ev, uint32_t revents)
 
 	if (!vdpa_eventfd_take(ev->fd))
 		return;
-	signal_queues(vector->dev, 0);
+	if (vector->dev->pub->kind->take_interrupt == NULL)
+		signal_queues(vector->dev, 0);
 	vdpa_work_post(&vector->dev->irq.jobs, &vector->work);
 }
 
@@ -142,7 +169,7 @@ line_job(struct vdpa_work *work)
 {
 	struct virtio_vector *vector = work->arg;
 	struct virtio_device *dev = vector->dev;
-	uint8_t isr = virtio_hw_isr(&dev->hw);
+	uint8_t isr = virtio_pci_isr(&dev->hw);
 	int rc;
 
 	if ((isr & VIRTIO_ISR_QUEUE) != 0)
@@ -152,7 +179,7 @@ line_job(struct vdpa_work *work)
 	rc = vdpa_pci_intx_unmask(dev->hw.pci);
 	/* A reset of the function has turned it off meanwhile. */
 	if (rc < 0 && rc != -EINVAL)
-		vdpa_device_fail(&dev->vdev, -1, rc, "the interrupt line is not unmasked: %s",
+		vdpa_device_fail(dev->vdev, -1, rc, "the interrupt line is not unmasked: %s",
 				 strerror(-rc));
 }
 
@@ -174,14 +201,14 @@ add_event(struct virtio_device *dev, unsigned int vector,
 	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), rc;
 
 	if (fd < 0)
-		return vdpa_error(errno, "%s: eventfd: %s", dev->vdev.name, strerror(errno));
+		return vdpa_error(errno, "%s: eventfd: %s", dev->vdev->name, strerror(errno));
 	v->ev = (struct vdpa_event){.fd = fd, .events = EPOLLIN, .handler = handler, .arg = v};
 	v->work = (struct vdpa_work){.run = job, .arg = v};
 	rc = vdpa_event_add(vdpa_event_loop_control(), &v->ev);
 	if (rc < 0) {
 		v->ev.fd = -1;
 		close(fd);
-		return vdpa_error(rc, "%s: event loop: %s", dev->vdev.name, strerror(-rc));
+		return vdpa_error(rc, "%s: event loop: %s", dev->vdev->name, strerror(-rc));
 	}
 	return 0;
 }
@@ -220,7 +247,7 @@ alloc_vectors(struct virtio_device *dev, unsigned int n)
 
 	irq->vectors = calloc(RTE_MAX(n, 1u), sizeof(irq->vectors[0]));
 	if (irq->vectors == NULL)
-		return vdpa_error(ENOMEM, "%s: out of memory", dev->vdev.name);
+		return vdpa_error(ENOMEM, "%s: out of memory", dev->vdev->name);
 	for (unsigned int i = 0; i < RTE_MAX(n, 1u); i++) {
 		irq->vectors[i].dev = dev;
 		irq->vectors[i].ev.fd = -1;
@@ -233,10 +260,10 @@ alloc_vectors(struct virtio_device *dev, unsigned int n)
 static int
 program_vectors(struct virtio_device *dev)
 {
-	int rc = virtio_hw_config_vector(&dev->hw, 0);
+	int rc = virtio_pci_config_vector(&dev->hw, 0);
 
 	for (uint16_t i = 0; rc == 0 && i < virtio_device_queues(dev); i++)
-		rc = virtio_hw_vq_vector(&dev->hw, i, virtio_irq_vector(dev, i));
+		rc = virtio_pci_vq_vector(&dev->hw, i, virtio_irq_vector(dev, i));
 	return rc;
 }
 
@@ -260,9 +287,12 @@ try_vectors(struct virtio_device *dev, unsigned int n)
 		rc = n == 1 ? add_event(dev, 0, on_only_vector, only_vector_job)
 			    : add_event(dev, 0, on_config_vector, config_job);
 	/* Vector v serves the queues v - 1, v - 1 + (n - 1), ... */
-	for (unsigned int v = 1; rc == 0 && v < n && v - 1 + (n - 1) < virtio_device_queues(dev);
-	     v++)
-		rc = add_event(dev, v, on_shared_vector, NULL);
+	for (unsigned int v = 1; rc == 0 && v < n; v++) {
+		if (dev->pub->kind->take_interrupt != NULL)
+			rc = add_event(dev, v, on_taken_vector, taken_vector_job);
+		else if (v - 1 + (n - 1) < virtio_device_queues(dev))
+			rc = add_event(dev, v, on_shared_vector, NULL);
+	}
 	for (unsigned int v = 0; rc == 0 && v < n && is_relayed(dev, v); v++)
 		rc = vdpa_pci_msix_set(dev->hw.pci, v, irq->vectors[v].ev.fd);
 	if (rc < 0)
@@ -282,7 +312,7 @@ try_line(struct virtio_device *dev)
 		if (rc == -EOPNOTSUPP)
 			rc = vdpa_error(ENOSPC,
 					"%s: %s: has neither vectors enough nor an interrupt line",
-					dev->vdev.name, vdpa_pci_name(dev->hw.pci));
+					dev->vdev->name, vdpa_pci_name(dev->hw.pci));
 	}
 	if (rc < 0)
 		release_vectors(dev);
@@ -303,12 +333,12 @@ tell_rung(struct virtio_device *dev, unsigned int all)
 		VDPA_LOG(NOTICE,
 			 "%s: no MSI-X vectors: the interrupt line serves all queues, by way of "
 			 "this process",
-			 dev->vdev.name);
+			 dev->vdev->name);
 	else if (irq->n < all)
 		VDPA_LOG(NOTICE,
 			 "%s: %u of %u MSI-X vectors: interrupts of queues that share one go by "
 			 "way of this process",
-			 dev->vdev.name, irq->n, all);
+			 dev->vdev->name, irq->n, all);
 }
 
 int
@@ -320,12 +350,14 @@ virtio_irq_setup(struct virtio_device *dev)
 
 	n = RTE_MIN(vdpa_pci_nr_vectors(dev->hw.pci), irq->limit);
 	n = RTE_MIN(n, all);
+	if (dev->pub->kind->max_vectors > 0)
+		n = RTE_MIN(n, dev->pub->kind->max_vectors);
 	for (; n > 0 && rc == -ENOSPC; n /= RUNG_FACTOR) {
 		rc = try_vectors(dev, n);
 		if (rc == 0)
 			break;
 		if (rc == -ENOSPC)
-			VDPA_LOG(INFO, "%s: %u vectors are not to be had: %s", dev->vdev.name, n,
+			VDPA_LOG(INFO, "%s: %u vectors are not to be had: %s", dev->vdev->name, n,
 				 vdpa_error_message());
 	}
 	if (rc == -ENOSPC)
@@ -333,7 +365,7 @@ virtio_irq_setup(struct virtio_device *dev)
 	if (rc < 0)
 		return rc;
 	irq->on = true;
-	irq->generation = virtio_hw_get_generation(&dev->hw);
+	irq->generation = virtio_pci_get_generation(&dev->hw);
 	tell_rung(dev, all);
 	return 0;
 }

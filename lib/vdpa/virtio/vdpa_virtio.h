@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/**
+ * @file vdpa_virtio.h
+ * A vDPA device on a virtio-pci function, for drivers whose hardware is virtio with an addition.
+ *
+ * The service does what every such function needs: capabilities, features, queues, the ladder of
+ * interrupts, a net device's control queue, waits, removal, words. A driver states its PCI ids, its
+ * words and a struct vdpa_virtio_kind with what its functions do otherwise; from its pci_add it
+ * calls vdpa_virtio_add():
+ *
+ *	static int
+ *	acme_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state)
+ *	{
+ *		...registers of its own, or vdpa_virtio_ops()->set_vq_state(vdev, idx, state)
+ *	}
+ *
+ *	static const struct vdpa_config_ops acme_ops = {.size = sizeof(acme_ops),
+ *							.set_vq_state = acme_set_vq_state};
+ *	static const struct vdpa_virtio_kind acme_kind = {.ops = &acme_ops};
+ *
+ * Ops run with the device's lock held, as those of every driver (vdpa_driver.h).
+ */
+
+#ifndef VDPA_VIRTIO_H
+#define VDPA_VIRTIO_H
+
+#include "vdpa_driver.h"
+#include "vdpa_virtio_pci.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct vdpa_virtio_kind;
+struct virtio_device;
+
+/** A device, first member of the driver's own struct where it has one. Drivers read it. */
+struct vdpa_virtio_device {
+	struct vdpa_device vdev;
+	const struct vdpa_virtio_kind *kind;
+	struct vdpa_virtio_pci *hw; /**< its function */
+	struct virtio_device *core; /**< the service's */
+};
+
+/** What a driver's functions do otherwise than virtio has it. All zero: nothing. */
+struct vdpa_virtio_kind {
+	/** Bytes of the driver's struct, which struct vdpa_virtio_device begins; 0: it has none. */
+	size_t size;
+	/** Registers that are found or selected in another way; NULL: none. */
+	const struct vdpa_virtio_pci_ops *pci;
+	/** Ops that the driver replaces, .size included; what is NULL there is the service's. */
+	const struct vdpa_config_ops *ops;
+	/**
+	 * Optional: whether a function has what ops are about. false: it is driven as plain virtio,
+	 * without ops, init, free, stop_vq and take_interrupt. The structures are found by now.
+	 */
+	bool (*has_addition)(const struct vdpa_virtio_pci *hw);
+	/**
+	 * Optional: set up what is the driver's own, before the device is registered. Features,
+	 * queues and words are known; the function is reset. 0, or a negative errno with the
+	 * message: -ENODEV asks the next driver that matches.
+	 */
+	int (*init)(struct vdpa_virtio_device *dev, const struct vdpa_args *args);
+	/** Optional: the device goes; its last reset is over, and the function still open. Also
+	 * after an init that failed. */
+	void (*free)(struct vdpa_virtio_device *dev);
+	/**
+	 * Optional: stop a queue that is ready in another way than by VIRTIO_F_RING_RESET, on
+	 * return of which the function uses its rings no more. 0, or a negative errno with the
+	 * message. NULL: VIRTIO_F_RING_RESET, where it is negotiated.
+	 */
+	int (*stop_vq)(struct vdpa_virtio_device *dev, uint16_t idx);
+	/**
+	 * Optional: take a queue's interrupt back from the function, and say whether there was one.
+	 * Then no eventfd of a guest is given to the function: each interrupt comes to this
+	 * process, is taken back, and passed on. On a work queue of the device, without its lock.
+	 */
+	bool (*take_interrupt)(struct vdpa_virtio_device *dev, uint16_t idx);
+	unsigned int max_vectors; /**< MSI-X vectors it serves at most; 0: as many as it has */
+};
+
+/** The words of every such device, for the params of a driver, before its own and the empty entry.
+ */
+#define VDPA_VIRTIO_PARAMS                                                                         \
+	{.name = "mac",                                                                            \
+	 .type = VDPA_PARAM_MAC,                                                                   \
+	 .metavar = "MAC",                                                                         \
+	 .help = "net: address, set by the control queue (default: the device's)"},                \
+		{.name = "mtu",                                                                    \
+		 .type = VDPA_PARAM_UINT,                                                          \
+		 .metavar = "BYTES",                                                               \
+		 .min = 68,                                                                        \
+		 .max = 65535,                                                                     \
+		 .help = "net: MTU shown to the driver, at most the device's (default: the "       \
+			 "device's)"},                                                             \
+		{.name = "max_vqp",                                                                \
+		 .type = VDPA_PARAM_UINT,                                                          \
+		 .metavar = "N",                                                                   \
+		 .min = 1,                                                                         \
+		 .max = VDPA_VQ_MAX / 2,                                                           \
+		 .help = "net: queue pairs (default: all that the device has)"},                   \
+		{.name = "queue_size",                                                             \
+		 .type = VDPA_PARAM_UINT,                                                          \
+		 .metavar = "N",                                                                   \
+		 .min = 1,                                                                         \
+		 .max = VDPA_VQ_NUM_MAX,                                                           \
+		 .help = "largest virtqueue size offered (default: the device's)"},                \
+		{.name = "device_features",                                                        \
+		 .type = VDPA_PARAM_UINT,                                                          \
+		 .metavar = "MASK",                                                                \
+		 .max = UINT64_MAX,                                                                \
+		 .help = "virtio features offered, a subset of the device's (default: all)"},      \
+	{                                                                                          \
+		.name = "vectors", .type = VDPA_PARAM_UINT, .metavar = "N", .max = 2048,           \
+		.help = "MSI-X vectors used at most; 0: the interrupt line (default: one a queue " \
+			"and one)"                                                                 \
+	}
+
+/**
+ * Make a device of a function and register it: what a driver's pci_add does.
+ *
+ * @param kind  static.
+ * @param pci   open; the device's on success, the caller's on failure.
+ * @param args  checked against the driver's params, with VDPA_VIRTIO_PARAMS among them.
+ * @return 0; a negative errno with one line that names the function and the fact: -ENODEV for what
+ * is not a virtio function; -ENOTSUP for a legacy-only one, or one without VIRTIO_F_VERSION_1;
+ * -EPROTO for what cannot be; -EINVAL, -EOPNOTSUPP for a word that the device does not follow;
+ * -ETIMEDOUT when it does not reset; what kind->init and vdpa_register_device() return. Any thread,
+ * with no lock that another device needs.
+ */
+int vdpa_virtio_add(const struct vdpa_virtio_kind *kind, struct vdpa_mgmt_dev *mdev,
+		    struct vdpa_pci *pci, const char *name, const struct vdpa_args *args);
+
+/** The service's ops, for a replaced op to call through. All are there but those that no virtio
+ * function has (suspend, the log, ...). */
+const struct vdpa_config_ops *vdpa_virtio_ops(void);
+
+static inline struct vdpa_virtio_device *
+vdpa_virtio_device(struct vdpa_device *vdev)
+{
+	return (struct vdpa_virtio_device *)(void *)vdev;
+}
+
+/** Features that the function offers, those of the transport included. */
+uint64_t vdpa_virtio_hw_features(const struct vdpa_virtio_device *dev);
+/** Features negotiated with the function, 0 before. In ops. */
+uint64_t vdpa_virtio_features(const struct vdpa_virtio_device *dev);
+/** What a queue is; idx below get_vq_count(). */
+const struct vdpa_virtio_vq_info *vdpa_virtio_vq_info(const struct vdpa_virtio_device *dev,
+						      uint16_t idx);
+/** What a queue is set to. In ops. */
+const struct vdpa_virtio_vq_conf *vdpa_virtio_vq_conf(const struct vdpa_virtio_device *dev,
+						      uint16_t idx);
+/** Whether the function has the queue enabled. In ops. */
+bool vdpa_virtio_vq_is_ready(const struct vdpa_virtio_device *dev, uint16_t idx);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* VDPA_VIRTIO_H */
