@@ -34,6 +34,7 @@ msix_check(struct vdpa_pci *pci, const char *what, unsigned int at, uint64_t siz
 				  pci->name, what, size, where & PCI_MSIX_TABLE_OFFSET,
 				  where & PCI_MSIX_TABLE_BIR,
 				  vdpa_pci_bar_size(pci, where & PCI_MSIX_TABLE_BIR));
+	pci->msix_bars |= 1u << (where & PCI_MSIX_TABLE_BIR);
 	return 0;
 }
 
@@ -76,6 +77,12 @@ unsigned int
 vdpa_pci_nr_vectors(const struct vdpa_pci *pci)
 {
 	return pci->nr_vectors;
+}
+
+unsigned int
+vdpa_pci_msix_bars(const struct vdpa_pci *pci)
+{
+	return pci->msix_bars;
 }
 
 /*

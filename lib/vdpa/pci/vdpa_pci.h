@@ -182,6 +182,8 @@ bool vdpa_pci_areas_present(struct vdpa_pci *pci);
 
 /** MSI-X vectors that the function has; 0: none. */
 unsigned int vdpa_pci_nr_vectors(const struct vdpa_pci *pci);
+/** BARs that have the MSI-X table or its pending bits: bit n for BAR n. */
+unsigned int vdpa_pci_msix_bars(const struct vdpa_pci *pci);
 
 /**
  * Enable MSI-X with vectors 0 .. n - 1, each without an eventfd (masked).

@@ -53,10 +53,10 @@ struct vdpa_virtio_kind {
 	/** Ops that the driver replaces, .size included; what is NULL there is the service's. */
 	const struct vdpa_config_ops *ops;
 	/**
-	 * Optional: whether a function has what ops are about. false: it is driven as plain virtio,
-	 * without ops, init, free, stop_vq and take_interrupt. The structures are found by now.
+	 * Optional: the kind of this very function, once its structures are found; what stands
+	 * there holds from then on, but for pci. Never NULL.
 	 */
-	bool (*has_addition)(const struct vdpa_virtio_pci *hw);
+	const struct vdpa_virtio_kind *(*variant)(const struct vdpa_virtio_pci *hw);
 	/**
 	 * Optional: set up what is the driver's own, before the device is registered. Features,
 	 * queues and words are known; the function is reset. 0, or a negative errno with the

@@ -87,6 +87,8 @@ struct vdpa_virtio_pci {
 	uint16_t type;			       /**< virtio device id: 1 net, 2 block, ... */
 	uint32_t multiplier;		       /**< of queue_notify_off, bytes (4.1.4.4) */
 	struct vdpa_virtio_part common, notify, isr, config;
+	/** BARs that a virtio capability of whatever kind names: bit n for BAR n. */
+	unsigned int cap_bars;
 
 	struct vdpa_patience *patience; /**< the service's, like all that follows */
 	uint32_t doorbell_last;		/**< the highest offset seen in the notify structure */
@@ -152,8 +154,9 @@ int vdpa_virtio_pci_write_config(struct vdpa_virtio_pci *hw, uint32_t offset, co
 				 uint32_t len);
 
 /**
- * Write queue_enable, for a function that takes a 0 there, as a virtio device need not (4.1.4.3.2).
- * 0; -EIO when it reads back otherwise; vdpa_virtio_pci_check().
+ * Write queue_enable and see it taken. 0 is for functions that take it, as a virtio device need not
+ * (4.1.4.3.2): then it waits until the queue stands still. 0; -EIO for a queue that is not enabled,
+ * -ETIMEDOUT for one that is not disabled; vdpa_virtio_pci_check().
  */
 int vdpa_virtio_pci_vq_set_enable(struct vdpa_virtio_pci *hw, uint16_t idx, bool enable);
 

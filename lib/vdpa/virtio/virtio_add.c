@@ -357,14 +357,12 @@ merge_ops(struct vdpa_config_ops *ops, const struct vdpa_config_ops *over)
 static int
 create(struct virtio_device *dev, const struct vdpa_virtio_kind *kind, const char *name)
 {
-	static const struct vdpa_virtio_kind plain;
 	struct vdpa_virtio_device *pub;
-	size_t size = RTE_MAX(kind->size, sizeof(*pub));
 
-	if (kind->has_addition != NULL && !kind->has_addition(&dev->hw))
-		kind = &plain;
+	if (kind->variant != NULL)
+		kind = kind->variant(&dev->hw);
 	merge_ops(&dev->ops, kind->ops);
-	pub = (void *)vdpa_alloc_device_size(size, name, &dev->ops);
+	pub = (void *)vdpa_alloc_device_size(RTE_MAX(kind->size, sizeof(*pub)), name, &dev->ops);
 	if (pub == NULL)
 		return -errno;
 	pub->kind = kind;

@@ -102,6 +102,8 @@ take_cap(const struct space *space, unsigned int pos)
 	rc = read_space(space, pos, &cap, CAP_SIZE);
 	if (rc < 0)
 		return rc;
+	if (cap.bar < VDPA_PCI_BARS && cap.type != VDPA_VIRTIO_CAP_VENDOR)
+		hw->cap_bars |= 1u << cap.bar;
 	if (cap.type == VDPA_VIRTIO_CAP_VENDOR && hw->ops->vendor_cap != NULL)
 		return hw->ops->vendor_cap(hw, pos);
 	part = part_of(hw, cap.type);

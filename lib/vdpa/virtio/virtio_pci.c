@@ -307,16 +307,29 @@ virtio_pci_vq_info(struct vdpa_virtio_pci *hw, uint16_t idx, struct vdpa_virtio_
 static int
 set_enable(struct vdpa_virtio_pci *hw, uint16_t idx, bool enable)
 {
-	uint16_t value;
+	const char *name = vdpa_pci_name(hw->pci);
+	struct vdpa_virtio_wait wait;
 	int rc;
 
 	post16(hw, QUEUE_ENABLE, enable);
-	value = read16(hw, QUEUE_ENABLE);
+	if (read16(hw, QUEUE_ENABLE) == enable)
+		return vdpa_virtio_pci_check(hw);
 	rc = vdpa_virtio_pci_check(hw);
-	if (rc == 0 && value != enable)
-		rc = vdpa_error(EIO, "%s: the device does not %s queue %u", vdpa_pci_name(hw->pci),
-				enable ? "enable" : "disable", idx);
-	return rc;
+	if (rc < 0)
+		return rc;
+	if (enable)
+		return vdpa_error(EIO, "%s: the device does not enable queue %u", name, idx);
+	vdpa_virtio_wait_start(&wait, hw);
+	while (read16(hw, QUEUE_ENABLE) != 0) {
+		rc = vdpa_virtio_pci_check(hw);
+		if (rc < 0)
+			return rc;
+		if (!vdpa_virtio_wait(&wait))
+			return vdpa_error(ETIMEDOUT,
+					  "%s: the device does not disable queue %u within %u ms",
+					  name, idx, wait.ms);
+	}
+	return vdpa_virtio_pci_check(hw);
 }
 
 int
