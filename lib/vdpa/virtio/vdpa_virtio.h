@@ -67,11 +67,11 @@ struct vdpa_virtio_kind {
 	 * after an init that failed. */
 	void (*free)(struct vdpa_virtio_device *dev);
 	/**
-	 * Optional: stop a queue that is ready in another way than by VIRTIO_F_RING_RESET, on
-	 * return of which the function uses its rings no more. 0, or a negative errno with the
-	 * message. NULL: VIRTIO_F_RING_RESET, where it is negotiated.
+	 * A 0 in queue_enable stops a queue: the function finishes what it took and uses the rings
+	 * no more, and goes on from there at a 1. Then queues come and go without
+	 * VIRTIO_F_RING_RESET, and the device can suspend and resume.
 	 */
-	int (*stop_vq)(struct vdpa_virtio_device *dev, uint16_t idx);
+	bool queue_enable_stops;
 	/**
 	 * Optional: take a queue's interrupt back from the function, and say whether there was one.
 	 * Then no eventfd of a guest is given to the function: each interrupt comes to this
@@ -133,8 +133,8 @@ struct vdpa_virtio_kind {
 int vdpa_virtio_add(const struct vdpa_virtio_kind *kind, struct vdpa_mgmt_dev *mdev,
 		    struct vdpa_pci *pci, const char *name, const struct vdpa_args *args);
 
-/** The service's ops, for a replaced op to call through. All are there but those that no virtio
- * function has (suspend, the log, ...). */
+/** The service's ops, for a replaced op to call through; suspend and resume are for a kind with
+ * queue_enable_stops. What no virtio function has, such as the log, is NULL. */
 const struct vdpa_config_ops *vdpa_virtio_ops(void);
 
 static inline struct vdpa_virtio_device *
@@ -153,8 +153,9 @@ const struct vdpa_virtio_vq_info *vdpa_virtio_vq_info(const struct vdpa_virtio_d
 /** What a queue is set to. In ops. */
 const struct vdpa_virtio_vq_conf *vdpa_virtio_vq_conf(const struct vdpa_virtio_device *dev,
 						      uint16_t idx);
-/** Whether the function has the queue enabled. In ops. */
-bool vdpa_virtio_vq_is_ready(const struct vdpa_virtio_device *dev, uint16_t idx);
+/** Whether the function may be moving the queue's place: enabled, DRIVER_OK, not suspended. In ops.
+ */
+bool vdpa_virtio_vq_runs(const struct vdpa_virtio_device *dev, uint16_t idx);
 
 #ifdef __cplusplus
 }

@@ -339,9 +339,15 @@ typedef void (*op_fn)(void);
 
 /* The service's ops, and over them the driver's. */
 static void
-merge_ops(struct vdpa_config_ops *ops, const struct vdpa_config_ops *over)
+merge_ops(struct vdpa_config_ops *ops, const struct vdpa_virtio_kind *kind)
 {
+	const struct vdpa_config_ops *over = kind->ops;
+
 	*ops = *vdpa_virtio_ops();
+	if (!kind->queue_enable_stops) {
+		ops->suspend = NULL;
+		ops->resume = NULL;
+	}
 	if (over == NULL)
 		return;
 	for (size_t at = 0; at + sizeof(op_fn) <= sizeof(*over); at += sizeof(op_fn)) {
@@ -361,7 +367,7 @@ create(struct virtio_device *dev, const struct vdpa_virtio_kind *kind, const cha
 
 	if (kind->variant != NULL)
 		kind = kind->variant(&dev->hw);
-	merge_ops(&dev->ops, kind->ops);
+	merge_ops(&dev->ops, kind);
 	pub = (void *)vdpa_alloc_device_size(RTE_MAX(kind->size, sizeof(*pub)), name, &dev->ops);
 	if (pub == NULL)
 		return -errno;

@@ -14,6 +14,7 @@
 #include <rte_byteorder.h>
 #include <rte_common.h>
 
+#include "error_priv.h"
 #include "vdpa_log.h"
 #include "virtio_priv.h"
 
@@ -120,6 +121,7 @@ virtio_device_reset(struct virtio_device *dev)
 	int rc;
 
 	__atomic_store_n(&dev->running, false, __ATOMIC_SEQ_CST);
+	dev->suspended = false;
 	rc = virtio_pci_reset(&dev->hw);
 	/* Eventfds and doorbells go in any case; memory of ours that the device knows stays with it
 	 * until it has let go. */
@@ -138,6 +140,50 @@ virtio_device_reset(struct virtio_device *dev)
 	}
 	dev->features = dev->negotiated = 0;
 	return rc;
+}
+
+/* All queues that are ready run, or stand still. */
+static int
+enable_queues(struct virtio_device *dev, bool on)
+{
+	int rc = 0;
+
+	for (uint16_t i = 0; rc == 0 && i < dev->nvqs; i++)
+		if (dev->vqs[i].ready)
+			rc = vdpa_virtio_pci_vq_set_enable(&dev->hw, i, on);
+	return rc;
+}
+
+int
+virtio_device_suspend(struct virtio_device *dev)
+{
+	int rc = enable_queues(dev, false);
+
+	if (rc < 0) {
+		struct vdpa_error_saved error;
+
+		vdpa_error_save(&error);
+		(void)enable_queues(dev, true);
+		vdpa_error_restore(&error);
+		return rc;
+	}
+	dev->suspended = true;
+	return 0;
+}
+
+int
+virtio_device_resume(struct virtio_device *dev)
+{
+	int rc = enable_queues(dev, true);
+
+	if (rc < 0)
+		return rc;
+	dev->suspended = false;
+	/* For what was made available meanwhile. */
+	for (uint16_t i = 0; i < dev->nvqs; i++)
+		if (dev->vqs[i].ready)
+			kick_first(dev, i);
+	return 0;
 }
 
 /* Virtqueues. */
@@ -167,16 +213,16 @@ update_pairs(struct virtio_device *dev)
 bool
 virtio_device_stops_queues(const struct virtio_device *dev, uint64_t features)
 {
-	return virtio_has(features, VIRTIO_F_RING_RESET) || dev->pub->kind->stop_vq != NULL;
+	return virtio_has(features, VIRTIO_F_RING_RESET) || dev->pub->kind->queue_enable_stops;
 }
 
 /* On return the function uses the queue's rings no more. */
 static int
 stop_vq(struct virtio_device *dev, uint16_t idx)
 {
-	if (dev->pub->kind->stop_vq != NULL)
-		return dev->pub->kind->stop_vq(dev->pub, idx);
-	return virtio_pci_vq_reset(&dev->hw, idx);
+	return dev->pub->kind->queue_enable_stops
+		       ? vdpa_virtio_pci_vq_set_enable(&dev->hw, idx, false)
+		       : virtio_pci_vq_reset(&dev->hw, idx);
 }
 
 static int

@@ -179,6 +179,18 @@ virtio_vdpa_release_dma(struct vdpa_device *vdev)
 	virtio_ctrl_release(virtio_dev(vdev));
 }
 
+static int
+virtio_vdpa_suspend(struct vdpa_device *vdev)
+{
+	return virtio_device_suspend(virtio_dev(vdev));
+}
+
+static int
+virtio_vdpa_resume(struct vdpa_device *vdev)
+{
+	return virtio_device_resume(virtio_dev(vdev));
+}
+
 /* Configuration. */
 
 static size_t
@@ -240,6 +252,8 @@ static const struct vdpa_config_ops ops = {
 	.set_status = virtio_vdpa_set_status,
 	.reset = virtio_vdpa_reset,
 	.cut_off = virtio_vdpa_cut_off,
+	.suspend = virtio_vdpa_suspend,
+	.resume = virtio_vdpa_resume,
 	.get_config_size = virtio_vdpa_get_config_size,
 	.get_config = virtio_vdpa_get_config,
 	.set_config = virtio_vdpa_set_config,
@@ -282,7 +296,7 @@ vdpa_virtio_vq_conf(const struct vdpa_virtio_device *dev, uint16_t idx)
 }
 
 bool
-vdpa_virtio_vq_is_ready(const struct vdpa_virtio_device *dev, uint16_t idx)
+vdpa_virtio_vq_runs(const struct vdpa_virtio_device *dev, uint16_t idx)
 {
-	return dev->core->vqs[idx].ready;
+	return dev->core->running && !dev->core->suspended && dev->core->vqs[idx].ready;
 }

@@ -98,6 +98,7 @@ struct virtio_device {
 	uint8_t mac[6];
 	uint16_t mtu;
 	bool running; /* DRIVER_OK; atomic: kicks look at it */
+	bool suspended;
 	struct virtio_queue *vqs;
 	struct virtio_irq irq;
 	struct virtio_ctrl ctrl;
@@ -166,6 +167,9 @@ int virtio_ctrl_update_pairs(struct virtio_device *dev);
 int virtio_device_set_features(struct virtio_device *dev, uint64_t features);
 int virtio_device_set_status(struct virtio_device *dev, uint8_t status);
 int virtio_device_reset(struct virtio_device *dev);
+/* Where queue_enable stops a queue. */
+int virtio_device_suspend(struct virtio_device *dev);
+int virtio_device_resume(struct virtio_device *dev);
 /* How many of the data queues there are with the features negotiated. */
 uint16_t virtio_device_queues(const struct virtio_device *dev);
 /* Whether single queues can be stopped, with these features of the function. */
