@@ -23,6 +23,22 @@ op(struct vdpa_device *vdev, const char *name)
 	return fake->sets_message ? vdpa_error(EIO, "the fan has stopped") : -EIO;
 }
 
+void
+fake_write(struct fake_device *fake, unsigned int page)
+{
+	uint8_t *bytes = (uint8_t *)fake->hw_log;
+
+	__atomic_fetch_or(&bytes[page / 8], (uint8_t)(1u << page % 8), __ATOMIC_SEQ_CST);
+}
+
+/* It stops, and has written until now. */
+static void
+write_late(struct vdpa_device *vdev)
+{
+	if (FAKE(vdev)->late_page != 0)
+		fake_write(FAKE(vdev), FAKE(vdev)->late_page);
+}
+
 static int
 fake_set_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, uint64_t driver,
 		    uint64_t device)
@@ -66,6 +82,8 @@ static int
 fake_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 {
 	FAKE(vdev)->vq[idx].ready = ready;
+	if (!ready)
+		write_late(vdev);
 	return op(vdev, __func__);
 }
 
@@ -159,6 +177,7 @@ fake_reset(struct vdpa_device *vdev)
 	struct fake_device *fake = FAKE(vdev);
 
 	fake->resets++;
+	write_late(vdev);
 	if (fake->on_reset != NULL)
 		fake->on_reset(fake->on_reset_arg);
 	if (fake->fail_reset)
@@ -176,6 +195,9 @@ fake_reset(struct vdpa_device *vdev)
 static int
 fake_suspend(struct vdpa_device *vdev)
 {
+	if (FAKE(vdev)->no_suspend)
+		return -EOPNOTSUPP;
+	write_late(vdev);
 	FAKE(vdev)->suspended = true;
 	return op(vdev, __func__);
 }
@@ -265,6 +287,7 @@ hw_reset_vq(struct vdpa_device *vdev, uint16_t idx)
 	if (!FAKE(vdev)->resets_vqs)
 		return -EOPNOTSUPP;
 	FAKE(vdev)->vq[idx].ready = false;
+	write_late(vdev);
 	return op(vdev, __func__);
 }
 
@@ -325,6 +348,56 @@ hw_release_dma(struct vdpa_device *vdev)
 static const struct vdpa_config_ops hardware_ops = {FAKE_OPS, HARDWARE_OPS};
 static const struct vdpa_config_ops enabling_ops = {FAKE_OPS, HARDWARE_OPS,
 						    .set_vq_enable = hw_set_vq_enable};
+
+/* Bits go to a log that is there, or the test has shown that it was not. */
+static int
+fake_log_start(struct vdpa_device *vdev, const struct vdpa_dirty_log *log,
+	       const uint64_t *used_iova)
+{
+	struct fake_device *fake = FAKE(vdev);
+
+	fake->log_starts++;
+	if (fake->fail_log_start || used_iova != NULL)
+		return -EINVAL;
+	fake->log = log;
+	return 0;
+}
+
+static int
+fake_log_sync(struct vdpa_device *vdev)
+{
+	struct fake_device *fake = FAKE(vdev);
+
+	__atomic_add_fetch(&fake->log_syncs, 1, __ATOMIC_SEQ_CST);
+	if (fake->fail_log_sync || fake->log == NULL)
+		return -EIO;
+	vdpa_dirty_log_merge(fake->log, fake->hw_log, sizeof(fake->hw_log));
+	return 0;
+}
+
+static int
+fake_log_stop(struct vdpa_device *vdev)
+{
+	FAKE(vdev)->log_stops++;
+	FAKE(vdev)->log = NULL;
+	return 0;
+}
+
+#define LOG_OPS .log_start = fake_log_start, .log_sync = fake_log_sync, .log_stop = fake_log_stop
+
+static const struct vdpa_config_ops logging_ops = {FAKE_OPS, SOFTWARE_OPS, LOG_OPS};
+static const struct vdpa_config_ops logging_hw_ops = {FAKE_OPS, HARDWARE_OPS, LOG_OPS};
+
+struct fake_device *
+fake_logging_new(const char *name, struct vdpa_dma_domain *dma)
+{
+	struct fake_device *fake = vdpa_alloc_device(struct fake_device, vdev, name,
+						     dma != NULL ? &logging_hw_ops : &logging_ops);
+
+	if (fake != NULL)
+		fake->vdev.dma = dma;
+	return fake;
+}
 
 struct fake_device *
 fake_hardware_new(const char *name, struct vdpa_dma_domain *dma, bool enables)

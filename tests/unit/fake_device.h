@@ -48,6 +48,13 @@ struct fake_device {
 	const char *failed_op; /* which one that was */
 	unsigned int *freed;   /* counts frees */
 	unsigned int dma_releases;
+
+	/* Its dirty log: a bit for each page from IOVA 0 on, as hardware would write it. */
+	uint64_t hw_log[8];
+	const struct vdpa_dirty_log *log; /* which it logs to; NULL: none */
+	unsigned int log_starts, log_syncs, log_stops;
+	unsigned int late_page; /* written by whatever stops it, before it stops; 0: none */
+	bool fail_log_sync, fail_log_start, no_suspend;
 };
 
 /* Allocate; caller registers. own_kick: the device takes kick fds itself. */
@@ -58,5 +65,12 @@ struct fake_device *fake_device_new(const char *name, bool own_kick);
  * neither report nor load where a queue stands. enables: it has set_vq_enable.
  */
 struct fake_device *fake_hardware_new(const char *name, struct vdpa_dma_domain *dma, bool enables);
+
+/* As fake_device_new() or, with a domain, fake_hardware_new(), with a dirty log that it keeps by
+ * itself. */
+struct fake_device *fake_logging_new(const char *name, struct vdpa_dma_domain *dma);
+
+/* The device writes to a page of the guest's memory. */
+void fake_write(struct fake_device *fake, unsigned int page);
 
 #endif /* FAKE_DEVICE_H */

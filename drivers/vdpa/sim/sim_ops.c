@@ -641,13 +641,6 @@ sim_log_start(struct vdpa_device *vdev, const struct vdpa_dirty_log *log, const 
 }
 
 static int
-sim_log_sync(struct vdpa_device *vdev)
-{
-	/* Marked as it is written. */
-	return 0;
-}
-
-static int
 sim_log_stop(struct vdpa_device *vdev)
 {
 	return sim_on_worker(work_log, (struct sim_work){.dev = sim_dev(vdev)});
@@ -687,7 +680,6 @@ const struct vdpa_config_ops sim_ops = {
 	.announce = sim_announce,
 	.set_map = sim_set_map,
 	.log_start = sim_log_start,
-	.log_sync = sim_log_sync,
 	.log_stop = sim_log_stop,
 	.free = sim_free,
 };

@@ -122,8 +122,8 @@ consumer_update_log(struct vdpa_consumer *c)
 
 	if (!consumer_runs(c) || (!on && !c->logging))
 		return 0;
-	for (uint16_t i = 0; i < c->nvqs; i++)
-		used[i] = c->vqs[i].user.log;
+	for (uint16_t i = 0; i < RTE_DIM(used); i++)
+		used[i] = i < c->nvqs ? c->vqs[i].user.log : UINT64_MAX;
 	rc = vdpa_device_set_log(c->vdev, on ? c->log : NULL, used);
 	if (rc == 0)
 		c->logging = on;
@@ -138,10 +138,7 @@ consumer_stop(struct vdpa_consumer *c)
 	vdpa_timer_stop(&c->settle);
 	c->nready = 0;
 	if (c->state == CONSUMER_RUNNING || c->state == CONSUMER_FAILED) {
-		/* The log may be unmapped behind this; a device that fails to stop must not write
-		 * to it. */
-		if (c->logging)
-			vdpa_device_set_log(c->vdev, NULL, NULL);
+		/* The dirty log ends with it: not before, as the device writes until then. */
 		rc = vdpa_device_stop(c->vdev);
 		if (rc < 0 && rc != -ENODEV)
 			VDPA_LOG_LIMITED(&c->vdev->core->log, ERR, "%s: stop: %s", c->vdev->name,

@@ -70,7 +70,14 @@ vdpa_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 int
 vdpa_suspend(struct vdpa_device *vdev)
 {
-	return LOCKED(vdev, vdpa_step_suspend(vdev));
+	int rc;
+
+	vdpa_device_lock(vdev);
+	rc = vdpa_step_suspend(vdev);
+	if (rc == 0)
+		vdpa_step_log_sync(vdev);
+	vdpa_device_unlock(vdev);
+	return rc;
 }
 
 int

@@ -55,7 +55,7 @@ missing_op(const struct vdpa_config_ops *ops)
 	if ((ops->suspend == NULL) != (ops->resume == NULL))
 		return "suspend or resume";
 	if ((ops->log_start == NULL) != (ops->log_stop == NULL) ||
-	    (ops->log_start == NULL) != (ops->log_sync == NULL))
+	    (ops->log_start == NULL && ops->log_sync != NULL))
 		return "log_start, log_sync or log_stop";
 	return NULL;
 }
@@ -205,6 +205,7 @@ vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_o
 	core->config_fd = -1;
 	vdpa_work_queue_init(&core->work);
 	vdpa_failure_init(vdev);
+	vdpa_log_init(vdev);
 	vdpa_snapshot_init(vdev);
 	return vdev;
 }
@@ -317,6 +318,7 @@ vdpa_unregister_device(struct vdpa_device *vdev)
 	vdpa_event_del(&core->config_ev);
 	vdpa_work_cancel(&core->snapshot_work);
 	vdpa_work_cancel(&core->fail_work);
+	vdpa_work_cancel(&core->dirty.work);
 	vdpa_bus_del(vdev);
 	pthread_mutex_lock(&core->show_lock);
 	fe = __atomic_exchange_n(&core->fe, NULL, __ATOMIC_ACQ_REL);

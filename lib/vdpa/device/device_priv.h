@@ -26,6 +26,7 @@
 #include "vdpa_driver.h"
 #include "vdpa_event.h"
 #include "vdpa_frontend.h"
+#include "vdpa_timer.h"
 #include "vdpa_work.h"
 #include "vm.h"
 
@@ -42,9 +43,21 @@ struct vdpa_core_vq {
 	bool was_reset;		    /* (L) by itself, and may be set up again */
 	bool halted;		    /* (L) stopped with the whole device; state says where */
 	bool lost;		    /* (L) stopped when its rings left the memory; likewise */
+	uint64_t log_iova;	    /* (L) of its used ring in the dirty log; UINT64_MAX: none */
 	struct vdpa_vq_state state; /* (L) */
 	struct vdpa_event relay;    /* kick eventfd to the device, on the control loop */
 	struct vdpa_device *vdev;
+};
+
+/* The dirty log of a session: log_steps.c. */
+struct vdpa_device_log {
+	bool on;
+	bool behind;			/* the device may have written since the last log_sync */
+	struct vdpa_dirty_log whole;	/* as the front end gave it */
+	struct vdpa_dirty_log given[2]; /* what of it the driver has, and had before */
+	unsigned int given_idx;		/* which of them it has */
+	struct vdpa_timer timer;	/* to the next log_sync */
+	struct vdpa_work work;		/* which is done on the device's work queue */
 };
 
 /* Of the first report since the last reset. */
@@ -72,7 +85,7 @@ struct vdpa_device_core {
 	struct vdpa_capabilities can;	 /* likewise */
 	int config_fd;			 /* eventfd that the device signals; from registration on */
 	struct vdpa_event config_ev;
-	bool logging;		       /* (L) */
+	struct vdpa_device_log dirty;  /* (L) */
 	enum vdpa_doorbells doorbells; /* set before the front end serves */
 
 	struct vdpa_log_limit log;   /* for lines that guest, device or front end can cause */

@@ -194,5 +194,7 @@ vdpa_step_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 	if (rc < 0)
 		return rc;
 	vq->ready = ready;
+	if (ready)
+		vdpa_step_log_vq_runs(vdev);
 	return 0;
 }

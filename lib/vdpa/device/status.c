@@ -65,8 +65,9 @@ int
 vdpa_step_quiesce(struct vdpa_device *vdev)
 {
 	struct vdpa_device_core *core = vdev->core;
+	struct vdpa_iotlb *tlb;
+	int rc, reset;
 	bool gone;
-	int rc;
 
 	if (core->state == VDPA_STATE_ALLOCATED || core->state == VDPA_STATE_REMOVED)
 		return vdpa_error(ENODEV, "%s: is not registered", vdev->name);
@@ -74,6 +75,8 @@ vdpa_step_quiesce(struct vdpa_device *vdev)
 	for (uint16_t i = 0; i < core->nvqs; i++)
 		vdpa_event_del(&core->vqs[i].relay);
 	rc = VDPA_OP(vdev, -1, "the device does not reset", vdev->config->reset(vdev));
+	reset = rc;
+	vdpa_step_log_reset(vdev, reset);
 	for (uint16_t i = 0; i < core->nvqs; i++) {
 		core->vqs[i].ready = core->vqs[i].was_reset = core->vqs[i].halted = false;
 		core->vqs[i].lost = false;
@@ -82,10 +85,12 @@ vdpa_step_quiesce(struct vdpa_device *vdev)
 	__atomic_store_n(&core->status, 0, __ATOMIC_RELAXED);
 	__atomic_store_n(&core->features, 0, __ATOMIC_RELAXED);
 	core->features_set = false;
-	core->logging = false;
+	tlb = vdpa_iotlb_get(core->iotlb);
 	gone = vdpa_device_is_gone(vdev);
 	if (rc < 0 || gone || core->memory_ends)
 		rc = vdpa_step_end_memory(vdev, rc);
+	vdpa_step_log_end(vdev, reset, tlb);
+	vdpa_iotlb_put(tlb);
 	if (rc == 0)
 		rc = vdpa_dma_set_runs(vdev, false);
 	if (rc == 0 && gone)
@@ -259,6 +264,8 @@ vdpa_step_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 		return 0;
 	rc = check_iova_range(vdev, tlb);
 	if (rc == 0)
+		rc = vdpa_step_log_cover(vdev, tlb);
+	if (rc == 0)
 		rc = change_memory(vdev, tlb);
 	if (rc < 0)
 		return rc;
@@ -302,5 +309,6 @@ vdpa_step_resume(struct vdpa_device *vdev)
 	if (rc < 0)
 		return rc;
 	vdpa_device_set_state(vdev, VDPA_STATE_RUNNING);
+	vdpa_step_log_vq_runs(vdev);
 	return 0;
 }

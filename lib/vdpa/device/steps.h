@@ -39,4 +39,29 @@ int vdpa_step_vq_address(struct vdpa_device *vdev, uint16_t idx, uint64_t desc, 
 int vdpa_step_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state);
 int vdpa_step_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready);
 
+/* log_steps.c */
+
+void vdpa_log_init(struct vdpa_device *vdev);
+/* Log to this one from now on: the first, or in place of another, which is brought up to date
+ * before; used_iova: log address of each used ring. On failure it stays as it was. */
+int vdpa_step_log_start(struct vdpa_device *vdev, const struct vdpa_dirty_log *log,
+			const uint64_t *used_iova);
+/* Log no more; what was written until now is in the log. */
+int vdpa_step_log_stop(struct vdpa_device *vdev);
+/* The log covers this table too, which comes next. */
+int vdpa_step_log_cover(struct vdpa_device *vdev, const struct vdpa_iotlb *tlb);
+/* A queue may write from now on. */
+void vdpa_step_log_vq_runs(struct vdpa_device *vdev);
+/* Queue idx has stopped, its configuration is still there: its rings are marked, and if it was the
+ * last to write, what the device wrote. */
+void vdpa_step_log_vq_stopped(struct vdpa_device *vdev, uint16_t idx);
+/* All queues stand still: bring the log up to date. */
+void vdpa_step_log_sync(struct vdpa_device *vdev);
+/* After a reset (rc: what it returned), while it is still known where the rings are: all that the
+ * device has written is in the log. */
+void vdpa_step_log_reset(struct vdpa_device *vdev, int rc);
+/* And then, once the device is out of the memory if it can be: the driver is done with the log.
+ * tlb: memory of the session. */
+void vdpa_step_log_end(struct vdpa_device *vdev, int rc, const struct vdpa_iotlb *tlb);
+
 #endif /* VDPA_STEPS_H */

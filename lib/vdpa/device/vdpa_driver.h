@@ -69,7 +69,8 @@ struct vdpa_stat {
  * set_status(FEATURES_OK), set_map or dma_map where the memory is another than before, for each
  * virtqueue set_vq_num, set_vq_address, set_vq_state, set_vq_inflight, set_vq_cb, set_vq_kick,
  * set_vq_ready(true), set_vq_enable(false) for one that starts disabled; set_config_cb;
- * set_status(DRIVER_OK). A stop is log_stop, where a log runs and the front end ends it, and reset.
+ * set_status(DRIVER_OK). A stop is reset; where a log runs, log_sync and log_stop follow it, when
+ * the device writes no more and the log is still there.
  */
 struct vdpa_config_ops {
 	/* Virtqueues. idx is below get_vq_count(). */
@@ -151,8 +152,9 @@ struct vdpa_config_ops {
 	 * nor writes guest memory; where it cannot be sure of that within a bounded time it returns
 	 * -EIO or -ETIMEDOUT: the device is FAILED until another reset succeeds, after which the
 	 * core takes the memory away by set_map(NULL) or dma_unmap; but for a DMA domain, from
-	 * which the core takes the guest's memory at once. Eventfds, dirty log and inflight areas
-	 * must be released in either case: they are closed and unmapped behind it.
+	 * which the core takes the guest's memory at once. Eventfds and inflight areas must be
+	 * released in either case: they are closed and unmapped behind it. A dirty log runs on,
+	 * with what was written until now: log_sync and log_stop follow.
 	 */
 	int (*reset)(struct vdpa_device *vdev);
 	/**
@@ -207,18 +209,40 @@ struct vdpa_config_ops {
 	 */
 	void (*release_dma)(struct vdpa_device *vdev);
 
-	/* Dirty log. All three or none. */
+	/* Dirty log: log_start and log_stop, or none of them. */
 
 	/**
-	 * Log writes to guest memory from now on. used_iova[idx] is the log address of each queue's
-	 * used ring, UINT64_MAX for one that has none. A software device writes log->bitmap itself.
-	 * Called again with another log, or other addresses, while one runs: it replaces it. log is
-	 * the front end's, and valid until log_stop or reset returns, be it with an error.
+	 * Log writes to guest memory from now on.
+	 *
+	 * Without log_sync the device, in software, sets the bits of log->bitmap as it writes, for
+	 * its rings too: used_iova[idx] is the log address of each queue's used ring, UINT64_MAX
+	 * for one that is not to be logged. With log_sync the hardware logs what it writes to
+	 * buffers; the rings are the core's to mark, and used_iova is NULL. It writes the front
+	 * end's bitmap by DMA (vdpa_dma_map_log()), which its writes must leave right while others
+	 * set and clear bits of it; or one of the driver's own (vdpa_dma_alloc(), log->size bytes),
+	 * which log_sync brings over (vdpa_dirty_log_merge()).
+	 *
+	 * Called again with another log, or other addresses, while one runs: it replaces that one,
+	 * which the driver uses no more on return. What was written and is not in the old one yet
+	 * belongs in the new one. On failure the old one, if any, stays.
+	 *
+	 * @param log  valid until log_stop returns, or log_start with another. Its size covers the
+	 * guest's memory, and it may be called with a larger one where that grows.
+	 * @return 0; a negative errno: the front end's request is refused.
 	 */
 	int (*log_start)(struct vdpa_device *vdev, const struct vdpa_dirty_log *log,
 			 const uint64_t *used_iova);
-	/** Bring the bitmap up to date with a log that the hardware keeps. */
+	/**
+	 * Optional, for hardware that logs: on return all that was written before the call is in
+	 * log->bitmap. Called while the log runs, every 100 ms; when the last queue has stopped, be
+	 * it by suspend, set_vq_ready or reset_vq; after reset; and before log_stop. A negative
+	 * errno: the core marks all of the guest's memory.
+	 */
 	int (*log_sync)(struct vdpa_device *vdev);
+	/**
+	 * The log ends: on return the device no longer writes to it, and nothing of it is mapped,
+	 * be it with an error. Called while the device runs, or after reset, also one that failed.
+	 */
 	int (*log_stop)(struct vdpa_device *vdev);
 
 	/** The last reference is gone: free the driver's own (the core frees the device itself). */

@@ -208,7 +208,9 @@ map_log(struct vdpa_rte_device *dev, struct vdpa_rte_log **out)
 		vdpa_error(rc, "out of memory");
 		goto err_unmap;
 	}
-	log->dirty = (struct vdpa_dirty_log){.bitmap = (uint8_t *)log->map + skip, .size = size};
+	/* rte_vhost has closed the file. */
+	log->dirty = (struct vdpa_dirty_log){
+		.bitmap = (uint8_t *)log->map + skip, .size = size, .fd = -1};
 	*out = log;
 	return 0;
 

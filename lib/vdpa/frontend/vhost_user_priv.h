@@ -43,8 +43,9 @@ struct vhu_shm {
 	size_t len; /* bytes from addr on */
 	void *map;
 	size_t map_len;
-	bool faulted;		     /* written by the fault handler */
-	struct vdpa_dirty_log dirty; /* the same as a dirty log: lives as long as the mapping */
+	bool faulted; /* written by the fault handler */
+	/* The same as a dirty log: lives as long as the mapping; its fd is ours. */
+	struct vdpa_dirty_log dirty;
 };
 
 /* What the front end knows of a queue's doorbell. */

@@ -221,6 +221,9 @@ set_log_base(struct vhu_received *req)
 			      req->msg->payload.log.mmap_size);
 	if (rc < 0)
 		return rc;
+	/* For a device that logs by DMA. */
+	log->dirty.fd = take_fd(req, 0);
+	log->dirty.offset = req->msg->payload.log.mmap_offset;
 	rc = vdpa_consumer_set_log(s->consumer, &log->dirty);
 	if (rc < 0) {
 		vdpa_vhu_shm_unmap(log);

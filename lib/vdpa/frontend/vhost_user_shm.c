@@ -64,7 +64,7 @@ vdpa_vhu_shm_map(struct vhu_shm **out, int fd, uint64_t offset, uint64_t len)
 	}
 	shm->addr = (uint8_t *)shm->map + skip;
 	shm->len = len;
-	shm->dirty = (struct vdpa_dirty_log){.bitmap = shm->addr, .size = len};
+	shm->dirty = (struct vdpa_dirty_log){.bitmap = shm->addr, .size = len, .fd = -1};
 	rc = vdpa_fault_guard(shm->map, shm->map_len, &shm->faulted);
 	if (rc < 0) {
 		vdpa_error(rc, "out of memory");
@@ -87,6 +87,9 @@ vdpa_vhu_shm_unmap(struct vhu_shm *shm)
 		return;
 	vdpa_fault_unguard(shm->map);
 	munmap(shm->map, shm->map_len);
+	/* A file in memory: closing it waits for nobody. */
+	if (shm->dirty.fd >= 0)
+		close(shm->dirty.fd);
 	free(shm);
 }
 

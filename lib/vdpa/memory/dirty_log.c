@@ -6,6 +6,8 @@
  * while we set bits. Owns nothing.
  */
 
+#include <string.h>
+
 #include "vdpa_memory.h"
 
 void
@@ -36,5 +38,32 @@ vdpa_dirty_log_mark(const struct vdpa_dirty_log *log, uint64_t iova, uint64_t le
 		 */
 		__atomic_fetch_or(&log->bitmap[first >> 3], bits, __ATOMIC_SEQ_CST);
 		first = end + 1;
+	}
+}
+
+void
+vdpa_dirty_log_mark_all(const struct vdpa_dirty_log *log, const struct vdpa_iotlb *tlb)
+{
+	for (uint32_t i = 0; tlb != NULL && i < tlb->n; i++)
+		vdpa_dirty_log_mark(log, tlb->regions[i]->iova, tlb->regions[i]->size);
+}
+
+void
+vdpa_dirty_log_merge(const struct vdpa_dirty_log *log, void *own, uint64_t size)
+{
+	uint64_t *words = own;
+	uint8_t bytes[sizeof(*words)];
+
+	for (uint64_t at = 0; at < size && at < log->size; at += sizeof(bytes), words++) {
+		uint64_t word;
+
+		if (__atomic_load_n(words, __ATOMIC_RELAXED) == 0)
+			continue;
+		word = __atomic_exchange_n(words, 0, __ATOMIC_SEQ_CST);
+		memcpy(bytes, &word, sizeof(bytes));
+		/* By bytes: the log need not be aligned, nor a multiple of words. */
+		for (unsigned int i = 0; i < sizeof(bytes) && at + i < log->size; i++)
+			if (bytes[i] != 0)
+				__atomic_fetch_or(&log->bitmap[at + i], bytes[i], __ATOMIC_SEQ_CST);
 	}
 }

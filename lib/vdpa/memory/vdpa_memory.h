@@ -221,13 +221,29 @@ void vdpa_fault_unguard(void *addr);
 /** Dirty log of a migration: one bit per 4 KiB page of IOVA space, set with atomic or. */
 struct vdpa_dirty_log {
 	uint8_t *bitmap;
-	uint64_t size; /**< bytes of bitmap */
+	uint64_t size;	 /**< bytes of bitmap */
+	int fd;		 /**< shared memory file that has it; -1: not known */
+	uint64_t offset; /**< of bitmap in fd, bytes */
 };
 
 #define VDPA_DIRTY_PAGE_SHIFT 12
 
 /** Mark [iova, iova + len) dirty; what lies past the bitmap is ignored. Data path, any thread. */
 void vdpa_dirty_log_mark(const struct vdpa_dirty_log *log, uint64_t iova, uint64_t len);
+
+/** Mark all memory of a table (NULL: none): what was written is not known. From any thread. */
+void vdpa_dirty_log_mark_all(const struct vdpa_dirty_log *log, const struct vdpa_iotlb *tlb);
+
+/**
+ * Take what a device has written to a bitmap of the driver's own over into the log, and clear it
+ * there. For log_sync of a device whose writes are no atomic operations: others clear and set bits
+ * of the front end's bitmap at the same time, of this one only the caller clears, word by word with
+ * an atomic exchange, so that a bit is never lost. From any thread, one at a time for a bitmap.
+ *
+ * @param own   bit 0 of the first byte is the page at IOVA 0, as in the log; aligned to 8.
+ * @param size  bytes of own, a multiple of 8; bits past the end of the log are dropped.
+ */
+void vdpa_dirty_log_merge(const struct vdpa_dirty_log *log, void *own, uint64_t size);
 
 #ifdef __cplusplus
 }

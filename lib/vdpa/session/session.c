@@ -150,13 +150,8 @@ vdpa_device_set_log(struct vdpa_device *vdev, const struct vdpa_dirty_log *log,
 	} else if (!core->can.log) {
 		rc = log == NULL ? 0 : vdpa_error(EOPNOTSUPP, "%s: has no dirty log", vdev->name);
 	} else {
-		if (log != NULL)
-			rc = VDPA_OP(vdev, -1, "log_start",
-				     vdev->config->log_start(vdev, log, used_iova));
-		else if (core->logging)
-			rc = VDPA_OP(vdev, -1, "log_stop", vdev->config->log_stop(vdev));
-		if (rc == 0)
-			core->logging = log != NULL;
+		rc = log != NULL ? vdpa_step_log_start(vdev, log, used_iova)
+				 : vdpa_step_log_stop(vdev);
 	}
 	vdpa_device_unlock(vdev);
 	return rc;

@@ -109,7 +109,7 @@ restart_with(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config
 	char why[VDPA_ERROR_MAX];
 	int rc;
 
-	if (core->logging)
+	if (core->dirty.on)
 		return vdpa_error(EOPNOTSUPP,
 				  "%s: queue %u: the device cannot start again during a migration",
 				  vdev->name, idx);
@@ -343,6 +343,7 @@ stop_alone(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 	}
 	/* What follows may fail too; the first cause is the one to report. */
 	snprintf(why, sizeof(why), "%s", rc < 0 ? vdpa_error_message() : "");
+	vdpa_step_log_vq_stopped(vdev, idx);
 	vdpa_session_undo_vq(vdev, idx);
 	if (core->state == VDPA_STATE_SUSPENDED && any_vq_ready(vdev))
 		resume_others(vdev);
