@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -194,6 +195,141 @@ own_memory_gives_way_at_every_boundary(void **state)
 	vdpa_dma_domain_destroy(dom);
 }
 
+/* A front end's log at an offset in its file, as vhost_user_shm.c maps it. */
+struct test_log {
+	struct vdpa_dirty_log log;
+	uint8_t *map;
+	size_t size; /* of the file */
+};
+
+static struct test_log
+make_log(uint64_t offset, uint64_t size)
+{
+	struct test_log t = {.size = (offset + size + PAGE - 1) & ~(PAGE - 1)};
+	int fd = memfd_create("log", MFD_CLOEXEC);
+
+	assert_int_equal(ftruncate(fd, (off_t)t.size), 0);
+	t.map = mmap(NULL, t.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(t.map, MAP_FAILED);
+	t.log = (struct vdpa_dirty_log){
+		.bitmap = t.map + offset, .size = size, .fd = fd, .offset = offset};
+	return t;
+}
+
+static void
+free_log(struct test_log *t)
+{
+	munmap(t->map, t->size);
+	close(t->log.fd);
+}
+
+static void
+a_log_is_mapped_by_whole_pages_of_its_file(void **state)
+{
+	static const struct {
+		uint64_t offset, size, pages;
+	} cases[] = {{0, 4096, 1}, {0, 1, 1}, {8, 4096, 2}, {8200, 4088, 1}, {4096, 3 * PAGE, 3}};
+	const uint64_t top = 1ULL << 39;
+
+	for (unsigned int i = 0; i < 5; i++) {
+		struct test_log t = make_log(cases[i].offset, cases[i].size);
+		struct fake_iommu f;
+		struct vdpa_dma_domain *dom = domain(&f);
+		struct vdpa_dma_log map = {.size = 0};
+		uint64_t skip = cases[i].offset % PAGE;
+
+		assert_int_equal(vdpa_dma_map_log(dom, &t.log, NULL, &map), 0);
+		assert_int_equal(map.size, cases[i].pages * PAGE);
+		assert_int_equal(map.first, top - map.size);
+		assert_int_equal(map.iova, map.first + skip);
+		assert_int_equal(f.n, 1);
+		assert_int_equal(f.at[0].fd, t.log.fd);
+		assert_int_equal(f.at[0].offset, cases[i].offset - skip);
+		assert_ptr_equal(f.at[0].va, t.log.bitmap - skip);
+		vdpa_dma_unmap_log(dom, &map);
+		assert_int_equal(f.n, 0);
+		vdpa_dma_unmap_log(dom, &map);
+		vdpa_dma_domain_destroy(dom);
+		free_log(&t);
+	}
+}
+
+static void
+a_log_that_cannot_be_mapped_is_refused(void **state)
+{
+	const struct vdpa_dma_limits large = {.page_size = 1 << 20};
+	struct test_log t = make_log(0, 4096);
+	struct vdpa_dirty_log log = t.log;
+	struct fake_iommu f;
+	struct vdpa_dma_domain *dom = domain(&f), *other;
+	struct vdpa_dma_log map = {.size = 0};
+
+	log.fd = -1;
+	assert_int_equal(vdpa_dma_map_log(dom, &log, NULL, &map), -EOPNOTSUPP);
+	assert_non_null(strstr(vdpa_error_message(), "file is not known"));
+	log = t.log;
+	log.offset = 8;
+	assert_int_equal(vdpa_dma_map_log(dom, &log, NULL, &map), -EOPNOTSUPP);
+	assert_non_null(strstr(vdpa_error_message(), "cannot be mapped by pages"));
+	log = t.log;
+	log.size = 0;
+	assert_int_equal(vdpa_dma_map_log(dom, &log, NULL, &map), -EINVAL);
+	assert_int_equal(vdpa_dma_domain_create("fake/1", &ops, &f, &large, &other), 0);
+	assert_int_equal(vdpa_dma_map_log(other, &t.log, NULL, &map), -EOPNOTSUPP);
+	vdpa_dma_domain_destroy(other);
+	assert_int_equal(f.n, 0);
+	vdpa_dma_unmap_log(dom, &map);
+	vdpa_dma_domain_destroy(dom);
+	free_log(&t);
+}
+
+/* A log that a device writes, and is told of another place. */
+struct logging {
+	struct vdpa_dma_domain *dom;
+	const struct vdpa_dirty_log *log;
+	struct vdpa_dma_owner owner;
+	struct vdpa_dma_log map;
+};
+
+static int
+log_move(void *arg)
+{
+	struct logging *l = arg;
+	struct vdpa_dma_log to;
+	int rc = vdpa_dma_map_log(l->dom, l->log, &l->owner, &to);
+
+	if (rc < 0)
+		return rc;
+	vdpa_dma_unmap_log(l->dom, &l->map);
+	l->map = to;
+	return 0;
+}
+
+static void
+a_mapped_log_gives_way(void **state)
+{
+	struct test_log t = make_log(0, 2 * PAGE);
+	struct fake_iommu f;
+	struct vdpa_dma_domain *dom = domain(&f);
+	struct user u = join(dom, "v0");
+	struct logging l = {.dom = dom, .log = &t.log};
+	struct vdpa_mem_region r;
+
+	l.owner = (struct vdpa_dma_owner){.user = u.user, .move = log_move, .arg = &l};
+	assert_int_equal(vdpa_dma_map_log(dom, &t.log, NULL, &l.map), 0);
+	r = region(l.map.first, PAGE, 5);
+	assert_int_equal(set(&u, &r, 1), -EBUSY);
+	vdpa_dma_unmap_log(dom, &l.map);
+	assert_int_equal(vdpa_dma_map_log(dom, &t.log, &l.owner, &l.map), 0);
+	assert_int_equal(set(&u, &r, 1), 0);
+	assert_int_equal(l.map.first, r.iova - 2 * PAGE);
+	assert_int_equal(f.n, 2);
+	vdpa_dma_unmap_log(dom, &l.map);
+	leave(&u);
+	vdpa_dma_domain_destroy(dom);
+	free_log(&t);
+}
+
 int
 main(void)
 {
@@ -202,6 +338,9 @@ main(void)
 		cmocka_unit_test(own_memory_skips_reserved_iovas),
 		cmocka_unit_test(own_memory_is_aligned_to_large_iommu_pages),
 		cmocka_unit_test(own_memory_gives_way_at_every_boundary),
+		cmocka_unit_test(a_log_is_mapped_by_whole_pages_of_its_file),
+		cmocka_unit_test(a_log_that_cannot_be_mapped_is_refused),
+		cmocka_unit_test(a_mapped_log_gives_way),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -559,6 +561,79 @@ versions_share_a_place_only_for_the_same_memory(void **state)
 	close(fd);
 }
 
+static void
+a_log_of_the_drivers_own_is_merged_and_cleared(void **state)
+{
+	uint8_t bits[32] = {0}, *odd = bits + 3;
+	struct vdpa_dirty_log log = {.bitmap = odd, .size = 21, .fd = -1};
+	uint64_t own[4] = {0};
+	uint8_t *bytes = (uint8_t *)own;
+
+	bytes[0] = 0x81;
+	bytes[9] = 0x10;
+	bytes[20] = 0x80;
+	bytes[21] = 0xff; /* past the end */
+	bytes[31] = 0xff;
+	odd[9] = 0x01;
+	vdpa_dirty_log_merge(&log, own, sizeof(own));
+	assert_int_equal(odd[0], 0x81);
+	assert_int_equal(odd[9], 0x11);
+	assert_int_equal(odd[20], 0x80);
+	for (unsigned int i = 21; i < sizeof(bits) - 3; i++)
+		assert_int_equal(odd[i], 0);
+	assert_true(own[0] == 0 && own[1] == 0 && own[2] == 0);
+	/* And of less memory than the log could hold. */
+	bytes[0] = 2;
+	bytes[8] = 4;
+	vdpa_dirty_log_merge(&log, own, 8);
+	assert_int_equal(odd[0], 0x83);
+	assert_int_equal(bytes[8], 4);
+}
+
+enum { MERGE_ROUNDS = 20000 };
+
+struct merging {
+	uint64_t own;
+	unsigned int begun, done; /* rounds */
+};
+
+/* Each bit once a round. */
+static void *
+set_bits(void *arg)
+{
+	struct merging *m = arg;
+
+	for (unsigned int round = 1; round <= MERGE_ROUNDS; round++) {
+		while (__atomic_load_n(&m->begun, __ATOMIC_SEQ_CST) != round)
+			sched_yield();
+		for (unsigned int bit = 0; bit < 64; bit++)
+			__atomic_fetch_or((uint8_t *)&m->own + bit / 8, (uint8_t)(1u << bit % 8),
+					  __ATOMIC_SEQ_CST);
+		__atomic_store_n(&m->done, round, __ATOMIC_SEQ_CST);
+	}
+	return NULL;
+}
+
+static void
+no_bit_is_lost_that_is_set_while_a_log_is_merged(void **state)
+{
+	uint64_t bits;
+	struct vdpa_dirty_log log = {.bitmap = (uint8_t *)&bits, .size = sizeof(bits), .fd = -1};
+	struct merging m = {.own = 0};
+	pthread_t device;
+
+	assert_int_equal(pthread_create(&device, NULL, set_bits, &m), 0);
+	for (unsigned int round = 1; round <= MERGE_ROUNDS; round++) {
+		bits = 0;
+		__atomic_store_n(&m.begun, round, __ATOMIC_SEQ_CST);
+		while (__atomic_load_n(&m.done, __ATOMIC_SEQ_CST) != round)
+			vdpa_dirty_log_merge(&log, &m.own, sizeof(m.own));
+		vdpa_dirty_log_merge(&log, &m.own, sizeof(m.own));
+		assert_true(bits == UINT64_MAX);
+	}
+	pthread_join(device, NULL);
+}
+
 int
 main(void)
 {
@@ -575,6 +650,8 @@ main(void)
 		cmocka_unit_test(others_keep_what_they_have),
 		cmocka_unit_test(versions_share_a_place_only_for_the_same_memory),
 		cmocka_unit_test(the_dirty_log_marks_every_page_touched),
+		cmocka_unit_test(a_log_of_the_drivers_own_is_merged_and_cleared),
+		cmocka_unit_test(no_bit_is_lost_that_is_set_while_a_log_is_merged),
 	};
 
 	return cmocka_run_group_tests_name("mem_table_regions", tests, NULL, NULL);

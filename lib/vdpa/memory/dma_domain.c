@@ -15,6 +15,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <rte_common.h>
+
 #include "dma_priv.h"
 #include "vdpa_error.h"
 #include "vdpa_log.h"
@@ -315,6 +317,42 @@ err_close:
 	return ret;
 }
 
+/* Map memory of the driver's own, as m says but for the IOVA, which is chosen. */
+static int
+map_own(struct vdpa_dma_domain *dom, const struct dma_entry *e, uint64_t page,
+	struct vdpa_dma_mapping *m)
+{
+	int ret;
+
+	dma_lock(dom);
+	ret = find_hole(dom, m->size, page, &m->iova);
+	if (ret == 0)
+		ret = dma_entry_map(dom, e, m);
+	dma_unlock(dom);
+	return ret;
+}
+
+/*
+ * What cannot be unmapped keeps its IOVA until the domain goes. Our view can go: the pages live as
+ * long as whoever can still reach them.
+ */
+static void
+unmap_own(struct vdpa_dma_domain *dom, uint64_t iova)
+{
+	struct dma_entry *e;
+
+	dma_lock(dom);
+	e = dma_entry_at(dom, iova);
+	if (e != NULL && e->own && e->first == iova) {
+		e->owner = (struct vdpa_dma_owner){.user = NULL};
+		if (dma_entry_unmap(dom, e) < 0)
+			VDPA_LOG(ERR,
+				 "%s: the driver's memory at IOVA 0x%" PRIx64 " stays mapped: %s",
+				 dom->name, iova, vdpa_error_message());
+	}
+	dma_unlock(dom);
+}
+
 int
 vdpa_dma_alloc(struct vdpa_dma_domain *dom, size_t size, const struct vdpa_dma_owner *owner,
 	       struct vdpa_dma_buf *buf)
@@ -322,6 +360,7 @@ vdpa_dma_alloc(struct vdpa_dma_domain *dom, size_t size, const struct vdpa_dma_o
 	uint64_t page = dom->page_size, sys_page = (uint64_t)sysconf(_SC_PAGESIZE);
 	struct vdpa_dma_buf b = {.fd = -1};
 	struct dma_entry e = {.own = true};
+	struct vdpa_dma_mapping m;
 	struct stat st;
 	int ret;
 
@@ -338,20 +377,14 @@ vdpa_dma_alloc(struct vdpa_dma_domain *dom, size_t size, const struct vdpa_dma_o
 	if (owner != NULL)
 		e.owner = *owner;
 
-	dma_lock(dom);
-	ret = find_hole(dom, b.size, page, &b.iova);
-	if (ret == 0) {
-		const struct vdpa_dma_mapping m = {
-			.iova = b.iova, .size = b.size, .va = b.va, .fd = b.fd};
-
-		ret = dma_entry_map(dom, &e, &m);
-	}
-	dma_unlock(dom);
+	m = (struct vdpa_dma_mapping){.size = b.size, .va = b.va, .fd = b.fd};
+	ret = map_own(dom, &e, page, &m);
 	if (ret < 0) {
 		munmap(b.va, b.size);
 		close(b.fd);
 		return ret;
 	}
+	b.iova = m.iova;
 	*buf = b;
 	return 0;
 }
@@ -359,27 +392,58 @@ vdpa_dma_alloc(struct vdpa_dma_domain *dom, size_t size, const struct vdpa_dma_o
 void
 vdpa_dma_free(struct vdpa_dma_domain *dom, struct vdpa_dma_buf *buf)
 {
-	struct dma_entry *e;
-
 	if (buf->va == NULL)
 		return;
-	dma_lock(dom);
-	e = dma_entry_at(dom, buf->iova);
-	if (e != NULL && e->own && e->first == buf->iova) {
-		/*
-		 * What cannot be unmapped keeps its IOVA until the domain goes. Our view can go:
-		 * the pages live as long as whoever can still reach them.
-		 */
-		e->owner = (struct vdpa_dma_owner){.user = NULL};
-		if (dma_entry_unmap(dom, e) < 0)
-			VDPA_LOG(ERR,
-				 "%s: the driver's memory at IOVA 0x%" PRIx64 " stays mapped: %s",
-				 dom->name, buf->iova, vdpa_error_message());
-	}
-	dma_unlock(dom);
+	unmap_own(dom, buf->iova);
 	munmap(buf->va, buf->size);
 	close(buf->fd);
 	memset(buf, 0, sizeof(*buf));
+}
+
+int
+vdpa_dma_map_log(struct vdpa_dma_domain *dom, const struct vdpa_dirty_log *log,
+		 const struct vdpa_dma_owner *owner, struct vdpa_dma_log *map)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), skip = log->offset & (page - 1);
+	struct dma_entry e = {.own = true};
+	struct vdpa_dma_mapping m;
+	struct stat st;
+	int ret;
+
+	if (log->size == 0 || log->size > (UINT64_MAX >> 1) - 2 * page)
+		return vdpa_error(EINVAL, "%s: a dirty log of %" PRIu64 " bytes", dom->name,
+				  log->size);
+	if (log->fd < 0)
+		return vdpa_error(EOPNOTSUPP, "%s: the dirty log's file is not known", dom->name);
+	if (dom->page_size > page || (((uintptr_t)log->bitmap ^ skip) & (page - 1)) != 0)
+		return vdpa_error(EOPNOTSUPP,
+				  "%s: the dirty log, at offset 0x%" PRIx64
+				  " in its file, cannot be mapped by pages of 0x%" PRIx64,
+				  dom->name, log->offset, RTE_MAX(dom->page_size, page));
+	if (fstat(log->fd, &st) < 0)
+		return vdpa_error(errno, "%s: the dirty log's file: %m", dom->name);
+	m = (struct vdpa_dma_mapping){.size = (skip + log->size + page - 1) & ~(page - 1),
+				      .va = log->bitmap - skip,
+				      .fd = log->fd,
+				      .offset = log->offset - skip};
+	e.id = (struct dma_id){.dev = st.st_dev, .ino = st.st_ino};
+	e.wanted = m.size;
+	if (owner != NULL)
+		e.owner = *owner;
+	ret = map_own(dom, &e, page, &m);
+	if (ret == 0)
+		*map = (struct vdpa_dma_log){
+			.iova = m.iova + skip, .first = m.iova, .size = m.size};
+	return ret;
+}
+
+void
+vdpa_dma_unmap_log(struct vdpa_dma_domain *dom, struct vdpa_dma_log *map)
+{
+	if (map->size == 0)
+		return;
+	unmap_own(dom, map->first);
+	memset(map, 0, sizeof(*map));
 }
 
 void

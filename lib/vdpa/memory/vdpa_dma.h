@@ -211,6 +211,36 @@ int vdpa_dma_alloc(struct vdpa_dma_domain *dom, size_t size, const struct vdpa_d
  * goes, which is logged. From any thread. */
 void vdpa_dma_free(struct vdpa_dma_domain *dom, struct vdpa_dma_buf *buf);
 
+/** A front end's dirty log in a domain, by vdpa_dma_map_log(). */
+struct vdpa_dma_log {
+	uint64_t iova;	/**< of the first byte of its bitmap, and so of the bit of IOVA 0 */
+	uint64_t first; /**< of the page with that byte */
+	uint64_t size;	/**< of the mapping, bytes, whole pages; 0: none */
+};
+
+/**
+ * Map a front end's dirty log at the highest free IOVAs, for hardware that writes the bitmap by
+ * itself; for log_start. The guest can name that IOVA in a descriptor, and so have the device write
+ * to it: what is harmed then is the guest's own migration.
+ *
+ * Right for hardware only that sets bits by atomic operations: the front end clears them meanwhile,
+ * and other devices of the guest may set bits in the same log. For other hardware, and for a log
+ * that cannot be mapped, log to memory of vdpa_dma_alloc(), and vdpa_dirty_log_merge() it.
+ *
+ * @param log   as log_start has it; its bitmap stays mapped in the process until
+ * vdpa_dma_unmap_log().
+ * @param owner NULL: it cannot be moved. move() maps it once more, and unmaps it here. Copied.
+ * @return 0; -EOPNOTSUPP for a log whose file is not known (rte_vhost's), that is not where it is
+ * in its file by whole pages, or pages of the IOMMU larger than the system's; -EINVAL for no bytes;
+ * -ENOSPC when there is no hole, or beyond max_mappings; -ENOMEM; what ops->map says. Nothing is
+ * mapped then. From any thread, also from inside ops.
+ */
+int vdpa_dma_map_log(struct vdpa_dma_domain *dom, const struct vdpa_dirty_log *log,
+		     const struct vdpa_dma_owner *owner, struct vdpa_dma_log *map);
+/** The device cannot reach it any more; for log_stop. Zeroed map: no-op. IOVAs that cannot be
+ * unmapped stay taken until the domain goes, which is logged. From any thread. */
+void vdpa_dma_unmap_log(struct vdpa_dma_domain *dom, struct vdpa_dma_log *map);
+
 /** Counts since the domain was made, and what is mapped now. From any thread, without waiting. */
 struct vdpa_dma_stats {
 	uint64_t maps, unmaps;	 /**< calls of ops */
