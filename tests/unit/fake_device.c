@@ -196,7 +196,7 @@ static int
 fake_suspend(struct vdpa_device *vdev)
 {
 	if (FAKE(vdev)->no_suspend)
-		return -EOPNOTSUPP;
+		return vdpa_error(EOPNOTSUPP, "the firmware is too old");
 	write_late(vdev);
 	FAKE(vdev)->suspended = true;
 	return op(vdev, __func__);
@@ -278,7 +278,7 @@ static const struct vdpa_config_ops own_kick_ops = {FAKE_OPS, SOFTWARE_OPS,
 static int
 hw_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 {
-	return ready ? fake_set_vq_ready(vdev, idx, ready) : -EOPNOTSUPP;
+	return ready || FAKE(vdev)->stops_vqs ? fake_set_vq_ready(vdev, idx, ready) : -EOPNOTSUPP;
 }
 
 static int
@@ -303,6 +303,8 @@ hw_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_sta
 {
 	bool packed = (FAKE(vdev)->features & UINT64_C(1) << VIRTIO_F_RING_PACKED) != 0;
 
+	if (FAKE(vdev)->tells_places)
+		return fake_set_vq_state(vdev, idx, state);
 	/* By field: of the union's other bytes nothing is said. */
 	if (packed ? state->packed.last_avail_idx != 0 || state->packed.last_used_idx != 0 ||
 			     state->packed.last_avail_counter != 1 ||
@@ -315,7 +317,7 @@ hw_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_sta
 static int
 hw_get_vq_state(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 {
-	return -EOPNOTSUPP;
+	return FAKE(vdev)->tells_places ? fake_get_vq_state(vdev, idx, state) : -EOPNOTSUPP;
 }
 
 static int

@@ -40,6 +40,8 @@ struct fake_device {
 	bool fail_reset;
 	bool sets_message;			/* a failing op sets one */
 	bool resets_vqs;			/* hardware: one by one */
+	bool stops_vqs;				/* hardware: set_vq_ready(false) works */
+	bool tells_places;			/* hardware: it reports and loads them */
 	struct vdpa_notification_area doorbell; /* of queue 0, the others behind it; size 0: none */
 	unsigned int resets;
 	unsigned int cuts;	     /* calls of cut_off */

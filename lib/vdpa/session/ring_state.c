@@ -121,3 +121,31 @@ vdpa_ring_stopped_at(const struct vdpa_iotlb *tlb, bool packed, const struct vdp
 		state->split.avail_index = avail;
 	return false;
 }
+
+/* A descriptor that was used has both flags as the used wrap counter of its round. */
+static bool
+packed_has_gone_on(const struct vdpa_iotlb *tlb, const struct vdpa_vq_config *conf,
+		   const struct vdpa_vq_state *state)
+{
+	uint64_t at = conf->desc + (uint64_t)PACKED_DESC * state->packed.last_used_idx;
+	const uint16_t *p = range(tlb, at + PACKED_FLAGS, sizeof(*p));
+	uint16_t both = PACKED_AVAIL | PACKED_USED, flags;
+
+	if (p == NULL || state->packed.last_used_idx >= conf->num)
+		return true;
+	flags = rte_le_to_cpu_16(__atomic_load_n(p, __ATOMIC_ACQUIRE)) & both;
+	return flags == (state->packed.last_used_counter != 0 ? both : 0);
+}
+
+bool
+vdpa_ring_catch_up(const struct vdpa_iotlb *tlb, bool packed, const struct vdpa_vq_config *conf,
+		   struct vdpa_vq_state *state)
+{
+	uint16_t used;
+
+	if (packed)
+		return !packed_has_gone_on(tlb, conf, state);
+	if (read_idx(tlb, conf->device, &used) && (int16_t)(used - state->split.avail_index) > 0)
+		state->split.avail_index = used;
+	return true;
+}

@@ -23,6 +23,14 @@ bool vdpa_ring_is_fresh(const struct vdpa_iotlb *tlb, bool packed,
 bool vdpa_ring_stopped_at(const struct vdpa_iotlb *tlb, bool packed,
 			  const struct vdpa_vq_config *conf, struct vdpa_vq_state *state);
 
+/*
+ * The device has said where it stands, and may have gone on until it stopped: bring the state up to
+ * what the rings show that it has used since. False where that cannot be: of a packed ring nothing
+ * shows how much it was.
+ */
+bool vdpa_ring_catch_up(const struct vdpa_iotlb *tlb, bool packed,
+			const struct vdpa_vq_config *conf, struct vdpa_vq_state *state);
+
 /* How far a split ring was used. False where its used ring is no longer in memory. */
 bool vdpa_ring_used_idx(const struct vdpa_iotlb *tlb, uint64_t used_ring, uint16_t *idx);
 

@@ -77,6 +77,105 @@ err_resume:
 	return rc;
 }
 
+/* For a device that does not report where its queue stands. */
+static bool
+read_place_from_ring(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_iotlb *tlb,
+		     bool packed, const struct vdpa_vq_config *conf, struct vdpa_vq_state *state)
+{
+	bool known = vdpa_ring_stopped_at(tlb, packed, conf, state);
+
+	if (!known)
+		VDPA_LOG(INFO,
+			 "%s: queue %u: stopped with buffers in flight, and the device cannot tell "
+			 "which: it can begin anew only",
+			 vdev->name, idx);
+	return known;
+}
+
+/* What is known of where a queue stands. */
+enum vq_place {
+	VQ_NOT_SET_UP,
+	VQ_PLACE_UNKNOWN, /* or as good as the rings tell it */
+	VQ_PLACE_KNOWN,
+};
+
+/* Whether the device says of each queue that is set up where it stands; it runs on. Such a one
+ * loads a place, too. */
+static bool
+tells_places(struct vdpa_device *vdev)
+{
+	struct vdpa_vq_state state;
+
+	for (uint16_t i = 0; i < vdev->core->nvqs; i++)
+		if (vdev->core->vqs[i].conf.num != 0 &&
+		    vdev->config->get_vq_state(vdev, i, &state) < 0)
+			return false;
+	return true;
+}
+
+/*
+ * Where the queues stand by the device's word, before a reset takes that away. Each is stopped
+ * first where the device can. One that fails at it is asked no more: it may take its time-out for
+ * each.
+ */
+static void
+ask_places(struct vdpa_device *vdev, struct vdpa_vq_config *vqs, enum vq_place *places)
+{
+	const struct vdpa_config_ops *ops = vdev->config;
+	struct vdpa_device_core *core = vdev->core;
+	bool fails = false;
+	int rc;
+
+	for (uint16_t i = 0; i < core->nvqs; i++) {
+		places[i] = core->vqs[i].conf.num != 0 ? VQ_PLACE_UNKNOWN : VQ_NOT_SET_UP;
+		if (places[i] == VQ_NOT_SET_UP || fails)
+			continue;
+		rc = core->vqs[i].ready
+			     ? VDPA_OP(vdev, i, "set_vq_ready", ops->set_vq_ready(vdev, i, false))
+			     : 0;
+		if (rc == 0 || rc == -EOPNOTSUPP)
+			rc = VDPA_OP(vdev, i, "get_vq_state",
+				     ops->get_vq_state(vdev, i, &vqs[i].state));
+		if (rc == 0)
+			places[i] = VQ_PLACE_KNOWN;
+		fails = rc < 0 && rc != -EOPNOTSUPP;
+		if (fails)
+			VDPA_LOG_LIMITED(&core->log, WARNING, "%s; the rings are looked at instead",
+					 vdpa_error_message());
+	}
+}
+
+/*
+ * Stop the device by a reset, IDLE then, and say where its queues have stopped: of those that were
+ * set up vqs gets the state.
+ */
+static int
+reset_with_places(struct vdpa_device *vdev, struct vdpa_vq_config *vqs, enum vq_place *places)
+{
+	struct vdpa_device_core *core = vdev->core;
+	struct vdpa_iotlb *tlb = vdpa_iotlb_get(core->iotlb);
+	bool packed = is_packed(vdev), known;
+	int rc;
+
+	ask_places(vdev, vqs, places);
+	/* The front end has yet to be notified of a failure that was reported. */
+	rc = vdpa_step_quiesce(vdev);
+	if (rc == 0)
+		vdpa_device_set_state(vdev, VDPA_STATE_IDLE);
+	for (uint16_t i = 0; rc == 0 && i < core->nvqs; i++) {
+		struct vdpa_vq_state *state = &vqs[i].state;
+
+		if (places[i] == VQ_NOT_SET_UP)
+			continue;
+		known = (places[i] == VQ_PLACE_KNOWN &&
+			 vdpa_ring_catch_up(tlb, packed, &vqs[i], state)) ||
+			read_place_from_ring(vdev, i, tlb, packed, &vqs[i], state);
+		places[i] = known ? VQ_PLACE_KNOWN : VQ_PLACE_UNKNOWN;
+	}
+	vdpa_iotlb_put(tlb);
+	return rc;
+}
+
 /* A device that cannot keep its queues' state can start again as long as they have none. */
 static int
 check_fresh(struct vdpa_device *vdev, const struct vdpa_start_config *start, uint16_t idx)
@@ -94,6 +193,20 @@ check_fresh(struct vdpa_device *vdev, const struct vdpa_start_config *start, uin
 	return 0;
 }
 
+/* By a reset, for the sake of queue idx. */
+static int
+stop_for_restart(struct vdpa_device *vdev, struct vdpa_vq_config *vqs, uint16_t idx)
+{
+	enum vq_place places[VDPA_VQ_MAX];
+	int rc = reset_with_places(vdev, vqs, places);
+
+	for (uint16_t i = 0; rc == 0 && i < vdev->core->nvqs; i++)
+		if (places[i] == VQ_PLACE_UNKNOWN)
+			rc = vdpa_error(EIO, "%s: queue %u: where queue %u stopped is not known",
+					vdev->name, idx, i);
+	return rc;
+}
+
 /*
  * Stop and start again with one queue as conf has it, for devices that take queues before DRIVER_OK
  * only. Every queue that was set up goes on where it was.
@@ -105,7 +218,7 @@ restart_with(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config
 	struct vdpa_vq_config vqs[VDPA_VQ_MAX];
 	struct vdpa_start_config start = {
 		.features = core->features, .vqs = vqs, .nvqs = core->nvqs, .iotlb = core->iotlb};
-	bool keeps_state = core->can.suspend;
+	bool suspended, tells;
 	char why[VDPA_ERROR_MAX];
 	int rc;
 
@@ -114,14 +227,22 @@ restart_with(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config
 				  "%s: queue %u: the device cannot start again during a migration",
 				  vdev->name, idx);
 	collect_vqs(vdev, idx, conf, vqs);
-	rc = keeps_state ? suspend_for_restart(vdev, vqs) : check_fresh(vdev, &start, idx);
+	rc = core->can.suspend ? suspend_for_restart(vdev, vqs) : -EOPNOTSUPP;
+	suspended = rc == 0;
+	tells = rc == -EOPNOTSUPP && tells_places(vdev);
+	if (rc == -EOPNOTSUPP)
+		rc = tells ? 0 : check_fresh(vdev, &start, idx);
 	if (rc < 0)
 		return rc;
 	vdpa_iotlb_get(start.iotlb);
 	/* What was used on the way to the stop counts too. */
-	rc = keeps_state ? 0 : vdpa_step_reset(vdev);
-	if (rc == 0 && !keeps_state)
-		rc = check_fresh(vdev, &start, idx);
+	if (tells) {
+		rc = stop_for_restart(vdev, vqs, idx);
+	} else if (!suspended) {
+		rc = vdpa_step_reset(vdev);
+		if (rc == 0)
+			rc = check_fresh(vdev, &start, idx);
+	}
 	if (rc == 0)
 		rc = vdpa_session_start(vdev, &start);
 	vdpa_iotlb_put(start.iotlb);
@@ -150,7 +271,12 @@ enable_vq(struct vdpa_device *vdev, uint16_t idx, bool enable)
 		if (!vdev->core->can.suspend && (!enable || vdev->core->vqs[idx].ready))
 			return 0;
 		changed.enabled = enable;
-		return restart_with(vdev, idx, &changed);
+		rc = restart_with(vdev, idx, &changed);
+		/* It has the op, and still cannot. */
+		return rc == -EOPNOTSUPP && vdpa_device_started(vdev) && !vdev->core->dirty.on &&
+				       (!enable || vdev->core->vqs[idx].ready)
+			       ? 0
+			       : rc;
 	}
 	if (enable) {
 		rc = vdpa_step_vq_state(vdev, idx, &conf->state);
@@ -238,18 +364,6 @@ any_vq_ready(const struct vdpa_device *vdev)
 	return false;
 }
 
-/* For a device that does not report where its queue stands. */
-static void
-read_place_from_ring(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_iotlb *tlb,
-		     bool packed, const struct vdpa_vq_config *conf, struct vdpa_vq_state *state)
-{
-	if (!vdpa_ring_stopped_at(tlb, packed, conf, state))
-		VDPA_LOG(INFO,
-			 "%s: queue %u: stopped with buffers in flight, and the device cannot tell "
-			 "which: it can begin anew only",
-			 vdev->name, idx);
-}
-
 /*
  * Stop the whole device for the sake of one queue, as it cannot be stopped otherwise. The others
  * are over too; where they stood waits for whoever stops them.
@@ -258,24 +372,17 @@ static int
 halt(struct vdpa_device *vdev)
 {
 	struct vdpa_device_core *core = vdev->core;
-	struct vdpa_iotlb *tlb = vdpa_iotlb_get(core->iotlb);
+	enum vq_place places[VDPA_VQ_MAX];
 	struct vdpa_vq_config vqs[VDPA_VQ_MAX];
-	bool packed = is_packed(vdev);
 	int rc;
 
 	for (uint16_t i = 0; i < core->nvqs; i++)
 		vqs[i] = core->vqs[i].conf;
-	/* The front end has yet to be notified of a failure that was reported. */
-	rc = vdpa_step_quiesce(vdev);
-	if (rc == 0)
-		vdpa_device_set_state(vdev, VDPA_STATE_IDLE);
+	rc = reset_with_places(vdev, vqs, places);
 	for (uint16_t i = 0; rc == 0 && i < core->nvqs; i++) {
-		if (vqs[i].num == 0)
-			continue;
-		core->vqs[i].halted = true;
-		read_place_from_ring(vdev, i, tlb, packed, &vqs[i], &core->vqs[i].state);
+		core->vqs[i].halted = places[i] != VQ_NOT_SET_UP;
+		core->vqs[i].state = vqs[i].state;
 	}
-	vdpa_iotlb_put(tlb);
 	return rc;
 }
 
@@ -296,10 +403,9 @@ stop_ready_vq(struct vdpa_device *vdev, uint16_t idx)
 	/* Where queues come and go one by one, stop this one; else all, they stop together. */
 	if (vdev->core->can.late_vqs)
 		return vdpa_step_vq_ready(vdev, idx, false);
-	if (vdev->core->can.suspend)
-		return vdpa_step_suspend(vdev);
-	if (!vdev->core->can.vq_reset)
-		return -EOPNOTSUPP;
+	rc = vdev->core->can.suspend ? vdpa_step_suspend(vdev) : -EOPNOTSUPP;
+	if (rc != -EOPNOTSUPP || !vdev->core->can.vq_reset)
+		return rc;
 	rc = VDPA_OP(vdev, idx, "reset_vq", vdev->config->reset_vq(vdev, idx));
 	if (rc == 0) {
 		vdev->core->vqs[idx].ready = false;
@@ -334,7 +440,8 @@ stop_alone(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 	errors_before = vdpa_error_count();
 	rc = vdev->config->get_vq_state(vdev, idx, state);
 	if (rc == -EOPNOTSUPP) {
-		read_place_from_ring(vdev, idx, core->iotlb, is_packed(vdev), &vq->conf, state);
+		(void)read_place_from_ring(vdev, idx, core->iotlb, is_packed(vdev), &vq->conf,
+					   state);
 		rc = 0;
 	} else if (rc < 0) {
 		/* That the device does not say it is no reason to keep the queue. */
