@@ -8,6 +8,12 @@
 
 #include "device_priv.h"
 
+static inline bool
+vdpa_session_is_packed(const struct vdpa_device *vdev)
+{
+	return (vdev->core->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
+}
+
 /*
  * ring_state.c: what a queue's rings in guest memory say.
  *
@@ -33,6 +39,27 @@ bool vdpa_ring_catch_up(const struct vdpa_iotlb *tlb, bool packed,
 
 /* How far a split ring was used. False where its used ring is no longer in memory. */
 bool vdpa_ring_used_idx(const struct vdpa_iotlb *tlb, uint64_t used_ring, uint16_t *idx);
+
+/* places.c; under the lock. */
+
+/* What is known of where a queue stands. */
+enum vdpa_vq_place {
+	VDPA_VQ_NOT_SET_UP,
+	VDPA_VQ_PLACE_UNKNOWN, /* or as good as the rings tell it */
+	VDPA_VQ_PLACE_KNOWN,
+};
+
+/* For a queue of a device that has stopped and does not tell: whether it is exactly there. */
+bool vdpa_session_place_from_ring(struct vdpa_device *vdev, uint16_t idx,
+				  const struct vdpa_iotlb *tlb, bool packed,
+				  const struct vdpa_vq_config *conf, struct vdpa_vq_state *state);
+/* Whether the device says of each queue that is set up where it stands; it runs on. Such a one
+ * loads a place, too. */
+bool vdpa_session_tells_places(struct vdpa_device *vdev);
+/* Stop the device by a reset, IDLE then, and say where its queues have stopped: of those that were
+ * set up vqs gets the state. */
+int vdpa_session_reset_with_places(struct vdpa_device *vdev, struct vdpa_vq_config *vqs,
+				   enum vdpa_vq_place *places);
 
 /* relay.c; under the lock. Bring kicks of fd to the queue, by the device itself where it can, else
  * by the relay; -1: no longer. -EOPNOTSUPP for a relay where kicks carry data. */

@@ -28,12 +28,6 @@ resume_others(struct vdpa_device *vdev)
 		vdpa_device_fail(vdev, -1, rc, "it does not resume");
 }
 
-static bool
-is_packed(const struct vdpa_device *vdev)
-{
-	return (vdev->core->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
-}
-
 /* The queues that were set up, and one as conf has it. */
 static void
 collect_vqs(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf,
@@ -77,105 +71,6 @@ err_resume:
 	return rc;
 }
 
-/* For a device that does not report where its queue stands. */
-static bool
-read_place_from_ring(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_iotlb *tlb,
-		     bool packed, const struct vdpa_vq_config *conf, struct vdpa_vq_state *state)
-{
-	bool known = vdpa_ring_stopped_at(tlb, packed, conf, state);
-
-	if (!known)
-		VDPA_LOG(INFO,
-			 "%s: queue %u: stopped with buffers in flight, and the device cannot tell "
-			 "which: it can begin anew only",
-			 vdev->name, idx);
-	return known;
-}
-
-/* What is known of where a queue stands. */
-enum vq_place {
-	VQ_NOT_SET_UP,
-	VQ_PLACE_UNKNOWN, /* or as good as the rings tell it */
-	VQ_PLACE_KNOWN,
-};
-
-/* Whether the device says of each queue that is set up where it stands; it runs on. Such a one
- * loads a place, too. */
-static bool
-tells_places(struct vdpa_device *vdev)
-{
-	struct vdpa_vq_state state;
-
-	for (uint16_t i = 0; i < vdev->core->nvqs; i++)
-		if (vdev->core->vqs[i].conf.num != 0 &&
-		    vdev->config->get_vq_state(vdev, i, &state) < 0)
-			return false;
-	return true;
-}
-
-/*
- * Where the queues stand by the device's word, before a reset takes that away. Each is stopped
- * first where the device can. One that fails at it is asked no more: it may take its time-out for
- * each.
- */
-static void
-ask_places(struct vdpa_device *vdev, struct vdpa_vq_config *vqs, enum vq_place *places)
-{
-	const struct vdpa_config_ops *ops = vdev->config;
-	struct vdpa_device_core *core = vdev->core;
-	bool fails = false;
-	int rc;
-
-	for (uint16_t i = 0; i < core->nvqs; i++) {
-		places[i] = core->vqs[i].conf.num != 0 ? VQ_PLACE_UNKNOWN : VQ_NOT_SET_UP;
-		if (places[i] == VQ_NOT_SET_UP || fails)
-			continue;
-		rc = core->vqs[i].ready
-			     ? VDPA_OP(vdev, i, "set_vq_ready", ops->set_vq_ready(vdev, i, false))
-			     : 0;
-		if (rc == 0 || rc == -EOPNOTSUPP)
-			rc = VDPA_OP(vdev, i, "get_vq_state",
-				     ops->get_vq_state(vdev, i, &vqs[i].state));
-		if (rc == 0)
-			places[i] = VQ_PLACE_KNOWN;
-		fails = rc < 0 && rc != -EOPNOTSUPP;
-		if (fails)
-			VDPA_LOG_LIMITED(&core->log, WARNING, "%s; the rings are looked at instead",
-					 vdpa_error_message());
-	}
-}
-
-/*
- * Stop the device by a reset, IDLE then, and say where its queues have stopped: of those that were
- * set up vqs gets the state.
- */
-static int
-reset_with_places(struct vdpa_device *vdev, struct vdpa_vq_config *vqs, enum vq_place *places)
-{
-	struct vdpa_device_core *core = vdev->core;
-	struct vdpa_iotlb *tlb = vdpa_iotlb_get(core->iotlb);
-	bool packed = is_packed(vdev), known;
-	int rc;
-
-	ask_places(vdev, vqs, places);
-	/* The front end has yet to be notified of a failure that was reported. */
-	rc = vdpa_step_quiesce(vdev);
-	if (rc == 0)
-		vdpa_device_set_state(vdev, VDPA_STATE_IDLE);
-	for (uint16_t i = 0; rc == 0 && i < core->nvqs; i++) {
-		struct vdpa_vq_state *state = &vqs[i].state;
-
-		if (places[i] == VQ_NOT_SET_UP)
-			continue;
-		known = (places[i] == VQ_PLACE_KNOWN &&
-			 vdpa_ring_catch_up(tlb, packed, &vqs[i], state)) ||
-			read_place_from_ring(vdev, i, tlb, packed, &vqs[i], state);
-		places[i] = known ? VQ_PLACE_KNOWN : VQ_PLACE_UNKNOWN;
-	}
-	vdpa_iotlb_put(tlb);
-	return rc;
-}
-
 /* A device that cannot keep its queues' state can start again as long as they have none. */
 static int
 check_fresh(struct vdpa_device *vdev, const struct vdpa_start_config *start, uint16_t idx)
@@ -197,11 +92,11 @@ check_fresh(struct vdpa_device *vdev, const struct vdpa_start_config *start, uin
 static int
 stop_for_restart(struct vdpa_device *vdev, struct vdpa_vq_config *vqs, uint16_t idx)
 {
-	enum vq_place places[VDPA_VQ_MAX];
-	int rc = reset_with_places(vdev, vqs, places);
+	enum vdpa_vq_place places[VDPA_VQ_MAX];
+	int rc = vdpa_session_reset_with_places(vdev, vqs, places);
 
 	for (uint16_t i = 0; rc == 0 && i < vdev->core->nvqs; i++)
-		if (places[i] == VQ_PLACE_UNKNOWN)
+		if (places[i] == VDPA_VQ_PLACE_UNKNOWN)
 			rc = vdpa_error(EIO, "%s: queue %u: where queue %u stopped is not known",
 					vdev->name, idx, i);
 	return rc;
@@ -229,7 +124,7 @@ restart_with(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config
 	collect_vqs(vdev, idx, conf, vqs);
 	rc = core->can.suspend ? suspend_for_restart(vdev, vqs) : -EOPNOTSUPP;
 	suspended = rc == 0;
-	tells = rc == -EOPNOTSUPP && tells_places(vdev);
+	tells = rc == -EOPNOTSUPP && vdpa_session_tells_places(vdev);
 	if (rc == -EOPNOTSUPP)
 		rc = tells ? 0 : check_fresh(vdev, &start, idx);
 	if (rc < 0)
@@ -372,15 +267,15 @@ static int
 halt(struct vdpa_device *vdev)
 {
 	struct vdpa_device_core *core = vdev->core;
-	enum vq_place places[VDPA_VQ_MAX];
+	enum vdpa_vq_place places[VDPA_VQ_MAX];
 	struct vdpa_vq_config vqs[VDPA_VQ_MAX];
 	int rc;
 
 	for (uint16_t i = 0; i < core->nvqs; i++)
 		vqs[i] = core->vqs[i].conf;
-	rc = reset_with_places(vdev, vqs, places);
+	rc = vdpa_session_reset_with_places(vdev, vqs, places);
 	for (uint16_t i = 0; rc == 0 && i < core->nvqs; i++) {
-		core->vqs[i].halted = places[i] != VQ_NOT_SET_UP;
+		core->vqs[i].halted = places[i] != VDPA_VQ_NOT_SET_UP;
 		core->vqs[i].state = vqs[i].state;
 	}
 	return rc;
@@ -440,8 +335,8 @@ stop_alone(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state)
 	errors_before = vdpa_error_count();
 	rc = vdev->config->get_vq_state(vdev, idx, state);
 	if (rc == -EOPNOTSUPP) {
-		(void)read_place_from_ring(vdev, idx, core->iotlb, is_packed(vdev), &vq->conf,
-					   state);
+		(void)vdpa_session_place_from_ring(vdev, idx, core->iotlb,
+						   vdpa_session_is_packed(vdev), &vq->conf, state);
 		rc = 0;
 	} else if (rc < 0) {
 		/* That the device does not say it is no reason to keep the queue. */
