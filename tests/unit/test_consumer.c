@@ -578,6 +578,28 @@ facts_of_a_ring_that_runs_do_not_change(void **state)
 	assert_int_equal(vdpa_consumer_set_inflight(f->c, NULL, 64, 1), -EBUSY);
 }
 
+/* Not first when it starts. */
+static void
+rings_that_the_device_cannot_take_are_refused_when_they_are_described(void **state)
+{
+	struct fixture *f = *state;
+	const struct vdpa_consumer_vq_addr bad[] = {
+		{.desc = UADDR + 8, .driver = UADDR + 0x1000, .device = UADDR + 0x2000},
+		{.desc = UADDR, .driver = UADDR + 0x1001, .device = UADDR + 0x2000},
+		{.desc = UADDR, .driver = UADDR + 0x1000, .device = UADDR + 0x2002},
+	};
+
+	/* The device says 4 to 256. */
+	assert_int_equal(vdpa_consumer_set_vq_num(f->c, 0, 2), -EINVAL);
+	assert_int_equal(vdpa_consumer_set_vq_num(f->c, 0, 512), -EINVAL);
+	assert_string_equal(vdpa_error_message(), "fake0: queue 0: size 512, allowed are 4 to 256");
+	assert_int_equal(vdpa_consumer_set_vq_num(f->c, 0, 256), 0);
+	for (unsigned int i = 0; i < 3; i++) {
+		assert_int_equal(vdpa_consumer_set_vq_addr(f->c, 0, &bad[i]), -EINVAL);
+		assert_non_null(strstr(vdpa_error_message(), "is not aligned to"));
+	}
+}
+
 /* Every kick would have to tell a position, and the first ones come by eventfd. */
 static void
 notification_data_is_never_offered(void **state)
@@ -618,6 +640,7 @@ main(void)
 		TEST(a_failed_device_says_where_a_packed_ring_began, setup),
 		TEST(status_0_keeps_where_queues_stopped_and_a_reset_does_not, setup),
 		TEST(facts_of_a_ring_that_runs_do_not_change, setup),
+		TEST(rings_that_the_device_cannot_take_are_refused_when_they_are_described, setup),
 		TEST(notification_data_is_never_offered, setup),
 	};
 

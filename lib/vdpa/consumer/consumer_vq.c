@@ -16,6 +16,7 @@
 
 #include "consumer_priv.h"
 #include "session_priv.h"
+#include "steps.h"
 #include "vdpa_log.h"
 
 /* SET_VRING_BASE of a packed ring that has done nothing: indexes 0, both wrap counters 1. */
@@ -240,12 +241,10 @@ vdpa_consumer_set_vq_num(struct vdpa_consumer *c, uint16_t idx, uint32_t num)
 	CONSUMER_LOCKED(c);
 	int rc = check_stopped(&c->vqs[idx]);
 
+	if (rc == 0)
+		rc = vdpa_check_vq_num(c->vdev, idx, consumer_is_packed(c), num);
 	if (rc < 0)
 		return rc;
-	if (num == 0 || num > VDPA_VQ_NUM_MAX)
-		return vdpa_error(EINVAL, "size %u, allowed are 1 to %d", num, VDPA_VQ_NUM_MAX);
-	if (!consumer_is_packed(c) && (num & (num - 1)) != 0)
-		return vdpa_error(EINVAL, "size %u is not a power of two", num);
 	c->vqs[idx].num = num;
 	consumer_vq_update(c, idx);
 	return 0;
@@ -268,6 +267,9 @@ vdpa_consumer_set_vq_addr(struct vdpa_consumer *c, uint16_t idx,
 		rc = check_stopped(vq);
 	if (rc == 0)
 		rc = consumer_vq_translate(c, c->iotlb, &now);
+	if (rc == 0)
+		rc = vdpa_check_vq_align(c->vdev, idx, consumer_is_packed(c), now.desc, now.driver,
+					 now.device);
 	if (rc < 0)
 		return rc;
 	vq->user = *addr;

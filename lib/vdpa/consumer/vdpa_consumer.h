@@ -115,7 +115,7 @@ int vdpa_consumer_set_inflight(struct vdpa_consumer *c, uint8_t *addr, size_t st
 
 /* Facts about ring idx, below vdpa_consumer_vq_count(). */
 
-/** -EBUSY while it runs; -EINVAL for a size that its format does not allow. */
+/** -EBUSY while it runs; -EINVAL for a size that its format or the device does not allow. */
 int vdpa_consumer_set_vq_num(struct vdpa_consumer *c, uint16_t idx, uint32_t num);
 
 /** Addresses of a ring in the front end's own address space. */
@@ -125,7 +125,7 @@ struct vdpa_consumer_vq_addr {
 };
 
 /** -EBUSY when others than the log address change while it runs; -EFAULT outside of the memory;
- * -EINVAL before the size. */
+ * -EINVAL before the size, and for parts that are not aligned. */
 int vdpa_consumer_set_vq_addr(struct vdpa_consumer *c, uint16_t idx,
 			      const struct vdpa_consumer_vq_addr *addr);
 /** Where it is to start, as SET_VRING_BASE has it. -EBUSY while it runs. */

@@ -9,6 +9,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,9 @@
 #include "snapshot.h"
 #include "steps.h"
 #include "vdpa_log.h"
+
+/* Bytes; a page, wherever that is large. */
+#define VQ_ALIGN_MAX 65536
 
 static const char *
 missing_op(const struct vdpa_config_ops *ops)
@@ -50,14 +54,89 @@ missing_op(const struct vdpa_config_ops *ops)
 	MANDATORY(get_config_size);
 	MANDATORY(get_config);
 #undef MANDATORY
-	if ((ops->dma_map == NULL) != (ops->dma_unmap == NULL))
-		return "dma_map or dma_unmap";
-	if ((ops->suspend == NULL) != (ops->resume == NULL))
-		return "suspend or resume";
-	if ((ops->log_start == NULL) != (ops->log_stop == NULL) ||
-	    (ops->log_start == NULL && ops->log_sync != NULL))
-		return "log_start, log_sync or log_stop";
 	return NULL;
+}
+
+/* Which ops are there, and which belong to them. */
+static int
+check_ops(const char *name, const struct vdpa_config_ops *ops)
+{
+	const char *missing = missing_op(ops);
+	const struct {
+		const char *has, *lacks;
+		bool wrong;
+	} pairs[] = {
+#define NEEDS(a, b) {#a, #b, ops->a != NULL && ops->b == NULL}
+		NEEDS(suspend, resume),	    NEEDS(resume, suspend),	NEEDS(dma_map, dma_unmap),
+		NEEDS(dma_unmap, dma_map),  NEEDS(log_start, log_stop), NEEDS(log_stop, log_start),
+		NEEDS(log_sync, log_start),
+#undef NEEDS
+	};
+
+	if (missing != NULL)
+		return vdpa_error(EINVAL, "%s: the driver lacks %s", name, missing);
+	for (unsigned int i = 0; i < RTE_DIM(pairs); i++)
+		if (pairs[i].wrong)
+			return vdpa_error(EINVAL, "%s: the driver has %s and lacks %s", name,
+					  pairs[i].has, pairs[i].lacks);
+	if (ops->set_map != NULL && ops->dma_map != NULL)
+		return vdpa_error(EINVAL,
+				  "%s: the driver has set_map and dma_map: allowed is one of them",
+				  name);
+	return 0;
+}
+
+/* What the driver says of the device once and for all. */
+static int
+check_features(struct vdpa_device *vdev)
+{
+	const struct vdpa_config_ops *ops = vdev->config;
+	uint64_t features = ops->get_device_features(vdev);
+	uint64_t backend = ops->get_backend_features != NULL ? ops->get_backend_features(vdev) : 0;
+
+	if ((features & RTE_BIT64(VIRTIO_F_VERSION_1)) == 0)
+		return vdpa_error(EINVAL,
+				  "%s: device features 0x%" PRIx64
+				  " without VIRTIO_F_VERSION_1, which every device has here",
+				  vdev->name, features);
+	backend &= ~RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK);
+	if (backend != 0)
+		return vdpa_error(EINVAL,
+				  "%s: backend features 0x%" PRIx64
+				  " are unknown: what they say is said by the ops that are there",
+				  vdev->name, backend);
+	return 0;
+}
+
+/* How large the queues may be, and how they are aligned; noted where it is checked later on. */
+static int
+note_limits(struct vdpa_device *vdev)
+{
+	const struct vdpa_config_ops *ops = vdev->config;
+	struct vdpa_device_core *core = vdev->core;
+	uint32_t max = ops->get_vq_num_max(vdev);
+	uint32_t min = ops->get_vq_num_min != NULL ? ops->get_vq_num_min(vdev) : 1;
+
+	core->vq_num_min = min;
+	core->vq_align = ops->get_vq_align != NULL ? ops->get_vq_align(vdev) : 1;
+	if (max == 0 || max > VDPA_VQ_NUM_MAX)
+		return vdpa_error(EINVAL, "%s: queues of up to %u, allowed are 1 to %u", vdev->name,
+				  max, VDPA_VQ_NUM_MAX);
+	if (core->vq_align > VQ_ALIGN_MAX || !rte_is_power_of_2(core->vq_align))
+		return vdpa_error(EINVAL,
+				  "%s: queues aligned to %u, allowed are powers of two up to %u",
+				  vdev->name, core->vq_align, VQ_ALIGN_MAX);
+	for (uint16_t i = 0; i < core->nvqs; i++) {
+		uint32_t size = ops->get_vq_size != NULL ? ops->get_vq_size(vdev, i) : max;
+
+		if (min == 0 || size < min || size > max)
+			return vdpa_error(EINVAL,
+					  "%s: queue %u: of %u to %u, where the device's are of up "
+					  "to %u",
+					  vdev->name, i, min, size, max);
+		core->vqs[i].num_max = size;
+	}
+	return 0;
 }
 
 /* Who brings guest memory into the device's reach: the driver or, in a DMA domain, the core. */
@@ -170,12 +249,10 @@ vdpa_device_set_frontend(struct vdpa_device *vdev, struct vdpa_frontend *fe)
 struct vdpa_device *
 vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_ops *ops)
 {
-	const char *missing = missing_op(ops);
 	struct vdpa_device_core *core;
 	struct vdpa_device *vdev;
 
-	if (missing != NULL) {
-		vdpa_error(EINVAL, "%s: the driver lacks %s", name, missing);
+	if (check_ops(name, ops) < 0) {
 		errno = EINVAL;
 		return NULL;
 	}
@@ -237,6 +314,8 @@ vdpa_register_device(struct vdpa_device *vdev)
 		return vdpa_error(EINVAL, "%s: %u virtqueues, allowed are 1 to %u", vdev->name,
 				  nvqs, VDPA_VQ_MAX);
 	rc = check_dma(vdev);
+	if (rc == 0)
+		rc = check_features(vdev);
 	if (rc < 0)
 		return rc;
 	core->vqs = calloc(nvqs, sizeof(*core->vqs));
@@ -246,6 +325,9 @@ vdpa_register_device(struct vdpa_device *vdev)
 	core->can = find_capabilities(vdev);
 	for (uint16_t i = 0; i < nvqs; i++)
 		core->vqs[i].vdev = vdev;
+	rc = note_limits(vdev);
+	if (rc < 0)
+		goto err_vqs;
 
 	core->config_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (core->config_fd < 0) {

@@ -45,6 +45,7 @@ struct vdpa_core_vq {
 	bool lost;		    /* (L) stopped when its rings left the memory; likewise */
 	uint64_t log_iova;	    /* (L) of its used ring in the dirty log; UINT64_MAX: none */
 	struct vdpa_vq_state state; /* (L) */
+	uint32_t num_max;	    /* fixed at registration */
 	struct vdpa_event relay;    /* kick eventfd to the device, on the control loop */
 	struct vdpa_device *vdev;
 };
@@ -82,6 +83,7 @@ struct vdpa_device_core {
 	struct vdpa_dma_domain *dma_own; /* dma.c: of a driver with dma_map; registered */
 	struct vdpa_core_vq *vqs;	 /* (L) */
 	uint16_t nvqs;			 /* fixed at registration */
+	uint32_t vq_num_min, vq_align;	 /* likewise */
 	struct vdpa_capabilities can;	 /* likewise */
 	int config_fd;			 /* eventfd that the device signals; from registration on */
 	struct vdpa_event config_ev;

@@ -47,14 +47,58 @@ check_vq_setup(struct vdpa_device *vdev, uint16_t idx, const char *what)
 	return 0;
 }
 
-/* A part of a ring lies in guest memory, aligned as virtio 1.2 (2.7, 2.8) has it. */
-static int
-check_ring_part(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_iotlb *tlb,
-		const char *part, uint64_t iova, uint64_t len, uint32_t align)
+int
+vdpa_check_vq_num(const struct vdpa_device *vdev, uint16_t idx, bool packed, uint32_t num)
 {
-	if ((iova & (align - 1)) != 0)
-		return vdpa_error(EINVAL, "%s: queue %u: %s at 0x%" PRIx64 " is not aligned to %u",
-				  vdev->name, idx, part, iova, align);
+	uint32_t min = vdev->core->vq_num_min, max = vdev->core->vqs[idx].num_max;
+
+	if (num < min || num > max)
+		return vdpa_error(EINVAL, "%s: queue %u: size %u, allowed are %u to %u", vdev->name,
+				  idx, num, min, max);
+	if (!packed && !rte_is_power_of_2(num))
+		return vdpa_error(EINVAL, "%s: queue %u: size %u of a split ring, no power of two",
+				  vdev->name, idx, num);
+	return 0;
+}
+
+/* The parts of a ring, for messages. */
+static const struct {
+	const char *desc, *driver, *device;
+} part_names[] = {
+	{"descriptor table", "avail ring", "used ring"},
+	{"descriptor ring", "driver event suppression", "device event suppression"},
+};
+
+static int
+check_align(const struct vdpa_device *vdev, uint16_t idx, const char *part, uint64_t iova,
+	    uint32_t align)
+{
+	return (iova & (align - 1)) == 0
+		       ? 0
+		       : vdpa_error(EINVAL,
+				    "%s: queue %u: %s at 0x%" PRIx64 " is not aligned to %u",
+				    vdev->name, idx, part, iova, align);
+}
+
+int
+vdpa_check_vq_align(const struct vdpa_device *vdev, uint16_t idx, bool packed, uint64_t desc,
+		    uint64_t driver, uint64_t device)
+{
+	uint32_t own = vdev->core->vq_align;
+	int rc;
+
+	rc = check_align(vdev, idx, part_names[packed].desc, desc, RTE_MAX(own, 16u));
+	if (rc == 0)
+		rc = check_align(vdev, idx, part_names[packed].driver, driver, packed ? 4 : 2);
+	if (rc == 0)
+		rc = check_align(vdev, idx, part_names[packed].device, device, RTE_MAX(own, 4u));
+	return rc;
+}
+
+static int
+check_memory(const struct vdpa_device *vdev, uint16_t idx, const struct vdpa_iotlb *tlb,
+	     const char *part, uint64_t iova, uint64_t len)
+{
 	if (tlb == NULL || vdpa_iotlb_range(tlb, iova, len) == NULL)
 		return vdpa_error(EFAULT,
 				  "%s: queue %u: %s at 0x%" PRIx64 ", %" PRIu64
@@ -71,16 +115,15 @@ vdpa_step_check_rings(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_
 	struct vdpa_ring_size size = vdpa_ring_size(packed, conf->num);
 	int rc;
 
-	rc = check_ring_part(vdev, idx, tlb, packed ? "descriptor ring" : "descriptor table",
-			     conf->desc, size.desc, 16);
+	rc = vdpa_check_vq_align(vdev, idx, packed, conf->desc, conf->driver, conf->device);
 	if (rc == 0)
-		rc = check_ring_part(vdev, idx, tlb,
-				     packed ? "driver event suppression" : "avail ring",
-				     conf->driver, size.driver, packed ? 4 : 2);
+		rc = check_memory(vdev, idx, tlb, part_names[packed].desc, conf->desc, size.desc);
 	if (rc == 0)
-		rc = check_ring_part(vdev, idx, tlb,
-				     packed ? "device event suppression" : "used ring",
-				     conf->device, size.device, 4);
+		rc = check_memory(vdev, idx, tlb, part_names[packed].driver, conf->driver,
+				  size.driver);
+	if (rc == 0)
+		rc = check_memory(vdev, idx, tlb, part_names[packed].device, conf->device,
+				  size.device);
 	return rc;
 }
 
@@ -96,20 +139,13 @@ vdpa_step_vq_num(struct vdpa_device *vdev, uint16_t idx, uint32_t num)
 	const struct vdpa_config_ops *ops = vdev->config;
 	int rc = check_vq_setup(vdev, idx, "size");
 	struct vdpa_vq_config conf;
-	uint32_t min, max;
-	bool packed;
 
+	if (rc == 0)
+		rc = vdpa_check_vq_num(
+			vdev, idx, (vdev->core->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0,
+			num);
 	if (rc < 0)
 		return rc;
-	packed = (vdev->core->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
-	min = ops->get_vq_num_min != NULL ? ops->get_vq_num_min(vdev) : 1;
-	max = RTE_MIN((uint32_t)ops->get_vq_num_max(vdev), (uint32_t)VDPA_VQ_NUM_MAX);
-	if (num < min || num > max)
-		return vdpa_error(EINVAL, "%s: queue %u: size %u, allowed are %u to %u", vdev->name,
-				  idx, num, min, max);
-	if (!packed && (num & (num - 1)) != 0)
-		return vdpa_error(EINVAL, "%s: queue %u: size %u of a split ring, no power of two",
-				  vdev->name, idx, num);
 	conf = vdev->core->vqs[idx].conf;
 	conf.num = num;
 	rc = has_addresses(&conf) ? vdpa_step_check_rings(vdev, idx, &conf, vdev->core->iotlb) : 0;

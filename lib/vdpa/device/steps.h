@@ -30,6 +30,13 @@ int vdpa_step_end_memory(struct vdpa_device *vdev, int rc);
 
 /* queue_steps.c */
 
+/*
+ * What a queue may be like, in any state of the device: its size, and the alignment of its parts,
+ * which virtio 1.2 (2.7, 2.8) and the device ask for.
+ */
+int vdpa_check_vq_num(const struct vdpa_device *vdev, uint16_t idx, bool packed, uint32_t num);
+int vdpa_check_vq_align(const struct vdpa_device *vdev, uint16_t idx, bool packed, uint64_t desc,
+			uint64_t driver, uint64_t device);
 /* The rings of queue idx as conf has them are aligned and lie in tlb (NULL: no memory). */
 int vdpa_step_check_rings(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf,
 			  const struct vdpa_iotlb *tlb);

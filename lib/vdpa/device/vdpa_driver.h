@@ -9,8 +9,8 @@
  * with the device's lock held, so ops of one device do not run at the same time; an op must not
  * call back into the core except where a function's comment allows it. Without the lock, from any
  * thread and at any time, it calls the kicks, the statistics, and what is the same from
- * registration on: get_vq_count, get_vq_num_max, get_device_features, get_backend_features,
- * get_device_id, get_vendor_id and get_config_size.
+ * registration on: get_vq_count, get_vq_num_max, get_vq_num_min, get_vq_size, get_vq_align,
+ * get_device_features, get_backend_features, get_device_id, get_vendor_id and get_config_size.
  *
  * Ops that can fail return 0 or a negative errno; one that sets a message (vdpa_error()) is quoted,
  * of another the core says its name and the errno. A NULL optional op says that the device lacks
@@ -59,7 +59,8 @@ struct vdpa_stat {
 
 /**
  * Bit of get_backend_features(), numbered as the kernel's VHOST_BACKEND_F_*: queues come and go
- * while the device runs. What the kernel has further bits for is said by an op that is there.
+ * while the device runs. What the kernel has further bits for (suspend, resume) is said by the op
+ * that is there, and only so: a device with such a bit is not registered.
  */
 #define VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK 6
 
@@ -75,10 +76,11 @@ struct vdpa_stat {
 struct vdpa_config_ops {
 	/* Virtqueues. idx is below get_vq_count(). */
 
-	/** IOVAs of descriptor table, driver area and device area. Not while the queue is ready. */
+	/** IOVAs of descriptor table, driver area and device area, aligned to get_vq_align. Not
+	 * while the queue is ready. */
 	int (*set_vq_address)(struct vdpa_device *vdev, uint16_t idx, uint64_t desc,
 			      uint64_t driver, uint64_t device);
-	/** Size, within get_vq_num_min .. get_vq_num_max. Not while the queue is ready. */
+	/** Size, within get_vq_num_min .. get_vq_size. Not while the queue is ready. */
 	int (*set_vq_num)(struct vdpa_device *vdev, uint16_t idx, uint32_t num);
 	/**
 	 * A kick by software. Data path: without the device's lock, on the control loop. Never
@@ -105,8 +107,12 @@ struct vdpa_config_ops {
 	 * loads the initial one only. */
 	int (*set_vq_state)(struct vdpa_device *vdev, uint16_t idx,
 			    const struct vdpa_vq_state *state);
-	/** Where it stopped; while suspended, or not ready. -EOPNOTSUPP: the device does not know,
-	 * and the core looks at the rings. */
+	/**
+	 * Where it stopped: while suspended, or not ready; and before a reset that stops all
+	 * queues, after set_vq_ready(false) where the device can do that, else while it runs: what
+	 * a split ring shows to be used since is added then. -EOPNOTSUPP: the device does not know,
+	 * and the core looks at the rings. One that answers loads such a state, too.
+	 */
 	int (*get_vq_state)(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state);
 	/** Optional: software block devices. Before ready; addr NULL: none. */
 	int (*set_vq_inflight)(struct vdpa_device *vdev, uint16_t idx,
@@ -129,11 +135,18 @@ struct vdpa_config_ops {
 
 	/** Queues as the front end sees them (without a driver-owned control queue). */
 	uint16_t (*get_vq_count)(struct vdpa_device *vdev);
+	/** Largest size of any queue, 1 to VDPA_VQ_NUM_MAX. */
 	uint16_t (*get_vq_num_max)(struct vdpa_device *vdev);
-	/** Optional; NULL: 1. */
+	/** Optional: smallest size of each queue, not above the largest of any; NULL: 1. */
 	uint16_t (*get_vq_num_min)(struct vdpa_device *vdev);
+	/** Optional: largest size of this queue, not above get_vq_num_max; NULL: get_vq_num_max. */
+	uint16_t (*get_vq_size)(struct vdpa_device *vdev, uint16_t idx);
+	/** Optional: what the IOVAs of each queue's descriptor area and device area are multiples
+	 * of, bytes, a power of two up to 65536; NULL: as virtio 1.2 (2.7, 2.8) has it. */
+	uint32_t (*get_vq_align)(struct vdpa_device *vdev);
+	/** VIRTIO_F_VERSION_1 is among them. */
 	uint64_t (*get_device_features)(struct vdpa_device *vdev);
-	/** Optional: VDPA_BACKEND_F_* bits. */
+	/** Optional: VDPA_BACKEND_F_* bits, and no others. */
 	uint64_t (*get_backend_features)(struct vdpa_device *vdev);
 	/** Before FEATURES_OK; a subset of the device's features. -EINVAL for a set it cannot run.
 	 */
@@ -164,9 +177,12 @@ struct vdpa_config_ops {
 	 * may still reach the memory.
 	 */
 	int (*cut_off)(struct vdpa_device *vdev);
-	/** Optional: stop all queues, keep their state; get_vq_state is valid on return. */
+	/**
+	 * Optional: stop all queues, keep their state; get_vq_state is valid on return.
+	 * -EOPNOTSUPP: it cannot, as if it were NULL, and nothing was done.
+	 */
 	int (*suspend)(struct vdpa_device *vdev);
-	/** With suspend: go on after it. */
+	/** With suspend, and only then: go on after it. */
 	int (*resume)(struct vdpa_device *vdev);
 	size_t (*get_config_size)(struct vdpa_device *vdev);
 	/** offset + len is within get_config_size(). */
@@ -274,7 +290,9 @@ struct vdpa_device {
  * @param size  bytes of the driver's struct, whose first member is struct vdpa_device; zeroed.
  * @param name  1 to VDPA_NAME_MAX - 1 characters of [A-Za-z0-9._-].
  * @return the device with one reference, the caller's; NULL with vdpa_error_message() and errno
- * set: EINVAL for a bad name or a mandatory op that is NULL, ENOMEM. From any thread.
+ * set: EINVAL for a bad name, a mandatory op that is NULL, or an op without those that belong to
+ * it (suspend and resume, dma_map and dma_unmap, log_start and log_stop, log_sync with these;
+ * set_map without dma_map); ENOMEM. From any thread.
  */
 struct vdpa_device *vdpa_alloc_device_size(size_t size, const char *name,
 					   const struct vdpa_config_ops *ops);
@@ -290,8 +308,10 @@ void vdpa_get_device(struct vdpa_device *vdev);
 /**
  * Reset it and put it on the bus, IDLE; the bus has a reference of its own.
  * @return 0; -EBUSY when it is registered already; -EINVAL for a number of virtqueues other than 1
- * to VDPA_VQ_MAX, and when neither or both of map ops and a DMA domain are there; -EEXIST for a
- * name in use; -ENOMEM; what the device's reset or eventfd(2) says.
+ * to VDPA_VQ_MAX, sizes or an alignment of queues out of their bounds, device features without
+ * VIRTIO_F_VERSION_1, backend features that are none of VDPA_BACKEND_F_*, and when neither or both
+ * of map ops and a DMA domain are there; -EEXIST for a name in use; -ENOMEM; what the device's
+ * reset or eventfd(2) says.
  */
 int vdpa_register_device(struct vdpa_device *vdev);
 

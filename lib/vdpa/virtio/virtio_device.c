@@ -233,9 +233,6 @@ enable(struct virtio_device *dev, uint16_t idx)
 
 	if (idx >= virtio_device_queues(dev))
 		return vdpa_error(EINVAL, "a second queue pair needs VIRTIO_NET_F_MQ");
-	if (q->conf.num > q->info.num_max)
-		return vdpa_error(EINVAL, "size %u, the device has %u", q->conf.num,
-				  q->info.num_max);
 	q->conf.vector = virtio_irq_vector(dev, idx);
 	rc = virtio_pci_vq_enable(&dev->hw, idx, &q->conf);
 	if (rc < 0)

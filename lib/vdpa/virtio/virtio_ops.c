@@ -109,6 +109,14 @@ virtio_vdpa_get_vq_num_max(struct vdpa_device *vdev)
 	return virtio_dev(vdev)->num_max;
 }
 
+static uint16_t
+virtio_vdpa_get_vq_size(struct vdpa_device *vdev, uint16_t idx)
+{
+	struct virtio_device *dev = virtio_dev(vdev);
+
+	return RTE_MIN(dev->vqs[idx].info.num_max, dev->num_max);
+}
+
 static uint64_t
 virtio_vdpa_get_device_features(struct vdpa_device *vdev)
 {
@@ -242,6 +250,7 @@ static const struct vdpa_config_ops ops = {
 	.get_vq_notification = virtio_vdpa_get_vq_notification,
 	.get_vq_count = virtio_vdpa_get_vq_count,
 	.get_vq_num_max = virtio_vdpa_get_vq_num_max,
+	.get_vq_size = virtio_vdpa_get_vq_size,
 	.get_device_features = virtio_vdpa_get_device_features,
 	.get_backend_features = virtio_vdpa_get_backend_features,
 	.set_driver_features = virtio_vdpa_set_driver_features,
