@@ -217,9 +217,9 @@ bool vdpa_device_vq_is_lost(struct vdpa_device *vdev, uint16_t idx);
 /**
  * One more virtqueue of a running device. Where the device cannot enable a queue after DRIVER_OK
  * (struct vdpa_capabilities.late_vqs) the core stops and starts it again with all queues,
- * keeping their states; where it cannot keep them (no suspend), only as long as no queue has used a
- * buffer. -EOPNOTSUPP afterwards, and the others go on: give such a device all queues at its start.
- * -EBUSY for a queue that is started.
+ * keeping their states; where it neither suspends nor tells them, only as long as no queue has used
+ * a buffer. -EOPNOTSUPP afterwards, and the others go on: give such a device all queues at its
+ * start. -EBUSY for a queue that is started.
  */
 int vdpa_device_start_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf);
 
@@ -227,12 +227,12 @@ int vdpa_device_start_vq(struct vdpa_device *vdev, uint16_t idx, const struct vd
  * Stop one virtqueue and say where it stopped. A device that stops as a whole only is suspended for
  * it and resumed when others still run. One that cannot suspend is reset by the first of these
  * calls, unless it can reset one queue: the other queues stand still then, take what changes
- * without effect, and each call says where another stood. What such a device cannot tell the rings
- * do: a split one how far it was used, which is the place only if nothing was in flight; the device
- * can start from the beginning of a ring only, so it does not start from a wrong place. -EPROTO for
- * a queue or device that is not started; -EIO for a device that has failed; else the op's errno. A
- * queue that does not stop fails the device; of one that does not tell its place the queue is gone
- * nevertheless.
+ * without effect, and each call says where another stood. It is asked for that before. What such a
+ * device cannot tell the rings do: a split one how far it was used, which is the place only if
+ * nothing was in flight; the device can start from the beginning of a ring only, so it does not
+ * start from a wrong place. -EPROTO for a queue or device that is not started; -EIO for a device
+ * that has failed; else the op's errno. A queue that does not stop fails the device; of one that
+ * does not tell its place the queue is gone nevertheless.
  */
 int vdpa_device_stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state);
 
@@ -247,8 +247,17 @@ int vdpa_device_set_vq_call(struct vdpa_device *vdev, uint16_t idx, int fd);
 /** Swap the kick eventfd; a kick pending in neither is lost: the queue is kicked once. */
 int vdpa_device_set_vq_kick(struct vdpa_device *vdev, uint16_t idx, int fd);
 
-/** Dirty log on (log->bitmap not NULL) or off (log NULL); see vdpa_config_ops.log_start.
- * -EOPNOTSUPP for a device that has none. Off is 0 where none is on. */
+/**
+ * Dirty log on, or another than before, or off (log NULL); see vdpa_config_ops.log_start. It goes
+ * off with the session, however that ends: on return of the call that ends it, and of this one for
+ * the log before, all that the device wrote is marked, and the bitmap is no longer used.
+ *
+ * @param log        *log is copied; its bitmap and fd stay as long as it is on.
+ * @param used_iova  log address of each queue's used ring, UINT64_MAX: it is not logged; as many as
+ * vdpa_get_vq_count().
+ * @return 0, also for off where none is on; -EOPNOTSUPP for a device that has none; -EINVAL for a
+ * log that is larger than any guest's memory needs.
+ */
 int vdpa_device_set_log(struct vdpa_device *vdev, const struct vdpa_dirty_log *log,
 			const uint64_t *used_iova);
 
