@@ -219,6 +219,7 @@ virtio_vdpa_get_stats(struct vdpa_device *vdev, struct vdpa_stat *stats, unsigne
 }
 
 const struct vdpa_config_ops virtio_vdpa_ops = {
+	.size = sizeof(struct vdpa_config_ops),
 	.set_vq_address = virtio_vdpa_set_vq_address,
 	.set_vq_num = virtio_vdpa_set_vq_num,
 	.kick_vq = virtio_vdpa_kick_vq,
