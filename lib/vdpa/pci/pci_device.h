@@ -22,6 +22,7 @@ struct vdpa_pci {
 	unsigned int config_size; /* bytes */
 	unsigned int msix_cap;	  /* offset in configuration space */
 	unsigned int nr_vectors;
+	unsigned int timeout_ms;
 	bool opened; /* vdpa_pci_open() has succeeded */
 
 	pthread_mutex_t lock;	   /* the command register, and interrupts: */

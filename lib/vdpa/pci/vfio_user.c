@@ -26,8 +26,6 @@
 #include "vdpa_event.h"
 #include "vfio_user_priv.h"
 
-#define TIMEOUT_DEFAULT_MS 1000
-
 struct vfu_device {
 	char *name;
 	struct vfu_conn *conn;
@@ -108,18 +106,15 @@ vfu_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params *
 	 struct vdpa_pci_info *info, struct vdpa_dma_domain **dma, void **handle)
 {
 	struct vfu_device *dev = calloc(1, sizeof(*dev));
-	unsigned int timeout_ms = TIMEOUT_DEFAULT_MS;
 	int rc;
 
 	if (dev == NULL)
 		return vdpa_error(ENOMEM, "vfio-user/%s: out of memory", where);
-	if (params != NULL && params->timeout_ms != 0)
-		timeout_ms = params->timeout_ms;
 	if (asprintf(&dev->name, "vfio-user/%s", where) < 0) {
 		rc = vdpa_error(ENOMEM, "vfio-user/%s: out of memory", where);
 		goto err_device;
 	}
-	rc = vdpa_vfu_connect(dev->name, where, timeout_ms, &dev->conn);
+	rc = vdpa_vfu_connect(dev->name, where, params->timeout_ms, &dev->conn);
 	if (rc < 0)
 		goto err_name;
 	rc = vdpa_vfu_negotiate(dev->conn, dev->name, &dev->caps);
