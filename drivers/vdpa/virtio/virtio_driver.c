@@ -2,8 +2,7 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The driver's place in management: a management device for each function that somebody names, the
- * words, and how a device comes of a function and goes.
+ * The driver's place in management: ids and words, and how a device comes of a function and goes.
  */
 
 #include <errno.h>
@@ -22,8 +21,7 @@
 #include "virtio.h"
 #include "virtio_type.h"
 
-#define TIMEOUT_MS_DFLT 1000
-#define NET_MTU_MIN	68
+#define NET_MTU_MIN 68
 
 /* Bits of the transport and the rings are 24 to 49; of these the front end gets what concerns the
  * rings and their doorbells. */
@@ -71,24 +69,8 @@ static const struct vdpa_param params[] = {
 	 .max = 2048,
 	 .help = "MSI-X vectors used at most; 0: the interrupt line (default: one a queue and "
 		 "one)"},
-	{.name = "timeout_ms",
-	 .type = VDPA_PARAM_UINT,
-	 .metavar = "MS",
-	 .min = 1,
-	 .max = 10000,
-	 .help = "longest wait for a vfio-user server's socket, an answer, a reset or a command "
-		 "(default 1000)"},
 	{0},
 };
-
-/* A function that somebody named. */
-struct parent {
-	struct vdpa_mgmt_dev mdev;
-	char name[VDPA_MGMTDEV_NAME_MAX];
-	TAILQ_ENTRY(parent) next;
-};
-
-static TAILQ_HEAD(, parent) parents = TAILQ_HEAD_INITIALIZER(parents); /* management lock */
 
 /* The device. */
 
@@ -158,7 +140,7 @@ virtio_device_free(struct vdpa_device *vdev)
 	virtio_irq_free(dev);
 	if (dev->hw.pci != NULL)
 		virtio_ctrl_release(dev);
-	virtio_hw_close(&dev->hw);
+	virtio_hw_close(&dev->hw, dev->owns_pci);
 	free(dev->vqs);
 }
 
@@ -379,12 +361,26 @@ look_at_device(struct virtio_device *dev, const struct vdpa_args *args)
 }
 
 static int
-create(struct vdpa_mgmt_dev *mdev, const char *name, const struct vdpa_args *args,
-       struct virtio_device **out)
+look_at_function(struct virtio_device *dev, struct vdpa_pci *pci, const struct vdpa_args *args)
 {
-	unsigned int timeout_ms = (unsigned int)vdpa_args_u64(args, "timeout_ms", TIMEOUT_MS_DFLT);
-	const struct vdpa_pci_params pci = {.vm = vdpa_args_str(args, "vm", NULL),
-					    .timeout_ms = timeout_ms};
+	int rc;
+
+	rc = virtio_hw_open(&dev->hw, pci);
+	if (rc < 0)
+		return rc;
+	dev->vdev.dma = vdpa_pci_dma(pci);
+	rc = look_at_device(dev, args);
+	if (rc == 0)
+		rc = watch(dev, VDPA_PCI_EVENT_ERROR);
+	if (rc == 0)
+		rc = watch(dev, VDPA_PCI_EVENT_REMOVE);
+	return rc;
+}
+
+static int
+virtio_pci_add(struct vdpa_driver *drv, struct vdpa_mgmt_dev *mdev, struct vdpa_pci *pci,
+	       const char *name, const struct vdpa_args *args)
+{
 	struct virtio_device *dev;
 	int rc;
 
@@ -394,101 +390,28 @@ create(struct vdpa_mgmt_dev *mdev, const char *name, const struct vdpa_args *arg
 	dev->vdev.mdev = mdev;
 	dev->gone[VDPA_PCI_EVENT_ERROR].fd = dev->gone[VDPA_PCI_EVENT_REMOVE].fd = -1;
 	virtio_irq_init(dev);
-	rc = virtio_hw_open(&dev->hw, mdev->name, &pci, timeout_ms);
-	if (rc == 0)
-		dev->vdev.dma = vdpa_pci_dma(dev->hw.pci);
-	if (rc == 0)
-		rc = look_at_device(dev, args);
-	if (rc == 0)
-		rc = watch(dev, VDPA_PCI_EVENT_ERROR);
-	if (rc == 0)
-		rc = watch(dev, VDPA_PCI_EVENT_REMOVE);
-	if (rc < 0) {
-		vdpa_put_device(&dev->vdev);
-		return rc;
+	rc = look_at_function(dev, pci, args);
+	if (rc == 0) {
+		/* From the registration on others may delete it. */
+		dev->owns_pci = true;
+		rc = vdpa_register_device(&dev->vdev);
+		if (rc < 0)
+			dev->owns_pci = false;
 	}
-	*out = dev;
-	return 0;
-}
-
-/* Management. */
-
-static int
-mgmt_dev_add(struct vdpa_mgmt_dev *mdev, const char *name, const struct vdpa_args *args)
-{
-	struct virtio_device *dev = NULL;
-	int rc;
-
-	rc = create(mdev, name, args, &dev);
-	if (rc < 0)
-		return rc;
-	rc = vdpa_register_device(&dev->vdev);
 	/* The bus has its own reference; without one this frees the device. */
 	vdpa_put_device(&dev->vdev);
 	return rc;
 }
 
-static void
-mgmt_dev_del(struct vdpa_mgmt_dev *mdev, struct vdpa_device *vdev)
-{
-	vdpa_unregister_device(vdev);
-}
-
-static const struct vdpa_mgmt_dev_ops mgmt_ops = {
-	.dev_add = mgmt_dev_add,
-	.dev_del = mgmt_dev_del,
+static const struct vdpa_pci_match ids[] = {
+	{VDPA_PCI_DEVICES(0x1af4, 0x1000, 0x107f)},
+	{0},
 };
-
-static int
-virtio_probe(struct vdpa_driver *drv, const char *name)
-{
-	struct parent *parent = calloc(1, sizeof(*parent));
-	int rc;
-
-	if (parent == NULL)
-		return vdpa_error(ENOMEM, "out of memory");
-	snprintf(parent->name, sizeof(parent->name), "%s", name);
-	parent->mdev = (struct vdpa_mgmt_dev){
-		.name = parent->name,
-		.help = drv->help,
-		.ops = &mgmt_ops,
-		.params = params,
-		.priv = parent,
-	};
-	rc = vdpa_mgmtdev_register(&parent->mdev);
-	if (rc < 0) {
-		free(parent);
-		return rc;
-	}
-	TAILQ_INSERT_TAIL(&parents, parent, next);
-	return 0;
-}
-
-static void
-virtio_release(struct vdpa_driver *drv, struct vdpa_mgmt_dev *mdev)
-{
-	struct parent *parent = mdev->priv;
-
-	vdpa_mgmtdev_unregister(mdev);
-	TAILQ_REMOVE(&parents, parent, next);
-	free(parent);
-}
-
-static void
-virtio_remove(struct vdpa_driver *drv)
-{
-	while (!TAILQ_EMPTY(&parents))
-		virtio_release(drv, &TAILQ_FIRST(&parents)->mdev);
-}
-
-static const char *const matches[] = {"pci/*", "vfio-user/*", NULL};
 
 struct vdpa_driver vdpa_virtio_driver = {
 	.name = "virtio",
-	.match = matches,
 	.help = "modern virtio-pci function (net, block or another)",
 	.params = params,
-	.probe = virtio_probe,
-	.release = virtio_release,
-	.remove = virtio_remove,
+	.pci_ids = ids,
+	.pci_add = virtio_pci_add,
 };

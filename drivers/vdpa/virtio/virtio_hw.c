@@ -300,35 +300,29 @@ identify(struct virtio_hw *hw)
 }
 
 int
-virtio_hw_open(struct virtio_hw *hw, const char *name, const struct vdpa_pci_params *params,
-	       unsigned int timeout_ms)
+virtio_hw_open(struct virtio_hw *hw, struct vdpa_pci *pci)
 {
 	int rc;
 
 	memset(hw, 0, sizeof(*hw));
-	vdpa_patience_init(&hw->patience, timeout_ms, WAIT_FREE_US, vdpa_now_us());
-	rc = vdpa_pci_open(name, params, &hw->pci);
-	if (rc < 0)
-		return rc;
+	hw->pci = pci;
+	vdpa_patience_init(&hw->patience, vdpa_pci_timeout_ms(pci), WAIT_FREE_US, vdpa_now_us());
 	rc = identify(hw);
 	if (rc == 0)
 		rc = find_parts(hw);
 	if (rc == 0)
 		rc = virtio_hw_reset(hw);
-	if (rc == 0)
-		return 0;
-	vdpa_pci_close(hw->pci);
-	hw->pci = NULL;
 	return rc;
 }
 
 void
-virtio_hw_close(struct virtio_hw *hw)
+virtio_hw_close(struct virtio_hw *hw, bool close)
 {
 	if (hw->pci == NULL)
 		return;
 	virtio_hw_unmap_doorbells(hw);
-	vdpa_pci_close(hw->pci);
+	if (close)
+		vdpa_pci_close(hw->pci);
 	hw->pci = NULL;
 }
 

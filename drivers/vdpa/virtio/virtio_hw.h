@@ -85,15 +85,14 @@ void virtio_wait_start(struct virtio_wait *wait, struct virtio_hw *hw);
 bool virtio_wait(struct virtio_wait *wait);
 
 /*
- * Open the function, find its structures, reset it.
- * @return 0; a negative errno with one line that names the function and the fact: what
- * vdpa_pci_open() says; -ENOTSUP for what is no virtio device, or a legacy-only one; -EPROTO for a
- * capability that cannot be; -ETIMEDOUT when it does not reset. Nothing is left open then.
+ * Find the structures of an open function, and reset it.
+ * @return 0; a negative errno with one line that names the function and the fact: -ENOTSUP for what
+ * is no virtio device, or a legacy-only one; -EPROTO for a capability that cannot be; -ETIMEDOUT
+ * when it does not reset.
  */
-int virtio_hw_open(struct virtio_hw *hw, const char *name, const struct vdpa_pci_params *params,
-		   unsigned int timeout_ms);
-/* DMA off, everything closed. No-op when not open. */
-void virtio_hw_close(struct virtio_hw *hw);
+int virtio_hw_open(struct virtio_hw *hw, struct vdpa_pci *pci);
+/* Doorbells unmapped; close: DMA off and the function closed too. No-op when not open. */
+void virtio_hw_close(struct virtio_hw *hw, bool close);
 
 /* 0 while the function answers, else its first failure, with the message. */
 int virtio_hw_check(const struct virtio_hw *hw);

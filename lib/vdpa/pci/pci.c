@@ -212,7 +212,7 @@ pci_free(struct vdpa_pci *pci)
 int
 vdpa_pci_open(const char *name, const struct vdpa_pci_params *params, struct vdpa_pci **out)
 {
-	struct vdpa_pci_params in_force = {.timeout_ms = 0};
+	static const struct vdpa_pci_params defaults = {.timeout_ms = 0};
 	struct vdpa_pci *pci;
 	int ret;
 
@@ -231,12 +231,10 @@ vdpa_pci_open(const char *name, const struct vdpa_pci_params *params, struct vdp
 	ret = vdpa_pci_resolve(name, &pci->ops, &pci->name);
 	if (ret < 0)
 		goto err_free;
-	if (params != NULL)
-		in_force = *params;
-	if (in_force.timeout_ms == 0)
-		in_force.timeout_ms = VDPA_PCI_TIMEOUT_MS;
-	pci->timeout_ms = in_force.timeout_ms;
-	ret = pci->ops->open(pci, pci->name + strlen(pci->ops->prefix), &in_force, &pci->info,
+	if (params == NULL)
+		params = &defaults;
+	pci->timeout_ms = params->timeout_ms != 0 ? params->timeout_ms : VDPA_PCI_TIMEOUT_MS;
+	ret = pci->ops->open(pci, pci->name + strlen(pci->ops->prefix), params, &pci->info,
 			     &pci->dma, &pci->handle);
 	if (ret < 0)
 		goto err_free;

@@ -54,7 +54,7 @@ struct vdpa_pci_info {
 struct vdpa_pci_transport {
 	const char *prefix; /* "pci/", "vfio-user/" */
 	/*
-	 * Connect and fill *info; params->timeout_ms is not 0. *dma is the transport's until close.
+	 * Connect and fill *info; *dma is the transport's until close.
 	 * where follows the prefix. vdpa_pci_name(pci) works already. A negative errno with
 	 * vdpa_error(), nothing left open.
 	 */

@@ -106,15 +106,18 @@ vfu_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params *
 	 struct vdpa_pci_info *info, struct vdpa_dma_domain **dma, void **handle)
 {
 	struct vfu_device *dev = calloc(1, sizeof(*dev));
+	unsigned int timeout_ms = VDPA_PCI_TIMEOUT_MS;
 	int rc;
 
+	if (params != NULL && params->timeout_ms != 0)
+		timeout_ms = params->timeout_ms;
 	if (dev == NULL)
 		return vdpa_error(ENOMEM, "vfio-user/%s: out of memory", where);
 	if (asprintf(&dev->name, "vfio-user/%s", where) < 0) {
 		rc = vdpa_error(ENOMEM, "vfio-user/%s: out of memory", where);
 		goto err_device;
 	}
-	rc = vdpa_vfu_connect(dev->name, where, params->timeout_ms, &dev->conn);
+	rc = vdpa_vfu_connect(dev->name, where, timeout_ms, &dev->conn);
 	if (rc < 0)
 		goto err_name;
 	rc = vdpa_vfu_negotiate(dev->conn, dev->name, &dev->caps);
