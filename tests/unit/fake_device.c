@@ -255,6 +255,7 @@ fake_free(struct vdpa_device *vdev)
 }
 
 #define FAKE_OPS                                                                                   \
+	.size = sizeof(struct vdpa_config_ops),                                                    \
 	.set_vq_address = fake_set_vq_address, .set_vq_num = fake_set_vq_num,                      \
 	.kick_vq = fake_kick_vq, .set_vq_cb = fake_set_vq_cb, .get_vq_count = fake_get_vq_count,   \
 	.get_vq_num_max = fake_get_vq_num_max, .get_vq_num_min = fake_get_vq_num_min,              \

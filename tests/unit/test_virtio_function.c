@@ -199,7 +199,7 @@ what_cannot_be_is_refused(void **state)
 		{cap_no_isr, EPROTO, "no ISR status capability"},
 		{cap_no_common, ENOTSUP, "legacy-only"},
 		{cap_reserved_bar, ENOTSUP, "legacy-only"},
-		{other_device, ENODEV, "1af4:2041 is not a virtio device"},
+		{other_device, ENODEV, "no driver serves 1af4:2041"},
 		{doorbell_outside, EPROTO, "queue 1: the doorbell at 0xc000 is outside"},
 		{no_version_1, ENOTSUP, "VIRTIO_F_VERSION_1"},
 		{no_queues, EPROTO, "0 queues"},
@@ -226,6 +226,18 @@ what_cannot_be_is_refused(void **state)
 		assert_int_equal(count_fds(), fds);
 	}
 	memset(&f->v, 0, sizeof(f->v));
+}
+
+static void
+what_is_no_virtio_device_is_refused_by_name_too(void **state)
+{
+	struct fixture *f = *state;
+
+	fake_virtio_init(&f->v, "v0", 2);
+	other_device(&f->v);
+	assert_refused(vdpa_dev_add(WORDS "driver virtio"), ENODEV,
+		       "1af4:2041 is not a virtio device");
+	assert_null(f->v.pci.open);
 }
 
 static void
@@ -372,6 +384,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		T(a_function_tells_what_it_is),
 		T(what_cannot_be_is_refused),
+		T(what_is_no_virtio_device_is_refused_by_name_too),
 		T(a_reserved_bar_is_passed_by),
 		T(words_show_and_limit),
 		T(words_that_the_device_cannot_follow_are_refused),

@@ -647,6 +647,7 @@ sim_log_stop(struct vdpa_device *vdev)
 }
 
 const struct vdpa_config_ops sim_ops = {
+	.size = sizeof(struct vdpa_config_ops),
 	.set_vq_address = sim_set_vq_address,
 	.set_vq_num = sim_set_vq_num,
 	.kick_vq = sim_kick_vq,

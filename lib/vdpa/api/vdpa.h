@@ -139,7 +139,22 @@ char *vdpa_dev_stats(const char *name);
 /** Management devices as JSON text in the fields of `vdpa -j mgmtdev show`; free() it. */
 char *vdpa_mgmtdev_show(void);
 
-/** Every management device and front end with its words, for `--help`; free() it. */
+/**
+ * Load a plugin, a shared object that brings drivers (VDPA_REGISTER_DRIVER() in vdpa_driver.h), or
+ * each `.so` in a folder: what EAL does of its `-d`, but before there is an EAL, so that
+ * vdpa_dev_check() and vdpa_words_help() know their words. EAL may load the same file again: that
+ * registers nothing twice. It stays loaded. Before vdpa_init(), after it, and without.
+ *
+ * @param path  file or folder; a name without a slash that is no file is looked for where
+ *              libraries are.
+ * @return 0; -ENOENT where there is none; -EPERM for one that everybody may write to, as EAL has
+ *         it; -ENOEXEC for what is no shared object or lacks a symbol, the message says which;
+ *         -EEXIST where a driver of the same name is registered; what else vdpa_register_driver()
+ *         says. On failure nothing of that file is left; those of a folder before it stay.
+ */
+int vdpa_plugin_load(const char *path);
+
+/** Every management device, driver and front end with its words, for `--help`; free() it. */
 char *vdpa_words_help(void);
 
 #ifdef __cplusplus

@@ -171,6 +171,16 @@ vdpa_bus_claim_next(bool (*matches)(const struct vdpa_bus_entry *e, const void *
 }
 
 void
+vdpa_bus_set_driver(struct vdpa_bus_entry *e, struct vdpa_driver *drv)
+{
+	pthread_mutex_lock(&bus_lock);
+	e->drv = drv;
+	/* Another one is no longer busy with it. */
+	pthread_cond_broadcast(&released);
+	pthread_mutex_unlock(&bus_lock);
+}
+
+void
 vdpa_bus_release(struct vdpa_bus_entry *e)
 {
 	pthread_mutex_lock(&bus_lock);

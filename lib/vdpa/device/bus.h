@@ -36,6 +36,7 @@ struct vdpa_bus_entry {
 	uint64_t id;		    /* (fixed) from 1, in the order of the entries */
 	struct vdpa_mgmt_dev *mdev; /* (fixed) NULL: an application made the device */
 	struct vdpa_frontend *fe;   /* (fixed) the one to serve it; NULL: none */
+	struct vdpa_driver *drv;    /* of a PCI function: which makes it, or made it */
 	enum vdpa_bus_state state;
 	struct vdpa_device *vdev; /* NULL: not registered yet, or no longer */
 	TAILQ_ENTRY(vdpa_bus_entry) next;
@@ -59,6 +60,9 @@ int vdpa_bus_claim(const char *name, enum vdpa_bus_state state, struct vdpa_bus_
  */
 bool vdpa_bus_claim_next(bool (*matches)(const struct vdpa_bus_entry *e, const void *arg),
 			 const void *arg, struct vdpa_bus_entry **out, struct vdpa_device **vdev);
+/* Which driver is asked to make the device of a reservation: it is waited for from now on by whom
+ * claims the driver's devices. */
+void vdpa_bus_set_driver(struct vdpa_bus_entry *e, struct vdpa_driver *drv);
 /* The end of a reservation or a claim: PRESENT while there is a device, else the name is free. */
 void vdpa_bus_release(struct vdpa_bus_entry *e);
 

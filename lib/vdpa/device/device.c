@@ -29,6 +29,10 @@
 /* Bytes; a page, wherever that is large. */
 #define VQ_ALIGN_MAX 65536
 
+/* The first version's table, whose last op was free: what every driver has. */
+#define OPS_SIZE_MIN                                                                               \
+	(offsetof(struct vdpa_config_ops, free) + sizeof(((struct vdpa_config_ops *)NULL)->free))
+
 static const char *
 missing_op(const struct vdpa_config_ops *ops)
 {
@@ -246,33 +250,37 @@ vdpa_device_set_frontend(struct vdpa_device *vdev, struct vdpa_frontend *fe)
 		eventfd_write(core->config_fd, 1);
 }
 
+static struct vdpa_device *
+alloc_failed(struct vdpa_device *vdev, struct vdpa_device_core *core, int err)
+{
+	free(core);
+	free(vdev);
+	errno = -err;
+	return NULL;
+}
+
 struct vdpa_device *
 vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_ops *ops)
 {
-	struct vdpa_device_core *core;
-	struct vdpa_device *vdev;
+	struct vdpa_device_core *core = calloc(1, sizeof(*core));
+	struct vdpa_device *vdev = calloc(1, size);
+	int rc;
 
-	if (check_ops(name, ops) < 0) {
-		errno = EINVAL;
-		return NULL;
-	}
-	if (!vdpa_name_is_valid(name)) {
-		vdpa_error(EINVAL, "name '%s': allowed are 1 to %d of A-Z a-z 0-9 . _ -", name,
-			   VDPA_NAME_MAX - 1);
-		errno = EINVAL;
-		return NULL;
-	}
-	vdev = calloc(1, size);
-	core = calloc(1, sizeof(*core));
-	if (vdev == NULL || core == NULL) {
-		free(vdev);
-		free(core);
-		vdpa_error(ENOMEM, "%s: out of memory", name);
-		errno = ENOMEM;
-		return NULL;
-	}
+	if (vdev == NULL || core == NULL)
+		return alloc_failed(vdev, core, vdpa_error(ENOMEM, "%s: out of memory", name));
+	rc = vdpa_ops_copy(&core->ops, sizeof(core->ops), ops, OPS_SIZE_MIN, name);
+	if (rc < 0)
+		return alloc_failed(vdev, core, rc);
+	rc = check_ops(name, &core->ops);
+	if (rc < 0)
+		return alloc_failed(vdev, core, rc);
+	if (!vdpa_name_is_valid(name))
+		return alloc_failed(
+			vdev, core,
+			vdpa_error(EINVAL, "name '%s': allowed are 1 to %d of A-Z a-z 0-9 . _ -",
+				   name, VDPA_NAME_MAX - 1));
 	snprintf(vdev->name, sizeof(vdev->name), "%s", name);
-	vdev->config = ops;
+	vdev->config = &core->ops;
 	vdev->core = core;
 	core->vdev = vdev;
 	pthread_mutex_init(&core->lock, NULL);

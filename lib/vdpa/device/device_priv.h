@@ -70,6 +70,7 @@ enum vdpa_fail_state {
 };
 
 struct vdpa_device_core {
+	struct vdpa_config_ops ops; /* the driver's, what it does not know NULL */
 	pthread_mutex_t lock;
 	enum vdpa_device_state state; /* written under (L); read by atomic load */
 	uint32_t refcnt;	      /* atomic */

@@ -1,13 +1,37 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copyright (c) 2026 uvdpa contributors */
 
-/* What is said of an op of the driver's that failed. */
+/* A driver's table of ops, whatever version it is of, and what is said of an op that failed. */
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "error_priv.h"
 #include "op.h"
+
+int
+vdpa_ops_copy(void *to, size_t size, const void *from, size_t min, const char *name)
+{
+	size_t theirs = *(const size_t *)from;
+
+	if (theirs < min)
+		return vdpa_error(EINVAL,
+				  "%s: the driver's table of ops has a size of %zu bytes, at least "
+				  "%zu: set its size to sizeof(struct vdpa_config_ops)",
+				  name, theirs, min);
+	for (size_t i = size; i < theirs; i++)
+		if (((const char *)from)[i] != 0)
+			return vdpa_error(E2BIG,
+					  "%s: the driver has ops of a later version, behind byte "
+					  "%zu of %zu: install the libuvdpa that it was built for",
+					  name, size, theirs);
+	memset(to, 0, size);
+	memcpy(to, from, theirs < size ? theirs : size);
+	/* A driver that copies the table copies one of ours. */
+	*(size_t *)to = size;
+	return 0;
+}
 
 int
 vdpa_op_failed(struct vdpa_device *vdev, int qidx, const char *op, int rc, unsigned int errors)

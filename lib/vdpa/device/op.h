@@ -1,13 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copyright (c) 2026 uvdpa contributors */
 
-/* Calls of a driver's ops. */
+/* A driver's table of ops, and calls of them. */
 
 #ifndef VDPA_OP_H
 #define VDPA_OP_H
 
 #include "error_priv.h"
 #include "vdpa_driver.h"
+
+/*
+ * Copy a driver's table, whose first member is its size, into one of ours: what a shorter one lacks
+ * becomes NULL. name, for messages: what the table is for. -EINVAL for one that is shorter than min
+ * bytes, which every version has had; -E2BIG for one that is longer and not NULL there.
+ */
+int vdpa_ops_copy(void *to, size_t size, const void *from, size_t min, const char *name);
 
 /*
  * An op of the driver failed (errors: vdpa_error_count() before it). Keeps the message that it set,

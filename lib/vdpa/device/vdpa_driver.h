@@ -36,6 +36,8 @@
 extern "C" {
 #endif
 
+struct vdpa_pci;
+
 /** A doorbell as a resource that can be given away: map offset .. offset + size of fd and write. */
 struct vdpa_notification_area {
 	int fd;		 /**< the device's; dup it to keep it */
@@ -72,8 +74,14 @@ struct vdpa_stat {
  * set_vq_ready(true), set_vq_enable(false) for one that starts disabled; set_config_cb;
  * set_status(DRIVER_OK). A stop is reset; where a log runs, log_sync and log_stop follow it, when
  * the device writes no more and the log is still there.
+ *
+ * A table carries its size, so that a driver built against another version of this header works:
+ * what it lacks counts as NULL. New ops stand behind the last one here.
  */
 struct vdpa_config_ops {
+	/** sizeof(struct vdpa_config_ops), as the driver was built with it. */
+	size_t size;
+
 	/* Virtqueues. idx is below get_vq_count(). */
 
 	/** IOVAs of descriptor table, driver area and device area, aligned to get_vq_align. Not
@@ -289,10 +297,12 @@ struct vdpa_device {
  *
  * @param size  bytes of the driver's struct, whose first member is struct vdpa_device; zeroed.
  * @param name  1 to VDPA_NAME_MAX - 1 characters of [A-Za-z0-9._-].
+ * @param ops   copied; vdev->config is the core's copy.
  * @return the device with one reference, the caller's; NULL with vdpa_error_message() and errno
- * set: EINVAL for a bad name, a mandatory op that is NULL, or an op without those that belong to
- * it (suspend and resume, dma_map and dma_unmap, log_start and log_stop, log_sync with these;
- * set_map without dma_map); ENOMEM. From any thread.
+ * set: EINVAL for a bad name, a mandatory op that is NULL, an op without those that belong to it
+ * (suspend and resume, dma_map and dma_unmap, log_start and log_stop, log_sync with these; set_map
+ * without dma_map), or ops->size that is 0 or less than any version had; E2BIG for ops of a later
+ * version that this library does not have; ENOMEM. From any thread.
  */
 struct vdpa_device *vdpa_alloc_device_size(size_t size, const char *name,
 					   const struct vdpa_config_ops *ops);
@@ -389,7 +399,8 @@ struct vdpa_mgmt_dev {
 	const struct vdpa_param *params;      /**< words of dev add, ended by a NULL name */
 	const struct vdpa_param *attr_params; /**< words of dev set; NULL: none */
 	void *priv;
-	struct vdpa_driver *drv; /**< the core's: made for a parent that somebody named, by it */
+	bool named;		 /**< the core's: made for a parent that somebody named */
+	struct vdpa_driver *drv; /**< the core's: what made it; NULL: the core or an application */
 	unsigned int users;	 /**< the core's: names of devices, being added or there */
 	uint64_t id;		 /**< the core's: in the order of registration */
 	TAILQ_ENTRY(vdpa_mgmt_dev) next; /**< the core's */
@@ -408,44 +419,130 @@ void vdpa_mgmtdev_unregister(struct vdpa_mgmt_dev *mdev);
 
 /* Drivers. */
 
-/** A driver: it makes management devices for parents whose names it matches. */
+/** For a field of struct vdpa_pci_match: any id. */
+#define VDPA_PCI_ANY_ID UINT32_MAX
+
+/**
+ * Ids of PCI functions. Of two entries that match a function the more specific one wins: one with a
+ * subsystem before one without, then one device before a range of them, a range before every device
+ * of a vendor, a vendor before none; at last the one with more bits in class_mask. Of two that are
+ * alike it is the driver that was registered first.
+ */
+struct vdpa_pci_match {
+	uint32_t vendor; /**< VDPA_PCI_ANY_ID: any, as the three below */
+	uint32_t device;
+	uint32_t device_last; /**< of a range that begins at device; 0: just that device */
+	uint32_t subsystem_vendor, subsystem;
+	uint32_t class_code, class_mask; /**< 24 bits; mask 0: any class */
+};
+
+/** A row that matches one device of a vendor, whatever its subsystem and class. */
+#define VDPA_PCI_DEVICE(vendor_id, device_id)                                                      \
+	.vendor = (vendor_id), .device = (device_id), .subsystem_vendor = VDPA_PCI_ANY_ID,         \
+	.subsystem = VDPA_PCI_ANY_ID
+/** A row that matches the devices first .. last of a vendor, likewise. */
+#define VDPA_PCI_DEVICES(vendor_id, first, last)                                                   \
+	VDPA_PCI_DEVICE(vendor_id, first), .device_last = (last)
+
+/**
+ * A driver. Of PCI functions it states the ids that it serves: the core makes their management
+ * devices (`pci/0000:06:00.2`, `vfio-user/PATH`), finds the driver, opens the function and asks the
+ * driver for a device on it. For other parents it makes management devices itself, by their names.
+ * It has pci_ids and pci_add, or match, probe and remove, or both.
+ */
 struct vdpa_driver {
+	/** 1 to VDPA_NAME_MAX - 1 characters of [A-Za-z0-9._-]; what the word `driver` names. */
 	const char *name;
 	/**
-	 * Patterns of parents, NULL-terminated: a plain name ("sim_net") is probed when the driver
-	 * is registered, one that ends in an asterisk ("pci/" "*") when somebody names such a
-	 * parent.
+	 * Parents that are no PCI functions: patterns, ended by NULL; NULL: none. A plain name
+	 * ("sim_net") is probed when the driver is registered, one that ends in an asterisk when
+	 * somebody names such a parent.
 	 */
 	const char *const *match;
-	/** Optional, where a pattern ends in an asterisk: what `--help` says of such parents. */
+	/** What `--help` says of its PCI functions, and of parents of a pattern with an asterisk.
+	 * One line; optional. */
 	const char *help;
-	/** Optional, likewise: their words, ended by a NULL name. */
+	/** Words of dev add on these, ended by a NULL name; NULL: none. */
 	const struct vdpa_param *params;
 	/**
-	 * Register the management device of a parent. -ENODEV: not mine, ask the next driver. For a
-	 * pattern it looks at no more than the name: words are checked before there is a device, or
-	 * an EAL, and the management lock is held. dev_add opens the parent.
+	 * With match: register the management device of a parent. -ENODEV: not mine, ask the next
+	 * driver. For a pattern with an asterisk it looks at no more than the name: words are
+	 * checked before there is a device, or an EAL, and the management lock is held. dev_add
+	 * opens the parent.
 	 */
 	int (*probe)(struct vdpa_driver *drv, const char *parent);
 	/**
-	 * Unregister and free a management device that was probed by a pattern. Called when it has
-	 * no device any more, and when none came of it (words that were only checked, a dev_add
-	 * that failed): there are never more of them than devices. Mandatory with such a pattern.
-	 * With the management lock held, as probe: what both of them keep needs no other lock.
+	 * Unregister and free a management device that was probed by a pattern with an asterisk.
+	 * Called when it has no device any more, and when none came of it (words that were only
+	 * checked, a dev_add that failed): there are never more of them than devices. Mandatory
+	 * with such a pattern. With the management lock held, as probe: what both of them keep
+	 * needs no other lock.
 	 */
 	void (*release)(struct vdpa_driver *drv, struct vdpa_mgmt_dev *mdev);
-	/** Unregister the management devices it made; those that were named are gone already. */
+	/** With match: unregister the management devices it made; those that were named are gone
+	 * already. */
 	void (*remove)(struct vdpa_driver *drv);
+
+	/** PCI functions that it serves, ended by an entry of zeroes; NULL: none. */
+	const struct vdpa_pci_match *pci_ids;
+	/**
+	 * With pci_ids: make and register a device on a function, with vdev->mdev set to mdev. No
+	 * lock is held; of one function there is one call at a time, and drv and mdev stay until it
+	 * returns and the device is gone. The word `driver` brings functions here that pci_ids does
+	 * not match: the driver looks whether it can drive them.
+	 *
+	 * @param pci   open, with the words `vm` and `timeout_ms` in force (vdpa_pci_timeout_ms()).
+	 *              On success it belongs to the device, whose free op closes it; on failure it
+	 *              stays the caller's, with interrupts and bus master off, areas unmapped and
+	 *              no event set.
+	 * @param args  checked against params, with the words of every device and of every PCI
+	 *              function beside them.
+	 * @return 0; -ENODEV with vdpa_error(): not a function of this driver, ask the next one
+	 * that matches; another negative errno with vdpa_error(): it is, and does not work.
+	 */
+	int (*pci_add)(struct vdpa_driver *drv, struct vdpa_mgmt_dev *mdev, struct vdpa_pci *pci,
+		       const char *name, const struct vdpa_args *args);
+
+	uint64_t id;		       /**< the core's: in the order of registration, 0: not */
 	TAILQ_ENTRY(vdpa_driver) next; /**< the core's */
 };
 
 /**
- * Register a driver and probe the parents it names plainly. 0; -EINVAL for one with a pattern and
- * no release; the first errno of a probe but -ENODEV: then it is not registered. From any thread.
+ * Register a driver and probe the parents it names plainly. It stays registered until
+ * vdpa_unregister_driver(), also from one vdpa_init() to the next. From any thread, and before
+ * vdpa_init() too.
+ *
+ * @return 0; -EEXIST when it, or another of its name, is registered; -EINVAL for a name that is not
+ * allowed, for members that belong together and are not all there, and for a pattern that PCI
+ * functions have (`pci/`, `vfio-user/`: pci_ids is for them); the first errno of a probe but
+ * -ENODEV. On failure it is not registered.
  */
 int vdpa_register_driver(struct vdpa_driver *drv);
-/** Remove its management devices with their devices, and forget it. */
+/**
+ * Delete its devices, also one that is being added, and forget it; no-op for one that is not
+ * registered. Not from an op, a front end's callback or a loop that serves its devices.
+ */
 void vdpa_unregister_driver(struct vdpa_driver *drv);
+
+/** What VDPA_REGISTER_DRIVER() calls: register; a failure is logged, and makes
+ * vdpa_plugin_load() fail. */
+void vdpa_plugin_add_driver(struct vdpa_driver *drv);
+
+/**
+ * Make a shared object a plugin that brings a driver (a struct vdpa_driver of static storage): it
+ * is registered when the object is loaded (`-d FILE`, vdpa_plugin_load(), EAL's own `-d`) and
+ * unregistered when it is unloaded. Once for each driver, at file scope.
+ */
+#define VDPA_REGISTER_DRIVER(drv)                                                                  \
+	static void __attribute__((constructor, used)) vdpa_driver_load_##drv(void)                \
+	{                                                                                          \
+		vdpa_plugin_add_driver(&(drv));                                                    \
+	}                                                                                          \
+	static void __attribute__((destructor, used)) vdpa_driver_unload_##drv(void)               \
+	{                                                                                          \
+		vdpa_unregister_driver(&(drv));                                                    \
+	}                                                                                          \
+	struct vdpa_driver
 
 #ifdef __cplusplus
 }

@@ -11,6 +11,8 @@
 #include <string.h>
 
 #include "add_words.h"
+#include "pci_name.h"
+#include "pci_parent.h"
 #include "registry.h"
 #include "vdpa_error.h"
 #include "vm.h"
@@ -89,12 +91,40 @@ check_vm(const struct vdpa_add_request *req)
 }
 
 int
-vdpa_words_parse_add(const char *text, struct vdpa_add_request *req)
+vdpa_words_parse(struct vdpa_add_request *req, const struct vdpa_param *const *more, unsigned int n)
 {
-	struct vdpa_param_table tables[2 + FRONTENDS_MAX];
 	struct vdpa_frontend *fes[FRONTENDS_MAX], *fe;
 	const char *used[FRONTENDS_MAX] = {NULL};
-	unsigned int n = 0;
+	struct vdpa_param_table *tables;
+	unsigned int n_fes = 0, at = 0;
+	int rc;
+
+	tables = calloc(2 + n + FRONTENDS_MAX, sizeof(*tables));
+	if (tables == NULL)
+		return vdpa_error(ENOMEM, "out of memory");
+	tables[at++].params = common_params;
+	tables[at++].params = req->mdev->params;
+	for (unsigned int i = 0; i < n; i++)
+		tables[at++].params = more[i];
+	TAILQ_FOREACH (fe, &vdpa_registry.frontends, next) {
+		fes[n_fes] = fe;
+		tables[at++] =
+			(struct vdpa_param_table){.params = fe->params, .used = &used[n_fes]};
+		n_fes++;
+	}
+	req->fe = NULL;
+	rc = vdpa_args_parse(&req->words, 0, tables, at, &req->args);
+	if (rc == 0)
+		rc = choose_frontend(req, fes, used, n_fes);
+	if (rc == 0)
+		rc = check_vm(req);
+	free(tables);
+	return rc;
+}
+
+int
+vdpa_words_parse_add(const char *text, struct vdpa_add_request *req)
+{
 	const char *mgmtdev = NULL;
 	int rc;
 
@@ -118,19 +148,8 @@ vdpa_words_parse_add(const char *text, struct vdpa_add_request *req)
 	rc = vdpa_registry_get(mgmtdev, &req->mdev);
 	if (rc < 0)
 		goto err;
-
-	tables[0] = (struct vdpa_param_table){.params = common_params};
-	tables[1] = (struct vdpa_param_table){.params = req->mdev->params};
-	TAILQ_FOREACH (fe, &vdpa_registry.frontends, next) {
-		fes[n] = fe;
-		tables[2 + n] = (struct vdpa_param_table){.params = fe->params, .used = &used[n]};
-		n++;
-	}
-	rc = vdpa_args_parse(&req->words, 0, tables, 2 + n, &req->args);
-	if (rc == 0)
-		rc = choose_frontend(req, fes, used, n);
-	if (rc == 0)
-		rc = check_vm(req);
+	rc = vdpa_pci_parent_is(req->mdev) ? vdpa_pci_parent_parse(req)
+					   : vdpa_words_parse(req, NULL, 0);
 	if (rc == 0)
 		return 0;
 	vdpa_registry_put(req->mdev);
@@ -145,7 +164,7 @@ print_parents_help(FILE *out, const struct vdpa_driver *drv)
 {
 	const char *separator = "\nManagement devices";
 
-	for (const char *const *m = drv->match; *m != NULL; m++)
+	for (const char *const *m = drv->match; m != NULL && *m != NULL; m++)
 		if (vdpa_pattern_is_prefix(*m)) {
 			fprintf(out, "%s %.*s...", separator, (int)strlen(*m) - 1, *m);
 			separator = ",";
@@ -155,6 +174,25 @@ print_parents_help(FILE *out, const struct vdpa_driver *drv)
 	fprintf(out, ": %s\n", drv->help != NULL ? drv->help : drv->name);
 	if (drv->params != NULL)
 		vdpa_params_print(out, drv->params);
+}
+
+static void
+print_pci_help(FILE *out)
+{
+	const struct vdpa_driver *drv;
+
+	fprintf(out, "\nManagement devices ");
+	for (unsigned int i = 0; vdpa_pci_prefix(i) != NULL; i++)
+		fprintf(out, "%s%s...", i > 0 ? ", " : "", vdpa_pci_prefix(i));
+	fprintf(out, ": %s\n", vdpa_pci_parent_help);
+	vdpa_params_print(out, vdpa_pci_parent_params);
+	TAILQ_FOREACH (drv, &vdpa_registry.drivers, next) {
+		if (drv->pci_ids == NULL)
+			continue;
+		fprintf(out, "  Driver %s%s%s\n", drv->name, drv->help != NULL ? ": " : "",
+			drv->help != NULL ? drv->help : "");
+		vdpa_params_print(out, drv->params);
+	}
 }
 
 char *
@@ -174,7 +212,7 @@ vdpa_words_help(void)
 	vdpa_registry_lock();
 	vdpa_registry_add_builtins();
 	TAILQ_FOREACH (mdev, &vdpa_registry.mgmt_devs, next) {
-		if (mdev->drv != NULL)
+		if (mdev->named)
 			continue;
 		fprintf(out, "\nManagement device %s: %s\n", mdev->name, mdev->help);
 		vdpa_params_print(out, mdev->params);
@@ -183,6 +221,7 @@ vdpa_words_help(void)
 			vdpa_params_print(out, mdev->attr_params);
 		}
 	}
+	print_pci_help(out);
 	TAILQ_FOREACH (drv, &vdpa_registry.drivers, next)
 		print_parents_help(out, drv);
 	TAILQ_FOREACH (fe, &vdpa_registry.frontends, next) {

@@ -26,4 +26,13 @@ struct vdpa_add_request {
  */
 int vdpa_words_parse_add(const char *text, struct vdpa_add_request *req);
 
+/*
+ * Under the management lock: parse req->words by the words of every device, of its management
+ * device, of the n tables of more (NULL ones are empty) and of the front ends; req->args and
+ * req->fe are what they mean. -EINVAL with the word and what is allowed; req->args has what stands
+ * before it then.
+ */
+int vdpa_words_parse(struct vdpa_add_request *req, const struct vdpa_param *const *more,
+		     unsigned int n);
+
 #endif /* VDPA_ADD_WORDS_H */

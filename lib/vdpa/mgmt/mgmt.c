@@ -11,6 +11,7 @@
 
 #include "add_words.h"
 #include "device_priv.h"
+#include "pci_parent.h"
 #include "registry.h"
 #include "snapshot.h"
 #include "vdpa_fd.h"
@@ -79,7 +80,7 @@ static void
 describe_parent(struct vdpa_mgmt_dev *mdev, struct vdpa_device *vdev)
 {
 	vdpa_registry_lock();
-	if (mdev->drv != NULL && mdev->device_id == 0) {
+	if (mdev->named && mdev->device_id == 0) {
 		mdev->device_id = vdpa_get_device_id(vdev);
 		mdev->supported_features = vdpa_get_device_features(vdev);
 		mdev->max_supported_vqs = vdpa_get_vq_count(vdev);
@@ -89,7 +90,7 @@ describe_parent(struct vdpa_mgmt_dev *mdev, struct vdpa_device *vdev)
 
 /* The device, with a reference, as a member of the VM that was named. */
 static int
-create_device(const struct vdpa_add_request *req, struct vdpa_device **out)
+create_device(struct vdpa_add_request *req, struct vdpa_device **out)
 {
 	const char *vm = vdpa_args_str(&req->args, "vm", NULL);
 	struct vdpa_vm_member *member = NULL;
@@ -100,7 +101,9 @@ create_device(const struct vdpa_add_request *req, struct vdpa_device **out)
 	if (rc == 0 && vm != NULL)
 		rc = vdpa_vm_join(vm, req->name, &member);
 	if (rc == 0)
-		rc = req->mdev->ops->dev_add(req->mdev, req->name, &req->args);
+		rc = vdpa_pci_parent_is(req->mdev)
+			     ? vdpa_pci_parent_add(req)
+			     : req->mdev->ops->dev_add(req->mdev, req->name, &req->args);
 	if (rc < 0)
 		goto err_vm;
 	vdev = vdpa_find_device(req->name);
@@ -120,7 +123,7 @@ err_vm:
 
 /* Make the device and have it served. The name is ours; no lock is held. */
 static int
-make_device(const struct vdpa_add_request *req)
+make_device(struct vdpa_add_request *req)
 {
 	struct vdpa_device *vdev = NULL;
 	int rc;

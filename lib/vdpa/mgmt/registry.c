@@ -17,16 +17,25 @@
 #include <search.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "error_priv.h"
+#include "device_priv.h"
+#include "pci_match.h"
+#include "pci_name.h"
+#include "pci_parent.h"
 #include "registry.h"
 #include "vdpa_error.h"
+
+/* Those that are built in have the first numbers, in every life of the library. */
+#define BUILTIN_DRIVERS_MAX 64
 
 static pthread_mutex_t mgmt_lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static bool builtins_registered;
 static void *mgmt_dev_tree; /* the management devices by name */
 static uint64_t last_mgmt_dev;
+static uint64_t last_driver = BUILTIN_DRIVERS_MAX;
 struct vdpa_registry vdpa_registry = {
 	.drivers = TAILQ_HEAD_INITIALIZER(vdpa_registry.drivers),
 	.mgmt_devs = TAILQ_HEAD_INITIALIZER(vdpa_registry.mgmt_devs),
@@ -72,7 +81,7 @@ pattern_matches(const char *pattern, const char *name)
 static bool
 driver_matches(const struct vdpa_driver *drv, const char *name)
 {
-	for (const char *const *m = drv->match; *m != NULL; m++)
+	for (const char *const *m = drv->match; m != NULL && *m != NULL; m++)
 		if (pattern_matches(*m, name))
 			return true;
 	return false;
@@ -99,42 +108,79 @@ known_mgmtdevs(char *buf, size_t size)
 
 	buf[0] = '\0';
 	TAILQ_FOREACH (mdev, &vdpa_registry.mgmt_devs, next)
-		if (mdev->drv == NULL)
+		if (!mdev->named)
 			append(buf, size, &used, "%s%s", used > 0 ? ", " : "", mdev->name);
+	for (unsigned int i = 0; vdpa_pci_prefix(i) != NULL; i++)
+		append(buf, size, &used, "%s%s...", used > 0 ? ", " : "", vdpa_pci_prefix(i));
 	TAILQ_FOREACH (drv, &vdpa_registry.drivers, next)
-		for (const char *const *m = drv->match; *m != NULL; m++)
+		for (const char *const *m = drv->match; m != NULL && *m != NULL; m++)
 			if (vdpa_pattern_is_prefix(*m))
 				append(buf, size, &used, "%s%.*s...", used > 0 ? ", " : "",
 				       (int)strlen(*m) - 1, *m);
 }
 
-/*
- * The management device of that name, asking the drivers that match it when there is none yet. One
- * that comes of a pattern is released by vdpa_registry_put().
- */
-int
-vdpa_registry_get(const char *name, struct vdpa_mgmt_dev **out)
+/* The management device of a PCI function, by any of its names. */
+static int
+get_pci(const char *name, struct vdpa_mgmt_dev **out)
 {
-	struct vdpa_mgmt_dev *mdev = find_mgmtdev(name);
-	struct vdpa_driver *drv;
-	char known[256];
+	char *full;
 	int rc;
 
-	if (strlen(name) >= VDPA_MGMTDEV_NAME_MAX)
-		return vdpa_error(EINVAL, "mgmtdev '%s': %zu characters, allowed are up to %d",
-				  name, strlen(name), VDPA_MGMTDEV_NAME_MAX - 1);
+	rc = vdpa_pci_full_name(name, &full);
+	if (rc < 0)
+		return rc;
+	*out = find_mgmtdev(full);
+	if (*out == NULL) {
+		rc = vdpa_pci_parent_new(full, out);
+		if (rc == 0)
+			(*out)->named = true;
+	}
+	free(full);
+	return rc;
+}
+
+/* The management device that a driver makes of a name; NULL: none does. */
+static int
+probe_drivers(const char *name, struct vdpa_mgmt_dev **out)
+{
+	struct vdpa_driver *drv;
+	int rc;
+
 	TAILQ_FOREACH (drv, &vdpa_registry.drivers, next) {
-		if (mdev != NULL)
-			break;
 		if (!driver_matches(drv, name))
 			continue;
 		rc = drv->probe(drv, name);
 		if (rc < 0 && rc != -ENODEV)
 			return rc;
-		mdev = find_mgmtdev(name);
-		if (mdev != NULL)
-			mdev->drv = drv;
+		*out = find_mgmtdev(name);
+		if (*out != NULL) {
+			(*out)->named = true;
+			(*out)->drv = drv;
+			return 0;
+		}
 	}
+	return 0;
+}
+
+/*
+ * The management device of that name: one that is there, that of a PCI function, or what a driver
+ * that matches the name makes of it. One that was made for the name is released by
+ * vdpa_registry_put().
+ */
+int
+vdpa_registry_get(const char *name, struct vdpa_mgmt_dev **out)
+{
+	struct vdpa_mgmt_dev *mdev = find_mgmtdev(name);
+	char known[256];
+	int rc = 0;
+
+	if (strlen(name) >= VDPA_MGMTDEV_NAME_MAX)
+		return vdpa_error(EINVAL, "mgmtdev '%s': %zu characters, allowed are up to %d",
+				  name, strlen(name), VDPA_MGMTDEV_NAME_MAX - 1);
+	if (mdev == NULL)
+		rc = vdpa_pci_has_prefix(name) ? get_pci(name, &mdev) : probe_drivers(name, &mdev);
+	if (rc < 0)
+		return rc;
 	if (mdev != NULL) {
 		*out = mdev;
 		return 0;
@@ -151,10 +197,13 @@ vdpa_registry_put(struct vdpa_mgmt_dev *mdev)
 {
 	struct vdpa_error_saved error;
 
-	if (mdev == NULL || mdev->drv == NULL || vdpa_bus_uses(mdev))
+	if (mdev == NULL || !mdev->named || vdpa_bus_uses(mdev))
 		return;
 	vdpa_error_save(&error);
-	mdev->drv->release(mdev->drv, mdev);
+	if (vdpa_pci_parent_is(mdev))
+		vdpa_pci_parent_free(mdev);
+	else
+		mdev->drv->release(mdev->drv, mdev);
 	vdpa_error_restore(&error);
 }
 
@@ -214,7 +263,7 @@ served_by(const struct vdpa_bus_entry *e, const void *fe)
 static bool
 of_driver(const struct vdpa_bus_entry *e, const void *drv)
 {
-	return e->mdev != NULL && e->mdev->drv == drv;
+	return e->drv == drv || (e->mdev != NULL && e->mdev->drv == drv);
 }
 
 int
@@ -225,6 +274,7 @@ vdpa_mgmtdev_register(struct vdpa_mgmt_dev *mdev)
 	if (strlen(mdev->name) >= VDPA_MGMTDEV_NAME_MAX)
 		return vdpa_error(EINVAL, "mgmtdev '%s': the name is too long", mdev->name);
 	vdpa_registry_lock();
+	mdev->named = false;
 	mdev->drv = NULL;
 	mdev->users = 0;
 	if (find_mgmtdev(mdev->name) != NULL) {
@@ -246,6 +296,7 @@ vdpa_mgmtdev_unregister(struct vdpa_mgmt_dev *mdev)
 	vdpa_registry_lock();
 	tdelete(mdev, &mgmt_dev_tree, compare_mgmtdevs);
 	TAILQ_REMOVE(&vdpa_registry.mgmt_devs, mdev, next);
+	mdev->named = false;
 	mdev->drv = NULL;
 	vdpa_registry_unlock();
 	remove_all(made_by, mdev);
@@ -284,26 +335,111 @@ vdpa_mgmtdev_look(const char *name, void (*fn)(const struct vdpa_mgmt_dev *mdev,
 	return rc;
 }
 
-int
-vdpa_register_driver(struct vdpa_driver *drv)
+/* The driver's members that belong together, and what it may match by name. */
+static int
+check_driver(const struct vdpa_driver *drv)
 {
-	int rc = 0;
-
-	for (const char *const *m = drv->match; *m != NULL; m++)
+	if (drv->name == NULL || !vdpa_name_is_valid(drv->name))
+		return vdpa_error(EINVAL, "driver '%s': allowed are 1 to %d of A-Z a-z 0-9 . _ -",
+				  drv->name != NULL ? drv->name : "", VDPA_NAME_MAX - 1);
+	if ((drv->pci_ids != NULL) != (drv->pci_add != NULL))
+		return vdpa_error(EINVAL, "driver '%s': has one of pci_ids and pci_add, needs both",
+				  drv->name);
+	if (drv->match == NULL && drv->pci_ids == NULL)
+		return vdpa_error(EINVAL, "driver '%s': has neither pci_ids nor match", drv->name);
+	if (drv->match != NULL && (drv->probe == NULL || drv->remove == NULL))
+		return vdpa_error(EINVAL, "driver '%s': match needs probe and remove", drv->name);
+	for (const char *const *m = drv->match; m != NULL && *m != NULL; m++) {
+		if (vdpa_pci_has_prefix(*m))
+			return vdpa_error(EINVAL,
+					  "driver '%s': %s is a PCI function: state its ids in "
+					  "pci_ids",
+					  drv->name, *m);
 		if (vdpa_pattern_is_prefix(*m) && drv->release == NULL)
 			return vdpa_error(EINVAL, "driver '%s': parents like %s need a release",
 					  drv->name, *m);
+	}
+	return drv->pci_ids != NULL ? vdpa_pci_match_check(drv) : 0;
+}
+
+/* From 1; 0: it is not built in. */
+static unsigned int
+builtin_number(const struct vdpa_driver *drv)
+{
+	for (unsigned int i = 0; vdpa_builtin_drivers[i] != NULL; i++)
+		if (vdpa_builtin_drivers[i] == drv)
+			return i + 1;
+	return 0;
+}
+
+static bool
+is_registered(const struct vdpa_driver *drv)
+{
+	const struct vdpa_driver *other;
+
+	TAILQ_FOREACH (other, &vdpa_registry.drivers, next)
+		if (other == drv)
+			return true;
+	return false;
+}
+
+/* In the order of their numbers. */
+static int
+insert_driver(struct vdpa_driver *drv)
+{
+	struct vdpa_driver *other, *behind = NULL;
+	unsigned int builtin = builtin_number(drv);
+
+	TAILQ_FOREACH (other, &vdpa_registry.drivers, next) {
+		if (other == drv)
+			return vdpa_error(EEXIST, "driver '%s': is registered", drv->name);
+		if (strcmp(other->name, drv->name) == 0)
+			return vdpa_error(EEXIST, "driver '%s': another of that name is registered",
+					  drv->name);
+		if (builtin != 0 && behind == NULL && other->id > builtin)
+			behind = other;
+	}
+	drv->id = builtin != 0 ? builtin : ++last_driver;
+	if (behind != NULL)
+		TAILQ_INSERT_BEFORE(behind, drv, next);
+	else
+		TAILQ_INSERT_TAIL(&vdpa_registry.drivers, drv, next);
+	return 0;
+}
+
+static int
+probe_plain_names(struct vdpa_driver *drv)
+{
+	int rc;
+
+	for (const char *const *m = drv->match; m != NULL && *m != NULL; m++) {
+		rc = vdpa_pattern_is_prefix(*m) ? 0 : drv->probe(drv, *m);
+		if (rc < 0 && rc != -ENODEV)
+			return rc;
+	}
+	return 0;
+}
+
+int
+vdpa_register_driver(struct vdpa_driver *drv)
+{
+	int rc;
+
+	rc = check_driver(drv);
+	if (rc < 0)
+		return rc;
 	vdpa_registry_lock();
-	TAILQ_INSERT_TAIL(&vdpa_registry.drivers, drv, next);
-	for (const char *const *m = drv->match; rc == 0 && *m != NULL; m++)
-		if (!vdpa_pattern_is_prefix(*m)) {
-			rc = drv->probe(drv, *m);
-			if (rc == -ENODEV)
-				rc = 0;
+	/* What is built in is there first, whoever comes before vdpa_init(). */
+	if (builtin_number(drv) == 0)
+		rc = vdpa_registry_add_builtins();
+	if (rc == 0)
+		rc = insert_driver(drv);
+	if (rc == 0) {
+		rc = probe_plain_names(drv);
+		if (rc < 0) {
+			drv->remove(drv);
+			TAILQ_REMOVE(&vdpa_registry.drivers, drv, next);
 		}
-	if (rc < 0) {
-		drv->remove(drv);
-		TAILQ_REMOVE(&vdpa_registry.drivers, drv, next);
 	}
 	vdpa_registry_unlock();
 	return rc;
@@ -312,12 +448,20 @@ vdpa_register_driver(struct vdpa_driver *drv)
 void
 vdpa_unregister_driver(struct vdpa_driver *drv)
 {
+	bool there;
+
 	vdpa_registry_lock();
-	TAILQ_REMOVE(&vdpa_registry.drivers, drv, next);
+	there = is_registered(drv);
+	/* First, so that no further device is asked of it. */
+	if (there)
+		TAILQ_REMOVE(&vdpa_registry.drivers, drv, next);
 	vdpa_registry_unlock();
+	if (!there)
+		return;
 	/* Named parents go with their last devices. */
 	remove_all(of_driver, drv);
-	drv->remove(drv);
+	if (drv->remove != NULL)
+		drv->remove(drv);
 }
 
 int
@@ -354,14 +498,14 @@ void
 vdpa_mgmt_fini(void)
 {
 	struct vdpa_frontend *fe;
-	struct vdpa_driver *drv;
 
 	vdpa_registry_lock();
 	vdpa_registry.closing = true;
 	vdpa_registry_unlock();
 	remove_all(any_entry, NULL);
-	while ((drv = TAILQ_FIRST(&vdpa_registry.drivers)) != NULL)
-		vdpa_unregister_driver(drv);
+	/* Others belong to whoever registered them. */
+	for (unsigned int i = 0; vdpa_builtin_drivers[i] != NULL; i++)
+		vdpa_unregister_driver(vdpa_builtin_drivers[i]);
 	while ((fe = TAILQ_FIRST(&vdpa_registry.frontends)) != NULL)
 		vdpa_unregister_frontend(fe);
 	vdpa_registry_lock();

@@ -31,9 +31,8 @@ void vdpa_registry_unlock(void);
 int vdpa_registry_add_builtins(void);
 
 /*
- * Under the management lock: the management device of that name, asking the drivers that match it
- * when there is none yet. One that comes of a pattern is released by vdpa_registry_put(), which
- * keeps the error message.
+ * Under the management lock: the management device of that name, made for it when there is none
+ * yet. One that was is released by vdpa_registry_put(), which keeps the error message.
  */
 int vdpa_registry_get(const char *name, struct vdpa_mgmt_dev **out);
 void vdpa_registry_put(struct vdpa_mgmt_dev *mdev);

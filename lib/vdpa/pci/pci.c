@@ -18,23 +18,6 @@
 #include "vdpa_error.h"
 #include "vdpa_log.h"
 
-/* The transport for which an address stands by itself. */
-#define KERNEL_PREFIX "pci/"
-
-/* Ends with NULL. */
-static const struct vdpa_pci_transport *const transports[] = {
-	&vdpa_pci_vfio,
-	&vdpa_pci_vfio_user,
-	NULL,
-};
-static const struct vdpa_pci_transport *test_transport;
-
-void
-vdpa_pci_set_test_transport(const struct vdpa_pci_transport *transport)
-{
-	test_transport = transport;
-}
-
 /* The function as a whole. */
 
 const char *
@@ -47,6 +30,12 @@ const struct vdpa_pci_id *
 vdpa_pci_get_id(const struct vdpa_pci *pci)
 {
 	return &pci->id;
+}
+
+unsigned int
+vdpa_pci_timeout_ms(const struct vdpa_pci *pci)
+{
+	return pci->timeout_ms;
 }
 
 int
@@ -211,62 +200,6 @@ check_bars(struct vdpa_pci *pci)
 	return 0;
 }
 
-/* "0000:06:00.2" or "06:00.2" into the first form; nothing may follow. */
-static bool
-parse_address(const char *s, char out[static VDPA_PCI_ADDRESS_MAX])
-{
-	unsigned int domain = 0, bus, slot, function;
-	int end = 0;
-
-	if ((sscanf(s, "%8x:%2x:%2x.%1x%n", &domain, &bus, &slot, &function, &end) != 4 ||
-	     s[end] != '\0')) {
-		domain = 0;
-		if (sscanf(s, "%2x:%2x.%1x%n", &bus, &slot, &function, &end) != 3 || s[end] != '\0')
-			return false;
-	}
-	if (strspn(s, "0123456789abcdefABCDEF:.") != strlen(s) || slot > 0x1f || function > 7)
-		return false;
-	snprintf(out, VDPA_PCI_ADDRESS_MAX, "%04x:%02x:%02x.%x", domain, bus, slot, function);
-	return true;
-}
-
-static bool
-serves(const struct vdpa_pci_transport *t, const char *name)
-{
-	return t != NULL && strncmp(name, t->prefix, strlen(t->prefix)) == 0;
-}
-
-/* The transport of a name, and the name in full. */
-static int
-resolve(struct vdpa_pci *pci, const char *name)
-{
-	char address[VDPA_PCI_ADDRESS_MAX];
-	bool bare = parse_address(name, address);
-	const char *full = bare ? KERNEL_PREFIX : name, *where;
-
-	pci->ops = test_transport;
-	for (unsigned int i = 0; !serves(pci->ops, full); i++) {
-		pci->ops = transports[i];
-		if (pci->ops == NULL)
-			return vdpa_error(EINVAL,
-					  "%s: not the name of a PCI function; give pci/ADDRESS, "
-					  "such as pci/0000:06:00.2, or vfio-user/PATH",
-					  name);
-	}
-	where = bare ? name : name + strlen(pci->ops->prefix);
-	if (strcmp(pci->ops->prefix, KERNEL_PREFIX) == 0) {
-		if (!parse_address(where, address))
-			return vdpa_error(EINVAL, "%s: not a PCI address such as 0000:06:00.2",
-					  name);
-		where = address;
-	}
-	if (asprintf(&pci->name, "%s%s", pci->ops->prefix, where) < 0) {
-		pci->name = NULL;
-		return vdpa_error(ENOMEM, "%s: out of memory", name);
-	}
-	return 0;
-}
-
 static void
 pci_free(struct vdpa_pci *pci)
 {
@@ -295,12 +228,14 @@ vdpa_pci_open(const char *name, const struct vdpa_pci_params *params, struct vdp
 	for (unsigned int i = 0; i < RTE_DIM(pci->event_fd); i++)
 		pci->event_fd[i] = -1;
 
-	ret = resolve(pci, name);
+	ret = vdpa_pci_resolve(name, &pci->ops, &pci->name);
 	if (ret < 0)
 		goto err_free;
-	ret = pci->ops->open(pci, pci->name + strlen(pci->ops->prefix),
-			     params != NULL ? params : &defaults, &pci->info, &pci->dma,
-			     &pci->handle);
+	if (params == NULL)
+		params = &defaults;
+	pci->timeout_ms = params->timeout_ms != 0 ? params->timeout_ms : VDPA_PCI_TIMEOUT_MS;
+	ret = pci->ops->open(pci, pci->name + strlen(pci->ops->prefix), params, &pci->info,
+			     &pci->dma, &pci->handle);
 	if (ret < 0)
 		goto err_free;
 	pci->config_size = RTE_MIN(pci->info.regions[VDPA_PCI_REGION_CONFIG].size,

@@ -54,12 +54,15 @@ struct vdpa_pci_info {
 struct vdpa_pci_transport {
 	const char *prefix; /* "pci/", "vfio-user/" */
 	/*
-	 * Connect and fill *info; *dma is the transport's until close. where follows the prefix.
-	 * vdpa_pci_name(pci) works already. A negative errno with vdpa_error(), nothing left open.
+	 * Connect and fill *info; *dma is the transport's until close.
+	 * where follows the prefix. vdpa_pci_name(pci) works already. A negative errno with
+	 * vdpa_error(), nothing left open.
 	 */
 	int (*open)(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params *params,
 		    struct vdpa_pci_info *info, struct vdpa_dma_domain **dma, void **handle);
 	void (*close)(void *handle);
+	/* Optional: what the function is, without opening it. 0, or -ENODEV with vdpa_error(). */
+	int (*identify)(const char *where, struct vdpa_pci_id *id);
 	/*
 	 * Little endian bytes; len is 1, 2, 4 or 8, or any for configuration space. 0, or a
 	 * negative errno with vdpa_error(): the function is then gone (vdpa_pci_gone() has been
@@ -93,6 +96,8 @@ struct vdpa_pci_transport {
 };
 
 extern const struct vdpa_pci_transport vdpa_pci_vfio, vdpa_pci_vfio_user;
+/* pci_name.c: the transport of a name, and the name in full, to be freed. -EINVAL or -ENOMEM. */
+int vdpa_pci_resolve(const char *name, const struct vdpa_pci_transport **ops, char **full);
 /* For tests: one more transport, tried first; NULL: none. */
 void vdpa_pci_set_test_transport(const struct vdpa_pci_transport *transport);
 

@@ -36,13 +36,16 @@ extern "C" {
 
 struct vdpa_pci;
 
+/** Longest wait for one answer where nobody says another, milliseconds. */
+#define VDPA_PCI_TIMEOUT_MS 1000u
+
 /** How vdpa_pci_open() opens a function. Zero-initialise it; a zero field is the default. */
 struct vdpa_pci_params {
 	/** Virtual machine that the function serves, by name: functions of one VM share a DMA
 	 * domain where the transport can (VFIO: one container, and one set of pins). NULL: none.
 	 * Only for the call. */
 	const char *vm;
-	/** Longest wait for one answer over vfio-user, milliseconds; default 1000. */
+	/** Longest wait for one answer over vfio-user, milliseconds; 0: VDPA_PCI_TIMEOUT_MS. */
 	unsigned int timeout_ms;
 };
 
@@ -79,6 +82,8 @@ void vdpa_pci_close(struct vdpa_pci *pci);
 /** The full name, `pci/0000:06:00.2` or `vfio-user/PATH`; for messages. */
 const char *vdpa_pci_name(const struct vdpa_pci *pci);
 const struct vdpa_pci_id *vdpa_pci_get_id(const struct vdpa_pci *pci);
+/** Longest wait for an answer that it was opened with, milliseconds; for a driver's own waits. */
+unsigned int vdpa_pci_timeout_ms(const struct vdpa_pci *pci);
 /** NUMA node, -1 when unknown. */
 int vdpa_pci_numa_node(const struct vdpa_pci *pci);
 

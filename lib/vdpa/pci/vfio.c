@@ -327,6 +327,7 @@ const struct vdpa_pci_transport vdpa_pci_vfio = {
 	.prefix = "pci/",
 	.open = vfio_open,
 	.close = vfio_close,
+	.identify = vdpa_vfio_identify,
 	.read = vfio_read,
 	.write = vfio_write,
 	.post = vfio_write,

@@ -37,6 +37,17 @@ struct vfio_function {
  * translates for. -ENODEV, -EBUSY, -ENOTSUP or -EACCES with a message that says how to mend it.
  */
 int vdpa_vfio_find(const char *name, const char *address, struct vfio_function *fn);
+/* What sysfs says that a function is. -ENODEV with the message of vdpa_vfio_find(). */
+int vdpa_vfio_identify(const char *address, struct vdpa_pci_id *id);
+/* The last part of where a link of a function leads; "" when it has none. */
+void vdpa_vfio_read_link(const char *address, const char *link, char *out, size_t size);
+/* A number that a file of a function holds, decimal or 0x...; dflt where it holds none. */
+long vdpa_vfio_read_number(const char *address, const char *file, long dflt);
+/* The folder of all functions. */
+void vdpa_vfio_functions_path(char path[static VFIO_PATH_MAX]);
+/* Whether a function in the group is bound to a driver that keeps the group from being used: -EBUSY
+ * with the message, else 0. */
+int vdpa_vfio_check_group(const struct vfio_function *fn);
 /* The message for a group that is not viable: which function is in the way, and its driver.
  * -EBUSY. */
 int vdpa_vfio_not_viable(const struct vfio_function *fn);

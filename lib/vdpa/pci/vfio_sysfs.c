@@ -56,9 +56,14 @@ exists(const char *path)
 	return access(path, F_OK) == 0;
 }
 
-/* The last part of where a link of a function leads; "" when it has none. */
-static void
-read_link(const char *address, const char *link, char *out, size_t size)
+void
+vdpa_vfio_functions_path(char path[static VFIO_PATH_MAX])
+{
+	snprintf(path, VFIO_PATH_MAX, "%s/bus/pci/devices", sysfs_root);
+}
+
+void
+vdpa_vfio_read_link(const char *address, const char *link, char *out, size_t size)
 {
 	char path[VFIO_PATH_MAX], to[LINK_MAX_LEN];
 	const char *last;
@@ -74,18 +79,18 @@ read_link(const char *address, const char *link, char *out, size_t size)
 	(void)rte_strscpy(out, last != NULL ? last + 1 : to, size);
 }
 
-static int
-read_number(const char *address, const char *file, int dflt)
+long
+vdpa_vfio_read_number(const char *address, const char *file, long dflt)
 {
 	char path[VFIO_PATH_MAX];
-	int value;
+	long value;
 	FILE *f;
 
 	function_path(path, address, file);
 	f = fopen(path, "re");
 	if (f == NULL)
 		return dflt;
-	if (fscanf(f, "%d", &value) != 1)
+	if (fscanf(f, "%li", &value) != 1)
 		value = dflt;
 	fclose(f);
 	return value;
@@ -153,6 +158,33 @@ no_iommu(const char *name)
 			  name);
 }
 
+static int
+no_function(const char *name)
+{
+	return vdpa_error(ENODEV, "%s: no such PCI function; ls /sys/bus/pci/devices lists them",
+			  name);
+}
+
+int
+vdpa_vfio_identify(const char *address, struct vdpa_pci_id *id)
+{
+	char name[VDPA_PCI_ADDRESS_MAX + 4];
+	long vendor = vdpa_vfio_read_number(address, "vendor", -1);
+
+	snprintf(name, sizeof(name), "pci/%s", address);
+	if (vendor < 0)
+		return no_function(name);
+	*id = (struct vdpa_pci_id){
+		.vendor = (uint16_t)vendor,
+		.device = (uint16_t)vdpa_vfio_read_number(address, "device", 0),
+		.subsystem_vendor = (uint16_t)vdpa_vfio_read_number(address, "subsystem_vendor", 0),
+		.subsystem = (uint16_t)vdpa_vfio_read_number(address, "subsystem_device", 0),
+		.class_code = (uint32_t)vdpa_vfio_read_number(address, "class", 0) & 0xffffff,
+		.revision = (uint8_t)vdpa_vfio_read_number(address, "revision", 0),
+	};
+	return 0;
+}
+
 int
 vdpa_vfio_find(const char *name, const char *address, struct vfio_function *fn)
 {
@@ -164,11 +196,9 @@ vdpa_vfio_find(const char *name, const char *address, struct vfio_function *fn)
 	(void)rte_strscpy(fn->address, address, sizeof(fn->address));
 	function_path(path, address, "");
 	if (!exists(path))
-		return vdpa_error(ENODEV,
-				  "%s: no such PCI function; ls /sys/bus/pci/devices lists them",
-				  name);
-	read_link(address, "driver", driver, sizeof(driver));
-	read_link(address, "iommu_group", group, sizeof(group));
+		return no_function(name);
+	vdpa_vfio_read_link(address, "driver", driver, sizeof(driver));
+	vdpa_vfio_read_link(address, "iommu_group", group, sizeof(group));
 	/*
 	 * Before the driver: where no IOMMU is, vfio-pci does not bind. Where one is, some
 	 * functions come into a group only when a driver takes them.
@@ -181,7 +211,7 @@ vdpa_vfio_find(const char *name, const char *address, struct vfio_function *fn)
 	fn->group = (int)strtol(group, &end, 10);
 	if (*end != '\0' || fn->group < 0)
 		return vdpa_error(ENOTSUP, "%s: IOMMU group \"%s\" has no number", name, group);
-	fn->numa_node = read_number(address, "numa_node", -1);
+	fn->numa_node = (int)vdpa_vfio_read_number(address, "numa_node", -1);
 
 	snprintf(path, sizeof(path), "%s/noiommu-%d", dev_root, fn->group);
 	/* Guest addresses would mean nothing to the device, and it could reach all memory. */
@@ -203,7 +233,7 @@ is_harmless(const char *address, const char *driver)
 }
 
 int
-vdpa_vfio_not_viable(const struct vfio_function *fn)
+vdpa_vfio_check_group(const struct vfio_function *fn)
 {
 	char path[VFIO_PATH_MAX], other[VDPA_PCI_ADDRESS_MAX] = "", driver[DRIVER_MAX] = "";
 	struct dirent *e;
@@ -218,7 +248,7 @@ vdpa_vfio_not_viable(const struct vfio_function *fn)
 		    strcmp(e->d_name, fn->address) == 0)
 			continue;
 		(void)rte_strscpy(at, e->d_name, sizeof(at));
-		read_link(at, "driver", drv, sizeof(drv));
+		vdpa_vfio_read_link(at, "driver", drv, sizeof(drv));
 		/* The lowest, for the same message every time. */
 		if (is_harmless(at, drv) || (other[0] != '\0' && strcmp(at, other) > 0))
 			continue;
@@ -228,14 +258,23 @@ vdpa_vfio_not_viable(const struct vfio_function *fn)
 	if (dir != NULL)
 		closedir(dir);
 	if (other[0] == '\0')
-		return vdpa_error(EBUSY,
-				  "%s: IOMMU group %d is not viable: another driver uses it; "
-				  "ls /sys/kernel/iommu_groups/%d/devices lists its functions",
-				  fn->name, fn->group, fn->group);
+		return 0;
 	return vdpa_error(EBUSY,
 			  "%s: IOMMU group %d is not viable: %s in it is bound to %s; take it from "
 			  "that driver: echo %s > /sys/bus/pci/devices/%s/driver/unbind",
 			  fn->name, fn->group, other, driver, other, other);
+}
+
+int
+vdpa_vfio_not_viable(const struct vfio_function *fn)
+{
+	int rc = vdpa_vfio_check_group(fn);
+
+	return rc < 0 ? rc
+		      : vdpa_error(EBUSY,
+				   "%s: IOMMU group %d is not viable: another driver uses it; "
+				   "ls /sys/kernel/iommu_groups/%d/devices lists its functions",
+				   fn->name, fn->group, fn->group);
 }
 
 int

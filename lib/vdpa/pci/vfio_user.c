@@ -26,8 +26,6 @@
 #include "vdpa_event.h"
 #include "vfio_user_priv.h"
 
-#define TIMEOUT_DEFAULT_MS 1000
-
 struct vfu_device {
 	char *name;
 	struct vfu_conn *conn;
@@ -108,13 +106,13 @@ vfu_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params *
 	 struct vdpa_pci_info *info, struct vdpa_dma_domain **dma, void **handle)
 {
 	struct vfu_device *dev = calloc(1, sizeof(*dev));
-	unsigned int timeout_ms = TIMEOUT_DEFAULT_MS;
+	unsigned int timeout_ms = VDPA_PCI_TIMEOUT_MS;
 	int rc;
 
-	if (dev == NULL)
-		return vdpa_error(ENOMEM, "vfio-user/%s: out of memory", where);
 	if (params != NULL && params->timeout_ms != 0)
 		timeout_ms = params->timeout_ms;
+	if (dev == NULL)
+		return vdpa_error(ENOMEM, "vfio-user/%s: out of memory", where);
 	if (asprintf(&dev->name, "vfio-user/%s", where) < 0) {
 		rc = vdpa_error(ENOMEM, "vfio-user/%s: out of memory", where);
 		goto err_device;

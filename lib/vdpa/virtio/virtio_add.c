@@ -23,8 +23,6 @@
 #include "virtio_priv.h"
 #include "virtio_type.h"
 
-#define TIMEOUT_MS_DFLT 1000
-
 /* What a wait has free; see patience.h. */
 #define WAIT_FREE_US 10000u
 
@@ -350,7 +348,8 @@ merge_ops(struct vdpa_config_ops *ops, const struct vdpa_virtio_kind *kind)
 	}
 	if (over == NULL)
 		return;
-	for (size_t at = 0; at + sizeof(op_fn) <= sizeof(*over); at += sizeof(op_fn)) {
+	for (size_t at = sizeof(over->size);
+	     at + sizeof(op_fn) <= RTE_MIN(over->size, sizeof(*over)); at += sizeof(op_fn)) {
 		op_fn op;
 
 		memcpy(&op, (const char *)over + at, sizeof(op));
@@ -406,9 +405,7 @@ vdpa_virtio_add(const struct vdpa_virtio_kind *kind, struct vdpa_mgmt_dev *mdev,
 	if (dev == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	dev->gone[VDPA_PCI_EVENT_ERROR].fd = dev->gone[VDPA_PCI_EVENT_REMOVE].fd = -1;
-	vdpa_patience_init(&dev->patience,
-			   (unsigned int)vdpa_args_u64(args, "timeout_ms", TIMEOUT_MS_DFLT),
-			   WAIT_FREE_US, vdpa_now_us());
+	vdpa_patience_init(&dev->patience, vdpa_pci_timeout_ms(pci), WAIT_FREE_US, vdpa_now_us());
 	virtio_irq_init(dev);
 	rc = virtio_pci_open(&dev->hw, pci, kind->pci, &dev->patience);
 	if (rc == 0)

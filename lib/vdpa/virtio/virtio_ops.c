@@ -237,6 +237,7 @@ virtio_vdpa_get_stats(struct vdpa_device *vdev, struct vdpa_stat *stats, unsigne
 }
 
 static const struct vdpa_config_ops ops = {
+	.size = sizeof(ops),
 	.set_vq_address = virtio_vdpa_set_vq_address,
 	.set_vq_num = virtio_vdpa_set_vq_num,
 	.kick_vq = virtio_vdpa_kick_vq,

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Plugins: shared objects that bring drivers, loaded as EAL loads those of its -d, but by
+ * ourselves, so that their words are known before there is an EAL. One that is loaded stays: its
+ * drivers may have devices at any time.
+ */
+
+#include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <libgen.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "error_priv.h"
+#include "mgmt.h"
+#include "vdpa_log.h"
+
+/* Of the thread that loads one: how its constructors have fared. */
+static __thread bool loading;
+static __thread int load_result;
+static __thread struct vdpa_error_saved load_error;
+
+void
+vdpa_plugin_add_driver(struct vdpa_driver *drv)
+{
+	int rc = vdpa_register_driver(drv);
+
+	if (rc == 0)
+		return;
+	if (!loading) {
+		/* By EAL's -d, or by an application: a constructor has nobody to report it to. */
+		VDPA_LOG(ERR, "%s", vdpa_error_message());
+	} else if (load_result == 0) {
+		load_result = rc;
+		vdpa_error_save(&load_error);
+	}
+}
+
+/* As EAL: what others may write to is not run. */
+static int
+check_writable(const char *path, const char *what)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return vdpa_error(errno, "'%s': %s", path, strerror(errno));
+	if ((st.st_mode & S_IWOTH) != 0)
+		return vdpa_error(
+			EPERM,
+			"'%s': everybody may write to %s, so that anybody's code could be "
+			"loaded: chmod o-w, or copy the plugin elsewhere",
+			path, what);
+	return 0;
+}
+
+static int
+check_file(const char *path)
+{
+	char folder[PATH_MAX];
+	int rc;
+
+	rc = check_writable(path, "the plugin");
+	if (rc < 0)
+		return rc;
+	snprintf(folder, sizeof(folder), "%s", path);
+	return check_writable(dirname(folder), "the plugin's folder");
+}
+
+static int
+open_object(const char *name)
+{
+	struct vdpa_error_saved error;
+	void *handle;
+
+	loading = true;
+	load_result = 0;
+	handle = dlopen(name, RTLD_NOW);
+	loading = false;
+	if (handle == NULL)
+		return vdpa_error(ENOEXEC, "plugin %s", dlerror());
+	if (load_result == 0)
+		return 0;
+	error = load_error;
+	dlclose(handle);
+	return vdpa_error(load_result, "plugin %s: %s", name, error.text);
+}
+
+static int
+load_file(const char *name)
+{
+	char path[PATH_MAX];
+	int rc;
+
+	if (realpath(name, path) != NULL) {
+		rc = check_file(path);
+		return rc < 0 ? rc : open_object(path);
+	}
+	/* One that is no path is looked for where libraries are. */
+	if (errno == ENOENT && strchr(name, '/') == NULL)
+		return open_object(name);
+	return vdpa_error(errno, "plugin '%s': %s", name, strerror(errno));
+}
+
+static int
+is_object(const struct dirent *entry)
+{
+	size_t len = strlen(entry->d_name);
+
+	return len > 3 && strcmp(&entry->d_name[len - 3], ".so") == 0;
+}
+
+static int
+load_folder(const char *folder)
+{
+	struct dirent **names;
+	char path[PATH_MAX];
+	struct stat st;
+	int n, rc = 0;
+
+	n = scandir(folder, &names, is_object, alphasort);
+	if (n < 0)
+		return vdpa_error(errno, "plugins in '%s': %s", folder, strerror(errno));
+	for (int i = 0; i < n; i++) {
+		if (snprintf(path, sizeof(path), "%s/%s", folder, names[i]->d_name) >=
+		    (int)sizeof(path))
+			rc = rc < 0 ? rc : vdpa_error(ENAMETOOLONG, "'%s': is too long", folder);
+		else if (rc == 0 && stat(path, &st) == 0 && S_ISREG(st.st_mode))
+			rc = load_file(path);
+		free(names[i]);
+	}
+	free(names);
+	return rc;
+}
+
+int
+vdpa_plugin_load(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 && S_ISDIR(st.st_mode) ? load_folder(path) : load_file(path);
+}
