@@ -12,5 +12,6 @@
 #include "builtin.h"
 #include "vhost_user.h"
 
-struct vdpa_driver *const vdpa_builtin_drivers[] = {&vdpa_sim_driver, &vdpa_virtio_driver, NULL};
+struct vdpa_driver *const vdpa_builtin_drivers[] = {&vdpa_sim_driver, &vdpa_virtio_driver,
+						    &vdpa_ifcvf_driver, &vdpa_octep_driver, NULL};
 struct vdpa_frontend *const vdpa_builtin_frontends[] = {&vdpa_vhost_user_frontend, NULL};
