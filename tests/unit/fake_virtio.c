@@ -301,7 +301,7 @@ on_read(struct fake_pci *f, unsigned int region, uint64_t offset, void *buf, siz
 	struct fake_virtio *v = of(f);
 	uint64_t value;
 
-	if (region != FAKE_VIRTIO_BAR)
+	if (region != v->bar)
 		return;
 	if (offset < FAKE_VIRTIO_ISR) {
 		value = common_read(v, offset);
@@ -318,7 +318,7 @@ on_write(struct fake_pci *f, unsigned int region, uint64_t offset, const void *b
 	struct fake_virtio *v = of(f);
 	uint32_t value = 0;
 
-	if (region != FAKE_VIRTIO_BAR)
+	if (region != v->bar)
 		return;
 	assert_true(len <= sizeof(value));
 	memcpy(&value, buf, len);
@@ -355,7 +355,7 @@ add_cap(struct fake_virtio *v, uint8_t type, uint32_t offset, uint32_t length)
 		.cap = {.cap_vndr = 0x09,
 			.cap_len = type == VIRTIO_PCI_CAP_NOTIFY_CFG ? 20 : 16,
 			.cfg_type = type,
-			.bar = FAKE_VIRTIO_BAR,
+			.bar = (uint8_t)v->bar,
 			.offset = offset,
 			.length = length},
 		.notify_off_multiplier = v->multiplier,
@@ -375,26 +375,27 @@ fake_virtio_cap(struct fake_virtio *v, uint8_t type)
 	return &v->pci.config[at];
 }
 
-void
-fake_virtio_init_doorbells(struct fake_virtio *v, const char *name, uint16_t pairs,
-			   uint32_t multiplier, bool mappable)
+static void
+init(struct fake_virtio *v, const char *name, uint16_t pairs, unsigned int bar, uint32_t multiplier,
+     bool mappable)
 {
 	const uint8_t mac[6] = {0x52, 0x54, 0, 0x12, 0x34, 0x56};
 	const uint16_t mtu = 1500;
 	uint8_t *config;
 
 	memset(v, 0, sizeof(*v));
+	v->bar = bar;
 	fake_pci_init(&v->pci, name);
 	v->multiplier = multiplier;
 	v->pci.on_read = on_read;
 	v->pci.on_write = on_write;
 	v->pci.on_reset = on_reset;
-	fake_pci_add_bar(&v->pci, 1, 0x2000, false);
-	fake_pci_add_bar(&v->pci, FAKE_VIRTIO_BAR, FAKE_VIRTIO_BAR_SIZE, mappable);
-	v->pci.bar[FAKE_VIRTIO_BAR].n_parts = 1;
-	v->pci.bar[FAKE_VIRTIO_BAR].parts[0].offset = FAKE_VIRTIO_NOTIFY;
-	v->pci.bar[FAKE_VIRTIO_BAR].parts[0].size = FAKE_VIRTIO_BAR_SIZE - FAKE_VIRTIO_NOTIFY;
-	fake_pci_add_msix(&v->pci, 64, 1, 0, 0x1000);
+	fake_pci_add_bar(&v->pci, 0, 0x2000, false);
+	fake_pci_add_bar(&v->pci, bar, FAKE_VIRTIO_BAR_SIZE, mappable);
+	v->pci.bar[bar].n_parts = 1;
+	v->pci.bar[bar].parts[0].offset = FAKE_VIRTIO_NOTIFY;
+	v->pci.bar[bar].parts[0].size = FAKE_VIRTIO_BAR_SIZE - FAKE_VIRTIO_NOTIFY;
+	fake_pci_add_msix(&v->pci, 64, 0, 0, 0x1000);
 	v->pci.nr_irqs[VFIO_PCI_INTX_IRQ_INDEX] = 1;
 	v->pci.nr_irqs[VFIO_PCI_ERR_IRQ_INDEX] = 1;
 	v->pci.nr_irqs[VFIO_PCI_REQ_IRQ_INDEX] = 1;
@@ -419,7 +420,7 @@ fake_virtio_init_doorbells(struct fake_virtio *v, const char *name, uint16_t pai
 		v->vq[i].size_max = i == v->ctrl_idx ? 16 : 256;
 		v->vq[i].notify_off = i;
 	}
-	config = &v->pci.bar[FAKE_VIRTIO_BAR].mem[FAKE_VIRTIO_CONFIG];
+	config = &v->pci.bar[bar].mem[FAKE_VIRTIO_CONFIG];
 	memcpy(config, mac, sizeof(mac));
 	memcpy(config + 8, &pairs, sizeof(pairs));
 	memcpy(config + 10, &mtu, sizeof(mtu));
@@ -429,7 +430,20 @@ fake_virtio_init_doorbells(struct fake_virtio *v, const char *name, uint16_t pai
 void
 fake_virtio_init(struct fake_virtio *v, const char *name, uint16_t pairs)
 {
-	fake_virtio_init_doorbells(v, name, pairs, 4, false);
+	init(v, name, pairs, FAKE_VIRTIO_BAR, 4, false);
+}
+
+void
+fake_virtio_init_doorbells(struct fake_virtio *v, const char *name, uint16_t pairs,
+			   uint32_t multiplier, bool mappable)
+{
+	init(v, name, pairs, FAKE_VIRTIO_BAR, multiplier, mappable);
+}
+
+void
+fake_virtio_init_bar(struct fake_virtio *v, const char *name, uint16_t pairs, unsigned int bar)
+{
+	init(v, name, pairs, bar, 4, false);
 }
 
 void

@@ -40,7 +40,8 @@ struct fake_virtio_vq {
 
 struct fake_virtio {
 	struct fake_pci pci;
-	bool is_net; /* which queues there are depends on VIRTIO_NET_F_MQ */
+	unsigned int bar; /* has the structures; 0 has MSI-X */
+	bool is_net;	  /* which queues there are depends on VIRTIO_NET_F_MQ */
 	uint64_t features, driver_features;
 	uint32_t device_select, driver_select;
 	uint16_t config_vector, num_queues, queue_select;
@@ -75,6 +76,9 @@ void fake_virtio_init(struct fake_virtio *v, const char *name, uint16_t pairs);
 /* The same with doorbells multiplier bytes apart, mappable or not. */
 void fake_virtio_init_doorbells(struct fake_virtio *v, const char *name, uint16_t pairs,
 				uint32_t multiplier, bool mappable);
+/* The same with the structures in another BAR than FAKE_VIRTIO_BAR: 2. */
+void fake_virtio_init_bar(struct fake_virtio *v, const char *name, uint16_t pairs,
+			  unsigned int bar);
 void fake_virtio_fini(struct fake_virtio *v);
 /* The configuration space has changed: raise its vector, or the line. */
 void fake_virtio_change_config(struct fake_virtio *v, uint8_t status);
