@@ -169,7 +169,7 @@ start_with(struct fixture *f, uint64_t features)
 		set_up(f, i);
 	vdpa_consumer_advance(f->c);
 	assert_true(vdpa_consumer_is_running(f->c));
-	f->fake->log_syncs = 0;
+	__atomic_store_n(&f->fake->log_syncs, 0, __ATOMIC_SEQ_CST);
 }
 
 static void
@@ -448,7 +448,7 @@ all_memory_is_marked_where_the_device_does_not_tell(void **state)
 	struct fixture *f = *state;
 
 	start(f);
-	f->fake->fail_log_sync = true;
+	__atomic_store_n(&f->fake->fail_log_sync, true, __ATOMIC_SEQ_CST);
 	stop_vqs(f);
 	assert_int_equal(count(f, 0), MEM_SIZE >> 12);
 	assert_true(is_in(f, 0, IOVA >> 12) && !is_in(f, 0, (IOVA + MEM_SIZE) >> 12));
@@ -466,7 +466,7 @@ all_memory_is_marked_where_the_device_does_not_stop(void **state)
 	assert_int_equal(count(f, 0), MEM_SIZE >> 12);
 	/* And nothing is asked of it any more, but to let go of the log. */
 	assert_int_equal(f->fake->log_stops, 1);
-	f->fake->log_syncs = 0;
+	__atomic_store_n(&f->fake->log_syncs, 0, __ATOMIC_SEQ_CST);
 	stop_vqs(f);
 	assert_int_equal(f->fake->log_syncs, 0);
 }
