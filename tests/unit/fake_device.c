@@ -381,6 +381,8 @@ static int
 fake_log_stop(struct vdpa_device *vdev)
 {
 	FAKE(vdev)->log_stops++;
+	if (FAKE(vdev)->on_log_stop != NULL)
+		FAKE(vdev)->on_log_stop(FAKE(vdev)->on_log_stop_arg);
 	FAKE(vdev)->log = NULL;
 	return 0;
 }
