@@ -372,7 +372,7 @@ fake_log_sync(struct vdpa_device *vdev)
 	struct fake_device *fake = FAKE(vdev);
 
 	__atomic_add_fetch(&fake->log_syncs, 1, __ATOMIC_SEQ_CST);
-	if (fake->fail_log_sync || fake->log == NULL)
+	if (__atomic_load_n(&fake->fail_log_sync, __ATOMIC_SEQ_CST) || fake->log == NULL)
 		return -EIO;
 	vdpa_dirty_log_merge(fake->log, fake->hw_log, sizeof(fake->hw_log));
 	return 0;
@@ -382,6 +382,8 @@ static int
 fake_log_stop(struct vdpa_device *vdev)
 {
 	FAKE(vdev)->log_stops++;
+	if (FAKE(vdev)->on_log_stop != NULL)
+		FAKE(vdev)->on_log_stop(FAKE(vdev)->on_log_stop_arg);
 	FAKE(vdev)->log = NULL;
 	return 0;
 }

@@ -7,6 +7,8 @@
  */
 
 #include <errno.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -169,7 +171,7 @@ start_with(struct fixture *f, uint64_t features)
 		set_up(f, i);
 	vdpa_consumer_advance(f->c);
 	assert_true(vdpa_consumer_is_running(f->c));
-	f->fake->log_syncs = 0;
+	__atomic_store_n(&f->fake->log_syncs, 0, __ATOMIC_SEQ_CST);
 }
 
 static void
@@ -448,7 +450,7 @@ all_memory_is_marked_where_the_device_does_not_tell(void **state)
 	struct fixture *f = *state;
 
 	start(f);
-	f->fake->fail_log_sync = true;
+	__atomic_store_n(&f->fake->fail_log_sync, true, __ATOMIC_SEQ_CST);
 	stop_vqs(f);
 	assert_int_equal(count(f, 0), MEM_SIZE >> 12);
 	assert_true(is_in(f, 0, IOVA >> 12) && !is_in(f, 0, (IOVA + MEM_SIZE) >> 12));
@@ -463,12 +465,60 @@ all_memory_is_marked_where_the_device_does_not_stop(void **state)
 	f->fake->fail_reset = true;
 	vdpa_device_fail(&f->fake->vdev, 0, EIO, "the test has it fail");
 	EVENTUALLY(vdpa_device_get_state(&f->fake->vdev) == VDPA_STATE_FAILED);
+	/* The state is seen before the end. */
+	vdpa_device_lock(&f->fake->vdev);
+	vdpa_device_unlock(&f->fake->vdev);
 	assert_int_equal(count(f, 0), MEM_SIZE >> 12);
 	/* And nothing is asked of it any more, but to let go of the log. */
 	assert_int_equal(f->fake->log_stops, 1);
-	f->fake->log_syncs = 0;
+	__atomic_store_n(&f->fake->log_syncs, 0, __ATOMIC_SEQ_CST);
 	stop_vqs(f);
 	assert_int_equal(f->fake->log_syncs, 0);
+}
+
+static void
+hang(void *arg)
+{
+	sem_t *sems = arg;
+
+	sem_post(&sems[0]);
+	sem_wait(&sems[1]);
+}
+
+static void *
+replace_log(void *arg)
+{
+	struct fixture *f = arg;
+
+	return (void *)(intptr_t)vdpa_consumer_set_log(f->c, &f->log[1]);
+}
+
+/* The front end unmaps a log that it has replaced. */
+static void
+a_log_is_not_replaced_under_a_device_that_fails(void **state)
+{
+	struct fixture *f = *state;
+	pthread_t front_end;
+	sem_t sems[2];
+	void *rc;
+
+	sem_init(&sems[0], 0, 0);
+	sem_init(&sems[1], 0, 0);
+	start(f);
+	f->fake->fail_reset = true;
+	f->fake->on_log_stop_arg = sems;
+	f->fake->on_log_stop = hang;
+	vdpa_device_fail(&f->fake->vdev, 0, EIO, "the test has it fail");
+	sem_wait(&sems[0]);
+	assert_int_equal(vdpa_device_get_state(&f->fake->vdev), VDPA_STATE_FAILED);
+	assert_int_equal(pthread_create(&front_end, NULL, replace_log, f), 0);
+	usleep(50000);
+	assert_int_not_equal(pthread_tryjoin_np(front_end, NULL), 0);
+	sem_post(&sems[1]);
+	assert_int_equal(pthread_join(front_end, &rc), 0);
+	assert_null(rc);
+	sem_destroy(&sems[0]);
+	sem_destroy(&sems[1]);
 }
 
 /* How much of it. */
@@ -554,6 +604,7 @@ main(void)
 		TEST(all_memory_is_marked_where_the_device_does_not_tell),
 		AS(halting, all_memory_is_marked_where_the_device_does_not_stop),
 		TEST(all_memory_is_marked_where_the_device_does_not_stop),
+		AS(halting, a_log_is_not_replaced_under_a_device_that_fails),
 		TEST(the_driver_gets_as_much_of_the_log_as_there_is_memory_for),
 		TEST(memory_that_the_log_would_not_cover_is_refused),
 		TEST(a_log_larger_than_any_guest_needs_is_refused),

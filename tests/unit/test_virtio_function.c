@@ -16,6 +16,7 @@
 
 #include <cmocka.h>
 
+#include "steps.h"
 #include "virtio_test.h"
 
 static bool
@@ -274,6 +275,22 @@ words_show_and_limit(void **state)
 	assert_int_equal(config[3], 2);
 }
 
+/* A front end hears it when it gives the size, and not when the queue starts. */
+static void
+each_queue_is_as_large_as_the_function_and_the_word_have_it(void **state)
+{
+	struct fixture *f = *state;
+
+	fake_virtio_init(&f->v, "v0", 2);
+	f->v.vq[1].size_max = f->v.vq[1].size = 64;
+	assert_int_equal(add(f, WORDS "queue_size 128"), 0);
+	assert_int_equal(vdpa_check_vq_num(f->vdev, 0, false, 128), 0);
+	assert_int_equal(vdpa_check_vq_num(f->vdev, 0, false, 256), -EINVAL);
+	assert_int_equal(vdpa_check_vq_num(f->vdev, 1, false, 64), 0);
+	assert_int_equal(vdpa_check_vq_num(f->vdev, 1, false, 128), -EINVAL);
+	assert_string_equal(vdpa_error_message(), "v0: queue 1: size 128, allowed are 1 to 64");
+}
+
 static void
 words_that_the_device_cannot_follow_are_refused(void **state)
 {
@@ -387,6 +404,7 @@ main(void)
 		T(what_is_no_virtio_device_is_refused_by_name_too),
 		T(a_reserved_bar_is_passed_by),
 		T(words_show_and_limit),
+		T(each_queue_is_as_large_as_the_function_and_the_word_have_it),
 		T(words_that_the_device_cannot_follow_are_refused),
 		T(another_type_has_the_queues_that_it_counts),
 		T(a_type_has_the_configuration_that_virtio_gives_it),

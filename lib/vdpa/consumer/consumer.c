@@ -120,7 +120,10 @@ consumer_update_log(struct vdpa_consumer *c)
 	uint64_t used[VDPA_VQ_MAX];
 	int rc;
 
-	if (!consumer_runs(c) || (!on && !c->logging))
+	/* One that fails may still be at the log that it had: not on return. */
+	if (!consumer_runs(c) && c->state == CONSUMER_FAILED)
+		return vdpa_device_set_log(c->vdev, NULL, NULL);
+	if (c->state != CONSUMER_RUNNING || (!on && !c->logging))
 		return 0;
 	for (uint16_t i = 0; i < RTE_DIM(used); i++)
 		used[i] = i < c->nvqs ? c->vqs[i].user.log : UINT64_MAX;

@@ -7,7 +7,7 @@
 #ifndef VDPA_STEPS_H
 #define VDPA_STEPS_H
 
-#include "vdpa_driver.h"
+#include "vdpa_frontend.h"
 
 /* status.c */
 
