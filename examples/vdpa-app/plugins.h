@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Plugins with drivers (-d), loaded ahead of EAL.
+ */
+
+#ifndef APP_PLUGINS_H
+#define APP_PLUGINS_H
+
+/* Load one. Returns 0, or -EINVAL with one line on stderr. */
+int app_plugin_load(const char *path);
+
+/* Load those that EAL's options name; EAL finds them loaded. As above. */
+int app_plugins_load_eal(int argc, char *const *argv);
+
+#endif /* APP_PLUGINS_H */
