@@ -3,7 +3,8 @@
 
 /*
  * Plugins with drivers. EAL loads what its -d names, but only when it starts: by then the words of
- * devices have been checked, and --help has been printed.
+ * devices have been checked, and --help has been printed. So they are loaded here, and EAL is not
+ * given them.
  */
 
 #include <errno.h>
@@ -25,15 +26,30 @@ app_plugin_load(const char *path)
 }
 
 int
+app_plugin_option(int argc, char *const *argv, const char **path)
+{
+	if (strncmp(argv[0], "-d", 2) != 0)
+		return 0;
+	if (argv[0][2] != '\0') {
+		*path = argv[0] + 2;
+		return 1;
+	}
+	if (argc < 2)
+		return 0;
+	*path = argv[1];
+	return 2;
+}
+
+int
 app_plugins_load_eal(int argc, char *const *argv)
 {
-	int rc = 0;
+	const char *path;
+	int n, rc = 0;
 
-	for (int i = 0; rc == 0 && i < argc; i++) {
-		if (strcmp(argv[i], "-d") == 0 && i + 1 < argc)
-			rc = app_plugin_load(argv[++i]);
-		else if (strncmp(argv[i], "-d", 2) == 0 && argv[i][2] != '\0')
-			rc = app_plugin_load(argv[i] + 2);
+	for (int i = 0; rc == 0 && i<argc; i += n> 0 ? n : 1) {
+		n = app_plugin_option(argc - i, argv + i, &path);
+		if (n > 0)
+			rc = app_plugin_load(path);
 	}
 	return rc;
 }
