@@ -15,6 +15,7 @@
 
 #include "cli.h"
 #include "conformance.h"
+#include "plugins.h"
 
 enum {
 	OPT_DEV = 256,
@@ -82,6 +83,7 @@ cli_usage(void)
 	     "such\n"
 	     "                         as \"mgmtdev sim_net backend loopback\"\n"
 	     "  --socket PATH          reach it as a vhost-user front end\n"
+	     "  -d FILE                with --dev: load drivers, a plugin or a folder of them\n"
 	     "  --type net|block|other its type, where a socket does not tell (default: guessed)\n"
 	     "  --loopback yes|no|auto frames sent to a net device come back; yes: they must\n"
 	     "                         (default auto: find out)\n"
@@ -248,6 +250,10 @@ parse_option(struct cli_options *o, int c, const char *arg)
 	case OPT_LOG_LEVEL:
 		o->log_level = arg;
 		break;
+	case 'd':
+		o->plugins = true;
+		rc = app_plugin_load(arg);
+		break;
 	case 'h':
 		o->help = true;
 		break;
@@ -265,11 +271,11 @@ parse_options(struct cli_options *o, int argc, char **argv)
 	int c, rc;
 
 	opterr = 0;
-	while ((c = getopt_long(argc, argv, "+:hv", long_options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "+:hvd:", long_options, NULL)) != -1) {
 		if (c == ':')
 			return bad("option '%s' needs a value; see --help", argv[optind - 1]);
 		/* Short ones may stand together in one argument. */
-		if (c == '?' && optopt > 0 && optopt < OPT_DEV && strchr("hv", optopt) == NULL)
+		if (c == '?' && optopt > 0 && optopt < OPT_DEV && strchr("hvd", optopt) == NULL)
 			return bad("unknown option '-%c'; see --help", optopt);
 		if (c == '?')
 			return bad("unknown option '%s'; see --help", argv[optind - 1]);
@@ -313,6 +319,9 @@ cli_parse(struct cli_options *o, int argc, char **argv)
 		return bad("'%s' is too much; EAL's options stand behind --", argv[optind]);
 	o->eal_argv = argv + optind;
 	o->eal_argc = argc - optind;
+	rc = app_plugins_load_eal(o->eal_argc, o->eal_argv);
+	if (rc < 0)
+		return rc;
 	if (o->help || o->version || o->list)
 		return 0;
 	if (o->command == CLI_NONE)
@@ -321,6 +330,8 @@ cli_parse(struct cli_options *o, int argc, char **argv)
 		return bad("give the device by --dev WORDS or --socket PATH, one of them");
 	if (o->socket != NULL && o->eal_argc > 0)
 		return bad("'%s': a socket is reached without EAL", o->eal_argv[0]);
+	if (o->socket != NULL && o->plugins)
+		return bad("-d loads drivers of this process: it goes with --dev");
 	if (o->no_status && o->socket == NULL)
 		return bad("--no-status is about vhost-user: it goes with --socket");
 	if (o->write && !o->overwrite)

@@ -24,7 +24,7 @@ struct cli_options {
 	unsigned int n_cases;
 	uint32_t device_id; /* --type; 0: guess */
 	enum cli_loopback loopback;
-	bool list, help, version, no_status, overwrite, packed, write;
+	bool list, help, version, no_status, overwrite, packed, write, plugins;
 	unsigned int scale;	  /* percent */
 	unsigned int duration_ms; /* bench */
 	uint32_t size;		  /* bytes; 0: default */

@@ -122,6 +122,17 @@ run_command(const struct cli_options *o)
 	return code;
 }
 
+/* Of --dev, those of plugins among them. */
+static void
+print_words(void)
+{
+	char *text = vdpa_words_help();
+
+	if (text != NULL)
+		printf("\n%s", text);
+	free(text);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -137,6 +148,7 @@ main(int argc, char **argv)
 	}
 	if (opts.help) {
 		cli_usage();
+		print_words();
 		return EXIT_WELL;
 	}
 	if (opts.list) {

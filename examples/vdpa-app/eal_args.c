@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "eal_args.h"
+#include "plugins.h"
 #include "program.h"
 #include "runtime_dir.h"
 
@@ -430,7 +431,8 @@ int
 app_eal_args_build(struct app_eal_args *args, const struct app_options *opts)
 {
 	struct eal_given given = look_at(opts);
-	int i, ret;
+	const char *plugin;
+	int i, n, ret;
 
 	memset(args, 0, sizeof(*args));
 	args->help = given.help;
@@ -454,8 +456,12 @@ app_eal_args_build(struct app_eal_args *args, const struct app_options *opts)
 		ret = add_log_levels(args, opts);
 	if (ret == 0)
 		ret = add_runtime_dir(args, &given);
-	for (i = 0; ret == 0 && i < opts->eal_argc; i++)
-		ret = add_arg(args, "%s", opts->eal_argv[i]);
+	for (i = 0; ret == 0 && i<opts->eal_argc; i += n> 0 ? n : 1) {
+		/* They are loaded. */
+		n = app_plugin_option(opts->eal_argc - i, opts->eal_argv + i, &plugin);
+		if (n == 0)
+			ret = add_arg(args, "%s", opts->eal_argv[i]);
+	}
 	if (ret == 0) {
 		args->argv = calloc((size_t)args->argc + 1, sizeof(*args->argv));
 		if (args->argv == NULL)

@@ -211,6 +211,8 @@ main(int argc, char **argv)
 		app_usage();
 		putchar('\n');
 	}
+	if (opts.list)
+		app_report_functions();
 	if (opts.help || opts.list) {
 		code = print_words_help();
 		goto out;

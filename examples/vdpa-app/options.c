@@ -17,6 +17,7 @@
 #include <vdpa.h>
 
 #include "options.h"
+#include "plugins.h"
 #include "program.h"
 
 enum {
@@ -31,6 +32,8 @@ enum {
 	OPT_HELP,
 	OPT_VERSION,
 };
+
+#define SHORT_OPTIONS "+:hd:"
 
 static const struct option long_options[] = {
 	{"dev", required_argument, NULL, OPT_DEV},
@@ -58,6 +61,10 @@ app_usage(void)
 	       "  --config FILE       add the devices of FILE: the same words, one device a line, "
 	       "# "
 	       "starts a comment\n"
+	       "  -d FILE             load drivers: a plugin, or a folder of them; EAL's -d does "
+	       "too; "
+	       "may be\n"
+	       "                      repeated\n"
 	       "  --poll-lcores LIST  CPUs that poll simulated devices and never sleep, e.g. 1 or "
 	       "2-3,5 (none)\n"
 	       "  --poll-us N         without them: microseconds to look for more work before "
@@ -69,8 +76,10 @@ app_usage(void)
 	       "  --log-level LEVEL   error, warning, notice, info or debug (notice); "
 	       "PATTERN:LEVEL "
 	       "for one DPDK log type\n"
-	       "  --list              list management devices and front ends with their words\n"
-	       "  --help              this text, and that of --list\n"
+	       "  --list              list PCI functions that a driver serves, and the words of "
+	       "management\n"
+	       "                      devices, drivers and front ends\n"
+	       "  --help              this text, and the words\n"
 	       "  --version           versions of this program and of DPDK\n"
 	       "\n"
 	       "Exit code: 0 stopped by SIGINT, SIGTERM or SIGHUP; 1 could not start; 2 wrong "
@@ -308,6 +317,21 @@ find_separator(int argc, char **argv)
 	return 0;
 }
 
+/* What brings words comes before what uses them, wherever it stands. Mistakes are found later. */
+static int
+load_plugins(const struct app_options *opts, int argc, char **argv)
+{
+	int opt, ret;
+
+	ret = app_plugins_load_eal(opts->eal_argc, opts->eal_argv);
+	opterr = 0;
+	optind = 1;
+	while (ret == 0 && (opt = getopt_long(argc, argv, SHORT_OPTIONS, long_options, NULL)) != -1)
+		if (opt == 'd')
+			ret = app_plugin_load(optarg);
+	return ret;
+}
+
 int
 app_options_parse(struct app_options *opts, int argc, char **argv)
 {
@@ -324,10 +348,14 @@ app_options_parse(struct app_options *opts, int argc, char **argv)
 		argc -= separator;
 	}
 
-	opterr = 0;
-	optind = 1;
-	while (ret == 0 && (opt = getopt_long(argc, argv, "+:h", long_options, NULL)) != -1) {
+	ret = load_plugins(opts, argc, argv);
+	/* From the start, also behind a cluster of short options. */
+	optind = 0;
+	while (ret == 0 &&
+	       (opt = getopt_long(argc, argv, SHORT_OPTIONS, long_options, NULL)) != -1) {
 		switch (opt) {
+		case 'd':
+			break;
 		case OPT_DEV:
 			ret = add_dev_option(opts, optarg, ++n_dev);
 			break;

@@ -38,6 +38,36 @@ string_of(const json_t *object, const char *key)
 }
 
 static void
+print_function(const char *name, const json_t *f, int depth)
+{
+	const char *driver = string_of(f, "driver");
+	const char *reason = string_of(f, "reason");
+
+	printf("  %*s%s  %s  %s%s: %s\n", 2 * depth, "", name, string_of(f, "ids"),
+	       driver != NULL ? "driver " : "", driver != NULL ? driver : "no driver",
+	       reason != NULL ? reason : "can be used");
+}
+
+void
+app_report_functions(void)
+{
+	json_t *root = parse(vdpa_function_show()), *f, *vf;
+	const char *name, *vf_name;
+
+	puts("PCI functions of this machine that a driver serves:");
+	if (json_object_size(root) == 0)
+		puts("  none");
+	json_object_foreach(root, name, f)
+	{
+		print_function(name, f, 0);
+		json_object_foreach(json_object_get(f, "vfs"), vf_name, vf)
+			print_function(vf_name, vf, 1);
+	}
+	putchar('\n');
+	json_decref(root);
+}
+
+static void
 print_count(const json_t *dev, const char *key, const char *one, const char *many)
 {
 	json_int_t n = json_integer_value(json_object_get(dev, key));

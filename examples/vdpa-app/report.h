@@ -8,6 +8,10 @@
 #ifndef APP_REPORT_H
 #define APP_REPORT_H
 
+/* One line for each PCI function of this machine that a driver serves: which, and why it cannot be
+ * used; virtual functions under their physical one. */
+void app_report_functions(void);
+
 /* One line for each device: what it is and where it waits. */
 void app_report_devices(void);
 

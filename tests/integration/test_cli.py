@@ -132,7 +132,9 @@ class Information(unittest.TestCase):
                               capture_output=True, text=True, timeout=harness.TIMEOUT).stdout
 
     def test_list_and_help(self):
-        words = self.run_ok('--list')
+        functions, begin, words = self.run_ok('--list').partition('Words of every device:\n')
+        self.assertRegex(functions, r'^PCI functions of this machine that a driver serves:\n(  .*\n)+\n$')
+        words = begin + words
         for word in ('sim_net', 'sim_blk', 'vhost-user', 'mac', 'backend', 'socket'):
             self.assertIn(word, words)
         text = self.run_ok('--help')

@@ -16,6 +16,7 @@ import time
 import unittest
 
 import harness
+import plugin_tool
 import vhost_user_client as vhu
 
 BUILD = os.environ.get('UVDPA_BUILD', '')
@@ -58,21 +59,23 @@ class Process:
 
     _count = 0
 
-    def __init__(self, program, vdevs=(), args=(), env=None):
+    def __init__(self, program, vdevs=(), args=(), env=None, plugins=(PLUGIN,)):
         Process._count += 1
         self.dir = tempfile.mkdtemp(prefix='uvdpa-test.')
         self.prefix = f'uvdpa-vdpa.{os.getpid()}.{Process._count}'
         # EAL refuses a plugin by a path that others may write to (a file in the current folder is
         # one), and takes one by name.
         command = ['stdbuf', '-oL', program, '-l0', '--no-huge', '-m', '128', '--no-shconf',
-                   '--no-pci', f'--file-prefix={self.prefix}', '-d', PLUGIN,
-                   '--log-level=lib.vhost.*:warning']
+                   '--no-pci', f'--file-prefix={self.prefix}', '--log-level=lib.vhost.*:warning']
+        for plugin in plugins:
+            command += ['-d', plugin]
         for vdev in vdevs:
             command += ['--vdev', vdev]
         self.process = subprocess.Popen(
             command + ['--', *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors='replace', bufsize=1, cwd=self.dir,
-            env=dict(os.environ, LD_LIBRARY_PATH=BUILD, XDG_RUNTIME_DIR=self.dir,
+            env=dict(os.environ, LD_LIBRARY_PATH=f'{BUILD}:{_folder}',
+                     XDG_RUNTIME_DIR=self.dir,
                      RUNTIME_DIRECTORY=self.dir, **(env or {})))
         self.out = harness.Reader(self.process.stdout)
 
@@ -123,8 +126,8 @@ class Process:
 class Example(Process):
     """examples/vdpa at its prompt, with the devices of some --vdev arguments."""
 
-    def __init__(self, vdevs, env=None):
-        super().__init__(_program, vdevs, ['--interactive'], env)
+    def __init__(self, vdevs, env=None, plugins=(PLUGIN,)):
+        super().__init__(_program, vdevs, ['--interactive'], env, plugins)
 
     def run(self, command):
         """Run a command; the lines that it printed."""
@@ -195,6 +198,15 @@ class Listing(unittest.TestCase):
         self.refused('uvdpa0,mgmtdev=,max_vqp=2', 'a value is missing')
         self.refused('uvdpa0,mgmtdev=sim_net,frontend=vhost-user', 'frontend is given twice')
 
+
+    def test_a_driver_that_is_a_plugin(self):
+        plugin_tool.build(os.path.join(_folder, 'null.so'))
+        vdevs = ['uvdpa0,mgmtdev=null_net,depth=7', 'uvdpa1,mgmtdev=null_net,depth=10']
+        for plugins in ((PLUGIN, 'null.so'), ('null.so', PLUGIN)):
+            with Example(vdevs, plugins=plugins) as example:
+                self.assertEqual(list(example.list()), ['uvdpa0'])
+            self.assertIn("uvdpa1: depth '10': not a number from 1 to 9", example.out.text())
+            self.assertNotIn("driver 'null'", example.out.text())
 
     def test_unknown_dpdk_gets_no_device(self):
         built = subprocess.run(['pkg-config', '--modversion', 'libdpdk'], text=True, check=True,

@@ -12,25 +12,14 @@ import tempfile
 import unittest
 
 import harness
+import plugin_tool
 import vhost_user_client
-
-SOURCE = os.environ.get('UVDPA_SOURCE', '')
-BUILD = os.environ.get('UVDPA_BUILD', '')
-
-
-def run(*command, **kwargs):
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            **kwargs)
-    if result.returncode != 0:
-        raise AssertionError(f'{shlex.join(command)}:\n{result.stdout}')
-    return result.stdout
+from plugin_tool import BUILD, SOURCE, run
 
 
 class Example(unittest.TestCase):
     def setUp(self):
-        harness.skip_unless(SOURCE and BUILD, 'UVDPA_SOURCE and UVDPA_BUILD name no trees')
-        harness.skip_unless(shutil.which('cc') and shutil.which('pkg-config'),
-                            'needs cc and pkg-config')
+        plugin_tool.skip_unless_possible()
         self.dir = tempfile.mkdtemp(prefix='uvdpa-test.')
         self.addCleanup(shutil.rmtree, self.dir)
 
@@ -89,17 +78,7 @@ class Example(unittest.TestCase):
 
     def test_against_an_installed_tree(self):
         prefix = os.path.join(self.dir, 'root')
-        env = dict(os.environ, DESTDIR=prefix)
-        run('meson', 'install', '--no-rebuild', '-C', BUILD, env=env)
-        pcs = run('find', prefix, '-name', 'uvdpa.pc').split()
-        self.assertEqual(len(pcs), 1, pcs)
-        # The file names the final prefix: let it name the one it is under now.
-        with open(pcs[0]) as f:
-            text = f.read()
-        with open(pcs[0], 'w') as f:
-            f.write(text.replace('prefix=', f'prefix={prefix}', 1))
-        folder = os.path.dirname(pcs[0])
-        library_path = os.path.dirname(folder)
+        folder, library_path = plugin_tool.install(prefix)
         self.assertTrue(os.path.isfile(os.path.join(library_path, 'libuvdpa.a')))
 
         # The programs find the library without ldconfig and LD_LIBRARY_PATH.

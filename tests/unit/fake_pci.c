@@ -86,17 +86,50 @@ fake_pci_dma(const struct fake_pci *f, uint64_t iova, uint64_t len)
 
 /* The transport. */
 
+static struct fake_pci *
+find(const char *name)
+{
+	struct fake_pci *f = functions;
+
+	while (f != NULL && strcmp(f->name, name) != 0)
+		f = f->next;
+	return f;
+}
+
+static uint16_t
+get16(const struct fake_pci *f, unsigned int at)
+{
+	return (uint16_t)(f->config[at] | f->config[at + 1] << 8);
+}
+
+static int
+fake_identify(const char *where, struct vdpa_pci_id *id)
+{
+	const struct fake_pci *f = find(where);
+
+	if (f == NULL)
+		return vdpa_error(ENODEV, "fake/%s: no such function", where);
+	if (!f->listed)
+		return -EOPNOTSUPP;
+	*id = (struct vdpa_pci_id){
+		.vendor = get16(f, 0x00),
+		.device = get16(f, 0x02),
+		.subsystem_vendor = get16(f, 0x2c),
+		.subsystem = get16(f, 0x2e),
+		.class_code = get16(f, 0x0a) << 8 | f->config[0x09],
+	};
+	return 0;
+}
+
 static int
 fake_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params *params,
 	  struct vdpa_pci_info *info, struct vdpa_dma_domain **dma, void **handle)
 {
 	static const struct vdpa_dma_ops ops = {.map = fake_dma_map, .unmap = fake_dma_unmap};
 	const struct vdpa_dma_limits limits = {.page_size = (uint64_t)sysconf(_SC_PAGESIZE)};
-	struct fake_pci *f = functions;
+	struct fake_pci *f = find(where);
 	int ret;
 
-	while (f != NULL && strcmp(f->name, where) != 0)
-		f = f->next;
 	if (f == NULL)
 		return vdpa_error(ENODEV, "fake/%s: no such function", where);
 	if (f->open_err != 0)
@@ -131,6 +164,7 @@ fake_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params 
 	info->can_reset = f->can_reset;
 	info->numa_node = f->numa_node;
 	f->open = pci;
+	f->opens++;
 	*dma = f->dma;
 	*handle = f;
 	return 0;
@@ -297,6 +331,7 @@ static const struct vdpa_pci_transport fake_transport = {
 	.prefix = "fake/",
 	.open = fake_open,
 	.close = fake_close,
+	.identify = fake_identify,
 	.read = fake_read,
 	.write = fake_write,
 	.post = fake_post,

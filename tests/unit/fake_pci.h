@@ -50,6 +50,7 @@ struct fake_pci {
 	unsigned int nr_irqs[VFIO_PCI_NUM_IRQS];
 	bool can_reset;
 	int numa_node;
+	bool listed; /* what it is can be seen without opening it */
 	int part_fd; /* what a part of a BAR is as a file of its own; -1: nothing */
 
 	/* Optional. post: a doorbell that was not mapped; NULL: as write. */
@@ -68,6 +69,7 @@ struct fake_pci {
 
 	/* What the driver has done. */
 	struct vdpa_pci *open; /* NULL: closed */
+	unsigned int opens;
 	bool msix_on;
 	unsigned int n_msix;	    /* vectors enabled */
 	int msix[FAKE_PCI_VECTORS]; /* eventfds, -1: masked */

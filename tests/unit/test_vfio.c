@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -26,98 +25,11 @@
 
 #include <cmocka.h>
 
+#include "sysfs_test.h"
 #include "test_util.h"
 
 #include "vdpa.h"
 #include "vdpa_pci.h"
-#include "vfio_priv.h"
-
-#define ADDRESS "0000:06:00.2"
-
-static char root[64], dev[80];
-
-static void
-make_dir(const char *path)
-{
-	char at[512];
-
-	for (const char *p = path; p != NULL;) {
-		p = strchr(p + 1, '/');
-		snprintf(at, sizeof(at), "%s/%.*s", root,
-			 (int)(p != NULL ? p - path : (ptrdiff_t)strlen(path)), path);
-		assert_true(mkdir(at, 0755) == 0 || errno == EEXIST);
-	}
-}
-
-static void
-make_link(const char *to, const char *path)
-{
-	char at[512];
-
-	snprintf(at, sizeof(at), "%s/%s", root, path);
-	(void)unlink(at);
-	assert_int_equal(symlink(to, at), 0);
-}
-
-static void
-make_file(const char *path, const char *text)
-{
-	char at[512];
-	FILE *f;
-
-	snprintf(at, sizeof(at), "%s/%s", root, path);
-	f = fopen(at, "w");
-	assert_non_null(f);
-	assert_true(fputs(text, f) >= 0);
-	fclose(f);
-}
-
-/* A function, its driver and its group; NULL: none. */
-static void
-make_function(const char *address, const char *driver, const char *group)
-{
-	char path[256], to[256];
-
-	snprintf(path, sizeof(path), "bus/pci/devices/%s", address);
-	make_dir(path);
-	if (driver != NULL) {
-		snprintf(to, sizeof(to), "../../../bus/pci/drivers/%s", driver);
-		snprintf(path, sizeof(path), "bus/pci/devices/%s/driver", address);
-		make_link(to, path);
-		make_dir(to + strlen("../../../"));
-	}
-	if (group != NULL) {
-		snprintf(to, sizeof(to), "../../../kernel/iommu_groups/%s", group);
-		snprintf(path, sizeof(path), "bus/pci/devices/%s/iommu_group", address);
-		make_link(to, path);
-		snprintf(path, sizeof(path), "kernel/iommu_groups/%s/devices/%s", group, address);
-		make_dir(path);
-	}
-}
-
-static int
-setup(void **state)
-{
-	snprintf(root, sizeof(root), "/tmp/uvdpa-test-vfio.XXXXXX");
-	assert_non_null(mkdtemp(root));
-	snprintf(dev, sizeof(dev), "%s/dev", root);
-	make_dir("dev");
-	vdpa_vfio_set_roots(root, dev);
-	return 0;
-}
-
-static int
-remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	return remove(path);
-}
-
-static int
-teardown(void **state)
-{
-	vdpa_vfio_set_roots(NULL, NULL);
-	return nftw(root, remove_one, 8, FTW_DEPTH | FTW_PHYS);
-}
 
 static void
 refused(const char *name, int err, const char *message)
@@ -366,8 +278,6 @@ a_chain_of_capabilities_stays_in_its_answer(void **state)
 	b->next = 60;
 	assert_null(vdpa_vfio_find_cap(info, 64, 16, 2, 8));
 }
-
-#define test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int
 main(void)

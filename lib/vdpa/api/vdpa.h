@@ -140,6 +140,17 @@ char *vdpa_dev_stats(const char *name);
 char *vdpa_mgmtdev_show(void);
 
 /**
+ * PCI functions of this machine that a driver serves, as JSON text, an object keyed by the name of
+ * the management device (`pci/0000:06:00.2`); free() it. Of each: `ids`, `subsystem` and `class` in
+ * hexadecimal, `numa_node`, `kernel_driver` that it is bound to (null: none), `driver` that serves
+ * it, `usable` and else the `reason`, one line with what mends it, `device` that it is already.
+ * Virtual functions stand in their physical function's `vfs`, keyed likewise; one that no driver
+ * serves is there for their sake, with `driver` null. Nothing is opened. Works before vdpa_init().
+ * @return NULL on failure (-ENOMEM in errno).
+ */
+char *vdpa_function_show(void);
+
+/**
  * Load a plugin, a shared object that brings drivers (VDPA_REGISTER_DRIVER() in vdpa_driver.h), or
  * each `.so` in a folder: what EAL does of its `-d`, but before there is an EAL, so that
  * vdpa_dev_check() and vdpa_words_help() know their words. EAL may load the same file again: that
@@ -147,9 +158,9 @@ char *vdpa_mgmtdev_show(void);
  *
  * @param path  file or folder; a name without a slash that is no file is looked for where
  *              libraries are.
- * @return 0; -ENOENT where there is none; -EPERM for one that everybody may write to, as EAL has
- *         it; -ENOEXEC for what is no shared object or lacks a symbol, the message says which;
- *         -EEXIST where a driver of the same name is registered; what else vdpa_register_driver()
+ * @return 0; -ENOENT where there is none; -EPERM for one that everybody may write to, or replace,
+ *         as EAL has it; -ENOEXEC for what is no shared object or lacks a symbol, the message says
+ * which; -EEXIST where a driver of the same name is registered; what else vdpa_register_driver()
  *         says. On failure nothing of that file is left; those of a folder before it stay.
  */
 int vdpa_plugin_load(const char *path);

@@ -10,7 +10,6 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
-#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,34 +41,40 @@ vdpa_plugin_add_driver(struct vdpa_driver *drv)
 	}
 }
 
-/* As EAL: what others may write to is not run. */
+/* Nothing is run that everybody may write to, or put something in the place of: as EAL has it, but
+ * for folders where one can only move what is one's own, such as /tmp. */
 static int
-check_writable(const char *path, const char *what)
+check_writable(const char *path)
 {
 	struct stat st;
 
 	if (stat(path, &st) < 0)
-		return vdpa_error(errno, "'%s': %s", path, strerror(errno));
-	if ((st.st_mode & S_IWOTH) != 0)
-		return vdpa_error(
-			EPERM,
-			"'%s': everybody may write to %s, so that anybody's code could be "
-			"loaded: chmod o-w, or copy the plugin elsewhere",
-			path, what);
-	return 0;
+		return vdpa_error(errno, "plugin '%s': %s", path, strerror(errno));
+	if ((st.st_mode & S_IWOTH) == 0 || (S_ISDIR(st.st_mode) && (st.st_mode & S_ISVTX) != 0))
+		return 0;
+	return vdpa_error(
+		EPERM,
+		"plugin: everybody may write to '%s', so that anybody's code could be run: "
+		"chmod o-w %s, or put the plugin elsewhere",
+		path, path);
 }
 
+/* The file and every folder above it. path is an absolute one. */
 static int
 check_file(const char *path)
 {
-	char folder[PATH_MAX];
+	char at[PATH_MAX];
+	char *slash;
 	int rc;
 
-	rc = check_writable(path, "the plugin");
-	if (rc < 0)
-		return rc;
-	snprintf(folder, sizeof(folder), "%s", path);
-	return check_writable(dirname(folder), "the plugin's folder");
+	snprintf(at, sizeof(at), "%s", path);
+	for (;;) {
+		rc = check_writable(at);
+		slash = strrchr(at, '/');
+		if (rc < 0 || slash == NULL || strcmp(at, "/") == 0)
+			return rc;
+		slash[slash == at ? 1 : 0] = '\0';
+	}
 }
 
 static int

@@ -194,6 +194,8 @@ show_entry(const struct vdpa_bus_entry *e)
 
 	json_object_set_new(obj, "mgmtdev",
 			    e->mdev != NULL ? json_string(e->mdev->name) : json_null());
+	if (e->drv != NULL)
+		json_object_set_new(obj, "driver", json_string(e->drv->name));
 	json_object_set_new(obj, "frontend",
 			    e->fe != NULL ? json_string(e->fe->name) : json_null());
 	if (e->vdev != NULL)
