@@ -65,9 +65,9 @@ int doorbell_watch_init(struct doorbell_watch *w);
 void doorbell_watch_fini(struct doorbell_watch *w);
 
 /*
- * mult is the distance of words in bytes, with flags 8 at least; they lie in len bytes, whole pages,
- * of the file at offset. poll_us 0: trap. 0 or a negative errno with vdpa_error(), then nothing is
- * left.
+ * mult is the distance of words in bytes, with flags 8 at least; they lie in len bytes, whole
+ * pages, of the file at offset. poll_us 0: trap. 0 or a negative errno with vdpa_error(), then
+ * nothing is left.
  */
 int doorbells_init(struct doorbells *d, struct doorbell_watch *watch, uint16_t n, uint32_t mult,
 		   size_t offset, size_t len, unsigned int poll_us, bool flags);

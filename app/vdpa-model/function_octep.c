@@ -289,8 +289,7 @@ write_selector(struct vp_function *vp, uint64_t offset, const uint8_t *buf, size
 		if ((value & SELECT_PENDING) == 0)
 			return true;
 		own->selectors[i].value = (uint16_t)(value & ~SELECT_PENDING);
-		begin(vp, &own->selectors[i].job,
-		      vp_has_fault(vp, MODEL_FAULT_BIT(SELECTOR_LATE)));
+		begin(vp, &own->selectors[i].job, vp_has_fault(vp, MODEL_FAULT_BIT(SELECTOR_LATE)));
 		return true;
 	}
 	return false;
@@ -306,8 +305,7 @@ read_selectors(struct vp_function *vp, uint64_t offset, uint8_t *buf, size_t len
 		uint32_t value = rte_cpu_to_le_32(s->value | SELECT_PENDING);
 		uint64_t at = (uint64_t)vp->base + VP_COMMON_OFFSET + selectors[i].at;
 
-		if (s->job.pending &&
-		    vp_read_block(offset, buf, len, at, &value, selectors[i].len))
+		if (s->job.pending && vp_read_block(offset, buf, len, at, &value, selectors[i].len))
 			look(&s->job);
 	}
 }

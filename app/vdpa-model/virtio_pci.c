@@ -476,8 +476,8 @@ read_flags(struct vp_function *vp, uint64_t offset, uint8_t *buf, size_t len)
 	uint64_t mult = vp->params.notify_mult, first = offset / mult;
 
 	for (uint64_t i = first; i < vp->params.nvqs && i * mult < offset + len; i++) {
-		uint32_t flag = rte_cpu_to_le_32(
-			vp->params.ops->read_flag(vp->params.arg, (uint16_t)i));
+		uint32_t flag =
+			rte_cpu_to_le_32(vp->params.ops->read_flag(vp->params.arg, (uint16_t)i));
 
 		vp_read_block(offset, buf, len, i * mult + DOORBELL_LEN, &flag, sizeof(flag));
 	}
@@ -544,7 +544,8 @@ write_virtio(struct vp_function *vp, uint64_t offset, const uint8_t *buf, size_t
 		write_doorbell(vp, offset - VP_NOTIFY_OFFSET, len, value);
 	} else if (offset + len <= VP_COMMON_LEN && len <= sizeof(value)) {
 		write_common(vp, (uint32_t)offset, len, value);
-	} else if (vp_part_of(offset, len, VP_DEVICE_OFFSET, vp->params.device_size, &at, &pos, &n)) {
+	} else if (vp_part_of(offset, len, VP_DEVICE_OFFSET, vp->params.device_size, &at, &pos,
+			      &n)) {
 		vp->params.ops->write_device(vp->params.arg, (size_t)at, buf + pos, n);
 	}
 }

@@ -61,8 +61,8 @@ struct vp_ops {
 	int (*start_queue)(void *arg, uint16_t idx);
 	/* A queue stops when it has completed what it took; it keeps its place. */
 	void (*stop_queue)(void *arg, uint16_t idx);
-	/* Where a queue begins when it is started next; NULL: at the beginning. Without effect while
-	 * it runs. */
+	/* Where a queue begins when it is started next; NULL: at the beginning. Without effect
+	 * while it runs. */
 	void (*place_queue)(void *arg, uint16_t idx, const struct vdpa_vq_state *state);
 	/* Where a queue stands, or begins when it is started next. */
 	int (*queue_place)(void *arg, uint16_t idx, struct vdpa_vq_state *state);
@@ -80,8 +80,8 @@ struct vp_ops {
 
 	/* Of kinds that have it. */
 
-	/* From now on pages of buffers that queues write are marked in the bitmap at [start, end) of
-	 * the client's addresses; or no longer. */
+	/* From now on pages of buffers that queues write are marked in the bitmap at [start, end)
+	 * of the client's addresses; or no longer. */
 	void (*set_log)(void *arg, bool on, uint64_t start, uint64_t end);
 	/* Whether that is not in effect yet: there is no such memory. */
 	bool (*log_is_pending)(void *arg);
@@ -101,7 +101,8 @@ struct vp_kind {
 	void (*ids)(uint32_t device_id, struct vp_ids *ids);
 	unsigned int bar; /* of virtio's structures */
 	uint32_t base;	  /* where they begin in it, whole pages */
-	/* Configuration space names none of them; a list of vp_add_virtio_caps() in the BAR does. */
+	/* Configuration space names none of them; a list of vp_add_virtio_caps() in the BAR does.
+	 */
 	bool caps_in_bar;
 	uint32_t device_len; /* of the structure of device configuration, at least */
 	uint64_t features_off, features_on;
@@ -109,8 +110,8 @@ struct vp_kind {
 	uint16_t queue_size_min;  /* a smaller queue is not enabled */
 	/* A 0 in queue_enable stops a queue, which keeps its place and goes on by a 1. */
 	bool enable_stops;
-	uint8_t reset_status; /* written to the status resets, and nothing else does; 0: 0 does */
-	bool flags;	      /* 32 bits behind each doorbell: see read_flag */
+	uint8_t reset_status;	/* written to the status resets, and nothing else does; 0: 0 does */
+	bool flags;		/* 32 bits behind each doorbell: see read_flag */
 	uint32_t notify_shared; /* bytes between doorbells of one page, at least */
 	uint16_t vectors_max;	/* 0: VP_VECTORS_MAX */
 
@@ -147,9 +148,9 @@ struct vp_params {
 	uint64_t features;
 	uint16_t nvqs;
 	uint16_t queue_size_max;
-	uint16_t vectors;      /* MSI-X, 1 .. VP_VECTORS_MAX */
-	uint32_t notify_mult;  /* bytes between doorbells: VP_PAGE or less */
-	size_t device_size;    /* bytes of device configuration */
+	uint16_t vectors;     /* MSI-X, 1 .. VP_VECTORS_MAX */
+	uint32_t notify_mult; /* bytes between doorbells: VP_PAGE or less */
+	size_t device_size;   /* bytes of device configuration */
 	enum vp_ring_state ring_state;
 	unsigned int ready_ms; /* a kind's firmware takes so long after a reset of the function */
 	const uint32_t *fault; /* mask of MODEL_FAULT_*, read at every access; atomic */

@@ -181,8 +181,8 @@ add_bars(struct vp_function *vp)
 	add_bar(vp, vp->bar, rte_align64pow2(vp_notify_offset(vp) + vp->notify_len),
 		wide ? PCI_BASE_ADDRESS_MEM_TYPE_64 | PCI_BASE_ADDRESS_MEM_PREFETCH : 0);
 	if (own > 0)
-		add_bar(vp, kind->own_bar,
-			RTE_MAX(rte_align64pow2(own), (uint64_t)BAR_ALIGN_MIN), 0);
+		add_bar(vp, kind->own_bar, RTE_MAX(rte_align64pow2(own), (uint64_t)BAR_ALIGN_MIN),
+			0);
 }
 
 /* The capability that reaches BARs through configuration space (4.1.4.9). */

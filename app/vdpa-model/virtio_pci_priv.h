@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copyright (c) 2026 uvdpa contributors */
 
-/* Between virtio_pci.c, the BARs, virtio_pci_config.c, the configuration space, and function_*.c, the
- * kinds. */
+/* Between virtio_pci.c, the BARs, virtio_pci_config.c, the configuration space, and function_*.c,
+ * the kinds. */
 
 #ifndef MODEL_VIRTIO_PCI_PRIV_H
 #define MODEL_VIRTIO_PCI_PRIV_H
