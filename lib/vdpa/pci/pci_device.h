@@ -23,7 +23,7 @@ struct vdpa_pci {
 	unsigned int msix_cap;	  /* offset in configuration space */
 	unsigned int nr_vectors;
 	unsigned int msix_bars; /* bit by BAR: has the table or the pending bits */
-	bool opened;		/* vdpa_pci_open() has succeeded */
+	bool opened; /* vdpa_pci_open() has succeeded */
 
 	pthread_mutex_t lock;	   /* the command register, and interrupts: */
 	unsigned int msix_enabled; /* vectors; 0: off */
