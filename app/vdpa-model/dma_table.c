@@ -169,7 +169,10 @@ check_file(const struct dma_table *t, const struct dma_range *r, int fd, struct 
 
 	if (seals < 0)
 		return vdpa_error(EINVAL,
-				  "DMA range 0x%" PRIx64 ": the file is not a shared memory file",
+				  "DMA range 0x%" PRIx64
+				  ": the file is not a shared memory file: use a memfd, or a "
+				  "file in /dev/shm or of huge pages (QEMU: "
+				  "memory-backend-memfd,share=on)",
 				  r->first);
 	if ((flags & O_ACCMODE) != O_RDWR || (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0)
 		return vdpa_error(EACCES,

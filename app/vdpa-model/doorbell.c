@@ -39,6 +39,19 @@ word(const struct doorbells *d, uint16_t idx)
 	return (uint32_t *)(void *)(d->mem + (size_t)idx * d->mult);
 }
 
+uint32_t
+doorbells_get_flag(const struct doorbells *d, uint16_t idx)
+{
+	return __atomic_load_n(word(d, idx) + 1, __ATOMIC_RELAXED);
+}
+
+void
+doorbells_set_flag(struct doorbells *d, uint16_t idx, uint32_t value)
+{
+	/* What it tells of, used descriptors, was written before. */
+	__atomic_store_n(word(d, idx) + 1, value, __ATOMIC_RELEASE);
+}
+
 static uint64_t
 now_ns(void)
 {
@@ -180,8 +193,11 @@ unwatch(void *arg)
 static void
 forget(struct doorbells *d)
 {
-	for (uint16_t i = 0; i < d->n; i++)
+	for (uint16_t i = 0; i < d->n; i++) {
 		__atomic_store_n(word(d, i), DOORBELL_IDLE, __ATOMIC_RELAXED);
+		if (d->flags)
+			doorbells_set_flag(d, i, 0);
+	}
 }
 
 /* Memory that a client cannot take away under us: its size is sealed. */
@@ -203,7 +219,7 @@ make_memory(struct doorbells *d)
 
 int
 doorbells_init(struct doorbells *d, struct doorbell_watch *watcher, uint16_t n, uint32_t mult,
-	       size_t offset, size_t len, unsigned int poll_us)
+	       size_t offset, size_t len, unsigned int poll_us, bool flags)
 {
 	int rc;
 
@@ -212,6 +228,7 @@ doorbells_init(struct doorbells *d, struct doorbell_watch *watcher, uint16_t n, 
 				.offset = offset,
 				.len = len,
 				.poll = poll_us != 0,
+				.flags = flags,
 				.poll_us = poll_us,
 				.watch = watcher};
 	d->queues = calloc(n, sizeof(*d->queues));
@@ -224,7 +241,7 @@ doorbells_init(struct doorbells *d, struct doorbell_watch *watcher, uint16_t n, 
 			goto err;
 		}
 	}
-	if (d->poll) {
+	if (d->poll || d->flags) {
 		rc = make_memory(d);
 		if (rc < 0)
 			goto err;
@@ -240,7 +257,7 @@ doorbells_renew(struct doorbells *d)
 {
 	struct doorbells old = *d;
 
-	if (!d->poll)
+	if (d->mem == NULL)
 		return;
 	if (make_memory(d) == 0) {
 		munmap(old.mem, old.len);
@@ -281,10 +298,10 @@ doorbells_stop(struct doorbells *d)
 {
 	eventfd_t value;
 
-	if (d->poll) {
+	if (d->poll)
 		vdpa_event_loop_call(d->watch->loop, unwatch, d);
+	if (d->mem != NULL)
 		forget(d);
-	}
 	for (uint16_t i = 0; i < d->n; i++)
 		(void)eventfd_read(d->queues[i].kick_fd, &value);
 }

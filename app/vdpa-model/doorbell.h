@@ -8,6 +8,9 @@
  * Looking at the words of all functions is a watch's: one timer on a loop of its own. A function is
  * looked at again after its poll_us while there are rings, and more and more seldom while there are
  * none; idle ones share the timer's wake-ups. Functions that trap doorbells are not watched.
+ *
+ * A function may have flags: a word behind each doorbell's, which the device sets when the queue
+ * interrupts, and the client clears. They are in the same memory, trapped or not.
  */
 
 #ifndef MODEL_DOORBELL_H
@@ -39,6 +42,7 @@ struct doorbells {
 	struct doorbell_queue *queues;
 
 	bool poll; /* else trapped */
+	bool flags;
 	unsigned int poll_us;
 	struct doorbell_watch *watch;
 
@@ -61,11 +65,12 @@ int doorbell_watch_init(struct doorbell_watch *w);
 void doorbell_watch_fini(struct doorbell_watch *w);
 
 /*
- * mult is the distance of words in bytes; they lie in len bytes, whole pages, of the file at
- * offset. poll_us 0: trap. 0 or a negative errno with vdpa_error(), then nothing is left.
+ * mult is the distance of words in bytes, with flags 8 at least; they lie in len bytes, whole
+ * pages, of the file at offset. poll_us 0: trap. 0 or a negative errno with vdpa_error(), then
+ * nothing is left.
  */
 int doorbells_init(struct doorbells *d, struct doorbell_watch *watch, uint16_t n, uint32_t mult,
-		   size_t offset, size_t len, unsigned int poll_us);
+		   size_t offset, size_t len, unsigned int poll_us, bool flags);
 void doorbells_fini(struct doorbells *d);
 
 /* Look from now on; rings that came before are seen at once. Not on the watch's loop. */
@@ -74,6 +79,10 @@ void doorbells_start(struct doorbells *d);
 void doorbells_stop(struct doorbells *d);
 /* Other memory for the words: a client that has gone may have kept what it had mapped. Stopped. */
 void doorbells_renew(struct doorbells *d);
+
+/* A queue's flag, with flags: the client writes it at any time. Any thread. */
+uint32_t doorbells_get_flag(const struct doorbells *d, uint16_t idx);
+void doorbells_set_flag(struct doorbells *d, uint16_t idx, uint32_t value);
 
 /* A ring that came by message. */
 void doorbells_ring(struct doorbells *d, uint16_t idx, uint32_t data);

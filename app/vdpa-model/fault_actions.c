@@ -22,7 +22,9 @@
 #include "vdpa_log.h"
 
 #define TICK_MS 5
-#define TICKING (MODEL_FAULT_BIT(WRONG_USED_INDEX) | MODEL_FAULT_BIT(SPURIOUS_INTERRUPTS))
+#define TICKING                                                                                    \
+	(MODEL_FAULT_BIT(WRONG_USED_INDEX) | MODEL_FAULT_BIT(SPURIOUS_INTERRUPTS) |                \
+	 MODEL_FAULT_BIT(FLAG_STUCK))
 
 #define PACKED_DESC_LEN	  16
 #define PACKED_DESC_ID	  12 /* u16 id, u16 flags */
@@ -87,6 +89,9 @@ on_tick(struct vdpa_event *ev, uint32_t revents)
 		return;
 	if ((mask & MODEL_FAULT_BIT(WRONG_USED_INDEX)) != 0)
 		corrupt_queues(md);
+	/* Where the client writes them in memory. */
+	if ((mask & MODEL_FAULT_BIT(FLAG_STUCK)) != 0)
+		model_flags_set_all(md);
 	if ((mask & MODEL_FAULT_BIT(SPURIOUS_INTERRUPTS)) != 0) {
 		for (uint16_t i = 0; i < md->irqs.n_vectors; i++)
 			model_interrupts_fire(&md->irqs, i);

@@ -48,11 +48,11 @@ region_info(void *arg, uint32_t index, struct vfu_region *region)
 	if (region->size == 0)
 		return;
 	region->flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
-	if (index == VP_BAR_VIRTIO && md->doorbells.poll &&
-	    region->size >= VP_NOTIFY_OFFSET + md->vp.notify_len) {
+	if (index == md->vp.bar && md->doorbells.poll &&
+	    region->size >= vp_notify_offset(&md->vp) + md->vp.notify_len) {
 		region->flags |= VFIO_REGION_INFO_FLAG_MMAP;
 		region->fd = md->doorbells.fd;
-		region->map_offset = VP_NOTIFY_OFFSET;
+		region->map_offset = vp_notify_offset(&md->vp);
 		region->map_size = md->vp.notify_len;
 	}
 }

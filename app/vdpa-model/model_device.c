@@ -22,6 +22,7 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_pci.h>
 #include <rte_bitops.h>
+#include <rte_byteorder.h>
 #include <rte_common.h>
 
 #include "model_fault.h"
@@ -42,12 +43,15 @@ has_fault(const struct model_device *md, uint32_t bit)
 
 /* Interrupts. */
 
-/* Where a queue's interrupts go: to the client's eventfd without a detour, where there is MSI-X. */
+/* Where a queue's interrupts go: to the client's eventfd without a detour, where there is MSI-X and
+ * nothing to be set first. */
 static int
 call_fd_of(const struct model_device *md, uint16_t idx)
 {
 	if (has_fault(md, MODEL_FAULT_BIT(LOST_INTERRUPTS)))
 		return -1;
+	if (md->flags != NULL)
+		return md->flags[idx].ev.fd;
 	if (!md->irqs.msix_on)
 		return md->relay.fd;
 	return model_interrupts_fd(&md->irqs, md->vp.queues[idx].vector);
@@ -128,7 +132,7 @@ initial_state(const struct model_device *md)
 	return state;
 }
 
-/* A queue as the driver described it, from the beginning or from where it was parked. */
+/* A queue as the driver described it, from the beginning or from its place. */
 static struct vdpa_vq_config
 queue_config(struct model_device *md, uint16_t idx)
 {
@@ -141,7 +145,7 @@ queue_config(struct model_device *md, uint16_t idx)
 		.desc = q->desc,
 		.driver = q->driver,
 		.device = q->device,
-		.state = mq->parked ? mq->state : initial_state(md),
+		.state = mq->placed ? mq->state : initial_state(md),
 		.kick_fd = md->doorbells.queues[idx].kick_fd,
 		.call_fd = call_fd_of(md, idx),
 	};
@@ -179,79 +183,12 @@ set_features(void *arg, uint64_t features)
 	return rc;
 }
 
-static int
-start_device(void *arg)
-{
-	struct model_device *md = arg;
-	uint16_t nvqs = md->vp.params.nvqs;
-	struct vdpa_vq_config vqs[VDPA_VQ_MAX];
-	struct vdpa_start_config conf = {
-		.features = own_features(md, md->vp.driver_features),
-		.vqs = vqs,
-		.nvqs = nvqs,
-	};
-	int rc;
-
-	if (has_fault(md, MODEL_FAULT_BIT(NEEDS_RESET))) {
-		VDPA_LOG(NOTICE, "%s: vfio-user: start: fault needs_reset", md->vdev->name);
-		return -EIO;
-	}
-	rc = dma_table_iotlb(&md->dma, &conf.iotlb);
-	if (rc < 0) {
-		VDPA_LOG(ERR, "%s: vfio-user: start: %s", md->vdev->name, vdpa_error_message());
-		return rc;
-	}
-	for (uint16_t i = 0; i < nvqs; i++) {
-		vqs[i] = (struct vdpa_vq_config){.kick_fd = -1, .call_fd = -1};
-		if (!may_run(md, i))
-			continue;
-		if (vp_bus_master(&md->vp))
-			vqs[i] = queue_config(md, i);
-		else
-			md->queues[i] = (struct model_queue){
-				.parked = true, .state = initial_state(md), .call_fd = -1};
-	}
-	if (!vp_bus_master(&md->vp))
-		VDPA_LOG(WARNING,
-			 "%s: vfio-user: started without bus master: its queues stand still until "
-			 "the driver sets it",
-			 md->vdev->name);
-	rc = vdpa_device_start(md->vdev, &conf);
-	if (rc < 0) {
-		VDPA_LOG(ERR, "%s: vfio-user: start: %s", md->vdev->name, vdpa_error_message());
-		return rc;
-	}
-	for (uint16_t i = 0; i < nvqs; i++)
-		md->queues[i].started = vqs[i].ready;
-	md->running = true;
-	/* What was routed meanwhile may have changed since queue_config(). */
-	model_device_route(md);
-	doorbells_start(&md->doorbells);
-	model_faults_update(md);
-	if (has_fault(md, MODEL_FAULT_BIT(DISCONNECT)))
-		vdpa_task_post(md->loop, &md->disconnect_task);
-	return 0;
-}
-
 static void
 forget_queues(struct model_device *md)
 {
 	for (uint16_t i = 0; i < md->vp.params.nvqs; i++)
 		md->queues[i] = (struct model_queue){.call_fd = -1};
 	md->running = false;
-}
-
-static void
-reset_device(void *arg)
-{
-	struct model_device *md = arg;
-	int rc = vdpa_device_stop(md->vdev);
-
-	if (rc < 0 && rc != -ENODEV)
-		VDPA_LOG(ERR, "%s: vfio-user: reset: %s", md->vdev->name, vdpa_error_message());
-	forget_queues(md);
-	doorbells_stop(&md->doorbells);
-	model_faults_update(md);
 }
 
 static int
@@ -264,8 +201,6 @@ start_queue(void *arg, uint16_t idx)
 	if (!md->running || md->queues[idx].started || !may_run(md, idx))
 		return 0;
 	if (!vp_bus_master(&md->vp)) {
-		if (!md->queues[idx].parked)
-			md->queues[idx].state = initial_state(md);
 		md->queues[idx].parked = true;
 		return 0;
 	}
@@ -292,11 +227,176 @@ stop_queue(void *arg, uint16_t idx)
 	if (!q->started)
 		return;
 	q->started = false;
+	q->placed = true;
 	q->call_fd = -1;
 	rc = vdpa_device_stop_vq(md->vdev, idx, &q->state);
 	if (rc < 0 && vdpa_device_get_state(md->vdev) != VDPA_STATE_FAILED)
 		VDPA_LOG(ERR, "%s: vfio-user: queue %u: stop: %s", md->vdev->name, idx,
 			 vdpa_error_message());
+}
+
+/* What queues write is logged from the first buffer on: they start when the log runs. */
+static int
+start_logged(struct model_device *md)
+{
+	int rc = 0;
+
+	model_log_update(md, md->dma.iotlb);
+	for (uint16_t i = 0; rc == 0 && i < md->vp.params.nvqs; i++)
+		if (md->queues[i].parked)
+			rc = start_queue(md, i);
+	return rc;
+}
+
+static int
+start_device(void *arg)
+{
+	struct model_device *md = arg;
+	uint16_t nvqs = md->vp.params.nvqs;
+	struct vdpa_vq_config vqs[VDPA_VQ_MAX];
+	struct vdpa_start_config conf = {
+		.features = own_features(md, md->vp.driver_features),
+		.vqs = vqs,
+		.nvqs = nvqs,
+	};
+	int rc;
+
+	if (has_fault(md, MODEL_FAULT_BIT(NEEDS_RESET))) {
+		VDPA_LOG(NOTICE, "%s: vfio-user: start: fault needs_reset", md->vdev->name);
+		return -EIO;
+	}
+	rc = dma_table_iotlb(&md->dma, &conf.iotlb);
+	if (rc < 0) {
+		VDPA_LOG(ERR, "%s: vfio-user: start: %s", md->vdev->name, vdpa_error_message());
+		return rc;
+	}
+	for (uint16_t i = 0; i < nvqs; i++) {
+		vqs[i] = (struct vdpa_vq_config){.kick_fd = -1, .call_fd = -1};
+		if (!may_run(md, i))
+			continue;
+		if (vp_bus_master(&md->vp) && !md->log.asked)
+			vqs[i] = queue_config(md, i);
+		else
+			md->queues[i].parked = true;
+	}
+	if (!vp_bus_master(&md->vp))
+		VDPA_LOG(WARNING,
+			 "%s: vfio-user: started without bus master: its queues stand still until "
+			 "the driver sets it",
+			 md->vdev->name);
+	rc = vdpa_device_start(md->vdev, &conf);
+	if (rc < 0) {
+		VDPA_LOG(ERR, "%s: vfio-user: start: %s", md->vdev->name, vdpa_error_message());
+		return rc;
+	}
+	for (uint16_t i = 0; i < nvqs; i++)
+		md->queues[i].started = vqs[i].ready;
+	md->running = true;
+	rc = md->log.asked ? start_logged(md) : 0;
+	if (rc < 0) {
+		forget_queues(md);
+		(void)vdpa_device_stop(md->vdev);
+		model_log_forget(md);
+		return rc;
+	}
+	/* What was routed meanwhile may have changed since queue_config(). */
+	model_device_route(md);
+	doorbells_start(&md->doorbells);
+	model_faults_update(md);
+	if (has_fault(md, MODEL_FAULT_BIT(DISCONNECT)))
+		vdpa_task_post(md->loop, &md->disconnect_task);
+	return 0;
+}
+
+static void
+reset_device(void *arg)
+{
+	struct model_device *md = arg;
+	int rc = vdpa_device_stop(md->vdev);
+
+	if (rc < 0 && rc != -ENODEV)
+		VDPA_LOG(ERR, "%s: vfio-user: reset: %s", md->vdev->name, vdpa_error_message());
+	forget_queues(md);
+	model_log_forget(md);
+	doorbells_stop(&md->doorbells);
+	model_faults_update(md);
+}
+
+static void
+place_queue(void *arg, uint16_t idx, const struct vdpa_vq_state *state)
+{
+	struct model_device *md = arg;
+	struct model_queue *q = &md->queues[idx];
+
+	if (q->started)
+		return;
+	q->placed = state != NULL;
+	if (state != NULL)
+		q->state = *state;
+}
+
+/* How far a split ring was used; false: it is not in the memory. */
+static bool
+read_used(const struct model_device *md, uint16_t idx, struct vdpa_vq_state *state)
+{
+	const uint16_t *used = NULL;
+
+	if (md->dma.iotlb != NULL)
+		used = vdpa_iotlb_range(md->dma.iotlb, md->vp.queues[idx].device + 2,
+					sizeof(*used));
+	if (used == NULL)
+		return false;
+	*state = (struct vdpa_vq_state){0};
+	state->split.avail_index = rte_le_to_cpu_16(__atomic_load_n(used, __ATOMIC_ACQUIRE));
+	return true;
+}
+
+/* A packed ring does not say by itself: the queue stops, and goes on. */
+static int
+queue_place(void *arg, uint16_t idx, struct vdpa_vq_state *state)
+{
+	struct model_device *md = arg;
+	struct model_queue *q = &md->queues[idx];
+	int rc = 0;
+
+	if (q->started && !is_packed(md))
+		return read_used(md, idx, state) ? 0 : -EFAULT;
+	if (q->started) {
+		stop_queue(md, idx);
+		rc = start_queue(md, idx);
+		if (rc < 0)
+			vdpa_device_fail(md->vdev, idx, rc, "it does not start again");
+	}
+	*state = q->placed ? q->state : initial_state(md);
+	return rc;
+}
+
+static void
+set_log(void *arg, bool on, uint64_t start, uint64_t end)
+{
+	model_log_set(arg, on, start, end);
+}
+
+static bool
+log_is_pending(void *arg)
+{
+	return model_log_is_pending(arg);
+}
+
+static uint32_t
+read_flag(void *arg, uint16_t idx)
+{
+	struct model_device *md = arg;
+
+	return doorbells_get_flag(&md->doorbells, idx);
+}
+
+static void
+write_flag(void *arg, uint16_t idx, uint32_t value)
+{
+	struct model_device *md = arg;
+
+	model_flags_write(md, idx, value, has_fault(md, MODEL_FAULT_BIT(FLAG_STUCK)));
 }
 
 static void
@@ -372,6 +472,7 @@ model_device_update_memory(struct model_device *md)
 	if (rc < 0)
 		return rc;
 	park_queues(md, tlb);
+	model_log_update(md, tlb);
 	rc = vdpa_device_set_memory(md->vdev, tlb);
 	if (rc == 0)
 		resume_queues(md);
@@ -418,12 +519,18 @@ const struct vp_ops model_vp_ops = {
 	.reset = reset_device,
 	.start_queue = start_queue,
 	.stop_queue = stop_queue,
+	.place_queue = place_queue,
+	.queue_place = queue_place,
 	.route_queue = route_queue,
 	.intx = update_intx,
 	.bus_master = bus_master,
 	.notify = notify,
 	.read_device = read_device,
 	.write_device = write_device,
+	.set_log = set_log,
+	.log_is_pending = log_is_pending,
+	.read_flag = read_flag,
+	.write_flag = write_flag,
 };
 
 /* Told from elsewhere. */
@@ -479,6 +586,8 @@ model_device_init(struct model_device *md)
 	if (md->relay.fd < 0)
 		return vdpa_error(errno, "eventfd: %s", strerror(errno));
 	rc = vdpa_event_add(md->loop, &md->relay);
+	if (rc == 0)
+		rc = model_flags_init(md);
 	return rc < 0 ? rc : model_interrupts_init(&md->irqs, md->vp.params.vectors);
 }
 
@@ -491,6 +600,7 @@ model_device_fini(struct model_device *md)
 	vdpa_event_del(&md->relay);
 	if (md->relay.fd >= 0)
 		close(md->relay.fd);
+	model_flags_fini(md);
 	model_interrupts_fini(&md->irqs);
 	free(md->queues);
 }

@@ -11,6 +11,7 @@
 #include "dma_table.h"
 #include "doorbell.h"
 #include "interrupt.h"
+#include "log_limit.h"
 #include "vdpa_frontend.h"
 #include "vfio_user_server.h"
 #include "virtio_pci.h"
@@ -18,9 +19,28 @@
 /* What the core has of a queue. */
 struct model_queue {
 	bool started;
-	bool parked; /* it ran, and goes on from state when its memory is back */
+	bool parked; /* it ran, and goes on when its memory is back */
+	bool placed; /* it starts at state, where it stopped or the driver put it */
 	int call_fd; /* what the device was given */
 	struct vdpa_vq_state state;
+};
+
+/* A queue's interrupts on their way to its flag. */
+struct model_flag {
+	struct vdpa_event ev;
+	struct model_device *md;
+	uint16_t idx;
+};
+
+/* The dirty log that the function writes by DMA (page_log.c). */
+struct model_log {
+	bool asked;
+	bool on; /* the device writes logs[at] */
+	uint64_t start, end;
+	struct vdpa_dirty_log logs[2];
+	unsigned int at;
+	struct vdpa_iotlb *tlb; /* in which its memory is */
+	struct vdpa_log_limit lines;
 };
 
 /*
@@ -46,6 +66,10 @@ struct model_device {
 	struct model_queue *queues;
 	bool running;	/* the core runs it */
 	bool connected; /* atomic */
+
+	struct model_log log;
+	struct model_flag *flags; /* of a function with flags; NULL: none */
+	uint16_t n_flags;
 
 	struct vdpa_event relay; /* an eventfd for queue interrupts that must show in the ISR */
 	struct vdpa_task config_task, failed_task, disconnect_task;
@@ -77,6 +101,20 @@ void model_device_update_intx(struct model_device *md);
 int model_device_update_memory(struct model_device *md);
 /* The device does not let go of memory: nothing but a stop helps, and the driver is told. */
 void model_device_give_up(struct model_device *md, int err);
+
+/* The log on or off; the memory that it lies in is tlb from now on, or the device has started. */
+void model_log_set(struct model_device *md, bool on, uint64_t start, uint64_t end);
+void model_log_update(struct model_device *md, struct vdpa_iotlb *tlb);
+/* The device was stopped, and uses it no more. */
+void model_log_forget(struct model_device *md);
+bool model_log_is_pending(const struct model_device *md);
+
+/* Flags of queues (queue_flag.c); fini after a failure too. */
+int model_flags_init(struct model_device *md);
+void model_flags_fini(struct model_device *md);
+/* A trapped write of the driver's; stuck: the flag stays set. */
+void model_flags_write(struct model_device *md, uint16_t idx, uint32_t value, bool stuck);
+void model_flags_set_all(struct model_device *md);
 
 /* Faults that act by themselves (fault_actions.c). */
 int model_faults_init(struct model_device *md);

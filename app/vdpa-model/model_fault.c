@@ -47,6 +47,18 @@ static const struct {
 					"BAR"},
 	[MODEL_FAULT_SMALL_BAR] = {"small_bar", "BAR 4 ends before the device configuration"},
 	[MODEL_FAULT_NO_VECTOR] = {"no_vector", "every MSI-X vector is refused"},
+	[MODEL_FAULT_WRONG_SIGNATURE] = {"wrong_signature",
+					 "octep: BAR 4 begins with another signature"},
+	[MODEL_FAULT_SELECTOR_NEVER] = {"selector_never",
+					"octep: a selector is never acknowledged"},
+	[MODEL_FAULT_SELECTOR_LATE] = {"selector_late",
+				       "octep: a selector is acknowledged after delay_ms"},
+	[MODEL_FAULT_MAILBOX_NEVER] = {"mailbox_never", "octep: the mailbox never answers"},
+	[MODEL_FAULT_MAILBOX_LATE] = {"mailbox_late", "octep: the mailbox answers after delay_ms"},
+	[MODEL_FAULT_MAILBOX_ERROR] = {"mailbox_error",
+				       "octep: the mailbox answers every request with error 5"},
+	[MODEL_FAULT_FLAG_STUCK] = {"flag_stuck",
+				    "octep: interrupt flags are set again when they are cleared"},
 };
 
 const char *
@@ -64,7 +76,7 @@ model_fault_help(enum model_fault fault)
 static int
 unknown(const char *name, size_t len)
 {
-	char known[512] = "";
+	char known[MODEL_FAULT_TEXT_MAX] = "";
 	size_t n = 0;
 
 	for (unsigned int i = 0; i < MODEL_FAULT_COUNT && n < sizeof(known); i++)

@@ -44,26 +44,91 @@ choice_is(const struct vdpa_args *args, const char *word, const char *value)
 	return arg != NULL && strcmp(arg->choice->name, value) == 0;
 }
 
+/* Two numbers of 16 bits in hexadecimal, as lspci -n shows them: "1af4:1041". */
+static int
+parse_ids(const struct vdpa_args *args, const char *word, uint32_t *ids)
+{
+	const char *text = vdpa_args_str(args, word, NULL);
+	unsigned int vendor, device;
+	int end = 0;
+
+	*ids = 0;
+	if (text == NULL)
+		return 0;
+	if (strlen(text) != 9 || strspn(text, "0123456789abcdefABCDEF") != 4 ||
+	    sscanf(text, "%4x:%4x%n", &vendor, &device, &end) != 2 || end != 9)
+		return vdpa_error(EINVAL, "%s '%s': expected is VENDOR:DEVICE, such as 1af4:1041",
+				  word, text);
+	*ids = (uint32_t)vendor << 16 | device;
+	return *ids != 0 ? 0 : vdpa_error(EINVAL, "%s 0000:0000: no function has that", word);
+}
+
+static const struct vp_kind *
+kind_of(const struct vdpa_args *args)
+{
+	static const struct vp_kind *const kinds[] = {&vp_kind_virtio, &vp_kind_ifcvf,
+						      &vp_kind_octep};
+
+	for (unsigned int i = 0; i < RTE_DIM(kinds); i++)
+		if (choice_is(args, "function", kinds[i]->name))
+			return kinds[i];
+	return &vp_kind_virtio;
+}
+
+static enum vp_ring_state
+ring_state_of(const struct vdpa_args *args)
+{
+	if (choice_is(args, "ring_state", "pair"))
+		return VP_RING_STATE_PAIR;
+	return choice_is(args, "ring_state", "queue") ? VP_RING_STATE_QUEUE : VP_RING_STATE_BY_ID;
+}
+
+/* Words that are of one kind of function only. */
+static int
+check_words(const struct vdpa_args *args, const struct vp_kind *kind)
+{
+	if (vdpa_args_has(args, "ring_state") && kind != &vp_kind_ifcvf)
+		return vdpa_error(EINVAL, "ring_state is of the function ifcvf");
+	if (vdpa_args_has(args, "ready_ms") && kind != &vp_kind_octep)
+		return vdpa_error(EINVAL, "ready_ms is of the function octep");
+	return 0;
+}
+
 static int
 init_function(struct model_device *md, const struct vdpa_args *args)
 {
+	const struct vp_kind *kind = kind_of(args);
 	uint16_t nvqs = vdpa_get_vq_count(md->vdev);
-	const struct vp_params params = {
+	uint32_t vectors = nvqs + 1u;
+	struct vp_params params = {
+		.kind = kind,
 		.device_id = vdpa_get_device_id(md->vdev),
 		/* DMA is to addresses that the client has mapped, not to physical ones. */
 		.features = vdpa_get_device_features(md->vdev) | RTE_BIT64(VIRTIO_F_VERSION_1) |
 			    RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM),
 		.nvqs = nvqs,
 		.queue_size_max = vdpa_get_vq_num_max(md->vdev),
-		.vectors = (uint16_t)vdpa_args_u64(args, "vectors", nvqs + 1u),
-		.notify_mult = choice_is(args, "notify", "shared") ? NOTIFY_SHARED : VP_PAGE,
+		.notify_mult = VP_PAGE,
 		.device_size = RTE_MIN(vdpa_get_config_size(md->vdev), (size_t)VP_DEVICE_MAX),
+		.ring_state = ring_state_of(args),
+		.ready_ms = (unsigned int)vdpa_args_u64(args, "ready_ms", 0),
 		.fault = &md->fault,
+		.delay_ms = &md->delay_ms,
 		.ops = &model_vp_ops,
 		.arg = md,
 	};
+	int rc = check_words(args, kind);
 
-	return vp_init(&md->vp, &params);
+	if (kind->vectors_max != 0)
+		vectors = RTE_MIN(vectors, (uint32_t)kind->vectors_max);
+	params.vectors = (uint16_t)vdpa_args_u64(args, "vectors", vectors);
+	if (choice_is(args, "notify", "shared"))
+		params.notify_mult = RTE_MAX(NOTIFY_SHARED, kind->notify_shared);
+	if (rc == 0)
+		rc = parse_ids(args, "pci_id", &params.pci_id);
+	if (rc == 0)
+		rc = parse_ids(args, "pci_sub", &params.pci_sub);
+	return rc < 0 ? rc : vp_init(&md->vp, &params);
 }
 
 static int
@@ -75,7 +140,8 @@ init_doorbells(struct model_device *md, const struct vdpa_args *args)
 	if (trap && vdpa_args_has(args, "poll_us"))
 		return vdpa_error(EINVAL, "poll_us is of doorbells that are polled");
 	return doorbells_init(&md->doorbells, &watch, md->vp.params.nvqs, md->vp.params.notify_mult,
-			      VP_NOTIFY_OFFSET, md->vp.notify_len, trap ? 0 : poll_us);
+			      vp_notify_offset(&md->vp), md->vp.notify_len, trap ? 0 : poll_us,
+			      md->vp.kind->flags);
 }
 
 static int
@@ -219,12 +285,51 @@ static const struct vdpa_param_choice notify_choices[] = {
 	{0},
 };
 
+static const struct vdpa_param_choice function_choices[] = {
+	{.name = "virtio", .help = "a modern virtio-pci function"},
+	{.name = "ifcvf", .help = "one like Intel's ifcvf: ring state and dirty log in BAR 4"},
+	{.name = "octep", .help = "one like Marvell's Octeon DPU: virtio by firmware in BAR 4"},
+	{0},
+};
+
+static const struct vdpa_param_choice ring_state_choices[] = {
+	{.name = "pair", .help = "32 bits a queue, 64 bytes for a pair of queues"},
+	{.name = "queue", .help = "16 bits a queue, 4 bytes apart"},
+	{0},
+};
+
 static const struct vdpa_param vfio_user_params[] = {
 	{.name = "vfio_user",
 	 .type = VDPA_PARAM_STRING,
 	 .metavar = "PATH",
 	 .min = 1,
 	 .help = "UNIX socket to serve a virtio-pci function on; created"},
+	{.name = "function",
+	 .type = VDPA_PARAM_CHOICE,
+	 .choices = function_choices,
+	 .help = "what kind of function it is (default virtio)"},
+	{.name = "pci_id",
+	 .type = VDPA_PARAM_STRING,
+	 .metavar = "VENDOR:DEVICE",
+	 .min = 9,
+	 .max = 9,
+	 .help = "its PCI ids in hexadecimal, such as 1af4:1041 (default: the function's)"},
+	{.name = "pci_sub",
+	 .type = VDPA_PARAM_STRING,
+	 .metavar = "VENDOR:DEVICE",
+	 .min = 9,
+	 .max = 9,
+	 .help = "its subsystem's ids in hexadecimal, such as 8086:001a (default: the function's)"},
+	{.name = "ring_state",
+	 .type = VDPA_PARAM_CHOICE,
+	 .choices = ring_state_choices,
+	 .help = "ifcvf: layout of the ring state (default: by the device id)"},
+	{.name = "ready_ms",
+	 .type = VDPA_PARAM_UINT,
+	 .metavar = "N",
+	 .max = DELAY_MS_MAX,
+	 .help = "octep: milliseconds that the firmware takes from the first look after a reset of "
+		 "the function (default 0)"},
 	{.name = "doorbell",
 	 .type = VDPA_PARAM_CHOICE,
 	 .choices = doorbell_choices,
@@ -257,7 +362,8 @@ static const struct vdpa_param vfio_user_params[] = {
 	 .metavar = "N",
 	 .min = 1,
 	 .max = DELAY_MS_MAX,
-	 .help = "milliseconds that delayed_reply takes (default 500)"},
+	 .help = "milliseconds that delayed_reply, selector_late and mailbox_late take (default "
+		 "500)"},
 	{.name = NULL},
 };
 
@@ -323,7 +429,7 @@ static json_t *
 device_stats(const struct model_device *md)
 {
 	json_t *queues = json_array();
-	char faults[512];
+	char faults[MODEL_FAULT_TEXT_MAX];
 
 	for (uint16_t i = 0; i < md->doorbells.n; i++) {
 		const struct doorbell_queue *q = &md->doorbells.queues[i];

@@ -323,6 +323,18 @@ execute(struct call *c, const struct vfio_user_header *hdr)
 	return cmd->handler(c);
 }
 
+/* A client tries what a server may lack; but without its memory nothing works. */
+static void
+log_refusal(struct vfu_server *s, const struct vfio_user_header *hdr)
+{
+	if (hdr->command == VFIO_USER_DMA_MAP)
+		VDPA_LOG_LIMITED(&s->lines, WARNING, "%s: vfio-user: DMA_MAP refused: %s",
+				 s->params.name, vdpa_error_message());
+	else
+		VDPA_LOG_LIMITED(&s->lines, INFO, "%s: vfio-user: refused: %s", s->params.name,
+				 vdpa_error_message());
+}
+
 void
 vfu_command(struct vfu_server *s)
 {
@@ -333,7 +345,7 @@ vfu_command(struct vfu_server *s)
 	int rc = execute(&c, hdr);
 
 	if (rc < 0)
-		VDPA_LOG(INFO, "%s: vfio-user: refused: %s", s->params.name, vdpa_error_message());
+		log_refusal(s, hdr);
 	if ((hdr->flags & VFIO_USER_NO_REPLY) != 0 ||
 	    (hdr->flags & VFIO_USER_TYPE_MASK) != VFIO_USER_TYPE_CMD) {
 		s->out_fd = -1;

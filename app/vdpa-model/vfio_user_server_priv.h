@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include "log_limit.h"
 #include "vfio_user_server.h"
 
 struct vfu_server {
@@ -23,7 +24,8 @@ struct vfu_server {
 	struct vdpa_event pause; /* the listener's rest while no client can be accepted */
 	bool rested;		 /* that no client can be accepted was told */
 	bool version_done;
-	bool delayed; /* a reply waits for its time */
+	bool delayed;		     /* a reply waits for its time */
+	struct vdpa_log_limit lines; /* of the log about the client's requests */
 
 	/* The message that is being read, and the file descriptors that came with it. */
 	uint8_t in[VFIO_USER_MSG_MAX] __attribute__((aligned(8)));

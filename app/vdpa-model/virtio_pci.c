@@ -23,6 +23,7 @@
 
 #define MSIX_ENTRY_LEN	   16
 #define MSIX_ENTRY_CONTROL 12 /* its lowest bit masks the vector */
+#define DOORBELL_LEN	   4  /* with notification data */
 
 #define STATUS_DRIVER_BITS                                                                         \
 	(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_DRIVER_OK |        \
@@ -63,23 +64,50 @@ table_init(struct vp_function *vp)
 		vp->msix_table[i * MSIX_ENTRY_LEN + MSIX_ENTRY_CONTROL] = 1;
 }
 
-int
-vp_init(struct vp_function *vp, const struct vp_params *params)
-{
-	uint64_t doorbells = (uint64_t)params->notify_mult * params->nvqs;
+const struct vp_kind vp_kind_virtio = {.name = "virtio", .bar = VP_BAR_VIRTIO};
 
-	memset(vp, 0, sizeof(*vp));
+static int
+check_params(const struct vp_params *params, const struct vp_kind *kind)
+{
+	uint16_t vectors_max = kind->vectors_max != 0 ? kind->vectors_max : VP_VECTORS_MAX;
+
 	if (params->nvqs == 0 || params->vectors == 0 || params->vectors > VP_VECTORS_MAX ||
 	    params->device_size > VP_DEVICE_MAX)
 		return vdpa_error(EINVAL,
 				  "%u queues, %u vectors and %zu bytes of configuration: "
 				  "no virtio-pci function has that",
 				  params->nvqs, params->vectors, params->device_size);
+	if (params->vectors > vectors_max)
+		return vdpa_error(EINVAL, "vectors %u: %s has at most %u", params->vectors,
+				  kind->name, vectors_max);
+	if (params->queue_size_max < kind->queue_size_min)
+		return vdpa_error(EINVAL, "queue_size %u: queues of %s have at least %u",
+				  params->queue_size_max, kind->name, kind->queue_size_min);
+	return 0;
+}
+
+int
+vp_init(struct vp_function *vp, const struct vp_params *params)
+{
+	const struct vp_kind *kind = params->kind != NULL ? params->kind : &vp_kind_virtio;
+	uint64_t doorbells = (uint64_t)params->notify_mult * params->nvqs;
+	int rc = check_params(params, kind);
+
+	memset(vp, 0, sizeof(*vp));
+	if (rc < 0)
+		return rc;
 	vp->params = *params;
+	vp->kind = kind;
+	vp->bar = kind->bar;
+	vp->base = kind->base;
+	vp->params.features = (params->features & ~kind->features_off) | kind->features_on;
+	vp->device_len = RTE_MAX((uint32_t)params->device_size, kind->device_len);
 	vp->notify_len = RTE_ALIGN_CEIL(doorbells, (uint64_t)VP_PAGE);
 	vp->queues = calloc(params->nvqs, sizeof(*vp->queues));
 	vp->msix_table = malloc((size_t)params->vectors * MSIX_ENTRY_LEN);
-	if (vp->queues == NULL || vp->msix_table == NULL) {
+	vp->own = kind->own_size > 0 ? calloc(1, kind->own_size) : NULL;
+	if (vp->queues == NULL || vp->msix_table == NULL ||
+	    (vp->own == NULL && kind->own_size > 0)) {
 		vp_fini(vp);
 		return vdpa_error(ENOMEM, "out of memory");
 	}
@@ -88,7 +116,10 @@ vp_init(struct vp_function *vp, const struct vp_params *params)
 		queue_init(vp, &vp->queues[i]);
 	vp->config_vector = VP_NO_VECTOR;
 	vp_config_init(vp);
-	return 0;
+	rc = kind->init != NULL ? kind->init(vp) : 0;
+	if (rc < 0)
+		vp_fini(vp);
+	return rc;
 }
 
 void
@@ -96,14 +127,24 @@ vp_fini(struct vp_function *vp)
 {
 	free(vp->queues);
 	free(vp->msix_table);
+	free(vp->own);
 	vp->queues = NULL;
 	vp->msix_table = NULL;
+	vp->own = NULL;
+}
+
+static void
+reset_own(struct vp_function *vp, bool function)
+{
+	if (vp->kind->reset != NULL)
+		vp->kind->reset(vp, function);
 }
 
 void
 vp_device_reset(struct vp_function *vp)
 {
 	vp->params.ops->reset(vp->params.arg);
+	reset_own(vp, false);
 	vp->status = 0;
 	vp->device_feature_select = vp->driver_feature_select = 0;
 	vp->driver_features = 0;
@@ -122,6 +163,7 @@ vp_function_reset(struct vp_function *vp)
 	vp_device_reset(vp);
 	vp_config_reset(vp);
 	table_init(vp);
+	reset_own(vp, true);
 }
 
 bool
@@ -214,7 +256,8 @@ features_are_good(struct vp_function *vp)
 
 	if (vp_has_fault(vp, MODEL_FAULT_BIT(FEATURES_REFUSED)))
 		return false;
-	if (extra != 0 || (vp->driver_features & BIT64(VIRTIO_F_VERSION_1)) == 0)
+	if (extra != 0 || (vp->driver_features & BIT64(VIRTIO_F_VERSION_1)) == 0 ||
+	    (vp->driver_features & vp->kind->features_needed) != vp->kind->features_needed)
 		return false;
 	return vp->params.ops->set_features(vp->params.arg, vp->driver_features) == 0;
 }
@@ -234,7 +277,7 @@ write_status(struct vp_function *vp, uint8_t value)
 {
 	uint8_t added = (uint8_t)(value & STATUS_DRIVER_BITS & ~vp->status);
 
-	if (value == 0) {
+	if (value == vp->kind->reset_status) {
 		reset_by_driver(vp);
 		return;
 	}
@@ -271,13 +314,23 @@ has_feature(const struct vp_function *vp, unsigned int bit)
 static void
 enable_queue(struct vp_function *vp, struct vp_queue *q)
 {
-	if (q->enabled || q->size == 0)
+	if (q->enabled || q->size == 0 || q->size < vp->kind->queue_size_min)
 		return;
 	q->enabled = true;
 	if ((vp->status & VIRTIO_CONFIG_S_DRIVER_OK) != 0 &&
 	    (vp->status & VIRTIO_CONFIG_S_NEEDS_RESET) == 0 &&
 	    vp->params.ops->start_queue(vp->params.arg, vp->queue_select) < 0)
 		q->enabled = false;
+}
+
+/* A function that takes a 0 there: virtio's need not (4.1.4.3.2). */
+static void
+disable_queue(struct vp_function *vp, struct vp_queue *q)
+{
+	if (!vp->kind->enable_stops || !q->enabled)
+		return;
+	vp->params.ops->stop_queue(vp->params.arg, vp->queue_select);
+	q->enabled = false;
 }
 
 static void
@@ -287,6 +340,7 @@ reset_queue(struct vp_function *vp, struct vp_queue *q)
 		return;
 	if (q->enabled)
 		vp->params.ops->stop_queue(vp->params.arg, vp->queue_select);
+	vp->params.ops->place_queue(vp->params.arg, vp->queue_select, NULL);
 	queue_init(vp, q);
 	vp->params.ops->route_queue(vp->params.arg, vp->queue_select);
 	vp->queue_reset_stuck = vp_has_fault(vp, MODEL_FAULT_BIT(RESET_NEVER_COMPLETES));
@@ -340,6 +394,8 @@ write_queue(struct vp_function *vp, uint32_t offset, uint16_t value)
 	case VIRTIO_PCI_COMMON_Q_ENABLE:
 		if (value == 1)
 			enable_queue(vp, q);
+		else if (value == 0)
+			disable_queue(vp, q);
 		break;
 	case VIRTIO_PCI_COMMON_Q_RESET:
 		if (value == 1)
@@ -373,11 +429,9 @@ write_common(struct vp_function *vp, uint32_t offset, size_t len, uint64_t value
 		write_queue(vp, offset, (uint16_t)value);
 }
 
-/* The part of [offset, offset + len) that lies in a register block: where in the block, and where
- * in the buffer. */
-static bool
-part_of(uint64_t offset, size_t len, uint64_t block, uint64_t block_len, uint64_t *in_block,
-	size_t *in_buf, size_t *n)
+bool
+vp_part_of(uint64_t offset, size_t len, uint64_t block, uint64_t block_len, uint64_t *in_block,
+	   size_t *in_buf, size_t *n)
 {
 	uint64_t first = RTE_MAX(offset, block), last = RTE_MIN(offset + len, block + block_len);
 
@@ -389,6 +443,47 @@ part_of(uint64_t offset, size_t len, uint64_t block, uint64_t block_len, uint64_
 	return true;
 }
 
+bool
+vp_read_block(uint64_t offset, uint8_t *buf, size_t len, uint64_t block, const void *bytes,
+	      uint64_t block_len)
+{
+	uint64_t at;
+	size_t pos, n;
+
+	if (!vp_part_of(offset, len, block, block_len, &at, &pos, &n))
+		return false;
+	memcpy(buf + pos, (const uint8_t *)bytes + at, n);
+	return true;
+}
+
+bool
+vp_write_block(uint64_t offset, const uint8_t *buf, size_t len, uint64_t block, void *bytes,
+	       uint64_t block_len)
+{
+	uint64_t at;
+	size_t pos, n;
+
+	if (!vp_part_of(offset, len, block, block_len, &at, &pos, &n))
+		return false;
+	memcpy((uint8_t *)bytes + at, buf + pos, n);
+	return true;
+}
+
+/* The flags behind doorbells. */
+static void
+read_flags(struct vp_function *vp, uint64_t offset, uint8_t *buf, size_t len)
+{
+	uint64_t mult = vp->params.notify_mult, first = offset / mult;
+
+	for (uint64_t i = first; i < vp->params.nvqs && i * mult < offset + len; i++) {
+		uint32_t flag =
+			rte_cpu_to_le_32(vp->params.ops->read_flag(vp->params.arg, (uint16_t)i));
+
+		vp_read_block(offset, buf, len, i * mult + DOORBELL_LEN, &flag, sizeof(flag));
+	}
+}
+
+/* offset is from the beginning of virtio's structures. */
 static void
 read_virtio(struct vp_function *vp, uint64_t offset, uint8_t *buf, size_t len)
 {
@@ -396,8 +491,7 @@ read_virtio(struct vp_function *vp, uint64_t offset, uint8_t *buf, size_t len)
 	uint64_t at;
 	size_t pos, n;
 
-	memset(buf, 0, len);
-	if (part_of(offset, len, VP_COMMON_OFFSET, VP_COMMON_LEN, &at, &pos, &n)) {
+	if (vp_part_of(offset, len, VP_COMMON_OFFSET, VP_COMMON_LEN, &at, &pos, &n)) {
 		if (at <= VIRTIO_PCI_COMMON_CFGGENERATION &&
 		    at + n > VIRTIO_PCI_COMMON_CFGGENERATION) {
 			look_at_device_config(vp);
@@ -407,26 +501,33 @@ read_virtio(struct vp_function *vp, uint64_t offset, uint8_t *buf, size_t len)
 		fill_common(vp, &common);
 		memcpy(buf + pos, (const uint8_t *)&common + at, n);
 	}
-	if (part_of(offset, len, VP_ISR_OFFSET, 1, &at, &pos, &n)) {
+	if (vp_part_of(offset, len, VP_ISR_OFFSET, 1, &at, &pos, &n)) {
 		/* Reading acknowledges (4.1.4.5). */
 		buf[pos] = vp->isr;
 		vp->isr = 0;
 		vp->params.ops->intx(vp->params.arg);
 	}
-	if (part_of(offset, len, VP_DEVICE_OFFSET, vp->params.device_size, &at, &pos, &n)) {
+	if (vp_part_of(offset, len, VP_DEVICE_OFFSET, vp->params.device_size, &at, &pos, &n)) {
 		look_at_device_config(vp);
 		memcpy(buf + pos, vp->device_config + at, n);
 	}
+	if (vp->kind->flags &&
+	    vp_part_of(offset, len, VP_NOTIFY_OFFSET, vp->notify_len, &at, &pos, &n))
+		read_flags(vp, at, buf + pos, n);
 }
 
 /* The doorbell of a queue; data names the queue too where notification data was negotiated. */
 static void
 write_doorbell(struct vp_function *vp, uint64_t at, size_t len, uint64_t value)
 {
-	uint64_t idx = at / vp->params.notify_mult;
+	uint64_t idx = at / vp->params.notify_mult, in = at % vp->params.notify_mult;
 
-	if (at % vp->params.notify_mult == 0 && idx < vp->params.nvqs && (len == 2 || len == 4))
+	if (idx >= vp->params.nvqs)
+		return;
+	if (in == 0 && (len == 2 || len == 4))
 		vp->params.ops->notify(vp->params.arg, (uint16_t)idx, (uint32_t)value);
+	else if (vp->kind->flags && in == DOORBELL_LEN && len == 4)
+		vp->params.ops->write_flag(vp->params.arg, (uint16_t)idx, (uint32_t)value);
 }
 
 static void
@@ -443,50 +544,55 @@ write_virtio(struct vp_function *vp, uint64_t offset, const uint8_t *buf, size_t
 		write_doorbell(vp, offset - VP_NOTIFY_OFFSET, len, value);
 	} else if (offset + len <= VP_COMMON_LEN && len <= sizeof(value)) {
 		write_common(vp, (uint32_t)offset, len, value);
-	} else if (part_of(offset, len, VP_DEVICE_OFFSET, vp->params.device_size, &at, &pos, &n)) {
+	} else if (vp_part_of(offset, len, VP_DEVICE_OFFSET, vp->params.device_size, &at, &pos,
+			      &n)) {
 		vp->params.ops->write_device(vp->params.arg, (size_t)at, buf + pos, n);
 	}
+}
+
+/* Whether an access can be answered. */
+static bool
+is_there(const struct vp_function *vp, unsigned int bar, uint64_t offset, size_t len)
+{
+	return bar < RTE_DIM(vp->bar_size) && offset <= vp->bar_size[bar] &&
+	       len <= vp->bar_size[bar] - offset && !vp_has_fault(vp, MODEL_FAULT_BIT(ALL_ONES));
 }
 
 void
 vp_bar_read(struct vp_function *vp, unsigned int bar, uint64_t offset, void *buf, size_t len)
 {
-	size_t table = (size_t)vp->params.vectors * MSIX_ENTRY_LEN, pos, n;
-	uint64_t at;
+	size_t table = (size_t)vp->params.vectors * MSIX_ENTRY_LEN;
 
-	if (bar >= RTE_DIM(vp->bar_size) || offset > vp->bar_size[bar] ||
-	    len > vp->bar_size[bar] - offset || vp_has_fault(vp, MODEL_FAULT_BIT(ALL_ONES))) {
+	if (!is_there(vp, bar, offset, len)) {
 		memset(buf, 0xff, len);
 		return;
 	}
-	switch (bar) {
-	case VP_BAR_VIRTIO:
-		read_virtio(vp, offset, buf, len);
-		break;
-	case VP_BAR_MSIX:
-		memset(buf, 0, len);
-		if (part_of(offset, len, 0, table, &at, &pos, &n))
-			memcpy((uint8_t *)buf + pos, vp->msix_table + at, n);
-		break;
-	default:
-		/* Nothing pends: an interrupt is delivered or it is not, masking is the client's.
-		 */
-		memset(buf, 0, len);
-		break;
-	}
+	if (vp->kind->settle != NULL)
+		vp->kind->settle(vp);
+	/* Of pending bits none is set: an interrupt is delivered or it is not, masking is the
+	 * client's. */
+	memset(buf, 0, len);
+	if (bar == vp->bar && offset >= vp->base)
+		read_virtio(vp, offset - vp->base, buf, len);
+	else if (bar == VP_BAR_MSIX)
+		vp_read_block(offset, buf, len, 0, vp->msix_table, table);
+	if (vp->kind->own_read != NULL)
+		vp->kind->own_read(vp, bar, offset, buf, len);
 }
 
 void
 vp_bar_write(struct vp_function *vp, unsigned int bar, uint64_t offset, const void *buf, size_t len)
 {
-	size_t table = (size_t)vp->params.vectors * MSIX_ENTRY_LEN, pos, n;
-	uint64_t at;
+	size_t table = (size_t)vp->params.vectors * MSIX_ENTRY_LEN;
 
-	if (bar >= RTE_DIM(vp->bar_size) || offset > vp->bar_size[bar] ||
-	    len > vp->bar_size[bar] - offset || vp_has_fault(vp, MODEL_FAULT_BIT(ALL_ONES)))
+	if (!is_there(vp, bar, offset, len))
 		return;
-	if (bar == VP_BAR_VIRTIO)
-		write_virtio(vp, offset, buf, len);
-	else if (bar == VP_BAR_MSIX && part_of(offset, len, 0, table, &at, &pos, &n))
-		memcpy(vp->msix_table + at, (const uint8_t *)buf + pos, n);
+	if (vp->kind->settle != NULL)
+		vp->kind->settle(vp);
+	if (vp->kind->own_write != NULL && vp->kind->own_write(vp, bar, offset, buf, len))
+		return;
+	if (bar == vp->bar && offset >= vp->base)
+		write_virtio(vp, offset - vp->base, buf, len);
+	else if (bar == VP_BAR_MSIX)
+		vp_write_block(offset, buf, len, 0, vp->msix_table, table);
 }

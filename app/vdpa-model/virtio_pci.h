@@ -10,6 +10,9 @@
  *   BAR 4  0x0000 common configuration   0x1000 ISR status   0x2000 device configuration
  *          0x3000 notification: one page for a queue, or one for all with 4 bytes for each
  *
+ * A vendor's function that is virtio with an addition is a struct vp_kind (function_*.c): where it
+ * has virtio's structures, what it refuses, and registers of its own.
+ *
  * One thread at a time uses a function; its owner sees to that.
  */
 
@@ -24,7 +27,7 @@
 #define VP_CONFIG_SIZE	 4096u /* PCI Express; what lies past 256 bytes is zero */
 #define VP_BAR_MSIX	 1u
 #define VP_BAR_PBA	 2u
-#define VP_BAR_VIRTIO	 4u
+#define VP_BAR_VIRTIO	 4u /* or the kind's */
 #define VP_COMMON_OFFSET 0x0000u
 #define VP_COMMON_LEN	 64u
 #define VP_ISR_OFFSET	 0x1000u
@@ -35,6 +38,9 @@
 #define VP_NO_VECTOR	 0xffffu
 /* PCI Local Bus 3.0, 6.8.2: MSI-X vectors of a function, at most. */
 #define VP_VECTORS_MAX	 2048u
+
+struct vp_function;
+struct vdpa_vq_state;
 
 struct vp_queue {
 	uint16_t size;
@@ -51,9 +57,15 @@ struct vp_ops {
 	int (*start)(void *arg);
 	/* Reset: everything of the driver's is forgotten, queues and routes too. */
 	void (*reset)(void *arg);
-	/* A queue of a running device is enabled, is reset. */
+	/* A queue of a running device is enabled. */
 	int (*start_queue)(void *arg, uint16_t idx);
+	/* A queue stops when it has completed what it took; it keeps its place. */
 	void (*stop_queue)(void *arg, uint16_t idx);
+	/* Where a queue begins when it is started next; NULL: at the beginning. Without effect
+	 * while it runs. */
+	void (*place_queue)(void *arg, uint16_t idx, const struct vdpa_vq_state *state);
+	/* Where a queue stands, or begins when it is started next. */
+	int (*queue_place)(void *arg, uint16_t idx, struct vdpa_vq_state *state);
 	/* The vector of a queue has changed. */
 	void (*route_queue)(void *arg, uint16_t idx);
 	/* The INTx line may have changed: see vp_intx_level(). */
@@ -65,17 +77,84 @@ struct vp_ops {
 	/* Device configuration; offset + len is within device_size. */
 	int (*read_device)(void *arg, size_t offset, void *buf, size_t len);
 	int (*write_device)(void *arg, size_t offset, const void *buf, size_t len);
+
+	/* Of kinds that have it. */
+
+	/* From now on pages of buffers that queues write are marked in the bitmap at [start, end)
+	 * of the client's addresses; or no longer. */
+	void (*set_log)(void *arg, bool on, uint64_t start, uint64_t end);
+	/* Whether that is not in effect yet: there is no such memory. */
+	bool (*log_is_pending)(void *arg);
+	/* The interrupt flag behind a queue's doorbell (vp_kind.flags). */
+	uint32_t (*read_flag)(void *arg, uint16_t idx);
+	void (*write_flag)(void *arg, uint16_t idx, uint32_t value);
+};
+
+/* PCI ids of a function. */
+struct vp_ids {
+	uint16_t vendor, device, sub_vendor, sub_device;
+};
+
+/* What a vendor's function has otherwise than virtio. NULL, 0, false: as virtio has it. */
+struct vp_kind {
+	const char *name;
+	void (*ids)(uint32_t device_id, struct vp_ids *ids);
+	unsigned int bar; /* of virtio's structures */
+	uint32_t base;	  /* where they begin in it, whole pages */
+	/* Configuration space names none of them; a list of vp_add_virtio_caps() in the BAR does.
+	 */
+	bool caps_in_bar;
+	uint32_t device_len; /* of the structure of device configuration, at least */
+	uint64_t features_off, features_on;
+	uint64_t features_needed; /* FEATURES_OK is not kept without them */
+	uint16_t queue_size_min;  /* a smaller queue is not enabled */
+	/* A 0 in queue_enable stops a queue, which keeps its place and goes on by a 1. */
+	bool enable_stops;
+	uint8_t reset_status;	/* written to the status resets, and nothing else does; 0: 0 does */
+	bool flags;		/* 32 bits behind each doorbell: see read_flag */
+	uint32_t notify_shared; /* bytes between doorbells of one page, at least */
+	uint16_t vectors_max;	/* 0: VP_VECTORS_MAX */
+
+	/* A BAR of the kind's own, from which own_read() and own_write() have registers. */
+	unsigned int own_bar;
+	uint64_t (*own_bar_size)(const struct vp_function *vp);
+	size_t own_size; /* bytes of vp_function.own, zeroed */
+	/* After ids, BARs and configuration space are laid out. 0, or a negative errno with
+	 * vdpa_error(). */
+	int (*init)(struct vp_function *vp);
+	/* The device is reset, or with it the whole function. */
+	void (*reset)(struct vp_function *vp, bool function);
+	/* Before any access to a BAR: what took its time may be over. */
+	void (*settle)(struct vp_function *vp);
+	/* Put over what was read of a BAR what is the kind's there. */
+	void (*own_read)(struct vp_function *vp, unsigned int bar, uint64_t offset, uint8_t *buf,
+			 size_t len);
+	/* true: the write was to a register of the kind's. */
+	bool (*own_write)(struct vp_function *vp, unsigned int bar, uint64_t offset,
+			  const uint8_t *buf, size_t len);
+};
+
+/* Registers of the live-migration block of ring state (function_ifcvf.c). */
+enum vp_ring_state {
+	VP_RING_STATE_BY_ID, /* as the PCI ids have it */
+	VP_RING_STATE_PAIR,  /* 32 bits each, 0x40 bytes for a pair of queues */
+	VP_RING_STATE_QUEUE, /* 16 bits each, 4 bytes apart */
 };
 
 struct vp_params {
-	uint32_t device_id; /* virtio's: 1 net, 2 block, ... */
+	const struct vp_kind *kind; /* NULL: plain virtio */
+	uint32_t device_id;	    /* virtio's: 1 net, 2 block, ... */
+	uint32_t pci_id, pci_sub;   /* vendor << 16 | device; 0: the kind's */
 	uint64_t features;
 	uint16_t nvqs;
 	uint16_t queue_size_max;
-	uint16_t vectors;      /* MSI-X, 1 .. VP_VECTORS_MAX */
-	uint32_t notify_mult;  /* bytes between doorbells: VP_PAGE or 4 */
-	size_t device_size;    /* bytes of device configuration */
+	uint16_t vectors;     /* MSI-X, 1 .. VP_VECTORS_MAX */
+	uint32_t notify_mult; /* bytes between doorbells: VP_PAGE or less */
+	size_t device_size;   /* bytes of device configuration */
+	enum vp_ring_state ring_state;
+	unsigned int ready_ms; /* a kind's firmware takes so long after a reset of the function */
 	const uint32_t *fault; /* mask of MODEL_FAULT_*, read at every access; atomic */
+	const unsigned int *delay_ms; /* of faults that answer late; atomic; NULL: at once */
 	const struct vp_ops *ops;
 	void *arg;
 };
@@ -83,6 +162,12 @@ struct vp_params {
 /* Read by the owner; written by virtio_pci*.c only. */
 struct vp_function {
 	struct vp_params params;
+	const struct vp_kind *kind; /* never NULL */
+	struct vp_ids ids;
+	void *own;	     /* the kind's */
+	unsigned int bar;    /* of virtio's structures, */
+	uint32_t base;	     /* which begin there */
+	uint32_t device_len; /* of the structure of device configuration */
 	uint64_t notify_len; /* bytes, whole pages */
 	uint64_t bar_size[6];
 
@@ -124,6 +209,16 @@ bool vp_intx_level(const struct vp_function *vp);
 bool vp_bus_master(const struct vp_function *vp);
 /* Size of a BAR as it is shown: small when the fault says so. */
 uint64_t vp_bar_shown(const struct vp_function *vp, unsigned int bar);
+
+/* Where doorbells begin in vp->bar. */
+static inline uint32_t
+vp_notify_offset(const struct vp_function *vp)
+{
+	return vp->base + VP_NOTIFY_OFFSET;
+}
+
+/* Kinds (function_*.c). */
+extern const struct vp_kind vp_kind_virtio, vp_kind_ifcvf, vp_kind_octep;
 
 static inline bool
 vp_has_fault(const struct vp_function *vp, uint32_t bit)

@@ -72,40 +72,65 @@ add_bar(struct vp_function *vp, unsigned int bar, uint64_t size, uint32_t flags)
 		put32(vp->wmask + at + 4, (uint32_t)(mask >> 32));
 }
 
-/* Room for a capability, first in the list; its offset. */
-static uint8_t
-add_cap(struct vp_function *vp, uint8_t *end, uint8_t id, uint8_t len)
+uint8_t
+vp_add_cap(uint8_t *space, uint8_t *end, uint8_t id, uint8_t len)
 {
 	uint8_t at = *end;
 
-	vp->config[at] = id;
-	vp->config[at + 1] = vp->config[PCI_CAPABILITY_LIST];
-	vp->config[PCI_CAPABILITY_LIST] = at;
+	space[at] = id;
+	space[at + 1] = space[PCI_CAPABILITY_LIST];
+	space[PCI_CAPABILITY_LIST] = at;
 	*end = (uint8_t)RTE_ALIGN_CEIL(at + len, 4);
 	return at;
 }
 
 static uint8_t
-add_virtio_cap(struct vp_function *vp, uint8_t *end, uint8_t type, uint32_t offset, uint32_t len,
-	       uint8_t cap_len)
+add_virtio_cap(uint8_t *space, uint8_t *end, uint8_t type, unsigned int bar, uint32_t offset,
+	       uint32_t len, uint8_t cap_len)
 {
 	struct virtio_pci_cap cap;
-	uint8_t at = add_cap(vp, end, PCI_CAP_ID_VNDR, cap_len);
+	uint8_t at = vp_add_cap(space, end, PCI_CAP_ID_VNDR, cap_len);
 
-	memcpy(&cap, vp->config + at, sizeof(cap));
+	memcpy(&cap, space + at, sizeof(cap));
 	cap.cap_len = cap_len;
 	cap.cfg_type = type;
-	cap.bar = type == VIRTIO_PCI_CAP_PCI_CFG ? 0 : VP_BAR_VIRTIO;
+	cap.bar = (uint8_t)bar;
 	cap.offset = rte_cpu_to_le_32(offset);
 	cap.length = rte_cpu_to_le_32(len);
-	memcpy(vp->config + at, &cap, sizeof(cap));
+	memcpy(space + at, &cap, sizeof(cap));
 	return at;
+}
+
+uint8_t
+vp_add_virtio_caps(const struct vp_function *vp, uint8_t *space, uint8_t *end)
+{
+	const uint8_t len = sizeof(struct virtio_pci_cap);
+	uint8_t at;
+
+	at = add_virtio_cap(space, end, VIRTIO_PCI_CAP_NOTIFY_CFG, vp->bar, vp_notify_offset(vp),
+			    (uint32_t)vp->notify_len, sizeof(struct virtio_pci_notify_cap));
+	put32(space + at + VIRTIO_PCI_NOTIFY_CAP_MULT, vp->params.notify_mult);
+	if (vp->device_len > 0)
+		add_virtio_cap(space, end, VIRTIO_PCI_CAP_DEVICE_CFG, vp->bar,
+			       vp->base + VP_DEVICE_OFFSET, vp->device_len, len);
+	add_virtio_cap(space, end, VIRTIO_PCI_CAP_ISR_CFG, vp->bar, vp->base + VP_ISR_OFFSET, 1,
+		       len);
+	return add_virtio_cap(space, end, VIRTIO_PCI_CAP_COMMON_CFG, vp->bar,
+			      vp->base + VP_COMMON_OFFSET, VP_COMMON_LEN, len);
+}
+
+void
+vp_spoil_cap(const struct vp_function *vp, uint8_t *space)
+{
+	if (vp_has_fault(vp, MODEL_FAULT_BIT(BAD_CAPABILITY)))
+		put32(space + vp->common_cap + VIRTIO_PCI_CAP_OFFSET,
+		      (uint32_t)vp->bar_size[vp->bar]);
 }
 
 static void
 add_msix(struct vp_function *vp, uint8_t *end)
 {
-	uint8_t at = add_cap(vp, end, PCI_CAP_ID_MSIX, MSIX_CAP_LEN);
+	uint8_t at = vp_add_cap(vp->config, end, PCI_CAP_ID_MSIX, MSIX_CAP_LEN);
 
 	vp->msix_cap = at;
 	put16(vp->config + at + PCI_MSIX_FLAGS, (uint16_t)(vp->params.vectors - 1));
@@ -117,7 +142,7 @@ add_msix(struct vp_function *vp, uint8_t *end)
 static void
 add_pcie(struct vp_function *vp, uint8_t *end)
 {
-	uint8_t at = add_cap(vp, end, PCI_CAP_ID_EXP, PCIE_CAP_LEN);
+	uint8_t at = vp_add_cap(vp->config, end, PCI_CAP_ID_EXP, PCIE_CAP_LEN);
 
 	vp->pcie_cap = at;
 	put16(vp->config + at + PCI_EXP_FLAGS, 2 | PCI_EXP_TYPE_ENDPOINT << 4);
@@ -141,50 +166,86 @@ class_code(uint32_t device_id)
 	}
 }
 
+static void
+add_bars(struct vp_function *vp)
+{
+	const struct vp_kind *kind = vp->kind;
+	uint64_t table =
+		RTE_MAX((uint64_t)vp->params.vectors * MSIX_ENTRY_LEN, (uint64_t)BAR_ALIGN_MIN);
+	uint64_t own = kind->own_bar_size != NULL ? kind->own_bar_size(vp) : 0;
+	/* The last BARs but one have room for 64 bits, the first has a neighbour. */
+	bool wide = vp->bar == VP_BAR_VIRTIO;
+
+	add_bar(vp, VP_BAR_MSIX, rte_align64pow2(table), 0);
+	add_bar(vp, VP_BAR_PBA, BAR_ALIGN_MIN, 0);
+	add_bar(vp, vp->bar, rte_align64pow2(vp_notify_offset(vp) + vp->notify_len),
+		wide ? PCI_BASE_ADDRESS_MEM_TYPE_64 | PCI_BASE_ADDRESS_MEM_PREFETCH : 0);
+	if (own > 0)
+		add_bar(vp, kind->own_bar, RTE_MAX(rte_align64pow2(own), (uint64_t)BAR_ALIGN_MIN),
+			0);
+}
+
+/* The capability that reaches BARs through configuration space (4.1.4.9). */
+static void
+add_access_cap(struct vp_function *vp, uint8_t *end)
+{
+	uint8_t at = add_virtio_cap(vp->config, end, VIRTIO_PCI_CAP_PCI_CFG, 0, 0, 0,
+				    sizeof(struct virtio_pci_cfg_cap));
+	uint8_t *w = vp->wmask + at;
+
+	vp->access_cap = at;
+	w[VIRTIO_PCI_CAP_BAR] = 0xff;
+	put32(w + VIRTIO_PCI_CAP_OFFSET, UINT32_MAX);
+	put32(w + VIRTIO_PCI_CAP_LENGTH, UINT32_MAX);
+	put32(w + sizeof(struct virtio_pci_cap), UINT32_MAX);
+}
+
+static void
+set_ids(struct vp_function *vp)
+{
+	const struct vp_params *p = &vp->params;
+	struct vp_ids *ids = &vp->ids;
+
+	*ids = (struct vp_ids){VENDOR_VIRTIO, (uint16_t)(DEVICE_MODERN + p->device_id),
+			       VENDOR_VIRTIO, SUBSYSTEM_MODERN};
+	if (vp->kind->ids != NULL)
+		vp->kind->ids(p->device_id, ids);
+	if (p->pci_id != 0) {
+		ids->vendor = (uint16_t)(p->pci_id >> 16);
+		ids->device = (uint16_t)p->pci_id;
+	}
+	if (p->pci_sub != 0) {
+		ids->sub_vendor = (uint16_t)(p->pci_sub >> 16);
+		ids->sub_device = (uint16_t)p->pci_sub;
+	}
+}
+
 void
 vp_config_init(struct vp_function *vp)
 {
-	const struct vp_params *p = &vp->params;
-	uint64_t table = RTE_MAX((uint64_t)p->vectors * MSIX_ENTRY_LEN, (uint64_t)BAR_ALIGN_MIN);
-	uint8_t end = CONFIG_HEADER_LEN, at;
+	uint8_t end = CONFIG_HEADER_LEN;
 	uint8_t *c = vp->config, *w = vp->wmask;
 
-	put16(c + PCI_VENDOR_ID, VENDOR_VIRTIO);
-	put16(c + PCI_DEVICE_ID, (uint16_t)(DEVICE_MODERN + p->device_id));
+	set_ids(vp);
+	put16(c + PCI_VENDOR_ID, vp->ids.vendor);
+	put16(c + PCI_DEVICE_ID, vp->ids.device);
 	put16(c + PCI_STATUS, PCI_STATUS_CAP_LIST);
-	put32(c + PCI_CLASS_REVISION, class_code(p->device_id) << 8 | REVISION_MODERN);
-	put16(c + PCI_SUBSYSTEM_VENDOR_ID, VENDOR_VIRTIO);
-	put16(c + PCI_SUBSYSTEM_ID, SUBSYSTEM_MODERN);
+	put32(c + PCI_CLASS_REVISION, class_code(vp->params.device_id) << 8 | REVISION_MODERN);
+	put16(c + PCI_SUBSYSTEM_VENDOR_ID, vp->ids.sub_vendor);
+	put16(c + PCI_SUBSYSTEM_ID, vp->ids.sub_device);
 	c[PCI_INTERRUPT_PIN] = 1;
 	put16(w + PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_PARITY |
 				       PCI_COMMAND_SERR | PCI_COMMAND_INTX_DISABLE);
 	w[PCI_CACHE_LINE_SIZE] = 0xff;
 	w[PCI_INTERRUPT_LINE] = 0xff;
 
-	add_bar(vp, VP_BAR_MSIX, rte_align64pow2(table), 0);
-	add_bar(vp, VP_BAR_PBA, BAR_ALIGN_MIN, 0);
-	add_bar(vp, VP_BAR_VIRTIO, rte_align64pow2(VP_NOTIFY_OFFSET + vp->notify_len),
-		PCI_BASE_ADDRESS_MEM_TYPE_64 | PCI_BASE_ADDRESS_MEM_PREFETCH);
-
+	add_bars(vp);
 	/* The list has them in the opposite order. */
 	add_pcie(vp, &end);
-	vp->access_cap = add_virtio_cap(vp, &end, VIRTIO_PCI_CAP_PCI_CFG, 0, 0,
-					sizeof(struct virtio_pci_cfg_cap));
-	at = vp->access_cap;
-	w[at + VIRTIO_PCI_CAP_BAR] = 0xff;
-	put32(w + at + VIRTIO_PCI_CAP_OFFSET, UINT32_MAX);
-	put32(w + at + VIRTIO_PCI_CAP_LENGTH, UINT32_MAX);
-	put32(w + at + sizeof(struct virtio_pci_cap), UINT32_MAX);
-	at = add_virtio_cap(vp, &end, VIRTIO_PCI_CAP_NOTIFY_CFG, VP_NOTIFY_OFFSET,
-			    (uint32_t)vp->notify_len, sizeof(struct virtio_pci_notify_cap));
-	put32(c + at + VIRTIO_PCI_NOTIFY_CAP_MULT, p->notify_mult);
-	if (p->device_size > 0)
-		add_virtio_cap(vp, &end, VIRTIO_PCI_CAP_DEVICE_CFG, VP_DEVICE_OFFSET,
-			       (uint32_t)p->device_size, sizeof(struct virtio_pci_cap));
-	add_virtio_cap(vp, &end, VIRTIO_PCI_CAP_ISR_CFG, VP_ISR_OFFSET, 1,
-		       sizeof(struct virtio_pci_cap));
-	vp->common_cap = add_virtio_cap(vp, &end, VIRTIO_PCI_CAP_COMMON_CFG, VP_COMMON_OFFSET,
-					VP_COMMON_LEN, sizeof(struct virtio_pci_cap));
+	if (!vp->kind->caps_in_bar) {
+		add_access_cap(vp, &end);
+		vp->common_cap = vp_add_virtio_caps(vp, vp->config, &end);
+	}
 	add_msix(vp, &end);
 }
 
@@ -198,8 +259,8 @@ vp_config_reset(struct vp_function *vp)
 uint64_t
 vp_bar_shown(const struct vp_function *vp, unsigned int bar)
 {
-	if (bar == VP_BAR_VIRTIO && vp_has_fault(vp, MODEL_FAULT_BIT(SMALL_BAR)))
-		return VP_DEVICE_OFFSET;
+	if (bar == vp->bar && vp_has_fault(vp, MODEL_FAULT_BIT(SMALL_BAR)))
+		return vp->base + VP_DEVICE_OFFSET;
 	return vp->bar_size[bar];
 }
 
@@ -209,6 +270,8 @@ access_target(const struct vp_function *vp, unsigned int *bar, uint32_t *offset,
 {
 	const uint8_t *cap = vp->config + vp->access_cap;
 
+	if (vp->access_cap == 0)
+		return false;
 	*bar = cap[VIRTIO_PCI_CAP_BAR];
 	*offset = get32(cap + VIRTIO_PCI_CAP_OFFSET);
 	*len = get32(cap + VIRTIO_PCI_CAP_LENGTH);
@@ -238,9 +301,8 @@ vp_config_read(struct vp_function *vp, uint64_t offset, void *buf, size_t len)
 	memcpy(config, vp->config, sizeof(config));
 	if (vp->isr != 0)
 		config[PCI_STATUS] |= PCI_STATUS_INTERRUPT;
-	if (vp_has_fault(vp, MODEL_FAULT_BIT(BAD_CAPABILITY)))
-		put32(config + vp->common_cap + VIRTIO_PCI_CAP_OFFSET,
-		      (uint32_t)vp->bar_size[VP_BAR_VIRTIO]);
+	if (!vp->kind->caps_in_bar)
+		vp_spoil_cap(vp, config);
 	for (size_t i = 0; i < len; i++) {
 		if (offset + i < sizeof(config))
 			out[i] = config[offset + i];

@@ -148,6 +148,17 @@ class Dma(ModelTest):
             except OSError:
                 pass
             self.refused(errno.EINVAL, client.dma_map, 0, 1 << 20, file.fileno())
+            # Whoever looks at the log, at its default level, sees what to do.
+            self.model.err.wait('m0: vfio-user: DMA_MAP refused: .* not a shared memory file: use a memfd', self.lines)
+
+    def test_refusals_do_not_flood_the_log(self):
+        client, memory = self.client(), self.memory()
+        client.dma_map(0, 4096, memory.fd)
+        for _ in range(400):
+            self.refused(errno.EEXIST, client.dma_map, 0, 4096, memory.fd)
+        self.model.err.wait('DMA_MAP refused: .* overlaps', self.lines)
+        lines = [line for line in self.model.err.lines[self.lines:] if 'DMA_MAP refused' in line]
+        self.assertLess(len(lines), 300)
 
     def test_client_cannot_take_all_addresses(self):
         """A file without pages may be of any size; what is mapped takes addresses of all clients."""

@@ -30,7 +30,7 @@ class AtRunTime(ModelTest):
 
     def test_every_fault_is_listed_with_help(self):
         faults = self.model.ask('/model/faults')
-        self.assertEqual(len(faults), 16)
+        self.assertEqual(len(faults), 23)
         for name, text in faults.items():
             self.assertGreater(len(text), 10, name)
 

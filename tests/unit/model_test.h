@@ -22,6 +22,7 @@
 #include "interrupt.h"
 #include "model_fault.h"
 #include "vdpa.h"
+#include "vdpa_virtqueue.h"
 #include "virtio_pci.h"
 
 #define NVQS	  5
@@ -41,6 +42,14 @@ struct owner {
 	int started_queue, stopped_queue, rung_queue;
 	uint32_t rung_data;
 	uint8_t config[DEV_LEN];
+	/* Of kinds. */
+	unsigned int delay_ms;
+	struct vdpa_vq_state places[NVQS];
+	unsigned int placed; /* mask of queues */
+	unsigned int logs;   /* calls */
+	bool log_on, log_pending;
+	uint64_t log_start, log_end;
+	uint32_t flags[NVQS];
 };
 
 static inline int
@@ -84,6 +93,63 @@ own_stop_queue(void *arg, uint16_t idx)
 	struct owner *o = arg;
 
 	o->stopped_queue = idx;
+}
+
+static inline void
+own_place_queue(void *arg, uint16_t idx, const struct vdpa_vq_state *state)
+{
+	struct owner *o = arg;
+
+	assert_true(idx < NVQS);
+	o->places[idx] = state != NULL ? *state : (struct vdpa_vq_state){0};
+	o->placed = state != NULL ? o->placed | 1u << idx : o->placed & ~(1u << idx);
+}
+
+static inline int
+own_queue_place(void *arg, uint16_t idx, struct vdpa_vq_state *state)
+{
+	struct owner *o = arg;
+
+	assert_true(idx < NVQS);
+	*state = o->places[idx];
+	return 0;
+}
+
+static inline void
+own_set_log(void *arg, bool on, uint64_t start, uint64_t end)
+{
+	struct owner *o = arg;
+
+	o->logs++;
+	o->log_on = on;
+	o->log_start = start;
+	o->log_end = end;
+}
+
+static inline bool
+own_log_is_pending(void *arg)
+{
+	struct owner *o = arg;
+
+	return o->log_pending;
+}
+
+static inline uint32_t
+own_read_flag(void *arg, uint16_t idx)
+{
+	struct owner *o = arg;
+
+	assert_true(idx < NVQS);
+	return o->flags[idx];
+}
+
+static inline void
+own_write_flag(void *arg, uint16_t idx, uint32_t value)
+{
+	struct owner *o = arg;
+
+	assert_true(idx < NVQS);
+	o->flags[idx] = value;
 }
 
 static inline void
@@ -145,19 +211,28 @@ static const struct vp_ops own_ops = {
 	.reset = own_reset,
 	.start_queue = own_start_queue,
 	.stop_queue = own_stop_queue,
+	.place_queue = own_place_queue,
+	.queue_place = own_queue_place,
 	.route_queue = own_route,
 	.intx = own_intx,
 	.bus_master = own_bus_master,
 	.notify = own_notify,
 	.read_device = own_read_device,
 	.write_device = own_write_device,
+	.set_log = own_set_log,
+	.log_is_pending = own_log_is_pending,
+	.read_flag = own_read_flag,
+	.write_flag = own_write_flag,
 };
 
+/* A function of a kind; change: of its parameters, may be NULL. */
 static inline int
-setup_with(void **state, uint32_t mult)
+setup_kind(void **state, const struct vp_kind *kind, uint32_t mult,
+	   void (*change)(struct vp_params *params))
 {
 	struct owner *o = test_calloc(1, sizeof(*o));
-	const struct vp_params params = {
+	struct vp_params params = {
+		.kind = kind,
 		.device_id = 1,
 		.features = FEATURES,
 		.nvqs = NVQS,
@@ -166,13 +241,22 @@ setup_with(void **state, uint32_t mult)
 		.notify_mult = mult,
 		.device_size = DEV_LEN,
 		.fault = &o->fault,
+		.delay_ms = &o->delay_ms,
 		.ops = &own_ops,
 		.arg = o,
 	};
 
 	o->started_queue = o->stopped_queue = o->rung_queue = -1;
 	*state = o;
+	if (change != NULL)
+		change(&params);
 	return vp_init(&o->vp, &params);
+}
+
+static inline int
+setup_with(void **state, uint32_t mult)
+{
+	return setup_kind(state, NULL, mult, NULL);
 }
 
 static inline int
@@ -191,20 +275,20 @@ teardown(void **state)
 	return 0;
 }
 
-/* Little endian host: the tests run where the packages do. */
+/* Registers of virtio's structures. Little endian host: the tests run where the packages do. */
 static inline uint64_t
 rd(struct owner *o, uint64_t offset, size_t len)
 {
 	uint64_t value = 0;
 
-	vp_bar_read(&o->vp, VP_BAR_VIRTIO, offset, &value, len);
+	vp_bar_read(&o->vp, o->vp.bar, o->vp.base + offset, &value, len);
 	return value;
 }
 
 static inline void
 wr(struct owner *o, uint64_t offset, size_t len, uint64_t value)
 {
-	vp_bar_write(&o->vp, VP_BAR_VIRTIO, offset, &value, len);
+	vp_bar_write(&o->vp, o->vp.bar, o->vp.base + offset, &value, len);
 }
 
 static inline uint32_t

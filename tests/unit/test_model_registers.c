@@ -319,7 +319,7 @@ static void
 fault_names_are_parsed_and_told(void **state)
 {
 	uint32_t mask, all = 0;
-	char text[512];
+	char text[MODEL_FAULT_TEXT_MAX];
 
 	assert_int_equal(model_fault_parse("none", &mask), 0);
 	assert_int_equal(mask, 0);
