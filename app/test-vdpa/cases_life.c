@@ -18,6 +18,7 @@
 #include <vdpa.h>
 
 #include "traffic.h"
+#include "virtio_compat.h"
 
 /* How long a device is watched that must do nothing. */
 #define QUIET_MS 100u
@@ -235,6 +236,14 @@ packed_queue_resume(struct run *r)
 	return queue_resume(r, SESSION_PACKED);
 }
 
+/* In this process: whether the device stopped as a whole for the sake of a queue. By vhost-user the
+ * back end starts it again, and nothing is seen of it. */
+static bool
+has_halted(const struct run *r)
+{
+	return !r->t->trusting && r->t->ops->get_status(r->t) == 0;
+}
+
 /* Stop and start anew all queues of the lane, so that both ends of its sequence begin anew. */
 static int
 reset_lane(struct run *r, struct session *s)
@@ -255,6 +264,11 @@ reset_lane(struct run *r, struct session *s)
 		else if (rc < 0)
 			return run_failed_call(r, rc, "resetting a queue");
 	}
+	if (has_halted(r) && !target_has(r->t, VIRTIO_F_RING_RESET))
+		return run_skip(r, "the device does not offer RING_RESET, and stops as a whole");
+	if (has_halted(r))
+		return run_fail(r, "the device offers RING_RESET, and stops as a whole when its "
+				   "queues are stopped");
 	for (uint16_t i = 0; i < n; i++) {
 		int rc = session_start_vq(s, i, NULL);
 

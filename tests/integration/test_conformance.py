@@ -129,6 +129,16 @@ class InProcess(Conformance):
                        NO_STATE | NO_CONFIG_CHANGE | OWN_CONTROL_QUEUE | NO_DOORBELL,
                        '--loopback=yes')
 
+    def test_model_without_ring_reset(self):
+        # All that sim_net offers but RING_RESET and the control queue.
+        with model('sim_net max_vqp 2 device_features 0x4d30bf8020') as other:
+            dev = {'dev': f'mgmtdev {other.functions[0]}'}
+            outcome = conformance(dev, '--loopback=yes', *cases('queue_reset', 'queue_enable_moves',
+                                                                'late_queue'))
+        self.assertEqual(outcome.named('fail'), {}, outcome.text())
+        self.assertIn('RING_RESET, and stops as a whole', outcome.cases['queue_reset'][1])
+        self.assertEqual(outcome.cases['queue_reset'][0], 'skip')
+
     def test_model_with_few_vectors(self):
         with model('sim_blk backend ram 64M queues 4 vectors 2') as other:
             self.check({'dev': f'mgmtdev {other.functions[0]}'},
