@@ -242,6 +242,15 @@ class Output(unittest.TestCase):
         self.assertIn('net (device id 1', text)
         self.assertIn('52 54 00 00 00 01', text)
 
+    def test_info_of_a_device_that_does_not_start_says_why(self):
+        with model('sim_net fault queue_never_enables') as other:
+            for options in ([], ['--json', '-']):
+                outcome = Outcome(['info', '--dev', f'mgmtdev {other.functions[0]}', *options])
+                self.assertEqual(outcome.code, 1, outcome.text())
+                self.assertRegex(outcome.out, 'unknown: the device does not start: .*queue 0')
+                self.assertRegex(outcome.err, 'does not start: .*queue 0')
+                self.assertIn('RING_PACKED', outcome.out)
+
     def test_bench(self):
         for device, what in (('sim_net', 'sent'), ('sim_blk backend ram 16M', 'reads')):
             outcome = Outcome(['bench', '--dev', f'mgmtdev {device}', '--duration', '0.2',
