@@ -8,12 +8,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <linux/vhost.h>
 #include <linux/virtio_net.h>
 #include <linux/virtio_ring.h>
 
 #include <vdpa.h>
 
 #include "traffic.h"
+#include "vhost_user_proto.h"
 #include "virtio_compat.h"
 
 #define STATUS_NEEDS_RESET 0x40
@@ -153,6 +155,7 @@ static int
 probe_state(struct run *r)
 {
 	const struct session_params params = {.n = target_lane_vqs(r->t)};
+	const struct vdpa_vq_state place = {.split.avail_index = 5};
 	struct session s;
 	int rc;
 
@@ -164,7 +167,7 @@ probe_state(struct run *r)
 	rc = session_init(&s, r->t, &params);
 	if (rc < 0)
 		return run_failed_call(r, rc, "no session");
-	r->keeps_state = session_start_at(&s, 5) == 0;
+	r->keeps_state = session_start_at(&s, &place) == 0;
 	session_fini(&s);
 	return 0;
 }
@@ -178,6 +181,20 @@ run_need_state(struct run *r)
 	if (rc == 0 && !r->keeps_state)
 		rc = run_skip(r, "the device cannot start a queue where it stopped");
 	return rc;
+}
+
+int
+run_need_log(struct run *r)
+{
+	const struct target *t = r->t;
+
+	if (!t->trusting)
+		return t->can != NULL && t->can->log ? 0
+						     : run_skip(r, "the device has no dirty log");
+	if (!target_has(t, VHOST_F_LOG_ALL) ||
+	    !(t->protocol & RING_FEATURE(VHOST_USER_PROTOCOL_F_LOG_SHMFD)))
+		return run_skip(r, "the back end does not offer LOG_ALL and LOG_SHMFD");
+	return 0;
 }
 
 int

@@ -60,8 +60,11 @@ extern const struct run_case device_cases[];
 extern const struct run_case data_cases[];
 extern const struct run_case notify_cases[];
 extern const struct run_case life_cases[];
+extern const struct run_case place_cases[];
+extern const struct run_case log_cases[];
 extern const struct run_case bad_ring_cases[];
 extern const struct run_case net_cases[];
+extern const struct run_case ctrl_cases[];
 extern const struct run_case block_cases[];
 
 /* Sessions of cases. */
@@ -76,6 +79,8 @@ int run_need(struct run *r, unsigned int flags);
 int run_need_echo(struct run *r);
 /* Skip for a device whose queues cannot stop and go on where they stood. */
 int run_need_state(struct run *r);
+/* Skip for a device without a dirty log. */
+int run_need_log(struct run *r);
 /* Failed when the device says that it failed or needs a reset. */
 int run_check_alive(struct run *r);
 

@@ -266,6 +266,7 @@ request_name(enum vhu_request request)
 		[VHU_SET_FEATURES] = "SET_FEATURES",
 		[VHU_SET_OWNER] = "SET_OWNER",
 		[VHU_SET_MEM_TABLE] = "SET_MEM_TABLE",
+		[VHU_SET_LOG_BASE] = "SET_LOG_BASE",
 		[VHU_SET_VRING_NUM] = "SET_VRING_NUM",
 		[VHU_SET_VRING_ADDR] = "SET_VRING_ADDR",
 		[VHU_SET_VRING_BASE] = "SET_VRING_BASE",
@@ -344,6 +345,25 @@ vhu_client_ask(struct vhu_client *c, enum vhu_request request, void *payload, ui
 		return vdpa_error(EPROTO, "vhost-user: %s: a reply of %u bytes instead of %u",
 				  request_name(request), msg.size, reply_size);
 	memcpy(payload, &msg.payload, reply_size);
+	return 0;
+}
+
+int
+vhu_client_set_log(struct vhu_client *c, int fd, uint64_t size)
+{
+	const struct vhu_log log = {.mmap_size = size};
+	struct vhu_msg msg;
+	int rc = prepare(c, &msg, VHU_SET_LOG_BASE, &log, sizeof(log));
+
+	if (rc == 0)
+		rc = send_message(c, c->fd, &msg, &fd, 1);
+	/* Answered where LOG_SHMFD is negotiated: by some with a number, by others without. */
+	if (rc == 0)
+		rc = await_reply(c, &msg, request_name(VHU_SET_LOG_BASE));
+	if (rc < 0)
+		return rc;
+	if (msg.size != 0 && (msg.size != sizeof(msg.payload.u64) || msg.payload.u64 != 0))
+		return vdpa_error(EPROTO, "vhost-user: the back end refuses SET_LOG_BASE");
 	return 0;
 }
 

@@ -23,6 +23,7 @@
 /* Protocol features, by bit. */
 enum vhu_protocol_feature {
 	VHU_P_MQ = 0,
+	VHU_P_LOG_SHMFD = 1,
 	VHU_P_REPLY_ACK = 3,
 	VHU_P_MTU = 4,
 	VHU_P_RARP = 2,
@@ -64,6 +65,8 @@ int vhu_client_send(struct vhu_client *c, enum vhu_request request, const void *
 /* A request with a reply: what was sent is overwritten by it; size: of both. */
 int vhu_client_ask(struct vhu_client *c, enum vhu_request request, void *payload,
 		   uint32_t send_size, uint32_t reply_size);
+/* SET_LOG_BASE: the dirty log, `size` bytes of a file. */
+int vhu_client_set_log(struct vhu_client *c, int fd, uint64_t size);
 /* Give the back end a channel for messages of its own. */
 int vhu_client_open_backend_channel(struct vhu_client *c);
 /* Serve that channel, at most so long. */
