@@ -155,9 +155,12 @@ write_and_check(struct run *r, struct log_case *c, struct target_log *log)
 {
 	int rc;
 
+	/* What came until now may have been written before there was a log, but is memory. */
 	page_set_clear(&c->wrote);
+	rc = check_logs(r, c, log, log, 0);
 	dirty_log_clear(log);
-	rc = traffic_some(&c->x, 100);
+	if (rc == 0)
+		rc = traffic_some(&c->x, 100);
 	if (rc == 0)
 		rc = traffic_drain(&c->x);
 	return rc == 0 ? check_logs(r, c, log, log, LOG_MS) : rc;
@@ -296,6 +299,8 @@ at_stop(struct run *r)
 		rc = set_log(r, &c, &c.logs[0]);
 		if (rc == 0)
 			rc = traffic_drain(&c.x);
+		if (rc == 0)
+			rc = write_and_check(r, &c, &c.logs[0]);
 		page_set_clear(&c.wrote);
 		dirty_log_clear(&c.logs[0]);
 		if (rc == 0)

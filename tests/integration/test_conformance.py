@@ -25,11 +25,15 @@ MODEL = os.environ.get('UVDPA_MODEL', 'vdpa-model')
 NO_DATA = {'kick_doorbell_data', 'kick_doorbell_data_packed'}  # no front end offers it
 NO_DOORBELL = {'kick_doorbell'} | NO_DATA
 NO_CONFIG_CHANGE = {'config_change'}
-NO_STATE = {'queue_disable', 'split_queue_resume', 'packed_queue_resume'}
+PLACES = {'split_places', 'packed_places'}
+LOG = {'log_split', 'log_packed', 'log_replaced', 'log_ended', 'log_at_stop'}
+# A virtio function keeps neither a queue's state nor a log.
+NO_STATE = {'queue_disable', 'split_queue_resume', 'packed_queue_resume'} | PLACES | LOG
 NO_ORDER = {'split_in_order', 'packed_in_order'}
 ONE_LANE = {'multi_queue', 'late_queue'}
 TRUSTED = {'status_transitions'}
-OWN_CONTROL_QUEUE = {'net_control_queue'}
+OWN_CONTROL_QUEUE = {'net_control_queue', 'net_control_pairs', 'net_control_mac', 'net_control_split',
+                     'net_control_packed'}
 NOT_READ_ONLY = {'block_read_only'}
 
 
@@ -74,7 +78,7 @@ class InProcess(Conformance):
         self.check({'dev': 'mgmtdev sim_net max_vqp 2'}, NO_DOORBELL)
 
     def test_sim_net_of_one_pair(self):
-        self.check({'dev': 'mgmtdev sim_net'}, NO_DOORBELL | ONE_LANE | {'net_pairs'})
+        self.check({'dev': 'mgmtdev sim_net'}, NO_DOORBELL | ONE_LANE | {'net_pairs', 'net_control_pairs'})
 
     def test_a_back_end_that_returns_no_frames_is_said(self):
         outcome = self.check({'dev': 'mgmtdev sim_net backend echo max_vqp 2'},
