@@ -40,6 +40,8 @@
 #define BLK_CONFIG_SIZE 60u /* up to write zeroes */
 /* A host notifier comes by itself, once a queue runs. */
 #define NOTIFIER_MS	200
+/* No answer for so long at the beginning: is it a back end at all? */
+#define FIRST_MS	1000
 
 struct vhu_target {
 	struct vhu_client client;
@@ -93,6 +95,7 @@ negotiate(struct target *t)
 	int rc;
 
 	rc = vhu_client_ask(c, VHU_GET_FEATURES, &features, 0, sizeof(features));
+	c->answer_ms = VHU_ANSWER_MS;
 	if (rc == 0 && (features & BIT(VHU_F_PROTOCOL_FEATURES))) {
 		rc = vhu_client_ask(c, VHU_GET_PROTOCOL_FEATURES, &c->offered, 0,
 				    sizeof(c->offered));
@@ -583,6 +586,28 @@ look_at_device(struct target *t, uint32_t device_id)
 	return 0;
 }
 
+/* The first connection, where something else than a back end may listen. */
+static int
+greet(struct target *t)
+{
+	struct vhu_target *v = priv(t);
+	int rc = vhu_client_connect(&v->client, v->path);
+
+	if (rc < 0)
+		return rc;
+	v->client.answer_ms = FIRST_MS;
+	rc = negotiate(t);
+	if (rc != -ETIMEDOUT)
+		return rc;
+	if (vhu_client_is_vfio_user(v->path))
+		return vdpa_error(EPROTO,
+				  "this is a vfio-user socket, which serves a PCI function: give "
+				  "--dev \"mgmtdev vfio-user/%s\" instead of --socket",
+				  v->path);
+	/* A busy back end then. */
+	return reconnect(t);
+}
+
 int
 target_vhu_open(struct target *t, const char *path, uint32_t device_id, bool status)
 {
@@ -604,9 +629,7 @@ target_vhu_open(struct target *t, const char *path, uint32_t device_id, bool sta
 		      BIT(VHU_P_BACKEND_REQ) | BIT(VHU_P_CONFIG) | BIT(VHU_P_BACKEND_SEND_FD) |
 		      BIT(VHU_P_HOST_NOTIFIER) | BIT(VHU_P_RESET_DEVICE) |
 		      (status ? BIT(VHU_P_STATUS) : 0);
-	rc = vhu_client_connect(&v->client, path);
-	if (rc == 0)
-		rc = negotiate(t);
+	rc = greet(t);
 	if (rc == 0)
 		rc = look_at_device(t, device_id);
 	if (rc < 0)

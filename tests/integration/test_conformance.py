@@ -176,6 +176,23 @@ class BySocket(Conformance):
                 self.check_socket(app, 'd0', NO_STATE | OWN_CONTROL_QUEUE, '--loopback=yes')
                 self.check_socket(app, 'd1', NO_STATE | NOT_READ_ONLY, '--overwrite')
 
+    def test_another_protocol_behind_the_socket_is_named(self):
+        with model('sim_net') as other, daemon('sim_net') as app:
+            path = other.functions[0].removeprefix('vfio-user/')
+            for command in ('info', 'conformance'):
+                outcome = Outcome([command, '--socket', path])
+                self.assertEqual(outcome.code, 1, outcome.text())
+                self.assertIn(f'vfio-user socket, which serves a PCI function: give --dev "mgmtdev '
+                              f'vfio-user/{path}"', outcome.text())
+                self.assertLess(outcome.seconds, 10)
+            outcome = Outcome(['info', '--dev', f'mgmtdev vfio-user/{app.socket("d0")}'])
+            self.assertEqual(outcome.code, 1, outcome.text())
+            self.assertIn(f"test-vdpa --socket '{app.socket('d0')}' drives it", outcome.err)
+            # Neither was harmed.
+            for device in ({'dev': f'mgmtdev vfio-user/{path}'}, {'socket': app.socket('d0')}):
+                outcome = conformance(device, '--loopback=yes', *cases('queue_enable_moves'))
+                self.assertEqual(outcome.code, 0, outcome.text())
+
     def test_nobody_listens(self):
         outcome = conformance({'socket': '/nonexistent/socket'})
         self.assertEqual(outcome.code, 1)
