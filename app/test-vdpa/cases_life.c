@@ -30,7 +30,7 @@ queue_disable(struct run *r)
 	struct session s;
 	struct traffic x;
 	struct queue *q;
-	int rc = run_need_state(r);
+	int rc = run_need_state(r, 0);
 
 	if (rc == 0)
 		rc = traffic_open(r, &s, &x, &params);
@@ -126,7 +126,7 @@ queue_resume(struct run *r, unsigned int flags)
 	int rc = run_need(r, flags);
 
 	if (rc == 0)
-		rc = run_need_state(r);
+		rc = run_need_state(r, flags);
 	if (rc == 0)
 		rc = traffic_open(r, &s, &x, &params);
 	if (rc != 0)

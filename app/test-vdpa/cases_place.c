@@ -119,7 +119,7 @@ need_places(struct run *r, unsigned int flags)
 	int rc = run_need(r, flags);
 
 	if (rc == 0 && r->t->trusting)
-		rc = run_need_state(r);
+		rc = run_need_state(r, flags);
 	return rc == 0 ? traffic_probe_echo(r) : rc;
 }
 
