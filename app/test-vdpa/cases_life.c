@@ -18,67 +18,10 @@
 #include <vdpa.h>
 
 #include "traffic.h"
+#include "virtio_compat.h"
 
 /* How long a device is watched that must do nothing. */
 #define QUIET_MS 100u
-
-/* Some traffic: n buffers taken back in each lane. */
-static int
-some_traffic(struct traffic *x, uint64_t n)
-{
-	uint64_t target = x->lanes[0].completed + n;
-
-	while (x->lanes[0].completed < target) {
-		int rc = traffic_step(x);
-
-		if (rc < 0)
-			return rc;
-		if (rc == 0)
-			traffic_wait(x);
-		if (now_ns() - x->progress_at > run_ms(x->r, TRAFFIC_STALL_MS) * 1000000)
-			return run_fail(x->r, "queue %u: no progress for %llu ms",
-					x->lanes[0].tx->idx,
-					(unsigned long long)run_ms(x->r, TRAFFIC_STALL_MS));
-		if (run_expired(x->r))
-			return run_fail(x->r, "the case's time is over while data moves slowly");
-	}
-	return 0;
-}
-
-/* A session with endless traffic; the case's verdict where there is none. */
-static int
-begin(struct run *r, struct session *s, struct traffic *x, const struct session_params *params)
-{
-	int rc = run_start(r, s, params);
-
-	if (rc != 0)
-		return rc;
-	memset(x, 0, sizeof(*x));
-	x->units = UINT64_MAX;
-	rc = traffic_begin(r, s, x);
-	return rc == 0 ? 0 : run_finish(r, s, rc);
-}
-
-/* What is under way comes to its end. */
-static int
-drain(struct traffic *x)
-{
-	int rc;
-
-	traffic_stop(x);
-	rc = traffic_finish(x);
-	x->units = UINT64_MAX;
-	return rc;
-}
-
-static int
-end(struct run *r, struct session *s, struct traffic *x, int rc)
-{
-	if (rc == 0)
-		rc = drain(x);
-	traffic_end(x);
-	return run_finish(r, s, rc);
-}
 
 static int
 queue_disable(struct run *r)
@@ -87,17 +30,17 @@ queue_disable(struct run *r)
 	struct session s;
 	struct traffic x;
 	struct queue *q;
-	int rc = run_need_state(r);
+	int rc = run_need_state(r, 0);
 
 	if (rc == 0)
-		rc = begin(r, &s, &x, &params);
+		rc = traffic_open(r, &s, &x, &params);
 	if (rc != 0)
 		return rc;
 	q = x.lanes[0].tx;
 	for (int i = 0; rc == 0 && i < 5; i++) {
 		uint64_t was;
 
-		rc = some_traffic(&x, 100);
+		rc = traffic_some(&x, 100);
 		if (rc != 0)
 			break;
 		r->step = "disabling a queue";
@@ -126,7 +69,7 @@ queue_disable(struct run *r)
 			rc = run_failed_call(r, rc, "enabling the queue again");
 		x.progress_at = now_ns();
 	}
-	return end(r, &s, &x, rc);
+	return traffic_close(r, &s, &x, rc);
 }
 
 static int
@@ -154,17 +97,17 @@ late_queue(struct run *r)
 	rc = traffic_begin(r, &s, &x);
 	if (rc != 0)
 		return run_finish(r, &s, rc);
-	rc = some_traffic(&x, 100);
+	rc = traffic_some(&x, 100);
 	for (uint16_t i = 0; rc == 0 && i < per_lane; i++) {
 		r->step = "starting a late queue";
 		rc = session_start_vq(&s, late[i], NULL);
 		if (rc < 0)
 			rc = run_failed_call(r, rc, "a queue that comes late");
 		else
-			rc = some_traffic(&x, 100);
+			rc = traffic_some(&x, 100);
 	}
 	if (rc == 0)
-		rc = drain(&x);
+		rc = traffic_drain(&x);
 	traffic_end(&x);
 	if (rc == 0) {
 		both.first_lane = 1;
@@ -183,16 +126,16 @@ queue_resume(struct run *r, unsigned int flags)
 	int rc = run_need(r, flags);
 
 	if (rc == 0)
-		rc = run_need_state(r);
+		rc = run_need_state(r, flags);
 	if (rc == 0)
-		rc = begin(r, &s, &x, &params);
+		rc = traffic_open(r, &s, &x, &params);
 	if (rc != 0)
 		return rc;
 	for (int i = 0; rc == 0 && i < 5; i++) {
 		struct queue *q = x.lanes[0].tx;
 		struct vdpa_vq_state state;
 
-		rc = some_traffic(&x, 100);
+		rc = traffic_some(&x, 100);
 		if (rc != 0)
 			break;
 		r->step = "stopping a queue";
@@ -220,7 +163,7 @@ queue_resume(struct run *r, unsigned int flags)
 			rc = run_failed_call(r, rc, "starting a queue where it stopped");
 		x.progress_at = now_ns();
 	}
-	return end(r, &s, &x, rc);
+	return traffic_close(r, &s, &x, rc);
 }
 
 static int
@@ -233,6 +176,14 @@ static int
 packed_queue_resume(struct run *r)
 {
 	return queue_resume(r, SESSION_PACKED);
+}
+
+/* In this process: whether the device stopped as a whole for the sake of a queue. By vhost-user the
+ * back end starts it again, and nothing is seen of it. */
+static bool
+has_halted(const struct run *r)
+{
+	return !r->t->trusting && r->t->ops->get_status(r->t) == 0;
 }
 
 /* Stop and start anew all queues of the lane, so that both ends of its sequence begin anew. */
@@ -255,6 +206,11 @@ reset_lane(struct run *r, struct session *s)
 		else if (rc < 0)
 			return run_failed_call(r, rc, "resetting a queue");
 	}
+	if (has_halted(r) && !target_has(r->t, VIRTIO_F_RING_RESET))
+		return run_skip(r, "the device does not offer RING_RESET, and stops as a whole");
+	if (has_halted(r))
+		return run_fail(r, "the device offers RING_RESET, and stops as a whole when its "
+				   "queues are stopped");
 	for (uint16_t i = 0; i < n; i++) {
 		int rc = session_start_vq(s, i, NULL);
 
@@ -347,39 +303,39 @@ memory_change(struct run *r)
 	struct traffic x;
 	struct queue *q;
 	uint64_t home;
-	int rc = begin(r, &s, &x, &params);
+	int rc = traffic_open(r, &s, &x, &params);
 
 	if (rc != 0)
 		return rc;
 	q = x.lanes[0].tx;
 	home = q->slots;
 	if (add_region(&s.mem, s.mem.region[1].size) < 0)
-		return end(r, &s, &x, run_fail(r, "no memory for one region more"));
+		return traffic_close(r, &s, &x, run_fail(r, "no memory for one region more"));
 	for (int i = 0; rc == 0 && i < 10; i++) {
-		rc = some_traffic(&x, 50);
+		rc = traffic_some(&x, 50);
 		r->step = "adding memory";
 		if (rc == 0)
 			rc = use_table(r, &s, 3, "adding memory while running");
 		if (rc == 0)
-			rc = some_traffic(&x, 50);
+			rc = traffic_some(&x, 50);
 		/* And through the new memory. */
 		if (rc == 0)
-			rc = drain(&x);
+			rc = traffic_drain(&x);
 		if (rc != 0)
 			break;
 		q->slots = s.mem.region[2].iova;
-		rc = some_traffic(&x, 50);
+		rc = traffic_some(&x, 50);
 		if (rc == 0)
-			rc = drain(&x);
+			rc = traffic_drain(&x);
 		q->slots = home;
 		/* With traffic in what stays, the rest goes away. */
 		if (rc == 0)
-			rc = some_traffic(&x, 50);
+			rc = traffic_some(&x, 50);
 		r->step = "removing memory";
 		if (rc == 0)
 			rc = use_table(r, &s, 2, "removing memory while running");
 	}
-	return end(r, &s, &x, rc);
+	return traffic_close(r, &s, &x, rc);
 }
 
 /* A copy of all guest memory. */
@@ -415,10 +371,10 @@ stop_during_traffic(struct run *r)
 		struct traffic x;
 		uint8_t *memory;
 
-		rc = begin(r, &s, &x, &params);
+		rc = traffic_open(r, &s, &x, &params);
 		if (rc != 0)
 			return rc;
-		rc = some_traffic(&x, 100);
+		rc = traffic_some(&x, 100);
 		/* A full ring to stop in. */
 		if (rc == 0) {
 			rc = traffic_step(&x);

@@ -10,98 +10,29 @@
 
 #include <vdpa.h>
 
+#include "feature_names.h"
 #include "report.h"
 #include "session.h"
+#include "virtio_type.h"
 
-struct feature {
-	uint32_t device_id; /* 0: any */
-	unsigned int bit;
-	const char *name;
-};
+/* Of a configuration, bytes that are shown: vhost-user carries no more. */
+#define CONFIG_MAX 256
 
-/* Virtio 1.2, 5.1.3, 5.2.3 and 6; vhost-user's own bits last. */
-static const struct feature features[] = {
-	{TARGET_NET, 0, "CSUM"},
-	{TARGET_NET, 1, "GUEST_CSUM"},
-	{TARGET_NET, 2, "CTRL_GUEST_OFFLOADS"},
-	{TARGET_NET, 3, "MTU"},
-	{TARGET_NET, 5, "MAC"},
-	{TARGET_NET, 7, "GUEST_TSO4"},
-	{TARGET_NET, 8, "GUEST_TSO6"},
-	{TARGET_NET, 9, "GUEST_ECN"},
-	{TARGET_NET, 10, "GUEST_UFO"},
-	{TARGET_NET, 11, "HOST_TSO4"},
-	{TARGET_NET, 12, "HOST_TSO6"},
-	{TARGET_NET, 13, "HOST_ECN"},
-	{TARGET_NET, 14, "HOST_UFO"},
-	{TARGET_NET, 15, "MRG_RXBUF"},
-	{TARGET_NET, 16, "STATUS"},
-	{TARGET_NET, 17, "CTRL_VQ"},
-	{TARGET_NET, 18, "CTRL_RX"},
-	{TARGET_NET, 19, "CTRL_VLAN"},
-	{TARGET_NET, 20, "CTRL_RX_EXTRA"},
-	{TARGET_NET, 21, "GUEST_ANNOUNCE"},
-	{TARGET_NET, 22, "MQ"},
-	{TARGET_NET, 23, "CTRL_MAC_ADDR"},
-	{TARGET_NET, 53, "VQ_NOTF_COAL"},
-	{TARGET_NET, 54, "GUEST_USO4"},
-	{TARGET_NET, 55, "GUEST_USO6"},
-	{TARGET_NET, 56, "HOST_USO"},
-	{TARGET_NET, 57, "HASH_REPORT"},
-	{TARGET_NET, 59, "GUEST_HDRLEN"},
-	{TARGET_NET, 60, "RSS"},
-	{TARGET_NET, 61, "RSC_EXT"},
-	{TARGET_NET, 62, "STANDBY"},
-	{TARGET_NET, 63, "SPEED_DUPLEX"},
-	{TARGET_BLOCK, 1, "SIZE_MAX"},
-	{TARGET_BLOCK, 2, "SEG_MAX"},
-	{TARGET_BLOCK, 4, "GEOMETRY"},
-	{TARGET_BLOCK, 5, "RO"},
-	{TARGET_BLOCK, 6, "BLK_SIZE"},
-	{TARGET_BLOCK, 9, "FLUSH"},
-	{TARGET_BLOCK, 10, "TOPOLOGY"},
-	{TARGET_BLOCK, 11, "CONFIG_WCE"},
-	{TARGET_BLOCK, 12, "MQ"},
-	{TARGET_BLOCK, 13, "DISCARD"},
-	{TARGET_BLOCK, 14, "WRITE_ZEROES"},
-	{TARGET_BLOCK, 15, "LIFETIME"},
-	{TARGET_BLOCK, 16, "SECURE_ERASE"},
-	{TARGET_BLOCK, 17, "ZONED"},
-	{0, 24, "NOTIFY_ON_EMPTY"},
-	{0, 26, "LOG_ALL"},
-	{0, 27, "ANY_LAYOUT"},
-	{0, 28, "INDIRECT_DESC"},
-	{0, 29, "EVENT_IDX"},
-	{0, 30, "PROTOCOL_FEATURES"},
-	{0, 32, "VERSION_1"},
-	{0, 33, "ACCESS_PLATFORM"},
-	{0, 34, "RING_PACKED"},
-	{0, 35, "IN_ORDER"},
-	{0, 36, "ORDER_PLATFORM"},
-	{0, 37, "SR_IOV"},
-	{0, 38, "NOTIFICATION_DATA"},
-	{0, 39, "NOTIF_CONFIG_DATA"},
-	{0, 40, "RING_RESET"},
-	{0, 41, "ADMIN_VQ"},
-};
-
-const char *
-report_feature_name(uint32_t device_id, unsigned int bit)
+/* Where a type is not known, its configuration is as long as the device has room for, and what lies
+ * behind reads as all ones. */
+static bool
+type_is_known(uint32_t device_id)
 {
-	for (size_t i = 0; i < sizeof(features) / sizeof(features[0]); i++)
-		if (features[i].bit == bit &&
-		    (features[i].device_id == 0 || features[i].device_id == device_id))
-			return features[i].name;
-	return NULL;
+	return strcmp(virtio_type(device_id)->name, virtio_type(UINT32_MAX)->name) != 0;
 }
 
+/* By the name of management, where it has one. */
 static const char *
 kind_name(uint32_t device_id)
 {
-	static const char *const names[] = {"unknown", "net",	"block", "console", "entropy",
-					    "balloon", "iomem", "rpmsg", "scsi",    "9p"};
+	const struct virtio_type *type = virtio_type(device_id);
 
-	return device_id < sizeof(names) / sizeof(names[0]) ? names[device_id] : "other";
+	return type->class != NULL ? type->class : type->name;
 }
 
 static json_t *
@@ -110,7 +41,7 @@ features_json(const struct target *t, uint64_t bits)
 	json_t *list = json_array();
 
 	for (unsigned int bit = 0; bit < 64; bit++) {
-		const char *name = report_feature_name(t->device_id, bit);
+		const char *name = feature_name(t->device_id, bit);
 		char number[16];
 
 		if (!((bits >> bit) & 1))
@@ -192,21 +123,37 @@ capabilities_json(const struct vdpa_capabilities *can)
 	return list;
 }
 
-/* A doorbell shows only on a queue that runs. */
-static const char *
-doorbell_of(struct target *t)
+/*
+ * In words, what queue 0 has for a doorbell, which shows only while it runs. A negative errno where
+ * that cannot be found out, with the reason in the words: the device does not start, or breaks.
+ */
+static int
+find_doorbell(struct target *t, char *words, size_t len)
 {
 	const struct session_params params = {.n = target_lane_vqs(t)};
 	struct vdpa_notification_area area;
-	const char *answer = "unknown, the device does not start";
 	struct session s;
+	int rc = session_init(&s, t, &params);
 
-	if (session_init(&s, t, &params) < 0)
-		return answer;
-	if (session_start(&s) == 0)
-		answer = t->ops->doorbell(t, 0, &area) == 0 ? "a page of its own" : "relay";
+	if (rc < 0) {
+		snprintf(words, len, "unknown: %s", vdpa_error_message());
+		return rc;
+	}
+	rc = session_start(&s);
+	if (rc < 0) {
+		snprintf(words, len, "unknown: the device does not start: %s",
+			 vdpa_error_message());
+	} else {
+		rc = t->ops->doorbell(t, 0, &area);
+		if (rc == 0)
+			snprintf(words, len, "a page of its own");
+		else if (rc == -EOPNOTSUPP)
+			snprintf(words, len, "relay");
+		else
+			snprintf(words, len, "unknown: %s", vdpa_error_message());
+	}
 	session_fini(&s);
-	return answer;
+	return rc == -EOPNOTSUPP ? 0 : rc;
 }
 
 json_t *
@@ -251,21 +198,33 @@ print_config(const uint8_t *config, size_t len)
 		putchar('\n');
 }
 
+/* Bytes of the configuration that say something. */
+static size_t
+config_len(const struct target *t, const uint8_t *config, size_t len)
+{
+	while (!type_is_known(t->device_id) && len > 0 && config[len - 1] == 0xff)
+		len--;
+	return len;
+}
+
 int
 report_info(struct target *t, const char *json)
 {
-	const char *doorbell = doorbell_of(t);
-	uint8_t config[256] = {0};
+	char doorbell[512], hex[2 * CONFIG_MAX + 1] = "";
+	uint8_t config[CONFIG_MAX] = {0};
 	size_t len = t->config_size < sizeof(config) ? t->config_size : sizeof(config);
+	int started = find_doorbell(t, doorbell, sizeof(doorbell));
 	json_t *device = report_device(t);
-	char hex[2 * sizeof(config) + 1] = "";
 	int rc = len > 0 ? t->ops->get_config(t, 0, config, len) : 0;
 
+	if (started < 0)
+		fprintf(stderr, "test-vdpa: doorbell %s\n", doorbell);
 	if (rc < 0) {
 		fprintf(stderr, "test-vdpa: %s\n", vdpa_error_message());
 		json_decref(device);
 		return rc;
 	}
+	len = config_len(t, config, len);
 	for (size_t i = 0; i < len; i++)
 		snprintf(hex + 2 * i, 3, "%02x", config[i]);
 	json_object_set_new(device, "config", json_string(hex));
@@ -287,7 +246,7 @@ report_info(struct target *t, const char *json)
 		print_config(config, len);
 	}
 	json_decref(device);
-	return rc;
+	return rc < 0 ? rc : started;
 }
 
 int

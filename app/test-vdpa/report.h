@@ -12,13 +12,12 @@
 
 /* A device's identity, features by name, limits. */
 json_t *report_device(struct target *t);
-/* test-vdpa info: the same, with the configuration, for people or (json) for programs. */
+/* test-vdpa info: the same, with doorbell and configuration, for people or (json) for programs. 0,
+ * or a negative errno with the reason on standard error: also for a device that does not start,
+ * after all that is known of it. */
 int report_info(struct target *t, const char *json);
 
 /* Write it to a file, or "-": standard output. 0 or a negative errno, said on standard error. */
 int report_write_json(json_t *value, const char *path);
-
-/* The name of a feature bit of a device id; NULL where there is none. */
-const char *report_feature_name(uint32_t device_id, unsigned int bit);
 
 #endif /* REPORT_H */

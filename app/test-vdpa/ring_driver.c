@@ -125,6 +125,44 @@ ring_driver_reset(struct ring_driver *d)
 	d->bad[0] = '\0';
 }
 
+/* Descriptors as two laps have left them: this one's up to pos, the former one's behind. */
+static void
+lay_used(struct ring_driver *d, uint32_t pos, bool wrap)
+{
+	const uint16_t both = 1 << VRING_PACKED_DESC_F_AVAIL | 1 << VRING_PACKED_DESC_F_USED;
+	struct vring_packed_desc *ring = ring_driver_packed(d);
+
+	for (uint32_t i = 0; i < d->num; i++)
+		ring[i].flags = (i < pos) == wrap ? both : 0;
+}
+
+void
+ring_driver_reset_at(struct ring_driver *d, const struct vdpa_vq_state *place)
+{
+	ring_driver_reset(d);
+	if (d->packed) {
+		d->avail = d->used = place->packed.last_avail_idx;
+		d->avail_wrap = d->used_wrap = place->packed.last_avail_counter != 0;
+		lay_used(d, d->used, d->used_wrap);
+	} else {
+		d->avail = d->used = place->split.avail_index;
+		ring_driver_avail(d)->idx = d->avail;
+		ring_driver_used_ring(d)->idx = d->used;
+	}
+}
+
+void
+ring_driver_place(const struct ring_driver *d, struct vdpa_vq_state *place)
+{
+	memset(place, 0, sizeof(*place));
+	if (d->packed) {
+		place->packed.last_avail_idx = place->packed.last_used_idx = d->used;
+		place->packed.last_avail_counter = place->packed.last_used_counter = d->used_wrap;
+	} else {
+		place->split.avail_index = d->used;
+	}
+}
+
 int
 ring_driver_init(struct ring_driver *d, struct ring_mem *mem, uint64_t features, uint32_t num,
 		 uint64_t iova)

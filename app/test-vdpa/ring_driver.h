@@ -89,6 +89,14 @@ void ring_driver_fini(struct ring_driver *d);
 /** Forget what was posted: as after a reset; the packed state is the initial one. */
 void ring_driver_reset(struct ring_driver *d);
 
+/**
+ * Forget what was posted, as if the ring had come round to this place before: nothing is under way,
+ * and what lies in the ring is what a lap leaves behind.
+ */
+void ring_driver_reset_at(struct ring_driver *d, const struct vdpa_vq_state *place);
+/** Where a device stands that has used no more than what was taken: the place to start it at. */
+void ring_driver_place(const struct ring_driver *d, struct vdpa_vq_state *place);
+
 /** What vdpa_vq_setup() wants for it, in the initial state. */
 void ring_driver_params(const struct ring_driver *d, struct vdpa_vq_params *params);
 

@@ -8,12 +8,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <linux/vhost.h>
 #include <linux/virtio_net.h>
 #include <linux/virtio_ring.h>
 
 #include <vdpa.h>
 
 #include "traffic.h"
+#include "vhost_user_proto.h"
 #include "virtio_compat.h"
 
 #define STATUS_NEEDS_RESET 0x40
@@ -150,34 +152,57 @@ run_need_echo(struct run *r)
 /* The device's word, where it is asked in this process; by vhost-user a start is the only way to
  * find out. */
 static int
-probe_state(struct run *r)
+probe_state(struct run *r, bool packed)
 {
-	const struct session_params params = {.n = target_lane_vqs(r->t)};
+	const struct session_params params = {.flags = packed ? SESSION_PACKED : 0,
+					      .n = target_lane_vqs(r->t)};
+	struct vdpa_vq_state place = {.split.avail_index = 5};
 	struct session s;
 	int rc;
 
 	if (!r->t->trusting) {
-		r->keeps_state = r->t->can != NULL && r->t->can->suspend;
+		r->keeps_state[packed] = r->t->can != NULL && r->t->can->suspend;
 		return 0;
 	}
-	r->step = "starting a queue at another index than 0";
+	if (packed)
+		place = (struct vdpa_vq_state){.packed = {.last_avail_idx = 5,
+							  .last_used_idx = 5,
+							  .last_avail_counter = 1,
+							  .last_used_counter = 1}};
+	r->step = "starting a queue elsewhere than at its beginning";
 	rc = session_init(&s, r->t, &params);
 	if (rc < 0)
 		return run_failed_call(r, rc, "no session");
-	r->keeps_state = session_start_at(&s, 5) == 0;
+	r->keeps_state[packed] = session_start_at(&s, &place) == 0;
 	session_fini(&s);
 	return 0;
 }
 
 int
-run_need_state(struct run *r)
+run_need_state(struct run *r, unsigned int flags)
 {
-	int rc = r->state_known ? 0 : probe_state(r);
+	const bool packed = (flags & SESSION_PACKED) != 0;
+	int rc = r->state_known[packed] ? 0 : probe_state(r, packed);
 
-	r->state_known = true;
-	if (rc == 0 && !r->keeps_state)
-		rc = run_skip(r, "the device cannot start a queue where it stopped");
+	r->state_known[packed] = true;
+	if (rc == 0 && !r->keeps_state[packed])
+		rc = run_skip(r, "the device cannot start a %s queue where it stopped",
+			      packed ? "packed" : "split");
 	return rc;
+}
+
+int
+run_need_log(struct run *r)
+{
+	const struct target *t = r->t;
+
+	if (!t->trusting)
+		return t->can != NULL && t->can->log ? 0
+						     : run_skip(r, "the device has no dirty log");
+	if (!target_has(t, VHOST_F_LOG_ALL) ||
+	    !(t->protocol & RING_FEATURE(VHOST_USER_PROTOCOL_F_LOG_SHMFD)))
+		return run_skip(r, "the back end does not offer LOG_ALL and LOG_SHMFD");
+	return 0;
 }
 
 int

@@ -20,11 +20,12 @@
 
 struct run {
 	struct target *t;
-	bool overwrite;		       /* the disk's content may be destroyed */
-	bool echo_expected;	       /* net: frames must come back */
-	bool echo_known, echoes;       /* net: whether they do, as was seen */
-	bool state_known, keeps_state; /* a queue can start where another stopped */
-	unsigned int scale;	       /* of every time, percent */
+	bool overwrite;		 /* the disk's content may be destroyed */
+	bool echo_expected;	 /* net: frames must come back */
+	bool echo_known, echoes; /* net: whether they do, as was seen */
+	/* A queue can start where another stopped; by layout, split and packed. */
+	bool state_known[2], keeps_state[2];
+	unsigned int scale; /* of every time, percent */
 	uint64_t seed;
 
 	/* The case that runs. */
@@ -60,8 +61,11 @@ extern const struct run_case device_cases[];
 extern const struct run_case data_cases[];
 extern const struct run_case notify_cases[];
 extern const struct run_case life_cases[];
+extern const struct run_case place_cases[];
+extern const struct run_case log_cases[];
 extern const struct run_case bad_ring_cases[];
 extern const struct run_case net_cases[];
+extern const struct run_case ctrl_cases[];
 extern const struct run_case block_cases[];
 
 /* Sessions of cases. */
@@ -74,8 +78,11 @@ int run_finish(struct run *r, struct session *s, int rc);
 int run_need(struct run *r, unsigned int flags);
 /* Skip for a net device whose frames do not come back. */
 int run_need_echo(struct run *r);
-/* Skip for a device whose queues cannot stop and go on where they stood. */
-int run_need_state(struct run *r);
+/* Skip for a device whose queues of this layout (SESSION_PACKED or not) cannot stop and go on where
+ * they stood. */
+int run_need_state(struct run *r, unsigned int flags);
+/* Skip for a device without a dirty log. */
+int run_need_log(struct run *r);
 /* Failed when the device says that it failed or needs a reset. */
 int run_check_alive(struct run *r);
 

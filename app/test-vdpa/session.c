@@ -60,7 +60,8 @@ session_features(const struct target *t, unsigned int flags)
 			want |= RING_FEATURE(VIRTIO_NET_F_MRG_RXBUF);
 		if (flags & SESSION_CTRL_VQ)
 			want |= RING_FEATURE(VIRTIO_NET_F_CTRL_VQ) |
-				RING_FEATURE(VIRTIO_NET_F_CTRL_RX);
+				RING_FEATURE(VIRTIO_NET_F_CTRL_RX) |
+				RING_FEATURE(VIRTIO_NET_F_CTRL_MAC_ADDR);
 	} else if (t->device_id == TARGET_BLOCK) {
 		want |= RING_FEATURE(VIRTIO_BLK_F_SIZE_MAX) | RING_FEATURE(VIRTIO_BLK_F_SEG_MAX) |
 			RING_FEATURE(VIRTIO_BLK_F_RO) | RING_FEATURE(VIRTIO_BLK_F_BLK_SIZE) |
@@ -125,19 +126,23 @@ queue_fini(struct queue *q)
 		ring_driver_fini(&q->ring);
 }
 
-/* As after a reset: nothing posted, every slot free and filled with the guard byte. */
+/* As after a reset, or at a place of its own: nothing posted, every slot free and filled with the
+ * guard byte. */
 static void
-queue_reset(struct session *s, struct queue *q)
+queue_reset(struct session *s, struct queue *q, const struct vdpa_vq_state *place)
 {
 	uint64_t count;
 
-	ring_driver_reset(&q->ring);
+	if (place != NULL)
+		ring_driver_reset_at(&q->ring, place);
+	else
+		ring_driver_reset(&q->ring);
 	memset(slot_va(s, q, 0), SLOT_GUARD_BYTE, (size_t)q->nslots * s->slot_size);
 	q->nfree = q->nslots;
 	for (uint32_t i = 0; i < q->nslots; i++)
 		q->free[i] = q->nslots - 1 - i;
-	q->kicked_avail = 0;
-	q->kicked_wrap = true;
+	q->kicked_avail = q->ring.avail;
+	q->kicked_wrap = q->ring.avail_wrap;
 	q->kicks = 0;
 	q->calls = 0;
 	/* What was signalled before the stop. */
@@ -230,13 +235,34 @@ session_vq_config(const struct session *s, uint16_t idx, struct vdpa_vq_config *
 	};
 }
 
+/* Start what `vqs` has, and note how long it takes. */
 static int
-start_at(struct session *s, const uint16_t *late, unsigned int n, uint16_t index)
+start(struct session *s, const struct vdpa_vq_config *vqs)
+{
+	const struct vdpa_start_config conf = {
+		.features = s->features, .iotlb = s->mem.tlb, .vqs = vqs, .nvqs = s->nq};
+	uint64_t from = now_ns();
+	int rc = s->t->ops->start(s->t, &conf);
+
+	s->start_ns = now_ns() - from;
+	s->started = rc == 0;
+	return rc;
+}
+
+static struct vdpa_vq_config *
+no_vqs(const struct session *s)
 {
 	struct vdpa_vq_config *vqs = calloc(s->nq, sizeof(*vqs));
-	struct vdpa_start_config conf = {
-		.features = s->features, .iotlb = s->mem.tlb, .vqs = vqs, .nvqs = s->nq};
-	uint64_t from;
+
+	for (uint16_t i = 0; vqs != NULL && i < s->nq; i++)
+		vqs[i].kick_fd = vqs[i].call_fd = -1;
+	return vqs;
+}
+
+static int
+start_at(struct session *s, const uint16_t *late, unsigned int n, const struct vdpa_vq_state *place)
+{
+	struct vdpa_vq_config *vqs = no_vqs(s);
 	int rc;
 
 	if (vqs == NULL)
@@ -244,26 +270,39 @@ start_at(struct session *s, const uint16_t *late, unsigned int n, uint16_t index
 	for (uint16_t i = 0; i < s->nq; i++) {
 		bool is_late = false;
 
-		vqs[i].kick_fd = vqs[i].call_fd = -1;
 		for (unsigned int k = 0; k < n; k++)
 			is_late |= late[k] == i;
 		s->q[i].running = s->q[i].used && !is_late;
 		if (!s->q[i].used)
 			continue;
-		queue_reset(s, &s->q[i]);
+		queue_reset(s, &s->q[i], place);
 		if (!s->q[i].running)
 			continue;
 		session_vq_config(s, i, &vqs[i]);
-		if (index != 0) {
-			vqs[i].state.split.avail_index = index;
-			ring_driver_avail(&s->q[i].ring)->idx = index;
-			ring_driver_used_ring(&s->q[i].ring)->idx = index;
-		}
+		if (place != NULL)
+			vqs[i].state = *place;
 	}
-	from = now_ns();
-	rc = s->t->ops->start(s->t, &conf);
-	s->start_ns = now_ns() - from;
-	s->started = rc == 0;
+	rc = start(s, vqs);
+	free(vqs);
+	return rc;
+}
+
+int
+session_start_again(struct session *s, const struct vdpa_vq_state *places)
+{
+	struct vdpa_vq_config *vqs = no_vqs(s);
+	int rc;
+
+	if (vqs == NULL)
+		return vdpa_error(ENOMEM, "out of memory");
+	for (uint16_t i = 0; i < s->nq; i++) {
+		s->q[i].running = s->q[i].used;
+		if (!s->q[i].used)
+			continue;
+		session_vq_config(s, i, &vqs[i]);
+		vqs[i].state = places[i];
+	}
+	rc = start(s, vqs);
 	free(vqs);
 	return rc;
 }
@@ -271,19 +310,19 @@ start_at(struct session *s, const uint16_t *late, unsigned int n, uint16_t index
 int
 session_start_without(struct session *s, const uint16_t *late, unsigned int n)
 {
-	return start_at(s, late, n, 0);
+	return start_at(s, late, n, NULL);
 }
 
 int
 session_start(struct session *s)
 {
-	return start_at(s, NULL, 0, 0);
+	return start_at(s, NULL, 0, NULL);
 }
 
 int
-session_start_at(struct session *s, uint16_t index)
+session_start_at(struct session *s, const struct vdpa_vq_state *place)
 {
-	return start_at(s, NULL, 0, index);
+	return start_at(s, NULL, 0, place);
 }
 
 int
@@ -313,7 +352,7 @@ session_start_vq(struct session *s, uint16_t idx, const struct vdpa_vq_state *st
 	int rc;
 
 	if (state == NULL)
-		queue_reset(s, q);
+		queue_reset(s, q, NULL);
 	session_vq_config(s, idx, &conf);
 	if (state != NULL)
 		conf.state = *state;

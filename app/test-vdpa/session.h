@@ -94,8 +94,11 @@ int session_fini(struct session *s);
 /* Start the device with fresh rings; every queue of the session but those in the list `late`. */
 int session_start(struct session *s);
 int session_start_without(struct session *s, const uint16_t *late, unsigned int n);
-/* Start every queue, split, as if it had been at this index before. */
-int session_start_at(struct session *s, uint16_t index);
+/* Start every queue as if it had been at this place before. */
+int session_start_at(struct session *s, const struct vdpa_vq_state *place);
+/* Start the stopped device again with every queue where it stood, by the number of the queue; what
+ * was posted is still there. */
+int session_start_again(struct session *s, const struct vdpa_vq_state *places);
 /* Stop the device. */
 int session_stop(struct session *s);
 /* One queue more, with a fresh ring, or where it stands (state not NULL). */

@@ -29,6 +29,13 @@
 
 struct target;
 
+/* A dirty log: one bit for each 4 KiB page from address 0 on, in a file and mapped here. */
+struct target_log {
+	int fd;
+	uint8_t *bitmap;
+	size_t size; /* bytes */
+};
+
 struct target_ops {
 	void (*close)(struct target *t);
 	int (*get_config)(struct target *t, size_t offset, void *buf, size_t len);
@@ -47,6 +54,10 @@ struct target_ops {
 	int (*set_call)(struct target *t, uint16_t idx, int fd);
 	int (*set_kick)(struct target *t, uint16_t idx, int fd);
 	int (*set_memory)(struct target *t, struct vdpa_iotlb *tlb);
+	/* Log what the running device writes; NULL: no longer. used_iova: of each queue's used
+	 * ring, UINT64_MAX for a queue that there is not. The log stays where it is until another
+	 * one, or none, is set, or the device is stopped. */
+	int (*set_log)(struct target *t, const struct target_log *log, const uint64_t *used_iova);
 	/* The doorbell page of a started queue; its fd stays the target's. */
 	int (*doorbell)(struct target *t, uint16_t idx, struct vdpa_notification_area *area);
 	/* Make the configuration change, or change back. */

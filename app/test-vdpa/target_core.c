@@ -23,6 +23,9 @@
 struct core_target {
 	struct vdpa_device *vdev;
 	unsigned int config_changes; /* atomic: counted on the control loop */
+	/* The log in force, and the one that it replaces: the device has either for a while. */
+	struct vdpa_dirty_log logs[2];
+	unsigned int log; /* which of them is in force */
 };
 
 static struct core_target the_target;
@@ -149,6 +152,22 @@ core_set_memory(struct target *t, struct vdpa_iotlb *tlb)
 }
 
 static int
+core_set_log(struct target *t, const struct target_log *log, const uint64_t *used_iova)
+{
+	struct core_target *c = t->priv;
+	struct vdpa_dirty_log *next = &c->logs[!c->log];
+	int rc;
+
+	if (log == NULL)
+		return vdpa_device_set_log(device(t), NULL, NULL);
+	*next = (struct vdpa_dirty_log){.bitmap = log->bitmap, .size = log->size};
+	rc = vdpa_device_set_log(device(t), next, used_iova);
+	if (rc == 0)
+		c->log = !c->log;
+	return rc;
+}
+
+static int
 core_doorbell(struct target *t, uint16_t idx, struct vdpa_notification_area *area)
 {
 	return vdpa_get_vq_notification(device(t), idx, area);
@@ -196,6 +215,7 @@ static const struct target_ops core_ops = {
 	.set_call = core_set_call,
 	.set_kick = core_set_kick,
 	.set_memory = core_set_memory,
+	.set_log = core_set_log,
 	.doorbell = core_doorbell,
 	.change_config = core_change_config,
 	.config_changes = core_config_changes,

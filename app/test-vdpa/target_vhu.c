@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include <linux/vhost.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
@@ -39,6 +40,8 @@
 #define BLK_CONFIG_SIZE 60u /* up to write zeroes */
 /* A host notifier comes by itself, once a queue runs. */
 #define NOTIFIER_MS	200
+/* No answer for so long at the beginning: is it a back end at all? */
+#define FIRST_MS	1000
 
 struct vhu_target {
 	struct vhu_client client;
@@ -51,6 +54,8 @@ struct vhu_target {
 	uint64_t uaddr_shift;
 	uint64_t memory_ino; /* of the file of the last session's first region */
 	bool started[VDPA_VQ_MAX];
+	struct vhu_vring_addr
+		addrs[VDPA_VQ_MAX]; /* of those, with where their used rings are logged */
 };
 
 static struct vhu_target *
@@ -90,6 +95,7 @@ negotiate(struct target *t)
 	int rc;
 
 	rc = vhu_client_ask(c, VHU_GET_FEATURES, &features, 0, sizeof(features));
+	c->answer_ms = VHU_ANSWER_MS;
 	if (rc == 0 && (features & BIT(VHU_F_PROTOCOL_FEATURES))) {
 		rc = vhu_client_ask(c, VHU_GET_PROTOCOL_FEATURES, &c->offered, 0,
 				    sizeof(c->offered));
@@ -267,23 +273,30 @@ send_memory(struct target *t, struct vdpa_iotlb *tlb)
 }
 
 static int
+send_addr(struct vhu_client *c, const struct vhu_vring_addr *addr)
+{
+	return vhu_client_send(c, VHU_SET_VRING_ADDR, addr, sizeof(*addr), NULL, 0);
+}
+
+static int
 start_ring(struct target *t, uint16_t idx, const struct vdpa_vq_config *conf)
 {
 	struct vhu_target *v = priv(t);
 	struct vhu_client *c = &v->client;
-	const struct vhu_vring_addr addr = {
+	int rc;
+
+	v->addrs[idx] = (struct vhu_vring_addr){
 		.index = idx,
 		.desc = to_uaddr(v, conf->desc),
 		.avail = to_uaddr(v, conf->driver),
 		.used = to_uaddr(v, conf->device),
 	};
-	int rc;
 
 	rc = set_state(c, VHU_SET_VRING_NUM, idx, conf->num);
 	if (rc == 0)
 		rc = set_state(c, VHU_SET_VRING_BASE, idx, state_to_base(v, &conf->state));
 	if (rc == 0)
-		rc = vhu_client_send(c, VHU_SET_VRING_ADDR, &addr, sizeof(addr), NULL, 0);
+		rc = send_addr(c, &v->addrs[idx]);
 	if (rc == 0)
 		rc = set_file(c, VHU_SET_VRING_CALL, idx, conf->call_fd);
 	if (rc == 0)
@@ -432,6 +445,35 @@ vhu_set_memory(struct target *t, struct vdpa_iotlb *tlb)
 	return check_started(t);
 }
 
+/* As QEMU begins and ends a migration: the log, the feature, then each ring's address once more. */
+static int
+vhu_set_log(struct target *t, const struct target_log *log, const uint64_t *used_iova)
+{
+	struct vhu_target *v = priv(t);
+	uint64_t features = v->features & ~BIT(VHOST_F_LOG_ALL);
+	int rc = 0;
+
+	if (log != NULL) {
+		features |= BIT(VHOST_F_LOG_ALL);
+		rc = vhu_client_set_log(&v->client, log->fd, log->size);
+	}
+	if (rc < 0 || features == v->features)
+		return rc;
+	rc = vhu_set_features(t, features);
+	for (uint16_t i = 0; rc == 0 && i < t->nvqs; i++) {
+		struct vhu_vring_addr *addr = &v->addrs[i];
+
+		if (!v->started[i])
+			continue;
+		addr->flags = log != NULL && used_iova[i] != UINT64_MAX ? VHU_VRING_F_LOG : 0;
+		addr->log = addr->flags != 0 ? used_iova[i] : 0;
+		rc = send_addr(&v->client, addr);
+	}
+	if (rc == 0)
+		v->features = features;
+	return rc < 0 ? rc : check_started(t);
+}
+
 static int
 vhu_doorbell(struct target *t, uint16_t idx, struct vdpa_notification_area *area)
 {
@@ -495,6 +537,7 @@ static const struct target_ops vhu_ops = {
 	.set_call = vhu_set_call,
 	.set_kick = vhu_set_kick,
 	.set_memory = vhu_set_memory,
+	.set_log = vhu_set_log,
 	.doorbell = vhu_doorbell,
 	.change_config = vhu_change_config,
 	.config_changes = vhu_config_changes,
@@ -543,6 +586,28 @@ look_at_device(struct target *t, uint32_t device_id)
 	return 0;
 }
 
+/* The first connection, where something else than a back end may listen. */
+static int
+greet(struct target *t)
+{
+	struct vhu_target *v = priv(t);
+	int rc = vhu_client_connect(&v->client, v->path);
+
+	if (rc < 0)
+		return rc;
+	v->client.answer_ms = FIRST_MS;
+	rc = negotiate(t);
+	if (rc != -ETIMEDOUT)
+		return rc;
+	if (vhu_client_is_vfio_user(v->path))
+		return vdpa_error(EPROTO,
+				  "this is a vfio-user socket, which serves a PCI function: give "
+				  "--dev \"mgmtdev vfio-user/%s\" instead of --socket",
+				  v->path);
+	/* A busy back end then. */
+	return reconnect(t);
+}
+
 int
 target_vhu_open(struct target *t, const char *path, uint32_t device_id, bool status)
 {
@@ -560,12 +625,11 @@ target_vhu_open(struct target *t, const char *path, uint32_t device_id, bool sta
 	t->trusting = true;
 	snprintf(t->where, sizeof(t->where), "%s", path);
 	snprintf(v->path, sizeof(v->path), "%s", path);
-	v->protocol = BIT(VHU_P_MQ) | BIT(VHU_P_REPLY_ACK) | BIT(VHU_P_BACKEND_REQ) |
-		      BIT(VHU_P_CONFIG) | BIT(VHU_P_BACKEND_SEND_FD) | BIT(VHU_P_HOST_NOTIFIER) |
-		      BIT(VHU_P_RESET_DEVICE) | (status ? BIT(VHU_P_STATUS) : 0);
-	rc = vhu_client_connect(&v->client, path);
-	if (rc == 0)
-		rc = negotiate(t);
+	v->protocol = BIT(VHU_P_MQ) | BIT(VHU_P_LOG_SHMFD) | BIT(VHU_P_REPLY_ACK) |
+		      BIT(VHU_P_BACKEND_REQ) | BIT(VHU_P_CONFIG) | BIT(VHU_P_BACKEND_SEND_FD) |
+		      BIT(VHU_P_HOST_NOTIFIER) | BIT(VHU_P_RESET_DEVICE) |
+		      (status ? BIT(VHU_P_STATUS) : 0);
+	rc = greet(t);
 	if (rc == 0)
 		rc = look_at_device(t, device_id);
 	if (rc < 0)

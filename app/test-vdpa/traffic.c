@@ -17,6 +17,8 @@
 #define TAKE_BURST	 64
 /* How long a device has that did not move, once it is kicked again or its ring is looked at. */
 #define SECOND_CHANCE_MS 200u
+/* What a device that is being stopped has sent may be on its way so long. */
+#define REST_MS		 20u
 
 static uint64_t
 next_random(uint64_t *state)
@@ -147,6 +149,30 @@ arm_calls(struct queue *q)
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
+/* What the device wrote of a chain that it used at ring position pos: what differs from the copy
+ * of the slot, and the used entry. */
+static void
+note_written(struct traffic *x, const struct queue *q, uint32_t slot, uint16_t pos)
+{
+	const uint8_t *was = q->shadow + (size_t)slot * x->s->slot_size,
+		      *is = slot_va(x->s, q, slot);
+	const struct ring_driver *ring = &q->ring;
+
+	for (uint32_t i = 0; i < x->s->slot_size; i++)
+		if (was[i] != is[i])
+			page_set_add(x->wrote, slot_iova(x->s, q, slot) + i, 1);
+	if (ring->packed) {
+		page_set_add(x->wrote, ring->desc + pos * sizeof(struct vring_packed_desc),
+			     sizeof(struct vring_packed_desc));
+		return;
+	}
+	page_set_add(x->wrote, ring->dev + offsetof(struct vring_used, idx), sizeof(uint16_t));
+	page_set_add(x->wrote,
+		     ring->dev + offsetof(struct vring_used, ring) +
+			     (pos & (ring->num - 1)) * sizeof(struct vring_used_elem),
+		     sizeof(struct vring_used_elem));
+}
+
 /* Take and check what is used, up to max. */
 static int
 drain_queue(struct traffic *x, struct lane *l, struct queue *q, int max)
@@ -155,7 +181,7 @@ drain_queue(struct traffic *x, struct lane *l, struct queue *q, int max)
 
 	for (n = 0; n < max; n++) {
 		uint32_t len, slot;
-		uint16_t id;
+		uint16_t id, pos = q->ring.used;
 		int rc = ring_driver_take(&q->ring, &id, &len);
 
 		if (rc < 0)
@@ -163,6 +189,8 @@ drain_queue(struct traffic *x, struct lane *l, struct queue *q, int max)
 		if (rc == 0)
 			break;
 		slot = q->slot_of[id];
+		if (x->wrote != NULL)
+			note_written(x, q, slot, pos);
 		rc = q == l->tx ? kind_of(x)->check(x, l, slot, len)
 				: kind_of(x)->check_rx(x, l, slot, len);
 		if (rc != 0)
@@ -409,4 +437,116 @@ traffic_run(struct run *r, struct session *s, struct traffic *x)
 		rc = traffic_finish(x);
 	traffic_end(x);
 	return rc;
+}
+
+int
+traffic_some(struct traffic *x, uint64_t n)
+{
+	uint64_t target = x->lanes[0].completed + n;
+
+	while (x->lanes[0].completed < target) {
+		int rc = traffic_step(x);
+
+		if (rc < 0)
+			return rc;
+		if (rc == 0)
+			traffic_wait(x);
+		if (now_ns() - x->progress_at > run_ms(x->r, TRAFFIC_STALL_MS) * 1000000)
+			return stalled(x);
+		if (run_expired(x->r))
+			return run_fail(x->r, "the case's time is over while data moves slowly");
+	}
+	return 0;
+}
+
+int
+traffic_open_on(struct run *r, struct session *s, struct traffic *x)
+{
+	int rc;
+
+	*x = (struct traffic){.units = UINT64_MAX};
+	rc = traffic_begin(r, s, x);
+	return rc == 0 ? 0 : run_finish(r, s, rc);
+}
+
+int
+traffic_open(struct run *r, struct session *s, struct traffic *x,
+	     const struct session_params *params)
+{
+	int rc = run_start(r, s, params);
+
+	return rc != 0 ? rc : traffic_open_on(r, s, x);
+}
+
+int
+traffic_drain(struct traffic *x)
+{
+	int rc;
+
+	traffic_stop(x);
+	rc = traffic_finish(x);
+	x->units = UINT64_MAX;
+	return rc;
+}
+
+int
+traffic_take_rest(struct traffic *x)
+{
+	uint64_t end = now_ns() + run_ms(x->r, REST_MS) * 1000000;
+	int total, n;
+
+	do {
+		total = 0;
+		for (uint16_t i = 0; i < x->nlanes; i++) {
+			struct lane *l = &x->lanes[i];
+
+			n = drain_queue(x, l, l->tx, INT_MAX);
+			if (n >= 0 && l->rx != NULL) {
+				total += n;
+				n = drain_queue(x, l, l->rx, INT_MAX);
+			}
+			if (n < 0)
+				return n;
+			total += n;
+		}
+		if (total > 0)
+			end = now_ns() + run_ms(x->r, REST_MS) * 1000000;
+		else
+			sleep_us(1000);
+	} while (now_ns() < end && !run_expired(x->r));
+	return 0;
+}
+
+static int
+stop_queue(struct traffic *x, struct queue *q, struct vdpa_vq_state *places)
+{
+	int rc;
+
+	x->r->step = "stopping a queue";
+	rc = session_stop_vq(x->s, q->idx, &places[q->idx]);
+	return rc < 0 ? run_failed_call(x->r, rc, "stopping a queue") : 0;
+}
+
+int
+traffic_stop_queues(struct traffic *x, struct vdpa_vq_state *places)
+{
+	int rc = 0;
+
+	for (uint16_t i = 0; rc == 0 && i < x->nlanes; i++)
+		rc = stop_queue(x, x->lanes[i].tx, places);
+	/* Frames that were sent come back while they still can. */
+	if (rc == 0)
+		rc = traffic_take_rest(x);
+	for (uint16_t i = 0; rc == 0 && i < x->nlanes && x->lanes[i].rx != NULL; i++)
+		rc = stop_queue(x, x->lanes[i].rx, places);
+	return rc == 0 ? traffic_take_rest(x) : rc;
+}
+
+int
+traffic_close(struct run *r, struct session *s, struct traffic *x, int rc)
+{
+	if (rc == 0)
+		rc = traffic_drain(x);
+	traffic_end(x);
+	return run_finish(r, s, rc);
 }

@@ -13,6 +13,7 @@
 #ifndef TRAFFIC_H
 #define TRAFFIC_H
 
+#include "dirty.h"
 #include "run.h"
 
 /* No progress for so long is a failure. */
@@ -48,6 +49,7 @@ struct traffic {
 	bool wait_calls;	     /* wait for interrupts, never look at the ring without one */
 	bool no_arming;		     /* leave the event index for interrupts as it is */
 	uint16_t first_lane, nlanes; /* nlanes 0: all of the session */
+	struct page_set *wrote;	     /* NULL, or: note pages that the device is seen to write */
 
 	/* How it stands. */
 	struct run *r;
@@ -98,6 +100,28 @@ void traffic_wait(struct traffic *x);
 void traffic_end(struct traffic *x);
 /* Begin, finish, end. */
 int traffic_run(struct run *r, struct session *s, struct traffic *x);
+
+/* Endless traffic, for cases of what happens meanwhile. */
+
+/* A session with it; x is set up here. The case's verdict where there is none, and nothing is left.
+ */
+int traffic_open(struct run *r, struct session *s, struct traffic *x,
+		 const struct session_params *params);
+/* The same on a session that is started. On failure it is finished. */
+int traffic_open_on(struct run *r, struct session *s, struct traffic *x);
+/* Some of it: n buffers taken back in the first lane. 0 or RUN_FAILED. */
+int traffic_some(struct traffic *x, uint64_t n);
+/* What is under way comes to its end; then it may go on. 0 or RUN_FAILED. */
+int traffic_drain(struct traffic *x);
+/* Take and check what is used, of stopped queues too, until nothing comes any more. 0 or
+ * RUN_FAILED.
+ */
+int traffic_take_rest(struct traffic *x);
+/* In the middle of it: stop all queues, those that send first, and take what is used. places: where
+ * they stand, by queue. 0, RUN_FAILED, or RUN_SKIPPED for a device that cannot tell. */
+int traffic_stop_queues(struct traffic *x, struct vdpa_vq_state *places);
+/* Drain it unless rc is not 0, and finish the session. The verdict. */
+int traffic_close(struct run *r, struct session *s, struct traffic *x, int rc);
 
 /* Net: find out whether frames sent come back; once a run. */
 int traffic_probe_echo(struct run *r);

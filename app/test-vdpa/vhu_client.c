@@ -13,10 +13,12 @@
 #include <vdpa_args.h>
 
 #include "clock.h"
+#include "vfio_user_proto.h"
 #include "vhu_client.h"
 
-/* A back end may start or reset a device before it answers. */
-#define ANSWER_MS 15000
+/* A vfio-user server has nothing to do before it answers, but may have a client to let go. */
+#define OTHER_MS       1000
+#define OTHER_AGAIN_US 20000
 
 /* Payload of a back end's host notifier. */
 struct vring_area {
@@ -33,29 +35,37 @@ now_ms(void)
 	return now_ns() / 1000000;
 }
 
-int
-vhu_client_connect(struct vhu_client *c, const char *path)
+/* A connected socket, or a negative errno with vdpa_error_message(). */
+static int
+connect_to(const char *path)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	int rc;
+	int fd, rc;
 
-	memset(c, 0, sizeof(*c));
-	c->backend_fd = -1;
-	c->fd = -1;
-	for (unsigned int i = 0; i < VDPA_VQ_MAX; i++)
-		c->notifiers[i].fd = -1;
 	if (strlen(path) >= sizeof(addr.sun_path))
 		return vdpa_error(EINVAL, "a socket's path has at most %zu characters",
 				  sizeof(addr.sun_path) - 1);
 	strcpy(addr.sun_path, path);
-	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (c->fd < 0)
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
 		return vdpa_error(errno, "socket: %s", strerror(errno));
-	if (connect(c->fd, (struct sockaddr *)&addr, sizeof(addr)) == 0)
-		return 0;
+	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0)
+		return fd;
 	rc = vdpa_error(errno, "cannot connect: %s", strerror(errno));
-	vhu_client_close(c);
+	close(fd);
 	return rc;
+}
+
+int
+vhu_client_connect(struct vhu_client *c, const char *path)
+{
+	memset(c, 0, sizeof(*c));
+	c->backend_fd = -1;
+	c->answer_ms = VHU_ANSWER_MS;
+	for (unsigned int i = 0; i < VDPA_VQ_MAX; i++)
+		c->notifiers[i].fd = -1;
+	c->fd = connect_to(path);
+	return c->fd < 0 ? c->fd : 0;
 }
 
 void
@@ -155,10 +165,42 @@ receive(int from, void *buf, size_t n, uint64_t until, int *fd)
 	return 0;
 }
 
+bool
+vhu_client_is_vfio_user(const char *path)
+{
+	static const struct {
+		struct vfio_user_header header;
+		struct vfio_user_version version;
+	} __attribute__((packed)) ask = {
+		.header = {.id = 1, .command = VFIO_USER_VERSION, .size = sizeof(ask)},
+		.version = {VFIO_USER_MAJOR, VFIO_USER_MINOR},
+	};
+	uint64_t until = now_ms() + OTHER_MS;
+	struct vfio_user_header reply;
+	int rc;
+
+	do {
+		int fd = connect_to(path);
+
+		if (fd < 0)
+			return false;
+		rc = send(fd, &ask, sizeof(ask), MSG_NOSIGNAL) == (ssize_t)sizeof(ask)
+			     ? receive(fd, &reply, sizeof(reply), until, NULL)
+			     : -ECONNRESET;
+		close(fd);
+		if (rc == 0)
+			return reply.id == ask.header.id && reply.command == VFIO_USER_VERSION &&
+			       (reply.flags & VFIO_USER_TYPE_MASK) == VFIO_USER_TYPE_REPLY;
+		/* It has not seen yet that its last client is gone. */
+		sleep_us(OTHER_AGAIN_US);
+	} while (rc == -ECONNRESET && now_ms() < until);
+	return false;
+}
+
 static int
 receive_message(int from, struct vhu_msg *msg, int *fd)
 {
-	uint64_t until = now_ms() + ANSWER_MS;
+	uint64_t until = now_ms() + VHU_ANSWER_MS;
 	int rc = receive(from, msg, VHU_HDR_SIZE, until, fd);
 
 	if (rc == 0 && msg->size > sizeof(msg->payload))
@@ -233,7 +275,7 @@ static int
 await_reply(struct vhu_client *c, struct vhu_msg *msg, const char *what)
 {
 	uint32_t request = msg->request;
-	uint64_t until = now_ms() + ANSWER_MS;
+	uint64_t until = now_ms() + (uint64_t)c->answer_ms;
 	int rc, fd = -1;
 
 	for (;;) {
@@ -266,6 +308,7 @@ request_name(enum vhu_request request)
 		[VHU_SET_FEATURES] = "SET_FEATURES",
 		[VHU_SET_OWNER] = "SET_OWNER",
 		[VHU_SET_MEM_TABLE] = "SET_MEM_TABLE",
+		[VHU_SET_LOG_BASE] = "SET_LOG_BASE",
 		[VHU_SET_VRING_NUM] = "SET_VRING_NUM",
 		[VHU_SET_VRING_ADDR] = "SET_VRING_ADDR",
 		[VHU_SET_VRING_BASE] = "SET_VRING_BASE",
@@ -344,6 +387,25 @@ vhu_client_ask(struct vhu_client *c, enum vhu_request request, void *payload, ui
 		return vdpa_error(EPROTO, "vhost-user: %s: a reply of %u bytes instead of %u",
 				  request_name(request), msg.size, reply_size);
 	memcpy(payload, &msg.payload, reply_size);
+	return 0;
+}
+
+int
+vhu_client_set_log(struct vhu_client *c, int fd, uint64_t size)
+{
+	const struct vhu_log log = {.mmap_size = size};
+	struct vhu_msg msg;
+	int rc = prepare(c, &msg, VHU_SET_LOG_BASE, &log, sizeof(log));
+
+	if (rc == 0)
+		rc = send_message(c, c->fd, &msg, &fd, 1);
+	/* Answered where LOG_SHMFD is negotiated: by some with a number, by others without. */
+	if (rc == 0)
+		rc = await_reply(c, &msg, request_name(VHU_SET_LOG_BASE));
+	if (rc < 0)
+		return rc;
+	if (msg.size != 0 && (msg.size != sizeof(msg.payload.u64) || msg.payload.u64 != 0))
+		return vdpa_error(EPROTO, "vhost-user: the back end refuses SET_LOG_BASE");
 	return 0;
 }
 

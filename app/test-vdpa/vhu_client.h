@@ -23,6 +23,7 @@
 /* Protocol features, by bit. */
 enum vhu_protocol_feature {
 	VHU_P_MQ = 0,
+	VHU_P_LOG_SHMFD = 1,
 	VHU_P_REPLY_ACK = 3,
 	VHU_P_MTU = 4,
 	VHU_P_RARP = 2,
@@ -39,8 +40,12 @@ struct vhu_notifier {
 	uint64_t offset, size;
 };
 
+/* A back end may start or reset a device before it answers. */
+#define VHU_ANSWER_MS 15000
+
 struct vhu_client {
-	int fd; /* -1: closed */
+	int fd;	       /* -1: closed */
+	int answer_ms; /* how long an answer may take; connecting sets VHU_ANSWER_MS */
 	int backend_fd;
 	uint64_t protocol; /* negotiated */
 	uint64_t offered;  /* protocol features of the back end */
@@ -57,6 +62,8 @@ vhu_client_has(const struct vhu_client *c, enum vhu_protocol_feature bit)
 /* Connect. 0 or a negative errno with vdpa_error_message(), as all here. */
 int vhu_client_connect(struct vhu_client *c, const char *path);
 void vhu_client_close(struct vhu_client *c);
+/* Whether a vfio-user server listens on the socket; it takes one client at a time. */
+bool vhu_client_is_vfio_user(const char *path);
 
 /* A request without a reply of its own; with REPLY_ACK the back end's verdict, -EPROTO for a no. */
 int vhu_client_send(struct vhu_client *c, enum vhu_request request, const void *payload,
@@ -64,6 +71,8 @@ int vhu_client_send(struct vhu_client *c, enum vhu_request request, const void *
 /* A request with a reply: what was sent is overwritten by it; size: of both. */
 int vhu_client_ask(struct vhu_client *c, enum vhu_request request, void *payload,
 		   uint32_t send_size, uint32_t reply_size);
+/* SET_LOG_BASE: the dirty log, `size` bytes of a file. */
+int vhu_client_set_log(struct vhu_client *c, int fd, uint64_t size);
 /* Give the back end a channel for messages of its own. */
 int vhu_client_open_backend_channel(struct vhu_client *c);
 /* Serve that channel, at most so long. */

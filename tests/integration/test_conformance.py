@@ -25,11 +25,15 @@ MODEL = os.environ.get('UVDPA_MODEL', 'vdpa-model')
 NO_DATA = {'kick_doorbell_data', 'kick_doorbell_data_packed'}  # no front end offers it
 NO_DOORBELL = {'kick_doorbell'} | NO_DATA
 NO_CONFIG_CHANGE = {'config_change'}
-NO_STATE = {'queue_disable', 'split_queue_resume', 'packed_queue_resume'}
+PLACES = {'split_places', 'packed_places'}
+LOG = {'log_split', 'log_packed', 'log_replaced', 'log_ended', 'log_at_stop'}
+# A virtio function keeps neither a queue's state nor a log.
+NO_STATE = {'queue_disable', 'split_queue_resume', 'packed_queue_resume'} | PLACES | LOG
 NO_ORDER = {'split_in_order', 'packed_in_order'}
 ONE_LANE = {'multi_queue', 'late_queue'}
 TRUSTED = {'status_transitions'}
-OWN_CONTROL_QUEUE = {'net_control_queue'}
+OWN_CONTROL_QUEUE = {'net_control_queue', 'net_control_pairs', 'net_control_mac', 'net_control_split',
+                     'net_control_packed'}
 NOT_READ_ONLY = {'block_read_only'}
 
 
@@ -74,7 +78,7 @@ class InProcess(Conformance):
         self.check({'dev': 'mgmtdev sim_net max_vqp 2'}, NO_DOORBELL)
 
     def test_sim_net_of_one_pair(self):
-        self.check({'dev': 'mgmtdev sim_net'}, NO_DOORBELL | ONE_LANE | {'net_pairs'})
+        self.check({'dev': 'mgmtdev sim_net'}, NO_DOORBELL | ONE_LANE | {'net_pairs', 'net_control_pairs'})
 
     def test_a_back_end_that_returns_no_frames_is_said(self):
         outcome = self.check({'dev': 'mgmtdev sim_net backend echo max_vqp 2'},
@@ -129,6 +133,16 @@ class InProcess(Conformance):
                        NO_STATE | NO_CONFIG_CHANGE | OWN_CONTROL_QUEUE | NO_DOORBELL,
                        '--loopback=yes')
 
+    def test_model_without_ring_reset(self):
+        # All that sim_net offers but RING_RESET and the control queue.
+        with model('sim_net max_vqp 2 device_features 0x4d30bf8020') as other:
+            dev = {'dev': f'mgmtdev {other.functions[0]}'}
+            outcome = conformance(dev, '--loopback=yes', *cases('queue_reset', 'queue_enable_moves',
+                                                                'late_queue'))
+        self.assertEqual(outcome.named('fail'), {}, outcome.text())
+        self.assertIn('RING_RESET, and stops as a whole', outcome.cases['queue_reset'][1])
+        self.assertEqual(outcome.cases['queue_reset'][0], 'skip')
+
     def test_model_with_few_vectors(self):
         with model('sim_blk backend ram 64M queues 4 vectors 2') as other:
             self.check({'dev': f'mgmtdev {other.functions[0]}'},
@@ -161,6 +175,23 @@ class BySocket(Conformance):
             with daemon(*other.functions) as app:
                 self.check_socket(app, 'd0', NO_STATE | OWN_CONTROL_QUEUE, '--loopback=yes')
                 self.check_socket(app, 'd1', NO_STATE | NOT_READ_ONLY, '--overwrite')
+
+    def test_another_protocol_behind_the_socket_is_named(self):
+        with model('sim_net') as other, daemon('sim_net') as app:
+            path = other.functions[0].removeprefix('vfio-user/')
+            for command in ('info', 'conformance'):
+                outcome = Outcome([command, '--socket', path])
+                self.assertEqual(outcome.code, 1, outcome.text())
+                self.assertIn(f'vfio-user socket, which serves a PCI function: give --dev "mgmtdev '
+                              f'vfio-user/{path}"', outcome.text())
+                self.assertLess(outcome.seconds, 10)
+            outcome = Outcome(['info', '--dev', f'mgmtdev vfio-user/{app.socket("d0")}'])
+            self.assertEqual(outcome.code, 1, outcome.text())
+            self.assertIn(f"test-vdpa --socket '{app.socket('d0')}' drives it", outcome.err)
+            # Neither was harmed.
+            for device in ({'dev': f'mgmtdev vfio-user/{path}'}, {'socket': app.socket('d0')}):
+                outcome = conformance(device, '--loopback=yes', *cases('queue_enable_moves'))
+                self.assertEqual(outcome.code, 0, outcome.text())
 
     def test_nobody_listens(self):
         outcome = conformance({'socket': '/nonexistent/socket'})
@@ -231,6 +262,15 @@ class Output(unittest.TestCase):
         text = Outcome(['info', '--dev', 'mgmtdev sim_net mac 52:54:00:00:00:01']).out
         self.assertIn('net (device id 1', text)
         self.assertIn('52 54 00 00 00 01', text)
+
+    def test_info_of_a_device_that_does_not_start_says_why(self):
+        with model('sim_net fault queue_never_enables') as other:
+            for options in ([], ['--json', '-']):
+                outcome = Outcome(['info', '--dev', f'mgmtdev {other.functions[0]}', *options])
+                self.assertEqual(outcome.code, 1, outcome.text())
+                self.assertRegex(outcome.out, 'unknown: the device does not start: .*queue 0')
+                self.assertRegex(outcome.err, 'does not start: .*queue 0')
+                self.assertIn('RING_PACKED', outcome.out)
 
     def test_bench(self):
         for device, what in (('sim_net', 'sent'), ('sim_blk backend ram 16M', 'reads')):

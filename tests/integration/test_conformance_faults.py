@@ -7,13 +7,18 @@
 Every fault of vdpa-model, once from the start and in test-vdpa's own process, once at run time and
 through the daemon. A second device next to the broken one is not touched by it, and the broken one
 works again when its fault is gone.
+
+A virtio function has neither ring places nor a dirty log, and keeps its control queue: the cases of
+those are shown on simulated devices that are broken by the word `broken`.
 """
 
 import os
+import re
+import subprocess
 import unittest
 
 import harness
-from conformance_tool import cases, conformance
+from conformance_tool import Outcome, cases, conformance
 
 MODEL = os.environ.get('UVDPA_MODEL', 'vdpa-model')
 
@@ -54,6 +59,22 @@ AT_RUN_TIME = {
 }
 # The function is gone for good: only plugging it in again helps.
 GONE = {'all_ones', 'no_reply', 'truncated_reply', 'disconnect'}
+
+# The word `broken` of simulated devices: the cases that must fail, and what their reasons say.
+LOG = ('log_split', 'log_packed', 'log_replaced', 'log_ended', 'log_at_stop')
+BROKEN = {
+    'place_forgotten': (('split_places', 'packed_places'),
+                        r'too far from used index|no progress|not under way|the device failed'),
+    'place_wrong': (('split_places', 'packed_places'), r'it says that it stopped at'),
+    'log_misses_buffers': (LOG, r'wrote to its buffers, page 0x[0-9a-f]+, which is not in'),
+    'log_misses_rings': (LOG, r'wrote to its ring, page 0x[0-9a-f]+, which is not in'),
+    'log_beyond': (LOG, r'is no guest memory'),
+    'log_not_replaced': (('log_replaced',), r'which is not in the dirty log, nor comes there'),
+    'log_goes_on': (('log_ended',), r'set in the dirty log after its end'),
+    'ctrl_ok_always': (('net_control_queue', 'net_control_pairs', 'net_control_mac',
+                        'net_control_split', 'net_control_packed'),
+                       r'the answer is 0, it must be 1|configuration has the MAC address'),
+}
 
 # What a healthy device shows in little time.
 HEALTHY = cases('identity', 'queue_enable_moves', 'split_used_ring', 'split_interrupts')
@@ -109,6 +130,47 @@ def from_the_start(fault, case, reason):
     return test
 
 
+class Broken(Faults):
+    """Simulated devices, in test-vdpa's own process and behind a socket."""
+
+    def fails(self, device, wanted, reason, *options):
+        # Most faults show only when what is missing has been waited for.
+        outcome = conformance(device, '--timeout-scale=30', *options, *cases(*wanted))
+        self.assertEqual(set(outcome.named('fail')), set(wanted), outcome.text())
+        for said in outcome.named('fail').values():
+            self.assertRegex(said, reason)
+        self.assertLess(outcome.seconds, SECONDS)
+
+    def test_the_table_has_every_fault_and_every_such_case(self):
+        listed = subprocess.run([harness.APP, '--list'], text=True, capture_output=True,
+                                check=True).stdout
+        self.assertEqual(set(re.search(r'^ +broken (.*)$', listed, re.M)[1].split(' | ')), set(BROKEN))
+        named = {case for wanted, _ in BROKEN.values() for case in wanted}
+        every = Outcome(['conformance', '--list']).out
+        self.assertEqual(named, set(re.findall(r'^(?:\w+_places|log_\w+|net_control_\w+)', every, re.M)))
+
+    def test_a_device_that_is_not_broken(self):
+        named = {case for wanted, _ in BROKEN.values() for case in wanted}
+        outcome = conformance({'dev': 'mgmtdev sim_net max_vqp 2'}, '--loopback=yes', *cases(*named))
+        self.assertEqual(set(outcome.named('pass')), named | {'open'}, outcome.text())
+
+    def test_behind_a_socket(self):
+        for fault in ('place_wrong', 'log_misses_buffers', 'log_misses_rings', 'log_not_replaced'):
+            words = [f'name d0 mgmtdev sim_net broken {fault} socket {{dir}}/d0.sock',
+                     f'name d1 mgmtdev sim_blk backend ram 16M broken {fault} socket {{dir}}/d1.sock']
+            with harness.Daemon(words) as app:
+                self.fails({'socket': app.socket('d0')}, *BROKEN[fault], '--loopback=yes')
+                self.fails({'socket': app.socket('d1')}, *BROKEN[fault])
+
+
+def broken(fault, wanted, reason):
+    def test(self):
+        self.fails({'dev': f'mgmtdev sim_net max_vqp 2 broken {fault}'}, wanted, reason)
+        if not fault.startswith('ctrl'):
+            self.fails({'dev': f'mgmtdev sim_blk backend ram 16M broken {fault}'}, wanted, reason)
+    return test
+
+
 class AtRunTime(Faults):
     pass
 
@@ -144,6 +206,8 @@ def at_run_time(fault, case, reason, logged):
 
 for name, row in NAMED.items():
     setattr(FromTheStart, f'test_{name}', from_the_start(name, *row))
+for name, row in BROKEN.items():
+    setattr(Broken, f'test_{name}', broken(name, *row))
 for name, row in AT_RUN_TIME.items():
     setattr(AtRunTime, f'test_{name}', at_run_time(name, *row))
 

@@ -299,6 +299,56 @@ packed_kick_is_wanted_across_the_end(void **state)
 	assert_false(ring_driver_kick_since(&ring, 6, true));
 }
 
+static void
+split_ring_at_a_place_goes_past_the_end_of_the_index(void **state)
+{
+	const struct vdpa_vq_state start = {.split.avail_index = 0xffff};
+	struct vdpa_vq_state place;
+
+	ring_driver_reset_at(&ring, &start);
+	assert_int_equal(ring_driver_avail(&ring)->idx, 0xffff);
+	assert_none();
+	for (uint32_t i = 0; i < 2; i++) {
+		uint16_t id = post(1);
+
+		use_split(id, BUF_LEN, 1);
+		assert_taken(id, BUF_LEN);
+	}
+	ring_driver_place(&ring, &place);
+	assert_int_equal(place.split.avail_index, 1);
+	/* One that is under way is not behind the device yet. */
+	post(1);
+	ring_driver_place(&ring, &place);
+	assert_int_equal(place.split.avail_index, 1);
+}
+
+static void
+packed_ring_at_a_place_looks_as_two_laps_left_it(void **state)
+{
+	for (unsigned int wrap = 0; wrap < 2; wrap++) {
+		const struct vdpa_vq_state start = {.packed = {.last_avail_idx = NUM - 1,
+							       .last_used_idx = NUM - 1,
+							       .last_avail_counter = (uint8_t)wrap,
+							       .last_used_counter = (uint8_t)wrap}};
+		struct vdpa_vq_state place;
+		uint16_t id;
+
+		ring_driver_reset_at(&ring, &start);
+		assert_none();
+		ring_driver_place(&ring, &place);
+		assert_memory_equal(&place.packed, &start.packed, sizeof(place.packed));
+		/* Over the end. */
+		id = post(2);
+		assert_none();
+		use_packed(NUM - 1, wrap != 0, id, BUF_LEN);
+		assert_taken(id, BUF_LEN);
+		assert_none();
+		ring_driver_place(&ring, &place);
+		assert_int_equal(place.packed.last_used_idx, 1);
+		assert_int_equal(place.packed.last_used_counter, !wrap);
+	}
+}
+
 int
 main(void)
 {
@@ -309,6 +359,8 @@ main(void)
 		SPLIT(split_id_beyond_the_ring_is_bad),
 		SPLIT(split_id_that_is_not_under_way_is_bad),
 		SPLIT(more_bytes_than_the_buffers_hold_are_bad),
+		SPLIT(split_ring_at_a_place_goes_past_the_end_of_the_index),
+		PACKED(packed_ring_at_a_place_looks_as_two_laps_left_it),
 		PACKED(packed_used_with_nothing_under_way_is_bad),
 		PACKED(packed_id_that_is_not_under_way_is_bad),
 		PACKED(packed_chain_across_the_end_flips_the_wrap_counter),

@@ -16,6 +16,7 @@
 #include <rte_common.h>
 
 #include "rte_vdpa_dpdk.h"
+#include "rte_vdpa_stats.h"
 #include "rte_vdpa_words.h"
 #include "vdpa.h"
 
@@ -143,6 +144,64 @@ releases_whose_rte_vhost_aborts_are_told_apart(void **state)
 	assert_true(vdpa_rte_dpdk_aborts((struct vdpa_rte_release){25, 11}));
 }
 
+/* As a net device's queues have them: each its own direction. */
+static const struct vdpa_stat receive_queue[] = {{"kicks", 1}, {"rx_packets", 2}, {"rx_bytes", 3}};
+static const struct vdpa_stat send_queue[] = {{"kicks", 4}, {"tx_packets", 5}, {"tx_bytes", 6}};
+
+static void
+a_queue_shows_no_name_of_the_other_direction(void **state)
+{
+	static const char *const names[] = {"kicks", "packets", "bytes"};
+	struct vdpa_rte_stats s = {0};
+
+	vdpa_rte_stats_add(&s, receive_queue, RTE_DIM(receive_queue));
+	vdpa_rte_stats_add(&s, send_queue, RTE_DIM(send_queue));
+	assert_int_equal(s.n, RTE_DIM(names));
+	for (unsigned int i = 0; i < s.n; i++)
+		assert_string_equal(s.names[i], names[i]);
+}
+
+static void
+every_queue_has_its_values_by_id(void **state)
+{
+	static const struct vdpa_stat more[] = {{"tx_bytes", 9}, {"errors", 8}};
+	uint64_t values[VDPA_RTE_STATS_MAX];
+	struct vdpa_rte_stats s = {0};
+
+	vdpa_rte_stats_add(&s, receive_queue, RTE_DIM(receive_queue));
+	vdpa_rte_stats_add(&s, more, RTE_DIM(more));
+	vdpa_rte_stats_values(&s, send_queue, RTE_DIM(send_queue), values);
+	assert_int_equal(values[0], 4);
+	assert_int_equal(values[1], 5);
+	assert_int_equal(values[2], 6);
+	/* It has no errors, but the number stands for them everywhere. */
+	assert_int_equal(values[3], 0);
+	vdpa_rte_stats_values(&s, more, RTE_DIM(more), values);
+	assert_int_equal(values[0], 0);
+	assert_int_equal(values[2], 9);
+	assert_int_equal(values[3], 8);
+}
+
+static void
+names_beyond_what_there_is_room_for_are_left_out(void **state)
+{
+	static char names[VDPA_RTE_STATS_MAX + 1][8];
+	struct vdpa_stat many[VDPA_RTE_STATS_MAX + 1];
+	uint64_t values[VDPA_RTE_STATS_MAX + 1];
+	struct vdpa_rte_stats s = {0};
+
+	for (unsigned int i = 0; i < RTE_DIM(many); i++) {
+		snprintf(names[i], sizeof(names[i]), "s%u", i);
+		many[i] = (struct vdpa_stat){names[i], i};
+	}
+	vdpa_rte_stats_add(&s, many, RTE_DIM(many));
+	assert_int_equal(s.n, VDPA_RTE_STATS_MAX);
+	values[VDPA_RTE_STATS_MAX] = 77;
+	vdpa_rte_stats_values(&s, many, RTE_DIM(many), values);
+	assert_int_equal(values[VDPA_RTE_STATS_MAX - 1], VDPA_RTE_STATS_MAX - 1);
+	assert_int_equal(values[VDPA_RTE_STATS_MAX], 77);
+}
+
 int
 main(void)
 {
@@ -158,6 +217,9 @@ main(void)
 		cmocka_unit_test(unknown_releases_are_refused_by_number),
 		cmocka_unit_test(another_abi_than_it_was_built_for_is_refused),
 		cmocka_unit_test(releases_whose_rte_vhost_aborts_are_told_apart),
+		cmocka_unit_test(a_queue_shows_no_name_of_the_other_direction),
+		cmocka_unit_test(every_queue_has_its_values_by_id),
+		cmocka_unit_test(names_beyond_what_there_is_room_for_are_left_out),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

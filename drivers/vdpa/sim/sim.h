@@ -78,6 +78,22 @@
 struct sim_device;
 struct sim_worker;
 
+/** How a device may be broken on purpose, for tests of what drives it (sim_fault.c). */
+enum sim_fault {
+	SIM_FAULT_NONE,
+	SIM_FAULT_PLACE_FORGOTTEN,
+	SIM_FAULT_PLACE_WRONG,
+	SIM_FAULT_LOG_MISSES_BUFFERS,
+	SIM_FAULT_LOG_MISSES_RINGS,
+	SIM_FAULT_LOG_BEYOND,
+	SIM_FAULT_LOG_NOT_REPLACED,
+	SIM_FAULT_LOG_GOES_ON,
+	SIM_FAULT_CTRL_OK_ALWAYS,
+	SIM_FAULT_COUNT,
+};
+/** From SIM_FAULT_NONE + 1 on. */
+extern const struct vdpa_param_choice sim_fault_choices[];
+
 /** The virtqueues of a device that one worker executes; all of it is that worker's. */
 struct sim_lane {
 	struct sim_device *dev;
@@ -135,8 +151,10 @@ struct sim_device {
 	bool suspended;
 	bool started; /**< class->start was called, worker's */
 	struct vdpa_iotlb *tlb;
-	const struct vdpa_dirty_log *log;
-	struct sim_queue *vqs; /**< nvqs of them */
+	const struct vdpa_dirty_log *log; /**< NULL: none */
+	enum sim_fault fault;
+	struct vdpa_dirty_log cut_log; /**< a broken device's view of it */
+	struct sim_queue *vqs;	       /**< nvqs of them */
 
 	struct sim_lane *lanes; /**< n_lanes, by ascending worker */
 	uint16_t n_lanes;
@@ -244,6 +262,10 @@ struct sim_class {
 	 .min = 8,                                                                                 \
 	 .max = SIM_VQ_NUM_MAX,                                                                    \
 	 .help = "largest virtqueue size, a power of two (default 1024)"},                         \
+		{.name = "broken",                                                                 \
+		 .type = VDPA_PARAM_CHOICE,                                                        \
+		 .choices = sim_fault_choices,                                                     \
+		 .help = "break it on purpose, for tests of what drives it"},                      \
 	{                                                                                          \
 		.name = "device_features", .type = VDPA_PARAM_UINT, .metavar = "MASK",             \
 		.max = UINT64_MAX, .help = "offer only these virtio features (default all)"        \
@@ -254,6 +276,12 @@ static inline struct sim_device *
 sim_dev(struct vdpa_device *vdev)
 {
 	return RTE_PTR_SUB(vdev, offsetof(struct sim_device, vdev));
+}
+
+static inline bool
+sim_has_fault(const struct sim_device *dev, enum sim_fault fault)
+{
+	return dev->fault == fault;
 }
 
 /* Calls for classes. */

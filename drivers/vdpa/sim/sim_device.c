@@ -21,6 +21,7 @@ take_words(struct sim_device *dev, const struct vdpa_args *args)
 	if ((size & (size - 1)) != 0)
 		return vdpa_error(EINVAL, "queue_size %" PRIu64 ": must be a power of two", size);
 	dev->vq_num_max = (uint16_t)size;
+	dev->fault = sim_fault_of(args);
 	if (mask == NULL)
 		return 0;
 	if ((mask->u64 & ~dev->device_features) != 0)

@@ -193,6 +193,7 @@ sim_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_st
 	struct sim_queue *q = &sim_dev(vdev)->vqs[idx];
 
 	q->state = *state;
+	sim_fault_load(q->dev, &q->state);
 	return q->ready ? on_queue(q, work_reload, -1) : 0;
 }
 
@@ -211,6 +212,7 @@ sim_get_vq_state(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *s
 	int rc = q->ready ? on_queue(q, work_get_state, -1) : 0;
 
 	*state = q->state;
+	sim_fault_report(q->dev, state);
 	return rc;
 }
 
@@ -614,36 +616,6 @@ sim_set_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
 	if (rc == -ETIMEDOUT)
 		sim_on_worker(work_continue, w);
 	return rc;
-}
-
-static int
-work_log(void *arg)
-{
-	struct sim_work *w = arg;
-	struct sim_device *dev = w->dev;
-
-	dev->log = w->log;
-	for (uint16_t i = 0; i < dev->nvqs; i++) {
-		struct sim_queue *q = &dev->vqs[i];
-
-		q->log_used_iova = w->used_iova != NULL ? w->used_iova[i] : UINT64_MAX;
-		vdpa_vq_set_log(q->vq, w->log, q->log_used_iova);
-	}
-	return 0;
-}
-
-static int
-sim_log_start(struct vdpa_device *vdev, const struct vdpa_dirty_log *log, const uint64_t *used_iova)
-{
-	return sim_on_worker(
-		work_log,
-		(struct sim_work){.dev = sim_dev(vdev), .log = log, .used_iova = used_iova});
-}
-
-static int
-sim_log_stop(struct vdpa_device *vdev)
-{
-	return sim_on_worker(work_log, (struct sim_work){.dev = sim_dev(vdev)});
 }
 
 const struct vdpa_config_ops sim_ops = {

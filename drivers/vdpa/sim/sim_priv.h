@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copyright (c) 2026 uvdpa contributors */
 
-/* Between the three files of the simulator core: sim_device.c, sim_ops.c and sim_run.c. */
+/* Between the files of the simulator core: sim_device.c, sim_fault.c, sim_log.c, sim_ops.c and
+ * sim_run.c. */
 
 #ifndef SIM_PRIV_H
 #define SIM_PRIV_H
@@ -64,6 +65,19 @@ int sim_queue_listen(struct sim_queue *q, int fd);
  * under way. -ETIMEDOUT when the wait was in vain: then w.then was not run; else what it returned.
  */
 int sim_standstill(struct sim_work w);
+
+/* sim_log.c: the ops. */
+int sim_log_start(struct vdpa_device *vdev, const struct vdpa_dirty_log *log, const uint64_t *used);
+int sim_log_stop(struct vdpa_device *vdev);
+
+/* sim_fault.c */
+
+/* By the word `broken`; SIM_FAULT_NONE without it. */
+enum sim_fault sim_fault_of(const struct vdpa_args *args);
+/* What a broken device makes of the place that a queue is to start at, and of the one that it says.
+ */
+void sim_fault_load(const struct sim_device *dev, struct vdpa_vq_state *state);
+void sim_fault_report(const struct sim_device *dev, struct vdpa_vq_state *state);
 
 /* sim_ops.c */
 extern const struct vdpa_config_ops sim_ops;

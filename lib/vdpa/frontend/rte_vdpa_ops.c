@@ -353,18 +353,13 @@ set_config(int vid, uint8_t *config, uint32_t offset, uint32_t size, uint32_t fl
 	return rc < 0 ? -1 : 0;
 }
 
-/*
- * rte_vdpa numbers the statistics of a device; ours have names of their own on each kind of queue
- * (rx_packets, tx_packets). So the ids are those of all queues together.
- */
+/* The statistics of a queue; how many of stats, VDPA_RTE_STATS_MAX of them, are set. */
 static unsigned int
-stat_id(struct vdpa_rte_device *dev, const char *name)
+queue_stats(struct vdpa_rte_device *dev, uint16_t q, struct vdpa_stat *stats)
 {
-	unsigned int id = 0;
+	int n = vdpa_get_vq_stats(dev->vdev, q, stats, VDPA_RTE_STATS_MAX);
 
-	while (id < dev->nstats && strcmp(dev->stat_names[id], name) != 0)
-		id++;
-	return id;
+	return n < 0 ? 0 : RTE_MIN((unsigned int)n, (unsigned int)VDPA_RTE_STATS_MAX);
 }
 
 int
@@ -372,14 +367,8 @@ vdpa_rte_stats_init(struct vdpa_rte_device *dev)
 {
 	struct vdpa_stat stats[VDPA_RTE_STATS_MAX];
 
-	for (uint16_t q = 0; q < dev->nrings; q++) {
-		int n = vdpa_get_vq_stats(dev->vdev, q, stats, RTE_DIM(stats));
-
-		for (int i = 0; i < RTE_MIN(n, (int)RTE_DIM(stats)); i++)
-			if (stat_id(dev, stats[i].name) == dev->nstats &&
-			    dev->nstats < VDPA_RTE_STATS_MAX)
-				dev->stat_names[dev->nstats++] = stats[i].name;
-	}
+	for (uint16_t q = 0; q < dev->nrings; q++)
+		vdpa_rte_stats_add(&dev->stats, stats, queue_stats(dev, q, stats));
 	dev->stat_zero = calloc((size_t)dev->nrings * VDPA_RTE_STATS_MAX, sizeof(uint64_t));
 	return dev->stat_zero != NULL ? 0 : vdpa_error(ENOMEM, "out of memory");
 }
@@ -393,30 +382,26 @@ get_stats_names(struct rte_vdpa_device *registered, struct rte_vdpa_stat_name *n
 
 	if (dev == NULL)
 		return -ENODEV;
-	n = dev->nstats;
+	n = dev->stats.n;
 	for (unsigned int i = 0; names != NULL && i < RTE_MIN(n, size); i++)
-		snprintf(names[i].name, sizeof(names[i].name), "%s", dev->stat_names[i]);
+		snprintf(names[i].name, sizeof(names[i].name), "%s", dev->stats.names[i]);
 	unlock();
 	return (int)n;
 }
 
-/* Read the statistics of a queue, since the last reset. How many. */
+/* The statistics of a queue since the last reset, by id. How many. */
 static int
 read_stats(struct vdpa_rte_device *dev, uint16_t q, struct rte_vdpa_stat *out, unsigned int size)
 {
-	struct vdpa_stat stats[VDPA_RTE_STATS_MAX];
 	const uint64_t *zero = &dev->stat_zero[(size_t)q * VDPA_RTE_STATS_MAX];
-	int n = vdpa_get_vq_stats(dev->vdev, q, stats, RTE_DIM(stats));
-	unsigned int used = 0;
+	struct vdpa_stat stats[VDPA_RTE_STATS_MAX];
+	uint64_t values[VDPA_RTE_STATS_MAX];
+	unsigned int n = RTE_MIN(dev->stats.n, size);
 
-	for (int i = 0; i < RTE_MIN(n, (int)RTE_DIM(stats)) && used < size; i++) {
-		unsigned int id = stat_id(dev, stats[i].name);
-
-		if (id < dev->nstats)
-			out[used++] = (struct rte_vdpa_stat){.id = id,
-							     .value = stats[i].value - zero[id]};
-	}
-	return (int)used;
+	vdpa_rte_stats_values(&dev->stats, stats, queue_stats(dev, q, stats), values);
+	for (unsigned int id = 0; id < n; id++)
+		out[id] = (struct rte_vdpa_stat){.id = id, .value = values[id] - zero[id]};
+	return (int)n;
 }
 
 static int

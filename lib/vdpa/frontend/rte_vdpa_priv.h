@@ -18,12 +18,10 @@
 #include <stdint.h>
 
 #include "rte_vdpa_dpdk.h"
+#include "rte_vdpa_stats.h"
 #include "vdpa_consumer.h"
 
 #define VDPA_RTE_NO_VID (-1)
-
-/* Statistics of a queue at most, and different ones of all queues of a device. */
-#define VDPA_RTE_STATS_MAX 32
 
 /* A mapping of the dirty log of our own: rte_vhost unmaps its one without a word. */
 struct vdpa_rte_log {
@@ -49,8 +47,7 @@ struct vdpa_rte_device {
 	TAILQ_HEAD(, vdpa_rte_waiting) waiting; /* other connections, in the order of their words */
 
 	/* Statistics: names by id, and what reset_stats takes as zero, by queue and id. */
-	unsigned int nstats;
-	const char *stat_names[VDPA_RTE_STATS_MAX];
+	struct vdpa_rte_stats stats;
 	uint64_t *stat_zero;
 
 	bool enabled[]; /* rings that rte_vhost has called ready, and not stopped since */

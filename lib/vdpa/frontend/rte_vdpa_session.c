@@ -258,6 +258,32 @@ vdpa_rte_session_features(struct vdpa_rte_device *dev)
 	return rc < 0 ? log_failed(dev, rc) : 0;
 }
 
+/*
+ * The front end has given another log in place of the one in use. It has its answer already and
+ * reads the old log one last time, perhaps before the device has changed over: what the old one has
+ * is in the new one too.
+ */
+static void
+replace_log(struct vdpa_rte_device *dev)
+{
+	struct vdpa_rte_log *log;
+	int rc = map_log(dev, &log);
+
+	if (rc == 0) {
+		rc = vdpa_consumer_set_log(dev->consumer, &log->dirty);
+		for (uint64_t i = 0; rc == 0 && i < RTE_MIN(dev->log->dirty.size, log->dirty.size);
+		     i++)
+			if (dev->log->dirty.bitmap[i] != 0)
+				__atomic_fetch_or(&log->dirty.bitmap[i], dev->log->dirty.bitmap[i],
+						  __ATOMIC_SEQ_CST);
+		if (rc == 0)
+			RTE_SWAP(log, dev->log);
+		unmap_log(dev, log);
+	}
+	if (rc < 0)
+		(void)log_failed(dev, rc);
+}
+
 /* All that rte_vhost knows, of rings that the device does not have; idx: one that is ready. */
 static int
 report_all(struct vdpa_rte_device *dev, uint16_t idx)
@@ -447,20 +473,24 @@ table_failed(struct vdpa_rte_device *dev)
 	(void)vdpa_consumer_set_memory(dev->consumer, NULL, 0);
 }
 
-/* rte_vhost has unmapped the old table, and mapped the new one; it calls only where it has. A
- * device that stands still has memory too. */
+/* rte_vhost has unmapped the old table or log, and mapped the new one; it calls only where it has.
+ * A device that stands still has memory too. */
 static enum rte_vhost_msg_result
 after_message(int vid, void *ctx)
 {
 	const struct vhu_msg *msg = ctx;
 	struct vdpa_rte_device *dev;
 
-	if (msg->request != VHU_SET_MEM_TABLE)
+	if (msg->request != VHU_SET_MEM_TABLE && msg->request != VHU_SET_LOG_BASE)
 		return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
 	pthread_mutex_lock(&vdpa_rte_lock);
 	dev = vdpa_rte_find_vid(vid);
-	if (dev != NULL && dev->vid == vid && report_table(dev) < 0)
-		table_failed(dev);
+	if (dev != NULL && dev->vid == vid && msg->request == VHU_SET_MEM_TABLE) {
+		if (report_table(dev) < 0)
+			table_failed(dev);
+	} else if (dev != NULL && dev->vid == vid && dev->log != NULL) {
+		replace_log(dev);
+	}
 	pthread_mutex_unlock(&vdpa_rte_lock);
 	return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
 }

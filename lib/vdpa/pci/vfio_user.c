@@ -121,8 +121,11 @@ vfu_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params *
 	if (rc < 0)
 		goto err_name;
 	rc = vdpa_vfu_negotiate(dev->conn, dev->name, &dev->caps);
-	if (rc < 0)
-		goto err_conn;
+	if (rc < 0) {
+		vdpa_vfu_disconnect(dev->conn);
+		rc = vdpa_vfu_explain(dev->name, where, rc);
+		goto err_name;
+	}
 	rc = vdpa_vfu_get_info(dev->conn, dev->name, info);
 	for (unsigned int i = 0; i < VDPA_PCI_REGIONS; i++)
 		dev->fds[i] = info->regions[i].fd;
@@ -143,7 +146,6 @@ err_domain:
 err_fds:
 	for (unsigned int i = 0; i < VDPA_PCI_REGIONS; i++)
 		vdpa_vfu_close_file(dev->conn, dev->fds[i]);
-err_conn:
 	vdpa_vfu_disconnect(dev->conn);
 err_name:
 	free(dev->name);

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,8 @@
 #define CONNECT_RETRY_MS 10
 /* Waiting that a request has free. */
 #define REQUEST_FREE_US	 2000
+/* How long a vhost-user back end has to answer: it has nothing else to do then. */
+#define OTHER_MS	 500
 
 static const char *const command_names[] = {
 	[VFIO_USER_VERSION] = "VERSION",
@@ -311,4 +314,46 @@ vdpa_vfu_disconnect(struct vfu_conn *c)
 	pthread_mutex_destroy(&c->request);
 	free(c->name);
 	free(c);
+}
+
+/* Whether a vhost-user back end listens on the socket: it says which features it has. */
+static bool
+is_vhost_user(const char *path)
+{
+	/* Request, flags (version 1), size of the payload. */
+	static const uint32_t get_features[] = {1, 1, 0}, answer[] = {1, 5, 8};
+	struct sockaddr_un un = {.sun_family = AF_UNIX};
+	int64_t until_us = vdpa_now_us() + OTHER_MS * 1000;
+	struct pollfd pfd = {.events = POLLIN};
+	uint32_t got[RTE_DIM(answer)] = {0};
+
+	memcpy(un.sun_path, path, strlen(path) + 1);
+	pfd.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (pfd.fd < 0)
+		return false;
+	if (connect_by(pfd.fd, &un, until_us) == 0 &&
+	    send(pfd.fd, get_features, sizeof(get_features), MSG_NOSIGNAL) ==
+		    (ssize_t)sizeof(get_features) &&
+	    poll(&pfd, 1, OTHER_MS) > 0)
+		(void)!read(pfd.fd, got, sizeof(got));
+	close(pfd.fd);
+	return memcmp(got, answer, sizeof(answer)) == 0;
+}
+
+int
+vdpa_vfu_explain(const char *name, const char *path, int rc)
+{
+	struct vdpa_error_saved error;
+
+	/* A back end that reads VERSION as a request of its own hangs up, or waits for the rest. */
+	if (rc != -ENODEV && rc != -ETIMEDOUT)
+		return rc;
+	vdpa_error_save(&error);
+	if (is_vhost_user(path))
+		return vdpa_error(rc,
+				  "%s: this is the socket of a vhost-user back end, which serves a "
+				  "device to a guest; test-vdpa --socket '%s' drives it",
+				  name, path);
+	vdpa_error_restore(&error);
+	return rc;
 }

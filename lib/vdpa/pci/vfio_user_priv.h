@@ -40,6 +40,12 @@ int vdpa_vfu_connect(const char *name, const char *path, unsigned int timeout_ms
 		     struct vfu_conn **out);
 /* NULL: no-op. Nothing may be in flight. */
 void vdpa_vfu_disconnect(struct vfu_conn *conn);
+/*
+ * After a server has hung up at VERSION or not answered it, and the connection is closed: whether
+ * the socket is a vhost-user back end's. rc again, with a message that says so, or the one there
+ * was. It waits for a second at most.
+ */
+int vdpa_vfu_explain(const char *name, const char *path, int rc);
 
 /*
  * From now on the end of the connection is reported to pci.c, and noticed without traffic where

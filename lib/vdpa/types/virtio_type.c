@@ -50,11 +50,22 @@ static const struct virtio_type types[] = {
 	[VIRTIO_ID_BLOCK] = {.name = "block", .class = "block", .config_size = 96},
 	[VIRTIO_ID_CONSOLE] = {.name = "console", .config_size = 12},
 	[VIRTIO_ID_RNG] = {.name = "rng"},
+	[VIRTIO_ID_BALLOON] = {.name = "balloon", .config_size = 16},
 	[VIRTIO_ID_SCSI] = {.name = "scsi", .config_size = 36},
+	/* As long as its tag. */
+	[VIRTIO_ID_9P] = {.name = "9p", .config_size = CONFIG_MAX},
+	[VIRTIO_ID_GPU] = {.name = "gpu", .config_size = 16},
 	[VIRTIO_ID_INPUT] = {.name = "input", .config_size = 136},
 	[VIRTIO_ID_VSOCK] = {.name = "vsock", .config_size = 8},
 	[VIRTIO_ID_CRYPTO] = {.name = "crypto", .config_size = 56},
+	[VIRTIO_ID_IOMMU] = {.name = "iommu", .config_size = 40},
+	[VIRTIO_ID_MEM] = {.name = "mem", .config_size = 56},
+	[VIRTIO_ID_SOUND] = {.name = "sound", .config_size = 16},
 	[VIRTIO_ID_FS] = {.name = "fs", .config_size = 44},
+	[VIRTIO_ID_PMEM] = {.name = "pmem", .config_size = 16},
+	[VIRTIO_ID_SCMI] = {.name = "scmi"},
+	[VIRTIO_ID_I2C_ADAPTER] = {.name = "i2c"},
+	[VIRTIO_ID_GPIO] = {.name = "gpio", .config_size = 8},
 };
 
 static const struct virtio_type unknown = {.name = "unknown", .config_size = CONFIG_MAX};
