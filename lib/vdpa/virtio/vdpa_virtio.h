@@ -68,8 +68,8 @@ struct vdpa_virtio_kind {
 	void (*free)(struct vdpa_virtio_device *dev);
 	/**
 	 * A 0 in queue_enable stops a queue: the function finishes what it took and uses the rings
-	 * no more, and goes on from there at a 1. Then queues come and go without
-	 * VIRTIO_F_RING_RESET, and the device can suspend and resume.
+	 * no more, and goes on from there at a 1. Then queues come and go, are disabled and
+	 * enabled without VIRTIO_F_RING_RESET, and the device can suspend and resume.
 	 */
 	bool queue_enable_stops;
 	/**
@@ -153,8 +153,8 @@ const struct vdpa_virtio_vq_info *vdpa_virtio_vq_info(const struct vdpa_virtio_d
 /** What a queue is set to. In ops. */
 const struct vdpa_virtio_vq_conf *vdpa_virtio_vq_conf(const struct vdpa_virtio_device *dev,
 						      uint16_t idx);
-/** Whether the function may be moving the queue's place: enabled, DRIVER_OK, not suspended. In ops.
- */
+/** Whether the function may be moving the queue's place: ready, enabled, DRIVER_OK, not suspended.
+ * In ops. */
 bool vdpa_virtio_vq_runs(const struct vdpa_virtio_device *dev, uint16_t idx);
 
 #ifdef __cplusplus

@@ -142,14 +142,14 @@ virtio_device_reset(struct virtio_device *dev)
 	return rc;
 }
 
-/* All queues that are ready run, or stand still. */
+/* All queues that are ready and enabled run, or stand still. */
 static int
 enable_queues(struct virtio_device *dev, bool on)
 {
 	int rc = 0;
 
 	for (uint16_t i = 0; rc == 0 && i < dev->nvqs; i++)
-		if (dev->vqs[i].ready)
+		if (dev->vqs[i].ready && dev->vqs[i].enabled)
 			rc = vdpa_virtio_pci_vq_set_enable(&dev->hw, i, on);
 	return rc;
 }
@@ -181,7 +181,7 @@ virtio_device_resume(struct virtio_device *dev)
 	dev->suspended = false;
 	/* For what was made available meanwhile. */
 	for (uint16_t i = 0; i < dev->nvqs; i++)
-		if (dev->vqs[i].ready)
+		if (dev->vqs[i].ready && dev->vqs[i].enabled)
 			kick_first(dev, i);
 	return 0;
 }
@@ -283,10 +283,25 @@ virtio_device_set_ready(struct virtio_device *dev, uint16_t idx, bool ready)
 	return ready ? enable(dev, idx) : disable(dev, idx);
 }
 
+/* A queue stands still, or goes on, where queue_enable does that. */
+static int
+move_or_hold(struct virtio_device *dev, uint16_t idx, bool on)
+{
+	struct virtio_queue *q = &dev->vqs[idx];
+	int rc;
+
+	if (!dev->pub->kind->queue_enable_stops || !q->ready || dev->suspended)
+		return 0;
+	rc = vdpa_virtio_pci_vq_set_enable(&dev->hw, idx, on);
+	if (rc == 0 && on && dev->running)
+		kick_first(dev, idx);
+	return rc;
+}
+
 /*
- * A device knows of no such thing, but for pairs of a net device. A queue that is disabled keeps
- * its place in the ring, and the device goes on with what the guest puts there: nothing, as it has
- * been set to use fewer pairs, or stops next.
+ * Other devices know of no such thing, but for pairs of a net device. A queue that is disabled
+ * keeps its place in the ring, and the device goes on with what the guest puts there: nothing, as
+ * it has been set to use fewer pairs, or stops next.
  */
 int
 virtio_device_set_enable(struct virtio_device *dev, uint16_t idx, bool on)
@@ -295,10 +310,21 @@ virtio_device_set_enable(struct virtio_device *dev, uint16_t idx, bool on)
 	bool was = q->enabled;
 	int rc;
 
+	if (on == was)
+		return 0;
+	rc = move_or_hold(dev, idx, on);
+	if (rc < 0)
+		return rc;
 	q->enabled = on;
 	rc = dev->running ? update_pairs(dev) : 0;
-	if (rc < 0)
+	if (rc < 0) {
+		struct vdpa_error_saved error;
+
 		q->enabled = was;
+		vdpa_error_save(&error);
+		(void)move_or_hold(dev, idx, was);
+		vdpa_error_restore(&error);
+	}
 	return rc;
 }
 

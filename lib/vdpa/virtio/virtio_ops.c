@@ -308,5 +308,7 @@ vdpa_virtio_vq_conf(const struct vdpa_virtio_device *dev, uint16_t idx)
 bool
 vdpa_virtio_vq_runs(const struct vdpa_virtio_device *dev, uint16_t idx)
 {
-	return dev->core->running && !dev->core->suspended && dev->core->vqs[idx].ready;
+	const struct virtio_queue *q = &dev->core->vqs[idx];
+
+	return dev->core->running && !dev->core->suspended && q->ready && q->enabled;
 }
