@@ -606,7 +606,9 @@ drivers_that_cannot_be_are_refused(void **state)
 	assert_int_equal(vdpa_register_driver(&q.drv), -EEXIST);
 	q.drv.name = "virtio";
 	assert_int_equal(vdpa_register_driver(&q.drv), -EEXIST);
-	/* One that is not registered takes nobody else away. */
+	/* One that is not registered takes nobody else away, and nothing is asked of it. */
+	q.drv.match = plain;
+	q.drv.remove = (void (*)(struct vdpa_driver *))(void *)abort;
 	vdpa_unregister_driver(&q.drv);
 	added(WORDS " driver p");
 	assert_int_equal(vdpa_dev_del("d0"), 0);
@@ -634,8 +636,13 @@ help_begins_with(const char *first, const char *second)
 static void
 a_driver_of_a_constructor_is_there_behind_those_built_in(void **state)
 {
+	struct probe p;
+
 	assert_true(help_begins_with("  Driver virtio", "  Driver early"));
 	vdpa_cleanup();
+	/* Nobody takes the name of one that is built in. */
+	probe_init(&p, "sim", &this_device);
+	assert_int_equal(vdpa_register_driver(&p.drv), -EEXIST);
 	/* Without the library too, and in its next life. */
 	assert_true(help_begins_with("  Driver virtio", "  Driver early"));
 	assert_int_equal(vdpa_init(NULL), 0);
