@@ -43,9 +43,10 @@ print_function(const char *name, const json_t *f, int depth)
 	const char *driver = string_of(f, "driver");
 	const char *reason = string_of(f, "reason");
 
-	printf("  %*s%s  %s  %s%s: %s\n", 2 * depth, "", name, string_of(f, "ids"),
-	       driver != NULL ? "driver " : "", driver != NULL ? driver : "no driver",
-	       reason != NULL ? reason : "can be used");
+	printf("  %*s%s  %s  ", 2 * depth, "", name, string_of(f, "ids"));
+	if (driver != NULL)
+		printf("driver %s: ", driver);
+	puts(reason != NULL ? reason : "can be used");
 }
 
 void

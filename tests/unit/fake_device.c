@@ -255,11 +255,10 @@ fake_free(struct vdpa_device *vdev)
 }
 
 #define FAKE_OPS                                                                                   \
-	.size = sizeof(struct vdpa_config_ops),                                                    \
-	.set_vq_address = fake_set_vq_address, .set_vq_num = fake_set_vq_num,                      \
-	.kick_vq = fake_kick_vq, .set_vq_cb = fake_set_vq_cb, .get_vq_count = fake_get_vq_count,   \
-	.get_vq_num_max = fake_get_vq_num_max, .get_vq_num_min = fake_get_vq_num_min,              \
-	.get_device_features = fake_get_device_features,                                           \
+	.size = sizeof(struct vdpa_config_ops), .set_vq_address = fake_set_vq_address,             \
+	.set_vq_num = fake_set_vq_num, .kick_vq = fake_kick_vq, .set_vq_cb = fake_set_vq_cb,       \
+	.get_vq_count = fake_get_vq_count, .get_vq_num_max = fake_get_vq_num_max,                  \
+	.get_vq_num_min = fake_get_vq_num_min, .get_device_features = fake_get_device_features,    \
 	.get_backend_features = fake_get_backend_features,                                         \
 	.set_driver_features = fake_set_driver_features, .set_config_cb = fake_set_config_cb,      \
 	.get_device_id = fake_get_device_id, .get_vendor_id = fake_get_vendor_id,                  \

@@ -85,17 +85,34 @@ show_use(const struct vdpa_pci_function *f, json_t *obj)
 		json_object_set_new(obj, "reason", json_string(reason));
 }
 
+/* The name of the driver that serves it, null where none does. The lock is not held over sysfs. */
+static json_t *
+driver_name(const struct vdpa_pci_function *f)
+{
+	struct vdpa_pci_place place = {.rank = 0};
+	const struct vdpa_driver *drv;
+	json_t *name;
+
+	vdpa_registry_lock();
+	drv = vdpa_pci_match_next(&f->id, &place);
+	name = drv != NULL ? json_string(drv->name) : json_null();
+	vdpa_registry_unlock();
+	return name;
+}
+
 /* NULL where no driver serves it; any: show it all the same. */
 static json_t *
 show_function(const struct vdpa_pci_function *f, bool any)
 {
-	struct vdpa_pci_place place = {.rank = 0};
-	const struct vdpa_driver *drv = vdpa_pci_match_next(&f->id, &place);
-	char class[8];
+	json_t *driver = driver_name(f);
+	bool served = json_is_string(driver);
 	json_t *obj;
+	char class[8];
 
-	if (drv == NULL && !any)
+	if (!served && !any) {
+		json_decref(driver);
 		return NULL;
+	}
 	obj = json_object();
 	snprintf(class, sizeof(class), "%06x", f->id.class_code & 0xffffff);
 	json_object_set_new(obj, "ids", ids(f->id.vendor, f->id.device));
@@ -105,8 +122,8 @@ show_function(const struct vdpa_pci_function *f, bool any)
 	json_object_set_new(obj, "kernel_driver",
 			    f->kernel_driver[0] != '\0' ? json_string(f->kernel_driver)
 							: json_null());
-	json_object_set_new(obj, "driver", drv != NULL ? json_string(drv->name) : json_null());
-	if (drv != NULL) {
+	json_object_set_new(obj, "driver", driver);
+	if (served) {
 		show_use(f, obj);
 	} else {
 		json_object_set_new(obj, "usable", json_false());
@@ -148,6 +165,7 @@ vdpa_function_show(void)
 	(void)vdpa_pci_for_each(collect, &list);
 	vdpa_registry_lock();
 	vdpa_registry_add_builtins();
+	vdpa_registry_unlock();
 	for (unsigned int i = 0; i < list.n; i++) {
 		const struct vdpa_pci_function *f = &list.f[i];
 		json_t *vfs, *obj;
@@ -163,7 +181,6 @@ vdpa_function_show(void)
 			json_object_set_new(all, f->name, obj);
 		json_decref(vfs);
 	}
-	vdpa_registry_unlock();
 	free(list.f);
 	if (!list.full)
 		text = json_dumps(all, JSON_COMPACT);
