@@ -36,12 +36,12 @@ release(struct log_case *c)
 	free(c->used);
 }
 
-/* Traffic that notes what is written, and logs that are not in use yet. The verdict where it does
- * not come about; nothing is left then. */
+/* Traffic that notes what is written, on n queues (0: all), and logs that are not in use yet. The
+ * verdict where it does not come about; nothing is left then. */
 static int
-begin(struct run *r, struct log_case *c, unsigned int flags)
+begin(struct run *r, struct log_case *c, unsigned int flags, uint16_t n)
 {
-	const struct session_params params = {.flags = flags | SESSION_MQ};
+	const struct session_params params = {.flags = flags | SESSION_MQ, .n = n};
 	int rc = run_need_log(r);
 
 	*c = (struct log_case){.logs = {{.fd = -1}, {.fd = -1}}};
@@ -189,7 +189,7 @@ static int
 pages_of(struct run *r, unsigned int flags)
 {
 	struct log_case c;
-	int rc = begin(r, &c, flags);
+	int rc = begin(r, &c, flags, 0);
 
 	if (rc != 0)
 		return rc;
@@ -223,7 +223,7 @@ static int
 replaced(struct run *r)
 {
 	struct log_case c;
-	int rc = begin(r, &c, 0);
+	int rc = begin(r, &c, 0, 0);
 
 	if (rc != 0)
 		return rc;
@@ -261,7 +261,7 @@ static int
 ended(struct run *r)
 {
 	struct log_case c;
-	int rc = begin(r, &c, 0);
+	int rc = begin(r, &c, 0, 0);
 
 	if (rc != 0)
 		return rc;
@@ -287,13 +287,15 @@ ended(struct run *r)
 static int
 at_stop(struct run *r)
 {
+	/* Frames of a pair may come by another while queues stop one by one. */
+	const uint16_t n = r->t->device_id == TARGET_NET ? target_lane_vqs(r->t) : 0;
 	int rc = 0;
 
 	for (int i = 0; rc == 0 && i < ROUNDS; i++) {
 		struct vdpa_vq_state places[VDPA_VQ_MAX];
 		struct log_case c;
 
-		rc = begin(r, &c, 0);
+		rc = begin(r, &c, 0, n);
 		if (rc != 0)
 			return rc;
 		rc = set_log(r, &c, &c.logs[0]);
