@@ -217,16 +217,20 @@ class Function:
         self.config = client.read(CONFIG_REGION, 0, 256)
         self.caps = {}
         self.cap_offsets = {}
-        at = self.config[0x34]
+        self.read_caps(self.config)
+
+    def read_caps(self, space):
+        """The capabilities in 256 bytes, and the structures that they name."""
+        at = space[0x34]
         while at:
-            cap, at_next = self.config[at], self.config[at + 1]
+            cap, at_next = space[at], space[at + 1]
             if cap == 9:
-                kind, bar = self.config[at + 3], self.config[at + 4]
-                offset, length = struct.unpack_from('<II', self.config, at + 8)
+                kind, bar = space[at + 3], space[at + 4]
+                offset, length = struct.unpack_from('<II', space, at + 8)
                 self.caps[kind] = bar, offset, length
                 if kind == 2:
-                    self.multiplier, = struct.unpack_from('<I', self.config, at + 16)
-            self.cap_offsets.setdefault((cap, self.config[at + 3] if cap == 9 else 0), at)
+                    self.multiplier, = struct.unpack_from('<I', space, at + 16)
+            self.cap_offsets.setdefault((cap, space[at + 3] if cap == 9 else 0), at)
             at = at_next
 
     def get(self, register):
@@ -308,6 +312,62 @@ class Function:
         return None
 
 
+class OctepFunction(Function):
+    """One like octep: capabilities in BAR 4, selectors that are acknowledged, a mailbox, flags."""
+
+    BAR, SELECTORS, MAILBOX = 4, (DEVICE_FEATURE_SELECT, DRIVER_FEATURE_SELECT, QUEUE_SELECT), 64
+
+    def __init__(self, client):
+        super().__init__(client)
+        assert not self.caps
+        self.read_caps(client.read(self.BAR, 0, 256))
+
+    def set(self, register, value):
+        if register not in self.SELECTORS:
+            super().set(register, 0x80 if register == STATUS and value == 0 else value)
+            return
+        super().set(register, value | 0x8000)
+        if not wait_until(lambda: self.get(register) == value, 2):
+            raise TimeoutError('a selector is not acknowledged')
+
+    def mailbox(self, number, queue, state=None):
+        """A request, and the state in its answer. Raises OSError with the mailbox's error."""
+        bar, offset, _ = self.caps[4]
+        at = offset + self.MAILBOX
+
+        def status():
+            return struct.unpack('<I', self.client.read(bar, at + 8, 4))[0]
+
+        assert status() & 1
+        self.client.write(bar, at + 24, struct.pack('<I', queue))
+        if state is not None:
+            self.client.write(bar, at + 28, struct.pack('<Q', state))
+        self.client.write(bar, at + 8, bytes(4))
+        self.client.write(bar, at + 2, struct.pack('<H', number))
+        self.client.write(bar, at + 6, struct.pack('<H', 0xDEAD))
+        if not wait_until(lambda: status() & 1, 2):
+            raise TimeoutError('the mailbox does not answer')
+        assert self.client.read(bar, at + 6, 2) == struct.pack('<H', 0xBEEF)
+        code = (status() & 0xFFFE) >> 1
+        if code:
+            raise OSError(code, os.strerror(code))
+        return struct.unpack('<Q', self.client.read(bar, at + 28, 8))[0]
+
+    def place(self, queue, state):
+        self.mailbox(1, queue, state)
+
+    def where(self, queue):
+        return self.mailbox(2, queue)
+
+    def flag(self, queue):
+        bar, at = self.doorbell(queue)
+        return struct.unpack('<I', self.client.read(bar, at + 4, 4))[0]
+
+    def clear_flag(self, queue):
+        bar, at = self.doorbell(queue)
+        self.client.write(bar, at + 4, bytes(4))
+
+
 class Doorbell:
     """Kicks of a queue, by memory where it can be mapped."""
 
@@ -330,7 +390,8 @@ NET_HDR = 12
 class NetDriver:
     """A net function driven over one queue pair: what is sent comes back (back end loopback)."""
 
-    def __init__(self, path, ring=SplitRing, features=0, trap=False, msix=True, pair=0, timeout=TIMEOUT_S):
+    def __init__(self, path, ring=SplitRing, features=0, trap=False, msix=True, pair=0, timeout=TIMEOUT_S,
+                 function=Function):
         self.client = Client(path, timeout)
         self.memory = Memory()
         self.area = None
@@ -341,13 +402,14 @@ class NetDriver:
         self.rx_buf, self.tx_buf = self.memory.alloc(4096), self.memory.alloc(4096)
         self.count = 0
         try:
-            self.function = Function(self.client)
+            self.function = function(self.client)
             self.client.dma_map(self.memory.GPA, self.memory.size, self.memory.fd)
         except BaseException:
             self.close()
             raise
 
-    def start(self):
+    def start(self, before=None):
+        """before: called when all is set up, and does not run yet."""
         f = self.function
         f.set_command(6)
         assert f.negotiate(self.features), 'features refused'
@@ -363,6 +425,8 @@ class NetDriver:
             assert f.setup_queue(ring, vector) == (vector, 1)
         self.area = None if self.trap else f.map_doorbells()
         self.doorbells = [Doorbell(f, ring.index, self.area) for ring in (self.rx, self.tx)]
+        if before is not None:
+            before()
         f.set(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)
         return self
 
