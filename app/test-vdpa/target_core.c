@@ -160,7 +160,7 @@ core_set_log(struct target *t, const struct target_log *log, const uint64_t *use
 
 	if (log == NULL)
 		return vdpa_device_set_log(device(t), NULL, NULL);
-	*next = (struct vdpa_dirty_log){.bitmap = log->bitmap, .size = log->size};
+	*next = (struct vdpa_dirty_log){.bitmap = log->bitmap, .size = log->size, .fd = log->fd};
 	rc = vdpa_device_set_log(device(t), next, used_iova);
 	if (rc == 0)
 		c->log = !c->log;
