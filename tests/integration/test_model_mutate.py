@@ -25,9 +25,20 @@ INTERESTING = (0, 1, 2, 3, 4, 7, 8, 63, 64, 255, 4095, 4096, 0x7FFF, 0x8000, 0xF
                0x80000000, 0xFFFFFFFF)
 
 
+# Kinds of functions: BAR of virtio's structures, where they begin, queue size, bits of a selector, upper halves
+# of the features to accept.
+Kind = collections.namedtuple('Kind', 'bar base num select features')
+VIRTIO, IFCVF = Kind(4, 0, 16, 0, (1, 5, 0x101)), Kind(0, 0, 64, 0, (3,))
+OCTEP = Kind(4, 0x1000, 16, 0x8000, (1, 5, 0x101))
+KINDS = {'m0': VIRTIO, 'blk': VIRTIO, 'ifcvf': IFCVF, 'octep': OCTEP}
+LM_BAR, MAILBOX = 4, 0x3040
+
+
 class Mutate(ModelTest):
     DEVICES = ('name m0 mgmtdev sim_net max_vqp 2', 'name healthy mgmtdev sim_net',
-               'name blk mgmtdev sim_blk backend ram 1M')
+               'name blk mgmtdev sim_blk backend ram 1M', 'name ifcvf mgmtdev sim_net max_vqp 2 function ifcvf',
+               'name octep mgmtdev sim_net max_vqp 2 function octep')
+    kind = VIRTIO
 
     def setUp(self):
         super().setUp()
@@ -47,18 +58,56 @@ class Mutate(ModelTest):
 
     def new_rings(self):
         self.mem.next = 0
-        self.rings = [SplitRing(self.mem, i, 16) for i in range(2)]
+        self.rings = [SplitRing(self.mem, i, self.kind.num) for i in range(2)]
         self.mem.write(0, bytes(self.mem.next))
 
     def register(self, register, value):
         at, kind = register
-        data = struct.pack(kind, value)
-        return REGION_WRITE, struct.pack('<QII', at, 4, len(data)) + data, []
+        if register in (DEVICE_FEATURE_SELECT, DRIVER_FEATURE_SELECT, QUEUE_SELECT):
+            value |= self.kind.select
+        elif register == STATUS and value == 0 and self.kind is OCTEP:
+            value = 0x80
+        return self.store(self.kind.bar, self.kind.base + at, struct.pack(kind, value))
+
+    def store(self, region, offset, data):
+        return REGION_WRITE, struct.pack('<QII', offset, region, len(data)) + data, []
+
+    def load(self, region, offset, count):
+        return REGION_READ, struct.pack('<QII', offset, region, count), []
+
+    def extra(self):
+        """Messages about what a kind has beside virtio."""
+        rnd, gpa = self.random, self.mem.GPA
+        if self.kind is IFCVF:
+            log = gpa + 4096 * rnd.randrange(256)
+            return rnd.choice((
+                self.store(LM_BAR, 0x20 + rnd.choice((0, 4, 0x40, 0x44)), struct.pack('<I', rnd.choice(
+                    (0, 0, 0, rnd.choice(INTERESTING))))),
+                self.load(LM_BAR, rnd.choice((0, 8, 0x10, 0x20, 0x24, 0x60)), rnd.choice((1, 4, 64))),
+                self.store(LM_BAR, 0x10, struct.pack('<QQ', log, log + rnd.choice((1, 64, 4096, 1 << 20)))),
+                self.store(LM_BAR, 0, struct.pack('<I', rnd.randrange(4))),
+                self.register(QUEUE_ENABLE, rnd.randrange(2))))
+        if self.kind is OCTEP:
+            return rnd.choice((
+                self.store(4, MAILBOX + 24, struct.pack('<IQ', rnd.randrange(7), rnd.choice((0, 0, 0, rnd.choice(INTERESTING))))),
+                self.store(4, MAILBOX + 8, struct.pack('<I', rnd.randrange(2))),
+                self.store(4, MAILBOX + 2, struct.pack('<HHH', rnd.randrange(4), 0, 0xDEAD)),
+                self.load(4, MAILBOX, 36),
+                self.load(4, 0x1000, 64),
+                self.store(4, 0x4004 + 4096 * rnd.randrange(5), struct.pack('<I', rnd.randrange(2))),
+                self.load(4, 0x4004 + 4096 * rnd.randrange(5), 4),
+                self.register(QUEUE_ENABLE, rnd.randrange(2))))
+        return self.ring_bell()
 
     def ring_bell(self):
         queue = self.random.randrange(3)
-        data = struct.pack('<H', queue)
-        return REGION_WRITE, struct.pack('<QII', 0x3000 + 4096 * queue, 4, 2) + data, []
+        return self.store(self.kind.bar, self.kind.base + 0x3000 + 4096 * queue, struct.pack('<H', queue))
+
+    def select(self, register, value):
+        """A selector, and looks at it, which an acknowledgement takes."""
+        yield self.register(register, value)
+        for _ in range(2 if self.kind.select else 0):
+            yield self.load(self.kind.bar, self.kind.base + register[0], struct.calcsize(register[1]))
 
     def setup(self):
         """The messages of a driver's way to a running queue."""
@@ -68,15 +117,17 @@ class Mutate(ModelTest):
         yield REGION_WRITE, struct.pack('<QIIH', 4, CONFIG_REGION, 2, 6), []
         for status in 0, ACKNOWLEDGE, ACKNOWLEDGE | DRIVER:
             yield self.register(STATUS, status)
-        yield self.register(DRIVER_FEATURE_SELECT, 1)
-        yield self.register(DRIVER_FEATURES, 1 | self.random.choice((0, 4, 1 << 8)))
+        yield from self.select(DRIVER_FEATURE_SELECT, 1)
+        yield self.register(DRIVER_FEATURES, self.random.choice(self.kind.features))
         yield self.register(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK)
-        yield self.register(QUEUE_SELECT, ring.index)
-        yield self.register(QUEUE_SIZE, 16)
+        yield from self.select(QUEUE_SELECT, ring.index)
+        yield self.register(QUEUE_SIZE, self.kind.num)
         yield self.register(QUEUE_VECTOR, 1)
         for register, part in (QUEUE_DESC, ring.desc), (QUEUE_DRIVER, ring.driver), (QUEUE_DEVICE, ring.device):
             yield self.register(register, gpa + part)
         yield self.register(QUEUE_ENABLE, 1)
+        for _ in range(self.random.choice((0, 0, 1, 3)) if self.kind is not VIRTIO else 0):
+            yield self.extra()
         yield self.register(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)
 
     def valid(self):
@@ -105,7 +156,7 @@ class Mutate(ModelTest):
             self.register(rnd.choice((QUEUE_SELECT, QUEUE_SIZE, QUEUE_VECTOR, QUEUE_ENABLE, QUEUE_RESET)),
                           rnd.choice((0, 1, 2, 16, 0xFFFF))),
             self.ring_bell(),
-            self.ring_bell(),
+            self.extra(),
             (RESET, b'', []),
             (rnd.randrange(20), rnd.randbytes(32), []),
         ))
@@ -164,10 +215,13 @@ class Mutate(ModelTest):
     def session(self, device, most):
         """One connection of at most so many messages; how many were sent."""
         rnd, sent = self.random, 0
+        self.kind = KINDS[device]
         self.new_rings()
         with Client(self.model.socket(device), version=rnd.randrange(10) != 0) as client:
             # A part of the way right, so that every state is met.
             script = list(self.setup())[:rnd.choice((0, 5, 12, 99, 99, 99))]
+            if self.kind is not VIRTIO:
+                script += [rnd.choice((self.extra, self.ring_bell))() for _ in range(rnd.randrange(30))]
             try:
                 while sent < most:
                     if script and rnd.randrange(24) != 0:
@@ -201,7 +255,7 @@ class Mutate(ModelTest):
     def test_mutated_messages(self):
         sent = 0
         while sent < MESSAGES:
-            device = self.random.choice(('m0', 'm0', 'm0', 'blk'))
+            device = self.random.choice(('m0', 'm0', 'blk', 'ifcvf', 'octep'))
             wait_until(lambda: self.model.model_stats(device)['connected'] == 'false')
             sent += self.session(device, self.random.randrange(1, SESSION))
             self.assertIsNone(self.model.process.poll(), self.model.err.text()[-8000:])
@@ -211,9 +265,10 @@ class Mutate(ModelTest):
                 self.assertGreater(self.counts[command, outcome], MESSAGES // 2000, (command, outcome))
         self.assertGreater(self.counts[RESET, 'done'], 0)
         # Queues ran, on rings and descriptors that were as good and as bad.
-        queues = self.model.stats('m0')['queues']
-        self.assertGreater(queues['1']['kicks'], 10)
-        self.assertGreater(queues['1']['received_desc'], 10)
+        for device in 'ifcvf', 'octep', 'm0':
+            queues = self.model.stats(device)['queues']
+            self.assertGreater(queues['1']['kicks'], 10, device)
+            self.assertGreater(queues['1']['received_desc'], 10, device)
         self.assertIn('queue 1: ', self.model.err.text())
         print(f'seed {SEED}: {sent} messages, {sum(self.counts.values())} replies, {queues["1"]["kicks"]} kicks', flush=True)
 
