@@ -439,8 +439,7 @@ the_dirty_log_counts_pages_past_its_end(void **state)
 {
 	uint8_t bits[4] = {0};
 	uint64_t past = 0;
-	struct vdpa_dirty_log log = {
-		.bitmap = bits, .size = sizeof(bits), .fd = -1, .past = &past};
+	struct vdpa_dirty_log log = {.bitmap = bits, .size = sizeof(bits), .fd = -1, .past = &past};
 
 	vdpa_dirty_log_mark(&log, 0, 32 * PAGE);
 	assert_int_equal(past, 0);
