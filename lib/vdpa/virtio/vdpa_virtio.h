@@ -50,7 +50,7 @@ struct vdpa_virtio_kind {
 	size_t size;
 	/** Registers that are found or selected in another way; NULL: none. */
 	const struct vdpa_virtio_pci_ops *pci;
-	/** Ops that the driver replaces, .size included; what is NULL there is the service's. */
+	/** Ops that the driver replaces, with .size set; what is NULL there is the service's. */
 	const struct vdpa_config_ops *ops;
 	/**
 	 * Optional: the kind of this very function, once its structures are found; what stands
@@ -75,7 +75,8 @@ struct vdpa_virtio_kind {
 	/**
 	 * Optional: take a queue's interrupt back from the function, and say whether there was one.
 	 * Then no eventfd of a guest is given to the function: each interrupt comes to this
-	 * process, is taken back, and passed on. On a work queue of the device, without its lock.
+	 * process, is taken back, and passed on. On a work queue of the device, without its lock:
+	 * beside ops, so that it selects no queue, and does not wait (vdpa_virtio_wait()).
 	 */
 	bool (*take_interrupt)(struct vdpa_virtio_device *dev, uint16_t idx);
 	unsigned int max_vectors; /**< MSI-X vectors it serves at most; 0: as many as it has */
@@ -127,8 +128,8 @@ struct vdpa_virtio_kind {
  * @return 0; a negative errno with one line that names the function and the fact: -ENODEV for what
  * is not a virtio function; -ENOTSUP for a legacy-only one, or one without VIRTIO_F_VERSION_1;
  * -EPROTO for what cannot be; -EINVAL, -EOPNOTSUPP for a word that the device does not follow;
- * -ETIMEDOUT when it does not reset; what kind->init and vdpa_register_device() return. Any thread,
- * with no lock that another device needs.
+ * -ETIMEDOUT when it does not reset; what kind->init, vdpa_alloc_device_size() (of kind->ops) and
+ * vdpa_register_device() return. Any thread, with no lock that another device needs.
  */
 int vdpa_virtio_add(const struct vdpa_virtio_kind *kind, struct vdpa_mgmt_dev *mdev,
 		    struct vdpa_pci *pci, const char *name, const struct vdpa_args *args);
@@ -153,8 +154,8 @@ const struct vdpa_virtio_vq_info *vdpa_virtio_vq_info(const struct vdpa_virtio_d
 /** What a queue is set to. In ops. */
 const struct vdpa_virtio_vq_conf *vdpa_virtio_vq_conf(const struct vdpa_virtio_device *dev,
 						      uint16_t idx);
-/** Whether the function may be moving the queue's place: ready, enabled, DRIVER_OK, not suspended.
- * In ops. */
+/** Whether the function may be moving the queue's place: it is ready after DRIVER_OK, and neither
+ * disabled nor suspended where that stops a queue (queue_enable_stops). In ops. */
 bool vdpa_virtio_vq_runs(const struct vdpa_virtio_device *dev, uint16_t idx);
 
 #ifdef __cplusplus
