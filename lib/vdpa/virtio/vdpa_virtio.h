@@ -44,17 +44,17 @@ struct vdpa_virtio_device {
 	struct virtio_device *core; /**< the service's */
 };
 
-/** What a driver's functions do otherwise than virtio has it. All zero: nothing. */
+/** Where the functions of a driver differ from plain virtio. All zeroes: nowhere. */
 struct vdpa_virtio_kind {
 	/** Bytes of the driver's struct, which struct vdpa_virtio_device begins; 0: it has none. */
 	size_t size;
-	/** Registers that are found or selected in another way; NULL: none. */
+	/** How registers are found and selected, where not as virtio does it; NULL: as it does. */
 	const struct vdpa_virtio_pci_ops *pci;
 	/** Ops that the driver replaces, with .size set; what is NULL there is the service's. */
 	const struct vdpa_config_ops *ops;
 	/**
-	 * Optional: the kind of this very function, once its structures are found; what stands
-	 * there holds from then on, but for pci. Never NULL.
+	 * Optional: called once the structures of a function are found; returns the kind that
+	 * holds for it from then on, but for pci, which has been used. Static, never NULL.
 	 */
 	const struct vdpa_virtio_kind *(*variant)(const struct vdpa_virtio_pci *hw);
 	/**
@@ -63,13 +63,13 @@ struct vdpa_virtio_kind {
 	 * message: -ENODEV asks the next driver that matches.
 	 */
 	int (*init)(struct vdpa_virtio_device *dev, const struct vdpa_args *args);
-	/** Optional: the device goes; its last reset is over, and the function still open. Also
-	 * after an init that failed. */
+	/** Optional: free what init has set up. The device is reset for the last time, the function
+	 * is open still. Called after an init that failed, too. */
 	void (*free)(struct vdpa_virtio_device *dev);
 	/**
-	 * A 0 in queue_enable stops a queue: the function finishes what it took and uses the rings
-	 * no more, and goes on from there at a 1. Then queues come and go, are disabled and
-	 * enabled without VIRTIO_F_RING_RESET, and the device can suspend and resume.
+	 * A 0 in queue_enable stops a queue: the function finishes what it took and no longer uses
+	 * the rings, and a 1 makes it continue from there. Then queues come and go, are disabled
+	 * and enabled without VIRTIO_F_RING_RESET, and the device can suspend and resume.
 	 */
 	bool queue_enable_stops;
 	/**
