@@ -23,9 +23,6 @@
 struct core_target {
 	struct vdpa_device *vdev;
 	unsigned int config_changes; /* atomic: counted on the control loop */
-	/* The log in force, and the one that it replaces: the device has either for a while. */
-	struct vdpa_dirty_log logs[2];
-	unsigned int log; /* which of them is in force */
 };
 
 static struct core_target the_target;
@@ -154,17 +151,12 @@ core_set_memory(struct target *t, struct vdpa_iotlb *tlb)
 static int
 core_set_log(struct target *t, const struct target_log *log, const uint64_t *used_iova)
 {
-	struct core_target *c = t->priv;
-	struct vdpa_dirty_log *next = &c->logs[!c->log];
-	int rc;
+	struct vdpa_dirty_log dirty;
 
 	if (log == NULL)
 		return vdpa_device_set_log(device(t), NULL, NULL);
-	*next = (struct vdpa_dirty_log){.bitmap = log->bitmap, .size = log->size, .fd = log->fd};
-	rc = vdpa_device_set_log(device(t), next, used_iova);
-	if (rc == 0)
-		c->log = !c->log;
-	return rc;
+	dirty = (struct vdpa_dirty_log){.bitmap = log->bitmap, .size = log->size, .fd = log->fd};
+	return vdpa_device_set_log(device(t), &dirty, used_iova);
 }
 
 static int

@@ -35,10 +35,9 @@ struct model_flag {
 /* The dirty log that the function writes by DMA (page_log.c). */
 struct model_log {
 	bool asked;
-	bool on; /* the device writes logs[at] */
+	bool on; /* the device writes dirty */
 	uint64_t start, end;
-	struct vdpa_dirty_log logs[2];
-	unsigned int at;
+	struct vdpa_dirty_log dirty;
 	struct vdpa_iotlb *tlb; /* in which its memory is */
 	uint64_t past;		/* pages past its end that were written; atomic */
 	struct vdpa_log_limit lines;

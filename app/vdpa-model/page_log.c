@@ -55,25 +55,23 @@ static void
 turn_on(struct model_device *md, struct vdpa_iotlb *tlb, uint8_t *bitmap)
 {
 	struct model_log *log = &md->log;
-	struct vdpa_dirty_log *now = &log->logs[log->at], *next = &log->logs[log->at ^ 1];
-	uint64_t used_iova[VDPA_VQ_MAX], size = log->end - log->start;
+	const struct vdpa_dirty_log next = {
+		.bitmap = bitmap, .size = log->end - log->start, .fd = -1, .past = &log->past};
+	uint64_t used_iova[VDPA_VQ_MAX];
 
 	/* The table may be a new one with the same mapping. */
-	if (log->on && now->bitmap == bitmap && now->size == size) {
+	if (log->on && log->dirty.bitmap == bitmap && log->dirty.size == next.size) {
 		keep(log, tlb);
 		return;
 	}
 	for (unsigned int i = 0; i < VDPA_VQ_MAX; i++)
 		used_iova[i] = UINT64_MAX;
-	/* The device has the one before until it has this one. */
-	*next = (struct vdpa_dirty_log){
-		.bitmap = bitmap, .size = size, .fd = -1, .past = &log->past};
-	if (vdpa_device_set_log(md->vdev, next, used_iova) < 0) {
+	if (vdpa_device_set_log(md->vdev, &next, used_iova) < 0) {
 		VDPA_LOG(ERR, "%s: vfio-user: dirty log: %s", md->vdev->name, vdpa_error_message());
 		turn_off(md);
 		return;
 	}
-	log->at ^= 1;
+	log->dirty = next;
 	log->on = true;
 	keep(log, tlb);
 }

@@ -25,6 +25,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <rte_common.h>
+
 #include "eal_args.h"
 #include "plugins.h"
 #include "program.h"
@@ -432,7 +434,7 @@ app_eal_args_build(struct app_eal_args *args, const struct app_options *opts)
 {
 	struct eal_given given = look_at(opts);
 	const char *plugin;
-	int i, n, ret;
+	int n, ret;
 
 	memset(args, 0, sizeof(*args));
 	args->help = given.help;
@@ -456,7 +458,7 @@ app_eal_args_build(struct app_eal_args *args, const struct app_options *opts)
 		ret = add_log_levels(args, opts);
 	if (ret == 0)
 		ret = add_runtime_dir(args, &given);
-	for (i = 0; ret == 0 && i<opts->eal_argc; i += n> 0 ? n : 1) {
+	for (int i = 0; ret == 0 && i < opts->eal_argc; i += RTE_MAX(n, 1)) {
 		/* They are loaded. */
 		n = app_plugin_option(opts->eal_argc - i, opts->eal_argv + i, &plugin);
 		if (n == 0)

@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <rte_common.h>
+
 #include <vdpa.h>
 
 #include "plugins.h"
@@ -46,7 +48,7 @@ app_plugins_load_eal(int argc, char *const *argv)
 	const char *path;
 	int n, rc = 0;
 
-	for (int i = 0; rc == 0 && i<argc; i += n> 0 ? n : 1) {
+	for (int i = 0; rc == 0 && i < argc; i += RTE_MAX(n, 1)) {
 		n = app_plugin_option(argc - i, argv + i, &path);
 		if (n > 0)
 			rc = app_plugin_load(path);

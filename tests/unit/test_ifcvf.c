@@ -257,6 +257,64 @@ written_pages_come_into_the_log(void **state)
 	end_binding(f);
 }
 
+static void
+the_log_before_stays_where_queues_do_not_go_on(void **state)
+{
+	uint64_t used[4] = {UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX}, first;
+	uint8_t bits[HIGH_LOG] = {0};
+	struct vdpa_dirty_log log = {.bitmap = bits, .size = sizeof(bits), .fd = -1};
+	struct fixture *f = *state;
+	struct vdpa_mem_region_spec spec[2];
+	struct vdpa_iotlb *larger;
+
+	add_ifcvf(f);
+	start(f);
+	assert_int_equal(vdpa_device_set_log(f->vdev, &log, used), 0);
+	first = lm64(f, LM_LOG_START);
+	spec[0] = spec[1] =
+		(struct vdpa_mem_region_spec){.iova = MEM_IOVA, .size = MEM_SIZE, .fd = f->mem_fd};
+	spec[1].iova = spec[1].uaddr = HIGH_IOVA;
+	assert_int_equal(vdpa_iotlb_create(NULL, spec, 2, &larger), 0);
+	f->v.never_enables = true;
+	watch_writes(f);
+	assert_refused(vdpa_device_set_memory(f->vdev, larger), EIO, "does not enable queue 0");
+	vdpa_iotlb_put(larger);
+	/* Of all addresses that the function was given, the last one is of memory that it has. */
+	for (unsigned int i = n_writes; i-- > 0;)
+		if (writes[i].region == LM_BAR && writes[i].offset == LM_LOG_START) {
+			assert_int_equal(writes[i].value, (uint32_t)first);
+			break;
+		}
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	end_binding(f);
+}
+
+/* Queue 1 does not stop, and queue 0, which has, does not go on. */
+static void
+ignore_enables(struct fake_pci *pci, unsigned int region, uint64_t offset, const void *buf,
+	       size_t len)
+{
+	struct fake_virtio *v = (struct fake_virtio *)pci;
+	const uint8_t *enable = buf;
+
+	if (region == v->bar && offset == ENABLE && (*enable != 0 || v->queue_select == 1))
+		return;
+	write_through(pci, region, offset, buf, len);
+}
+
+static void
+a_suspension_that_cannot_be_taken_back_fails_the_device(void **state)
+{
+	struct fixture *f = *state;
+
+	add_ifcvf(f);
+	start(f);
+	write_through = f->v.pci.on_write;
+	f->v.pci.on_write = ignore_enables;
+	assert_refused(vdpa_suspend(f->vdev), ETIMEDOUT, "does not disable queue 1");
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+}
+
 /* What is refused, and what is done without. */
 
 static void
@@ -355,6 +413,8 @@ main(void)
 		T(a_packed_ring_begins_at_its_beginning_only),
 		T(suspended_queues_stand_still_and_go_on),
 		T(written_pages_come_into_the_log),
+		T(the_log_before_stays_where_queues_do_not_go_on),
+		T(a_suspension_that_cannot_be_taken_back_fails_the_device),
 		T(too_small_or_incomplete_functions_are_refused),
 		T(a_queue_below_the_smallest_size_is_refused),
 		T(a_bar_4_with_virtio_in_it_is_written_as_virtio_only),

@@ -173,7 +173,13 @@ change_bitmap(struct vdpa_device *vdev, const struct vdpa_dma_buf *bitmap)
 	if (rc < 0)
 		return rc;
 	log_to(pci_of(vdev), bitmap);
-	return pause ? vdpa_virtio_ops()->resume(vdev) : vdpa_virtio_pci_check(dev->virtio.hw);
+	rc = pause ? vdpa_virtio_ops()->resume(vdev) : vdpa_virtio_pci_check(dev->virtio.hw);
+	if (rc < 0) {
+		/* The new one is freed; queues that do not go on are no device. */
+		log_to(pci_of(vdev), dev->written.va != NULL ? &dev->written : NULL);
+		vdpa_device_fail(vdev, -1, rc, "%s", vdpa_error_message());
+	}
+	return rc;
 }
 
 static int

@@ -105,7 +105,7 @@ octep_find(struct vdpa_virtio_pci *hw)
 			return vdpa_error(EPROTO,
 					  "%s: structure %u of virtio is missing, or not in BAR %u",
 					  name, i + 1, CAPS_BAR);
-	/* The kind of device that the firmware had before it could say so. */
+	/* Firmware without the capability that names the device id makes net devices. */
 	if (hw->type == 0)
 		hw->type = VIRTIO_ID_NET;
 	return 0;
@@ -177,7 +177,7 @@ wait_mbox(struct vdpa_virtio_pci *hw, const char *what)
 	return vdpa_virtio_pci_check(hw);
 }
 
-/* A request, in words[1] and what follows for MBOX_SET_STATE, with the answer there else. */
+/* One request: MBOX_SET_STATE sends the state, MBOX_GET_STATE fills it in. */
 static int
 call_mbox(struct vdpa_device *vdev, uint16_t id, uint16_t idx, uint32_t state[STATE_WORDS])
 {
@@ -312,7 +312,7 @@ octep_init(struct vdpa_virtio_device *dev, const struct vdpa_args *args)
 					  "%s: queue %u: the interrupt flag behind its doorbell is "
 					  "not in the notification structure",
 					  name, i);
-	/* Free, whatever was asked before. */
+	/* A process before this one may have left a request unanswered: the mailbox is free. */
 	vdpa_pci_write32(dev->hw->pci, CAPS_BAR, config_at(dev->hw, MBOX_STATUS), MBOX_STATUS_DONE);
 	return vdpa_virtio_pci_check(dev->hw);
 }

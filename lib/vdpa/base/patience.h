@@ -3,8 +3,8 @@
 
 /*
  * How long a device may keep a thread waiting that others share. One wait lasts one time-out at
- * most. What waits take beyond a little that each has free is drawn from one patience, so that who
- * answers just in time, again and again, is given up too.
+ * most. What waits take beyond a little that each has free is drawn from one patience, so that a
+ * device that keeps answering just before its time-out is given up too.
  */
 
 #ifndef VDPA_PATIENCE_H

@@ -120,7 +120,8 @@ consumer_update_log(struct vdpa_consumer *c)
 	uint64_t used[VDPA_VQ_MAX];
 	int rc;
 
-	/* One that fails may still be at the log that it had: not on return. */
+	/* The core may not have stopped a device that failed yet: it is to leave the log before the
+	 * front end takes that away. */
 	if (!consumer_runs(c) && c->state == CONSUMER_FAILED)
 		return vdpa_device_set_log(c->vdev, NULL, NULL);
 	if (c->state != CONSUMER_RUNNING || (!on && !c->logging))

@@ -146,8 +146,8 @@ vdpa_log_init(struct vdpa_device *vdev)
 	dirty->work = (struct vdpa_work){.run = work_run, .arg = vdev};
 }
 
-/* Over to what of log the driver is to have. Hardware has nothing to do with the rings, and so
- * hears nothing of other addresses in a log that stays, nor of memory that went. */
+/* Change to the part of log that the driver needs. Hardware does not log the rings: it is not
+ * called for other ring addresses in a log that stays, nor where the memory shrinks. */
 static int
 change_log(struct vdpa_device *vdev, const struct vdpa_dirty_log *log, const struct vdpa_iotlb *tlb,
 	   const uint64_t *used_iova)

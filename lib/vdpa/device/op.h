@@ -9,6 +9,10 @@
 #include "error_priv.h"
 #include "vdpa_driver.h"
 
+/* The table of config ops in the first version, whose last op was free: what every driver has. */
+#define VDPA_OPS_SIZE_MIN                                                                          \
+	(offsetof(struct vdpa_config_ops, free) + sizeof(((struct vdpa_config_ops *)NULL)->free))
+
 /*
  * Copy a driver's table, whose first member is its size, into one of ours: what a shorter one lacks
  * becomes NULL. name, for messages: what the table is for. -EINVAL for one that is shorter than min

@@ -19,7 +19,6 @@
 /* What an entry says more than another, in the order in which it counts. */
 enum {
 	RANK_ANY = 1, /* above the bits of the class mask, 0 to 24 */
-	RANK_CLASS = RANK_ANY,
 	RANK_VENDOR = 32,
 	RANK_RANGE = 64,
 	RANK_DEVICE = 128,

@@ -214,6 +214,7 @@ ask(struct vdpa_driver *drv, const struct vdpa_add_request *req, struct vdpa_pci
 	(void)vdpa_pci_event_set(pci, VDPA_PCI_EVENT_ERROR, -1);
 	(void)vdpa_pci_event_set(pci, VDPA_PCI_EVENT_REMOVE, -1);
 	vdpa_pci_msix_disable(pci);
+	(void)vdpa_pci_intx_set(pci, -1);
 	(void)vdpa_pci_set_bus_master(pci, false);
 	vdpa_error_restore(&error);
 	return rc;

@@ -54,9 +54,8 @@ struct vdpa_pci_info {
 struct vdpa_pci_transport {
 	const char *prefix; /* "pci/", "vfio-user/" */
 	/*
-	 * Connect and fill *info; *dma is the transport's until close.
-	 * where follows the prefix. vdpa_pci_name(pci) works already. A negative errno with
-	 * vdpa_error(), nothing left open.
+	 * Connect and fill *info; *dma is the transport's until close. where follows the prefix.
+	 * vdpa_pci_name(pci) works already. A negative errno with vdpa_error(), nothing left open.
 	 */
 	int (*open)(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params *params,
 		    struct vdpa_pci_info *info, struct vdpa_dma_domain **dma, void **handle);

@@ -44,17 +44,17 @@ struct vdpa_virtio_device {
 	struct virtio_device *core; /**< the service's */
 };
 
-/** What a driver's functions do otherwise than virtio has it. All zero: nothing. */
+/** Where the functions of a driver differ from plain virtio. All zeroes: nowhere. */
 struct vdpa_virtio_kind {
 	/** Bytes of the driver's struct, which struct vdpa_virtio_device begins; 0: it has none. */
 	size_t size;
-	/** Registers that are found or selected in another way; NULL: none. */
+	/** How registers are found and selected, where not as virtio does it; NULL: as it does. */
 	const struct vdpa_virtio_pci_ops *pci;
-	/** Ops that the driver replaces, .size included; what is NULL there is the service's. */
+	/** Ops that the driver replaces, with .size set; what is NULL there is the service's. */
 	const struct vdpa_config_ops *ops;
 	/**
-	 * Optional: the kind of this very function, once its structures are found; what stands
-	 * there holds from then on, but for pci. Never NULL.
+	 * Optional: called once the structures of a function are found; returns the kind that
+	 * holds for it from then on, but for pci, which has been used. Static, never NULL.
 	 */
 	const struct vdpa_virtio_kind *(*variant)(const struct vdpa_virtio_pci *hw);
 	/**
@@ -63,19 +63,20 @@ struct vdpa_virtio_kind {
 	 * message: -ENODEV asks the next driver that matches.
 	 */
 	int (*init)(struct vdpa_virtio_device *dev, const struct vdpa_args *args);
-	/** Optional: the device goes; its last reset is over, and the function still open. Also
-	 * after an init that failed. */
+	/** Optional: free what init has set up. The device is reset for the last time, the function
+	 * is open still. Called after an init that failed, too. */
 	void (*free)(struct vdpa_virtio_device *dev);
 	/**
-	 * A 0 in queue_enable stops a queue: the function finishes what it took and uses the rings
-	 * no more, and goes on from there at a 1. Then queues come and go, are disabled and
-	 * enabled without VIRTIO_F_RING_RESET, and the device can suspend and resume.
+	 * A 0 in queue_enable stops a queue: the function finishes what it took and no longer uses
+	 * the rings, and a 1 makes it continue from there. Then queues come and go, are disabled
+	 * and enabled without VIRTIO_F_RING_RESET, and the device can suspend and resume.
 	 */
 	bool queue_enable_stops;
 	/**
 	 * Optional: take a queue's interrupt back from the function, and say whether there was one.
 	 * Then no eventfd of a guest is given to the function: each interrupt comes to this
-	 * process, is taken back, and passed on. On a work queue of the device, without its lock.
+	 * process, is taken back, and passed on. On a work queue of the device, without its lock:
+	 * beside ops, so that it selects no queue, and does not wait (vdpa_virtio_wait()).
 	 */
 	bool (*take_interrupt)(struct vdpa_virtio_device *dev, uint16_t idx);
 	unsigned int max_vectors; /**< MSI-X vectors it serves at most; 0: as many as it has */
@@ -127,8 +128,8 @@ struct vdpa_virtio_kind {
  * @return 0; a negative errno with one line that names the function and the fact: -ENODEV for what
  * is not a virtio function; -ENOTSUP for a legacy-only one, or one without VIRTIO_F_VERSION_1;
  * -EPROTO for what cannot be; -EINVAL, -EOPNOTSUPP for a word that the device does not follow;
- * -ETIMEDOUT when it does not reset; what kind->init and vdpa_register_device() return. Any thread,
- * with no lock that another device needs.
+ * -ETIMEDOUT when it does not reset; what kind->init, vdpa_alloc_device_size() (of kind->ops) and
+ * vdpa_register_device() return. Any thread, with no lock that another device needs.
  */
 int vdpa_virtio_add(const struct vdpa_virtio_kind *kind, struct vdpa_mgmt_dev *mdev,
 		    struct vdpa_pci *pci, const char *name, const struct vdpa_args *args);
@@ -153,8 +154,8 @@ const struct vdpa_virtio_vq_info *vdpa_virtio_vq_info(const struct vdpa_virtio_d
 /** What a queue is set to. In ops. */
 const struct vdpa_virtio_vq_conf *vdpa_virtio_vq_conf(const struct vdpa_virtio_device *dev,
 						      uint16_t idx);
-/** Whether the function may be moving the queue's place: ready, enabled, DRIVER_OK, not suspended.
- * In ops. */
+/** Whether the function may be moving the queue's place: it is ready after DRIVER_OK, and neither
+ * disabled nor suspended where that stops a queue (queue_enable_stops). In ops. */
 bool vdpa_virtio_vq_runs(const struct vdpa_virtio_device *dev, uint16_t idx);
 
 #ifdef __cplusplus

@@ -55,8 +55,7 @@ struct vdpa_virtio_part {
 
 struct vdpa_virtio_pci;
 
-/** What a vendor's function does otherwise than the specification has it. NULL or 0: as it has it.
- */
+/** Where a vendor's function differs from the specification. NULL or 0: it follows it there. */
 struct vdpa_virtio_pci_ops {
 	/**
 	 * Fill in type, the structures and the multiplier, by vdpa_virtio_pci_find(), by

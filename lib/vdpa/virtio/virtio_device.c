@@ -163,7 +163,8 @@ virtio_device_suspend(struct virtio_device *dev)
 		struct vdpa_error_saved error;
 
 		vdpa_error_save(&error);
-		(void)enable_queues(dev, true);
+		if (enable_queues(dev, true) < 0)
+			vdpa_device_fail(dev->vdev, -1, rc, "%s", error.text);
 		vdpa_error_restore(&error);
 		return rc;
 	}
@@ -322,7 +323,8 @@ virtio_device_set_enable(struct virtio_device *dev, uint16_t idx, bool on)
 
 		q->enabled = was;
 		vdpa_error_save(&error);
-		(void)move_or_hold(dev, idx, was);
+		if (move_or_hold(dev, idx, was) < 0)
+			vdpa_device_fail(dev->vdev, idx, rc, "%s", error.text);
 		vdpa_error_restore(&error);
 	}
 	return rc;

@@ -310,5 +310,6 @@ vdpa_virtio_vq_runs(const struct vdpa_virtio_device *dev, uint16_t idx)
 {
 	const struct virtio_queue *q = &dev->core->vqs[idx];
 
-	return dev->core->running && !dev->core->suspended && q->ready && q->enabled;
+	return dev->core->running && !dev->core->suspended && q->ready &&
+	       (q->enabled || !dev->kind->queue_enable_stops);
 }

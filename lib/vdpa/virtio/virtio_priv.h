@@ -102,7 +102,6 @@ struct virtio_device {
 	struct virtio_queue *vqs;
 	struct virtio_irq irq;
 	struct virtio_ctrl ctrl;
-	bool owns_pci;		   /* hw.pci is closed with the device */
 	struct vdpa_event gone[2]; /* VDPA_PCI_EVENT_*; control loop */
 };
 
