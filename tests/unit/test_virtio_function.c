@@ -326,10 +326,10 @@ another_type_has_the_queues_that_it_counts(void **state)
 	assert_true((vdpa_get_device_features(f->vdev) & RTE_BIT64(17)) != 0);
 	assert_int_equal(vdpa_set_config(f->vdev, 3, "\x5a", 1), 0);
 	assert_int_equal(f->v.pci.bar[FAKE_VIRTIO_BAR].mem[FAKE_VIRTIO_CONFIG + 3], 0x5a);
-	f->start = (struct vdpa_start_config){
-		.features = V1, .iotlb = f->tlb, .vqs = f->vqs, .nvqs = 5};
+	f->guest.start = (struct vdpa_start_config){
+		.features = V1, .iotlb = f->guest.tlb, .vqs = f->guest.vqs, .nvqs = 5};
 	for (unsigned int i = 0; i < 5; i++)
-		f->vqs[i].ready = true;
+		f->guest.vqs[i].ready = true;
 	start(f);
 	assert_int_equal(f->v.commands, 0);
 	assert_int_equal(f->v.vq[4].enable, 1);
@@ -382,7 +382,7 @@ statistics_count_what_passes_through_us(void **state)
 	add_net(f, 1, WORDS);
 	start(f);
 	f->vdev->config->kick_vq(f->vdev, 1);
-	assert_int_equal(vdpa_device_set_vq_call(f->vdev, 0, f->call[1]), 0);
+	assert_int_equal(vdpa_device_set_vq_call(f->vdev, 0, f->guest.call[1]), 0);
 	n = f->vdev->config->get_stats(f->vdev, stats, 8);
 	assert_int_equal(n, 5);
 	assert_string_equal(stats[0].name, "kicks_relayed");

@@ -18,9 +18,8 @@
 
 #include "fake_pci.h"
 
-#include "pci_priv.h"
-#include "vdpa_args.h"
-#include "vdpa_event.h"
+#include <vdpa_error.h>
+#include <vdpa_event.h>
 
 #define FAKE_CAPS_START 0x40
 #define CONFIG		VDPA_PCI_REGION_CONFIG
@@ -327,7 +326,8 @@ fake_export_part(void *handle, unsigned int region, uint64_t offset, uint64_t si
 	return f->part_fd < 0 ? -EOPNOTSUPP : dup(f->part_fd);
 }
 
-static const struct vdpa_pci_transport fake_transport = {
+const struct vdpa_pci_transport fake_pci_transport = {
+	.size = sizeof(fake_pci_transport),
 	.prefix = "fake/",
 	.open = fake_open,
 	.close = fake_close,
@@ -364,9 +364,10 @@ fake_pci_init(struct fake_pci *f, const char *name)
 	f->config[0x0b] = 0x02; /* network controller */
 	put16(f, 0x2c, 0x1af4);
 	put16(f, 0x2e, 0x1100);
+	if (functions == NULL && vdpa_pci_register_transport(&fake_pci_transport) < 0)
+		fail_msg("%s", vdpa_error_message());
 	f->next = functions;
 	functions = f;
-	vdpa_pci_set_test_transport(&fake_transport);
 }
 
 void
@@ -385,7 +386,7 @@ fake_pci_fini(struct fake_pci *f)
 		close(f->bar[i].fd);
 	}
 	if (functions == NULL)
-		vdpa_pci_set_test_transport(NULL);
+		vdpa_pci_unregister_transport(fake_pci_transport.prefix);
 }
 
 void
