@@ -344,6 +344,16 @@ const struct vdpa_pci_transport fake_pci_transport = {
 /* The test's side. */
 
 void
+fake_pci_set_ids(struct fake_pci *f, uint16_t vendor, uint16_t device, uint16_t subsystem_vendor,
+		 uint16_t subsystem)
+{
+	put16(f, 0x00, vendor);
+	put16(f, 0x02, device);
+	put16(f, 0x2c, subsystem_vendor);
+	put16(f, 0x2e, subsystem);
+}
+
+void
 fake_pci_init(struct fake_pci *f, const char *name)
 {
 	memset(f, 0, sizeof(*f));
@@ -358,12 +368,9 @@ fake_pci_init(struct fake_pci *f, const char *name)
 	for (unsigned int i = 0; i < VDPA_PCI_BARS; i++)
 		f->bar[i].fd = -1;
 	f->next_cap = FAKE_CAPS_START;
-	put16(f, 0x00, 0x1af4);
-	put16(f, 0x02, 0x1041);
+	fake_pci_set_ids(f, 0x1af4, 0x1041, 0x1af4, 0x1100);
 	f->config[0x08] = 1;
 	f->config[0x0b] = 0x02; /* network controller */
-	put16(f, 0x2c, 0x1af4);
-	put16(f, 0x2e, 0x1100);
 	if (functions == NULL && vdpa_pci_register_transport(&fake_pci_transport) < 0)
 		fail_msg("%s", vdpa_error_message());
 	f->next = functions;

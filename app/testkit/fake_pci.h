@@ -99,6 +99,9 @@ void fake_pci_init(struct fake_pci *f, const char *name);
 /* Forget it, and free its memory. It must have been closed. */
 void fake_pci_fini(struct fake_pci *f);
 
+/* Another function than that, before it is opened. */
+void fake_pci_set_ids(struct fake_pci *f, uint16_t vendor, uint16_t device,
+		      uint16_t subsystem_vendor, uint16_t subsystem);
 /* Give it a 64-bit memory BAR (bar and bar + 1 for the header) of a power of two bytes. */
 void fake_pci_add_bar(struct fake_pci *f, unsigned int bar, uint64_t size, bool mappable);
 /* Append a capability whose id, next and what follows is body[0 .. len - 1]; body[1] is filled in.

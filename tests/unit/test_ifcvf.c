@@ -55,23 +55,13 @@ watch_writes(struct fixture *f)
 	f->v.pci.on_write = record;
 }
 
-static void
-set_ids(struct fixture *f, uint16_t device, uint16_t subsystem)
-{
-	const uint16_t intel = 0x8086;
-
-	memcpy(&f->v.pci.config[0x02], &device, sizeof(device));
-	memcpy(&f->v.pci.config[0x2c], &intel, sizeof(intel));
-	memcpy(&f->v.pci.config[0x2e], &subsystem, sizeof(subsystem));
-}
-
 /* A net function with the block, found by its ids. */
 static void
 init_ifcvf(struct fixture *f, uint16_t device, uint16_t subsystem)
 {
 	fake_virtio_init_bar(&f->v, "v0", 2, 2);
 	fake_pci_add_bar(&f->v.pci, LM_BAR, LM_SIZE, false);
-	set_ids(f, device, subsystem);
+	fake_pci_set_ids(&f->v.pci, 0x1af4, device, 0x8086, subsystem);
 	f->guest.start.nvqs = 4;
 	for (uint16_t i = 0; i < 4; i++)
 		f->guest.vqs[i].ready = true;
@@ -291,7 +281,7 @@ static void
 live_with_virtio_in_bar_4(struct fixture *f, const char *words)
 {
 	fake_virtio_init(&f->v, "v0", 2);
-	set_ids(f, 0x1041, 0x001a);
+	fake_pci_set_ids(&f->v.pci, 0x1af4, 0x1041, 0x8086, 0x001a);
 	watch_writes(f);
 	assert_int_equal(add(f, words), 0);
 	f->guest.start.nvqs = 4;
