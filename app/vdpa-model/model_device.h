@@ -40,6 +40,7 @@ struct model_log {
 	struct vdpa_dirty_log logs[2];
 	unsigned int at;
 	struct vdpa_iotlb *tlb; /* in which its memory is */
+	uint64_t past;		/* pages past its end that were written; atomic */
 	struct vdpa_log_limit lines;
 };
 

@@ -444,9 +444,11 @@ device_stats(const struct model_device *md)
 				  (int)__atomic_load_n(&q->position, __ATOMIC_RELAXED)));
 	}
 	model_fault_format(__atomic_load_n(&md->fault, __ATOMIC_RELAXED), faults, sizeof(faults));
-	return json_pack("{sssbsssoso}", "socket", md->path, "connected",
+	return json_pack("{sssbsssos{sI}so}", "socket", md->path, "connected",
 			 (int)__atomic_load_n(&md->connected, __ATOMIC_RELAXED), "fault", faults,
-			 "dma", dma_stats(&md->dma_counts), "queues", queues);
+			 "dma", dma_stats(&md->dma_counts), "log", "pages_past_end",
+			 (json_int_t)__atomic_load_n(&md->log.past, __ATOMIC_RELAXED), "queues",
+			 queues);
 }
 
 json_t *

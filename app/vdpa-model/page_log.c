@@ -66,7 +66,8 @@ turn_on(struct model_device *md, struct vdpa_iotlb *tlb, uint8_t *bitmap)
 	for (unsigned int i = 0; i < VDPA_VQ_MAX; i++)
 		used_iova[i] = UINT64_MAX;
 	/* The device has the one before until it has this one. */
-	*next = (struct vdpa_dirty_log){.bitmap = bitmap, .size = size};
+	*next = (struct vdpa_dirty_log){
+		.bitmap = bitmap, .size = size, .fd = -1, .past = &log->past};
 	if (vdpa_device_set_log(md->vdev, next, used_iova) < 0) {
 		VDPA_LOG(ERR, "%s: vfio-user: dirty log: %s", md->vdev->name, vdpa_error_message());
 		turn_off(md);

@@ -112,6 +112,7 @@ handle_stats(const char *cmd, const char *params, struct rte_tel_data *d)
 		 json_is_true(json_object_get(stats, "connected")) ? "true" : "false");
 	add_text(d, "fault", json_string_value(json_object_get(stats, "fault")));
 	add_numbers(d, "dma", json_object_get(stats, "dma"));
+	add_numbers(d, "log", json_object_get(stats, "log"));
 	queues = json_object_get(stats, "queues");
 	list = rte_tel_data_alloc();
 	if (list != NULL) {

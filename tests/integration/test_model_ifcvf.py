@@ -283,9 +283,11 @@ class Ifcvf(ModelTest):
         driver.start()
         at = driver.rx_buf
         last = (driver.memory.GPA + at) // PAGE
+        before = self.model.model_stats('net')['log']['pages_past_end']
         driver.log_on(size=last // 8)
         driver.exchange()
         self.assertEqual(driver.logged(), set())
+        self.assertEqual(self.model.model_stats('net')['log']['pages_past_end'], before + 1)
         driver.log_on(size=last // 8 + 1)
         driver.exchange()
         self.assertEqual(driver.logged(), {last})

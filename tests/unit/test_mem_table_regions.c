@@ -434,6 +434,22 @@ the_dirty_log_marks_every_page_touched(void **state)
 	assert_int_equal(bits[4], 0);
 }
 
+static void
+the_dirty_log_counts_pages_past_its_end(void **state)
+{
+	uint8_t bits[4] = {0};
+	uint64_t past = 0;
+	struct vdpa_dirty_log log = {
+		.bitmap = bits, .size = sizeof(bits), .fd = -1, .past = &past};
+
+	vdpa_dirty_log_mark(&log, 0, 32 * PAGE);
+	assert_int_equal(past, 0);
+	vdpa_dirty_log_mark(&log, 31 * PAGE, PAGE + 1);
+	assert_int_equal(past, 1);
+	vdpa_dirty_log_mark(&log, 40 * PAGE, 3 * PAGE);
+	assert_int_equal(past, 4);
+}
+
 /* Lines of /proc/self/maps. */
 static unsigned int
 all_mappings(void)
@@ -650,6 +666,7 @@ main(void)
 		cmocka_unit_test(others_keep_what_they_have),
 		cmocka_unit_test(versions_share_a_place_only_for_the_same_memory),
 		cmocka_unit_test(the_dirty_log_marks_every_page_touched),
+		cmocka_unit_test(the_dirty_log_counts_pages_past_its_end),
 		cmocka_unit_test(a_log_of_the_drivers_own_is_merged_and_cleared),
 		cmocka_unit_test(no_bit_is_lost_that_is_set_while_a_log_is_merged),
 	};

@@ -10,6 +10,13 @@
 
 #include "vdpa_memory.h"
 
+static void
+count_past(const struct vdpa_dirty_log *log, uint64_t n)
+{
+	if (log->past != NULL)
+		__atomic_fetch_add(log->past, n, __ATOMIC_RELAXED);
+}
+
 void
 vdpa_dirty_log_mark(const struct vdpa_dirty_log *log, uint64_t iova, uint64_t len)
 {
@@ -20,10 +27,14 @@ vdpa_dirty_log_mark(const struct vdpa_dirty_log *log, uint64_t iova, uint64_t le
 	pages = log->size > UINT64_MAX / 8 ? UINT64_MAX : log->size * 8;
 	first = iova >> VDPA_DIRTY_PAGE_SHIFT;
 	last = (iova + len - 1 < iova ? UINT64_MAX : iova + len - 1) >> VDPA_DIRTY_PAGE_SHIFT;
-	if (first >= pages)
+	if (first >= pages) {
+		count_past(log, last - first + 1);
 		return;
-	if (last >= pages)
+	}
+	if (last >= pages) {
+		count_past(log, last - pages + 1);
 		last = pages - 1;
+	}
 	while (first <= last) {
 		uint64_t end = first | 7; /* last page of this byte */
 		uint8_t bits = (uint8_t)(0xff << (first & 7));

@@ -224,11 +224,13 @@ struct vdpa_dirty_log {
 	uint64_t size;	 /**< bytes of bitmap */
 	int fd;		 /**< shared memory file that has it; -1: not known */
 	uint64_t offset; /**< of bitmap in fd, bytes */
+	uint64_t *past;	 /**< pages past the bitmap are counted there; atomic; NULL: they are not */
 };
 
 #define VDPA_DIRTY_PAGE_SHIFT 12
 
-/** Mark [iova, iova + len) dirty; what lies past the bitmap is ignored. Data path, any thread. */
+/** Mark [iova, iova + len) dirty; what lies past the bitmap is counted at most. Data path, any
+ * thread. */
 void vdpa_dirty_log_mark(const struct vdpa_dirty_log *log, uint64_t iova, uint64_t len);
 
 /** Mark all memory of a table (NULL: none): what was written is not known. From any thread. */

@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+"""A running guest moves between two QEMUs on one host, each with daemons of its own."""
+
+import pathlib
+
+import daemon
+import guest
+import qmp
+import vmtest
+from vmtest import MAC0
+
+# Moves in one life of the guest.
+MOVES = vmtest.count(3, 20)
+NET = f"sim_net mac {MAC0} backend echo"
+DISK = "sim_blk backend file {}/disk.img serial s0 share-rw"
+
+
+class Move(BaseException):
+    """The guest asks to be moved, and waits for the answer; no error that run() answers by itself."""
+
+
+def ask_to_move():
+    raise Move
+
+
+class Migration(vmtest.GuestTest):
+    def setUp(self):
+        super().setUp()
+        self.folders = [pathlib.Path(self.folder, side) for side in ("a", "b")]
+        for folder in self.folders:
+            folder.mkdir()
+
+    def start(self, cls, folder, *devices):
+        d = cls(vmtest.BUILD, folder, devices)
+        d.start()
+        self.addCleanup(d.kill)
+        return d
+
+    def serve(self, name, words, model=None):
+        """A device on either side, by a simulator or, with words of vdpa-model, by a function of it."""
+        daemons = []
+        for folder in self.folders:
+            mgmtdev = words.format(self.folder)
+            if model is not None:
+                (folder / "model").mkdir()
+                daemons.append(self.start(
+                    daemon.Model, folder / "model", f"name m0 mgmtdev {mgmtdev} {model} vfio_user %s/m0.vfu"))
+                mgmtdev = f"vfio-user/{folder}/model/m0.vfu"
+            daemons.append(self.start(daemon.Daemon, folder, f"name {name} mgmtdev {mgmtdev} socket %s/{name}.sock"))
+        return daemons
+
+    def machine(self, folder, move, script, devices):
+        """A QEMU on a side: the first boots, the others wait for the guest."""
+        arguments = [*devices(folder), *qmp.arguments(folder / f"{move}.qmp"),
+                     *(["-incoming", "defer"] if move > 0 else [])]
+        g = guest.Guest(folder, f"guest{move}", script, arguments)
+        g.start()
+        self.addCleanup(g.kill)
+        return g, folder / f"{move}.qmp"
+
+    def live(self, script, devices):
+        """
+        Let the guest run to its end and move it each time it asks. devices: QEMU's arguments, for a
+        folder. Returns the script's results and each move's downtime in ms.
+        """
+        downtimes = []
+        here, control = self.machine(self.folders[0], 0, script, devices)
+        while True:
+            try:
+                return here.run({"move": ask_to_move}), downtimes
+            except Move:
+                pass
+            move = len(downtimes) + 1
+            folder = self.folders[move % 2]
+            there, there_control = self.machine(folder, move, script, devices)
+            with qmp.Qmp(control) as source, qmp.Qmp(there_control) as destination:
+                uri = f"unix:{folder}/{move}.migration"
+                destination("migrate-incoming", uri=uri)
+                source("migrate", uri=uri)
+                downtimes.append(source.wait_migration()["downtime"])
+                destination.wait_migration()
+            here.kill()
+            there.results = here.results
+            here, control = there, there_control
+            here.proc.stdin.write(b"moved\n")
+            here.proc.stdin.flush()
+
+    def end(self, daemons):
+        """Nothing failed on either side."""
+        for d in daemons:
+            self.assertNotIn("the device is stopped", d.log_text())
+            d.stop()
+
+    def move_net(self, model=None):
+        daemons = self.serve("net0", NET, model)
+        results, downtimes = self.live(f"""
+            net_up $(nic {MAC0}) 10.0.0.1/24 fd00::1/64
+            ping -i 0.05 10.0.0.2 >/tmp/stream &
+            stream=$!
+            for move in $(seq {MOVES}); do
+                sleep 0.5
+                host move >/dev/null
+                ping_all 5 10.0.0.2 after$move
+            done
+            kill -INT $stream
+            wait $stream || true
+            result stream "$(grep 'packets transmitted' /tmp/stream)"
+        """, lambda folder: guest.vhost_user_net("net0", f"{folder}/net0.sock", MAC0))
+        print(f"{MOVES} moves of net{' by ' + model if model else ''}: {results['stream']}; downtime {downtimes} ms",
+              flush=True)
+        self.assertEqual(len(downtimes), MOVES)
+        self.end(daemons)
+
+    def move_block(self, model=None):
+        with open(self.folder + "/disk.img", "wb") as image:
+            image.truncate(32 << 20)
+        daemons = self.serve("disk0", DISK, model)
+        results, downtimes = self.live(f"""
+            disk=/dev/$(disk s0)
+            # A block after the other, each with its number, while the guest moves.
+            (
+                at=0
+                while [ ! -e /tmp/enough ]; do
+                    printf '%-4096s' "block $at" | dd of=$disk bs=4096 seek=$((at % 8192)) oflag=direct \\
+                        conv=notrunc 2>/dev/null || {{ echo "write $at" >/tmp/failed; break; }}
+                    at=$((at + 1))
+                    echo $at >/tmp/at
+                done
+            ) &
+            writer=$!
+            for move in $(seq {MOVES}); do
+                sleep 0.5
+                was=$(cat /tmp/at)
+                host move >/dev/null
+                wait_for 10 sh -c "[ \\$(cat /tmp/at) -gt $((was + 10)) ]"
+            done
+            touch /tmp/enough
+            wait $writer
+            [ ! -e /tmp/failed ] || fail "$(cat /tmp/failed)"
+            blocks=$(cat /tmp/at)
+            [ $blocks -le 8192 ] || fail "the writer went round: $blocks blocks"
+            drop_caches
+            at=0
+            while [ $at -lt $blocks ]; do
+                printf '%-4096s' "block $at"
+                at=$((at + 1))
+            done | sha256sum >/tmp/wanted
+            dd if=$disk bs=4096 count=$blocks iflag=direct 2>/dev/null | sha256sum >/tmp/got
+            cmp /tmp/wanted /tmp/got || fail "what was written is not what is there"
+            result blocks $blocks
+        """, lambda folder: guest.vhost_user_blk("disk0", f"{folder}/disk0.sock"))
+        print(f"{MOVES} moves of block{' by ' + model if model else ''}: {results['blocks']} blocks written and read; "
+              f"downtime {downtimes} ms", flush=True)
+        self.assertEqual(len(downtimes), MOVES)
+        self.end(daemons)
+
+    def test_net(self):
+        self.move_net()
+
+    def test_block(self):
+        self.move_block()
+
+    def test_net_by_a_log_of_hardware(self):
+        self.move_net("function ifcvf")
+
+    def test_block_by_a_log_of_hardware(self):
+        self.move_block("function ifcvf")
+
+
+if __name__ == "__main__":
+    vmtest.main()
