@@ -29,10 +29,6 @@
 /* Bytes; a page, wherever that is large. */
 #define VQ_ALIGN_MAX 65536
 
-/* The first version's table, whose last op was free: what every driver has. */
-#define OPS_SIZE_MIN                                                                               \
-	(offsetof(struct vdpa_config_ops, free) + sizeof(((struct vdpa_config_ops *)NULL)->free))
-
 static const char *
 missing_op(const struct vdpa_config_ops *ops)
 {
@@ -268,7 +264,7 @@ vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_o
 
 	if (vdev == NULL || core == NULL)
 		return alloc_failed(vdev, core, vdpa_error(ENOMEM, "%s: out of memory", name));
-	rc = vdpa_ops_copy(&core->ops, sizeof(core->ops), ops, OPS_SIZE_MIN, name);
+	rc = vdpa_ops_copy(&core->ops, sizeof(core->ops), ops, VDPA_OPS_SIZE_MIN, name);
 	if (rc < 0)
 		return alloc_failed(vdev, core, rc);
 	rc = check_ops(name, &core->ops);

@@ -6,8 +6,14 @@
 #ifndef VDPA_OP_H
 #define VDPA_OP_H
 
+#include <stddef.h>
+
 #include "error_priv.h"
 #include "vdpa_driver.h"
+
+/* The first version's table, whose last op was free: what every driver has. */
+#define VDPA_OPS_SIZE_MIN                                                                          \
+	(offsetof(struct vdpa_config_ops, free) + sizeof(((struct vdpa_config_ops *)NULL)->free))
 
 /*
  * Copy a driver's table, whose first member is its size, into one of ours: what a shorter one lacks

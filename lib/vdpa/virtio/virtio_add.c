@@ -19,6 +19,7 @@
 #include <rte_common.h>
 
 #include "clock.h"
+#include "op.h"
 #include "vdpa_log.h"
 #include "virtio_priv.h"
 #include "virtio_type.h"
@@ -335,27 +336,31 @@ look_at_device(struct virtio_device *dev, const struct vdpa_args *args)
 
 typedef void (*op_fn)(void);
 
-/* The service's ops, and over them the driver's. */
-static void
-merge_ops(struct vdpa_config_ops *ops, const struct vdpa_virtio_kind *kind)
+/* The service's ops, and over them the driver's, whatever version its table is of. */
+static int
+merge_ops(struct vdpa_config_ops *ops, const struct vdpa_virtio_kind *kind, const char *name)
 {
-	const struct vdpa_config_ops *over = kind->ops;
+	struct vdpa_config_ops over;
+	int rc;
 
 	*ops = *vdpa_virtio_ops();
 	if (!kind->queue_enable_stops) {
 		ops->suspend = NULL;
 		ops->resume = NULL;
 	}
-	if (over == NULL)
-		return;
-	for (size_t at = sizeof(over->size);
-	     at + sizeof(op_fn) <= RTE_MIN(over->size, sizeof(*over)); at += sizeof(op_fn)) {
+	if (kind->ops == NULL)
+		return 0;
+	rc = vdpa_ops_copy(&over, sizeof(over), kind->ops, VDPA_OPS_SIZE_MIN, name);
+	if (rc < 0)
+		return rc;
+	for (size_t at = sizeof(over.size); at < sizeof(over); at += sizeof(op_fn)) {
 		op_fn op;
 
-		memcpy(&op, (const char *)over + at, sizeof(op));
+		memcpy(&op, (const char *)&over + at, sizeof(op));
 		if (op != NULL)
 			memcpy((char *)ops + at, &op, sizeof(op));
 	}
+	return 0;
 }
 
 /* The device of an open function; nobody knows it yet. */
@@ -363,10 +368,13 @@ static int
 create(struct virtio_device *dev, const struct vdpa_virtio_kind *kind, const char *name)
 {
 	struct vdpa_virtio_device *pub;
+	int rc;
 
 	if (kind->variant != NULL)
 		kind = kind->variant(&dev->hw);
-	merge_ops(&dev->ops, kind);
+	rc = merge_ops(&dev->ops, kind, name);
+	if (rc < 0)
+		return rc;
 	pub = (void *)vdpa_alloc_device_size(RTE_MAX(kind->size, sizeof(*pub)), name, &dev->ops);
 	if (pub == NULL)
 		return -errno;
