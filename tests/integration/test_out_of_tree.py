@@ -3,12 +3,13 @@
 
 """Drivers as their authors build them: by pkg-config, against an installed prefix and nothing else.
 
-The skeleton of doc/examples with its unit test and the test kit, and copies of the built-in drivers
-ifcvf and octep; each is loaded by -d into the installed programs.
+The skeleton of doc/examples with its unit test and the test kit, the driver of the guide, and copies of
+the built-in drivers ifcvf and octep; each is loaded by -d into the installed programs.
 """
 
 import concurrent.futures
 import os
+import re
 import shlex
 import shutil
 import struct
@@ -226,6 +227,45 @@ class Dpdk(unittest.TestCase):
                         net.exchange()
                 self.assertIn("uvdpa1: ring_state 'maybe': allowed are on, off",
                               example.out.text())
+
+
+class Guide(unittest.TestCase):
+    """The driver of doc/driver-guide.md is as it says, with ids and with ring state."""
+
+    def setUp(self):
+        self.dir = tempfile.mkdtemp(prefix='uvdpa-test.')
+        self.addCleanup(shutil.rmtree, self.dir)
+        with open(os.path.join(SOURCE, 'doc/driver-guide.md')) as f:
+            self.guide = f.read()
+        self.first, self.more = re.findall('^```c\n(.*?)^```$', self.guide, re.M | re.S)[:2]
+
+    def drive(self, text, can):
+        source = os.path.join(self.dir, 'my.c')
+        with open(source, 'w') as f:
+            f.write(text)
+        path = plugin_tool.build(os.path.join(self.dir, 'my.so'), source,
+                                 pkg_config_path=_pkg_config)
+        self.assertIn(can, self.guide)
+        with model('sim_net max_vqp 2 function ifcvf') as other:
+            words = f'mgmtdev vfio-user/{other.dir}/m0.sock driver my'
+            info = run(program('test-vdpa'), 'info', '-d', path, '--dev', words)
+            self.assertRegex(info, f'(?m)^can +{can}$')
+            outcome = conformance({'dev': words}, '--loopback=yes', '-d', path)
+        self.assertEqual(outcome.named('fail'), {}, outcome.text())
+        self.assertEqual(outcome.code, 0)
+        return outcome
+
+    def test_its_steps(self):
+        later = {'queue_disable', 'late_queue', 'split_queue_resume', 'queue_reset', 'split_places'}
+        outcome = self.drive(self.first, 'vq_enable vq_reset doorbells')
+        self.assertLess(later | known.LOG, set(outcome.named('skip')), outcome.text())
+        own = '\tstatic const struct vdpa_virtio_kind kind;\n\n'
+        self.assertIn(own, self.first)
+        before, add = self.first.replace(own, '').split('static int\nmy_add', 1)
+        outcome = self.drive(f'{before}{self.more}\nstatic int\nmy_add{add}',
+                             'late_vqs suspend vq_enable vq_reset doorbells')
+        self.assertLess(later, set(outcome.named('pass')), outcome.text())
+        self.assertLess(known.LOG, set(outcome.named('skip')), outcome.text())
 
 
 class Copies(unittest.TestCase):
