@@ -3,7 +3,7 @@
 # Copyright (c) 2026 uvdpa contributors
 """The size of test files: check_sizes.py SOURCE_ROOT
 
-Fails, naming the file, where a file of tests/ or of app/test-vdpa/ has more than 800 lines: it is
+Fails, naming the file, where a file of tests/, app/test-vdpa/ or app/testkit/ has more than 800 lines: it is
 about several subjects then, and each of them wants a file. First it checks itself, on made-up files.
 """
 
@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 LIMIT = 800
-FOLDERS = ('tests', 'app/test-vdpa')
+FOLDERS = ('tests', 'app/test-vdpa', 'app/testkit')
 
 
 def files(root):
@@ -44,14 +44,15 @@ def check(root):
 def check_itself():
     with tempfile.TemporaryDirectory() as root:
         for name, lines in (('tests/unit/test_short.c', LIMIT), ('tests/vm/lab_long.py', LIMIT + 1),
-                            ('app/test-vdpa/cases_long.c', LIMIT + 2), ('lib/no_test.c', LIMIT * 2),
+                            ('app/test-vdpa/cases_long.c', LIMIT + 2), ('app/testkit/fake.c', LIMIT),
+                            ('lib/no_test.c', LIMIT * 2),
                             ('tests/vm/__pycache__/lab_long.pyc', LIMIT * 2)):
             path = os.path.join(root, name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, 'w', encoding='utf-8') as file:
                 file.write('x\n' * lines)
         errors, count = check(root)
-        assert count == 3, count
+        assert count == 4, count
         assert [error.split(' lines')[0] for error in errors] == [
             f'app/test-vdpa/cases_long.c has {LIMIT + 2}', f'tests/vm/lab_long.py has {LIMIT + 1}'], errors
 

@@ -41,11 +41,12 @@ def build(path, source=NULL, pkg_config_path=None, defines=()):
 def install(folder):
     """Install the build tree below folder; its pkg-config folder and its library folder."""
     run('meson', 'install', '--no-rebuild', '-C', BUILD, env=dict(os.environ, DESTDIR=folder))
-    pcs = run('find', folder, '-name', 'uvdpa.pc').split()
-    assert len(pcs) == 1, pcs
-    # The file names the final prefix: let it name the one it is under now.
-    with open(pcs[0]) as f:
-        text = f.read()
-    with open(pcs[0], 'w') as f:
-        f.write(text.replace('prefix=', f'prefix={folder}', 1))
+    pcs = run('find', folder, '-name', 'uvdpa.pc', '-o', '-name', 'uvdpa-*.pc').split()
+    assert pcs and len(set(map(os.path.dirname, pcs))) == 1, pcs
+    # The files name the final prefix: let them name the one they are under now.
+    for pc in pcs:
+        with open(pc) as f:
+            text = f.read()
+        with open(pc, 'w') as f:
+            f.write(text.replace('prefix=', f'prefix={folder}', 1))
     return os.path.dirname(pcs[0]), os.path.dirname(os.path.dirname(pcs[0]))

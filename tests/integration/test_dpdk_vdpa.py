@@ -74,9 +74,8 @@ class Process:
         self.process = subprocess.Popen(
             command + ['--', *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors='replace', bufsize=1, cwd=self.dir,
-            env=dict(os.environ, LD_LIBRARY_PATH=f'{BUILD}:{_folder}',
-                     XDG_RUNTIME_DIR=self.dir,
-                     RUNTIME_DIRECTORY=self.dir, **(env or {})))
+            env={**os.environ, 'LD_LIBRARY_PATH': f'{BUILD}:{_folder}', 'XDG_RUNTIME_DIR': self.dir,
+                 'RUNTIME_DIRECTORY': self.dir, **(env or {})})
         self.out = harness.Reader(self.process.stdout)
 
     def command(self, text, done):

@@ -55,26 +55,16 @@ watch_writes(struct fixture *f)
 	f->v.pci.on_write = record;
 }
 
-static void
-set_ids(struct fixture *f, uint16_t device, uint16_t subsystem)
-{
-	const uint16_t intel = 0x8086;
-
-	memcpy(&f->v.pci.config[0x02], &device, sizeof(device));
-	memcpy(&f->v.pci.config[0x2c], &intel, sizeof(intel));
-	memcpy(&f->v.pci.config[0x2e], &subsystem, sizeof(subsystem));
-}
-
 /* A net function with the block, found by its ids. */
 static void
 init_ifcvf(struct fixture *f, uint16_t device, uint16_t subsystem)
 {
 	fake_virtio_init_bar(&f->v, "v0", 2, 2);
 	fake_pci_add_bar(&f->v.pci, LM_BAR, LM_SIZE, false);
-	set_ids(f, device, subsystem);
-	f->start.nvqs = 4;
+	fake_pci_set_ids(&f->v.pci, 0x1af4, device, 0x8086, subsystem);
+	f->guest.start.nvqs = 4;
 	for (uint16_t i = 0; i < 4; i++)
-		f->vqs[i].ready = true;
+		f->guest.vqs[i].ready = true;
 }
 
 static void
@@ -111,7 +101,7 @@ the_wide_ring_state_has_avail_and_used(void **state)
 
 	add_ifcvf(f);
 	for (uint16_t i = 0; i < 4; i++)
-		f->vqs[i].state.split.avail_index = (uint16_t)(0xfff0 + 7 * i);
+		f->guest.vqs[i].state.split.avail_index = (uint16_t)(0xfff0 + 7 * i);
 	start(f);
 	for (uint16_t i = 0; i < 4; i++) {
 		uint16_t at = (uint16_t)(0xfff0 + 7 * i);
@@ -138,7 +128,7 @@ the_narrow_ring_state_has_avail(void **state)
 	init_ifcvf(f, 0x1000, 0x0001);
 	assert_int_equal(add(f, WORDS), 0);
 	for (uint16_t i = 0; i < 4; i++)
-		f->vqs[i].state.split.avail_index = (uint16_t)(100 + i);
+		f->guest.vqs[i].state.split.avail_index = (uint16_t)(100 + i);
 	memset(lm(f, 0x20), 0xee, 0x20);
 	start(f);
 	for (uint16_t i = 0; i < 4; i++) {
@@ -160,11 +150,12 @@ a_packed_ring_begins_at_its_beginning_only(void **state)
 	struct fixture *f = *state;
 
 	add_ifcvf(f);
-	f->start.features = V1 | MQ | PACKED;
+	f->guest.start.features = V1 | MQ | PACKED;
 	start(f);
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
-	f->vqs[1].state.packed.last_avail_idx = f->vqs[1].state.packed.last_used_idx = 5;
-	assert_refused(vdpa_device_start(f->vdev, &f->start), EOPNOTSUPP, "starts at 5");
+	f->guest.vqs[1].state.packed.last_avail_idx = f->guest.vqs[1].state.packed.last_used_idx =
+		5;
+	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EOPNOTSUPP, "starts at 5");
 }
 
 static void
@@ -232,8 +223,8 @@ written_pages_come_into_the_log(void **state)
 
 	/* Memory that needs a larger one: queues stand still while the function's changes. */
 	mark(f, 0x106);
-	spec[0] = spec[1] =
-		(struct vdpa_mem_region_spec){.iova = MEM_IOVA, .size = MEM_SIZE, .fd = f->mem_fd};
+	spec[0] = spec[1] = (struct vdpa_mem_region_spec){
+		.iova = MEM_IOVA, .size = MEM_SIZE, .fd = f->guest.mem_fd};
 	spec[1].iova = spec[1].uaddr = HIGH_IOVA;
 	assert_int_equal(vdpa_iotlb_create(NULL, spec, 2, &larger), 0);
 	assert_int_equal(vdpa_device_set_memory(f->vdev, larger), 0);
@@ -339,8 +330,8 @@ a_queue_below_the_smallest_size_is_refused(void **state)
 	struct fixture *f = *state;
 
 	add_ifcvf(f);
-	f->vqs[1].num = 32;
-	assert_refused(vdpa_device_start(f->vdev, &f->start), EINVAL, "64");
+	f->guest.vqs[1].num = 32;
+	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EINVAL, "64");
 }
 
 /* Add, start, stop and delete a function whose structures are in BAR 4. */
@@ -348,19 +339,19 @@ static void
 live_with_virtio_in_bar_4(struct fixture *f, const char *words)
 {
 	fake_virtio_init(&f->v, "v0", 2);
-	set_ids(f, 0x1041, 0x001a);
+	fake_pci_set_ids(&f->v.pci, 0x1af4, 0x1041, 0x8086, 0x001a);
 	watch_writes(f);
 	assert_int_equal(add(f, words), 0);
-	f->start.nvqs = 4;
+	f->guest.start.nvqs = 4;
 	for (uint16_t i = 0; i < 4; i++)
-		f->vqs[i].ready = true;
+		f->guest.vqs[i].ready = true;
 	start(f);
 	assert_false(vdpa_get_capabilities(f->vdev)->suspend);
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 	/* No ring state: only the beginning. */
-	f->vqs[0].state.split.avail_index = 1;
-	assert_refused(vdpa_device_start(f->vdev, &f->start), EOPNOTSUPP, "starts at 1");
-	f->vqs[0].state.split.avail_index = 0;
+	f->guest.vqs[0].state.split.avail_index = 1;
+	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EOPNOTSUPP, "starts at 1");
+	f->guest.vqs[0].state.split.avail_index = 0;
 	assert_int_equal(vdpa_dev_del("v0"), 0);
 }
 

@@ -704,6 +704,57 @@ its_domain_reaches_memory_for_dma(void **state)
 
 #define test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+static void
+transports_are_refused_that_cannot_work(void **state)
+{
+	struct {
+		struct vdpa_pci_transport ops;
+		void *more;
+	} later = {.ops = fake_pci_transport};
+	struct vdpa_pci_transport ops = fake_pci_transport;
+
+	ops.prefix = "pci/";
+	assert_int_equal(vdpa_pci_register_transport(&ops), -EEXIST);
+	ops.prefix = "fake/";
+	assert_int_equal(vdpa_pci_register_transport(&ops), -EEXIST);
+	assert_string_equal(vdpa_error_message(),
+			    "PCI transport fake/: there is one of that prefix");
+	ops.prefix = "other";
+	assert_int_equal(vdpa_pci_register_transport(&ops), -EINVAL);
+	ops.prefix = "other/";
+	ops.set_irqs = NULL;
+	assert_int_equal(vdpa_pci_register_transport(&ops), -EINVAL);
+	ops.set_irqs = fake_pci_transport.set_irqs;
+	ops.size -= sizeof(void *);
+	assert_int_equal(vdpa_pci_register_transport(&ops), -EINVAL);
+	later.ops.prefix = "other/";
+	later.ops.size = sizeof(later);
+	later.more = &later;
+	assert_int_equal(vdpa_pci_register_transport(&later.ops), -E2BIG);
+}
+
+/* As one that was built for a later version is, and uses nothing of it. */
+static void
+a_registered_transport_is_a_copy(void **state)
+{
+	struct {
+		struct vdpa_pci_transport ops;
+		void *more;
+	} later = {.ops = fake_pci_transport};
+	struct vdpa_pci *pci;
+
+	later.ops.prefix = "other/";
+	later.ops.size = sizeof(later);
+	assert_int_equal(vdpa_pci_register_transport(&later.ops), 0);
+	later.ops.open = NULL;
+	assert_int_equal(vdpa_pci_open("other/a", NULL, &pci), 0);
+	assert_string_equal(vdpa_pci_name(pci), "other/a");
+	vdpa_pci_close(pci);
+	vdpa_pci_unregister_transport("other/");
+	vdpa_pci_unregister_transport("other/");
+	assert_int_equal(vdpa_pci_open("other/a", NULL, &pci), -EINVAL);
+}
+
 int
 main(void)
 {
@@ -732,6 +783,8 @@ main(void)
 		test(only_parts_that_can_be_mapped_are),
 		test(an_area_that_is_taken_away_ends_the_function_not_the_process),
 		test(its_domain_reaches_memory_for_dma),
+		test(transports_are_refused_that_cannot_work),
+		test(a_registered_transport_is_a_copy),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,7 +24,7 @@ the_device_is_told_pairs_address_and_mode(void **state)
 
 	add_net(f, 4, WORDS "mac 52:00:00:00:00:07");
 	for (unsigned int packed = 0; packed < 2; packed++) {
-		f->start.features = V1 | MQ | (packed != 0 ? PACKED : 0);
+		f->guest.start.features = V1 | MQ | (packed != 0 ? PACKED : 0);
 		start(f);
 		assert_int_equal(f->v.pairs, 4);
 		assert_true(f->v.promisc);
@@ -43,7 +43,8 @@ pairs_follow_the_queues_that_are_enabled(void **state)
 
 	add_net(f, 4, WORDS);
 	for (unsigned int i = 0; i < 4; i++) {
-		f->start.features = V1 | MQ | (i % 2 != 0 ? PACKED : 0) | (i / 2 != 0 ? DATA : 0);
+		f->guest.start.features =
+			V1 | MQ | (i % 2 != 0 ? PACKED : 0) | (i / 2 != 0 ? DATA : 0);
 		if (i / 2 != 0)
 			take_eventfds_away(f);
 		start(f);
@@ -89,13 +90,13 @@ a_hostile_control_queue_fails_the_start_in_time(void **state)
 			uint64_t began = now_ms();
 
 			f->v.ctrl = cases[i].ctrl;
-			f->start.features = V1 | MQ | (packed != 0 ? PACKED : 0);
+			f->guest.start.features = V1 | MQ | (packed != 0 ? PACKED : 0);
 			for (unsigned int q = 0; q < 4; q++)
-				f->vqs[q].state = (struct vdpa_vq_state){0};
+				f->guest.vqs[q].state = (struct vdpa_vq_state){0};
 			for (unsigned int q = 0; packed != 0 && q < 4; q++)
-				f->vqs[q].state.packed.last_avail_counter =
-					f->vqs[q].state.packed.last_used_counter = 1;
-			assert_refused(vdpa_device_start(f->vdev, &f->start), cases[i].err,
+				f->guest.vqs[q].state.packed.last_avail_counter =
+					f->guest.vqs[q].state.packed.last_used_counter = 1;
+			assert_refused(vdpa_device_start(f->vdev, &f->guest.start), cases[i].err,
 				       cases[i].text);
 			assert_true(now_ms() - began < 5000);
 			end_binding(f);
@@ -104,8 +105,8 @@ a_hostile_control_queue_fails_the_start_in_time(void **state)
 	}
 	f->v.ctrl = FAKE_CTRL_ANSWERS;
 	for (unsigned int q = 0; q < 4; q++)
-		f->vqs[q].state = (struct vdpa_vq_state){0};
-	f->start.features = V1 | MQ;
+		f->guest.vqs[q].state = (struct vdpa_vq_state){0};
+	f->guest.start.features = V1 | MQ;
 	start(f);
 }
 
@@ -136,10 +137,10 @@ memory_over_ctrl(struct fixture *f)
 	const struct vdpa_mem_region_spec spec = {.iova = f->v.vq[f->v.ctrl_idx].desc & ~0xfffULL,
 						  .uaddr = 1ULL << 40,
 						  .size = 0x1000,
-						  .fd = f->mem_fd};
+						  .fd = f->guest.mem_fd};
 	struct vdpa_iotlb *tlb;
 
-	assert_int_equal(vdpa_iotlb_add(f->tlb, &spec, &tlb), 0);
+	assert_int_equal(vdpa_iotlb_add(f->guest.tlb, &spec, &tlb), 0);
 	return tlb;
 }
 
@@ -152,7 +153,7 @@ a_control_queue_gives_way_to_the_guests_memory(void **state)
 
 	add_net(f, 2, WORDS);
 	for (unsigned int packed = 0; packed < 2; packed++) {
-		f->start.features = V1 | MQ | (packed != 0 ? PACKED : 0);
+		f->guest.start.features = V1 | MQ | (packed != 0 ? PACKED : 0);
 		start(f);
 		tlb = memory_over_ctrl(f);
 		was = f->v.vq[f->v.ctrl_idx].desc;
@@ -172,12 +173,12 @@ a_control_queue_gives_way_to_the_guests_memory(void **state)
 		assert_int_equal(vdpa_device_stop(f->vdev), 0);
 		assert_int_equal(vdpa_device_set_memory(f->vdev, tlb), 0);
 		assert_null(device(f)->ctrl.mem.va);
-		f->start.iotlb = tlb;
+		f->guest.start.iotlb = tlb;
 		start(f);
 		assert_int_equal(f->v.pci.n_mapped, 3);
 		assert_int_equal(vdpa_device_stop(f->vdev), 0);
 		end_binding(f);
-		f->start.iotlb = f->tlb;
+		f->guest.start.iotlb = f->guest.tlb;
 		vdpa_iotlb_put(tlb);
 	}
 }
@@ -192,10 +193,10 @@ a_control_queue_that_cannot_be_reset_keeps_its_place(void **state)
 	fake_virtio_init(&f->v, "v0", 2);
 	f->v.features &= ~RTE_BIT64(VIRTIO_F_RING_RESET);
 	assert_int_equal(add(f, WORDS), 0);
-	f->start.nvqs = 4;
-	f->start.features = V1 | MQ;
+	f->guest.start.nvqs = 4;
+	f->guest.start.features = V1 | MQ;
 	for (uint16_t i = 0; i < 4; i++)
-		f->vqs[i].ready = true;
+		f->guest.vqs[i].ready = true;
 	start(f);
 	tlb = memory_over_ctrl(f);
 	was = f->v.vq[f->v.ctrl_idx].desc;
@@ -252,7 +253,7 @@ a_broken_control_queue_is_no_refusal_to_be_promiscuous(void **state)
 	add_net(f, 1, WORDS);
 	for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		f->v.ctrl = cases[i].ctrl;
-		assert_int_equal(vdpa_device_start(f->vdev, &f->start), -cases[i].err);
+		assert_int_equal(vdpa_device_start(f->vdev, &f->guest.start), -cases[i].err);
 		assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_IDLE);
 	}
 }
@@ -265,9 +266,9 @@ a_device_without_control_queue_works_without(void **state)
 	fake_virtio_init(&f->v, "v0", 1);
 	f->v.features &= ~(RTE_BIT64(VIRTIO_NET_F_CTRL_VQ) | MQ);
 	assert_int_equal(add(f, WORDS), 0);
-	f->start.nvqs = 2;
-	f->start.features = V1;
-	f->vqs[0].ready = f->vqs[1].ready = true;
+	f->guest.start.nvqs = 2;
+	f->guest.start.features = V1;
+	f->guest.vqs[0].ready = f->guest.vqs[1].ready = true;
 	start(f);
 	assert_int_equal(f->v.commands, 0);
 	assert_int_equal(f->v.vq[2].enable, 0);

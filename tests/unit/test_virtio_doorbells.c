@@ -27,7 +27,7 @@ kicks_are_posted_where_the_doorbell_is_not_mapped(void **state)
 	add_net(f, 2, WORDS);
 	start(f);
 	posts = f->v.pci.posts;
-	eventfd_write(f->kick[3], 1);
+	eventfd_write(f->guest.kick[3], 1);
 	EVENTUALLY(f->v.vq[3].kicks == 1);
 	assert_int_equal(f->v.pci.posts, posts + 1);
 	assert_int_equal(device(f)->vqs[3].kicks, 1);
@@ -47,7 +47,7 @@ answers_of_start(struct fixture *f, uint16_t queues)
 	unsigned int answered = f->v.pci.answered;
 
 	for (uint16_t i = 0; i < 4; i++)
-		f->vqs[i].ready = i < queues;
+		f->guest.vqs[i].ready = i < queues;
 	start(f);
 	answered = f->v.pci.answered - answered;
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
@@ -76,15 +76,15 @@ kicks_are_written_where_the_doorbell_is_mapped(void **state)
 	seal_doorbells(f);
 	f->v.features &= ~RTE_BIT64(VIRTIO_NET_F_CTRL_VQ);
 	assert_int_equal(add(f, WORDS), 0);
-	f->start.nvqs = 2;
-	f->start.features = V1;
-	f->vqs[0].ready = f->vqs[1].ready = true;
+	f->guest.start.nvqs = 2;
+	f->guest.start.features = V1;
+	f->guest.vqs[0].ready = f->guest.vqs[1].ready = true;
 	bell = (volatile uint16_t *)(void *)&f->v.pci.bar[FAKE_VIRTIO_BAR]
 		       .mem[FAKE_VIRTIO_NOTIFY + 4096];
 	start(f);
 	posts = f->v.pci.posts;
 	*bell = 0xffff;
-	eventfd_write(f->kick[1], 1);
+	eventfd_write(f->guest.kick[1], 1);
 	EVENTUALLY(*bell == 1);
 	assert_int_equal(f->v.pci.posts, posts);
 
@@ -113,9 +113,9 @@ a_page_says_that_the_whole_device_goes_with_it(void **state)
 	seal_doorbells(f);
 	f->v.features &= ~RTE_BIT64(VIRTIO_NET_F_CTRL_VQ);
 	assert_int_equal(add(f, WORDS), 0);
-	f->start.nvqs = 2;
-	f->start.features = V1;
-	f->vqs[0].ready = f->vqs[1].ready = true;
+	f->guest.start.nvqs = 2;
+	f->guest.start.features = V1;
+	f->guest.vqs[0].ready = f->guest.vqs[1].ready = true;
 	start(f);
 	assert_int_equal(vdpa_get_vq_notification(f->vdev, 1, &area), 0);
 	assert_true(area.whole_device);
@@ -132,9 +132,9 @@ a_doorbell_that_shares_its_page_is_not_given_away(void **state)
 	seal_doorbells(f);
 	f->v.features &= ~RTE_BIT64(VIRTIO_NET_F_CTRL_VQ);
 	assert_int_equal(add(f, WORDS), 0);
-	f->start.nvqs = 2;
-	f->start.features = V1;
-	f->vqs[0].ready = f->vqs[1].ready = true;
+	f->guest.start.nvqs = 2;
+	f->guest.start.features = V1;
+	f->guest.vqs[0].ready = f->guest.vqs[1].ready = true;
 	start(f);
 	assert_non_null(device(f)->hw.doorbells.va);
 	assert_int_equal(vdpa_get_vq_notification(f->vdev, 0, &area), -EOPNOTSUPP);
@@ -156,9 +156,9 @@ a_page_that_the_structure_does_not_fill_is_not_given_away(void **state)
 	cap[12] = 4; /* length 0x1004 */
 	cap[13] = 0x10;
 	assert_int_equal(add(f, WORDS), 0);
-	f->start.nvqs = 2;
-	f->start.features = V1;
-	f->vqs[0].ready = f->vqs[1].ready = true;
+	f->guest.start.nvqs = 2;
+	f->guest.start.features = V1;
+	f->guest.vqs[0].ready = f->guest.vqs[1].ready = true;
 	start(f);
 	assert_int_equal(vdpa_get_vq_notification(f->vdev, 0, &area), 0);
 	assert_int_equal(vdpa_get_vq_notification(f->vdev, 1, &area), -EOPNOTSUPP);
@@ -174,9 +174,9 @@ a_page_that_can_be_taken_away_is_not_given_away(void **state)
 	fake_virtio_init_doorbells(&f->v, "v0", 1, 4096, true);
 	f->v.features &= ~RTE_BIT64(VIRTIO_NET_F_CTRL_VQ);
 	assert_int_equal(add(f, WORDS), 0);
-	f->start.nvqs = 2;
-	f->start.features = V1;
-	f->vqs[0].ready = f->vqs[1].ready = true;
+	f->guest.start.nvqs = 2;
+	f->guest.start.features = V1;
+	f->guest.vqs[0].ready = f->guest.vqs[1].ready = true;
 	start(f);
 	assert_int_equal(vdpa_get_vq_notification(f->vdev, 1, &area), -EOPNOTSUPP);
 	/* And when it is, the device fails at its next kick. cmocka has a SIGBUS handler of its own
@@ -184,7 +184,7 @@ a_page_that_can_be_taken_away_is_not_given_away(void **state)
 	vdpa_fault_fini();
 	assert_int_equal(vdpa_fault_init(), 0);
 	assert_int_equal(ftruncate(f->v.pci.bar[FAKE_VIRTIO_BAR].fd, FAKE_VIRTIO_NOTIFY), 0);
-	eventfd_write(f->kick[1], 1);
+	eventfd_write(f->guest.kick[1], 1);
 	EVENTUALLY(vdpa_pci_error(device(f)->hw.pci) == -ENODEV);
 }
 
@@ -196,7 +196,7 @@ a_kick_before_the_start_is_made_up_for(void **state)
 	add_net(f, 1, WORDS);
 	f->vdev->config->kick_vq(f->vdev, 0);
 	assert_int_equal(f->v.vq[0].kicks, 0);
-	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->guest.start), 0);
 	assert_int_equal(f->v.vq[0].kicks, 1);
 	assert_int_equal(f->v.vq[1].kicks, 1);
 }
@@ -211,18 +211,18 @@ only_the_control_queue_is_kicked_by_the_driver_where_kicks_carry_data(void **sta
 	struct fixture *f = *state;
 
 	add_net(f, 2, WORDS);
-	f->start.features = V1 | MQ | DATA;
-	f->vqs[2].ready = f->vqs[3].ready = false;
+	f->guest.start.features = V1 | MQ | DATA;
+	f->guest.vqs[2].ready = f->guest.vqs[3].ready = false;
 	take_eventfds_away(f);
-	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
-	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), 0);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->guest.start), 0);
+	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->guest.vqs[2]), 0);
 	for (unsigned int i = 0; i < 3; i++)
 		assert_int_equal(f->v.vq[i].kicks, 0);
 	assert_true(f->v.vq[f->v.ctrl_idx].kicks > 0);
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 	/* Without it, the next session has 16 bits again: the function looks. */
-	f->start.features = V1 | MQ;
-	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	f->guest.start.features = V1 | MQ;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->guest.start), 0);
 	for (unsigned int i = 0; i < 2; i++)
 		assert_int_equal(f->v.vq[i].kicks, 1);
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
@@ -257,12 +257,12 @@ a_control_queue_without_room_for_data_is_refused(void **state)
 	fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_NOTIFY_CFG)[12] = 10;
 	fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_NOTIFY_CFG)[13] = 0;
 	assert_int_equal(add(f, WORDS), 0);
-	f->start.nvqs = 2;
-	f->start.features = V1 | DATA;
-	f->vqs[0].ready = f->vqs[1].ready = true;
+	f->guest.start.nvqs = 2;
+	f->guest.start.features = V1 | DATA;
+	f->guest.vqs[0].ready = f->guest.vqs[1].ready = true;
 	take_eventfds_away(f);
-	assert_refused(vdpa_device_start(f->vdev, &f->start), EPROTO, "no room for it");
-	f->start.features = V1;
+	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EPROTO, "no room for it");
+	f->guest.start.features = V1;
 	start(f);
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 }

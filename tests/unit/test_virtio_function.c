@@ -326,10 +326,10 @@ another_type_has_the_queues_that_it_counts(void **state)
 	assert_true((vdpa_get_device_features(f->vdev) & RTE_BIT64(17)) != 0);
 	assert_int_equal(vdpa_set_config(f->vdev, 3, "\x5a", 1), 0);
 	assert_int_equal(f->v.pci.bar[FAKE_VIRTIO_BAR].mem[FAKE_VIRTIO_CONFIG + 3], 0x5a);
-	f->start = (struct vdpa_start_config){
-		.features = V1, .iotlb = f->tlb, .vqs = f->vqs, .nvqs = 5};
+	f->guest.start = (struct vdpa_start_config){
+		.features = V1, .iotlb = f->guest.tlb, .vqs = f->guest.vqs, .nvqs = 5};
 	for (unsigned int i = 0; i < 5; i++)
-		f->vqs[i].ready = true;
+		f->guest.vqs[i].ready = true;
 	start(f);
 	assert_int_equal(f->v.commands, 0);
 	assert_int_equal(f->v.vq[4].enable, 1);
@@ -382,7 +382,7 @@ statistics_count_what_passes_through_us(void **state)
 	add_net(f, 1, WORDS);
 	start(f);
 	f->vdev->config->kick_vq(f->vdev, 1);
-	assert_int_equal(vdpa_device_set_vq_call(f->vdev, 0, f->call[1]), 0);
+	assert_int_equal(vdpa_device_set_vq_call(f->vdev, 0, f->guest.call[1]), 0);
 	n = f->vdev->config->get_stats(f->vdev, stats, 8);
 	assert_int_equal(n, 5);
 	assert_string_equal(stats[0].name, "kicks_relayed");
@@ -393,6 +393,50 @@ statistics_count_what_passes_through_us(void **state)
 	assert_int_equal(stats[3].value, 3);
 	assert_int_equal(f->vdev->config->get_stats(f->vdev, stats, 0), 5);
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+}
+
+/* A driver's table over the service's. */
+
+static struct {
+	struct vdpa_config_ops ops;
+	void *later;
+} over;
+
+static int
+add_over(struct vdpa_driver *drv, struct vdpa_mgmt_dev *mdev, struct vdpa_pci *pci,
+	 const char *name, const struct vdpa_args *args)
+{
+	static const struct vdpa_virtio_kind kind = {.ops = &over.ops};
+
+	return vdpa_virtio_add(&kind, mdev, pci, name, args);
+}
+
+static uint32_t
+vendor_of_over(struct vdpa_device *vdev)
+{
+	return 0x7e57;
+}
+
+static void
+a_table_of_another_version_is_taken_or_refused_as_a_whole(void **state)
+{
+	static const struct vdpa_param params[] = {VDPA_VIRTIO_PARAMS, {0}};
+	static const struct vdpa_pci_match ids[] = {{VDPA_PCI_DEVICE(0xfff0, 1)}, {0}};
+	static struct vdpa_driver driver = {
+		.name = "over", .params = params, .pci_ids = ids, .pci_add = add_over};
+	struct fixture *f = *state;
+
+	fake_virtio_init(&f->v, "v0", 1);
+	assert_int_equal(vdpa_register_driver(&driver), 0);
+	over.ops.get_vendor_id = vendor_of_over;
+	assert_refused(add(f, WORDS "driver over"), EINVAL, "a size of 0 bytes");
+	over.ops.size = sizeof(over);
+	over.later = &over;
+	assert_refused(add(f, WORDS "driver over"), E2BIG, "ops of a later version");
+	over.later = NULL;
+	assert_int_equal(add(f, WORDS "driver over"), 0);
+	assert_int_equal(f->vdev->config->get_vendor_id(f->vdev), 0x7e57);
+	vdpa_unregister_driver(&driver);
 }
 
 int
@@ -410,6 +454,7 @@ main(void)
 		T(a_type_has_the_configuration_that_virtio_gives_it),
 		T(a_function_makes_one_device),
 		T(statistics_count_what_passes_through_us),
+		T(a_table_of_another_version_is_taken_or_refused_as_a_whole),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

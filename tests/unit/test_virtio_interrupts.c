@@ -48,11 +48,11 @@ each_queue_has_a_vector_that_signals_the_guest(void **state)
 	assert_int_equal(f->v.config_vector, 0);
 	for (unsigned int i = 0; i < 4; i++) {
 		assert_int_equal(f->v.vq[i].vector, 1 + i);
-		assert_int_equal(f->v.pci.msix[1 + i], f->call[i]);
+		assert_int_equal(f->v.pci.msix[1 + i], f->guest.call[i]);
 	}
 	relayed = device(f)->irq.relayed;
 	assert_true(fake_virtio_interrupt(&f->v, 2));
-	assert_int_equal(signals(f->call[2]), 1);
+	assert_int_equal(signals(f->guest.call[2]), 1);
 	assert_int_equal(device(f)->irq.relayed, relayed);
 
 	/* Swapped while it runs: the new one hears of what may have come in between, others do
@@ -60,7 +60,9 @@ each_queue_has_a_vector_that_signals_the_guest(void **state)
 	assert_int_equal(vdpa_device_set_vq_call(f->vdev, 2, other), 0);
 	assert_int_equal(f->v.pci.msix[3], other);
 	assert_int_equal(signals(other), 1);
-	assert_int_equal(signals(f->call[1]) + signals(f->call[2]) + signals(f->call[3]), 0);
+	assert_int_equal(signals(f->guest.call[1]) + signals(f->guest.call[2]) +
+				 signals(f->guest.call[3]),
+			 0);
 	assert_int_equal(f->v.vq[2].enable, 1);
 	assert_int_equal(vdpa_device_set_vq_call(f->vdev, 2, -1), 0);
 	assert_int_equal(f->v.pci.msix[3], -1);
@@ -79,9 +81,9 @@ queues_share_vectors_when_there_are_few(void **state)
 	for (unsigned int i = 0; i < 4; i++)
 		assert_int_equal(f->v.vq[i].vector, 1 + i % 2);
 	assert_true(fake_virtio_interrupt(&f->v, 1));
-	assert_signalled(f->call[3]);
-	assert_int_equal(signals(f->call[1]), 1);
-	assert_int_equal(signals(f->call[0]) + signals(f->call[2]), 0);
+	assert_signalled(f->guest.call[3]);
+	assert_int_equal(signals(f->guest.call[1]), 1);
+	assert_int_equal(signals(f->guest.call[0]) + signals(f->guest.call[2]), 0);
 	assert_int_equal(device(f)->irq.relayed, 1);
 }
 
@@ -95,11 +97,11 @@ a_vector_of_one_queue_is_not_relayed_beside_shared_ones(void **state)
 	start(f);
 	assert_int_equal(f->v.vq[0].vector, 1);
 	assert_int_equal(f->v.vq[3].vector, 1);
-	assert_int_equal(f->v.pci.msix[2], f->call[1]);
-	assert_int_equal(f->v.pci.msix[3], f->call[2]);
+	assert_int_equal(f->v.pci.msix[2], f->guest.call[1]);
+	assert_int_equal(f->v.pci.msix[3], f->guest.call[2]);
 	assert_true(fake_virtio_interrupt(&f->v, 3));
-	assert_signalled(f->call[3]);
-	assert_int_equal(signals(f->call[0]), 1);
+	assert_signalled(f->guest.call[3]);
+	assert_int_equal(signals(f->guest.call[0]), 1);
 }
 
 static void
@@ -114,7 +116,7 @@ one_vector_serves_all(void **state)
 	assert_int_equal(f->v.pci.n_msix, 1);
 	assert_true(fake_virtio_interrupt(&f->v, 1));
 	for (unsigned int i = 0; i < 4; i++)
-		assert_signalled(f->call[i]);
+		assert_signalled(f->guest.call[i]);
 	/* The generation tells whether it was the configuration. */
 	usleep(20000);
 	assert_int_equal(signals(config), 0);
@@ -137,12 +139,12 @@ the_line_serves_where_there_are_no_vectors(void **state)
 	for (unsigned int round = 0; round < 3; round++) {
 		assert_true(fake_virtio_interrupt(&f->v, 1));
 		for (unsigned int i = 0; i < 4; i++)
-			assert_signalled(f->call[i]);
+			assert_signalled(f->guest.call[i]);
 		assert_int_equal(signals(config), 0);
 		EVENTUALLY(!f->v.pci.intx_masked);
 		fake_virtio_change_config(&f->v, 0);
 		assert_signalled(config);
-		assert_int_equal(signals(f->call[0]), 0);
+		assert_int_equal(signals(f->guest.call[0]), 0);
 		EVENTUALLY(!f->v.pci.intx_masked);
 	}
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
@@ -176,10 +178,10 @@ a_device_without_interrupts_does_not_start(void **state)
 	fake_virtio_init(&f->v, "v0", 1);
 	f->v.pci.nr_irqs[VFIO_PCI_INTX_IRQ_INDEX] = 0;
 	assert_int_equal(add(f, WORDS "vectors 0"), 0);
-	f->start.nvqs = 2;
-	f->start.features = V1;
-	f->vqs[0].ready = f->vqs[1].ready = true;
-	assert_refused(vdpa_device_start(f->vdev, &f->start), ENOSPC, "interrupt line");
+	f->guest.start.nvqs = 2;
+	f->guest.start.features = V1;
+	f->guest.vqs[0].ready = f->guest.vqs[1].ready = true;
+	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), ENOSPC, "interrupt line");
 }
 
 static void
@@ -207,7 +209,7 @@ a_slow_answer_delays_no_kick(void **state)
 	__atomic_store_n(&f->v.hold_status, true, __ATOMIC_RELEASE);
 	fake_virtio_change_config(&f->v, 0);
 	EVENTUALLY(__atomic_load_n(&f->v.holding_status, __ATOMIC_ACQUIRE));
-	eventfd_write(f->kick[1], 1);
+	eventfd_write(f->guest.kick[1], 1);
 	EVENTUALLY(__atomic_load_n(&f->v.vq[1].kicks, __ATOMIC_SEQ_CST) == 1);
 	__atomic_store_n(&f->v.hold_status, false, __ATOMIC_RELEASE);
 }

@@ -37,9 +37,9 @@ a_start_sets_up_what_the_front_end_gave(void **state)
 	for (unsigned int i = 0; i < 4; i++) {
 		assert_int_equal(f->v.vq[i].enable, 1);
 		assert_int_equal(f->v.vq[i].size, 64);
-		assert_int_equal(f->v.vq[i].desc, f->vqs[i].desc);
-		assert_int_equal(f->v.vq[i].driver, f->vqs[i].driver);
-		assert_int_equal(f->v.vq[i].device, f->vqs[i].device);
+		assert_int_equal(f->v.vq[i].desc, f->guest.vqs[i].desc);
+		assert_int_equal(f->v.vq[i].driver, f->guest.vqs[i].driver);
+		assert_int_equal(f->v.vq[i].device, f->guest.vqs[i].device);
 	}
 	/* Guest memory and the control queue. */
 	assert_int_equal(f->v.pci.n_mapped, 2);
@@ -56,9 +56,9 @@ a_stop_leaves_nothing(void **state)
 	add_net(f, 2, WORDS);
 	idle = count_fds();
 	for (unsigned int i = 0; i < 10; i++) {
-		f->start.features = V1 | MQ | (i % 2 == 0 ? PACKED : 0);
+		f->guest.start.features = V1 | MQ | (i % 2 == 0 ? PACKED : 0);
 		for (unsigned int q = 0; q < 4; q++)
-			f->vqs[q].state = (struct vdpa_vq_state){0};
+			f->guest.vqs[q].state = (struct vdpa_vq_state){0};
 		start(f);
 		assert_true(count_fds() > idle);
 		assert_int_equal(vdpa_device_stop(f->vdev), 0);
@@ -88,9 +88,9 @@ starts_of_one_binding_map_nothing_again(void **state)
 	for (unsigned int i = 0; i < 10; i++) {
 		assert_int_equal(vdpa_device_stop(f->vdev), 0);
 		memset(own->va, 0xff, own->size);
-		f->start.features = V1 | MQ | (i % 2 == 0 ? PACKED : 0);
+		f->guest.start.features = V1 | MQ | (i % 2 == 0 ? PACKED : 0);
 		for (unsigned int q = 0; q < 4; q++)
-			f->vqs[q].state = (struct vdpa_vq_state){0};
+			f->guest.vqs[q].state = (struct vdpa_vq_state){0};
 		start(f);
 		assert_true(f->v.promisc);
 		assert_int_equal(((const uint8_t *)own->va)[own->size - 1], 0);
@@ -112,17 +112,17 @@ a_start_that_fails_is_unwound(void **state)
 	add_net(f, 2, WORDS);
 	idle = count_fds();
 	f->v.pci.irq_err = EIO;
-	assert_refused(vdpa_device_start(f->vdev, &f->start), EIO, "interrupt not set");
+	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EIO, "interrupt not set");
 	f->v.pci.irq_err = 0;
 	assert_int_equal(count_fds(), idle);
 	f->v.pci.map_err = ENOMEM;
-	assert_refused(vdpa_device_start(f->vdev, &f->start), ENOMEM, "DMA not mapped");
+	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), ENOMEM, "DMA not mapped");
 	f->v.pci.map_err = 0;
 	f->v.refuses_features = true;
-	assert_refused(vdpa_device_start(f->vdev, &f->start), EINVAL, "refuses the features");
+	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EINVAL, "refuses the features");
 	f->v.refuses_features = false;
 	f->v.never_enables = true;
-	assert_refused(vdpa_device_start(f->vdev, &f->start), EIO,
+	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EIO,
 		       "the device does not enable queue 0");
 	f->v.never_enables = false;
 	end_binding(f);
@@ -138,8 +138,8 @@ a_guest_without_version_1_is_refused(void **state)
 	struct fixture *f = *state;
 
 	add_net(f, 1, WORDS);
-	f->start.features = 0;
-	assert_refused(vdpa_device_start(f->vdev, &f->start), EINVAL, "VIRTIO_F_VERSION_1");
+	f->guest.start.features = 0;
+	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EINVAL, "VIRTIO_F_VERSION_1");
 }
 
 static void
@@ -148,17 +148,18 @@ a_second_pair_needs_mq(void **state)
 	struct fixture *f = *state;
 
 	add_net(f, 2, WORDS);
-	f->start.features = V1;
-	assert_refused(vdpa_device_start(f->vdev, &f->start), EINVAL, "VIRTIO_NET_F_MQ");
+	f->guest.start.features = V1;
+	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EINVAL, "VIRTIO_NET_F_MQ");
 	/* With one pair the control queue comes third, and there is nobody to ask for more. */
-	f->start.nvqs = 2;
+	f->guest.start.nvqs = 2;
 	start(f);
 	assert_int_equal(f->v.pci.n_msix, 3);
 	assert_int_equal(f->v.vq[1].vector, 2);
 	/* One that comes late is refused too, and takes nothing from those that are there. */
-	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), EINVAL, "VIRTIO_NET_F_MQ");
-	assert_int_equal(f->v.pci.msix[1], f->call[0]);
-	assert_int_equal(f->v.pci.msix[2], f->call[1]);
+	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->guest.vqs[2]), EINVAL,
+		       "VIRTIO_NET_F_MQ");
+	assert_int_equal(f->v.pci.msix[1], f->guest.call[0]);
+	assert_int_equal(f->v.pci.msix[2], f->guest.call[1]);
 	assert_int_equal(f->v.vq[2].enable, 1);
 	assert_true(f->v.promisc);
 }
@@ -171,19 +172,20 @@ a_queue_starts_at_zero_only(void **state)
 	struct fixture *f = *state;
 
 	add_net(f, 1, WORDS);
-	f->vqs[1].state.split.avail_index = 17;
-	assert_refused(vdpa_device_start(f->vdev, &f->start), EOPNOTSUPP,
+	f->guest.vqs[1].state.split.avail_index = 17;
+	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EOPNOTSUPP,
 		       "queue 1: starts at 17: a virtio device can only start at 0");
-	f->vqs[1].state.split.avail_index = 0;
+	f->guest.vqs[1].state.split.avail_index = 0;
 	start(f);
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 
-	f->start.features |= PACKED;
+	f->guest.start.features |= PACKED;
 	for (unsigned int i = 0; i < 2; i++)
-		f->vqs[i].state.packed.last_avail_counter =
-			f->vqs[i].state.packed.last_used_counter = 1;
-	f->vqs[0].state.packed.last_used_counter = 0;
-	assert_refused(vdpa_device_start(f->vdev, &f->start), EOPNOTSUPP, "queue 0: starts at 0");
+		f->guest.vqs[i].state.packed.last_avail_counter =
+			f->guest.vqs[i].state.packed.last_used_counter = 1;
+	f->guest.vqs[0].state.packed.last_used_counter = 0;
+	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EOPNOTSUPP,
+		       "queue 0: starts at 0");
 }
 
 static void
@@ -237,11 +239,11 @@ a_late_queue_starts_where_queues_reset_one_by_one(void **state)
 	struct vdpa_vq_state at;
 
 	add_net(f, 2, WORDS);
-	f->vqs[2].ready = f->vqs[3].ready = false;
+	f->guest.vqs[2].ready = f->guest.vqs[3].ready = false;
 	start(f);
 	assert_int_equal(f->v.pairs, 1);
 	for (uint16_t i = 2; i < 4; i++) {
-		assert_int_equal(vdpa_device_start_vq(f->vdev, i, &f->vqs[i]), 0);
+		assert_int_equal(vdpa_device_start_vq(f->vdev, i, &f->guest.vqs[i]), 0);
 		assert_int_equal(f->v.vq[i].enable, 1);
 		assert_int_equal(f->v.vq[i].vector, 1 + i);
 		assert_int_equal(f->v.vq[i].kicks, 1);
@@ -252,18 +254,20 @@ a_late_queue_starts_where_queues_reset_one_by_one(void **state)
 	assert_int_equal(f->v.pairs, 1);
 	assert_int_equal(f->v.vq[2].enable, 0);
 	f->v.ctrl = FAKE_CTRL_REFUSES;
-	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), EPERM, "refuses command");
+	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->guest.vqs[2]), EPERM,
+		       "refuses command");
 	assert_int_equal(f->v.vq[2].enable, 0);
 	f->v.ctrl = FAKE_CTRL_ANSWERS;
-	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), 0);
+	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->guest.vqs[2]), 0);
 	assert_int_equal(f->v.pairs, 2);
 	assert_int_equal(f->v.vq[2].vector, 3);
-	assert_int_equal(f->v.pci.msix[3], f->call[2]);
+	assert_int_equal(f->v.pci.msix[3], f->guest.call[2]);
 	/* One that is neither wanted nor goes has the guest's memory. */
 	assert_int_equal(vdpa_device_stop_vq(f->vdev, 2, &at), 0);
 	f->v.ctrl = FAKE_CTRL_REFUSES;
 	f->v.never_resets_vq = true;
-	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), EPERM, "refuses command");
+	assert_refused(vdpa_device_start_vq(f->vdev, 2, &f->guest.vqs[2]), EPERM,
+		       "refuses command");
 	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
 	assert_int_equal(f->v.status, 0);
 }
@@ -278,9 +282,9 @@ without_queue_reset_a_queue_stops_with_the_device(void **state)
 	f->v.features &= ~RTE_BIT64(VIRTIO_F_RING_RESET);
 	assert_int_equal(add(f, WORDS), 0);
 	assert_false(vdpa_get_capabilities(f->vdev)->late_vqs);
-	f->start.nvqs = 2;
-	f->vqs[0].ready = f->vqs[1].ready = true;
-	f->start.features = V1;
+	f->guest.start.nvqs = 2;
+	f->guest.vqs[0].ready = f->guest.vqs[1].ready = true;
+	f->guest.start.features = V1;
 	start(f);
 	assert_refused(f->vdev->config->set_vq_ready(f->vdev, 0, false), EOPNOTSUPP,
 		       "stops only with the device");
@@ -301,9 +305,9 @@ queue_reset_needs_its_register(void **state)
 	fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_COMMON_CFG)[12] = 56;
 	assert_int_equal(add(f, WORDS), 0);
 	assert_false(vdpa_get_capabilities(f->vdev)->late_vqs);
-	f->start.nvqs = 2;
-	f->vqs[0].ready = f->vqs[1].ready = true;
-	f->start.features = V1;
+	f->guest.start.nvqs = 2;
+	f->guest.vqs[0].ready = f->guest.vqs[1].ready = true;
+	f->guest.start.features = V1;
 	start(f);
 	assert_false(virtio_has(f->v.driver_features, VIRTIO_F_RING_RESET));
 }

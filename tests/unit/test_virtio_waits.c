@@ -49,9 +49,9 @@ what_does_not_reset_and_cannot_be_reset_reaches_no_memory(void **state)
 	fake_virtio_init(&f->v, "v0", 1);
 	f->v.pci.can_reset = false;
 	assert_int_equal(add(f, WORDS), 0);
-	f->start.nvqs = 2;
-	f->start.features = V1;
-	f->vqs[0].ready = f->vqs[1].ready = true;
+	f->guest.start.nvqs = 2;
+	f->guest.start.features = V1;
+	f->guest.vqs[0].ready = f->guest.vqs[1].ready = true;
 	start(f);
 	f->v.never_resets = true;
 	assert_refused(vdpa_device_stop(f->vdev), ETIMEDOUT, "does not reset within 60 ms");

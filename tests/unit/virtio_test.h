@@ -20,14 +20,15 @@
 
 #include "device_priv.h"
 #include "event_loop_priv.h"
+#include "fake_guest.h"
 #include "fake_virtio.h"
 #include "fault.h"
 #include "builtin.h"
 #include "virtio_priv.h"
 
-#define MEM_SIZE   0x200000
-#define MEM_IOVA   0x100000
-#define QUEUE_STEP 0x4000
+#define MEM_SIZE   FAKE_GUEST_SIZE
+#define MEM_IOVA   FAKE_GUEST_IOVA
+#define QUEUE_STEP FAKE_GUEST_VQ_STEP
 #define V1	   RTE_BIT64(VIRTIO_F_VERSION_1)
 #define PACKED	   RTE_BIT64(VIRTIO_F_RING_PACKED)
 #define MQ	   RTE_BIT64(VIRTIO_NET_F_MQ)
@@ -38,11 +39,8 @@
 struct fixture {
 	struct fake_virtio v;
 	struct vdpa_device *vdev;
-	struct vdpa_iotlb *tlb;
-	struct vdpa_vq_config vqs[FAKE_VIRTIO_VQS];
-	struct vdpa_start_config start;
-	int mem_fd;
-	int call[FAKE_VIRTIO_VQS], kick[FAKE_VIRTIO_VQS], spare;
+	struct fake_guest guest;
+	int spare;
 	unsigned int fds; /* before there was a device */
 };
 
@@ -70,27 +68,8 @@ now_ms(void)
 static inline void
 prepare(struct fixture *f)
 {
-	struct vdpa_mem_region_spec spec;
-
-	f->mem_fd = memfd_create("guest", MFD_CLOEXEC);
-	assert_int_equal(ftruncate(f->mem_fd, MEM_SIZE), 0);
-	spec = (struct vdpa_mem_region_spec){.iova = MEM_IOVA, .size = MEM_SIZE, .fd = f->mem_fd};
-	assert_int_equal(vdpa_iotlb_create(NULL, &spec, 1, &f->tlb), 0);
-	for (unsigned int i = 0; i < FAKE_VIRTIO_VQS; i++) {
-		uint64_t at = MEM_IOVA + i * QUEUE_STEP;
-
-		f->call[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-		f->kick[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-		f->vqs[i] = (struct vdpa_vq_config){.num = 64,
-						    .enabled = true,
-						    .desc = at,
-						    .driver = at + 0x1000,
-						    .device = at + 0x2000,
-						    .kick_fd = f->kick[i],
-						    .call_fd = f->call[i]};
-	}
-	f->start = (struct vdpa_start_config){
-		.features = V1 | MQ, .iotlb = f->tlb, .vqs = f->vqs, .nvqs = 0};
+	fake_guest_init(&f->guest);
+	f->guest.start.features = V1 | MQ;
 	f->spare = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	f->fds = count_fds();
 }
@@ -117,13 +96,8 @@ teardown(void **state)
 	if (f->v.pci.name != NULL)
 		fake_virtio_fini(&f->v);
 	assert_int_equal(count_fds(), f->fds);
-	vdpa_iotlb_put(f->tlb);
-	close(f->mem_fd);
+	fake_guest_fini(&f->guest);
 	close(f->spare);
-	for (unsigned int i = 0; i < FAKE_VIRTIO_VQS; i++) {
-		close(f->call[i]);
-		close(f->kick[i]);
-	}
 	free(f);
 	return 0;
 }
@@ -147,29 +121,22 @@ add_net(struct fixture *f, uint16_t pairs, const char *words)
 {
 	fake_virtio_init(&f->v, "v0", pairs);
 	assert_int_equal(add(f, words), 0);
-	f->start.nvqs = (uint16_t)(2 * pairs);
-	f->start.features = V1 | (pairs > 1 ? MQ : 0);
-	for (uint16_t i = 0; i < f->start.nvqs; i++)
-		f->vqs[i].ready = true;
+	f->guest.start.features = V1 | (pairs > 1 ? MQ : 0);
+	fake_guest_set_queues(&f->guest, (uint16_t)(2 * pairs));
 }
 
 /* The front end's connection ends: nothing is left in the device's reach. */
 static inline void
 end_binding(struct fixture *f)
 {
-	assert_int_equal(vdpa_device_set_memory(f->vdev, NULL), 0);
+	fake_guest_leave(f->vdev);
 	assert_int_equal(f->v.pci.n_mapped, 0);
 }
 
 static inline void
 start(struct fixture *f)
 {
-	if ((f->start.features & PACKED) != 0)
-		for (uint16_t i = 0; i < f->start.nvqs; i++)
-			f->vqs[i].state.packed.last_avail_counter =
-				f->vqs[i].state.packed.last_used_counter = 1;
-	if (vdpa_device_start(f->vdev, &f->start) < 0)
-		fail_msg("start: %s", vdpa_error_message());
+	fake_guest_start(&f->guest, f->vdev);
 	/* Starting rings the doorbells for kicks that came too early. */
 	for (unsigned int i = 0; i < FAKE_VIRTIO_VQS; i++)
 		f->v.vq[i].kicks = 0;
@@ -179,8 +146,8 @@ start(struct fixture *f)
 static inline void
 take_eventfds_away(struct fixture *f)
 {
-	for (uint16_t i = 0; i < f->start.nvqs; i++)
-		f->vqs[i].kick_fd = -1;
+	for (uint16_t i = 0; i < f->guest.start.nvqs; i++)
+		f->guest.vqs[i].kick_fd = -1;
 }
 
 static inline void

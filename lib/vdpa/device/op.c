@@ -9,28 +9,25 @@
 
 #include "error_priv.h"
 #include "op.h"
+#include "table.h"
 
 int
 vdpa_ops_copy(void *to, size_t size, const void *from, size_t min, const char *name)
 {
 	size_t theirs = *(const size_t *)from;
+	int rc = vdpa_table_copy(to, size, from, min);
 
-	if (theirs < min)
+	if (rc == -EINVAL)
 		return vdpa_error(EINVAL,
 				  "%s: the driver's table of ops has a size of %zu bytes, at least "
 				  "%zu: set its size to sizeof(struct vdpa_config_ops)",
 				  name, theirs, min);
-	for (size_t i = size; i < theirs; i++)
-		if (((const char *)from)[i] != 0)
-			return vdpa_error(E2BIG,
-					  "%s: the driver has ops of a later version, behind byte "
-					  "%zu of %zu: install the libuvdpa that it was built for",
-					  name, size, theirs);
-	memset(to, 0, size);
-	memcpy(to, from, theirs < size ? theirs : size);
-	/* A driver that copies the table copies one of ours. */
-	*(size_t *)to = size;
-	return 0;
+	if (rc == -E2BIG)
+		return vdpa_error(E2BIG,
+				  "%s: the driver has ops of a later version, behind byte "
+				  "%zu of %zu: install the libuvdpa that it was built for",
+				  name, size, theirs);
+	return rc;
 }
 
 int

@@ -6,6 +6,8 @@
 #ifndef VDPA_OP_H
 #define VDPA_OP_H
 
+#include <stddef.h>
+
 #include "error_priv.h"
 #include "vdpa_driver.h"
 

@@ -324,6 +324,7 @@ vfio_export_part(void *handle, unsigned int region, uint64_t offset, uint64_t si
 }
 
 const struct vdpa_pci_transport vdpa_pci_vfio = {
+	.size = sizeof(vdpa_pci_vfio),
 	.prefix = "pci/",
 	.open = vfio_open,
 	.close = vfio_close,

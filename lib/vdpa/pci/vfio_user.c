@@ -335,6 +335,7 @@ vfu_reset(void *handle)
 }
 
 const struct vdpa_pci_transport vdpa_pci_vfio_user = {
+	.size = sizeof(vdpa_pci_vfio_user),
 	.prefix = "vfio-user/",
 	.open = vfu_open,
 	.close = vfu_close,

@@ -337,7 +337,7 @@ look_at_device(struct virtio_device *dev, const struct vdpa_args *args)
 
 typedef void (*op_fn)(void);
 
-/* The service's ops, and over them the driver's. */
+/* The service's ops, and over them the driver's, whatever version its table is of. */
 static int
 merge_ops(struct vdpa_config_ops *ops, const struct vdpa_virtio_kind *kind, const char *name)
 {

@@ -18,9 +18,8 @@
 
 #include "fake_pci.h"
 
-#include "pci_priv.h"
-#include "vdpa_args.h"
-#include "vdpa_event.h"
+#include <vdpa_error.h>
+#include <vdpa_event.h>
 
 #define FAKE_CAPS_START 0x40
 #define CONFIG		VDPA_PCI_REGION_CONFIG
@@ -327,7 +326,8 @@ fake_export_part(void *handle, unsigned int region, uint64_t offset, uint64_t si
 	return f->part_fd < 0 ? -EOPNOTSUPP : dup(f->part_fd);
 }
 
-static const struct vdpa_pci_transport fake_transport = {
+const struct vdpa_pci_transport fake_pci_transport = {
+	.size = sizeof(fake_pci_transport),
 	.prefix = "fake/",
 	.open = fake_open,
 	.close = fake_close,
@@ -344,6 +344,16 @@ static const struct vdpa_pci_transport fake_transport = {
 /* The test's side. */
 
 void
+fake_pci_set_ids(struct fake_pci *f, uint16_t vendor, uint16_t device, uint16_t subsystem_vendor,
+		 uint16_t subsystem)
+{
+	put16(f, 0x00, vendor);
+	put16(f, 0x02, device);
+	put16(f, 0x2c, subsystem_vendor);
+	put16(f, 0x2e, subsystem);
+}
+
+void
 fake_pci_init(struct fake_pci *f, const char *name)
 {
 	memset(f, 0, sizeof(*f));
@@ -358,15 +368,13 @@ fake_pci_init(struct fake_pci *f, const char *name)
 	for (unsigned int i = 0; i < VDPA_PCI_BARS; i++)
 		f->bar[i].fd = -1;
 	f->next_cap = FAKE_CAPS_START;
-	put16(f, 0x00, 0x1af4);
-	put16(f, 0x02, 0x1041);
+	fake_pci_set_ids(f, 0x1af4, 0x1041, 0x1af4, 0x1100);
 	f->config[0x08] = 1;
 	f->config[0x0b] = 0x02; /* network controller */
-	put16(f, 0x2c, 0x1af4);
-	put16(f, 0x2e, 0x1100);
+	if (functions == NULL && vdpa_pci_register_transport(&fake_pci_transport) < 0)
+		fail_msg("%s", vdpa_error_message());
 	f->next = functions;
 	functions = f;
-	vdpa_pci_set_test_transport(&fake_transport);
 }
 
 void
@@ -385,7 +393,7 @@ fake_pci_fini(struct fake_pci *f)
 		close(f->bar[i].fd);
 	}
 	if (functions == NULL)
-		vdpa_pci_set_test_transport(NULL);
+		vdpa_pci_unregister_transport(fake_pci_transport.prefix);
 }
 
 void

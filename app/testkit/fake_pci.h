@@ -10,15 +10,20 @@
 #ifndef FAKE_PCI_H
 #define FAKE_PCI_H
 
-#include <linux/vfio.h>
-
 #include "vdpa_dma.h"
-#include "vdpa_pci.h"
+#include "vdpa_pci_transport.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 #define FAKE_PCI_VECTORS 256
 #define FAKE_PCI_PARTS	 4
 
 struct fake_pci;
+
+/* What is registered while there is a function, for tests of transports. */
+extern const struct vdpa_pci_transport fake_pci_transport;
 
 /*
  * Before a read is answered from memory, or after a write went there; region 0 to 5 is a BAR, 7 the
@@ -94,6 +99,9 @@ void fake_pci_init(struct fake_pci *f, const char *name);
 /* Forget it, and free its memory. It must have been closed. */
 void fake_pci_fini(struct fake_pci *f);
 
+/* Another function than that, before it is opened. */
+void fake_pci_set_ids(struct fake_pci *f, uint16_t vendor, uint16_t device,
+		      uint16_t subsystem_vendor, uint16_t subsystem);
 /* Give it a 64-bit memory BAR (bar and bar + 1 for the header) of a power of two bytes. */
 void fake_pci_add_bar(struct fake_pci *f, unsigned int bar, uint64_t size, bool mappable);
 /* Append a capability whose id, next and what follows is body[0 .. len - 1]; body[1] is filled in.
@@ -109,5 +117,9 @@ bool fake_pci_raise(struct fake_pci *f, unsigned int vector);
 bool fake_pci_raise_intx(struct fake_pci *f);
 /* What the device sees at an IOVA, NULL where it is not mapped by DMA. */
 void *fake_pci_dma(const struct fake_pci *f, uint64_t iova, uint64_t len);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* FAKE_PCI_H */

@@ -12,6 +12,10 @@
 
 #include "fake_pci.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define FAKE_VIRTIO_VQS	      12
 #define FAKE_VIRTIO_BAR	      4
 #define FAKE_VIRTIO_BAR_SIZE  0x10000
@@ -86,5 +90,9 @@ void fake_virtio_change_config(struct fake_virtio *v, uint8_t status);
 bool fake_virtio_interrupt(struct fake_virtio *v, uint16_t idx);
 /* The capability of that kind in configuration space, to change what it says. */
 uint8_t *fake_virtio_cap(struct fake_virtio *v, uint8_t type);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* FAKE_VIRTIO_H */
