@@ -262,8 +262,8 @@ the_log_before_stays_where_queues_do_not_go_on(void **state)
 	start(f);
 	assert_int_equal(vdpa_device_set_log(f->vdev, &log, used), 0);
 	first = lm64(f, LM_LOG_START);
-	spec[0] = spec[1] =
-		(struct vdpa_mem_region_spec){.iova = MEM_IOVA, .size = MEM_SIZE, .fd = f->mem_fd};
+	spec[0] = spec[1] = (struct vdpa_mem_region_spec){
+		.iova = MEM_IOVA, .size = MEM_SIZE, .fd = f->guest.mem_fd};
 	spec[1].iova = spec[1].uaddr = HIGH_IOVA;
 	assert_int_equal(vdpa_iotlb_create(NULL, spec, 2, &larger), 0);
 	f->v.never_enables = true;
