@@ -69,13 +69,6 @@ pci_of(struct vdpa_device *vdev)
 	return vdpa_virtio_device(vdev)->hw->pci;
 }
 
-static bool
-is_packed(struct vdpa_device *vdev)
-{
-	return (vdpa_virtio_features(vdpa_virtio_device(vdev)) & RTE_BIT64(VIRTIO_F_RING_PACKED)) !=
-	       0;
-}
-
 /* Ring state. */
 
 static uint32_t
@@ -91,7 +84,7 @@ ifcvf_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_
 	uint16_t at = state->split.avail_index;
 
 	/* The registers have no room for a packed ring's state. */
-	if (is_packed(vdev))
+	if (vdpa_virtio_is_packed(vdev))
 		return vdpa_virtio_ops()->set_vq_state(vdev, idx, state);
 	/* Nothing is in flight: what was taken has been used. */
 	if (layout->wide)
@@ -109,7 +102,7 @@ ifcvf_get_vq_state(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state 
 	const struct layout *layout = ifcvf(vdev)->layout;
 	uint32_t at = state_at(layout, idx);
 
-	if (is_packed(vdev))
+	if (vdpa_virtio_is_packed(vdev))
 		return vdpa_virtio_ops()->get_vq_state(vdev, idx, state);
 	if (vdpa_virtio_vq_runs(dev, idx))
 		return vdpa_error(EOPNOTSUPP, "queue %u runs: its place changes", idx);
@@ -126,7 +119,7 @@ ifcvf_get_vq_state(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state 
 static int
 ifcvf_suspend(struct vdpa_device *vdev)
 {
-	if (is_packed(vdev))
+	if (vdpa_virtio_is_packed(vdev))
 		return vdpa_error(EOPNOTSUPP, "the function keeps no place in a packed ring");
 	return vdpa_virtio_ops()->suspend(vdev);
 }

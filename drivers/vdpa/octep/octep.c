@@ -210,19 +210,12 @@ call_mbox(struct vdpa_device *vdev, uint16_t id, uint16_t idx, uint32_t state[ST
 	return vdpa_virtio_pci_check(hw);
 }
 
-static bool
-is_packed(struct vdpa_device *vdev)
-{
-	return (vdpa_virtio_features(vdpa_virtio_device(vdev)) & RTE_BIT64(VIRTIO_F_RING_PACKED)) !=
-	       0;
-}
-
 static int
 octep_set_vq_state(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state)
 {
 	uint32_t words[STATE_WORDS] = {state->split.avail_index};
 
-	if (is_packed(vdev))
+	if (vdpa_virtio_is_packed(vdev))
 		words[0] = (state->packed.last_avail_counter & 1u) |
 			   (uint32_t)state->packed.last_avail_idx << 1 |
 			   (state->packed.last_used_counter & 1u) << 16 |
@@ -242,7 +235,7 @@ octep_get_vq_state(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state 
 	if (rc < 0)
 		return rc;
 	*state = (struct vdpa_vq_state){0};
-	if (is_packed(vdev)) {
+	if (vdpa_virtio_is_packed(vdev)) {
 		state->packed.last_avail_counter = words[0] & 1;
 		state->packed.last_avail_idx = words[0] >> 1 & 0x7fff;
 		state->packed.last_used_counter = words[0] >> 16 & 1;

@@ -21,6 +21,9 @@
  *	static const struct vdpa_virtio_kind acme_kind = {.ops = &acme_ops};
  *
  * Ops run with the device's lock held, as those of every driver (vdpa_driver.h).
+ *
+ * An administration virtqueue (virtio 1.3, 2.13) is left alone: VIRTIO_F_ADMIN_VQ is neither
+ *offered nor accepted, and its queues lie behind num_queues, where the service takes none.
  */
 
 #ifndef VDPA_VIRTIO_H
@@ -148,6 +151,8 @@ vdpa_virtio_device(struct vdpa_device *vdev)
 uint64_t vdpa_virtio_hw_features(const struct vdpa_virtio_device *dev);
 /** Features negotiated with the function, 0 before. In ops. */
 uint64_t vdpa_virtio_features(const struct vdpa_virtio_device *dev);
+/** Whether the rings are packed (2.8), as negotiated. In ops. */
+bool vdpa_virtio_is_packed(const struct vdpa_device *vdev);
 /** What a queue is; idx below get_vq_count(). */
 const struct vdpa_virtio_vq_info *vdpa_virtio_vq_info(const struct vdpa_virtio_device *dev,
 						      uint16_t idx);

@@ -293,6 +293,14 @@ vdpa_virtio_features(const struct vdpa_virtio_device *dev)
 	return dev->core->negotiated;
 }
 
+bool
+vdpa_virtio_is_packed(const struct vdpa_device *vdev)
+{
+	const struct vdpa_virtio_device *dev = (const void *)vdev;
+
+	return virtio_has(dev->core->negotiated, VIRTIO_F_RING_PACKED);
+}
+
 const struct vdpa_virtio_vq_info *
 vdpa_virtio_vq_info(const struct vdpa_virtio_device *dev, uint16_t idx)
 {
