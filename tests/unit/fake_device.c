@@ -167,7 +167,11 @@ fake_get_status(struct vdpa_device *vdev)
 static int
 fake_set_status(struct vdpa_device *vdev, uint8_t status)
 {
-	FAKE(vdev)->status = status;
+	struct fake_device *fake = FAKE(vdev);
+
+	fake->status = status;
+	if ((status & VIRTIO_CONFIG_S_DRIVER_OK) != 0 && fake->early_page != 0 && fake->log != NULL)
+		fake_write(fake, fake->early_page);
 	return op(vdev, __func__);
 }
 

@@ -55,7 +55,8 @@ struct fake_device {
 	uint64_t hw_log[8];
 	const struct vdpa_dirty_log *log; /* which it logs to; NULL: none */
 	unsigned int log_starts, log_syncs, log_stops;
-	unsigned int late_page; /* written by whatever stops it, before it stops; 0: none */
+	unsigned int early_page; /* written when it starts; 0: none */
+	unsigned int late_page;	 /* written by whatever stops it, before it stops; 0: none */
 	void (*on_log_stop)(void *arg);
 	void *on_log_stop_arg;
 	bool fail_log_sync, fail_log_start, no_suspend;

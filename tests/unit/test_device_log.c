@@ -236,6 +236,39 @@ what_the_hardware_has_logged_is_seen_while_it_runs(void **state)
 	}
 }
 
+/* A guest that goes on within a migration has buffers in its rings. */
+static void
+the_first_page_that_is_written_is_in_the_log(void **state)
+{
+	struct fixture *f = *state;
+
+	f->fake->early_page = BUFFER;
+	start(f);
+	EVENTUALLY(is_in(f, 0, BUFFER));
+	stop_vqs(f);
+	forget(f);
+	for (uint16_t i = 0; i < QUEUES; i++)
+		set_up(f, i);
+	vdpa_consumer_advance(f->c);
+	EVENTUALLY(is_in(f, 0, BUFFER));
+}
+
+static void
+a_log_that_the_device_refuses_fails_its_start(void **state)
+{
+	struct fixture *f = *state;
+
+	f->fake->fail_log_start = true;
+	assert_int_equal(vdpa_consumer_set_log(f->c, &f->log[0]), 0);
+	assert_int_equal(vdpa_consumer_set_features(f->c, V1 | LOG_ALL), 0);
+	for (uint16_t i = 0; i < QUEUES; i++)
+		set_up(f, i);
+	vdpa_consumer_advance(f->c);
+	assert_false(vdpa_consumer_is_running(f->c));
+	assert_int_equal(f->fake->status & VIRTIO_CONFIG_S_DRIVER_OK, 0);
+	assert_non_null(strstr(f->fake->vdev.core->failure, "log_start"));
+}
+
 static void
 nothing_is_asked_without_a_log(void **state)
 {
@@ -583,6 +616,10 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(what_the_hardware_has_logged_is_seen_while_it_runs),
+		TEST(the_first_page_that_is_written_is_in_the_log),
+		AS(late, the_first_page_that_is_written_is_in_the_log),
+		AS(halting, the_first_page_that_is_written_is_in_the_log),
+		TEST(a_log_that_the_device_refuses_fails_its_start),
 		TEST(nothing_is_asked_without_a_log),
 		TEST(rings_that_the_front_end_does_not_log_are_not_marked),
 		TEST(all_of_a_packed_ring_is_marked),

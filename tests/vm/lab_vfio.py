@@ -145,9 +145,11 @@ class VfioTest(unittest.TestCase):
 class Net(VfioTest):
     """testpmd's virtio-user through vdpa-app to the function; every frame comes back."""
 
-    def check(self, slot, packed, pairs, vectors):
+    def check(self, slot, packed, pairs, vectors, words="", line=None):
         addr = address(slot)
-        with self.serve(slot) as d:
+        with self.serve(slot, words) as d:
+            if line is not None:
+                d.err.wait(line)
             counts = Counts(slot)
             port = harness.virtio_user(d.socket("dev0"), queues=pairs, packed=packed)
             with harness.Testpmd([port], queues=pairs, lcores=inside.LCORES,
@@ -192,6 +194,35 @@ class Net(VfioTest):
 
     def test_packed_4_pairs(self):
         self.check(NET4_PACKED, True, 4, 9)
+
+    # Another driver's code on a function that is not its own, by the word `driver`: what is ifcvf's
+    # block elsewhere has virtio's structures in it here.
+
+    IFCVF = "driver ifcvf"
+    NO_BLOCK = ("BAR 4 is no live-migration block: it has structures of virtio or MSI-X; the device "
+                "runs without ring state and dirty log")
+
+    def test_ifcvf_without_its_block(self):
+        self.check(NET_SPLIT, False, 1, 3, self.IFCVF, self.NO_BLOCK)
+        self.check(NET_PACKED, True, 1, 3, self.IFCVF, self.NO_BLOCK)
+
+    def test_ifcvf_starts_and_stops_without_its_block(self):
+        with self.serve(NET_SPLIT, self.IFCVF) as d:
+            for _ in range(5):
+                with vu.NetDriver(d.socket("dev0")) as net:
+                    self.assertEqual(net.client.ask_u64(vu.GET_FEATURES) & vu.F_LOG_ALL, 0)
+                    net.start()
+                    for _ in range(10):
+                        net.exchange()
+                    net.stop()
+                until(lambda: d.show("dev0")["state"] == "idle", "the device to stop")
+            # It has no place for a queue that goes on.
+            with vu.NetDriver(d.socket("dev0")) as net:
+                net.rx.start(net.client, base=1)
+                with contextlib.suppress(vu.Closed):
+                    net.tx.start(net.client, base=1)
+                d.err.wait("dev0: .*can only start at 0")
+        self.assertEqual(self.faults(), "")
 
     # Where a buffer of a frame begins, by its distance to the end of a page.
     EDGES = (0, 2, 12, 13, 64, 700)

@@ -96,6 +96,7 @@ class Vfio(vmtest.LabTest):
     # wrongly, see doc/testing.md.
     ONCE = ["Conformance.test_net_in_process",
             "Net.test_interrupts_at_every_step_of_the_vector_ladder",
+            "Net.test_ifcvf_without_its_block", "Net.test_ifcvf_starts_and_stops_without_its_block",
             "Conformance.test_net_4_pairs_by_socket", "Conformance.test_block_in_process",
             "BadInput"]
 

@@ -113,24 +113,31 @@ consumer_runs(struct vdpa_consumer *c)
 	return c->state == CONSUMER_RUNNING;
 }
 
+/* The log that the device is to have, NULL for none, and where it logs the used rings. */
+static const struct vdpa_dirty_log *
+wanted_log(const struct vdpa_consumer *c, uint64_t used[VDPA_VQ_MAX])
+{
+	for (uint16_t i = 0; i < VDPA_VQ_MAX; i++)
+		used[i] = i < c->nvqs ? c->vqs[i].user.log : UINT64_MAX;
+	return consumer_has(c, VHOST_F_LOG_ALL) ? c->log : NULL;
+}
+
 int
 consumer_update_log(struct vdpa_consumer *c)
 {
-	bool on = c->log != NULL && consumer_has(c, VHOST_F_LOG_ALL);
 	uint64_t used[VDPA_VQ_MAX];
+	const struct vdpa_dirty_log *log = wanted_log(c, used);
 	int rc;
 
 	/* The core may not have stopped a device that failed yet: it is to leave the log before the
 	 * front end takes that away. */
 	if (!consumer_runs(c) && c->state == CONSUMER_FAILED)
 		return vdpa_device_set_log(c->vdev, NULL, NULL);
-	if (c->state != CONSUMER_RUNNING || (!on && !c->logging))
+	if (c->state != CONSUMER_RUNNING || (log == NULL && !c->logging))
 		return 0;
-	for (uint16_t i = 0; i < RTE_DIM(used); i++)
-		used[i] = i < c->nvqs ? c->vqs[i].user.log : UINT64_MAX;
-	rc = vdpa_device_set_log(c->vdev, on ? c->log : NULL, used);
+	rc = vdpa_device_set_log(c->vdev, log, used);
 	if (rc == 0)
-		c->logging = on;
+		c->logging = log != NULL;
 	return rc;
 }
 
@@ -178,11 +185,14 @@ static void
 start(struct vdpa_consumer *c)
 {
 	struct vdpa_vq_config *vqs = calloc(c->nvqs, sizeof(*vqs));
+	uint64_t used[VDPA_VQ_MAX];
 	struct vdpa_start_config conf = {.peer = &c->peer,
 					 .features = device_features(c),
 					 .iotlb = c->iotlb,
 					 .vqs = vqs,
-					 .nvqs = usable_vqs(c)};
+					 .nvqs = usable_vqs(c),
+					 .log = wanted_log(c, used),
+					 .used_iova = used};
 	/* Before DRIVER_OK is the best time for a queue, even where there is another. */
 	bool takes_disabled = !c->can->late_vqs || c->can->vq_enable;
 	int rc = vqs == NULL ? vdpa_error(ENOMEM, "out of memory") : 0;
@@ -200,10 +210,12 @@ start(struct vdpa_consumer *c)
 	}
 	if (rc == 0)
 		rc = vdpa_device_start(c->vdev, &conf);
-	if (rc == 0)
+	if (rc == 0) {
 		c->state = CONSUMER_RUNNING;
-	else
+		c->logging = conf.log != NULL;
+	} else {
 		start_failed(c, rc);
+	}
 	free(vqs);
 }
 
@@ -247,6 +259,9 @@ join(struct vdpa_consumer *c, uint16_t idx)
 
 	vq->state = CONSUMER_VQ_STARTED;
 	rc = consumer_vq_config(c, idx, &conf);
+	/* The log knows its used ring before it writes there. */
+	if (rc == 0 && consumer_update_log(c) < 0)
+		rc = -EIO;
 	if (rc == 0)
 		rc = vdpa_device_start_vq(c->vdev, idx, &conf);
 	if (rc == -EOPNOTSUPP && vdpa_device_get_state(c->vdev) == VDPA_STATE_RUNNING) {
@@ -270,23 +285,15 @@ has_settled(const struct vdpa_consumer *c)
 static void
 advance(struct vdpa_consumer *c)
 {
-	bool changed = false;
-
 	consumer_runs(c);
 	if (c->state == CONSUMER_STOPPED || c->state == CONSUMER_SETTLING) {
 		if (!may_start(c) && !has_settled(c))
 			return;
 		start(c);
-		changed = true;
 	}
-	for (uint16_t i = 0; c->state == CONSUMER_RUNNING && i < usable_vqs(c); i++) {
-		if (!consumer_vq_is_ready(c, &c->vqs[i]))
-			continue;
-		join(c, i);
-		changed = true;
-	}
-	if (c->state == CONSUMER_RUNNING && changed && consumer_update_log(c) < 0)
-		start_failed(c, -EIO);
+	for (uint16_t i = 0; c->state == CONSUMER_RUNNING && i < usable_vqs(c); i++)
+		if (consumer_vq_is_ready(c, &c->vqs[i]))
+			join(c, i);
 }
 
 void

@@ -236,7 +236,8 @@ struct vdpa_config_ops {
 	/* Dirty log: log_start and log_stop, or none of them. */
 
 	/**
-	 * Log writes to guest memory from now on.
+	 * Log writes to guest memory from now on: while the device runs, or before DRIVER_OK with
+	 * queues and memory set up, so that the first buffer is in the log.
 	 *
 	 * Without log_sync the device, in software, sets the bits of log->bitmap as it writes, for
 	 * its rings too: used_iova[idx] is the log address of each queue's used ring, UINT64_MAX

@@ -166,6 +166,9 @@ struct vdpa_start_config {
 	struct vdpa_iotlb *iotlb;
 	const struct vdpa_vq_config *vqs;
 	uint16_t nvqs; /**< entries of vqs */
+	/** Dirty log from the first buffer on, as of vdpa_device_set_log(); NULL: none. */
+	const struct vdpa_dirty_log *log;
+	const uint64_t *used_iova; /**< log address of each queue's used ring */
 };
 
 /**

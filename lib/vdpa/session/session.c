@@ -64,6 +64,14 @@ vdpa_session_undo_vq(struct vdpa_device *vdev, uint16_t idx)
 	vq->conf = (struct vdpa_vq_config){.kick_fd = -1, .call_fd = -1};
 }
 
+static int
+start_log(struct vdpa_device *vdev, const struct vdpa_dirty_log *log, const uint64_t *used_iova)
+{
+	if (!vdev->core->can.log)
+		return vdpa_error(EOPNOTSUPP, "%s: has no dirty log", vdev->name);
+	return vdpa_step_log_start(vdev, log, used_iova);
+}
+
 int
 vdpa_session_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf)
 {
@@ -89,6 +97,9 @@ vdpa_session_start(struct vdpa_device *vdev, const struct vdpa_start_config *con
 	if (rc == 0 && ops->set_config_cb != NULL)
 		rc = VDPA_OP(vdev, -1, "set_config_cb",
 			     ops->set_config_cb(vdev, vdev->core->config_fd));
+	/* Queues may have buffers already, which the device writes as soon as it runs. */
+	if (rc == 0 && conf->log != NULL)
+		rc = start_log(vdev, conf->log, conf->used_iova);
 	if (rc == 0)
 		rc = vdpa_step_status(vdev, status |= VIRTIO_CONFIG_S_DRIVER_OK);
 	if (rc == 0)
@@ -141,18 +152,13 @@ int
 vdpa_device_set_log(struct vdpa_device *vdev, const struct vdpa_dirty_log *log,
 		    const uint64_t *used_iova)
 {
-	struct vdpa_device_core *core = vdev->core;
-	int rc = 0;
+	int rc;
 
 	vdpa_device_lock(vdev);
-	if (!vdpa_device_started(vdev)) {
+	if (!vdpa_device_started(vdev))
 		rc = log == NULL ? 0 : vdpa_error(EPROTO, "%s: is not started", vdev->name);
-	} else if (!core->can.log) {
-		rc = log == NULL ? 0 : vdpa_error(EOPNOTSUPP, "%s: has no dirty log", vdev->name);
-	} else {
-		rc = log != NULL ? vdpa_step_log_start(vdev, log, used_iova)
-				 : vdpa_step_log_stop(vdev);
-	}
+	else
+		rc = log != NULL ? start_log(vdev, log, used_iova) : vdpa_step_log_stop(vdev);
 	vdpa_device_unlock(vdev);
 	return rc;
 }
