@@ -291,7 +291,8 @@ class Copies(unittest.TestCase):
                                  pkg_config_path=_pkg_config)
 
     def check(self, driver, minimum, *functions):
-        """functions: (what vdpa-model serves, option of test-vdpa). Built-in and copy side by side."""
+        """functions: (what vdpa-model serves, option of test-vdpa). In-process the copy does what the
+        built-in driver does, case by case; and it passes by socket."""
         path = self.build(driver)
         served = [words for words, _ in functions for _ in range(2)]
         with model(*served) as other, \
@@ -308,6 +309,14 @@ class Copies(unittest.TestCase):
                 self.assertGreaterEqual(len(copy.named('pass')), minimum)
                 self.assertEqual({name: case[0] for name, case in copy.cases.items()},
                                  {name: case[0] for name, case in own.cases.items()})
+            words = [f'name n{i} mgmtdev vfio-user/{other.dir}/m{i}.sock driver {driver}-oot '
+                     f'socket {{dir}}/n{i}.sock' for i in range(1, len(served), 2)]
+            with harness.Daemon(words, args=['-d', path], app=program('vdpa-app')) as daemon:
+                for i, (_, option) in enumerate(functions):
+                    outcome = conformance({'socket': daemon.socket(f'n{2 * i + 1}')}, option)
+                    self.assertEqual(outcome.named('fail'), {}, outcome.text())
+                    self.assertEqual(outcome.code, 0)
+                    self.assertGreaterEqual(len(outcome.named('pass')), minimum - 5)
 
     def test_ifcvf(self):
         self.check('ifcvf', 50, ('sim_net max_vqp 2 function ifcvf', '--loopback=yes'),
@@ -316,6 +325,8 @@ class Copies(unittest.TestCase):
     def test_octep(self):
         self.check('octep', 60, ('sim_net max_vqp 2 function octep', '--loopback=yes'))
 
+
+load_tests = harness.load_tests
 
 if __name__ == '__main__':
     unittest.main(verbosity=2)

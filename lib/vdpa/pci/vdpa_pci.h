@@ -60,13 +60,14 @@ struct vdpa_pci_id {
 /**
  * Open a function: it is ours alone, memory decoding on, bus master off, no interrupt set.
  *
- * @param name    `pci/ADDRESS` (or just the address) or `vfio-user/PATH`.
+ * @param name    `pci/ADDRESS` (or just the address), `vfio-user/PATH`, or a name of a transport
+ *                that was registered (vdpa_pci_transport.h).
  * @param params  NULL for the defaults.
  * @return 0; a negative errno with one line that names the function, the fact and the command that
- * mends it: -EINVAL for a name that is neither; -ENODEV for no such function; -EBUSY for one that
- * is bound to another driver or open elsewhere, or whose group is not viable (it names the function
- * in the way and its driver); -EACCES for /dev/vfio without permission; -ENOTSUP for no IOMMU,
- * or a group in no-IOMMU mode; -ECONNREFUSED, -ENOENT for a socket where nobody listens;
+ * mends it: -EINVAL for a name that is none of these; -ENODEV for no such function; -EBUSY for one
+ * that is bound to another driver or open elsewhere, or whose group is not viable (it names the
+ * function in the way and its driver); -EACCES for /dev/vfio without permission; -ENOTSUP for no
+ * IOMMU, or a group in no-IOMMU mode; -ECONNREFUSED, -ENOENT for a socket where nobody listens;
  * -EPROTO for a vfio-user server that does not keep to the protocol; -ETIMEDOUT for one that does
  * not answer; -ENOMEM. Nothing is left open then.
  */
