@@ -177,6 +177,23 @@ wait_mbox(struct vdpa_virtio_pci *hw, const char *what)
 	return vdpa_virtio_pci_check(hw);
 }
 
+/* Whatever was asked before: a reset may have lost it. */
+static void
+free_mbox(struct vdpa_virtio_pci *hw)
+{
+	vdpa_pci_write32(hw->pci, CAPS_BAR, config_at(hw, MBOX_STATUS), MBOX_STATUS_DONE);
+}
+
+static int
+octep_reset(struct vdpa_device *vdev)
+{
+	int rc = vdpa_virtio_ops()->reset(vdev);
+
+	if (rc == 0)
+		free_mbox(vdpa_virtio_device(vdev)->hw);
+	return rc;
+}
+
 /* One request: MBOX_SET_STATE sends the state, MBOX_GET_STATE fills it in. */
 static int
 call_mbox(struct vdpa_device *vdev, uint16_t id, uint16_t idx, uint32_t state[STATE_WORDS])
@@ -306,7 +323,7 @@ octep_init(struct vdpa_virtio_device *dev, const struct vdpa_args *args)
 					  "not in the notification structure",
 					  name, i);
 	/* A process before this one may have left a request unanswered: the mailbox is free. */
-	vdpa_pci_write32(dev->hw->pci, CAPS_BAR, config_at(dev->hw, MBOX_STATUS), MBOX_STATUS_DONE);
+	free_mbox(dev->hw);
 	return vdpa_virtio_pci_check(dev->hw);
 }
 
@@ -315,6 +332,7 @@ static const struct vdpa_config_ops ops = {
 	.set_vq_state = octep_set_vq_state,
 	.get_vq_state = octep_get_vq_state,
 	.get_vq_notification = octep_get_vq_notification,
+	.reset = octep_reset,
 	.get_vendor_id = octep_get_vendor_id,
 };
 

@@ -251,7 +251,7 @@ take_net_words(struct virtio_device *dev, const struct vdpa_args *args)
 		return 0;
 	if (!virtio_has(dev->hw_features, VIRTIO_NET_F_MTU) ||
 	    dev->config_size < NET_CONFIG(mtu) + sizeof(uint16_t))
-		return vdpa_error(EOPNOTSUPP, "mtu: the device tells of none");
+		return vdpa_error(EOPNOTSUPP, "mtu: the device has none of its own");
 	rc = read_config16(dev, NET_CONFIG(mtu), &hw_mtu);
 	if (rc < 0)
 		return rc;
