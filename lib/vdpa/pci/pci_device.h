@@ -27,7 +27,8 @@ struct vdpa_pci {
 	bool opened; /* vdpa_pci_open() has succeeded */
 
 	pthread_mutex_t lock;	   /* the command register, and interrupts: */
-	unsigned int msix_enabled; /* vectors; 0: off */
+	unsigned int msix_enabled; /* vectors; 0: off, or parked */
+	unsigned int msix_parked;  /* vectors that are on without an eventfd; 0: none */
 	bool intx_on;
 	bool event_on[VDPA_PCI_EVENT_REMOVE + 1]; /* as an interrupt of the transport */
 

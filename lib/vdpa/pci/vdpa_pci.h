@@ -191,14 +191,23 @@ unsigned int vdpa_pci_nr_vectors(const struct vdpa_pci *pci);
 unsigned int vdpa_pci_msix_bars(const struct vdpa_pci *pci);
 
 /**
- * Enable MSI-X with vectors 0 .. n - 1, each without an eventfd (masked).
+ * Enable MSI-X with vectors 0 .. n - 1, each without an eventfd (masked). Vectors that are parked
+ * are taken over, without a call of the system where n is their number.
  * @param n  1 to vdpa_pci_nr_vectors().
  * @return 0; -EINVAL for another n; -EBUSY when MSI-X or INTx is on; -ENOSPC when the system grants
  * fewer; vdpa_pci_error() when it is gone; else the transport's errno.
  */
 int vdpa_pci_msix_enable(struct vdpa_pci *pci, unsigned int n);
-/** MSI-X off, every eventfd forgotten. No-op when off. */
+/** MSI-X off, also where it is parked, every eventfd forgotten. No-op when off. */
 void vdpa_pci_msix_disable(struct vdpa_pci *pci);
+/**
+ * Between two uses: every eventfd is forgotten and every vector masked, as after
+ * vdpa_pci_msix_disable(), and they stay with the function for the next vdpa_pci_msix_enable(), as
+ * to have them allocated anew is dear. vdpa_pci_msix_disable(), vdpa_pci_intx_set(), a reset of the
+ * function and its close turn MSI-X off. Where the transport does not mask them, MSI-X is turned
+ * off at once. No-op when off or parked.
+ */
+void vdpa_pci_msix_park(struct vdpa_pci *pci);
 /**
  * Signal fd for a vector from now on; -1 masks it. Swapping neither stops the device nor touches
  * other vectors; an interrupt that arrives during the swap may be lost: signal the new fd once.
