@@ -8,7 +8,7 @@
  * A function is opened by the name of its management device: `pci/0000:06:00.2` (the kernel's
  * vfio-pci) or `vfio-user/PATH` (a device in another process, on the UNIX socket PATH). A driver
  * cannot tell the two apart. It never dereferences a BAR for registers: reads and writes name (BAR,
- * offset) and are checked against the BAR's size; only doorbell and memory areas are mapped.
+ * offset) and are checked against the BAR's size; only doorbell and memory areas are mapped for it.
  *
  * A function is not trusted. Reads of one that is gone (surprise removal, disconnected, a request
  * that was not answered in time) give all ones, writes do nothing, both at once and for good:
@@ -147,6 +147,14 @@ void vdpa_pci_write64(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, u
  */
 void vdpa_pci_post16(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint16_t value);
 void vdpa_pci_post32(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint32_t value);
+
+/**
+ * Say that [offset, offset + size) of a BAR has registers which are used often, so that accesses of
+ * up to 32 bits there need no system call. It has an effect only over vfio-pci, where the kernel
+ * lets that part be mapped, and for four parts; accesses mean the same without. The mapping is not
+ * shared with anybody, and ends with vdpa_pci_cut_off() or vdpa_pci_close(). From any thread.
+ */
+void vdpa_pci_map_registers(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t size);
 
 /** A mapped part of a BAR. */
 struct vdpa_pci_area {
