@@ -154,6 +154,7 @@ fake_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params 
 		r->flags |= VFIO_REGION_INFO_FLAG_MMAP;
 		r->fd = b->fd;
 		r->whole_device = b->whole_device;
+		r->is_device = b->is_device;
 		r->n_parts = b->n_parts;
 		for (unsigned int j = 0; j < b->n_parts; j++)
 			r->parts[j] = (struct vdpa_pci_mmap_part){.offset = b->parts[j].offset,

@@ -40,6 +40,7 @@ struct fake_pci_bar {
 	int fd;
 	bool mappable;
 	bool whole_device;    /* fd is more than the BAR */
+	bool is_device;	      /* registers can be mapped */
 	unsigned int n_parts; /* of which only these */
 	struct {
 		uint64_t offset, size;

@@ -2,8 +2,8 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * PCI functions over a transport: what is believed of a function, bounds, interrupts, and that gone
- * is gone. The function is fake_pci's.
+ * PCI functions over a transport: what is believed of a function, bounds, and that gone is gone.
+ * The function is fake_pci's.
  */
 
 #include <errno.h>
@@ -18,7 +18,7 @@
 
 #include <cmocka.h>
 
-#include "fake_pci.h"
+#include "pci_test.h"
 #include "test_util.h"
 
 #include "fault.h"
@@ -27,42 +27,9 @@
 #include "vdpa_event.h"
 #include "vdpa_pci.h"
 
-#define PAGE	   4096ULL
 #define COMMAND	   0x04
 #define MEMORY	   0x2
 #define BUS_MASTER 0x4
-
-static struct fake_pci fake;
-
-/* A function with a register BAR 2, a BAR 4 that can be mapped, and 4 vectors. */
-static int
-setup(void **state)
-{
-	fake_pci_init(&fake, "a");
-	fake_pci_add_bar(&fake, 2, 16384, false);
-	fake_pci_add_bar(&fake, 4, 4 * PAGE, true);
-	fake_pci_add_msix(&fake, 4, 2, 0x1000, 0x2000);
-	fake.nr_irqs[VFIO_PCI_INTX_IRQ_INDEX] = 1;
-	fake.nr_irqs[VFIO_PCI_ERR_IRQ_INDEX] = 1;
-	fake.nr_irqs[VFIO_PCI_REQ_IRQ_INDEX] = 1;
-	return 0;
-}
-
-static int
-teardown(void **state)
-{
-	fake_pci_fini(&fake);
-	return 0;
-}
-
-static struct vdpa_pci *
-open_fake(void)
-{
-	struct vdpa_pci *pci;
-
-	assert_int_equal(vdpa_pci_open("fake/a", NULL, &pci), 0);
-	return pci;
-}
 
 static void
 refused(int err, const char *message)
@@ -349,93 +316,6 @@ msix_outside_its_bar_is_refused(void **state)
 	fake.config[cap + 8] = 7;
 	refused(EPROTO, "fake/a: MSI-X pending bits of 0x8 bytes at 0x2000 of BAR 7 lies outside "
 			"the BAR's 0x0; the device is at fault");
-}
-
-static void
-vectors_are_what_both_function_and_system_have(void **state)
-{
-	struct vdpa_pci *pci;
-
-	pci = open_fake();
-	assert_int_equal(vdpa_pci_nr_vectors(pci), 4);
-	vdpa_pci_close(pci);
-	fake.nr_irqs[VFIO_PCI_MSIX_IRQ_INDEX] = 3;
-	pci = open_fake();
-	assert_int_equal(vdpa_pci_nr_vectors(pci), 3);
-	assert_int_equal(vdpa_pci_msix_enable(pci, 4), -EINVAL);
-	assert_int_equal(vdpa_pci_msix_enable(pci, 0), -EINVAL);
-	vdpa_pci_close(pci);
-	fake.nr_irqs[VFIO_PCI_MSIX_IRQ_INDEX] = 4000;
-	pci = open_fake();
-	assert_int_equal(vdpa_pci_nr_vectors(pci), 4);
-	vdpa_pci_close(pci);
-	fake.config[0x34] = 0;
-	pci = open_fake();
-	assert_int_equal(vdpa_pci_nr_vectors(pci), 0);
-	vdpa_pci_close(pci);
-}
-
-static void
-a_vector_signals_its_eventfd_until_it_is_swapped_or_masked(void **state)
-{
-	struct vdpa_pci *pci = open_fake();
-	int a = eventfd(0, EFD_NONBLOCK), b = eventfd(0, EFD_NONBLOCK);
-	uint64_t n;
-
-	assert_int_equal(vdpa_pci_msix_set(pci, 0, a), -EINVAL);
-	assert_int_equal(vdpa_pci_msix_enable(pci, 3), 0);
-	assert_int_equal(fake.config[0x43] & 0xc0, 0x80); /* enabled, not masked */
-	assert_int_equal(fake.n_msix, 3);
-	assert_false(fake_pci_raise(&fake, 1));
-	assert_int_equal(vdpa_pci_msix_enable(pci, 3), -EBUSY);
-	assert_int_equal(vdpa_pci_msix_set(pci, 1, a), 0);
-	assert_true(fake_pci_raise(&fake, 1));
-	assert_int_equal(read(a, &n, 8), 8);
-	assert_int_equal(vdpa_pci_msix_set(pci, 1, b), 0);
-	assert_true(fake_pci_raise(&fake, 1));
-	assert_int_equal(read(b, &n, 8), 8);
-	assert_int_equal(read(a, &n, 8), -1);
-	assert_int_equal(vdpa_pci_msix_set(pci, 1, -1), 0);
-	assert_false(fake_pci_raise(&fake, 1));
-	assert_int_equal(vdpa_pci_msix_set(pci, 3, a), -EINVAL);
-	assert_int_equal(vdpa_pci_intx_set(pci, a), -EBUSY);
-	vdpa_pci_msix_disable(pci);
-	assert_false(fake.msix_on);
-	assert_int_equal(fake.config[0x43] & 0x80, 0);
-	vdpa_pci_msix_disable(pci);
-	fake.irq_err = ENOSPC;
-	assert_int_equal(vdpa_pci_msix_enable(pci, 2), -ENOSPC);
-	fake.irq_err = 0;
-	assert_int_equal(vdpa_pci_msix_enable(pci, 2), 0);
-	vdpa_pci_close(pci);
-	assert_false(fake.msix_on);
-	close(a);
-	close(b);
-}
-
-static void
-the_line_is_masked_until_it_is_unmasked(void **state)
-{
-	struct vdpa_pci *pci = open_fake();
-	int fd = eventfd(0, EFD_NONBLOCK);
-
-	assert_int_equal(vdpa_pci_intx_unmask(pci), -EINVAL);
-	assert_int_equal(vdpa_pci_intx_set(pci, fd), 0);
-	assert_int_equal(vdpa_pci_msix_enable(pci, 1), -EBUSY);
-	assert_true(fake_pci_raise_intx(&fake));
-	assert_false(fake_pci_raise_intx(&fake));
-	assert_int_equal(vdpa_pci_intx_unmask(pci), 0);
-	assert_true(fake_pci_raise_intx(&fake));
-	assert_int_equal(vdpa_pci_intx_set(pci, -1), 0);
-	assert_int_equal(fake.intx, -1);
-	assert_int_equal(vdpa_pci_intx_set(pci, fd), 0);
-	vdpa_pci_close(pci);
-	assert_int_equal(fake.intx, -1);
-	fake.nr_irqs[VFIO_PCI_INTX_IRQ_INDEX] = 0;
-	pci = open_fake();
-	assert_int_equal(vdpa_pci_intx_set(pci, fd), -EOPNOTSUPP);
-	vdpa_pci_close(pci);
-	close(fd);
 }
 
 static void
@@ -771,9 +651,6 @@ main(void)
 		test(capabilities_are_found_in_order),
 		test(a_capability_list_that_loops_or_leaves_is_refused),
 		test(msix_outside_its_bar_is_refused),
-		test(vectors_are_what_both_function_and_system_have),
-		test(a_vector_signals_its_eventfd_until_it_is_swapped_or_masked),
-		test(the_line_is_masked_until_it_is_unmasked),
 		test(a_reset_leaves_it_as_after_open),
 		test(all_ones_are_removal_only_when_the_class_says_so),
 		test(an_access_that_fails_is_the_end_of_the_function),

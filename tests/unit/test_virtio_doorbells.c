@@ -61,6 +61,8 @@ queue_costs_three_answers_of_the_function(void **state)
 	struct fixture *f = *state;
 
 	add_net(f, 2, WORDS);
+	/* The first one turns MSI-X on, too. */
+	(void)answers_of_start(f, 4);
 	assert_int_equal(answers_of_start(f, 4) - answers_of_start(f, 2), 2 * 3);
 }
 

@@ -33,6 +33,20 @@ assert_signalled(int fd)
 	assert_int_equal(signals(fd), 1);
 }
 
+/* The function has none of the guest's eventfds, and reaches nobody. */
+static void
+assert_parked(struct fixture *f, unsigned int n)
+{
+	assert_true(f->v.pci.msix_on);
+	assert_int_equal(f->v.pci.n_msix, n);
+	for (unsigned int i = 0; i < n; i++) {
+		assert_int_equal(f->v.pci.msix[i], -1);
+		assert_false(fake_pci_raise(&f->v.pci, i));
+	}
+	for (unsigned int i = 0; i < f->guest.start.nvqs; i++)
+		assert_int_equal(signals(f->guest.call[i]), 0);
+}
+
 /* The ladder. */
 
 static void
@@ -214,6 +228,54 @@ a_slow_answer_delays_no_kick(void **state)
 	__atomic_store_n(&f->v.hold_status, false, __ATOMIC_RELEASE);
 }
 
+static void
+vectors_stay_with_the_function_between_starts_and_wake_nobody(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int idle, calls;
+
+	add_net(f, 2, WORDS);
+	idle = count_fds();
+	start(f);
+	for (unsigned int i = 0; i < 5; i++) {
+		assert_int_equal(vdpa_device_stop(f->vdev), 0);
+		assert_int_equal(count_fds(), idle + 1); /* the memory's */
+		assert_parked(f, 5);
+		calls = f->v.pci.irq_calls;
+		start(f);
+		/* An eventfd for each queue and the configuration, and no more. */
+		assert_int_equal(f->v.pci.irq_calls, calls + 5);
+		assert_true(fake_virtio_interrupt(&f->v, 2));
+		assert_int_equal(signals(f->guest.call[2]), 1);
+	}
+	/* Another number of queues. */
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	f->guest.start.nvqs = 2;
+	f->guest.start.features = V1;
+	start(f);
+	assert_int_equal(f->v.pci.n_msix, 3);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_parked(f, 3);
+	end_binding(f);
+	assert_false(f->v.pci.msix_on);
+	assert_int_equal(count_fds(), idle);
+}
+
+/* Its interrupts would be of the start before. */
+static void
+vectors_of_a_device_that_does_not_reset_are_off(void **state)
+{
+	struct fixture *f = *state;
+
+	add_net(f, 2, WORDS);
+	start(f);
+	f->v.never_resets = true;
+	f->v.pci.can_reset = false;
+	assert_int_equal(vdpa_device_stop(f->vdev), -ETIMEDOUT);
+	assert_false(f->v.pci.msix_on);
+	f->v.never_resets = false;
+}
+
 int
 main(void)
 {
@@ -227,6 +289,8 @@ main(void)
 		T(a_device_without_interrupts_does_not_start),
 		T(a_change_of_the_configuration_reaches_the_front_end),
 		T(a_slow_answer_delays_no_kick),
+		T(vectors_stay_with_the_function_between_starts_and_wake_nobody),
+		T(vectors_of_a_device_that_does_not_reset_are_off),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

@@ -228,8 +228,9 @@ struct vdpa_config_ops {
 			 const struct vdpa_mem_region *region);
 
 	/**
-	 * Optional, with a DMA domain: free what the driver keeps there (vdpa_dma_alloc()) from one
-	 * start to the next. The device is reset, and the guest's memory has left the domain.
+	 * Optional: free what the driver keeps from one start to the next, memory in the DMA domain
+	 * (vdpa_dma_alloc()) or interrupt vectors. The device is reset, and the guest's memory has
+	 * left the domain.
 	 */
 	void (*release_dma)(struct vdpa_device *vdev);
 

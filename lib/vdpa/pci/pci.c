@@ -98,12 +98,17 @@ vdpa_pci_reset(struct vdpa_pci *pci)
 int
 vdpa_pci_cut_off(struct vdpa_pci *pci)
 {
+	int ret;
+
 	vdpa_pci_irqs_off(pci);
 	(void)vdpa_pci_set_bus_master(pci, false);
 	vdpa_pci_gone(pci, EIO,
 		      "%s: does not reset, and is cut off from memory that others use; delete the "
 		      "device",
 		      pci->name);
+	ret = vdpa_pci_cut_windows(pci);
+	if (ret < 0)
+		return ret;
 	if (pci->ops->cut_off == NULL)
 		return vdpa_error(EOPNOTSUPP, "%s: the transport cannot cut it off", pci->name);
 	return pci->ops->cut_off(pci->handle);
@@ -289,6 +294,7 @@ vdpa_pci_close(struct vdpa_pci *pci)
 	if (vdpa_pci_error(pci) == 0 && vdpa_pci_set_bus_master(pci, false) == 0 &&
 	    pci->info.can_reset && !pci->info.close_resets && pci->ops->reset(pci->handle) < 0)
 		VDPA_LOG(WARNING, "%s; closed without a reset", vdpa_error_message());
+	vdpa_pci_unmap_windows(pci);
 	pci->ops->close(pci->handle);
 	VDPA_LOG(INFO, "%s: closed", pci->name);
 	pci_free(pci);

@@ -2,8 +2,8 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * Access to a PCI function: configuration space, capabilities, BARs by (BAR, offset) within bounds,
- * mapped areas; and that gone is gone for good. Trusts neither the function nor its driver.
+ * Access to a PCI function: configuration space, capabilities, mapped areas of BARs; and that gone
+ * is gone for good. Trusts neither the function nor its driver. Registers are pci_registers.c's.
  */
 
 #include <errno.h>
@@ -61,9 +61,8 @@ vdpa_pci_gone(struct vdpa_pci *pci, int err, const char *fmt, ...)
 	pthread_mutex_unlock(&pci->gone_lock);
 }
 
-/* A call of a transport has failed: what it said is why the function is gone. */
-static void
-transport_failed(struct vdpa_pci *pci, int err, unsigned int errors_before)
+void
+vdpa_pci_transport_failed(struct vdpa_pci *pci, int err, unsigned int errors_before)
 {
 	if (vdpa_error_count() != errors_before)
 		vdpa_pci_gone(pci, err, "%s", vdpa_error_message());
@@ -94,7 +93,7 @@ vdpa_pci_config_read(struct vdpa_pci *pci, unsigned int offset, void *buf, size_
 	ret = pci->ops->read(pci->handle, VDPA_PCI_REGION_CONFIG, offset, buf, len);
 	if (ret < 0) {
 		memset(buf, 0xff, len);
-		transport_failed(pci, ret, errors_before);
+		vdpa_pci_transport_failed(pci, ret, errors_before);
 		return vdpa_pci_gone_error(pci);
 	}
 	return 0;
@@ -113,7 +112,7 @@ vdpa_pci_config_write(struct vdpa_pci *pci, unsigned int offset, const void *buf
 				  pci->name, pci->config_size, offset, offset + len);
 	ret = pci->ops->write(pci->handle, VDPA_PCI_REGION_CONFIG, offset, buf, len);
 	if (ret < 0) {
-		transport_failed(pci, ret, errors_before);
+		vdpa_pci_transport_failed(pci, ret, errors_before);
 		return vdpa_pci_gone_error(pci);
 	}
 	return 0;
@@ -236,150 +235,6 @@ vdpa_pci_bar_has(const struct vdpa_pci *pci, unsigned int bar, uint64_t offset, 
 	return offset < size && len <= size - offset;
 }
 
-/* May this access be made? */
-static bool
-access_ok(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, size_t len)
-{
-	if (vdpa_pci_error(pci) != 0)
-		return false;
-	if (vdpa_pci_bar_has(pci, bar, offset, len) && offset % len == 0)
-		return true;
-	vdpa_pci_gone(pci, EFAULT,
-		      "%s: access of %zu bytes at 0x%" PRIx64 " of BAR %u, which has 0x%" PRIx64
-		      " bytes; the driver is at fault",
-		      pci->name, len, offset, bar, vdpa_pci_bar_size(pci, bar));
-	return false;
-}
-
-static void
-bar_read(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, void *buf, size_t len)
-{
-	static const uint8_t ones[8] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
-	unsigned int errors_before = vdpa_error_count();
-	int ret;
-
-	if (!access_ok(pci, bar, offset, len))
-		goto gone;
-	ret = pci->ops->read(pci->handle, bar, offset, buf, len);
-	if (ret < 0) {
-		transport_failed(pci, ret, errors_before);
-		goto gone;
-	}
-	/* A removed function is read as all ones; so may be a register. */
-	if (memcmp(buf, ones, len) != 0 || vdpa_pci_present(pci))
-		return;
-gone:
-	memset(buf, 0xff, len);
-}
-
-static void
-bar_write(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, const void *buf, size_t len)
-{
-	unsigned int errors_before = vdpa_error_count();
-	int ret;
-
-	if (!access_ok(pci, bar, offset, len))
-		return;
-	ret = pci->ops->write(pci->handle, bar, offset, buf, len);
-	if (ret < 0)
-		transport_failed(pci, ret, errors_before);
-}
-
-static void
-bar_post(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, const void *buf, size_t len)
-{
-	unsigned int errors_before = vdpa_error_count();
-	int ret;
-
-	if (!access_ok(pci, bar, offset, len))
-		return;
-	ret = pci->ops->post(pci->handle, bar, offset, buf, len);
-	if (ret < 0)
-		transport_failed(pci, ret, errors_before);
-}
-
-uint8_t
-vdpa_pci_read8(struct vdpa_pci *pci, unsigned int bar, uint64_t offset)
-{
-	uint8_t value;
-
-	bar_read(pci, bar, offset, &value, sizeof(value));
-	return value;
-}
-
-uint16_t
-vdpa_pci_read16(struct vdpa_pci *pci, unsigned int bar, uint64_t offset)
-{
-	rte_le16_t value;
-
-	bar_read(pci, bar, offset, &value, sizeof(value));
-	return rte_le_to_cpu_16(value);
-}
-
-uint32_t
-vdpa_pci_read32(struct vdpa_pci *pci, unsigned int bar, uint64_t offset)
-{
-	rte_le32_t value;
-
-	bar_read(pci, bar, offset, &value, sizeof(value));
-	return rte_le_to_cpu_32(value);
-}
-
-uint64_t
-vdpa_pci_read64(struct vdpa_pci *pci, unsigned int bar, uint64_t offset)
-{
-	rte_le64_t value;
-
-	bar_read(pci, bar, offset, &value, sizeof(value));
-	return rte_le_to_cpu_64(value);
-}
-
-void
-vdpa_pci_write8(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint8_t value)
-{
-	bar_write(pci, bar, offset, &value, sizeof(value));
-}
-
-void
-vdpa_pci_write16(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint16_t value)
-{
-	rte_le16_t raw = rte_cpu_to_le_16(value);
-
-	bar_write(pci, bar, offset, &raw, sizeof(raw));
-}
-
-void
-vdpa_pci_write32(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint32_t value)
-{
-	rte_le32_t raw = rte_cpu_to_le_32(value);
-
-	bar_write(pci, bar, offset, &raw, sizeof(raw));
-}
-
-void
-vdpa_pci_write64(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t value)
-{
-	rte_le64_t raw = rte_cpu_to_le_64(value);
-
-	bar_write(pci, bar, offset, &raw, sizeof(raw));
-}
-
-void
-vdpa_pci_post16(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint16_t value)
-{
-	rte_le16_t raw = rte_cpu_to_le_16(value);
-
-	bar_post(pci, bar, offset, &raw, sizeof(raw));
-}
-
-void
-vdpa_pci_post32(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint32_t value)
-{
-	rte_le32_t raw = rte_cpu_to_le_32(value);
-
-	bar_post(pci, bar, offset, &raw, sizeof(raw));
-}
-
 /* Areas. */
 
 /* Whether the function lets [offset, offset + size) be mapped, whole pages around it included. */
@@ -430,8 +285,8 @@ export_area(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, struct vdpa
 }
 
 int
-vdpa_pci_map(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t size,
-	     struct vdpa_pci_area *area)
+vdpa_pci_map_ours(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t size,
+		  struct vdpa_pci_area *area)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), skip = offset & (page - 1);
 	struct vdpa_pci_area a = {.size = size};
@@ -480,9 +335,19 @@ vdpa_pci_map(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t s
 		return vdpa_error(ret, "%s: BAR %u: out of memory", pci->name, bar);
 	}
 	a.va = (uint8_t *)a.map + skip;
-	export_area(pci, bar, offset, &a);
 	*area = a;
 	return 0;
+}
+
+int
+vdpa_pci_map(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t size,
+	     struct vdpa_pci_area *area)
+{
+	int ret = vdpa_pci_map_ours(pci, bar, offset, size, area);
+
+	if (ret == 0)
+		export_area(pci, bar, offset, area);
+	return ret;
 }
 
 void

@@ -12,6 +12,16 @@
 
 #include "pci_priv.h"
 
+/* Mapped registers. */
+struct vdpa_pci_window {
+	unsigned int bar;
+	uint64_t offset;
+	struct vdpa_pci_area area;
+};
+
+/* A virtio function has three structures of registers. */
+#define VDPA_PCI_WINDOWS 4
+
 struct vdpa_pci {
 	char *name;
 	const struct vdpa_pci_transport *ops;
@@ -26,10 +36,14 @@ struct vdpa_pci {
 	unsigned int timeout_ms;
 	bool opened; /* vdpa_pci_open() has succeeded */
 
-	pthread_mutex_t lock;	   /* the command register, and interrupts: */
-	unsigned int msix_enabled; /* vectors; 0: off */
+	pthread_mutex_t lock;	   /* the command register, new windows, and interrupts: */
+	unsigned int msix_enabled; /* vectors; 0: off, or parked */
+	unsigned int msix_parked;  /* vectors that are on without an eventfd; 0: none */
 	bool intx_on;
 	bool event_on[VDPA_PCI_EVENT_REMOVE + 1]; /* as an interrupt of the transport */
+
+	unsigned int n_windows; /* read by atomic load; they stay until the close */
+	struct vdpa_pci_window windows[VDPA_PCI_WINDOWS];
 
 	/* Taken inside anything else. */
 	pthread_mutex_t gone_lock;
@@ -43,10 +57,24 @@ struct vdpa_pci {
 
 /* For a call that cannot be made any more: the reason as the caller's message, and its errno. */
 int vdpa_pci_gone_error(const struct vdpa_pci *pci);
+/* A call of a transport has failed: what it said since errors_before (vdpa_error_count()) is why
+ * the function is gone. */
+void vdpa_pci_transport_failed(struct vdpa_pci *pci, int err, unsigned int errors_before);
+/* As vdpa_pci_map(), of what is not to be given away. */
+int vdpa_pci_map_ours(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t size,
+		      struct vdpa_pci_area *area);
 /* As vdpa_pci_config_read(), in host byte order. */
 int vdpa_pci_config_read16(struct vdpa_pci *pci, unsigned int offset, uint16_t *value);
 int vdpa_pci_config_read32(struct vdpa_pci *pci, unsigned int offset, uint32_t *value);
 int vdpa_pci_config_write16(struct vdpa_pci *pci, unsigned int offset, uint16_t value);
+
+/* pci_registers.c */
+
+/* Of a function that is gone: mapped registers reach it no more, and hold its file no more. 0, or
+ * what mmap(2) says. */
+int vdpa_pci_cut_windows(struct vdpa_pci *pci);
+/* While nobody accesses registers. */
+void vdpa_pci_unmap_windows(struct vdpa_pci *pci);
 
 /* pci_irq.c */
 

@@ -108,9 +108,9 @@ msix_set_enable(struct vdpa_pci *pci, bool on)
 static void
 msix_off(struct vdpa_pci *pci)
 {
-	if (pci->msix_enabled == 0)
+	if (pci->msix_enabled == 0 && pci->msix_parked == 0)
 		return;
-	pci->msix_enabled = 0;
+	pci->msix_enabled = pci->msix_parked = 0;
 	if (vdpa_pci_error(pci) != 0)
 		return;
 	if (msix_set_enable(pci, false) < 0 ||
@@ -138,24 +138,37 @@ vdpa_pci_irqs_off(struct vdpa_pci *pci)
 	pthread_mutex_unlock(&pci->lock);
 }
 
+/* Vectors 0 .. n - 1 without an eventfd; MSI-X is on then. */
+static int
+msix_set_none(struct vdpa_pci *pci, unsigned int n)
+{
+	int none[PCI_MSIX_FLAGS_QSIZE + 1];
+
+	for (unsigned int i = 0; i < n; i++)
+		none[i] = -1;
+	return pci->ops->set_irqs(pci->handle, VFIO_PCI_MSIX_IRQ_INDEX, 0, n, none);
+}
+
 int
 vdpa_pci_msix_enable(struct vdpa_pci *pci, unsigned int n)
 {
-	int none[PCI_MSIX_FLAGS_QSIZE + 1];
 	int ret;
 
 	if (n == 0 || n > pci->nr_vectors)
 		return vdpa_error(EINVAL, "%s: %u MSI-X vectors asked for, it has %u", pci->name, n,
 				  pci->nr_vectors);
-	for (unsigned int i = 0; i < n; i++)
-		none[i] = -1;
 	pthread_mutex_lock(&pci->lock);
 	if (vdpa_pci_error(pci) != 0) {
 		ret = vdpa_pci_gone_error(pci);
 	} else if (pci->msix_enabled > 0 || pci->intx_on) {
 		ret = vdpa_error(EBUSY, "%s: %s is on", pci->name, pci->intx_on ? "INTx" : "MSI-X");
+	} else if (pci->msix_parked == n) {
+		pci->msix_parked = 0;
+		pci->msix_enabled = n;
+		ret = 0;
 	} else {
-		ret = pci->ops->set_irqs(pci->handle, VFIO_PCI_MSIX_IRQ_INDEX, 0, n, none);
+		msix_off(pci);
+		ret = msix_set_none(pci, n);
 		if (ret == 0) {
 			pci->msix_enabled = n;
 			ret = msix_set_enable(pci, true);
@@ -172,6 +185,23 @@ vdpa_pci_msix_disable(struct vdpa_pci *pci)
 {
 	pthread_mutex_lock(&pci->lock);
 	msix_off(pci);
+	pthread_mutex_unlock(&pci->lock);
+}
+
+void
+vdpa_pci_msix_park(struct vdpa_pci *pci)
+{
+	unsigned int n;
+
+	pthread_mutex_lock(&pci->lock);
+	n = pci->msix_enabled;
+	/* The eventfds are to be released, one way or the other. */
+	if (n > 0 && (vdpa_pci_error(pci) != 0 || msix_set_none(pci, n) < 0)) {
+		msix_off(pci);
+	} else if (n > 0) {
+		pci->msix_enabled = 0;
+		pci->msix_parked = n;
+	}
 	pthread_mutex_unlock(&pci->lock);
 }
 
@@ -207,6 +237,7 @@ vdpa_pci_intx_set(struct vdpa_pci *pci, int fd)
 	} else if (pci->msix_enabled > 0) {
 		ret = vdpa_error(EBUSY, "%s: MSI-X is on", pci->name);
 	} else {
+		msix_off(pci);
 		ret = pci->ops->set_irqs(pci->handle, VFIO_PCI_INTX_IRQ_INDEX, 0, 1, &fd);
 		if (ret == 0)
 			pci->intx_on = true;

@@ -8,7 +8,7 @@
  * A function is opened by the name of its management device: `pci/0000:06:00.2` (the kernel's
  * vfio-pci) or `vfio-user/PATH` (a device in another process, on the UNIX socket PATH). A driver
  * cannot tell the two apart. It never dereferences a BAR for registers: reads and writes name (BAR,
- * offset) and are checked against the BAR's size; only doorbell and memory areas are mapped.
+ * offset) and are checked against the BAR's size; only doorbell and memory areas are mapped for it.
  *
  * A function is not trusted. Reads of one that is gone (surprise removal, disconnected, a request
  * that was not answered in time) give all ones, writes do nothing, both at once and for good:
@@ -149,6 +149,14 @@ void vdpa_pci_write64(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, u
 void vdpa_pci_post16(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint16_t value);
 void vdpa_pci_post32(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint32_t value);
 
+/**
+ * Say that [offset, offset + size) of a BAR has registers which are used often, so that accesses of
+ * up to 32 bits there need no system call. It has an effect only over vfio-pci, where the kernel
+ * lets that part be mapped, and for four parts; accesses mean the same without. The mapping is not
+ * shared with anybody, and ends with vdpa_pci_cut_off() or vdpa_pci_close(). From any thread.
+ */
+void vdpa_pci_map_registers(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64_t size);
+
 /** A mapped part of a BAR. */
 struct vdpa_pci_area {
 	volatile void *va; /**< of the offset asked for */
@@ -192,14 +200,23 @@ unsigned int vdpa_pci_nr_vectors(const struct vdpa_pci *pci);
 unsigned int vdpa_pci_msix_bars(const struct vdpa_pci *pci);
 
 /**
- * Enable MSI-X with vectors 0 .. n - 1, each without an eventfd (masked).
+ * Enable MSI-X with vectors 0 .. n - 1, each without an eventfd (masked). Vectors that are parked
+ * are taken over, without a call of the system where n is their number.
  * @param n  1 to vdpa_pci_nr_vectors().
  * @return 0; -EINVAL for another n; -EBUSY when MSI-X or INTx is on; -ENOSPC when the system grants
  * fewer; vdpa_pci_error() when it is gone; else the transport's errno.
  */
 int vdpa_pci_msix_enable(struct vdpa_pci *pci, unsigned int n);
-/** MSI-X off, every eventfd forgotten. No-op when off. */
+/** MSI-X off, also where it is parked, every eventfd forgotten. No-op when off. */
 void vdpa_pci_msix_disable(struct vdpa_pci *pci);
+/**
+ * Between two uses: every eventfd is forgotten and every vector masked, as after
+ * vdpa_pci_msix_disable(), and they stay with the function for the next vdpa_pci_msix_enable(), as
+ * to have them allocated anew is dear. vdpa_pci_msix_disable(), vdpa_pci_intx_set(), a reset of the
+ * function and its close turn MSI-X off. Where the transport does not mask them, MSI-X is turned
+ * off at once. No-op when off or parked.
+ */
+void vdpa_pci_msix_park(struct vdpa_pci *pci);
 /**
  * Signal fd for a vector from now on; -1 masks it. Swapping neither stops the device nor touches
  * other vectors; an interrupt that arrives during the swap may be lost: signal the new fd once.

@@ -38,6 +38,9 @@ struct vdpa_pci_region {
 	uint32_t flags;	   /**< VFIO_REGION_INFO_FLAG_* */
 	int fd;		   /**< to mmap; -1: not to be mapped */
 	bool whole_device; /**< fd is the function's own: who has it has everything */
+	/** What is mapped are the function's registers themselves, by the kernel, and not memory
+	 * that another process has: they may be read and written there. */
+	bool is_device;
 	uint64_t fd_offset;
 	/** Parts that can be mapped; n_parts 0 with FLAG_MMAP: all of it. */
 	unsigned int n_parts;

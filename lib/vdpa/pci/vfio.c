@@ -98,7 +98,7 @@ get_region(struct vfio_device *d, unsigned int index, struct vdpa_pci_region *r)
 	r->flags = info->flags;
 	if ((info->flags & VFIO_REGION_INFO_FLAG_MMAP) != 0) {
 		r->fd = d->fd;
-		r->whole_device = true;
+		r->whole_device = r->is_device = true;
 		r->fd_offset = info->offset;
 		sparse_parts(d, info, r);
 	}

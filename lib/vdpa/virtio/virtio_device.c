@@ -125,7 +125,7 @@ virtio_device_reset(struct virtio_device *dev)
 	rc = virtio_pci_reset(&dev->hw);
 	/* Eventfds and doorbells go in any case; memory of ours that the device knows stays with it
 	 * until it has let go. */
-	virtio_irq_teardown(dev);
+	virtio_irq_teardown(dev, rc == 0);
 	virtio_pci_unmap_doorbells(&dev->hw);
 	dev->ctrl.on = false;
 	if (rc == 0) {

@@ -12,6 +12,8 @@
  * the INTx line does, and the ISR status says which of the two it was. Each rung is taken only when
  * the system and the device grant all of it.
  *
+ * From one start of a binding to the next the vectors are parked: on, but without an eventfd.
+ *
  * A function whose interrupts have to be taken back (struct vdpa_virtio_kind) has every vector
  * relayed, and only the queues that it says are signalled.
  *
@@ -213,9 +215,9 @@ add_event(struct virtio_device *dev, unsigned int vector,
 	return 0;
 }
 
-/* Nothing is signalled any more when this returns. */
+/* Nothing is signalled any more when this returns. park: the next start may have the vectors. */
 static void
-release_vectors(struct virtio_device *dev)
+release_vectors(struct virtio_device *dev, bool park)
 {
 	struct virtio_irq *irq = &dev->irq;
 	unsigned int n = RTE_MAX(irq->n, 1u);
@@ -227,7 +229,9 @@ release_vectors(struct virtio_device *dev)
 		vdpa_event_del(&irq->vectors[i].ev);
 		vdpa_work_cancel(&irq->vectors[i].work);
 	}
-	if (irq->n > 0)
+	if (irq->n > 0 && park)
+		vdpa_pci_msix_park(dev->hw.pci);
+	else if (irq->n > 0)
 		vdpa_pci_msix_disable(dev->hw.pci);
 	else if (irq->on)
 		vdpa_pci_intx_set(dev->hw.pci, -1);
@@ -296,7 +300,7 @@ try_vectors(struct virtio_device *dev, unsigned int n)
 	for (unsigned int v = 0; rc == 0 && v < n && is_relayed(dev, v); v++)
 		rc = vdpa_pci_msix_set(dev->hw.pci, v, irq->vectors[v].ev.fd);
 	if (rc < 0)
-		release_vectors(dev);
+		release_vectors(dev, false);
 	return rc;
 }
 
@@ -315,7 +319,7 @@ try_line(struct virtio_device *dev)
 					dev->vdev->name, vdpa_pci_name(dev->hw.pci));
 	}
 	if (rc < 0)
-		release_vectors(dev);
+		release_vectors(dev, false);
 	return rc;
 }
 
@@ -371,16 +375,22 @@ virtio_irq_setup(struct virtio_device *dev)
 }
 
 void
-virtio_irq_teardown(struct virtio_device *dev)
+virtio_irq_teardown(struct virtio_device *dev, bool park)
 {
 	struct virtio_irq *irq = &dev->irq;
 
-	release_vectors(dev);
+	release_vectors(dev, park);
 	pthread_mutex_lock(&irq->lock);
 	irq->config_fd = -1;
 	for (uint16_t i = 0; i < dev->nvqs; i++)
 		dev->vqs[i].call_fd = -1;
 	pthread_mutex_unlock(&irq->lock);
+}
+
+void
+virtio_irq_release(struct virtio_device *dev)
+{
+	vdpa_pci_msix_disable(dev->hw.pci);
 }
 
 int
@@ -434,6 +444,7 @@ virtio_irq_free(struct virtio_device *dev)
 {
 	if (!dev->irq.there)
 		return;
-	release_vectors(dev);
+	release_vectors(dev, false);
+	virtio_irq_release(dev);
 	pthread_mutex_destroy(&dev->irq.lock);
 }

@@ -185,6 +185,7 @@ static void
 virtio_vdpa_release_dma(struct vdpa_device *vdev)
 {
 	virtio_ctrl_release(virtio_dev(vdev));
+	virtio_irq_release(virtio_dev(vdev));
 }
 
 static int

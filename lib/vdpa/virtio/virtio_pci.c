@@ -151,6 +151,13 @@ select_to(struct vdpa_virtio_pci *hw, enum vdpa_virtio_selector selector, uint16
 	return !hw->stuck;
 }
 
+static void
+map_registers(struct vdpa_virtio_pci *hw, const struct vdpa_virtio_part *part)
+{
+	if (part->length > 0)
+		vdpa_pci_map_registers(hw->pci, part->bar, part->offset, part->length);
+}
+
 int
 virtio_pci_open(struct vdpa_virtio_pci *hw, struct vdpa_pci *pci,
 		const struct vdpa_virtio_pci_ops *ops, struct vdpa_patience *patience)
@@ -161,7 +168,12 @@ virtio_pci_open(struct vdpa_virtio_pci *hw, struct vdpa_pci *pci,
 	*hw = (struct vdpa_virtio_pci){
 		.pci = pci, .ops = ops != NULL ? ops : &plain, .patience = patience};
 	rc = hw->ops->find != NULL ? hw->ops->find(hw) : vdpa_virtio_pci_find(hw);
-	return rc < 0 ? rc : virtio_pci_reset(hw);
+	if (rc < 0)
+		return rc;
+	map_registers(hw, &hw->common);
+	map_registers(hw, &hw->isr);
+	map_registers(hw, &hw->config);
+	return virtio_pci_reset(hw);
 }
 
 /* The device as a whole. */

@@ -139,8 +139,11 @@ void virtio_irq_free(struct virtio_device *dev);
  * to the INTx line. -ENOSPC when there is not even that.
  */
 int virtio_irq_setup(struct virtio_device *dev);
-/* All vectors off, every eventfd released. */
-void virtio_irq_teardown(struct virtio_device *dev);
+/* Every eventfd released, and all vectors off; park: until the next setup or virtio_irq_release()
+ * they stay with the function, masked. */
+void virtio_irq_teardown(struct virtio_device *dev, bool park);
+/* Vectors that are parked off, while nothing is set up. */
+void virtio_irq_release(struct virtio_device *dev);
 /* The vector of a queue, for the device. */
 uint16_t virtio_irq_vector(const struct virtio_device *dev, uint16_t idx);
 /* From now on the queue's interrupts reach fd; -1: nobody. */
