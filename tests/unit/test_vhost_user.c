@@ -3,6 +3,7 @@
 
 /* The device behind a vhost-user connection, without the connection. */
 
+#include <dirent.h>
 #include <errno.h>
 #include <semaphore.h>
 #include <setjmp.h>
@@ -373,17 +374,33 @@ set_log_base(struct fixture *f, uint64_t offset)
 	return vdpa_vhu_handle(&req);
 }
 
+/* Of its files, the descriptors that are open: others may still be closing a test's before. */
+static unsigned int
+count_logs(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	unsigned int n = 0;
+
+	assert_non_null(dir);
+	for (struct dirent *e = readdir(dir); e != NULL; e = readdir(dir)) {
+		char target[64] = "";
+
+		if (readlinkat(dirfd(dir), e->d_name, target, sizeof(target) - 1) > 0)
+			n += strncmp(target, "/memfd:log", strlen("/memfd:log")) == 0;
+	}
+	closedir(dir);
+	return n;
+}
+
 /* The driver can map the file by DMA, as long as it is the log. */
 static void
 a_log_comes_with_its_file(void **state)
 {
 	struct fixture *f = *state;
 	struct vdpa_dma_log map = {.size = 0};
-	unsigned int fds;
 
 	set_up_ring(f, 0);
 	enable_ring(f, 0);
-	fds = count_fds();
 	assert_int_equal(set_log_base(f, 0x2000), VHU_VERDICT_REPLY);
 	assert_int_equal(vdpa_consumer_set_features(f->s->consumer,
 						    V1 | RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES) |
@@ -396,13 +413,13 @@ a_log_comes_with_its_file(void **state)
 		assert_int_equal(vdpa_dma_map_log(f->dma, f->fake->log, NULL, &map), 0);
 		vdpa_dma_unmap_log(f->dma, &map);
 		/* The one before goes with its file. */
-		assert_int_equal(count_fds(), fds + 1);
+		assert_int_equal(count_logs(), 1);
 		assert_int_equal(set_log_base(f, 0x5000), VHU_VERDICT_REPLY);
 	}
 	/* One that is refused is not kept. */
 	f->fake->fail_log_start = true;
 	assert_int_equal(set_log_base(f, 0x1000), VHU_VERDICT_CLOSE);
-	assert_int_equal(count_fds(), fds + 1);
+	assert_int_equal(count_logs(), 1);
 }
 
 int
