@@ -173,7 +173,14 @@ change_bitmap(struct vdpa_device *vdev, const struct vdpa_dma_buf *bitmap)
 	if (rc < 0)
 		return rc;
 	log_to(pci_of(vdev), bitmap);
-	return pause ? vdpa_virtio_ops()->resume(vdev) : vdpa_virtio_pci_check(dev->virtio.hw);
+	rc = pause ? vdpa_virtio_ops()->resume(vdev) : vdpa_virtio_pci_check(dev->virtio.hw);
+	if (rc < 0)
+		log_to(pci_of(vdev), dev->written.va != NULL ? &dev->written : NULL);
+	/* The front end has its log refused, and does not know that the queues stand still. */
+	if (rc < 0 && pause)
+		vdpa_device_fail(vdev, -1, rc, "it does not go on with another dirty log: %s",
+				 vdpa_error_message());
+	return rc;
 }
 
 static int

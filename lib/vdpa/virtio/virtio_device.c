@@ -154,27 +154,35 @@ enable_queues(struct virtio_device *dev, bool on)
 	return rc;
 }
 
+/* All of them, or as before. */
+static int
+run_or_stand(struct virtio_device *dev, bool on)
+{
+	int rc = enable_queues(dev, on);
+	struct vdpa_error_saved error;
+
+	if (rc < 0) {
+		vdpa_error_save(&error);
+		(void)enable_queues(dev, !on);
+		vdpa_error_restore(&error);
+	}
+	return rc;
+}
+
 int
 virtio_device_suspend(struct virtio_device *dev)
 {
-	int rc = enable_queues(dev, false);
+	int rc = run_or_stand(dev, false);
 
-	if (rc < 0) {
-		struct vdpa_error_saved error;
-
-		vdpa_error_save(&error);
-		(void)enable_queues(dev, true);
-		vdpa_error_restore(&error);
-		return rc;
-	}
-	dev->suspended = true;
-	return 0;
+	if (rc == 0)
+		dev->suspended = true;
+	return rc;
 }
 
 int
 virtio_device_resume(struct virtio_device *dev)
 {
-	int rc = enable_queues(dev, true);
+	int rc = run_or_stand(dev, true);
 
 	if (rc < 0)
 		return rc;
