@@ -189,6 +189,30 @@ class Refused(unittest.TestCase):
         os.chmod(path, 0o757)
         self.refuse(path, f"everybody may write to '{path}'", f'chmod o-w {path}')
 
+    @unittest.skipUnless(os.geteuid() == 0, 'gives files to another user')
+    def test_what_another_user_has_put_into_a_folder_for_all(self):
+        folder = os.path.join(_folder, 'shared')
+        path, link = os.path.join(folder, 'null.so'), os.path.join(folder, 'link.so')
+        os.mkdir(folder)
+        self.addCleanup(shutil.rmtree, folder)
+        os.chmod(folder, 0o1777)
+        shutil.copy(_plugin, path)
+        for name in (path, folder):
+            self.assertIn('Driver null', run(harness.APP, '-d', name, '--help').stdout)
+        os.chown(path, 65534, 65534)
+        for name in (path, folder, os.path.join(folder, '.', 'null.so'), folder + '//null.so'):
+            self.refuse(name, f"everybody may put something into '{folder}", "user 65534's")
+        # A link leads anywhere, and so does a folder.
+        os.unlink(path)
+        os.symlink(_plugin, link)
+        os.chown(link, 65534, 65534, follow_symlinks=False)
+        for name in (link, folder):
+            self.refuse(name, f"everybody may put something into '{folder}", "user 65534's")
+        os.unlink(link)
+        os.symlink(_folder, link)
+        os.chown(link, 65534, 65534, follow_symlinks=False)
+        self.refuse(os.path.join(link, os.path.basename(_plugin)), "user 65534's")
+
     def test_two_of_one_name(self):
         copy = self.path('copy.so')
         shutil.copy(_plugin, copy)

@@ -17,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -682,10 +681,53 @@ add_in_thread(void *words)
 	return (void *)(intptr_t)vdpa_dev_add(words);
 }
 
+/* Unregister it, which waits for somebody. */
+static void
+begin_unregister(struct probe *p, pthread_t *goes)
+{
+	assert_int_equal(pthread_create(goes, NULL, unregister, &p->drv), 0);
+	usleep(50000);
+	assert_int_equal(pthread_tryjoin_np(*goes, NULL), EBUSY);
+}
+
+static sem_t opening, go_on;
+
+static void
+hold_open(struct fake_pci *f, unsigned int region, uint64_t offset, void *buf, size_t len)
+{
+	f->on_read = NULL;
+	sem_post(&opening);
+	sem_wait(&go_on);
+}
+
+/* The words are described in its tables, which go with it. */
+static void
+a_driver_whose_words_are_given_stays_until_it_is_asked(void **state)
+{
+	pthread_t adds, goes;
+	struct probe p;
+	void *result;
+
+	probe_init(&p, "p", &this_device);
+	probe_word(&p, "depth", 4);
+	assert_int_equal(vdpa_register_driver(&p.drv), 0);
+	sem_init(&opening, 0, 0);
+	sem_init(&go_on, 0, 0);
+	function.on_read = hold_open;
+	assert_int_equal(pthread_create(&adds, NULL, add_in_thread, (void *)WORDS " depth 3"), 0);
+	sem_wait(&opening);
+	begin_unregister(&p, &goes);
+	sem_post(&go_on);
+	/* It was out of the register before it could be asked. */
+	assert_int_equal(pthread_join(adds, &result), 0);
+	assert_int_equal(pthread_join(goes, NULL), 0);
+	assert_int_equal((intptr_t)result, -ENODEV);
+	assert_null(function.open);
+}
+
 static void
 a_driver_that_is_asked_stays_until_it_has_answered(void **state)
 {
-	struct timespec soon;
 	pthread_t adds, goes;
 	sem_t entered, leave;
 	struct probe p, q;
@@ -703,12 +745,7 @@ a_driver_that_is_asked_stays_until_it_has_answered(void **state)
 		assert_int_equal(vdpa_register_driver(&q.drv), 0);
 		assert_int_equal(pthread_create(&adds, NULL, add_in_thread, (void *)WORDS), 0);
 		sem_wait(&entered);
-		assert_int_equal(pthread_create(&goes, NULL, unregister, &p.drv), 0);
-		clock_gettime(CLOCK_REALTIME, &soon);
-		soon.tv_nsec += 50000000;
-		soon.tv_sec += soon.tv_nsec / 1000000000;
-		soon.tv_nsec %= 1000000000;
-		assert_int_equal(pthread_timedjoin_np(goes, NULL, &soon), ETIMEDOUT);
+		begin_unregister(&p, &goes);
 		sem_post(&leave);
 		assert_int_equal(pthread_join(adds, &result), 0);
 		assert_int_equal(pthread_join(goes, NULL), 0);
@@ -756,6 +793,7 @@ main(void)
 		TEST(drivers_that_cannot_be_are_refused),
 		TEST(a_driver_of_a_constructor_is_there_behind_those_built_in),
 		TEST(a_driver_serves_after_the_next_init),
+		TEST(a_driver_whose_words_are_given_stays_until_it_is_asked),
 		TEST(a_driver_that_is_asked_stays_until_it_has_answered),
 	};
 

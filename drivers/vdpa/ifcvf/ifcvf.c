@@ -167,11 +167,12 @@ change_bitmap(struct vdpa_device *vdev, const struct vdpa_dma_buf *bitmap)
 		return rc;
 	log_to(pci_of(vdev), bitmap);
 	rc = pause ? vdpa_virtio_ops()->resume(vdev) : vdpa_virtio_pci_check(dev->virtio.hw);
-	if (rc < 0) {
-		/* The new one is freed; queues that do not go on are no device. */
+	if (rc < 0)
 		log_to(pci_of(vdev), dev->written.va != NULL ? &dev->written : NULL);
-		vdpa_device_fail(vdev, -1, rc, "%s", vdpa_error_message());
-	}
+	/* The front end has its log refused, and does not know that the queues stand still. */
+	if (rc < 0 && pause)
+		vdpa_device_fail(vdev, -1, rc, "it does not go on with another dirty log: %s",
+				 vdpa_error_message());
 	return rc;
 }
 

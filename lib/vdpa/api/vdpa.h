@@ -159,10 +159,11 @@ char *vdpa_function_show(void);
  * @param path  file or folder; a name without a slash that is no file is looked for where
  *              libraries are.
  * @return 0; -ENOENT where there is none; -EPERM for one that everybody may write to, or replace,
- *         as EAL has it; -ENOEXEC for what is no shared object or lacks a symbol, which the message
- *         names, and for a library of that name that is nowhere; -EEXIST where a driver of the same
- *         name is registered; what else stat(2) and vdpa_register_driver() say. On failure nothing
- *         of that file is left; those of a folder before it stay.
+ * as EAL has it, and for one (or a link to it) that is neither root's nor the process's user's in a
+ * folder where everybody may add something, such as /tmp; -ENOEXEC for what is no shared object or
+ * lacks a symbol, the message says which; -EEXIST where a driver of the same name is registered;
+ * what else vdpa_register_driver() says. On failure nothing of that file is left; those of a folder
+ * before it stay.
  */
 int vdpa_plugin_load(const char *path);
 

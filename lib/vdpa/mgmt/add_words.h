@@ -16,6 +16,7 @@ struct vdpa_add_request {
 	struct vdpa_args args;
 	const char *name;
 	struct vdpa_mgmt_dev *mdev;
+	struct vdpa_driver *drv;      /* whose words args has, of a PCI function; NULL: none */
 	struct vdpa_frontend *fe;     /* NULL: none */
 	struct vdpa_bus_entry *entry; /* the name, once it is ours */
 };

@@ -55,6 +55,10 @@ reserve(const char *words, struct vdpa_add_request *req)
 		if (rc < 0) {
 			vdpa_registry_put(req->mdev);
 			vdpa_words_free(&req->words);
+		} else if (req->drv != NULL) {
+			/* The words are described in the driver's tables, which may be a plugin's.
+			 */
+			vdpa_bus_set_driver(req->entry, req->drv);
 		}
 	}
 	vdpa_registry_unlock();

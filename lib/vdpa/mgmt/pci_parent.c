@@ -98,8 +98,9 @@ vdpa_pci_parent_is(const struct vdpa_mgmt_dev *mdev)
 
 /* The words, as one driver takes them. */
 static int
-parse_for(struct vdpa_add_request *req, const struct vdpa_driver *drv)
+parse_for(struct vdpa_add_request *req, struct vdpa_driver *drv)
 {
+	req->drv = drv;
 	return vdpa_words_parse(req, &drv->params, 1);
 }
 
@@ -131,7 +132,7 @@ parse_for_all(struct vdpa_add_request *req)
 static int
 parse_for_any(struct vdpa_add_request *req)
 {
-	const struct vdpa_driver *drv, *first = NULL;
+	struct vdpa_driver *drv, *first = NULL;
 	int rc;
 
 	TAILQ_FOREACH (drv, &vdpa_registry.drivers, next) {

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "error_priv.h"
 #include "mgmt.h"
@@ -41,40 +42,79 @@ vdpa_plugin_add_driver(struct vdpa_driver *drv)
 	}
 }
 
-/* Nothing is run that everybody may write to, or put something in the place of: as EAL has it, but
- * for folders where one can only move what is one's own, such as /tmp. */
-static int
-check_writable(const char *path)
+/* A path without its last name: "/a" of "/a/b", "/" of "/a". */
+static void
+cut_name(char *path)
 {
-	struct stat st;
+	char *slash = strrchr(path, '/');
 
-	if (stat(path, &st) < 0)
+	while (slash > path && slash[-1] == '/')
+		slash--;
+	slash[slash == path ? 1 : 0] = '\0';
+}
+
+/*
+ * Nothing is run that everybody may write to, or put something in the place of: as EAL has it, but
+ * for folders such as /tmp, where everybody can add something and move only what is his own. What
+ * lies there is run if it is ours or root's. folder: the one that path lies in.
+ */
+static int
+check_entry(const char *path, const char *folder)
+{
+	struct stat st, above, itself;
+
+	/* itself: a link, where path is one. */
+	if (stat(path, &st) < 0 || lstat(path, &itself) < 0 || stat(folder, &above) < 0)
 		return vdpa_error(errno, "plugin '%s': %s", path, strerror(errno));
-	if ((st.st_mode & S_IWOTH) == 0 || (S_ISDIR(st.st_mode) && (st.st_mode & S_ISVTX) != 0))
-		return 0;
-	return vdpa_error(
-		EPERM,
-		"plugin: everybody may write to '%s', so that anybody's code could be run: "
-		"chmod o-w %s, or put the plugin elsewhere",
-		path, path);
+	if ((st.st_mode & S_IWOTH) != 0 && (!S_ISDIR(st.st_mode) || (st.st_mode & S_ISVTX) == 0))
+		return vdpa_error(
+			EPERM,
+			"plugin: everybody may write to '%s', so that anybody's code could be run: "
+			"chmod o-w %s, or put the plugin elsewhere",
+			path, path);
+	if ((above.st_mode & S_IWOTH) != 0 && itself.st_uid != 0 && itself.st_uid != geteuid())
+		return vdpa_error(
+			EPERM,
+			"plugin: everybody may put something into '%s', and '%s' there is user "
+			"%u's: put the plugin elsewhere",
+			folder, path, itself.st_uid);
+	return 0;
 }
 
 /* The file and every folder above it. path is an absolute one. */
 static int
-check_file(const char *path)
+check_path(const char *path)
 {
-	char at[PATH_MAX];
-	char *slash;
+	char at[PATH_MAX], above[PATH_MAX];
 	int rc;
 
 	snprintf(at, sizeof(at), "%s", path);
 	for (;;) {
-		rc = check_writable(at);
-		slash = strrchr(at, '/');
-		if (rc < 0 || slash == NULL || strcmp(at, "/") == 0)
+		memcpy(above, at, sizeof(above));
+		cut_name(above);
+		rc = check_entry(at, above);
+		if (rc < 0 || strcmp(at, "/") == 0)
 			return rc;
-		slash[slash == at ? 1 : 0] = '\0';
+		memcpy(at, above, sizeof(at));
 	}
+}
+
+/* By the names that were given, links among them, and by those that they lead to. */
+static int
+check_file(const char *name, const char *path)
+{
+	char given[PATH_MAX] = "";
+	int rc;
+
+	if (name[0] != '/' && getcwd(given, sizeof(given)) == NULL)
+		return vdpa_error(errno, "plugin '%s': %s", name, strerror(errno));
+	if (strlen(given) + 1 + strlen(name) >= sizeof(given))
+		return vdpa_error(ENAMETOOLONG, "plugin '%s': is too long", name);
+	if (given[0] != '\0')
+		strcat(given, "/");
+	strcat(given, name);
+	rc = check_path(given);
+	return rc < 0 ? rc : check_path(path);
 }
 
 static int
@@ -103,7 +143,7 @@ load_file(const char *name)
 	int rc;
 
 	if (realpath(name, path) != NULL) {
-		rc = check_file(path);
+		rc = check_file(name, path);
 		return rc < 0 ? rc : open_object(path);
 	}
 	/* One that is no path is looked for where libraries are. */

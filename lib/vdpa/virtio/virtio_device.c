@@ -154,28 +154,36 @@ enable_queues(struct virtio_device *dev, bool on)
 	return rc;
 }
 
+/* All of them, or as before; a device of which some do neither has failed. */
+static int
+run_or_stand(struct virtio_device *dev, bool on)
+{
+	int rc = enable_queues(dev, on);
+	struct vdpa_error_saved error;
+
+	if (rc < 0) {
+		vdpa_error_save(&error);
+		if (enable_queues(dev, !on) < 0)
+			vdpa_device_fail(dev->vdev, -1, rc, "%s", error.text);
+		vdpa_error_restore(&error);
+	}
+	return rc;
+}
+
 int
 virtio_device_suspend(struct virtio_device *dev)
 {
-	int rc = enable_queues(dev, false);
+	int rc = run_or_stand(dev, false);
 
-	if (rc < 0) {
-		struct vdpa_error_saved error;
-
-		vdpa_error_save(&error);
-		if (enable_queues(dev, true) < 0)
-			vdpa_device_fail(dev->vdev, -1, rc, "%s", error.text);
-		vdpa_error_restore(&error);
-		return rc;
-	}
-	dev->suspended = true;
-	return 0;
+	if (rc == 0)
+		dev->suspended = true;
+	return rc;
 }
 
 int
 virtio_device_resume(struct virtio_device *dev)
 {
-	int rc = enable_queues(dev, true);
+	int rc = run_or_stand(dev, true);
 
 	if (rc < 0)
 		return rc;
