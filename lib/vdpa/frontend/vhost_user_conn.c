@@ -10,6 +10,9 @@
  * queue, since it may start or stop the device. The job reads on by itself, so that what a front
  * end sends in one go costs one hand-over.
  *
+ * Most messages are one read: the header is read with as much as most payloads have. What a short
+ * message leaves of that is the beginning of the next one.
+ *
  * A front end that does not read its replies is hung up: a reply is sent at once or not at all.
  */
 
@@ -100,7 +103,34 @@ refuse(struct vhu_conn *conn, const char *why)
 	return INPUT_END;
 }
 
-/* Read on, up to the end of the message. */
+/*
+ * The message is complete, and there are bytes of the next one behind it. File descriptors belong
+ * to a byte, and a read ends behind the bytes of the sendmsg() that they came with: where the last
+ * read brought some, they are the next message's. Only a front end that sends both messages in one
+ * go may mean the first: then that is one that needs a file descriptor and has none.
+ */
+static void
+set_ahead(struct vhu_conn *conn, size_t len, unsigned int nfds_before)
+{
+	const struct vhu_row *row = vdpa_vhu_row(conn->msg.request);
+
+	conn->n_ahead = conn->have - len;
+	memcpy(conn->ahead, (const char *)&conn->msg + len, conn->n_ahead);
+	conn->have = len;
+	if (nfds_before > 0 || row == NULL || row->fds_min == 0)
+		conn->nfds_ahead = conn->nfds - nfds_before;
+}
+
+/* The next message begins with what was read of it. */
+static void
+take_ahead(struct vhu_conn *conn)
+{
+	memcpy(&conn->msg, conn->ahead, conn->n_ahead);
+	conn->have = conn->n_ahead;
+	conn->n_ahead = 0;
+}
+
+/* Read on, up to the end of the message; less than a header of the next one may be read, too. */
 static enum input
 receive(struct vhu_conn *conn)
 {
@@ -108,9 +138,10 @@ receive(struct vhu_conn *conn)
 		char buf[CMSG_SPACE(VHU_RIGHTS_MAX * sizeof(int))];
 		struct cmsghdr align;
 	} control;
+	unsigned int nfds_before = conn->nfds;
 
 	for (;;) {
-		size_t want = VHU_HDR_SIZE;
+		size_t want = VHU_HDR_SIZE + VHU_READ_AHEAD;
 		const char *why;
 		struct iovec iov;
 		struct msghdr hdr = {.msg_iov = &iov,
@@ -122,10 +153,13 @@ receive(struct vhu_conn *conn)
 		if (conn->have >= VHU_HDR_SIZE) {
 			if (conn->msg.size > sizeof(conn->msg.payload))
 				return refuse(conn, "its payload is larger than any");
-			want += conn->msg.size;
+			want = VHU_HDR_SIZE + conn->msg.size;
+			if (conn->have > want)
+				set_ahead(conn, want, nfds_before);
 			if (conn->have == want)
 				return INPUT_MESSAGE;
 		}
+		nfds_before = conn->nfds;
 		iov.iov_base = (char *)&conn->msg + conn->have;
 		iov.iov_len = want - conn->have;
 		n = recvmsg(conn->fd, &hdr, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
@@ -187,20 +221,22 @@ vdpa_vhu_send(int socket, const struct vhu_msg *msg, int fd)
 static bool
 handle(struct vhu_conn *conn)
 {
-	struct vhu_received req = {
-		.s = conn->session, .msg = &conn->msg, .reply_fd = -1, .nfds = conn->nfds};
+	struct vhu_received req = {.s = conn->session, .msg = &conn->msg, .reply_fd = -1};
 	enum vhu_verdict verdict;
 	bool sent = true;
 
+	req.nfds = conn->nfds - conn->nfds_ahead;
 	memcpy(req.fds, conn->fds, sizeof(req.fds));
-	conn->nfds = 0;
-	conn->have = 0;
+	memmove(conn->fds, &conn->fds[req.nfds], conn->nfds_ahead * sizeof(conn->fds[0]));
+	conn->nfds = conn->nfds_ahead;
+	conn->nfds_ahead = 0;
 	verdict = vdpa_vhu_handle(&req);
 	conn->answered = verdict == VHU_VERDICT_REPLY;
 	if (conn->answered)
 		sent = reply(conn, req.reply_fd);
 	if (req.reply_fd >= 0)
 		close(req.reply_fd);
+	take_ahead(conn);
 	return sent && verdict != VHU_VERDICT_CLOSE;
 }
 
@@ -276,7 +312,8 @@ end(struct vhu_device *dev)
 	VDPA_LOG_LIMITED(&dev->log, INFO, "%s: vhost-user: disconnected", dev->vdev->name);
 	vdpa_vhu_session_free(conn->session);
 	conn->session = NULL;
-	conn->have = 0;
+	conn->have = conn->n_ahead = 0;
+	conn->nfds_ahead = 0;
 	conn->ended = false;
 	conn->spin_skip = conn->spin_skip_next = 0;
 	pthread_mutex_lock(&dev->lock);

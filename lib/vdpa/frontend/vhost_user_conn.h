@@ -18,6 +18,10 @@
 /* Linux' SCM_MAX_FD: what one message can bring. All are received, so that all can be closed. */
 #define VHU_RIGHTS_MAX 253
 
+/* Most messages have so much payload: it is read together with the header, bytes. A message that
+ * has less is read with the beginning of the next one, if that has come. */
+#define VHU_READ_AHEAD 8
+
 struct vhu_device;
 struct vhu_session;
 
@@ -33,10 +37,14 @@ struct vhu_conn {
 	struct vhu_session *session;
 	struct vhu_msg msg; /* as much of it as has come */
 	size_t have;	    /* bytes */
-	/* Of the message: at most VHU_MSG_FDS_MAX before the bytes that are refused, and then what
-	 * came with these. */
+	/* Of the message, and behind them those that came with the next one's bytes: at most
+	 * VHU_MSG_FDS_MAX before the bytes that are refused, and then what came with these. */
 	int fds[VHU_MSG_FDS_MAX + VHU_RIGHTS_MAX];
 	unsigned int nfds;
+	/* What was read of the next message, while this one is complete. */
+	uint8_t ahead[VHU_READ_AHEAD];
+	size_t n_ahead;		     /* bytes */
+	unsigned int nfds_ahead;     /* of nfds */
 	bool answered;		     /* the last message */
 	bool ended;		     /* hung up, broken or refused */
 	unsigned int spin_skip;	     /* messages before which the job does not spin */
