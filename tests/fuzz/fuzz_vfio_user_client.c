@@ -39,6 +39,7 @@
 #include "pci_priv.h"
 #include "vdpa.h"
 #include "vdpa_event.h"
+#include "vdpa_foreign_fd.h"
 #include "vdpa_log.h"
 #include "vfu_server.h"
 
@@ -527,6 +528,7 @@ run(uint64_t seed, uint64_t count, unsigned int first, unsigned int step)
 	}
 	/* The first signal of a process opens a file for good. */
 	vdpa_eventfd_signal(fd);
+	(void)vdpa_fd_is_eventfd(fd);
 	snprintf(name, sizeof(name), "vfio-user/%s", server.path);
 	fds = count_fds();
 	for (uint64_t round = first; __atomic_load_n(&shared->spoiled, __ATOMIC_ACQUIRE) < count;

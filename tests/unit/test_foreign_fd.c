@@ -15,11 +15,13 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <netinet/in.h>
 #include <time.h>
 #include <unistd.h>
@@ -364,6 +366,58 @@ an_eventfd_is_told_from_others(void **state)
 	close(memory);
 }
 
+/* The parent's descriptors are others, by the same numbers. */
+static void
+a_forked_process_looks_at_its_own(void **state)
+{
+	int event = eventfd(0, EFD_CLOEXEC), memory = memfd_create("memory", MFD_CLOEXEC), status;
+	pid_t pid;
+
+	assert_true(vdpa_fd_is_eventfd(event));
+	assert_false(vdpa_fd_is_eventfd(memory));
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		int other = dup(memory);
+
+		if (dup2(event, memory) < 0 || dup2(other, event) < 0)
+			_exit(2);
+		_exit(vdpa_fd_is_eventfd(memory) && !vdpa_fd_is_eventfd(event) ? 0 : 1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_true(vdpa_fd_is_eventfd(event));
+	close(event);
+	close(memory);
+}
+
+/* One is held, whoever asks, and no program that is started gets it. */
+static void
+one_descriptor_is_held(void **state)
+{
+	int event = eventfd(0, EFD_CLOEXEC), held = -1;
+	unsigned int before;
+	char link[64], path[64];
+
+	assert_true(vdpa_fd_is_eventfd(event));
+	before = count_fds();
+	for (unsigned int i = 0; i < 100; i++)
+		assert_true(vdpa_fd_is_eventfd(event));
+	assert_int_equal(count_fds(), before);
+	for (int fd = 3; fd < 256; fd++) {
+		ssize_t n;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		n = readlink(path, link, sizeof(link) - 1);
+		link[n > 0 ? n : 0] = '\0';
+		if (strncmp(link, "/proc/", 6) == 0 && strcmp(link + strlen(link) - 3, "/fd") == 0)
+			held = fd;
+	}
+	assert_true(held >= 0);
+	assert_int_equal(fcntl(held, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+	close(event);
+}
+
 int
 main(void)
 {
@@ -376,6 +430,8 @@ main(void)
 		cmocka_unit_test(account_may_end_before_its_descriptors),
 		cmocka_unit_test(without_a_thread_an_account_is_full),
 		cmocka_unit_test(an_eventfd_is_told_from_others),
+		cmocka_unit_test(a_forked_process_looks_at_its_own),
+		cmocka_unit_test(one_descriptor_is_held),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

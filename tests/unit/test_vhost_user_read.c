@@ -328,8 +328,9 @@ warm_up(void **state)
 {
 	int fd = eventfd(0, EFD_NONBLOCK);
 
-	/* The library keeps a file descriptor for it from the first use on. */
+	/* The library keeps file descriptors for these from the first use on. */
 	vdpa_eventfd_signal(fd);
+	assert_true(vdpa_fd_is_eventfd(fd));
 	close(fd);
 	return group_setup(state);
 }

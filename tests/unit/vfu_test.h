@@ -16,6 +16,7 @@
 #include "pci_priv.h"
 #include "vdpa.h"
 #include "vdpa_event.h"
+#include "vdpa_foreign_fd.h"
 #include "vfu_server.h"
 
 #define T	(&vdpa_pci_vfio_user)
@@ -43,8 +44,9 @@ setup(void **state)
 {
 	int fd = eventfd(0, EFD_CLOEXEC);
 
-	/* The first signal of a process opens a file for good. */
+	/* The first signal of a process and its first look at a descriptor open a file for good. */
 	vdpa_eventfd_signal(fd);
+	(void)vdpa_fd_is_eventfd(fd);
 	close(fd);
 	fds_before = count_fds();
 	vfu_server_init(&server);

@@ -34,6 +34,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "vdpa_fd.h"
 #include "vdpa_foreign_fd.h"
 #include "vdpa_log.h"
 
@@ -46,6 +47,7 @@
  * that has one for each of 256 queues. */
 #define ROOM	     (VDPA_FD_WAITING_MAX + 576)
 
+#define TITLES	      "/proc/self/fd"
 #define EVENTFD_TITLE "anon_inode:[eventfd]"
 #define PIPE_TITLE    "pipe:["
 /* Its devices null, zero, full, random and urandom have nothing to do at their end. */
@@ -67,21 +69,67 @@ static unsigned int spares; /* of those, wait */
 static pthread_cond_t pending_cond = PTHREAD_COND_INITIALIZER;
 static bool failure_logged; /* that a closer could not be started */
 
+static int titles = -1; /* TITLES, held; atomic */
+static pthread_once_t titles_once = PTHREAD_ONCE_INIT;
+static bool follows_forks; /* what is held is exchanged in a forked process */
+
 /* The beginning of the descriptor's title, as the kernel tells it. What has a name in a file system
  * begins with a slash or with a parenthesis, so no file can be called like one of ours. */
 struct title {
 	char text[sizeof(EVENTFD_TITLE)];
 };
 
+/* Of a forked process the directory is another one; the one held is its parent's. */
+static void
+forked(void)
+{
+	if (titles >= 0)
+		close(titles);
+	titles = -1;
+}
+
+static void
+init_titles(void)
+{
+	follows_forks = pthread_atfork(NULL, NULL, forked) == 0;
+}
+
+/* The directory of titles, held, since to walk there takes longer than to read a title. -1: there
+ * is no /proc, or no descriptor to spare. */
+static int
+hold_titles(void)
+{
+	int fd = __atomic_load_n(&titles, __ATOMIC_ACQUIRE), none = -1;
+
+	if (fd >= 0)
+		return fd;
+	pthread_once(&titles_once, init_titles);
+	if (!follows_forks)
+		return -1;
+	fd = open(TITLES, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	if (!vdpa_fd_in_reserve(fd) &&
+	    __atomic_compare_exchange_n(&titles, &none, fd, false, __ATOMIC_ACQ_REL,
+					__ATOMIC_ACQUIRE))
+		return fd;
+	close(fd);
+	return none;
+}
+
 static struct title
 title_of(int fd)
 {
-	char path[sizeof("/proc/self/fd/2147483647")];
-	struct title title;
+	char path[sizeof(TITLES "/2147483647")];
+	struct title title = {.text = ""};
+	int dir = hold_titles();
 	ssize_t n;
 
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	n = readlink(path, title.text, sizeof(title.text) - 1);
+	if (fd < 0)
+		return title;
+	snprintf(path, sizeof(path), TITLES "/%d", fd);
+	n = dir >= 0 ? readlinkat(dir, path + sizeof(TITLES), title.text, sizeof(title.text) - 1)
+		     : readlink(path, title.text, sizeof(title.text) - 1);
 	title.text[n > 0 ? n : 0] = '\0';
 	return title;
 }
@@ -287,6 +335,8 @@ close_apart(struct vdpa_fd_account *a, int fd)
 struct vdpa_fd_account *
 vdpa_fd_account_create(void)
 {
+	/* Before a peer sends anything, so that no session is seen to leave one more open. */
+	(void)hold_titles();
 	return calloc(1, sizeof(struct vdpa_fd_account));
 }
 
