@@ -462,7 +462,8 @@ class Usage:
         files = [f'mapping of {line[5].strip()}' for line in fields
                  if line[-1].startswith(('/memfd:', '/dev/'))]
         held = fds(pid) + [f'thread {name}' for name in threads(pid)] + files
-        self.held = collections.Counter(name for name in held if 'vdpa-nothing' not in name)
+        self.held = collections.Counter(name for name in held if 'vdpa-nothing' not in name
+                                        and name != f'/proc/{pid}/fd')
         self.mappings = len(fields)
         self.rss = rss_kib(pid)
         self.virtual = _status_field(f'/proc/{pid}/status', 'VmSize')

@@ -80,7 +80,7 @@ class Held:
     """What a process holds of devices and guests' memory, to compare."""
 
     def __init__(self, pid, address):
-        self.fds = [name for name in harness.fds(pid) if name not in OWN]
+        self.fds = [name for name in harness.fds(pid) if name not in (*OWN, f"/proc/{pid}/fd")]
         self.vectors = len(vectors(address))
         with open(f"/proc/{pid}/status", encoding="ascii") as f:
             # Pages that type1 has pinned for mappings count as locked.
