@@ -128,6 +128,9 @@ octep_select(struct vdpa_virtio_pci *hw, enum vdpa_virtio_selector selector, uin
 	struct vdpa_virtio_wait wait;
 	uint32_t now;
 
+	/* It would look like one that is taken. */
+	if ((value & SELECT_PENDING) != 0)
+		return false;
 	if (is_queue)
 		vdpa_pci_write16(hw->pci, CAPS_BAR, at, (uint16_t)(value | SELECT_PENDING));
 	else
