@@ -389,10 +389,10 @@ try_start(struct fixture *f)
 {
 	bool packed = once_in(4);
 
-	f->start.nvqs = RTE_MIN(f->vdev->config->get_vq_count(f->vdev), FAKE_VIRTIO_VQS);
-	f->start.features = V1 | (h.features & MQ) | (packed ? PACKED : 0);
+	f->guest.start.nvqs = RTE_MIN(f->vdev->config->get_vq_count(f->vdev), FAKE_VIRTIO_VQS);
+	f->guest.start.features = V1 | (h.features & MQ) | (packed ? PACKED : 0);
 	for (uint16_t i = 0; i < FAKE_VIRTIO_VQS; i++) {
-		struct vdpa_vq_config *vq = &f->vqs[i];
+		struct vdpa_vq_config *vq = &f->guest.vqs[i];
 
 		vq->ready = !once_in(9);
 		vq->state = (struct vdpa_vq_state){0};
@@ -407,7 +407,7 @@ try_start(struct fixture *f)
 			vq->state.split.avail_index = (uint16_t)any(65536);
 		}
 	}
-	(void)vdpa_device_start(f->vdev, &f->start);
+	(void)vdpa_device_start(f->vdev, &f->guest.start);
 }
 
 /* What a front end asks for, in any order. */
@@ -437,10 +437,10 @@ ask(struct fixture *f)
 		(void)vdpa_device_stop_vq(f->vdev, idx, &state);
 		break;
 	case 6:
-		(void)vdpa_device_set_vq_call(f->vdev, idx, once_in(3) ? -1 : f->call[idx]);
+		(void)vdpa_device_set_vq_call(f->vdev, idx, once_in(3) ? -1 : f->guest.call[idx]);
 		break;
 	case 7:
-		(void)vdpa_device_set_memory(f->vdev, once_in(4) ? NULL : f->tlb);
+		(void)vdpa_device_set_memory(f->vdev, once_in(4) ? NULL : f->guest.tlb);
 		break;
 	case 8:
 		(void)vdpa_get_config(f->vdev, any(32), config, any(sizeof(config)));
@@ -449,10 +449,10 @@ ask(struct fixture *f)
 		(void)vdpa_get_vq_stats(f->vdev, idx, stats, RTE_DIM(stats));
 		break;
 	case 10:
-		vdpa_eventfd_signal(f->kick[idx]);
+		vdpa_eventfd_signal(f->guest.kick[idx]);
 		break;
 	case 11:
-		(void)vdpa_device_start_vq(f->vdev, idx, &f->vqs[idx]);
+		(void)vdpa_device_start_vq(f->vdev, idx, &f->guest.vqs[idx]);
 		break;
 	case 12:
 		(void)vdpa_device_enable_vq(f->vdev, idx, once_in(2));
@@ -500,9 +500,10 @@ a_queue_that_octep_cannot_select_is_refused(void **state)
 	config = &h.pci.bar[h.bar].mem[CONFIG];
 	config[9] = 0x40;
 	assert_int_equal(add(f, WORDS "max_vqp 2"), 0);
-	f->start.nvqs = QUEUES;
-	f->start.features = V1 | MQ;
-	assert_refused(vdpa_device_start(f->vdev, &f->start), ETIMEDOUT, "did not take a selector");
+	f->guest.start.nvqs = QUEUES;
+	f->guest.start.features = V1 | MQ;
+	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), ETIMEDOUT,
+		       "did not take a selector");
 	/* Nor is the one meant that has the number without that bit. */
 	assert_int_not_equal(h.queue, QUEUES);
 	assert_int_equal(vdpa_dev_del("v0"), 0);
@@ -519,20 +520,20 @@ start_other(void)
 	fake_virtio_init(&other.v, "v1", PAIRS);
 	assert_int_equal(vdpa_dev_add("name v1 mgmtdev fake/v1 vectors 1"), 0);
 	other.vdev = vdpa_find_device("v1");
-	other.start.nvqs = QUEUES;
+	other.guest.start.nvqs = QUEUES;
 	for (uint16_t i = 0; i < QUEUES; i++)
-		other.vqs[i].ready = true;
+		other.guest.vqs[i].ready = true;
 	start(&other);
 }
 
 static void
 check_other(void)
 {
-	struct pollfd p = {.fd = other.call[1], .events = POLLIN};
+	struct pollfd p = {.fd = other.guest.call[1], .events = POLLIN};
 
 	assert_true(fake_virtio_interrupt(&other.v, 1));
 	assert_int_equal(poll(&p, 1, 5000), 1);
-	assert_true(vdpa_eventfd_take(other.call[1]));
+	assert_true(vdpa_eventfd_take(other.guest.call[1]));
 }
 
 static void
@@ -541,13 +542,8 @@ stop_other(void)
 	vdpa_put_device(other.vdev);
 	assert_int_equal(vdpa_dev_del("v1"), 0);
 	fake_virtio_fini(&other.v);
-	vdpa_iotlb_put(other.tlb);
-	close(other.mem_fd);
+	fake_guest_fini(&other.guest);
 	close(other.spare);
-	for (unsigned int i = 0; i < FAKE_VIRTIO_VQS; i++) {
-		close(other.call[i]);
-		close(other.kick[i]);
-	}
 }
 
 static void
