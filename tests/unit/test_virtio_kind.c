@@ -123,6 +123,37 @@ a_disabled_queue_stands_still_where_queue_enable_stops_it(void **state)
 	assert_false(disabled_queue_runs(*state, &kind));
 }
 
+static uint64_t flags; /* of interrupts, a bit a queue; __atomic */
+
+static bool
+take_flag(struct vdpa_virtio_device *dev, uint16_t idx)
+{
+	uint64_t bit = RTE_BIT64(idx);
+
+	return (__atomic_fetch_and(&flags, ~bit, __ATOMIC_SEQ_CST) & bit) != 0;
+}
+
+/* An interrupt that stays in the function may be the last one it raises for the queue. */
+static void
+interrupts_are_taken_back_also_where_nobody_listens(void **state)
+{
+	static const struct vdpa_virtio_kind kind = {.take_interrupt = take_flag};
+	struct fixture *f = *state;
+
+	the_kind = &kind;
+	add_net(f, 1, WORDS "driver own");
+	start(f);
+	assert_int_equal(vdpa_device_set_vq_call(f->vdev, 1, -1), 0);
+	__atomic_store_n(&flags, 3, __ATOMIC_SEQ_CST);
+	assert_true(fake_virtio_interrupt(&f->v, 1));
+	EVENTUALLY((__atomic_load_n(&flags, __ATOMIC_SEQ_CST) & 2) == 0);
+	/* Of the other queue nothing was said, and its vector is another. */
+	assert_int_equal(__atomic_load_n(&flags, __ATOMIC_SEQ_CST), 1);
+	assert_true(fake_virtio_interrupt(&f->v, 0));
+	EVENTUALLY(vdpa_eventfd_take(f->guest.call[0]));
+	assert_int_equal(__atomic_load_n(&flags, __ATOMIC_SEQ_CST), 0);
+}
+
 #define OWN(test) cmocka_unit_test_setup_teardown(test, own_setup, own_teardown)
 
 int
@@ -134,6 +165,7 @@ main(void)
 		OWN(a_table_with_ops_of_a_later_version_is_refused),
 		OWN(a_disabled_queue_runs_on_where_nothing_stops_it),
 		OWN(a_disabled_queue_stands_still_where_queue_enable_stops_it),
+		OWN(interrupts_are_taken_back_also_where_nobody_listens),
 	};
 
 	return cmocka_run_group_tests_name("virtio_kind", tests, group_setup, group_teardown);

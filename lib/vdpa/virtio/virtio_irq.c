@@ -54,18 +54,23 @@ is_relayed(const struct virtio_device *dev, unsigned int vector)
 	return dev->irq.vectors[vector].ev.fd >= 0;
 }
 
+/* By one handler, or by one job of the device, at a time. */
 static void
 signal_queues(struct virtio_device *dev, unsigned int vector)
 {
 	bool (*take)(struct vdpa_virtio_device *, uint16_t) = dev->pub->kind->take_interrupt;
 	struct virtio_irq *irq = &dev->irq;
+	bool raised[VDPA_VQ_MAX];
 
 	virtio_count(&irq->relayed);
+	/* Also of a queue that nobody listens to: a flag that stays may be the last interrupt. And
+	 * without the lock: the function decides when it answers. */
+	for (uint16_t i = 0; i < dev->nvqs; i++)
+		raised[i] = (irq->n <= 1 || virtio_irq_vector(dev, i) == vector) &&
+			    (take == NULL || take(dev->pub, i));
 	pthread_mutex_lock(&irq->lock);
 	for (uint16_t i = 0; i < dev->nvqs; i++)
-		if (dev->vqs[i].call_fd >= 0 &&
-		    (irq->n <= 1 || virtio_irq_vector(dev, i) == vector) &&
-		    (take == NULL || take(dev->pub, i)))
+		if (raised[i] && dev->vqs[i].call_fd >= 0)
 			vdpa_eventfd_signal(dev->vqs[i].call_fd);
 	pthread_mutex_unlock(&irq->lock);
 }
