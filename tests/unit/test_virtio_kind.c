@@ -6,6 +6,7 @@
  */
 
 #include <errno.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -139,6 +140,7 @@ interrupts_are_taken_back_also_where_nobody_listens(void **state)
 {
 	static const struct vdpa_virtio_kind kind = {.take_interrupt = take_flag};
 	struct fixture *f = *state;
+	struct pollfd called = {.fd = f->guest.call[0], .events = POLLIN};
 
 	the_kind = &kind;
 	add_net(f, 1, WORDS "driver own");
@@ -149,8 +151,10 @@ interrupts_are_taken_back_also_where_nobody_listens(void **state)
 	EVENTUALLY((__atomic_load_n(&flags, __ATOMIC_SEQ_CST) & 2) == 0);
 	/* Of the other queue nothing was said, and its vector is another. */
 	assert_int_equal(__atomic_load_n(&flags, __ATOMIC_SEQ_CST), 1);
+	/* A start may have signalled it. */
+	(void)vdpa_eventfd_take(f->guest.call[0]);
 	assert_true(fake_virtio_interrupt(&f->v, 0));
-	EVENTUALLY(vdpa_eventfd_take(f->guest.call[0]));
+	EVENTUALLY(poll(&called, 1, 0) == 1);
 	assert_int_equal(__atomic_load_n(&flags, __ATOMIC_SEQ_CST), 0);
 }
 
