@@ -7,7 +7,7 @@
  *
  * The function is made up. It is virtio, and BAR 4 has the ring state: 16 bits a queue, by which a
  * queue starts at any place and says where it stopped. A 0 in queue_enable stops a queue.
- *vdpa-model plays it:
+ * vdpa-model plays it:
  *
  *	vdpa-model --dev "name m0 mgmtdev sim_net function ifcvf ring_state queue
  *		pci_id 1af4:1041 pci_sub 1234:0001 vfio_user /tmp/m0.sock"
