@@ -338,7 +338,10 @@ tell_rung(struct virtio_device *dev, unsigned int all)
 		return;
 	irq->logged = true;
 	irq->n_logged = irq->n;
-	if (irq->n == 0)
+	if (irq->n > 0 && dev->pub->kind->take_interrupt != NULL)
+		VDPA_LOG(INFO, "%s: %u MSI-X vectors: all interrupts go by way of this process",
+			 dev->vdev->name, irq->n);
+	else if (irq->n == 0)
 		VDPA_LOG(NOTICE,
 			 "%s: no MSI-X vectors: the interrupt line serves all queues, by way of "
 			 "this process",
