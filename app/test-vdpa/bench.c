@@ -167,7 +167,7 @@ start(struct bench *b, unsigned int flags)
 static int
 broken_ring(const struct queue *q)
 {
-	return vdpa_error(EPROTO, "queue %u: %s", q->idx, q->ring.bad);
+	return vdpa_error(EPROTO, "queue %u: %s", q->idx, ring_driver_bad(&q->ring));
 }
 
 static void

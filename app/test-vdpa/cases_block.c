@@ -84,7 +84,7 @@ request(struct run *r, struct disk *d, uint32_t type, uint64_t sector, uint32_t 
 			sleep_us(50);
 	}
 	if (rc < 0)
-		return run_fail(r, "queue 0: %s", q->ring.bad);
+		return run_fail(r, "queue 0: %s", ring_driver_bad(&q->ring));
 	if (rc == 0) {
 		rc = run_check_alive(r);
 		return rc != 0 ? rc

@@ -51,7 +51,7 @@ exchange(struct run *r, struct session *s, const struct ring_buf *bufs, unsigned
 			sleep_us(200);
 	}
 	if (rc < 0)
-		return run_fail(r, "control queue: %s: %s", what, q->ring.bad);
+		return run_fail(r, "control queue: %s: %s", what, ring_driver_bad(&q->ring));
 	if (rc == 0)
 		return run_fail(r, "control queue: %s: it is not answered", what);
 	return *ack;

@@ -185,10 +185,12 @@ event_index_batch(struct run *r, unsigned int flags)
 		/* A chain takes several places of a packed ring: name the first of the next batch's
 		 * last buffer only where it is known, else the first buffer. */
 		if (q->ring.packed)
-			ring_driver_want_call_at(&q->ring, q->ring.used, q->ring.used_wrap);
+			ring_driver_want_calls(&q->ring);
 		else
-			ring_driver_want_call_at(&q->ring, (uint16_t)(q->ring.used + BATCH - 1),
-						 false);
+			ring_driver_want_call_at(
+				&q->ring,
+				(uint16_t)(ring_driver_used_pos(&q->ring, NULL) + BATCH - 1),
+				false);
 		queue_take_calls(q);
 		q->calls = 0;
 		x.units += BATCH;

@@ -27,7 +27,7 @@
 #define WATCHDOG_TICK_US 100000u
 
 static const struct run_case *const tables[] = {
-	device_cases, data_cases,     notify_cases, life_cases, place_cases,
+	device_cases, data_cases,     notify_cases, life_cases, suspend_cases, place_cases,
 	log_cases,    bad_ring_cases, net_cases,    ctrl_cases, block_cases,
 };
 

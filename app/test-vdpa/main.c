@@ -101,7 +101,7 @@ run_command(const struct cli_options *o)
 	int rc, code;
 
 	rc = o->dev != NULL ? target_core_open(&t, o->dev)
-			    : target_vhu_open(&t, o->socket, o->device_id, !o->no_status);
+			    : target_vhu_open(&t, o->socket, o->device_id, !o->no_status, o->scale);
 	if (rc < 0) {
 		if (o->command == CLI_CONFORMANCE && rc != -EINVAL)
 			return conformance_no_device(&opts, where, vdpa_error_message());

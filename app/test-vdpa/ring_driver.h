@@ -3,11 +3,8 @@
 
 /**
  * @file ring_driver.h
- * Guest memory in memfds, and a driver's side of a virtqueue, split or packed: what test-vdpa and
- * the unit tests drive devices with. Little-endian, as the machines they run on.
- *
- * The device is not trusted: ring_driver_take() checks all that it says, and names the first thing
- * that cannot be.
+ * Guest memory in memfds, and a vring in it: what test-vdpa and the unit tests drive devices with.
+ * Little-endian, as the machines they run on.
  */
 
 #ifndef RING_DRIVER_H
@@ -16,7 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "vdpa_virtqueue.h"
+#include "vdpa_vring.h"
 
 #define RING_FEATURE(bit) (1ULL << (bit))
 
@@ -52,31 +49,11 @@ struct ring_buf {
 
 struct ring_driver {
 	struct ring_mem *mem;
+	struct vdpa_vring *ring;
 	uint64_t features;
 	bool packed;
 	uint32_t num;
 	uint64_t desc, drv, dev; /* IOVAs of the three areas */
-	uint16_t avail;		 /* split: free-running; packed: position */
-	uint16_t used;
-	bool avail_wrap, used_wrap;
-	uint32_t n_free;     /* descriptors */
-	uint32_t n_ids;	     /* packed: free ids */
-	uint16_t *free_list; /* split: descriptors; packed: ids; a stack */
-	uint16_t *ndesc;     /* by id; 0: not under way */
-	uint16_t *next;	     /* split: chain links of our own */
-	uint32_t *room;	     /* by id: bytes that the device may write */
-	uint32_t under_way;  /* chains */
-
-	/* VIRTIO_F_IN_ORDER: descriptors (split) or ids (packed) are taken in turn, and a device
-	 * may say one used entry for several chains. */
-	bool in_order;
-	uint16_t turn;	 /* next descriptor or id */
-	uint16_t *order; /* ids under way, oldest at order_at */
-	uint32_t order_at;
-	uint32_t batch;	    /* chains that the last entry stands for, still to be taken */
-	uint32_t batch_len; /* of the last of them */
-
-	char bad[160]; /* what the device did that cannot be; "": nothing */
 };
 
 /** Bytes that a ring of this size takes from its IOVA on. */
@@ -100,31 +77,33 @@ void ring_driver_place(const struct ring_driver *d, struct vdpa_vq_state *place)
 /** What vdpa_vq_setup() wants for it, in the initial state. */
 void ring_driver_params(const struct ring_driver *d, struct vdpa_vq_params *params);
 
-/** Post a chain and make it available. Its id, or -1 when the ring is full. */
+/** Post a chain of at most 256 buffers and make it available. Its id, or -1 when the ring is full.
+ */
 int ring_driver_post(struct ring_driver *d, const struct ring_buf *bufs, unsigned int n);
 /** The same through an indirect table at `table`, 16 bytes a buffer. */
 int ring_driver_post_indirect(struct ring_driver *d, const struct ring_buf *bufs, unsigned int n,
 			      uint64_t table);
 
 /**
- * Take one used chain. 1; 0 when there is none; -EPROTO for a used index beyond what was made
- * available, an id that is not under way, more bytes than the chain's buffers hold: d->bad says
- * which, and it stays so until ring_driver_reset().
+ * Take one used chain. 1; 0 when there is none; -EPROTO where the device did what cannot be:
+ * ring_driver_bad() says what, and it stays so until ring_driver_reset().
  */
 int ring_driver_take(struct ring_driver *d, uint16_t *id, uint32_t *len);
-/** The same for a device whose lengths are not looked at; aborts where the ring is bad. */
+/** What the device did that cannot be; "": nothing. */
+const char *ring_driver_bad(const struct ring_driver *d);
+/** The same as take; aborts where the ring is bad. */
 bool ring_driver_poll(struct ring_driver *d, uint16_t *id, uint32_t *len);
+/** Split: the free-running index of the next chain to take; packed: its position, and its wrap
+ * counter where wrap is not NULL. */
+uint16_t ring_driver_used_pos(const struct ring_driver *d, bool *wrap);
 
-/** Driver's event suppression: no calls, all calls, or a call for used position `pos` (split:
- * free-running index). */
+/** Driver's event suppression: no calls, calls (with an event index: the next), or a call for used
+ * position `pos` (split: free-running index). */
 void ring_driver_no_calls(struct ring_driver *d);
 void ring_driver_want_calls(struct ring_driver *d);
 void ring_driver_want_call_at(struct ring_driver *d, uint16_t pos, bool wrap);
-/** Whether the device wants a kick for the chain posted last. */
-bool ring_driver_kick_wanted(const struct ring_driver *d, uint16_t before);
-/** Whether it wants one for all that was posted since the position `avail`, `wrap` (those fields
- * then). */
-bool ring_driver_kick_since(const struct ring_driver *d, uint16_t avail, bool wrap);
+/** Whether the device wants a kick for what was posted since this was asked last. */
+bool ring_driver_kick_wanted(struct ring_driver *d);
 
 /** Parts of the ring in guest memory. */
 struct vring_desc *ring_driver_desc(const struct ring_driver *d);

@@ -149,6 +149,25 @@ run_need_echo(struct run *r)
 	return rc;
 }
 
+/* Whether the device takes a place before it is started. One that suspends need not. */
+static bool
+loads_place(struct run *r, bool packed, const struct vdpa_vq_state *place)
+{
+	const uint8_t driver = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+	const struct target_ops *ops = r->t->ops;
+	uint64_t features = r->t->must | RING_FEATURE(VIRTIO_F_VERSION_1) |
+			    (packed ? RING_FEATURE(VIRTIO_F_RING_PACKED) : 0);
+	bool loads;
+
+	loads = ops->set_status(r->t, 0) == 0 &&
+		ops->set_status(r->t, VIRTIO_CONFIG_S_ACKNOWLEDGE) == 0 &&
+		ops->set_status(r->t, driver) == 0 && ops->set_features(r->t, features) == 0 &&
+		ops->set_status(r->t, driver | VIRTIO_CONFIG_S_FEATURES_OK) == 0 &&
+		ops->set_place(r->t, 0, place) == 0;
+	(void)ops->set_status(r->t, 0);
+	return loads;
+}
+
 /* The device's word, where it is asked in this process; by vhost-user a start is the only way to
  * find out. */
 static int
@@ -160,15 +179,16 @@ probe_state(struct run *r, bool packed)
 	struct session s;
 	int rc;
 
-	if (!r->t->trusting) {
-		r->keeps_state[packed] = r->t->can != NULL && r->t->can->suspend;
-		return 0;
-	}
 	if (packed)
 		place = (struct vdpa_vq_state){.packed = {.last_avail_idx = 5,
 							  .last_used_idx = 5,
 							  .last_avail_counter = 1,
 							  .last_used_counter = 1}};
+	if (!r->t->trusting) {
+		r->keeps_state[packed] =
+			r->t->can != NULL && r->t->can->suspend && loads_place(r, packed, &place);
+		return 0;
+	}
 	r->step = "starting a queue elsewhere than at its beginning";
 	rc = session_init(&s, r->t, &params);
 	if (rc < 0)

@@ -61,6 +61,7 @@ extern const struct run_case device_cases[];
 extern const struct run_case data_cases[];
 extern const struct run_case notify_cases[];
 extern const struct run_case life_cases[];
+extern const struct run_case suspend_cases[];
 extern const struct run_case place_cases[];
 extern const struct run_case log_cases[];
 extern const struct run_case bad_ring_cases[];

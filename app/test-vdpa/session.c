@@ -141,8 +141,6 @@ queue_reset(struct session *s, struct queue *q, const struct vdpa_vq_state *plac
 	q->nfree = q->nslots;
 	for (uint32_t i = 0; i < q->nslots; i++)
 		q->free[i] = q->nslots - 1 - i;
-	q->kicked_avail = q->ring.avail;
-	q->kicked_wrap = q->ring.avail_wrap;
 	q->kicks = 0;
 	q->calls = 0;
 	/* What was signalled before the stop. */
@@ -461,18 +459,14 @@ slot_unchanged_but(const struct session *s, const struct queue *q, uint32_t slot
 static uint32_t
 notification_data(const struct queue *q)
 {
-	uint32_t next = q->ring.avail;
-
-	if (q->ring.packed)
-		next |= (uint32_t)q->ring.avail_wrap << 15;
-	return q->idx | next << 16;
+	return q->idx | (uint32_t)vdpa_vring_next(q->ring.ring) << 16;
 }
 
 void
 queue_kick_always(struct queue *q)
 {
-	q->kicked_avail = q->ring.avail;
-	q->kicked_wrap = q->ring.avail_wrap;
+	/* It is for all that was posted. */
+	(void)ring_driver_kick_wanted(&q->ring);
 	q->kicks++;
 	if (q->doorbell != NULL) {
 		/* What was posted before the doorbell, on any memory the doorbell is in. */
@@ -489,14 +483,8 @@ queue_kick_always(struct queue *q)
 void
 queue_kick(struct queue *q)
 {
-	if (q->ring.avail == q->kicked_avail && q->ring.avail_wrap == q->kicked_wrap)
-		return;
-	if (ring_driver_kick_since(&q->ring, q->kicked_avail, q->kicked_wrap)) {
+	if (ring_driver_kick_wanted(&q->ring))
 		queue_kick_always(q);
-		return;
-	}
-	q->kicked_avail = q->ring.avail;
-	q->kicked_wrap = q->ring.avail_wrap;
 }
 
 uint64_t

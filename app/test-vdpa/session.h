@@ -53,8 +53,6 @@ struct queue {
 	void *doorbell_map;
 	size_t doorbell_len;
 
-	uint16_t kicked_avail; /* position at the last look whether to kick */
-	bool kicked_wrap;
 	uint64_t kicks; /* sent */
 	uint64_t calls; /* received, in eventfd counts */
 };

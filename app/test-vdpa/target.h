@@ -44,6 +44,8 @@ struct target_ops {
 	/* Step by step; 0 is a reset. */
 	int (*set_status)(struct target *t, uint8_t status);
 	int (*set_features)(struct target *t, uint64_t features);
+	/* After FEATURES_OK: where a queue is to start. */
+	int (*set_place)(struct target *t, uint16_t idx, const struct vdpa_vq_state *place);
 	/* A whole start, up to DRIVER_OK; what failed is undone. */
 	int (*start)(struct target *t, const struct vdpa_start_config *conf);
 	/* Back to status 0 from anywhere; the device lets go of memory and eventfds. */
@@ -51,6 +53,9 @@ struct target_ops {
 	int (*start_vq)(struct target *t, uint16_t idx, const struct vdpa_vq_config *conf);
 	int (*stop_vq)(struct target *t, uint16_t idx, struct vdpa_vq_state *state);
 	int (*enable_vq)(struct target *t, uint16_t idx, bool enable);
+	/* All queues of a running device stand still, with what they took finished; or go on. */
+	int (*suspend)(struct target *t);
+	int (*resume)(struct target *t);
 	int (*set_call)(struct target *t, uint16_t idx, int fd);
 	int (*set_kick)(struct target *t, uint16_t idx, int fd);
 	int (*set_memory)(struct target *t, struct vdpa_iotlb *tlb);
@@ -94,8 +99,9 @@ struct target {
 /* A device of this process: words of dev add without name. After vdpa_init(). */
 int target_core_open(struct target *t, const char *words);
 /* A device behind a vhost-user socket. device_id: 0 to guess it from what is offered; status:
- * whether to negotiate STATUS. */
-int target_vhu_open(struct target *t, const char *path, uint32_t device_id, bool status);
+ * whether to negotiate STATUS; scale: percent of how long an answer may take. */
+int target_vhu_open(struct target *t, const char *path, uint32_t device_id, bool status,
+		    unsigned int scale);
 
 static inline bool
 target_has(const struct target *t, unsigned int bit)

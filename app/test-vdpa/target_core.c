@@ -101,6 +101,24 @@ core_set_features(struct target *t, uint64_t features)
 }
 
 static int
+core_set_place(struct target *t, uint16_t idx, const struct vdpa_vq_state *place)
+{
+	return vdpa_set_vq_state(device(t), idx, place);
+}
+
+static int
+core_suspend(struct target *t)
+{
+	return vdpa_suspend(device(t));
+}
+
+static int
+core_resume(struct target *t)
+{
+	return vdpa_resume(device(t));
+}
+
+static int
 core_start(struct target *t, const struct vdpa_start_config *conf)
 {
 	return vdpa_device_start(device(t), conf);
@@ -199,6 +217,9 @@ static const struct target_ops core_ops = {
 	.get_status = core_get_status,
 	.set_status = core_set_status,
 	.set_features = core_set_features,
+	.set_place = core_set_place,
+	.suspend = core_suspend,
+	.resume = core_resume,
 	.start = core_start,
 	.stop = core_stop,
 	.start_vq = core_start_vq,

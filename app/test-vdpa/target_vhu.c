@@ -46,6 +46,7 @@
 struct vhu_target {
 	struct vhu_client client;
 	char path[256];
+	int answer_ms;	   /* of the client, but for the first connection */
 	uint64_t protocol; /* protocol features to negotiate, if offered */
 	uint64_t features; /* negotiated */
 	struct vdpa_iotlb *tlb;
@@ -95,7 +96,7 @@ negotiate(struct target *t)
 	int rc;
 
 	rc = vhu_client_ask(c, VHU_GET_FEATURES, &features, 0, sizeof(features));
-	c->answer_ms = VHU_ANSWER_MS;
+	c->answer_ms = priv(t)->answer_ms;
 	if (rc == 0 && (features & BIT(VHU_F_PROTOCOL_FEATURES))) {
 		rc = vhu_client_ask(c, VHU_GET_PROTOCOL_FEATURES, &c->offered, 0,
 				    sizeof(c->offered));
@@ -124,7 +125,7 @@ reconnect(struct target *t)
 
 	vhu_client_close(&v->client);
 	memset(v->started, 0, sizeof(v->started));
-	rc = vhu_client_connect(&v->client, v->path);
+	rc = vhu_client_connect(&v->client, v->path, v->answer_ms);
 	return rc < 0 ? rc : negotiate(t);
 }
 
@@ -591,11 +592,10 @@ static int
 greet(struct target *t)
 {
 	struct vhu_target *v = priv(t);
-	int rc = vhu_client_connect(&v->client, v->path);
+	int rc = vhu_client_connect(&v->client, v->path, FIRST_MS);
 
 	if (rc < 0)
 		return rc;
-	v->client.answer_ms = FIRST_MS;
 	rc = negotiate(t);
 	if (rc != -ETIMEDOUT)
 		return rc;
@@ -609,7 +609,8 @@ greet(struct target *t)
 }
 
 int
-target_vhu_open(struct target *t, const char *path, uint32_t device_id, bool status)
+target_vhu_open(struct target *t, const char *path, uint32_t device_id, bool status,
+		unsigned int scale)
 {
 	struct vhu_target *v = calloc(1, sizeof(*v));
 	int rc;
@@ -625,6 +626,7 @@ target_vhu_open(struct target *t, const char *path, uint32_t device_id, bool sta
 	t->trusting = true;
 	snprintf(t->where, sizeof(t->where), "%s", path);
 	snprintf(v->path, sizeof(v->path), "%s", path);
+	v->answer_ms = (int)(VHU_ANSWER_MS * scale / 100);
 	v->protocol = BIT(VHU_P_MQ) | BIT(VHU_P_LOG_SHMFD) | BIT(VHU_P_REPLY_ACK) |
 		      BIT(VHU_P_BACKEND_REQ) | BIT(VHU_P_CONFIG) | BIT(VHU_P_BACKEND_SEND_FD) |
 		      BIT(VHU_P_HOST_NOTIFIER) | BIT(VHU_P_RESET_DEVICE) |

@@ -145,8 +145,7 @@ arm_calls(struct queue *q)
 {
 	if (!(q->ring.features & RING_FEATURE(VIRTIO_RING_F_EVENT_IDX)))
 		return;
-	ring_driver_want_call_at(&q->ring, q->ring.used, q->ring.used_wrap);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	ring_driver_want_calls(&q->ring);
 }
 
 /* What the device wrote of a chain that it used at ring position pos: what differs from the copy
@@ -181,11 +180,11 @@ drain_queue(struct traffic *x, struct lane *l, struct queue *q, int max)
 
 	for (n = 0; n < max; n++) {
 		uint32_t len, slot;
-		uint16_t id, pos = q->ring.used;
+		uint16_t id, pos = ring_driver_used_pos(&q->ring, NULL);
 		int rc = ring_driver_take(&q->ring, &id, &len);
 
 		if (rc < 0)
-			return run_fail(x->r, "queue %u: %s", q->idx, q->ring.bad);
+			return run_fail(x->r, "queue %u: %s", q->idx, ring_driver_bad(&q->ring));
 		if (rc == 0)
 			break;
 		slot = q->slot_of[id];

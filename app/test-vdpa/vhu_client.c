@@ -57,11 +57,11 @@ connect_to(const char *path)
 }
 
 int
-vhu_client_connect(struct vhu_client *c, const char *path)
+vhu_client_connect(struct vhu_client *c, const char *path, int answer_ms)
 {
 	memset(c, 0, sizeof(*c));
 	c->backend_fd = -1;
-	c->answer_ms = VHU_ANSWER_MS;
+	c->answer_ms = answer_ms;
 	for (unsigned int i = 0; i < VDPA_VQ_MAX; i++)
 		c->notifiers[i].fd = -1;
 	c->fd = connect_to(path);
@@ -198,9 +198,9 @@ vhu_client_is_vfio_user(const char *path)
 }
 
 static int
-receive_message(int from, struct vhu_msg *msg, int *fd)
+receive_message(const struct vhu_client *c, int from, struct vhu_msg *msg, int *fd)
 {
-	uint64_t until = now_ms() + VHU_ANSWER_MS;
+	uint64_t until = now_ms() + (uint64_t)c->answer_ms;
 	int rc = receive(from, msg, VHU_HDR_SIZE, until, fd);
 
 	if (rc == 0 && msg->size > sizeof(msg->payload))
@@ -237,7 +237,7 @@ serve_one(struct vhu_client *c)
 	struct vhu_msg msg = {0};
 	int fd = -1;
 
-	if (receive_message(c->backend_fd, &msg, &fd) < 0) {
+	if (receive_message(c, c->backend_fd, &msg, &fd) < 0) {
 		close(c->backend_fd);
 		c->backend_fd = -1;
 		if (fd >= 0)
@@ -290,7 +290,7 @@ await_reply(struct vhu_client *c, struct vhu_msg *msg, const char *what)
 		if (fds[0].revents != 0)
 			break;
 	}
-	rc = receive_message(c->fd, msg, &fd);
+	rc = receive_message(c, c->fd, msg, &fd);
 	if (fd >= 0)
 		close(fd);
 	if (rc < 0)

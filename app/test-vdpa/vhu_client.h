@@ -40,12 +40,12 @@ struct vhu_notifier {
 	uint64_t offset, size;
 };
 
-/* A back end may start or reset a device before it answers. */
+/* A back end may start or reset a device before it answers. Without --timeout-scale. */
 #define VHU_ANSWER_MS 15000
 
 struct vhu_client {
 	int fd;	       /* -1: closed */
-	int answer_ms; /* how long an answer may take; connecting sets VHU_ANSWER_MS */
+	int answer_ms; /* how long an answer may take */
 	int backend_fd;
 	uint64_t protocol; /* negotiated */
 	uint64_t offered;  /* protocol features of the back end */
@@ -60,7 +60,7 @@ vhu_client_has(const struct vhu_client *c, enum vhu_protocol_feature bit)
 }
 
 /* Connect. 0 or a negative errno with vdpa_error_message(), as all here. */
-int vhu_client_connect(struct vhu_client *c, const char *path);
+int vhu_client_connect(struct vhu_client *c, const char *path, int answer_ms);
 void vhu_client_close(struct vhu_client *c);
 /* Whether a vfio-user server listens on the socket; it takes one client at a time. */
 bool vhu_client_is_vfio_user(const char *path);

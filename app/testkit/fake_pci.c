@@ -327,6 +327,69 @@ fake_export_part(void *handle, unsigned int region, uint64_t offset, uint64_t si
 	return f->part_fd < 0 ? -EOPNOTSUPP : dup(f->part_fd);
 }
 
+static bool
+fake_dma_log_probe(void *handle)
+{
+	struct fake_pci *f = handle;
+
+	return f->logs_dma;
+}
+
+static int
+fake_dma_log_start(void *handle, const struct vdpa_dma_range *ranges, unsigned int n)
+{
+	struct fake_pci *f = handle;
+
+	f->log_starts++;
+	if (f->log_start_err != 0)
+		return -f->log_start_err;
+	/* As the kernel has it. */
+	if (f->log_on)
+		return -EBUSY;
+	memcpy(f->log_ranges, ranges, n * sizeof(ranges[0]));
+	f->n_log_ranges = n;
+	f->log_on = true;
+	return 0;
+}
+
+static int
+fake_dma_log_report(void *handle, uint64_t iova, uint64_t size, uint64_t *bitmap)
+{
+	struct fake_pci *f = handle;
+	bool within = false;
+
+	f->log_reports++;
+	if (f->log_report_err != 0 || !f->log_on)
+		return f->log_report_err != 0 ? -f->log_report_err : -EINVAL;
+	for (unsigned int i = 0; i < f->n_log_ranges; i++)
+		within |= iova >= f->log_ranges[i].first &&
+			  iova + (size - 1) <= f->log_ranges[i].last;
+	if (!within)
+		return -EINVAL;
+	for (unsigned int i = 0; i < RTE_DIM(f->written); i++) {
+		uint64_t at = __atomic_load_n(&f->written[i], __ATOMIC_ACQUIRE);
+
+		if (at == 0 || at < iova || at - iova >= size)
+			continue;
+		at = (at - iova) / VDPA_PCI_DMA_LOG_PAGE;
+		bitmap[at / 64] |= UINT64_C(1) << at % 64;
+		__atomic_store_n(&f->written[i], 0, __ATOMIC_RELEASE);
+	}
+	return 0;
+}
+
+static int
+fake_dma_log_stop(void *handle)
+{
+	struct fake_pci *f = handle;
+
+	f->log_stops++;
+	if (!f->log_on)
+		return -EINVAL;
+	f->log_on = false;
+	return 0;
+}
+
 const struct vdpa_pci_transport fake_pci_transport = {
 	.size = sizeof(fake_pci_transport),
 	.prefix = "fake/",
@@ -340,6 +403,10 @@ const struct vdpa_pci_transport fake_pci_transport = {
 	.unmask_irq = fake_unmask_irq,
 	.reset = fake_reset,
 	.export_part = fake_export_part,
+	.dma_log_probe = fake_dma_log_probe,
+	.dma_log_start = fake_dma_log_start,
+	.dma_log_report = fake_dma_log_report,
+	.dma_log_stop = fake_dma_log_stop,
 };
 
 /* The test's side. */

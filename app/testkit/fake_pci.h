@@ -72,6 +72,7 @@ struct fake_pci {
 	int reset_err;
 	int map_err; /* of DMA */
 	int unmap_err;
+	int log_start_err, log_report_err; /* of the DMA log */
 
 	/* What the driver has done. */
 	struct vdpa_pci *open; /* NULL: closed */
@@ -86,6 +87,13 @@ struct fake_pci {
 	struct vdpa_dma_domain *dma;
 	struct vdpa_dma_mapping mapped[64];
 	unsigned int n_mapped;
+
+	/* Its DMA log. */
+	bool logs_dma; /* it keeps one */
+	bool log_on;
+	struct vdpa_dma_range log_ranges[VDPA_PCI_DMA_LOG_RANGES]; /* of the last start */
+	unsigned int n_log_ranges, log_starts, log_reports, log_stops;
+	uint64_t written[4]; /* IOVAs of pages that it has written; 0: none; atomic */
 
 	uint8_t next_cap; /* where the next capability goes */
 	uint8_t last_cap; /* the one that points to it, 0: the header */

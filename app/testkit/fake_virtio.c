@@ -20,6 +20,16 @@
 #define PCI_CAPABILITY_LIST 0x34
 #define RING_PACKED	    (UINT64_C(1) << 34)
 #define NOTIFICATION_DATA   (UINT64_C(1) << 38)
+#define SUSPEND		    (UINT64_C(1) << 43)
+
+/* Common configuration (virtio 1.4, 4.1.4.3). */
+#define ADMIN_QUEUE_INDEX 60
+#define ADMIN_QUEUE_NUM	  62
+
+/* Device status (virtio 1.4, 2.1). */
+#define S_DRIVER_OK   0x04
+#define S_SUSPEND     0x10
+#define S_NEEDS_RESET 0x40
 
 #define DESC_NEXT  0x0001
 #define DESC_WRITE 0x0002
@@ -55,12 +65,43 @@ reset(struct fake_virtio *v)
 	v->driver_features = 0;
 	v->config_vector = FAKE_VIRTIO_NO_VECTOR;
 	v->isr = 0;
-	v->ctrl_at = 0;
+	v->ctrl_at = v->admin_at = 0;
 	v->ctrl_wrap = true;
 	v->pairs = 1;
 	v->promisc = false;
 	for (unsigned int i = 0; i < FAKE_VIRTIO_VQS; i++)
 		reset_vq(&v->vq[i]);
+}
+
+static bool
+is_suspended(const struct fake_virtio *v)
+{
+	return (v->status & (S_DRIVER_OK | S_SUSPEND)) == S_SUSPEND;
+}
+
+/* Not the reset. */
+static void
+set_status(struct fake_virtio *v, uint8_t value)
+{
+	bool can_suspend = (v->driver_features & SUSPEND) != 0;
+
+	if (v->refuses_features)
+		value &= (uint8_t)~8u;
+	if (can_suspend && is_suspended(v) && (value & S_DRIVER_OK) != 0) {
+		if (!v->never_resumes)
+			v->status = value & (uint8_t)~S_SUSPEND;
+		return;
+	}
+	if (!can_suspend)
+		assert_int_equal(value & S_SUSPEND, 0);
+	if ((value & S_SUSPEND) != 0 && (v->status & S_DRIVER_OK) != 0) {
+		if (v->fails_to_suspend)
+			value |= S_NEEDS_RESET;
+		else if (!v->never_suspends)
+			value &= (uint8_t)~S_DRIVER_OK;
+	}
+	v->status = value;
+	v->was_suspended |= is_suspended(v);
 }
 
 /* The control queue. */
@@ -146,13 +187,51 @@ ctrl_packed(struct fake_virtio *v, const struct fake_virtio_vq *q)
 	}
 }
 
+/* A command in two descriptors, as this driver lays it out. */
+static void
+run_admin(struct fake_virtio *v)
+{
+	const struct fake_virtio_vq *q = &v->vq[v->admin_idx];
+	const struct desc *table = fake_pci_dma(&v->pci, q->desc, 16u * q->size), *out, *in;
+	const uint16_t *avail = fake_pci_dma(&v->pci, q->driver, 4 + 2u * q->size);
+	uint16_t *used = fake_pci_dma(&v->pci, q->device, 4 + 8u * q->size), head;
+	int n;
+
+	assert_non_null(table);
+	assert_non_null(avail);
+	assert_non_null(used);
+	while (v->admin_at != avail[1]) {
+		uint32_t *elem = (uint32_t *)(void *)&used[2 + 4 * (v->admin_at % q->size)];
+
+		head = avail[2 + v->admin_at % q->size];
+		out = &table[head];
+		assert_int_equal(out->a, DESC_NEXT);
+		in = &table[out->b];
+		assert_int_equal(in->a, DESC_WRITE);
+		/* Both are multiples of 64 bits. */
+		assert_int_equal((out->len | in->len) % 8, 0);
+		n = v->on_admin(v->admin_arg, fake_pci_dma(&v->pci, out->addr, out->len), out->len,
+				fake_pci_dma(&v->pci, in->addr, in->len), in->len);
+		if (n < 0)
+			return;
+		elem[0] = head;
+		elem[1] = (uint32_t)n;
+		used[1] = ++v->admin_at;
+	}
+}
+
 static void
 kicked(struct fake_virtio *v, uint16_t idx)
 {
 	bool mq = (v->driver_features & (UINT64_C(1) << 22)) != 0;
 
 	assert_in_range(idx, 0, FAKE_VIRTIO_VQS - 1);
+	assert_false(is_suspended(v));
 	v->vq[idx].kicks++;
+	if (v->admin_num > 0 && idx == v->admin_idx && (v->status & S_DRIVER_OK) != 0) {
+		run_admin(v);
+		return;
+	}
 	if (idx != (mq ? v->ctrl_idx : 2) || (v->driver_features & (UINT64_C(1) << 17)) == 0 ||
 	    v->ctrl == FAKE_CTRL_SILENT || v->vq[idx].enable == 0)
 		return;
@@ -183,6 +262,8 @@ static struct fake_virtio_vq *
 selected(struct fake_virtio *v)
 {
 	v->none = (struct fake_virtio_vq){.vector = FAKE_VIRTIO_NO_VECTOR};
+	if (v->admin_num > 0 && v->queue_select == v->admin_idx)
+		return &v->vq[v->queue_select];
 	return v->queue_select < num_queues(v) ? &v->vq[v->queue_select] : &v->none;
 }
 
@@ -218,6 +299,10 @@ common_read(struct fake_virtio *v, uint64_t at)
 		return q->notify_off;
 	case VIRTIO_PCI_COMMON_Q_RESET:
 		return q->reset;
+	case ADMIN_QUEUE_INDEX:
+		return v->admin_idx;
+	case ADMIN_QUEUE_NUM:
+		return v->admin_num;
 	default:
 		fail_msg("read of the common configuration at %d", (int)at);
 		return 0;
@@ -259,7 +344,7 @@ common_write(struct fake_virtio *v, uint64_t at, uint32_t value)
 		if (value == 0 && !v->never_resets)
 			reset(v);
 		else if (value != 0)
-			v->status = (uint8_t)(v->refuses_features ? value & ~8u : value);
+			set_status(v, (uint8_t)value);
 		break;
 	case VIRTIO_PCI_COMMON_Q_SELECT:
 		v->queue_select = (uint16_t)value;
@@ -444,6 +529,20 @@ void
 fake_virtio_init_bar(struct fake_virtio *v, const char *name, uint16_t pairs, unsigned int bar)
 {
 	init(v, name, pairs, bar, 4, false);
+}
+
+void
+fake_virtio_init_owner(struct fake_virtio *v, const char *name,
+		       int (*on_admin)(void *arg, const uint8_t *in, size_t in_len, uint8_t *out,
+				       size_t room),
+		       void *arg)
+{
+	init(v, name, 1, FAKE_VIRTIO_BAR, 4, false);
+	v->features = UINT64_C(1) << 32 | UINT64_C(1) << 33 | UINT64_C(1) << 41;
+	v->admin_idx = v->num_queues;
+	v->admin_num = 1;
+	v->on_admin = on_admin;
+	v->admin_arg = arg;
 }
 
 void

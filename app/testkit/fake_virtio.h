@@ -3,8 +3,8 @@
 
 /*
  * A modern virtio-pci function in memory, on fake_pci: the register file of virtio 1.2, 4.1.4, and
- * a control queue that answers, or does what it should not. Data queues are only registers. Include
- * it after cmocka.h.
+ * a control queue that answers, or does what it should not, and an administration queue of the
+ * test's. Data queues are only registers. Include it after cmocka.h.
  */
 
 #ifndef FAKE_VIRTIO_H
@@ -62,6 +62,8 @@ struct fake_virtio {
 	bool holding_status; /* somebody waits for it; __atomic */
 	bool never_enables;
 	bool never_resets_vq;
+	bool was_suspended; /* since it was made */
+	bool never_suspends, never_resumes, fails_to_suspend;
 	unsigned int vectors_granted; /* others read back as not granted */
 
 	/* The control queue. */
@@ -72,6 +74,14 @@ struct fake_virtio {
 	uint16_t pairs;
 	bool promisc;
 	uint8_t mac[6];
+
+	/* The administration queue (virtio 1.4, 2.13), of split rings. */
+	uint16_t admin_idx, admin_num; /* admin_num 0: none */
+	uint16_t admin_at;	       /* avail index */
+	/* Execute a command: bytes written of the answer. More than room: it is what the device
+	 * says that it has written; negative: it never uses the command. */
+	int (*on_admin)(void *arg, const uint8_t *in, size_t in_len, uint8_t *out, size_t room);
+	void *admin_arg;
 };
 
 /* A net function "fake/NAME" of pairs queue pairs and a control queue behind them, doorbells four
@@ -83,6 +93,12 @@ void fake_virtio_init_doorbells(struct fake_virtio *v, const char *name, uint16_
 /* The same with the structures in another BAR than FAKE_VIRTIO_BAR: 2. */
 void fake_virtio_init_bar(struct fake_virtio *v, const char *name, uint16_t pairs,
 			  unsigned int bar);
+/* A function of one pair with an administration queue behind its control queue, whose commands
+ * on_admin executes. */
+void fake_virtio_init_owner(struct fake_virtio *v, const char *name,
+			    int (*on_admin)(void *arg, const uint8_t *in, size_t in_len,
+					    uint8_t *out, size_t room),
+			    void *arg);
 void fake_virtio_fini(struct fake_virtio *v);
 /* The configuration space has changed: raise its vector, or the line. */
 void fake_virtio_change_config(struct fake_virtio *v, uint8_t status);

@@ -17,7 +17,6 @@
 #include <rte_byteorder.h>
 #include <rte_bitops.h>
 
-#include "model_fault.h"
 #include "model_device.h"
 #include "vdpa_log.h"
 
@@ -34,9 +33,9 @@
 
 /* More entries used than the queue has. */
 static void
-corrupt_split(struct model_device *md, const struct vp_queue *q)
+corrupt_split(struct vfu_device *dev, const struct vp_queue *q)
 {
-	uint16_t *idx = vdpa_iotlb_range(md->dma.iotlb, q->device + 2, sizeof(*idx)), old;
+	uint16_t *idx = vdpa_iotlb_range(dev->dma.iotlb, q->device + 2, sizeof(*idx)), old;
 
 	if (idx == NULL)
 		return;
@@ -47,11 +46,12 @@ corrupt_split(struct model_device *md, const struct vp_queue *q)
 /* Every descriptor used, with an id that nobody gave; as in one round of the ring and as in the
  * next, in turn, whichever the driver is in. */
 static void
-corrupt_packed(struct model_device *md, const struct vp_queue *q)
+corrupt_packed(struct vfu_device *dev, const struct vp_queue *q)
 {
 	uint64_t len = (uint64_t)q->size * PACKED_DESC_LEN;
-	uint8_t *ring = vdpa_iotlb_range(md->dma.iotlb, q->desc, len);
-	uint32_t flags = md->fault_round % 2 == 0 ? PACKED_DESC_AVAIL | PACKED_DESC_USED : 0;
+	uint8_t *ring = vdpa_iotlb_range(dev->dma.iotlb, q->desc, len);
+	uint32_t flags =
+		model_of(dev)->fault_round % 2 == 0 ? PACKED_DESC_AVAIL | PACKED_DESC_USED : 0;
 
 	for (uint32_t i = 0; ring != NULL && i < q->size; i++)
 		__atomic_store_n((uint32_t *)(void *)(ring + i * PACKED_DESC_LEN + PACKED_DESC_ID),
@@ -59,85 +59,107 @@ corrupt_packed(struct model_device *md, const struct vp_queue *q)
 }
 
 static void
-corrupt_queues(struct model_device *md)
+corrupt_queues(struct vfu_device *dev)
 {
-	bool packed = (md->vp.driver_features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
+	bool packed = (dev->vp.driver_features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
 
-	if (md->dma.iotlb == NULL)
+	if (dev->dma.iotlb == NULL)
 		return;
-	md->fault_round++;
-	for (uint16_t i = 0; i < md->vp.params.nvqs; i++) {
-		if (!md->queues[i].started)
+	model_of(dev)->fault_round++;
+	for (uint16_t i = 0; i < dev->vp.params.nvqs; i++) {
+		if (!dev->queues[i].started)
 			continue;
 		if (packed)
-			corrupt_packed(md, &md->vp.queues[i]);
+			corrupt_packed(dev, &dev->vp.queues[i]);
 		else
-			corrupt_split(md, &md->vp.queues[i]);
-		if (md->queues[i].call_fd >= 0)
-			vdpa_eventfd_signal(md->queues[i].call_fd);
+			corrupt_split(dev, &dev->vp.queues[i]);
+		if (dev->queues[i].call_fd >= 0)
+			vdpa_eventfd_signal(dev->queues[i].call_fd);
 	}
 }
 
 static void
 on_tick(struct vdpa_event *ev, uint32_t revents)
 {
-	struct model_device *md = ev->arg;
-	uint32_t mask = __atomic_load_n(&md->fault, __ATOMIC_RELAXED);
+	struct vfu_device *dev = ev->arg;
 	uint64_t expired;
 
-	if (read(ev->fd, &expired, sizeof(expired)) < 0 || !md->running)
+	if (read(ev->fd, &expired, sizeof(expired)) == sizeof(expired))
+		vdpa_work_post(dev->jobs, &model_of(dev)->tick_work);
+}
+
+static void
+run_tick(struct vdpa_work *work)
+{
+	struct vfu_device *dev = work->arg;
+	uint32_t mask = __atomic_load_n(&model_of(dev)->function.fault, __ATOMIC_RELAXED);
+
+	if (!dev->running)
 		return;
 	if ((mask & MODEL_FAULT_BIT(WRONG_USED_INDEX)) != 0)
-		corrupt_queues(md);
+		corrupt_queues(dev);
 	/* Where the client writes them in memory. */
 	if ((mask & MODEL_FAULT_BIT(FLAG_STUCK)) != 0)
-		model_flags_set_all(md);
+		vdpa_vfus_flags_set_all(dev);
 	if ((mask & MODEL_FAULT_BIT(SPURIOUS_INTERRUPTS)) != 0) {
-		for (uint16_t i = 0; i < md->irqs.n_vectors; i++)
-			model_interrupts_fire(&md->irqs, i);
-		if (!md->irqs.msix_on && md->irqs.intx_fd >= 0)
-			vdpa_eventfd_signal(md->irqs.intx_fd);
+		for (uint16_t i = 0; i < dev->irqs.n_vectors; i++)
+			vdpa_vfus_irqs_fire(&dev->irqs, i);
+		if (!dev->irqs.msix_on && dev->irqs.intx_fd >= 0)
+			vdpa_eventfd_signal(dev->irqs.intx_fd);
 	}
 }
 
 void
-model_faults_update(struct model_device *md)
+model_faults_update(struct vfu_device *dev)
 {
-	bool on = md->running && (__atomic_load_n(&md->fault, __ATOMIC_RELAXED) & TICKING) != 0;
+	bool on = dev->running && model_has_fault(&model_of(dev)->function, TICKING);
 	const struct itimerspec when = {.it_interval.tv_nsec = on ? TICK_MS * 1000000L : 0,
 					.it_value.tv_nsec = on ? TICK_MS * 1000000L : 0};
 
-	timerfd_settime(md->tick.fd, 0, &when, NULL);
+	timerfd_settime(model_of(dev)->tick.fd, 0, &when, NULL);
 }
 
 void
-model_faults_change(struct model_device *md, uint32_t mask)
+model_faults_change(struct vfu_device *dev, uint32_t mask)
 {
-	uint32_t old = __atomic_exchange_n(&md->fault, mask, __ATOMIC_RELAXED), added = mask & ~old;
+	uint32_t old = __atomic_exchange_n(&model_of(dev)->function.fault, mask, __ATOMIC_RELAXED),
+		 added = mask & ~old;
 
-	model_device_route(md);
-	model_faults_update(md);
-	if ((added & MODEL_FAULT_BIT(NEEDS_RESET)) != 0 && md->running)
-		vdpa_device_fail(md->vdev, -1, EIO, "fault needs_reset");
+	vdpa_vfus_device_route(dev);
+	model_faults_update(dev);
+	if ((added & MODEL_FAULT_BIT(NEEDS_RESET)) != 0 && dev->running)
+		vdpa_device_fail(dev->vdev, -1, EIO, "fault needs_reset");
 	if ((added & MODEL_FAULT_BIT(DISCONNECT)) != 0)
-		vfu_server_disconnect(md->server);
+		vdpa_vfus_server_disconnect(dev->server);
 }
 
 int
-model_faults_init(struct model_device *md)
+model_faults_init(struct vfu_device *dev)
 {
+	struct model_device *m = model_of(dev);
 	int fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 
-	md->tick = (struct vdpa_event){.fd = fd, .events = EPOLLIN, .handler = on_tick, .arg = md};
+	m->tick_work = (struct vdpa_work){.run = run_tick, .arg = dev};
+	m->tick = (struct vdpa_event){.fd = fd, .events = EPOLLIN, .handler = on_tick, .arg = dev};
 	if (fd < 0)
 		return vdpa_error(errno, "timer: %s", strerror(errno));
-	return vdpa_event_add(md->loop, &md->tick);
+	return vdpa_event_add(vdpa_event_loop_control(), &m->tick);
 }
 
 void
-model_faults_fini(struct model_device *md)
+model_faults_quiesce(struct vfu_device *dev)
 {
-	vdpa_event_del(&md->tick);
-	if (md->tick.fd >= 0)
-		close(md->tick.fd);
+	vdpa_event_del(&model_of(dev)->tick);
+	vdpa_work_cancel(&model_of(dev)->tick_work);
+}
+
+void
+model_faults_fini(struct vfu_device *dev)
+{
+	struct model_device *m = model_of(dev);
+
+	model_faults_quiesce(dev);
+	/* Without init, there is none. */
+	if (m->tick_work.run != NULL && m->tick.fd >= 0)
+		close(m->tick.fd);
 }

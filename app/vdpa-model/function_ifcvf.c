@@ -5,7 +5,7 @@
  * A function like Intel's ifcvf: virtio, whose structures lie in BAR 0, and in BAR 4 a block of
  * registers for live migration. Where the block lies and what its registers are called is known
  * from public drivers; no silicon was seen. What is this model's own is said here and in
- * doc/guide-model.md:
+ * doc/guide-model.dev:
  *
  *   0x00 control      bit 0: the function logs. Writing it takes log start and end over.
  *   0x08 status       bit 0: what control asks for is not in effect, for want of such memory
@@ -30,7 +30,8 @@
 #include <rte_common.h>
 
 #include "vdpa_virtqueue.h"
-#include "virtio_pci_priv.h"
+#include "model_function.h"
+#include "vfio_user_function_priv.h"
 
 #define VENDOR_VIRTIO 0x1af4
 #define VENDOR_INTEL  0x8086
@@ -101,8 +102,8 @@ init(struct vp_function *vp)
 {
 	struct ifcvf *own = vp->own;
 
-	own->pairs = vp->params.ring_state != VP_RING_STATE_QUEUE;
-	if (vp->params.ring_state != VP_RING_STATE_BY_ID)
+	own->pairs = model_function(vp)->ring_state != MODEL_RING_STATE_QUEUE;
+	if (model_function(vp)->ring_state != MODEL_RING_STATE_BY_ID)
 		return 0;
 	for (unsigned int i = 0; i < RTE_DIM(functions); i++)
 		if (functions[i].ids.device == vp->ids.device)
@@ -141,9 +142,9 @@ own_read(struct vp_function *vp, unsigned int bar, uint64_t offset, uint8_t *buf
 		return;
 	status = vp->params.ops->log_is_pending(vp->params.arg) ? STATUS_PENDING : 0;
 	status = rte_cpu_to_le_32(status);
-	vp_read_block(offset, buf, len, LM_CONTROL, &control, sizeof(control));
-	vp_read_block(offset, buf, len, LM_STATUS, &status, sizeof(status));
-	vp_read_block(offset, buf, len, LM_LOG, own->log, sizeof(own->log));
+	vdpa_vp_read_block(offset, buf, len, LM_CONTROL, &control, sizeof(control));
+	vdpa_vp_read_block(offset, buf, len, LM_STATUS, &status, sizeof(status));
+	vdpa_vp_read_block(offset, buf, len, LM_LOG, own->log, sizeof(own->log));
 	for (uint16_t i = 0; i < vp->params.nvqs && state_at(own->pairs, i) < offset + len; i++) {
 		uint64_t at = state_at(own->pairs, i), n = state_len(own->pairs);
 		uint32_t state;
@@ -151,7 +152,7 @@ own_read(struct vp_function *vp, unsigned int bar, uint64_t offset, uint8_t *buf
 		if (at + n <= offset)
 			continue;
 		state = rte_cpu_to_le_32(ring_state(vp, i));
-		vp_read_block(offset, buf, len, at, &state, n);
+		vdpa_vp_read_block(offset, buf, len, at, &state, n);
 	}
 }
 
@@ -180,8 +181,8 @@ own_write(struct vp_function *vp, unsigned int bar, uint64_t offset, const uint8
 
 	if (bar != LM_BAR)
 		return false;
-	vp_write_block(offset, buf, len, LM_LOG, own->log, sizeof(own->log));
-	if (vp_write_block(offset, buf, len, LM_CONTROL, &control, sizeof(control))) {
+	vdpa_vp_write_block(offset, buf, len, LM_LOG, own->log, sizeof(own->log));
+	if (vdpa_vp_write_block(offset, buf, len, LM_CONTROL, &control, sizeof(control))) {
 		own->control = rte_le_to_cpu_32(control);
 		vp->params.ops->set_log(vp->params.arg, (own->control & CONTROL_LOG) != 0,
 					rte_le_to_cpu_64(own->log[0]),

@@ -31,10 +31,10 @@
 #include <rte_byteorder.h>
 #include <rte_common.h>
 
-#include "model_fault.h"
+#include "model_function.h"
 #include "vdpa_args.h"
 #include "vdpa_virtqueue.h"
-#include "virtio_pci_priv.h"
+#include "vfio_user_function_priv.h"
 
 #define VENDOR_CAVIUM  0x177d
 #define DEVICE_CN106K  0xb903 /* its virtual functions */
@@ -117,8 +117,8 @@ begin(const struct vp_function *vp, struct job *job, bool late)
 {
 	uint64_t ms = 0;
 
-	if (late && vp->params.delay_ms != NULL)
-		ms = __atomic_load_n(vp->params.delay_ms, __ATOMIC_RELAXED);
+	if (late)
+		ms = __atomic_load_n(&model_function(vp)->delay_ms, __ATOMIC_RELAXED);
 	*job = (struct job){.pending = true, .looks = 1, .due = now_ns() + ms * NS_PER_MS};
 }
 
@@ -202,13 +202,13 @@ init(struct vp_function *vp)
 	if (vp->params.notify_mult < DOORBELL_STEP)
 		return vdpa_error(EINVAL, "octep: doorbells with flags are %u bytes apart at least",
 				  DOORBELL_STEP);
-	at = vp_add_cap(own->caps, &end, PCI_CAP_ID_VNDR, CAP_VENDOR_LEN);
+	at = vdpa_vp_add_cap(own->caps, &end, PCI_CAP_ID_VNDR, CAP_VENDOR_LEN);
 	own->caps[at + VIRTIO_PCI_CAP_LEN] = CAP_VENDOR_LEN;
 	own->caps[at + VIRTIO_PCI_CAP_CFG_TYPE] = 9;
 	put16(own->caps + at + CAP_VENDOR_ID, VENDOR_CAVIUM);
 	own->caps[at + CAP_VENDOR_WHAT] = 0;
 	put32(own->caps + at + CAP_VENDOR_VAL, vp->params.device_id);
-	vp->common_cap = vp_add_virtio_caps(vp, own->caps, &end);
+	vp->common_cap = vdpa_vp_add_virtio_caps(vp, own->caps, &end);
 	forget(own);
 	return 0;
 }
@@ -231,7 +231,7 @@ is_ready(struct vp_function *vp)
 
 	if (!own->counting) {
 		own->counting = true;
-		own->ready = now_ns() + vp->params.ready_ms * NS_PER_MS;
+		own->ready = now_ns() + model_function(vp)->ready_ms * NS_PER_MS;
 	}
 	return now_ns() >= own->ready;
 }
@@ -243,7 +243,7 @@ fill_caps(struct vp_function *vp, uint8_t caps[CAPS_LEN])
 	bool wrong = vp_has_fault(vp, MODEL_FAULT_BIT(WRONG_SIGNATURE));
 
 	memcpy(caps, own->caps, CAPS_LEN);
-	vp_spoil_cap(vp, caps);
+	vdpa_vp_spoil_cap(vp, caps);
 	put32(caps, wrong ? ~SIGNATURE_KIND : SIGNATURE_KIND);
 	put32(caps + 4, is_ready(vp) ? SIGNATURE_OK : 0);
 }
@@ -305,7 +305,8 @@ read_selectors(struct vp_function *vp, uint64_t offset, uint8_t *buf, size_t len
 		uint32_t value = rte_cpu_to_le_32(s->value | SELECT_PENDING);
 		uint64_t at = (uint64_t)vp->base + VP_COMMON_OFFSET + selectors[i].at;
 
-		if (s->job.pending && vp_read_block(offset, buf, len, at, &value, selectors[i].len))
+		if (s->job.pending &&
+		    vdpa_vp_read_block(offset, buf, len, at, &value, selectors[i].len))
 			look(&s->job);
 	}
 }
@@ -392,7 +393,7 @@ write_mbox(struct vp_function *vp, uint64_t offset, const uint8_t *buf, size_t l
 	struct octep *own = vp->own;
 	size_t pos, n;
 
-	if (!vp_part_of(offset, len, mbox_at, MBOX_LEN, &at, &pos, &n))
+	if (!vdpa_vp_part_of(offset, len, mbox_at, MBOX_LEN, &at, &pos, &n))
 		return false;
 	memcpy(own->mbox + at, buf + pos, n);
 	/* Free: what was asked before is forgotten, and a signature asks for nothing. */
@@ -417,10 +418,10 @@ own_read(struct vp_function *vp, unsigned int bar, uint64_t offset, uint8_t *buf
 		return;
 	if (offset < CAPS_LEN) {
 		fill_caps(vp, caps);
-		vp_read_block(offset, buf, len, 0, caps, sizeof(caps));
+		vdpa_vp_read_block(offset, buf, len, 0, caps, sizeof(caps));
 	}
 	read_selectors(vp, offset, buf, len);
-	if (vp_read_block(offset, buf, len, mbox_at, own->mbox, sizeof(own->mbox)))
+	if (vdpa_vp_read_block(offset, buf, len, mbox_at, own->mbox, sizeof(own->mbox)))
 		look(&own->request);
 }
 

@@ -2,7 +2,8 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The names of faults. What each does is where it happens: look for MODEL_FAULT_BIT(NAME).
+ * The names of faults, and which step of a function each keeps from being done. What the others do
+ * is where it happens: look for MODEL_FAULT_BIT(NAME).
  */
 
 #include <errno.h>
@@ -11,7 +12,7 @@
 
 #include <rte_common.h>
 
-#include "model_fault.h"
+#include "model_function.h"
 #include "vdpa_args.h"
 
 static const struct {
@@ -47,6 +48,13 @@ static const struct {
 					"BAR"},
 	[MODEL_FAULT_SMALL_BAR] = {"small_bar", "BAR 4 ends before the device configuration"},
 	[MODEL_FAULT_NO_VECTOR] = {"no_vector", "every MSI-X vector is refused"},
+	[MODEL_FAULT_SUSPEND_NEVER_COMPLETES] = {"suspend_never_completes",
+						 "a device that is suspended runs on, and "
+						 "DRIVER_OK stays"},
+	[MODEL_FAULT_SUSPEND_FAILS] = {"suspend_fails",
+				       "a device that is suspended needs a reset instead"},
+	[MODEL_FAULT_RESUME_NEVER_COMPLETES] = {"resume_never_completes",
+						"a suspended device stays suspended"},
 	[MODEL_FAULT_WRONG_SIGNATURE] = {"wrong_signature",
 					 "octep: BAR 4 begins with another signature"},
 	[MODEL_FAULT_SELECTOR_NEVER] = {"selector_never",
@@ -117,4 +125,35 @@ model_fault_format(uint32_t mask, char *buf, size_t len)
 		if ((mask & (UINT32_C(1) << i)) != 0)
 			n += (size_t)snprintf(buf + n, len - n, "%s%s", n > 0 ? "," : "",
 					      faults[i].name);
+}
+
+enum vfu_verdict
+model_ask(const void *own, enum vfu_step step)
+{
+	static const struct {
+		uint32_t skip, fail; /* masks */
+	} table[] = {
+		[VFU_STEP_ANSWER] = {.skip = MODEL_FAULT_BIT(ALL_ONES)},
+		[VFU_STEP_SHOW_ENABLE] = {.skip = MODEL_FAULT_BIT(QUEUE_NEVER_ENABLES)},
+		[VFU_STEP_FEATURES] = {.skip = MODEL_FAULT_BIT(FEATURES_REFUSED)},
+		[VFU_STEP_RESET] = {.skip = MODEL_FAULT_BIT(RESET_NEVER_COMPLETES)},
+		[VFU_STEP_SUSPEND] = {.skip = MODEL_FAULT_BIT(SUSPEND_NEVER_COMPLETES),
+				      .fail = MODEL_FAULT_BIT(SUSPEND_FAILS)},
+		[VFU_STEP_RESUME] = {.skip = MODEL_FAULT_BIT(RESUME_NEVER_COMPLETES)},
+		[VFU_STEP_VECTOR] = {.skip = MODEL_FAULT_BIT(NO_VECTOR)},
+		[VFU_STEP_GENERATION] = {.skip = MODEL_FAULT_BIT(UNSTABLE_GENERATION)},
+		[VFU_STEP_CAPABILITY] = {.skip = MODEL_FAULT_BIT(BAD_CAPABILITY)},
+		[VFU_STEP_BAR] = {.skip = MODEL_FAULT_BIT(SMALL_BAR)},
+		[VFU_STEP_QUEUE] = {.skip = MODEL_FAULT_BIT(QUEUE_NEVER_ENABLES)},
+		[VFU_STEP_START] = {.fail = MODEL_FAULT_BIT(NEEDS_RESET)},
+		[VFU_STEP_STARTED] = {.skip = MODEL_FAULT_BIT(DISCONNECT)},
+		[VFU_STEP_INTERRUPT] = {.skip = MODEL_FAULT_BIT(LOST_INTERRUPTS)},
+		[VFU_STEP_CLEAR_FLAG] = {.skip = MODEL_FAULT_BIT(FLAG_STUCK)},
+	};
+	uint32_t mask =
+		__atomic_load_n(&((const struct model_function *)own)->fault, __ATOMIC_RELAXED);
+
+	if ((mask & table[step].skip) != 0)
+		return VFU_SKIP;
+	return (mask & table[step].fail) != 0 ? VFU_FAIL : VFU_DO;
 }

@@ -2,7 +2,8 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * Telemetry commands of the model: its counters, and faults at run time. They own nothing.
+ * Telemetry commands of the model: its counters and the faults that there are. They read only, and
+ * own nothing; faults are set over the control socket (model_control.c).
  */
 
 #include <stdio.h>
@@ -61,22 +62,13 @@ handle_faults(const char *cmd, const char *params, struct rte_tel_data *d)
 	return 0;
 }
 
-/* DEVICE,NAME[,NAME...] or DEVICE,none */
+/* What set faults here once: who asks is not known on this socket. */
 static int
 handle_fault(const char *cmd, const char *params, struct rte_tel_data *d)
 {
-	const char *comma = params != NULL ? strchr(params, ',') : NULL;
-	char name[VDPA_NAME_MAX];
-
-	if (comma == NULL || comma == params || comma - params >= VDPA_NAME_MAX)
-		return reply_error(d, "a device and a fault are expected: DEVICE,NAME or "
-				      "DEVICE,none");
-	snprintf(name, sizeof(name), "%.*s", (int)(comma - params), params);
-	if (model_set_fault(name, comma + 1) < 0)
-		return reply_error(d, vdpa_error_message());
-	rte_tel_data_start_dict(d);
-	add_text(d, "result", "ok");
-	return 0;
+	return reply_error(d,
+			   "telemetry only reads: use vdpactl call model.fault, or that method of "
+			   "the control socket");
 }
 
 /* An object of numbers, by this name. */
@@ -112,6 +104,10 @@ handle_stats(const char *cmd, const char *params, struct rte_tel_data *d)
 		 json_is_true(json_object_get(stats, "connected")) ? "true" : "false");
 	add_text(d, "fault", json_string_value(json_object_get(stats, "fault")));
 	add_numbers(d, "dma", json_object_get(stats, "dma"));
+	tel_add_dict_uint(d, "suspensions",
+			  (uint64_t)json_integer_value(json_object_get(stats, "suspensions")));
+	tel_add_dict_uint(d, "admin_commands",
+			  (uint64_t)json_integer_value(json_object_get(stats, "admin_commands")));
 	add_numbers(d, "log", json_object_get(stats, "log"));
 	queues = json_object_get(stats, "queues");
 	list = rte_tel_data_alloc();
@@ -141,8 +137,7 @@ model_telemetry_init(void)
 		 "DEVICE"},
 		{"/model/faults", handle_faults,
 		 "Returns the faults that there are. No parameters"},
-		{"/model/fault", handle_fault,
-		 "Sets the faults of a function. Parameters: DEVICE,NAME[,NAME...] or DEVICE,none"},
+		{"/model/fault", handle_fault, "Refused: use vdpactl call model.fault"},
 	};
 
 	for (unsigned int i = 0; i < RTE_DIM(commands); i++) {

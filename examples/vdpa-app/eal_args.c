@@ -28,6 +28,7 @@
 #include <rte_common.h>
 
 #include "eal_args.h"
+#include "log.h"
 #include "plugins.h"
 #include "program.h"
 #include "runtime_dir.h"
@@ -146,13 +147,13 @@ look_at(const struct app_options *opts)
 
 static int __attribute__((format(printf, 1, 2))) refuse(const char *fmt, ...)
 {
+	char text[512];
 	va_list ap;
 
-	fprintf(stderr, "%s: ", app_program.name);
 	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
+	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	fputc('\n', stderr);
+	app_log(LOG_ERR, NULL, "%s", text);
 	return -EINVAL;
 }
 

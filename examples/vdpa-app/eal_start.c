@@ -19,7 +19,7 @@
 
 #include "eal_args.h"
 #include "eal_start.h"
-#include "program.h"
+#include "log.h"
 #include "runtime_dir.h"
 
 static struct app_eal_args eal;
@@ -64,12 +64,14 @@ init_quietly(void)
 static void
 tell_failure(const struct app_options *opts, int err)
 {
-	fprintf(stderr, "%s: EAL does not start", app_program.name);
-	for (int i = opts->eal_own; i < opts->eal_argc; i++)
-		fprintf(stderr, "%s %s", i == opts->eal_own ? " with" : "", opts->eal_argv[i]);
-	fprintf(stderr, ": %s%s\n", strerror(err),
-		opts->eal_argc > opts->eal_own ? "; without these, the defaults work on any machine"
-					       : "");
+	char given[512] = "";
+	size_t used = 0;
+
+	for (int i = opts->eal_own; i < opts->eal_argc && used < sizeof(given); i++)
+		used += (size_t)snprintf(given + used, sizeof(given) - used, "%s %s",
+					 i == opts->eal_own ? " with" : "", opts->eal_argv[i]);
+	app_log(LOG_ERR, NULL, "EAL does not start%s: %s%s", given, strerror(err),
+		used > 0 ? "; without these, the defaults work on any machine" : "");
 }
 
 int
@@ -78,7 +80,7 @@ app_eal_start(const struct app_options *opts)
 	int rc = app_eal_args_build(&eal, opts);
 
 	if (rc == -ENOMEM)
-		fprintf(stderr, "%s: out of memory\n", app_program.name);
+		app_log(LOG_ERR, NULL, "out of memory");
 	if (rc < 0)
 		return rc;
 	/* EAL prints its help and ends the process. */

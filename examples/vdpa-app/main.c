@@ -2,8 +2,8 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The daemon. It starts EAL and uvdpa, adds the devices it was told of, and waits for a
- * signal to stop; the library's threads do the work. It uses the library's public API only.
+ * The daemon. It starts EAL and uvdpa, adds the devices that it was given, and waits for signals;
+ * the library's threads do the work. It uses the library's public API only.
  */
 
 #include <errno.h>
@@ -13,15 +13,24 @@
 #include <string.h>
 #include <time.h>
 
+#include <rte_common.h>
 #include <rte_lcore.h>
 #include <rte_version.h>
 
 #include <vdpa.h>
+#include <vdpa_control.h>
 #include <vdpa_fd.h>
+#include <vdpa_uvdpad.h>
 
+#include "config_methods.h"
+#include "control.h"
 #include "eal_start.h"
+#include "log.h"
+#include "made.h"
+#include "notify.h"
 #include "options.h"
 #include "program.h"
+#include "reload.h"
 #include "report.h"
 #include "runtime_dir.h"
 
@@ -32,16 +41,16 @@ enum {
 	APP_USAGE = 2,
 };
 
-/* Signals that stop us are blocked in every thread and fetched by the main one: none interrupts
- * anything, and a second one changes nothing. */
+/* Signals for us are blocked in every thread and fetched by the main one: none interrupts anything,
+ * and a second one changes nothing. */
 static void
-block_signals(sigset_t *stop)
+block_signals(sigset_t *signals)
 {
-	sigemptyset(stop);
-	sigaddset(stop, SIGINT);
-	sigaddset(stop, SIGTERM);
-	sigaddset(stop, SIGHUP);
-	sigprocmask(SIG_BLOCK, stop, NULL);
+	sigemptyset(signals);
+	sigaddset(signals, SIGINT);
+	sigaddset(signals, SIGTERM);
+	sigaddset(signals, SIGHUP);
+	sigprocmask(SIG_BLOCK, signals, NULL);
 	signal(SIGPIPE, SIG_IGN);
 }
 
@@ -51,7 +60,7 @@ print_words_help(void)
 	char *text = vdpa_words_help();
 
 	if (text == NULL) {
-		fprintf(stderr, "%s: %s\n", app_program.name, vdpa_error_message());
+		app_log(LOG_ERR, NULL, "%s", vdpa_error_message());
 		return APP_FAILED;
 	}
 	fputs(text, stdout);
@@ -71,69 +80,84 @@ check_poll_lcores(const struct app_options *opts)
 		unsigned int lcore = opts->poll_lcores[i];
 
 		if (!rte_lcore_is_enabled(lcore)) {
-			fprintf(stderr,
-				"%s: --poll-lcores: %u is not among the EAL lcores "
-				"given by -l or --lcores\n",
-				app_program.name, lcore);
+			app_log(LOG_ERR, NULL,
+				"--poll-lcores: %u is not among the EAL lcores given by -l or "
+				"--lcores",
+				lcore);
 			return -EINVAL;
 		}
 		if (lcore == rte_get_main_lcore()) {
-			fprintf(stderr,
-				"%s: --poll-lcores: %u is the main lcore, which only "
-				"waits for signals; give one more to EAL\n",
-				app_program.name, lcore);
+			app_log(LOG_ERR, NULL,
+				"--poll-lcores: %u is the main lcore, which only waits for "
+				"signals; give one more to EAL",
+				lcore);
 			return -EINVAL;
 		}
 	}
 	return 0;
 }
 
-static int
-add_devices(const struct app_options *opts)
+static int64_t
+now_us(void)
 {
-	unsigned int i;
-	int ret;
+	struct timespec now;
 
-	for (i = 0; i < opts->n_devs; i++) {
-		ret = vdpa_dev_add(opts->devs[i].words);
-		if (ret < 0) {
-			fprintf(stderr, "%s: %s: %s\n", app_program.name, opts->devs[i].where,
-				vdpa_error_message());
-			return ret;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/* Wait for one of the signals until a time, INT64_MAX: for ever. 0: none came. */
+static int
+wait_for_signal(const sigset_t *signals, int64_t until_us)
+{
+	struct timespec wait;
+	int64_t left_us;
+	int signum;
+
+	do {
+		if (until_us == INT64_MAX) {
+			signum = sigwaitinfo(signals, NULL);
+			continue;
 		}
-	}
-	return 0;
+		left_us = until_us - now_us();
+		if (left_us < 0)
+			left_us = 0;
+		wait.tv_sec = left_us / 1000000;
+		wait.tv_nsec = left_us % 1000000 * 1000;
+		signum = sigtimedwait(signals, NULL, &wait);
+	} while (signum < 0 && errno == EINTR);
+	return signum > 0 ? signum : 0;
+}
+
+/* Whether the daemon goes on. Without a file, there is nothing to reload, and SIGHUP is what it is
+ * for any program: its terminal has gone. */
+static bool
+handle_signal(const struct app_options *opts, int signum)
+{
+	if (signum != SIGHUP || !app_options_has_file(opts))
+		return signum == 0;
+	app_reload_begin();
+	return true;
 }
 
 /* Until a signal asks to stop. */
 static void
-run(const sigset_t *stop, unsigned int stats_s)
+run(const struct app_options *opts, const sigset_t *signals)
 {
-	struct timespec next, now, wait;
+	int64_t stats_us = INT64_MAX, alive_us = now_us(), period_us;
 
-	if (stats_s == 0) {
-		while (sigwaitinfo(stop, NULL) < 0)
-			;
-		return;
-	}
-	clock_gettime(CLOCK_MONOTONIC, &next);
-	for (;;) {
-		next.tv_sec += stats_s;
-		do {
-			clock_gettime(CLOCK_MONOTONIC, &now);
-			wait.tv_sec = next.tv_sec - now.tv_sec;
-			wait.tv_nsec = next.tv_nsec - now.tv_nsec;
-			if (wait.tv_nsec < 0) {
-				wait.tv_sec--;
-				wait.tv_nsec += 1000000000;
-			}
-			if (wait.tv_sec < 0)
-				memset(&wait, 0, sizeof(wait));
-			if (sigtimedwait(stop, NULL, &wait) > 0)
-				return;
-		} while (errno == EINTR);
-		app_report_stats();
-	}
+	if (opts->stats_s > 0)
+		stats_us = now_us() + (int64_t)opts->stats_s * 1000000;
+	do {
+		if (now_us() >= stats_us) {
+			app_report_stats();
+			stats_us += (int64_t)opts->stats_s * 1000000;
+		}
+		if (now_us() >= alive_us) {
+			period_us = app_notify_alive();
+			alive_us = period_us < 0 ? INT64_MAX : now_us() + period_us;
+		}
+	} while (handle_signal(opts, wait_for_signal(signals, RTE_MIN(stats_us, alive_us))));
 }
 
 static void
@@ -142,13 +166,14 @@ report_ready(void)
 	const char *missing = app_runtime_missing();
 
 	if (missing == NULL)
-		puts("ready");
+		app_log(LOG_INFO, NULL, "ready");
 	else
-		printf("ready, without management: %s\n", missing);
+		app_log(LOG_INFO, NULL, "ready, without management: %s", missing);
+	app_notify_ready();
 }
 
 static int
-serve(const struct app_options *opts, const sigset_t *stop)
+serve(const struct app_options *opts, const sigset_t *signals)
 {
 	struct vdpa_init_params params = {
 		.poll_lcores = opts->poll_lcores,
@@ -162,23 +187,42 @@ serve(const struct app_options *opts, const sigset_t *stop)
 		return APP_USAGE;
 	ret = vdpa_init(&params);
 	if (ret < 0) {
-		fprintf(stderr, "%s: cannot start: %s\n", app_program.name, vdpa_error_message());
+		app_log(LOG_ERR, NULL, "cannot start: %s", vdpa_error_message());
 		return APP_FAILED;
 	}
 	if (app_program.start != NULL)
 		ret = app_program.start();
 	if (ret < 0)
-		fprintf(stderr, "%s: cannot start: %s\n", app_program.name, vdpa_error_message());
+		app_log(LOG_ERR, NULL, "cannot start: %s", vdpa_error_message());
 	else
-		ret = add_devices(opts);
+		ret = app_made_start(&opts->config);
+	if (ret == 0) {
+		ret = app_config_methods_add();
+		if (ret < 0)
+			app_log(LOG_ERR, NULL, "cannot start: %s", vdpa_error_message());
+		else
+			ret = app_control_start(opts);
+	}
+	if (ret == 0)
+		ret = app_uvdpad_start(opts);
 	if (ret == 0) {
 		app_report_devices();
+		/* A client that asks for a reload before is refused. */
+		app_reload_init(opts);
 		report_ready();
-		run(stop, opts->stats_s);
-		puts("stopping");
+		run(opts, signals);
+		app_notify_stopping();
+		app_log(LOG_INFO, NULL, "stopping");
+		app_reload_fini();
+		app_notify_fini();
 		if (opts->json)
 			app_report_json();
 	}
+	/* Before what its methods use. */
+	vdpa_uvdpad_stop();
+	vdpa_control_stop();
+	app_config_methods_remove();
+	app_made_fini();
 	if (app_program.stop != NULL)
 		app_program.stop();
 	vdpa_cleanup();
@@ -191,12 +235,13 @@ int
 main(int argc, char **argv)
 {
 	struct app_options opts;
-	sigset_t stop;
+	sigset_t signals;
 	int ret, code;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	app_log_init();
 	if (app_program.register_words != NULL && app_program.register_words() < 0) {
-		fprintf(stderr, "%s: %s\n", app_program.name, vdpa_error_message());
+		app_log(LOG_ERR, NULL, "%s", vdpa_error_message());
 		return APP_FAILED;
 	}
 	ret = app_options_parse(&opts, argc, argv);
@@ -204,6 +249,11 @@ main(int argc, char **argv)
 		return ret == -EINVAL ? APP_USAGE : APP_FAILED;
 	if (opts.version) {
 		printf("%s %s, %s\n", app_program.name, APP_VERSION, rte_version());
+		code = APP_STOPPED;
+		goto out;
+	}
+	if (opts.check) {
+		printf("no mistake, devices: %u\n", opts.config.n_devs);
 		code = APP_STOPPED;
 		goto out;
 	}
@@ -218,7 +268,7 @@ main(int argc, char **argv)
 		goto out;
 	}
 
-	block_signals(&stop);
+	block_signals(&signals);
 	/* Every virtqueue costs two or three. */
 	vdpa_fd_raise_limit();
 	ret = app_eal_start(&opts);
@@ -226,9 +276,10 @@ main(int argc, char **argv)
 		code = ret == -EINVAL ? APP_USAGE : APP_FAILED;
 		goto out;
 	}
-	code = serve(&opts, &stop);
+	code = serve(&opts, &signals);
 	app_eal_stop();
 out:
 	app_options_free(&opts);
+	app_log_fini();
 	return code;
 }

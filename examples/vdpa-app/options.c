@@ -2,8 +2,8 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The command line and the configuration file. Everything is checked here, the words of each device
- * too, so that a mistake costs one line and no time: EAL has not started yet.
+ * The command line. Everything is checked here, the files that it names and the words of each
+ * device too, so that a mistake costs one line and no time: EAL has not started yet.
  */
 
 #include <errno.h>
@@ -16,6 +16,7 @@
 
 #include <vdpa.h>
 
+#include "log.h"
 #include "options.h"
 #include "plugins.h"
 #include "program.h"
@@ -23,29 +24,39 @@
 enum {
 	OPT_DEV = 256,
 	OPT_CONFIG,
-	OPT_POLL_LCORES,
-	OPT_POLL_US,
-	OPT_STATS,
+	OPT_CHECK_CONFIG,
 	OPT_JSON,
-	OPT_LOG_LEVEL,
 	OPT_LIST,
 	OPT_HELP,
 	OPT_VERSION,
+	OPT_SETTING, /* and those behind it, by enum app_setting */
 };
 
 #define SHORT_OPTIONS "+:hd:"
 
+#define SETTING(which, option)                                                                     \
+	{                                                                                          \
+		option, required_argument, NULL, OPT_SETTING + which                               \
+	}
+
 static const struct option long_options[] = {
 	{"dev", required_argument, NULL, OPT_DEV},
 	{"config", required_argument, NULL, OPT_CONFIG},
-	{"poll-lcores", required_argument, NULL, OPT_POLL_LCORES},
-	{"poll-us", required_argument, NULL, OPT_POLL_US},
-	{"stats", required_argument, NULL, OPT_STATS},
+	{"check-config", optional_argument, NULL, OPT_CHECK_CONFIG},
 	{"json", no_argument, NULL, OPT_JSON},
-	{"log-level", required_argument, NULL, OPT_LOG_LEVEL},
 	{"list", no_argument, NULL, OPT_LIST},
 	{"help", no_argument, NULL, OPT_HELP},
 	{"version", no_argument, NULL, OPT_VERSION},
+	SETTING(APP_POLL_LCORES, "poll-lcores"),
+	SETTING(APP_POLL_US, "poll-us"),
+	SETTING(APP_STATS, "stats"),
+	SETTING(APP_LOG_LEVEL, "log-level"),
+	SETTING(APP_NAME, "name"),
+	SETTING(APP_CONTROL, "control"),
+	SETTING(APP_CONTROL_GROUP, "control-group"),
+	SETTING(APP_CONTROL_READ_GROUP, "control-read-group"),
+	SETTING(APP_UVDPAD, "uvdpad"),
+	SETTING(APP_UVDPAD_MAP, "uvdpad-map"),
 	{0},
 };
 
@@ -59,12 +70,30 @@ app_usage(void)
 	       "  --dev WORDS         add a device, e.g. --dev \"%s\";\n"
 	       "                      may be repeated\n"
 	       "  --config FILE       add the devices of FILE: the same words, one device a line, "
-	       "# "
-	       "starts a comment\n"
+	       "and settings:\n"
+	       "                      these options without their dashes, see uvdpa.conf(5); "
+	       "SIGHUP reads it\n"
+	       "                      again and applies what is different\n"
+	       "  --check-config [FILE]\n"
+	       "                      only look for mistakes in FILE (%s)\n"
 	       "  -d FILE             load drivers: a plugin, or a folder of them; EAL's -d does "
-	       "too; "
-	       "may be\n"
+	       "too; may be\n"
 	       "                      repeated\n"
+	       "  --control PATH      control socket, which vdpactl connects to, or off "
+	       "(/run/uvdpa/control.sock;\n"
+	       "                      of users: $XDG_RUNTIME_DIR/uvdpa/control.sock)\n"
+	       "  --control-group GROUP\n"
+	       "                      whose members may do everything by it (none)\n"
+	       "  --control-read-group GROUP\n"
+	       "                      whose members may look at everything by it (none)\n"
+	       "  --name NAME         name of this daemon among several: a folder of that name is "
+	       "in the path of\n"
+	       "                      the control socket\n"
+	       "  --uvdpad PATH       socket of the uvdpad protocol, which Kubernetes plugins "
+	       "speak (off)\n"
+	       "  --uvdpad-map \"ID WORDS\"\n"
+	       "                      words that make the device that is asked for by ID; may be "
+	       "repeated\n"
 	       "  --poll-lcores LIST  CPUs that poll simulated devices and never sleep, e.g. 1 or "
 	       "2-3,5 (none)\n"
 	       "  --poll-us N         without them: microseconds to look for more work before "
@@ -82,227 +111,70 @@ app_usage(void)
 	       "  --help              this text, and the words\n"
 	       "  --version           versions of this program and of DPDK\n"
 	       "\n"
-	       "Exit code: 0 stopped by SIGINT, SIGTERM or SIGHUP; 1 could not start; 2 wrong "
-	       "usage.\n",
-	       app_program.name, app_program.summary, app_program.example, APP_POLL_US_MAX,
-	       VDPA_POLL_US_DEFAULT, APP_STATS_MAX);
+	       "Exit code: 0 stopped by SIGINT or SIGTERM, or by SIGHUP without --config; 1 could "
+	       "not start;\n"
+	       "2 wrong usage, or mistakes in a file.\n",
+	       app_program.name, app_program.summary, app_program.example, APP_CONFIG_DEFAULT,
+	       APP_POLL_US_MAX, VDPA_POLL_US_DEFAULT, APP_STATS_MAX);
 }
 
 static int __attribute__((format(printf, 1, 2))) usage_error(const char *fmt, ...)
 {
 	va_list ap;
+	char *text;
+	int rc;
 
-	fprintf(stderr, "%s: ", app_program.name);
 	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
+	rc = vasprintf(&text, fmt, ap);
 	va_end(ap);
-	fputc('\n', stderr);
+	if (rc < 0)
+		return -ENOMEM;
+	app_log(LOG_ERR, NULL, "%s", text);
+	free(text);
 	return -EINVAL;
 }
 
 static int
 out_of_memory(void)
 {
-	fprintf(stderr, "%s: out of memory\n", app_program.name);
+	app_log(LOG_ERR, NULL, "out of memory");
 	return -ENOMEM;
 }
 
-/* Digits only: no sign, no blank, no other base. */
 static int
-parse_number(const char *text, const char *end, unsigned int max, unsigned int *value)
+add_source(struct app_options *opts, const char *text, unsigned int nth_dev)
 {
-	unsigned long long v = 0;
+	struct app_source *sources =
+		reallocarray(opts->sources, opts->n_sources + 1, sizeof(*sources));
+	char *copy = strdup(text);
 
-	if (text == end)
-		return -EINVAL;
-	for (; text < end; text++) {
-		if (*text < '0' || *text > '9')
-			return -EINVAL;
-		v = v * 10 + (unsigned int)(*text - '0');
-		if (v > max)
-			return -ERANGE;
-	}
-	*value = (unsigned int)v;
-	return 0;
-}
-
-static int
-parse_option_number(const char *option, const char *text, unsigned int min, unsigned int max,
-		    unsigned int *value)
-{
-	if (parse_number(text, text + strlen(text), max, value) < 0 || *value < min)
-		return usage_error("%s: '%s' is not a number from %u to %u", option, text, min,
-				   max);
-	return 0;
-}
-
-static int
-add_poll_lcore(struct app_options *opts, unsigned int lcore)
-{
-	unsigned int i;
-
-	for (i = 0; i < opts->n_poll_lcores; i++)
-		if (opts->poll_lcores[i] == lcore)
-			return usage_error("--poll-lcores: %u is given twice", lcore);
-	opts->poll_lcores[opts->n_poll_lcores++] = lcore;
-	return 0;
-}
-
-/* "1", "1,3", "2-4,6" */
-static int
-parse_poll_lcores(struct app_options *opts, const char *text)
-{
-	const unsigned int max = RTE_MAX_LCORE - 1;
-	const char *pos = text;
-	unsigned int first, last;
-	int ret;
-
-	for (;;) {
-		size_t len = strcspn(pos, ",");
-		const char *dash = memchr(pos, '-', len);
-
-		if (parse_number(pos, dash != NULL ? dash : pos + len, max, &first) < 0)
-			goto bad;
-		last = first;
-		if (dash != NULL && parse_number(dash + 1, pos + len, max, &last) < 0)
-			goto bad;
-		if (last < first)
-			goto bad;
-		for (; first <= last; first++) {
-			ret = add_poll_lcore(opts, first);
-			if (ret < 0)
-				return ret;
-		}
-		if (pos[len] == '\0')
-			return 0;
-		pos += len + 1;
-	}
-bad:
-	return usage_error("--poll-lcores: '%s' is not a list of CPUs from 0 to %u such as 1 or "
-			   "2-3,5",
-			   text, max);
-}
-
-static int
-check_log_level(const char *text)
-{
-	static const char *const levels[] = {"emergency", "alert",  "critical", "error",
-					     "warning",	  "notice", "info",	"debug"};
-	const char *level = strrchr(text, ':');
-	unsigned int i;
-
-	level = level == NULL ? text : level + 1;
-	for (i = 0; i < sizeof(levels) / sizeof(levels[0]); i++)
-		if (strcmp(level, levels[i]) == 0 && text[0] != ':')
-			return 0;
-	return usage_error("--log-level: '%s' is not emergency, alert, critical, error, warning, "
-			   "notice, info or debug, nor PATTERN: and one of these",
-			   text);
-}
-
-/* Takes over where. */
-static int
-add_dev(struct app_options *opts, const char *words, char *where)
-{
-	struct app_dev *devs;
-	int ret;
-
-	if (where == NULL)
+	if (sources != NULL)
+		opts->sources = sources;
+	if (sources == NULL || copy == NULL) {
+		free(copy);
 		return out_of_memory();
-	if (opts->n_devs == APP_CONFIG_MAX) {
-		ret = usage_error("%s: more than %u devices", where, APP_CONFIG_MAX);
-		goto fail;
 	}
-	if (vdpa_dev_check(words) < 0) {
-		ret = usage_error("%s: %s", where, vdpa_error_message());
-		goto fail;
-	}
-	devs = reallocarray(opts->devs, opts->n_devs + 1, sizeof(*devs));
-	if (devs == NULL) {
-		ret = out_of_memory();
-		goto fail;
-	}
-	opts->devs = devs;
-	devs[opts->n_devs].words = strdup(words);
-	if (devs[opts->n_devs].words == NULL) {
-		ret = out_of_memory();
-		goto fail;
-	}
-	devs[opts->n_devs++].where = where;
+	sources[opts->n_sources++] = (struct app_source){.text = copy, .nth_dev = nth_dev};
 	return 0;
-fail:
-	free(where);
-	return ret;
+}
+
+bool
+app_options_has_file(const struct app_options *opts)
+{
+	for (unsigned int i = 0; i < opts->n_sources; i++)
+		if (opts->sources[i].nth_dev == 0)
+			return true;
+	return false;
 }
 
 static int
-add_dev_option(struct app_options *opts, const char *words, unsigned int nth)
+add_setting(struct app_options *opts, enum app_setting which, const char *value)
 {
-	char *where;
+	int rc = app_settings_add(&opts->given, which, value);
 
-	if (asprintf(&where, "--dev %u", nth) < 0)
-		where = NULL;
-	return add_dev(opts, words, where);
-}
-
-/*
- * A line without its end, in a buffer of APP_LINE_MAX + 1 bytes. Neither a line nor the file may be
- * without end, as those of /dev/zero are. Returns 1; 0 at the end of the file; -EINVAL, told.
- */
-static int
-read_line(FILE *f, const char *path, unsigned int n_line, size_t *total, char *line)
-{
-	size_t len = 0;
-	int c;
-
-	while ((c = getc_unlocked(f)) != EOF && c != '\n') {
-		if (c == '\0')
-			return usage_error("%s:%u: a NUL byte; one device a line is expected", path,
-					   n_line);
-		if (len == APP_LINE_MAX)
-			return usage_error("%s:%u: longer than %u bytes; one device a line is "
-					   "expected",
-					   path, n_line, APP_LINE_MAX);
-		line[len++] = (char)c;
-	}
-	if (c == EOF && ferror(f))
-		return usage_error("--config: cannot read '%s': %s", path, strerror(errno));
-	*total += len + 1;
-	if (*total > APP_FILE_MAX)
-		return usage_error("--config: '%s' is longer than %lu MiB", path,
-				   APP_FILE_MAX >> 20);
-	line[len] = '\0';
-	return len > 0 || c != EOF;
-}
-
-/* One device a line; blank lines and lines that start with # are skipped. */
-static int
-read_config(struct app_options *opts, const char *path)
-{
-	char line[APP_LINE_MAX + 1];
-	unsigned int n_line = 0;
-	size_t total = 0;
-	int ret;
-	FILE *f;
-
-	f = fopen(path, "re");
-	if (f == NULL)
-		return usage_error("--config: cannot open '%s': %s", path, strerror(errno));
-	while ((ret = read_line(f, path, ++n_line, &total, line)) > 0) {
-		char *start, *where;
-
-		line[strcspn(line, "\r")] = '\0';
-		start = line + strspn(line, " \t");
-		if (*start == '\0' || *start == '#')
-			continue;
-		if (asprintf(&where, "%s:%u", path, n_line) < 0)
-			where = NULL;
-		ret = add_dev(opts, start, where);
-		if (ret < 0)
-			break;
-	}
-	fclose(f);
-	return ret;
+	if (rc == -ENOMEM)
+		return out_of_memory();
+	return rc < 0 ? usage_error("--%s", vdpa_error_message()) : 0;
 }
 
 /* The user's EAL options are what stands before the first "--", if there is one. */
@@ -317,71 +189,47 @@ find_separator(int argc, char **argv)
 	return 0;
 }
 
-/* What brings words comes before what uses them, wherever it stands. Mistakes are found later. */
 static int
-load_plugins(const struct app_options *opts, int argc, char **argv)
+unknown_option(int argc, char **argv, const char *hint)
 {
-	int opt, ret;
-
-	ret = app_plugins_load_eal(opts->eal_argc, opts->eal_argv);
-	opterr = 0;
-	optind = 1;
-	while (ret == 0 && (opt = getopt_long(argc, argv, SHORT_OPTIONS, long_options, NULL)) != -1)
-		if (opt == 'd')
-			ret = app_plugin_load(optarg);
-	return ret;
+	/* A cluster of short options leaves optind where it was. */
+	if (optopt != 0 && optopt < 256)
+		return usage_error("unknown option '-%c'%s; see --help", optopt, hint);
+	return usage_error("unknown option '%s'%s; see --help", argv[optind - 1], hint);
 }
 
-int
-app_options_parse(struct app_options *opts, int argc, char **argv)
+/* Take the options as they are. What files and words say is looked at when all are known. */
+static int
+parse_arguments(struct app_options *opts, int argc, char **argv, const char *hint)
 {
-	int separator = find_separator(argc, argv);
-	const char *hint = separator == 0 ? " (EAL options stand before a '--')" : "";
 	unsigned int n_dev = 0;
 	int opt, ret = 0;
 
-	memset(opts, 0, sizeof(*opts));
-	if (separator != 0) {
-		opts->eal_argc = separator - 1;
-		opts->eal_argv = argv + 1;
-		argv += separator;
-		argc -= separator;
-	}
-
-	ret = load_plugins(opts, argc, argv);
 	/* From the start, also behind a cluster of short options. */
 	optind = 0;
+	opterr = 0;
 	while (ret == 0 &&
 	       (opt = getopt_long(argc, argv, SHORT_OPTIONS, long_options, NULL)) != -1) {
 		switch (opt) {
 		case 'd':
+			ret = add_setting(opts, APP_PLUGIN, optarg);
 			break;
 		case OPT_DEV:
-			ret = add_dev_option(opts, optarg, ++n_dev);
+			ret = add_source(opts, optarg, ++n_dev);
 			break;
 		case OPT_CONFIG:
-			ret = read_config(opts, optarg);
+			ret = add_source(opts, optarg, 0);
 			break;
-		case OPT_POLL_LCORES:
-			opts->n_poll_lcores = 0;
-			ret = parse_poll_lcores(opts, optarg);
-			break;
-		case OPT_POLL_US:
-			ret = parse_option_number("--poll-us", optarg, 0, APP_POLL_US_MAX,
-						  &opts->poll_us);
-			if (ret == 0 && opts->poll_us == 0)
-				opts->poll_us = VDPA_POLL_US_NONE;
-			break;
-		case OPT_STATS:
-			ret = parse_option_number("--stats", optarg, 1, APP_STATS_MAX,
-						  &opts->stats_s);
+		case OPT_CHECK_CONFIG:
+			opts->check = true;
+			/* Its argument may stand by itself. */
+			if (optarg == NULL && optind < argc && argv[optind][0] != '-')
+				optarg = argv[optind++];
+			if (optarg != NULL)
+				ret = add_source(opts, optarg, 0);
 			break;
 		case OPT_JSON:
 			opts->json = true;
-			break;
-		case OPT_LOG_LEVEL:
-			ret = check_log_level(optarg);
-			opts->log_level = optarg;
 			break;
 		case OPT_LIST:
 			opts->list = true;
@@ -398,18 +246,178 @@ app_options_parse(struct app_options *opts, int argc, char **argv)
 					  argv[optind - 1]);
 			break;
 		default:
-			/* A cluster of short options leaves optind where it was. */
-			if (optopt != 0 && optopt < 256)
-				ret = usage_error("unknown option '-%c'%s; see --help", optopt,
-						  hint);
-			else
-				ret = usage_error("unknown option '%s'%s; see --help",
-						  argv[optind - 1], hint);
+			ret = opt >= OPT_SETTING
+				      ? add_setting(opts, (enum app_setting)(opt - OPT_SETTING),
+						    optarg)
+				      : unknown_option(argc, argv, hint);
 			break;
 		}
 	}
 	if (ret == 0 && optind < argc)
 		ret = usage_error("unexpected '%s'; see --help", argv[optind]);
+	if (ret == 0 && opts->check && !app_options_has_file(opts))
+		ret = add_source(opts, APP_CONFIG_DEFAULT, 0);
+	return ret;
+}
+
+int
+app_options_read(const struct app_options *opts, struct app_config *c,
+		 struct app_mistakes *mistakes)
+{
+	char name[32];
+	int ret = 0;
+
+	memset(c, 0, sizeof(*c));
+	c->lacks_uvdpad = opts->given.of[APP_UVDPAD].n == 0;
+	for (unsigned int i = 0; ret == 0 && i < opts->n_sources; i++) {
+		const struct app_source *source = &opts->sources[i];
+
+		if (source->nth_dev == 0) {
+			ret = app_config_read(c, source->text, mistakes);
+		} else {
+			snprintf(name, sizeof(name), "--dev %u", source->nth_dev);
+			ret = app_config_add_dev(c, source->text, name);
+		}
+	}
+	return ret;
+}
+
+/* Of files, then of the command line. */
+static int
+join_values(const struct app_options *opts, enum app_setting which, const char ***values,
+	    unsigned int *n)
+{
+	const struct app_settings *const settings[] = {&opts->config.settings, &opts->given};
+
+	*n = 0;
+	*values = calloc(settings[0]->of[which].n + settings[1]->of[which].n + 1, sizeof(**values));
+	if (*values == NULL)
+		return out_of_memory();
+	for (unsigned int i = 0; i < 2; i++)
+		for (unsigned int j = 0; j < settings[i]->of[which].n; j++)
+			(*values)[(*n)++] = settings[i]->of[which].value[j];
+	return 0;
+}
+
+/* The command line overrules a file. */
+static const char *
+in_force(const struct app_options *opts, enum app_setting which)
+{
+	const char *value = app_settings_get(&opts->given, which);
+
+	return value != NULL ? value : app_settings_get(&opts->config.settings, which);
+}
+
+static int
+apply_settings(struct app_options *opts)
+{
+	const char *value;
+
+	value = in_force(opts, APP_POLL_LCORES);
+	if (value != NULL)
+		opts->n_poll_lcores = app_parse_lcores(value, opts->poll_lcores);
+	value = in_force(opts, APP_POLL_US);
+	if (value != NULL) {
+		opts->poll_us = app_parse_number(value);
+		if (opts->poll_us == 0)
+			opts->poll_us = VDPA_POLL_US_NONE;
+	}
+	value = in_force(opts, APP_STATS);
+	if (value != NULL)
+		opts->stats_s = app_parse_number(value);
+	opts->log_level = in_force(opts, APP_LOG_LEVEL);
+	opts->name = in_force(opts, APP_NAME);
+	opts->control = in_force(opts, APP_CONTROL);
+	opts->control_group = in_force(opts, APP_CONTROL_GROUP);
+	opts->control_read_group = in_force(opts, APP_CONTROL_READ_GROUP);
+	opts->uvdpad = in_force(opts, APP_UVDPAD);
+	return join_values(opts, APP_UVDPAD_MAP, &opts->uvdpad_map, &opts->n_uvdpad_map);
+}
+
+/* EAL's arguments: those of files, then those of the command line, of which the later count. */
+static int
+join_eal_arguments(struct app_options *opts, int given_argc, char **given_argv)
+{
+	const unsigned int n = opts->config.settings.of[APP_EAL].n;
+	unsigned int n_words = 0;
+
+	opts->eal_words = calloc(n + 1, sizeof(*opts->eal_words));
+	if (opts->eal_words == NULL)
+		return out_of_memory();
+	for (unsigned int i = 0; i < n; i++) {
+		struct vdpa_words *words = &opts->eal_words[i];
+
+		if (vdpa_words_split(opts->config.settings.of[APP_EAL].value[i], words) < 0)
+			return out_of_memory();
+		opts->n_eal_words++;
+		n_words += words->n;
+	}
+	opts->eal_argv = calloc(n_words + (unsigned int)given_argc + 1, sizeof(*opts->eal_argv));
+	if (opts->eal_argv == NULL)
+		return out_of_memory();
+	for (unsigned int i = 0; i < n; i++)
+		for (unsigned int j = 0; j < opts->eal_words[i].n; j++)
+			opts->eal_argv[opts->eal_argc++] =
+				(char *)(uintptr_t)opts->eal_words[i].word[j];
+	for (int i = 0; i < given_argc; i++)
+		opts->eal_argv[opts->eal_argc++] = given_argv[i];
+	return 0;
+}
+
+/* What brings words comes before what uses them, wherever it stands. */
+static int
+load_plugins(const struct app_options *opts)
+{
+	int ret = app_plugins_load_eal(opts->eal_argc, opts->eal_argv);
+	const char **files = NULL;
+	unsigned int n = 0;
+
+	if (ret == 0)
+		ret = join_values(opts, APP_PLUGIN, &files, &n);
+	for (unsigned int i = 0; ret == 0 && i < n; i++)
+		ret = app_plugin_load(files[i]);
+	free(files);
+	return ret;
+}
+
+static int
+read_sources(struct app_options *opts, int eal_argc, char **eal_argv)
+{
+	struct app_mistakes mistakes = {.n = 0};
+	char prefix[64];
+	int ret;
+
+	ret = app_options_read(opts, &opts->config, &mistakes);
+	if (ret == 0)
+		ret = join_eal_arguments(opts, eal_argc, eal_argv);
+	if (ret == 0)
+		ret = load_plugins(opts);
+	if (ret == 0)
+		ret = app_config_check(&opts->config, &mistakes);
+	if (ret == -ENOMEM)
+		out_of_memory();
+	/* Mistakes of a file that is looked at are what the user has asked for. */
+	snprintf(prefix, sizeof(prefix), "%s: ", app_program.name);
+	app_mistakes_print(stderr, opts->check ? "" : prefix, &mistakes);
+	if (ret == 0 && mistakes.n + mistakes.more > 0)
+		ret = -EINVAL;
+	app_mistakes_free(&mistakes);
+	return ret;
+}
+
+int
+app_options_parse(struct app_options *opts, int argc, char **argv)
+{
+	int separator = find_separator(argc, argv);
+	const char *hint = separator == 0 ? " (EAL options stand before a '--')" : "";
+	int ret;
+
+	memset(opts, 0, sizeof(*opts));
+	ret = parse_arguments(opts, argc - separator, argv + separator, hint);
+	if (ret == 0)
+		ret = read_sources(opts, separator > 0 ? separator - 1 : 0, argv + 1);
+	if (ret == 0)
+		ret = apply_settings(opts);
 	if (ret < 0)
 		app_options_free(opts);
 	return ret;
@@ -418,13 +426,15 @@ app_options_parse(struct app_options *opts, int argc, char **argv)
 void
 app_options_free(struct app_options *opts)
 {
-	unsigned int i;
-
-	for (i = 0; i < opts->n_devs; i++) {
-		free(opts->devs[i].words);
-		free(opts->devs[i].where);
-	}
-	free(opts->devs);
-	opts->devs = NULL;
-	opts->n_devs = 0;
+	for (unsigned int i = 0; i < opts->n_sources; i++)
+		free(opts->sources[i].text);
+	free(opts->sources);
+	for (unsigned int i = 0; i < opts->n_eal_words; i++)
+		vdpa_words_free(&opts->eal_words[i]);
+	free(opts->eal_words);
+	free(opts->eal_argv);
+	free(opts->uvdpad_map);
+	app_settings_free(&opts->given);
+	app_config_free(&opts->config);
+	memset(opts, 0, sizeof(*opts));
 }

@@ -2,7 +2,8 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The command line: what the user asked for, checked before EAL starts.
+ * The command line: what the user asked for, with the files that it names, checked before EAL
+ * starts.
  */
 
 #ifndef APP_OPTIONS_H
@@ -10,43 +11,66 @@
 
 #include <stdbool.h>
 
-#include <rte_config.h>
+#include <vdpa_args.h>
 
-#define APP_POLL_US_MAX	   1000000u /* microseconds */
-#define APP_STATS_MAX	   86400u   /* seconds */
-#define APP_CONFIG_MAX	   4096u    /* devices of one daemon */
-#define APP_POLL_LCORE_MAX RTE_MAX_LCORE
-#define APP_LINE_MAX	   8192u	/* bytes of a line of the configuration file */
-#define APP_FILE_MAX	   (16ul << 20) /* bytes of the file */
+#include "config_file.h"
+#include "settings.h"
 
-/* A device the user asked for, and where. */
-struct app_dev {
-	char *words;
-	char *where; /* "--dev 1", "FILE:LINE" */
+/* What brings devices, in the order of the command line. */
+struct app_source {
+	char *text;	      /* a file's path, or the words of a device */
+	unsigned int nth_dev; /* from 1; 0: it is a file */
 };
 
 struct app_options {
 	int eal_argc;	 /* the user's EAL options, without the program's name */
-	char **eal_argv; /* points into argv */
+	char **eal_argv; /* points into argv and the strings of eal_words */
 	int eal_own;	 /* of them, those that the program itself put first */
-	struct app_dev *devs;
-	unsigned int n_devs;
+
+	/* As struct vdpa_init_params has them. */
 	unsigned int poll_lcores[APP_POLL_LCORE_MAX];
 	unsigned int n_poll_lcores;
-	unsigned int poll_us;  /* as struct vdpa_init_params has it */
-	unsigned int stats_s;  /* 0: no statistics lines */
-	const char *log_level; /* NULL: the default */
-	bool json;	       /* statistics when stopping */
+	unsigned int poll_us;
+
+	unsigned int stats_s; /* 0: no statistics lines */
+	/* NULL: not given. */
+	const char *log_level;
+	const char *name;
+	const char *control, *control_group, *control_read_group;
+	const char *uvdpad;
+	const char **uvdpad_map; /* "ID WORDS" */
+	unsigned int n_uvdpad_map;
+
+	bool json; /* statistics when stopping */
 	bool help;
 	bool list;
 	bool version;
+	bool check; /* look at the configuration file only */
+
+	/* What the above is made of. */
+	struct app_source *sources;
+	unsigned int n_sources;
+	struct app_settings given; /* on the command line: they overrule a file's */
+	struct app_config config;
+	struct vdpa_words *eal_words; /* of files */
+	unsigned int n_eal_words;
 };
 
 /*
- * Read the command line. On a mistake: one line on stderr that names it and what is allowed.
- * Returns 0, -EINVAL for a mistake of the user's or -ENOMEM.
+ * Read the command line and its files. Each mistake becomes a line on stderr that names it and what
+ * is allowed. Returns 0, -EINVAL for a mistake of the user's or -ENOMEM.
  */
 int app_options_parse(struct app_options *opts, int argc, char **argv);
+
+/*
+ * Read the files once more, and the devices of the command line with them: for a reload. Words
+ * are not checked: app_config_check(). 0; -ENOMEM. c is to be freed in any case.
+ */
+int app_options_read(const struct app_options *opts, struct app_config *c,
+		     struct app_mistakes *mistakes);
+
+/* Whether a file is among the sources. */
+bool app_options_has_file(const struct app_options *opts);
 
 void app_options_free(struct app_options *opts);
 

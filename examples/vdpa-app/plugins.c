@@ -8,22 +8,21 @@
  */
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include <rte_common.h>
 
 #include <vdpa.h>
 
+#include "log.h"
 #include "plugins.h"
-#include "program.h"
 
 int
 app_plugin_load(const char *path)
 {
 	if (vdpa_plugin_load(path) == 0)
 		return 0;
-	fprintf(stderr, "%s: -d: %s\n", app_program.name, vdpa_error_message());
+	app_log(LOG_ERR, NULL, "-d: %s", vdpa_error_message());
 	return -EINVAL;
 }
 

@@ -15,6 +15,8 @@ struct app_program {
 	const char *name;
 	const char *summary; /* one line */
 	const char *example; /* words of a device */
+	/* Optional: whose default control socket it has, so that programs do not meet there. */
+	const char *instance;
 	/* Optional. Make words known, before anything is parsed; errors have vdpa_error(). */
 	int (*register_words)(void);
 	/* Optional: after vdpa_init(), and before vdpa_cleanup(). */

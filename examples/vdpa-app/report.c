@@ -15,6 +15,7 @@
 
 #include <vdpa.h>
 
+#include "log.h"
 #include "program.h"
 #include "report.h"
 
@@ -69,12 +70,44 @@ app_report_functions(void)
 }
 
 static void
-print_count(const json_t *dev, const char *key, const char *one, const char *many)
+print_count(FILE *line, const json_t *dev, const char *key, const char *one, const char *many)
 {
 	json_int_t n = json_integer_value(json_object_get(dev, key));
 
 	if (n != 0)
-		printf(", %" JSON_INTEGER_FORMAT " %s", n, n == 1 ? one : many);
+		fprintf(line, ", %" JSON_INTEGER_FORMAT " %s", n, n == 1 ? one : many);
+}
+
+/* A line about a device, which print() writes. */
+static void
+report(const char *name, json_t *dev, void (*print)(FILE *line, const char *name, json_t *dev))
+{
+	char *text = NULL;
+	size_t len;
+	FILE *line;
+
+	line = open_memstream(&text, &len);
+	if (line == NULL)
+		return;
+	print(line, name, dev);
+	if (fclose(line) == 0)
+		app_log(LOG_INFO, name, "%s", text);
+	free(text);
+}
+
+static void
+print_device(FILE *line, const char *name, json_t *dev)
+{
+	const char *mgmtdev = string_of(dev, "mgmtdev");
+	const char *mac = string_of(dev, "mac");
+	const char *info = string_of(dev, "frontend_info");
+
+	fprintf(line, "%s: %s", name, mgmtdev != NULL ? mgmtdev : "unmanaged");
+	if (mac != NULL)
+		fprintf(line, ", mac %s", mac);
+	print_count(line, dev, "capacity", "byte", "bytes");
+	print_count(line, dev, "max_vqs", "virtqueue", "virtqueues");
+	fprintf(line, ", %s", info != NULL ? info : "no front end");
 }
 
 void
@@ -84,26 +117,14 @@ app_report_devices(void)
 	const char *name;
 
 	if (json_object_size(root) == 0)
-		puts("no device yet");
-	json_object_foreach(root, name, dev)
-	{
-		const char *mgmtdev = string_of(dev, "mgmtdev");
-		const char *mac = string_of(dev, "mac");
-		const char *info = string_of(dev, "frontend_info");
-
-		printf("%s: %s", name, mgmtdev != NULL ? mgmtdev : "unmanaged");
-		if (mac != NULL)
-			printf(", mac %s", mac);
-		print_count(dev, "capacity", "byte", "bytes");
-		print_count(dev, "max_vqs", "virtqueue", "virtqueues");
-		printf(", %s\n", info != NULL ? info : "no front end");
-	}
+		app_log(LOG_INFO, NULL, "no device yet");
+	json_object_foreach(root, name, dev) report(name, dev, print_device);
 	json_decref(root);
 }
 
 /* "rx_packets 3, tx_packets 4" */
 static void
-print_counters(json_t *counters)
+print_counters(FILE *line, json_t *counters)
 {
 	const char *separator = "";
 	const char *key;
@@ -111,28 +132,32 @@ print_counters(json_t *counters)
 
 	json_object_foreach(counters, key, value)
 	{
-		printf("%s%s %" JSON_INTEGER_FORMAT, separator, key, json_integer_value(value));
+		fprintf(line, "%s%s %" JSON_INTEGER_FORMAT, separator, key,
+			json_integer_value(value));
 		separator = ", ";
 	}
+}
+
+static void
+print_stats(FILE *line, const char *name, json_t *dev)
+{
+	char now[sizeof("23:59:59")] = "";
+	time_t t = time(NULL);
+	struct tm tm;
+
+	if (localtime_r(&t, &tm) != NULL)
+		strftime(now, sizeof(now), "%H:%M:%S", &tm);
+	fprintf(line, "%s %s: ", now, name);
+	print_counters(line, json_object_get(dev, "device"));
 }
 
 void
 app_report_stats(void)
 {
 	json_t *root = parse(vdpa_dev_stats(NULL)), *dev;
-	char now[sizeof("23:59:59")] = "";
-	time_t t = time(NULL);
 	const char *name;
-	struct tm tm;
 
-	if (localtime_r(&t, &tm) != NULL)
-		strftime(now, sizeof(now), "%H:%M:%S", &tm);
-	json_object_foreach(root, name, dev)
-	{
-		printf("%s %s: ", now, name);
-		print_counters(json_object_get(dev, "device"));
-		putchar('\n');
-	}
+	json_object_foreach(root, name, dev) report(name, dev, print_stats);
 	json_decref(root);
 }
 

@@ -18,8 +18,10 @@
 #include "mgmt.h"
 #include "settings.h"
 #include "telemetry.h"
+#include "vdpa_control.h"
 #include "vdpa_event.h"
 #include "vdpa_log.h"
+#include "vdpa_uvdpad.h"
 #include "vfio_priv.h"
 
 static pthread_mutex_t init_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -100,6 +102,9 @@ vdpa_cleanup(void)
 {
 	pthread_mutex_lock(&init_lock);
 	if (initialised) {
+		/* First, so that nobody asks for a device while they go. */
+		vdpa_uvdpad_stop();
+		vdpa_control_stop();
 		vdpa_mgmt_fini();
 		vdpa_vfio_fini();
 		vdpa_event_control_fini();

@@ -5,13 +5,15 @@
 
 Each device has a front end with 1 GiB of sparse memory; simulated, and by vdpa-app on vdpa-model over
 vfio-user. One by one each start is waited for; at once all front ends send what they have to say, and
-then the answers are waited for. What the size of a guest takes from others is told by starts of one beside
-another that attaches again and again, which takes processor time whatever its size: of 1 and of 512 GiB.
+then the answers are waited for. What a guest takes from others is told by their starts while it attaches:
+all of its messages are sent, and until they are answered others start, one after the other. Its front end
+only waits meanwhile. The same starts without it are what they are compared with.
 """
 
 import contextlib
-import multiprocessing
+import datetime
 import resource
+import select
 import statistics
 import struct
 import time
@@ -22,7 +24,8 @@ import vhost_user_client as vhu
 DEVICES = 200
 GUEST = 1 << 30  # bytes, sparse
 LARGE = 512 << 30
-ROUNDS, STARTS = 5, 10
+ROUNDS, OTHERS = 25, 5
+NAMES = [*(f'n{i}' for i in range(OTHERS)), 'guest']
 KINDS = ('sim', 'model')
 
 
@@ -59,10 +62,9 @@ class FrontEnd:
 
 
 @contextlib.contextmanager
-def _devices(options, kind, count):
-    """A daemon with count net devices n0, n1, ...; with a model behind them, where kind says so."""
+def _devices(options, kind, names):
+    """A daemon with net devices of these names; with a model behind them, where kind says so."""
     with contextlib.ExitStack() as stack:
-        names = [f'n{i}' for i in range(count)]
         if kind == 'model':
             model = stack.enter_context(harness.Daemon(
                 [f'name {n} mgmtdev sim_net vfio_user {{dir}}/{n}.vfu' for n in names],
@@ -82,7 +84,7 @@ def _running(daemon, names):
 def _attach(options, kind, at_once):
     """Seconds until all devices run."""
     names = [f'n{i}' for i in range(DEVICES)]
-    with _devices(options, kind, DEVICES) as daemon, contextlib.ExitStack() as stack:
+    with _devices(options, kind, names) as daemon, contextlib.ExitStack() as stack:
         ends = [stack.enter_context(contextlib.closing(FrontEnd(daemon.socket(n), GUEST)))
                 for n in names]
         start = time.monotonic()
@@ -100,60 +102,56 @@ def _attach(options, kind, at_once):
         return seconds
 
 
-def _start(daemon, name):
-    """Milliseconds of a start, up to the answer behind it."""
-    with contextlib.closing(FrontEnd(daemon.socket(name), GUEST)) as end:
-        start = time.monotonic()
-        end.send()
-        end.answered()
-        took = 1000 * (time.monotonic() - start)
-        harness.wait_for(lambda: daemon.show(name)['state'] == 'running', 'it to run')
-    harness.wait_for(lambda: daemon.show(name)['state'] == 'idle', 'it to stop')
-    return took
+def _has_answer(end):
+    return bool(select.select([end.client.sock], [], [], 0)[0])
 
 
-def _attach_again(path, size, pipe):
-    """A process: a guest of so many bytes comes and goes until somebody says stop; tells how long each
-    took, in milliseconds."""
-    times = []
-    while not pipe.poll():
-        with contextlib.closing(FrontEnd(path, size)) as end:
+def _starts(daemon, size):
+    """Milliseconds of each start that began while a guest of that size attached (0: there is none), and
+    of the attachment."""
+    took, attached = [], None
+    with contextlib.ExitStack() as stack:
+        others = [stack.enter_context(contextlib.closing(FrontEnd(daemon.socket(f'n{i}'), GUEST)))
+                  for i in range(OTHERS)]
+        if size > 0:
+            guest = stack.enter_context(contextlib.closing(FrontEnd(daemon.socket('guest'), size)))
+            begun = time.monotonic()
+            guest.send()
+        for end in others:
+            # The first one in any case: it was attaching when that was decided.
+            if size > 0 and took and _has_answer(guest):
+                break
             start = time.monotonic()
             end.send()
             end.answered()
-            times.append(1000 * (time.monotonic() - start))
-    pipe.send(times)
+            took.append(1000 * (time.monotonic() - start))
+        if size > 0:
+            guest.answered()
+            attached = 1000 * (time.monotonic() - begun)
+            harness.wait_for(lambda: daemon.show('guest')['state'] == 'running', 'it to run')
+    harness.wait_for(lambda: all(d['state'] == 'idle' for d in _states(daemon)), 'all to stop')
+    return took, attached
 
 
-@contextlib.contextmanager
-def _neighbour(path, size, times):
-    """Meanwhile a guest of that size attaches again and again; how long each time took is added."""
-    if size == 0:
-        yield
-        return
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=_attach_again, args=(path, size, theirs), daemon=True)
-    process.start()
-    try:
-        yield
-    finally:
-        ours.send('stop')
-        times += ours.recv()
-        process.join()
+def _states(daemon):
+    return [daemon.show(name) for name in NAMES]
 
 
 def _beside(options, kind):
-    """Median milliseconds of a start by the size of the neighbour (0: there is none), and of the
-    neighbour's own, which take turns."""
-    starts = {size: [] for size in (0, GUEST, LARGE)}
-    own = {size: [] for size in starts}
-    with _devices(options, kind, 2) as daemon:
+    """By the size of the guest that attaches meanwhile: how many starts there were, median milliseconds
+    of those, of the same ones without it, and of its own. The three take turns."""
+    pairs = {size: [] for size in (GUEST, LARGE)}
+    own = {size: [] for size in pairs}
+    with _devices(options, kind, NAMES) as daemon:
         for _ in range(ROUNDS):
-            for size, took in starts.items():
-                with _neighbour(daemon.socket('n1'), size, own[size]):
-                    took += [_start(daemon, 'n0') for _ in range(STARTS)]
-    return {'start_ms': {size: statistics.median(took) for size, took in starts.items()},
-            'neighbour_ms': {size: statistics.median(took) for size, took in own.items() if took}}
+            alone, _ = _starts(daemon, 0)
+            for size in pairs:
+                took, attached = _starts(daemon, size)
+                pairs[size] += zip(took, alone)
+                own[size].append(attached)
+    return {size: {'starts': len(rows), 'beside_ms': statistics.median(a for a, _ in rows),
+                   'alone_ms': statistics.median(b for _, b in rows),
+                   'guest_ms': statistics.median(own[size])} for size, rows in pairs.items()}
 
 
 def attach(options):
@@ -161,17 +159,18 @@ def attach(options):
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return {kind: {'one_by_one_s': _attach(options, kind, False),
-                   'at_once_s': _attach(options, kind, True), **_beside(options, kind)}
+                   'at_once_s': _attach(options, kind, True), 'beside': _beside(options, kind)}
             for kind in KINDS}
 
 
 def print_attach(result):
+    print(f'{harness.processor()}, {datetime.date.today()}')
     print(f'{DEVICES} devices, each for a guest with {GUEST >> 30} GiB of sparse memory, until all run:')
     for kind, r in result.items():
         print(f'  {kind:8} one by one {r["one_by_one_s"]:6.2f} s   at once {r["at_once_s"]:6.2f} s')
-    print('A start, in ms, beside a guest that attaches again and again (medians):')
-    print(f'  {"":8}{"alone":>8}{"1 GiB":>8}{"512 GiB":>9}{"ratio":>7}   the other guest itself')
+    print('Starts that begin while a guest attaches, ms (medians):')
+    print(f'  {"":8}{"guest":>8}{"attaches":>10}{"starts":>8}{"alone":>8}{"beside":>8}{"ratio":>7}')
     for kind, r in result.items():
-        alone, small, large = r['start_ms'].values()
-        print(f'  {kind:8}{alone:8.2f}{small:8.2f}{large:9.2f}{large / small:7.2f}   '
-              f'{r["neighbour_ms"][GUEST]:.2f} and {r["neighbour_ms"][LARGE]:.2f}')
+        for size, b in r['beside'].items():
+            print(f'  {kind:8}{size >> 30:4} GiB{b["guest_ms"]:10.2f}{b["starts"]:8}{b["alone_ms"]:8.2f}'
+                  f'{b["beside_ms"]:8.2f}{b["beside_ms"] / b["alone_ms"]:7.2f}')

@@ -30,13 +30,13 @@ def _ms(fn):
 def _next_device(daemon):
     """One device more, and its first front end: milliseconds of each step."""
     path = daemon.socket('next')
-    _, add = _ms(lambda: daemon.ask(f'/vdpa/dev/add,{WORDS.format(name="next", path=path)}'))
+    _, add = _ms(lambda: daemon.add(WORDS.format(name="next", path=path)))
     client, connect = _ms(lambda: _answered(path))
     client.close()
     with contextlib.closing(vhu.NetDriver(path)) as net:
         _, start = _ms(net.start)
         net.exchange()
-    daemon.ask('/vdpa/dev/del,next')
+    daemon.delete('next')
     return {'add': add, 'connect': connect, 'start': start}
 
 
@@ -64,15 +64,15 @@ def _many(options):
         threads = harness.threads(daemon.pid)
 
         def add():
-            with daemon.telemetry() as client:
+            with daemon.control() as client:
                 for i in range(MANY):
                     words = WORDS.format(name=f'm{i}', path=daemon.socket(f'm{i}'))
-                    client.ask(f'/vdpa/dev/add,{words}')
+                    client.add(words)
 
         def delete():
-            with daemon.telemetry() as client:
+            with daemon.control() as client:
                 for i in range(MANY):
-                    client.ask(f'/vdpa/dev/del,m{i}')
+                    client.delete(f'm{i}')
 
         _, up = _ms(add)
         fds = len(os.listdir(f'/proc/{daemon.pid}/fd')) - few[0]

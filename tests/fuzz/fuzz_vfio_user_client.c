@@ -535,7 +535,7 @@ run(uint64_t seed, uint64_t count, unsigned int first, unsigned int step)
 	}
 	/* The first signal of a process opens a file for good. */
 	vdpa_eventfd_signal(fd);
-	(void)vdpa_fd_is_eventfd(fd);
+	(void)vdpa_fd_is_eventfd(-1);
 	snprintf(name, sizeof(name), "vfio-user/%s", server.path);
 	fds = count_fds();
 	for (uint64_t round = first; __atomic_load_n(&shared->spoiled, __ATOMIC_ACQUIRE) < count;

@@ -74,6 +74,28 @@ def skip_unless(condition, reason):
         raise unittest.SkipTest(reason)
 
 
+def as_user(uid, gid, function):
+    """What function() returns, as JSON has it, in a process of another user without groups; the name
+    of the exception that it raises."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(gid)
+            os.setuid(uid)
+            answer = function()
+        except BaseException as error:
+            answer = type(error).__name__
+        os.write(write, json.dumps(answer).encode())
+        os._exit(0)
+    os.close(write)
+    with open(read, 'rb') as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(answer)
+
+
 def fetched(part):
     """The folder of what scripts/fetch-guest fetched; skips the test where it did not."""
     source = os.environ.get('UVDPA_SOURCE') or os.path.join(os.path.dirname(__file__), '../..')
@@ -145,14 +167,112 @@ class Telemetry:
         self.sock.close()
 
 
+class ControlError(Exception):
+    """An error that the control socket answers with."""
+
+    def __init__(self, error):
+        super().__init__(error['message'])
+        self.code = error['code']
+        self.message = error['message']
+        self.errno = error['data']['errno']
+
+
+class Control:
+    """A client of a control socket: one request at a time, and events in between."""
+
+    def __init__(self, path, timeout=TIMEOUT):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(timeout)
+        try:
+            self.sock.connect(path)
+        except OSError:
+            self.sock.close()
+            raise
+        self.events = []  # that have come
+        self._input = b''
+        self._id = 0
+
+    def send(self, text):
+        """Bytes or text as they are, without a newline after them."""
+        self.sock.sendall(text if isinstance(text, bytes) else text.encode())
+
+    def line(self):
+        """The next line, parsed; None at the end of the connection."""
+        while b'\n' not in self._input:
+            data = self.sock.recv(65536)
+            if not data:
+                return None
+            self._input += data
+        text, self._input = self._input.split(b'\n', 1)
+        return json.loads(text)
+
+    def request(self, method, params=None):
+        """The whole reply to a request."""
+        self._id += 1
+        request = {'jsonrpc': '2.0', 'id': self._id, 'method': method}
+        if params is not None:
+            request['params'] = params
+        self.send(json.dumps(request) + '\n')
+        while True:
+            reply = self.line()
+            if reply is None:
+                raise ConnectionError(f'hung up on {method}')
+            if reply.get('method') == 'event':
+                self.events.append(reply['params'])
+                continue
+            # What a peer that is not let in reads has no id.
+            assert reply['id'] == self._id or 'error' in reply, reply
+            return reply
+
+    def call(self, method, **params):
+        """Its result; raises ControlError."""
+        reply = self.request(method, params or None)
+        if 'error' in reply:
+            raise ControlError(reply['error'])
+        return reply['result']
+
+    def event(self, **wanted):
+        """Wait for an event with these members, and drop those before it."""
+        while True:
+            while self.events:
+                event = self.events.pop(0)
+                if wanted.items() <= event.items():
+                    return event
+            message = self.line()
+            if message is None:
+                raise ConnectionError(f'hung up, waiting for {wanted}')
+            self.events.append(message['params'])
+
+    def add(self, words):
+        return self.call('dev.add', words=words)
+
+    def delete(self, name):
+        return self.call('dev.del', name=name)
+
+    def set(self, name, words):
+        return self.call('dev.set', name=name, words=words)
+
+    def show(self, name):
+        return self.call('dev.show', name=name)['dev'][name]
+
+    def close(self):
+        self.sock.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, traceback):
+        self.close()
+
+
 class Daemon:
     """vdpa-app in a folder of its own. Use it as a context manager."""
 
     def __init__(self, devices=(), args=(), eal=(), folder=None, user=None,
-                 launcher=(), app=None):
+                 launcher=(), app=None, control=True):
         """devices: words of dev add, where {dir} stands for the folder; launcher: a command that
         executes the daemon, with user for one that makes it an ordinary user's; app: another
-        daemon than the one just built."""
+        daemon than the one just built; control: with a control socket in the folder."""
         self._own_folder = folder is None
         self.dir = folder or tempfile.mkdtemp(prefix='uvdpa-test.')
         self.prefix = os.path.basename(self.dir)
@@ -162,6 +282,9 @@ class Daemon:
                    '--']
         for words in self.devices:
             command += ['--dev', words]
+        self.control_path = os.path.join(self.dir, 'control')
+        if control and '--control' not in args:
+            command += ['--control', self.control_path]
         self.command = command + list(args)
         self.process = None
 
@@ -198,6 +321,32 @@ class Daemon:
     def ask(self, command):
         with self.telemetry() as client:
             return client.ask(command)
+
+    def control(self):
+        """A client of its control socket; use it as a context manager."""
+        return Control(self.control_path)
+
+    def call(self, method, **params):
+        """A request on a connection of its own; raises ControlError."""
+        with self.control() as client:
+            return client.call(method, **params)
+
+    def add(self, words):
+        self.call('dev.add', words=words)
+
+    def delete(self, name):
+        self.call('dev.del', name=name)
+
+    def set(self, name, words):
+        self.call('dev.set', name=name, words=words)
+
+    def refusal(self, method, **params):
+        """The message of the error that a request ends in."""
+        try:
+            result = self.call(method, **params)
+        except ControlError as error:
+            return error.message
+        raise AssertionError(f'{method} {params} was not refused: {result}')
 
     def show(self, name):
         return self.ask(f'/vdpa/dev/show,{name}')
@@ -378,7 +527,7 @@ def loopback(test, pmd, queues, read, drops=None, packets=10000):
     """
     def sums():
         stats = [read(q) for q in range(2 * queues)]
-        tx, rx = [[q['tx_packets'] for q in stats[1::2]], [q['rx_packets'] for q in stats[0::2]]]
+        tx, rx = [[q['packets'] for q in stats[1::2]], [q['packets'] for q in stats[0::2]]]
         return sum(tx), sum(rx), all(tx) and all(rx), stats
 
     for rounds in range(1, 6):
@@ -504,8 +653,11 @@ def nothing_left(pid, before):
     return usage
 
 
-def context_switches(pid):
-    """Context switches of each thread by name, voluntary and not: each wake-up ends in one."""
+VOLUNTARY, PREEMPTED = 'voluntary_ctxt_switches', 'nonvoluntary_ctxt_switches'
+
+
+def thread_switches(pid, kinds=(VOLUNTARY, PREEMPTED)):
+    """Context switches of each thread by (id, name)."""
     counts = {}
     for tid in os.listdir(f'/proc/{pid}/task'):
         base = f'/proc/{pid}/task/{tid}'
@@ -513,10 +665,21 @@ def context_switches(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             with open(f'{base}/comm') as f:
                 name = f.read().strip()
-            count = sum(_status_field(f'{base}/status', field)
-                        for field in ('voluntary_ctxt_switches', 'nonvoluntary_ctxt_switches'))
-            counts[name] = counts.get(name, 0) + count
+            counts[tid, name] = sum(_status_field(f'{base}/status', kind) for kind in kinds)
     return counts
+
+
+def context_switches(pid, kinds=(VOLUNTARY, PREEMPTED)):
+    """The same by name alone. Those of a thread that ends are no longer in it."""
+    counts = {}
+    for (_, name), count in thread_switches(pid, kinds).items():
+        counts[name] = counts.get(name, 0) + count
+    return counts
+
+
+def wake_ups(pid):
+    """By name of a thread: each ends in a switch of its own will, whatever else the machine does."""
+    return context_switches(pid, (VOLUNTARY,))
 
 
 def cpu_seconds(pid):

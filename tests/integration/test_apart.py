@@ -25,7 +25,7 @@ class Stuck(unittest.TestCase):
     def test_a_healthy_device_starts_while_32_functions_do_not_answer(self):
         model_words = [f'name m{i} mgmtdev sim_net vfio_user {{dir}}/m{i}.vfu' for i in range(STUCK)]
         with harness.Daemon(model_words, app=os.environ['UVDPA_MODEL']) as model:
-            words = [f'name v{i} mgmtdev vfio-user/{model.dir}/m{i}.vfu socket {{dir}}/v{i}.sock'
+            words = [f'name v{i} mgmtdev vfio-user/{model.dir}/m{i}.vfu timeout_ms 10000 socket {{dir}}/v{i}.sock'
                      for i in range(STUCK)]
             with harness.Daemon([HEALTHY, *words]) as daemon:
                 nets = [vhu.NetDriver(daemon.socket(f'v{i}')) for i in range(STUCK)]
@@ -34,7 +34,7 @@ class Stuck(unittest.TestCase):
                 os.kill(model.pid, signal.SIGSTOP)
                 try:
                     for net in nets:
-                        # Its answer needs the function, which is given up after a second at least.
+                        # Its answer needs the function, which is given up after ten seconds.
                         net.client.send(vhu.GET_VRING_BASE, struct.pack('<II', net.tx.index, 0))
                     with vhu.NetDriver(daemon.socket('healthy')) as net:
                         net.start()
@@ -71,9 +71,9 @@ class Many(unittest.TestCase):
                 for client in clients:
                     client.negotiate()
                 self.assertEqual(len(harness.threads(daemon.pid)), few)
-                before = harness.context_switches(daemon.pid)
+                before = harness.wake_ups(daemon.pid)
                 time.sleep(2)
-                after = harness.context_switches(daemon.pid)
+                after = harness.wake_ups(daemon.pid)
                 for name, switches in after.items():
                     if name.startswith('vdpa-'):
                         self.assertEqual(switches, before.get(name, 0), name)

@@ -15,7 +15,7 @@ import harness
 import vhost_user_client as vhu
 
 HALVES = 8
-SECONDS = harness.count(6, 120)
+SECONDS = harness.count(4, 120)
 
 
 def half_message(path, stop):

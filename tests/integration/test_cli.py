@@ -119,8 +119,8 @@ class Mistakes(unittest.TestCase):
         with tempfile.TemporaryDirectory(prefix='uvdpa-test.') as folder:
             path = os.path.join(folder, 'a.conf')
             with open(path, 'w') as f:
-                f.write('#' * 8192 + '\n' + '#' * 8193 + '\n')
-            self.refuse(['--config', path], f'{path}:2', 'longer than 8192 bytes')
+                f.write('#' * 65536 + '\n' + '#' * 65537 + '\n')
+            self.refuse(['--config', path], f'{path}:2', 'longer than 65536 bytes')
             with open(path, 'w') as f:
                 f.write(('#' * 1023 + '\n') * (16 << 10) + '\n')
             self.refuse(['--config', path], path, 'longer than 16 MiB')
@@ -254,7 +254,7 @@ class Life(unittest.TestCase):
             self.assertEqual(len(daemon.err.lines), 1)
 
     def test_same_name_twice(self):
-        self.fails([NET, 'name net0 mgmtdev sim_net'], 1, 'net0')
+        self.fails([NET, 'name net0 mgmtdev sim_net'], 2, 'net0', '--dev 1')
 
     def test_failed_start_leaves_no_socket(self):
         with tempfile.TemporaryDirectory(prefix='uvdpa-test.') as folder:
@@ -283,23 +283,20 @@ class Descriptors(unittest.TestCase):
     def test_management_outlives_the_last_free_descriptor(self):
         limit = 128
         with harness.Daemon([], launcher=['prlimit', f'--nofile={limit}']) as daemon, \
-                daemon.telemetry() as client:
-            for i in range(limit):
-                reply = client.ask(f'/vdpa/dev/add,name net{i} mgmtdev sim_net '
-                                   f'socket {daemon.dir}/net{i}.sock')
-                if 'error' in reply:
-                    break
-            # telemetry gives strings of 127 characters
-            self.assertIn(f'RLIMIT_NOFILE is {limit}', reply['error'])
+                daemon.control() as client:
+            with self.assertRaises(harness.ControlError) as caught:
+                for i in range(limit):
+                    client.add(f'name net{i} mgmtdev sim_net socket {daemon.dir}/net{i}.sock')
+            self.assertEqual((caught.exception.code, caught.exception.errno), (-32007, 'EMFILE'))
+            self.assertIn(f'RLIMIT_NOFILE is {limit}', caught.exception.message)
             with contextlib.ExitStack() as stack:
                 # telemetry serves ten clients at once
                 for _ in range(9):
                     stack.enter_context(daemon.telemetry())
             # until it has noticed that they left, it refuses more and holds their descriptors
             harness.settled(daemon.pid)
-            self.assertEqual(daemon.ask('/vdpa/dev/del,net0'), {'result': 'ok'})
-            self.assertEqual(client.ask(f'/vdpa/dev/add,name net0 mgmtdev sim_net '
-                                        f'socket {daemon.dir}/net0.sock'), {'result': 'ok'})
+            daemon.delete('net0')
+            client.add(f'name net0 mgmtdev sim_net socket {daemon.dir}/net0.sock')
 
 
 class Access(unittest.TestCase):
@@ -387,17 +384,24 @@ class Telemetry(unittest.TestCase):
             self.assertIn('sim_net', client.ask('/vdpa/mgmtdev/list'))
             self.assertIn('help', client.ask('/vdpa/mgmtdev/show,sim_net'))
             words = NET.format(dir=daemon.dir)
-            self.assertEqual(client.ask(f'/vdpa/dev/add,{words}'), {'result': 'ok'})
-            self.assertIn('net0', client.ask(f'/vdpa/dev/add,{words}')['error'])
+            daemon.add(words)
+            self.assertIn('net0', daemon.refusal('dev.add', words=words))
             self.assertEqual(client.ask('/vdpa/dev/show,net0')['mgmtdev'], 'sim_net')
             self.assertIn('device', client.ask('/vdpa/dev/stats,net0'))
             self.assertIn('packets', str(client.ask('/vdpa/dev/stats,net0,0')))
             self.assertIn('below', client.ask('/vdpa/dev/stats,net0,99')['error'])
-            self.assertEqual(client.ask('/vdpa/dev/set,net0 link down'), {'result': 'ok'})
+            daemon.set('net0', 'link down')
             self.assertEqual(client.ask('/vdpa/dev/show,net0')['link'], 'down')
-            self.assertIn('link', client.ask('/vdpa/dev/set,net0 link sideways')['error'])
-            self.assertEqual(client.ask('/vdpa/dev/del,net0'), {'result': 'ok'})
-            self.assertIn('none', client.ask('/vdpa/dev/del,net0')['error'])
+            self.assertIn('link', daemon.refusal('dev.set', name='net0', words='link sideways'))
+            # Whoever asks telemetry to change something is not obeyed, and reads what to use.
+            for command, params in (('add', 'name net1 mgmtdev sim_net'), ('del', 'net0'), ('set', 'net0 link up')):
+                self.assertEqual(client.ask(f'/vdpa/dev/{command},{params}'), {
+                    'error': f'telemetry only reads: use vdpactl dev {command}, or the method '
+                             f'dev.{command} of the control socket'})
+            self.assertEqual(client.ask('/vdpa/dev/list'), ['net0'])
+            self.assertEqual(client.ask('/vdpa/dev/show,net0')['link'], 'down')
+            daemon.delete('net0')
+            self.assertIn('none', daemon.refusal('dev.del', name='net0'))
             self.assertEqual(client.ask('/vdpa/dev/list'), [])
             self.assertFalse(os.path.exists(daemon.socket('net0')))
 
@@ -414,10 +418,9 @@ class Telemetry(unittest.TestCase):
     def test_long_lists_come_in_pages(self):
         """1,200 devices with long names: nothing is left out without a word."""
         names = [f'{i:04}.{"n" * 50}' for i in range(1200)]
-        with harness.Daemon() as daemon, daemon.telemetry() as client:
+        with harness.Daemon() as daemon, daemon.telemetry() as client, daemon.control() as control:
             for name in names:
-                self.assertEqual(client.ask(f'/vdpa/dev/add,name {name} mgmtdev sim_blk '
-                                            'backend ram 1M'), {'result': 'ok'})
+                control.add(f'name {name} mgmtdev sim_blk backend ram 1M')
             # At a glance: as many as fit, and what to type for more.
             reply = client.ask('/vdpa/dev/list')
             found, more = reply[:-1], reply[-1]
@@ -427,15 +430,15 @@ class Telemetry(unittest.TestCase):
             # Page by page, while others come and go.
             found += client.ask(command)['names']
             self.assertEqual(found, names[:len(found)])
-            self.assertEqual(client.ask(f'/vdpa/dev/del,{names[0]}'), {'result': 'ok'})
+            control.delete(names[0])
             found, page = [], '0'
             while page is not None:
                 reply = client.ask(f'/vdpa/dev/list,{page}')
                 self.assertEqual(reply['count'], len(names) - 1)
                 found += reply['names']
                 page = reply.get('next')
-                client.ask(f'/vdpa/dev/del,{found[-1]}')
-                client.ask(f'/vdpa/dev/add,name {found[-1]} mgmtdev sim_blk backend ram 1M')
+                control.delete(found[-1])
+                control.add(f'name {found[-1]} mgmtdev sim_blk backend ram 1M')
             for name in names[1:]:
                 self.assertIn(name, found)
             for page in ('x', '-1', '1 2', '1,2'):
@@ -445,12 +448,10 @@ class Telemetry(unittest.TestCase):
             self.assertEqual(client.ask('/vdpa/mgmtdev/list,0'),
                              {'count': 2, 'names': ['sim_net', 'sim_blk']})
 
-    def test_long_errors_are_told_whole(self):
-        with harness.Daemon() as daemon, daemon.telemetry() as client:
+    def test_long_errors_are_whole(self):
+        with harness.Daemon() as daemon:
             path = '/nonexistent/' + 'long/' * 60
-            reply = client.ask('/vdpa/dev/add,name b mgmtdev sim_blk backend file ' + path)
-            self.assertEqual(list(reply), ['error', 'error_2', 'error_3'])
-            self.assertEqual(''.join(reply.values()),
+            self.assertEqual(daemon.refusal('dev.add', words=f'name b mgmtdev sim_blk backend file {path}'),
                              f'b: cannot open {path}: No such file or directory')
 
     def test_a_device_with_many_queues_fits_a_reply(self):

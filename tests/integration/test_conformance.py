@@ -28,7 +28,10 @@ NO_CONFIG_CHANGE = {'config_change'}
 PLACES = {'split_places', 'packed_places'}
 LOG = {'log_split', 'log_packed', 'log_replaced', 'log_ended', 'log_at_stop'}
 # A virtio function keeps neither a queue's state nor a log.
-NO_STATE = {'queue_disable', 'split_queue_resume', 'packed_queue_resume'} | PLACES | LOG
+SUSPEND = {'suspend_split', 'suspend_packed'}
+NO_STATE = {'queue_disable', 'split_queue_resume', 'packed_queue_resume', 'packed_places'} | LOG | SUSPEND
+# By a socket shadow virtqueues are seen to make up for it, but for packed rings.
+NO_STATE_BY_SOCKET = NO_STATE - {'split_queue_resume'} - LOG
 NO_ORDER = {'split_in_order', 'packed_in_order'}
 ONE_LANE = {'multi_queue', 'late_queue'}
 TRUSTED = {'status_transitions'}
@@ -68,7 +71,7 @@ class Conformance(unittest.TestCase):
         # What is opened once, for the first front end.
         conformance({'socket': app.socket(name)}, *cases('queue_reset', 'kick_doorbell'))
         before = harness.settled(app.pid)
-        self.check({'socket': app.socket(name)}, skipped | TRUSTED | NO_CONFIG_CHANGE | NO_DATA,
+        self.check({'socket': app.socket(name)}, skipped | TRUSTED | NO_CONFIG_CHANGE | NO_DATA | SUSPEND,
                    *options)
         harness.nothing_left(app.pid, before)
 
@@ -119,6 +122,21 @@ class InProcess(Conformance):
             self.assertEqual(outcome.cases[case][0], 'skip')
             self.assertIn('does not offer', outcome.cases[case][1])
 
+    def test_relayed_devices(self):
+        """By `migration relay`, which refuses packed rings to whoever sets them up all the same."""
+        for words, skipped, options in (('sim_net max_vqp 2', NO_DOORBELL, ()),
+                                        ('sim_blk backend ram 64M queues 2',
+                                         NO_DOORBELL | NO_CONFIG_CHANGE | NOT_READ_ONLY, ())):
+            with self.subTest(words):
+                outcome = conformance({'dev': f'mgmtdev {words} migration relay'}, *options)
+                packed = {name for name in outcome.cases if 'packed' in name}
+                self.assertEqual(set(outcome.named('skip')) - packed, skipped - packed, outcome.text())
+                self.assertEqual(set(outcome.named('fail')) - packed, set(), outcome.text())
+                self.assertLess({'log_split', 'log_replaced', 'log_at_stop', 'split_places'},
+                                set(outcome.named('pass')))
+                self.assertRegex(outcome.cases['packed_wraps'][1],
+                                 'queue 0: cannot be relayed, .*its ring is packed; `migration shadow`')
+
     def test_model_over_vfio_user(self):
         with model('sim_net max_vqp 2', 'sim_blk backend ram 64M queues 2') as other:
             net, blk = other.functions
@@ -143,6 +161,18 @@ class InProcess(Conformance):
         self.assertIn('RING_RESET, and stops as a whole', outcome.cases['queue_reset'][1])
         self.assertEqual(outcome.cases['queue_reset'][0], 'skip')
 
+    def test_model_that_suspends(self):
+        # With RING_RESET, and without it and the control queue.
+        named = cases('suspend_split', 'suspend_packed', 'status_transitions', 'late_queue', 'memory_change',
+                      'stop_during_traffic', 'start_stop_cycles')
+        for words, options, skipped in (
+                ('sim_net max_vqp 2 suspend on', '--loopback=yes', set()),
+                ('sim_net max_vqp 2 suspend on device_features 0x4d30bf8020', '--loopback=yes', {'late_queue'}),
+                ('sim_blk backend ram 64M queues 2 suspend on', '--overwrite', set())):
+            with self.subTest(words=words), model(words) as other:
+                self.check({'dev': f'mgmtdev {other.functions[0]}'}, skipped, options, *named, minimum=6)
+                self.assertGreaterEqual(other.ask('/model/stats,m0')['suspensions'], 10)
+
     def test_model_with_few_vectors(self):
         with model('sim_blk backend ram 64M queues 4 vectors 2') as other:
             self.check({'dev': f'mgmtdev {other.functions[0]}'},
@@ -164,6 +194,20 @@ class BySocket(Conformance):
             self.check_socket(app, 'd0', NO_DOORBELL | OWN_CONTROL_QUEUE, '--loopback=yes')
             self.check_socket(app, 'd1', NO_DOORBELL | NOT_READ_ONLY, '--overwrite')
 
+    def test_relayed_devices(self):
+        # What a front end would have in an inflight area a relay does not keep: it is not offered.
+        with daemon('sim_net max_vqp 2 migration relay',
+                    'sim_blk backend ram 64M queues 2 migration relay', 'sim_net max_vqp 2 no_log',
+                    'sim_blk backend ram 64M queues 2 no_log') as app:
+            packed = {line.split()[0] for line in Outcome(['conformance', '--list']).out.splitlines()
+                      if 'packed' in line.split()[0]}
+            self.check_socket(app, 'd0', NO_DOORBELL | OWN_CONTROL_QUEUE | packed, '--loopback=yes')
+            blk = {name for name in packed if not name.startswith('net_')}
+            self.check_socket(app, 'd1', NO_DOORBELL | NOT_READ_ONLY | blk, '--overwrite')
+            # Direct, and relays or shadows while there is a log.
+            self.check_socket(app, 'd2', NO_DOORBELL | OWN_CONTROL_QUEUE, '--loopback=yes')
+            self.check_socket(app, 'd3', NO_DOORBELL | NOT_READ_ONLY, '--overwrite')
+
     def test_pairs_on_several_lcores(self):
         cpus = ','.join(map(str, sorted(os.sched_getaffinity(0))[:2]))
         harness.skip_unless(',' in cpus, 'one CPU only')
@@ -173,8 +217,8 @@ class BySocket(Conformance):
     def test_virtio_functions(self):
         with model('sim_net max_vqp 2', 'sim_blk backend ram 64M queues 2') as other:
             with daemon(*other.functions) as app:
-                self.check_socket(app, 'd0', NO_STATE | OWN_CONTROL_QUEUE, '--loopback=yes')
-                self.check_socket(app, 'd1', NO_STATE | NOT_READ_ONLY, '--overwrite')
+                self.check_socket(app, 'd0', NO_STATE_BY_SOCKET | OWN_CONTROL_QUEUE, '--loopback=yes')
+                self.check_socket(app, 'd1', NO_STATE_BY_SOCKET | NOT_READ_ONLY, '--overwrite')
 
     def test_another_protocol_behind_the_socket_is_named(self):
         with model('sim_net') as other, daemon('sim_net') as app:

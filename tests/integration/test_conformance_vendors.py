@@ -18,7 +18,7 @@ from test_conformance import LOG, NOT_READ_ONLY, OWN_CONTROL_QUEUE, PLACES
 
 NET, BLOCK = 'sim_net max_vqp 2', 'sim_blk backend ram 64M queues 2'
 OPTIONS = {NET: ['--loopback=yes'], BLOCK: ['--overwrite']}
-BY_SOCKET = tc.TRUSTED | tc.NO_DATA
+BY_SOCKET = tc.TRUSTED | tc.NO_DATA | tc.SUSPEND
 # What a function with ring state must have shown, whatever else was skipped.
 RING_STATE = {'queue_disable', 'split_queue_resume', 'split_places'}
 HEALTHY = cases('identity', 'queue_enable_moves', 'split_used_ring', 'split_interrupts')
@@ -26,8 +26,9 @@ SECONDS = 30.0
 
 
 class Vendors(tc.Conformance):
-    def check_all(self, functions, skipped, shown):
-        """functions: what each simulates, and its words."""
+    def check_all(self, functions, skipped, shown, driver='', in_process=frozenset()):
+        """functions: what each simulates, and its words; driver: words of what drives them; in_process: skipped
+        there alone."""
         with contextlib.ExitStack() as stack:
             pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(4))
             runs = []
@@ -38,8 +39,9 @@ class Vendors(tc.Conformance):
                 # A process for each: what it holds is compared.
                 device = stack.enter_context(tc.model(f'{sim} {words}'))
                 behind = stack.enter_context(tc.model(f'{sim} {words}'))
-                app = stack.enter_context(tc.daemon(behind.functions[0]))
-                for device, more, how in (({'dev': f'mgmtdev {device.functions[0]}'}, set(), 'in process'),
+                app = stack.enter_context(tc.daemon(f'{behind.functions[0]} {driver}'))
+                for device, more, how in (({'dev': f'mgmtdev {device.functions[0]} {driver}'}, set(in_process),
+                                           'in process'),
                                           ({'socket': app.socket('d0')}, BY_SOCKET, 'by socket')):
                     runs.append((pool.submit(conformance, device, *OPTIONS[sim]), own | more,
                                  f'{sim} {words} {how}'))
@@ -68,12 +70,18 @@ class Ifcvf(Vendors):
                         (BLOCK, 'function ifcvf')],
                        packed, RING_STATE | LOG - packed)
 
+    def test_conformance_relayed(self):
+        listed = [line.split()[0] for line in Outcome(['conformance', '--list']).out.splitlines()]
+        packed = {name for name in listed if 'packed' in name}
+        self.check_all([(NET, 'function ifcvf'), (BLOCK, 'function ifcvf')], packed | tc.NO_DOORBELL,
+                       RING_STATE | LOG - packed, 'migration relay')
+
 
 class Octep(Vendors):
     def test_conformance(self):
         # The doorbells are not given away.
         self.check_all([(NET, 'function octep'), (BLOCK, 'function octep')],
-                       LOG | tc.NO_DOORBELL, RING_STATE | PLACES | {'packed_queue_resume'})
+                       tc.NO_DOORBELL, RING_STATE | PLACES | {'packed_queue_resume'}, in_process=LOG)
 
 
 class OctepFaults(unittest.TestCase):
@@ -101,7 +109,7 @@ class OctepFaults(unittest.TestCase):
                 self.assertEqual(list(outcome.named('fail')), [case], outcome.text())
                 self.assertRegex(outcome.cases[case][1], reason)
                 self.assertLess(outcome.seconds, SECONDS)
-                other.ask('/model/fault,m0,none')
+                other.call('model.fault', name='m0', fault='none')
                 self.works(device)
 
     def test_works_slowly(self):
@@ -127,13 +135,13 @@ class OctepFaults(unittest.TestCase):
             for fault in ('selector_never', 'mailbox_never', 'mailbox_error'):
                 with self.subTest(fault):
                     start = len(app.err.lines)
-                    other.ask(f'/model/fault,m0,{fault}')
+                    other.call('model.fault', name='m0', fault=fault)
                     outcome = conformance(devices[0], '--loopback=yes', *cases('queue_enable_moves'))
                     self.assertEqual(len(outcome.named('fail')), 1, outcome.text())
                     self.assertLess(outcome.seconds, SECONDS)
                     app.err.wait(f'd0: .*{self.NAMED[fault][1]}', start)
                     self.works(devices[1])
-                    other.ask('/model/fault,m0,none')
+                    other.call('model.fault', name='m0', fault='none')
                     self.works(devices[0])
             self.assertNotIn('d1:', app.err.text())
 

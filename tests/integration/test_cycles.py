@@ -20,8 +20,7 @@ ARENAS_SLACK = 2 * 8 * os.cpu_count()
 
 class Cycles(unittest.TestCase):
     def check(self, cycle, cycles=CYCLES, warm_up=10):
-        # One telemetry client for all: each has a thread of DPDK's.
-        with harness.Daemon([NET]) as daemon, daemon.telemetry() as self.client:
+        with harness.Daemon([NET]) as daemon, daemon.control() as self.client:
             for i in range(warm_up):
                 cycle(daemon, i)
             self.idle()
@@ -37,7 +36,7 @@ class Cycles(unittest.TestCase):
 
     def idle(self):
         """Until the device has noticed that its last front end is gone."""
-        harness.wait_for(lambda: self.client.ask('/vdpa/dev/show,net0')['state'] == 'idle',
+        harness.wait_for(lambda: self.client.show('net0')['state'] == 'idle',
                          'the device to be idle')
 
     @staticmethod
@@ -96,11 +95,11 @@ class Cycles(unittest.TestCase):
     def test_devices_added_and_removed(self):
         def cycle(daemon, i):
             words = NET.replace('net0', 'net1').format(dir=daemon.dir)
-            self.assertEqual(self.client.ask(f'/vdpa/dev/add,{words}'), {'result': 'ok'})
+            self.client.add(words)
             if i % 4 == 0:
                 driver = vhost_user_client.NetDriver(daemon.socket('net1'), self.ring(i // 4))
                 driver.start().exchange()
-            self.assertEqual(self.client.ask('/vdpa/dev/del,net1'), {'result': 'ok'})
+            self.client.delete('net1')
             if i % 4 == 0:
                 driver.close()
         self.check(cycle)

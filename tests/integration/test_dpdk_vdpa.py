@@ -243,6 +243,25 @@ class RunTime(unittest.TestCase):
             self.assertEqual(held, first)
             self.assertNotIn('uvdpa', ' '.join(harness.threads(pid)))
 
+    def test_a_device_asks_for_the_control_socket(self):
+        with Attach() as app:
+            path = os.path.join(app.dir, 'control')
+            for _ in range(2):
+                self.assertEqual(app.run(f'probe vdev:uvdpa1,mgmtdev=sim_net,control={path}'), 0)
+                # One for all devices.
+                self.assertEqual(app.run(f'probe vdev:uvdpa2,control={path},mgmtdev=sim_net'), 0)
+                self.assertLess(app.run(f'probe vdev:uvdpa3,mgmtdev=sim_net,control={path}.2'), 0)
+                with harness.Control(path) as client:
+                    self.assertEqual(client.call('version')['program'], 'rte_vdpa')
+                    self.assertEqual(client.call('dev.list')['names'], ['uvdpa1', 'uvdpa2'])
+                    self.assertEqual(client.show('uvdpa1')['frontend'], 'rte_vdpa')
+                    client.add('name own mgmtdev sim_blk backend ram 1M')
+                    client.delete('own')
+                self.assertEqual(app.run('remove uvdpa1'), 0)
+                self.assertTrue(os.path.exists(path))
+                self.assertEqual(app.run('remove uvdpa2'), 0)
+                self.assertFalse(os.path.exists(path))
+
     def test_device_in_use_is_not_removed(self):
         with Attach() as app:
             path = os.path.join(app.dir, 'uvdpa1.sock')
@@ -270,17 +289,12 @@ class Traffic(unittest.TestCase):
         port = harness.virtio_user(path, queues=queues, **vdev)
         with harness.Testpmd([port], queues=queues) as pmd:
             harness.loopback(self, pmd, queues, lambda q: {
-                key: value - before[q].get(key, 0) for key, value in read(q).items()}, packets=1000)
+                key: value - before[q].get(key, 0) for key, value in read(q).items()
+                if isinstance(value, int)}, packets=1000)
 
     def serve(self, queues=1, **vdev):
         with Example([f'uvdpa0,mgmtdev=sim_net,max_vqp={queues}']) as example:
-            def read(q):
-                """The names of `show`, which has both directions."""
-                stats = example.stats('uvdpa0', q)
-                self.assertNotIn('rx_packets', stats)
-                return {('rx_', 'tx_')[q % 2] + key if key in ('packets', 'bytes') else key: value
-                        for key, value in stats.items()}
-            self.check_twice(example, read, queues, **vdev)
+            self.check_twice(example, lambda q: example.stats('uvdpa0', q), queues, **vdev)
 
     def check_twice(self, example, read, queues, **vdev):
         """The second front end finds the device as the first one did."""
@@ -456,7 +470,9 @@ class Session(unittest.TestCase):
         harness.wait_for(lambda: cls.state() == 'idle', 'the device to stop')
         # Telemetry closes its end when it gets round to it.
         time.sleep(0.02)
-        return harness.fds(cls.example.process.pid)
+        pid = cls.example.process.pid
+        # opened once, when the first descriptor is asked what it is
+        return [name for name in harness.fds(pid) if name != f'/proc/{pid}/fd']
 
     @classmethod
     def state(cls):

@@ -50,6 +50,18 @@ class Descriptors(DescriptorTest):
             table = struct.pack("<IIQQQQ", 1, 0, 0x100000, 1 << 20, 0x7F0000000000, 0)
             self.assert_refused(client, vu.SET_MEM_TABLE, table, [file.fileno()], cause="not a shared memory file")
 
+    def test_a_pipe_whose_lock_is_held_holds_nobody_up(self):
+        """Closing the last descriptor of its reading end waits for the lock."""
+        pipe = vu.HeldPipe()
+        self.closers.append(pipe)
+        client = self.connect()
+        client.send(vu.SET_VRING_KICK, struct.pack("<Q", 0), [pipe.reader], flags=vu.VERSION | vu.NEED_REPLY)
+        os.close(pipe.reader)
+        client.sock.settimeout(PATIENCE_S)
+        self.assertNotEqual(struct.unpack("<Q", client.recv()[2])[0], 0)
+        client.ask_u64(vu.GET_FEATURES)
+        self.assert_healthy_is_served()
+
     def test_a_socket_that_lingers_holds_nobody_up(self):
         """It is closed when its message is refused, or with the socket in which it is queued."""
         def as_kick(client, sock):

@@ -20,21 +20,23 @@ def words(n):
 
 
 class Idle(unittest.TestCase):
-    def measure(self, n):
-        """Threads, CPU seconds and wake-ups by thread while n devices idle."""
-        with harness.Daemon(words(n)) as daemon:
-            time.sleep(1)
-            switches = harness.context_switches(daemon.pid)
-            cpu = harness.cpu_seconds(daemon.pid)
-            time.sleep(SECONDS)
-            cpu = harness.cpu_seconds(daemon.pid) - cpu
-            after = harness.context_switches(daemon.pid)
-            return (harness.threads(daemon.pid), cpu,
-                    {name: after[name] - switches.get(name, 0) for name in after})
-
     def test_64_devices_are_as_idle_as_one(self):
-        few_threads, few_cpu, few = self.measure(1)
-        many_threads, cpu, many = self.measure(64)
+        """Threads, CPU seconds and wake-ups by thread of two daemons while their devices idle."""
+        def cpu():
+            return [harness.cpu_seconds(daemon.pid) for daemon in daemons]
+
+        def wake_ups():
+            return [harness.wake_ups(daemon.pid) for daemon in daemons]
+
+        with harness.Daemon(words(1)) as one, harness.Daemon(words(64)) as other:
+            daemons = one, other
+            time.sleep(1)
+            wake_ups_before, cpu_before = wake_ups(), cpu()
+            time.sleep(SECONDS)
+            few_cpu, cpu = (now - then for now, then in zip(cpu(), cpu_before))
+            few, many = ({name: now[name] - then.get(name, 0) for name in now}
+                         for now, then in zip(wake_ups(), wake_ups_before))
+            few_threads, many_threads = (harness.threads(daemon.pid) for daemon in daemons)
         print(f'wake-ups in {SECONDS:g} s, by thread: 1 device {few}; 64 devices {many}; '
               f'CPU with 64: {100 * cpu / SECONDS:.1f} %', flush=True)
         self.assertEqual(many_threads, few_threads)

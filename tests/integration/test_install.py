@@ -83,10 +83,20 @@ class Example(unittest.TestCase):
 
         # The programs find the library without ldconfig and LD_LIBRARY_PATH.
         bare = {key: value for key, value in os.environ.items() if key != 'LD_LIBRARY_PATH'}
-        for name in ('vdpa-app', 'vdpa-model', 'test-vdpa'):
+        for name in ('vdpa-app', 'test-vdpa'):
             path = run('find', prefix, '-name', name, '-perm', '-1').strip()
             self.assertIn(prefix, run('ldd', path, env=bare).split('libuvdpa.so.0 => ')[1])
             run(path, '--version', env=bare)
+        # It has the library in it.
+        path = run('find', prefix, '-name', 'vdpa-model', '-perm', '-1').strip()
+        self.assertNotIn('libuvdpa', run('ldd', path, env=bare))
+        run(path, '--version', env=bare)
+        # It needs none, and has its manual page and its completion.
+        path = run('find', prefix, '-name', 'vdpactl', '-perm', '-1').strip()
+        self.assertNotIn('libuvdpa', run('ldd', path, env=bare))
+        run(path, '--version', env=bare)
+        for name in ('share/man/man8/vdpactl.8', 'share/bash-completion/completions/vdpactl'):
+            self.assertNotEqual(run('find', prefix, '-path', f'*/{name}', '-type', 'f'), '', name)
 
         program = self.build(folder)
         self.assertTrue(self.uses_shared_library(program, library_path))

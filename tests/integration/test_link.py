@@ -26,7 +26,7 @@ class Link(unittest.TestCase):
         return struct.unpack_from('<H', reply, 12 + STATUS_OFFSET)[0]
 
     def set(self, daemon, state):
-        self.assertEqual(daemon.ask(f'/vdpa/dev/set,net0 link {state}'), {'result': 'ok'})
+        daemon.set('net0', f'link {state}')
         self.assertEqual(daemon.show('net0')['link'], state)
 
     def test_a_front_end_that_takes_configuration_changes_is_told(self):
@@ -69,6 +69,18 @@ class Link(unittest.TestCase):
                 driver.exchange()
                 self.set(daemon, 'down')
                 self.assertTrue(driver.client.is_closed())
+            self.assertFalse(os.path.exists(path))
+            self.set(daemon, 'up')
+            with v.NetDriver(path) as driver:
+                driver.start()
+                driver.exchange()
+
+    def test_a_link_that_is_down_from_the_beginning(self):
+        """As one that is set down later: with the same words a device is the same."""
+        v = vhost_user_client
+        with harness.Daemon([NET + ' link down']) as daemon:
+            path = daemon.socket('net0')
+            self.assertEqual(daemon.show('net0')['link'], 'down')
             self.assertFalse(os.path.exists(path))
             self.set(daemon, 'up')
             with v.NetDriver(path) as driver:

@@ -149,6 +149,9 @@ class Simulated(HostileTest):
         last = net.slots[-1]
         self.assertNotEqual(net.client.add_mem_reg(last.region, last.fd), 0)
         self.assert_logged("ADD_MEM_REG refused", "memory regions")
+        # QEMU before 8.0 says each once for each queue pair.
+        again = net.slots[most - 2]
+        self.assertEqual(net.client.add_mem_reg(again.region, again.fd), 0)
         net.exchange_in(net.slots[most - 2], 1)
         self.assertEqual(net.client.rem_mem_reg(net.slots[0].region), 0)
         self.assertEqual(net.client.add_mem_reg(last.region, last.fd), 0)

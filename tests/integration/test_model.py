@@ -315,14 +315,14 @@ class Interrupts(ModelTest):
     def test_configuration_change_interrupts(self):
         net = self.net().start()
         before = net.function.get(GENERATION)
-        self.assertEqual(self.model.ask('/vdpa/dev/set,m0 link down'), {'result': 'ok'})
+        self.model.set('m0', 'link down')
         try:
             self.assertEqual(net.interrupted(net.config_fd), 1)
             self.assertEqual(net.function.isr(), 2)
             self.assertNotEqual(net.function.get(GENERATION), before)
             self.assertEqual(net.function.device_config(6, 2), b'\0\0')
         finally:
-            self.model.ask('/vdpa/dev/set,m0 link up')
+            self.model.set('m0', 'link up')
 
     def test_bad_requests_are_refused(self):
         client = self.client()
@@ -378,8 +378,8 @@ class Interrupts(ModelTest):
             os.set_blocking(fd, True)
         for _ in range(3):
             net.exchange()
-        self.model.ask('/vdpa/dev/set,m0 link down')
-        self.model.ask('/vdpa/dev/set,m0 link up')
+        self.model.set('m0', 'link down')
+        self.model.set('m0', 'link up')
         net.exchange()
 
 
@@ -424,10 +424,11 @@ class Framing(ModelTest):
 
     def test_other_commands_are_refused(self):
         client = self.client()
-        for command in (0, GET_REGION_IO_FDS, DMA_READ, DMA_WRITE, 14, WRITE_MULTI, DEVICE_FEATURE, MIG_READ,
-                        MIG_WRITE, 19, 0xFFFF):
+        for command in (0, GET_REGION_IO_FDS, DMA_READ, DMA_WRITE, 14, WRITE_MULTI, MIG_READ, MIG_WRITE, 19, 0xFFFF):
             with self.subTest(command=command):
                 self.refused(errno.ENOTSUP, client.ask, command, bytes(64))
+        # The command of a function that has none of the features.
+        self.refused(errno.ENOTTY, client.ask, DEVICE_FEATURE, bytes(64))
 
     def test_short_payloads_are_refused(self):
         client = self.client()
@@ -665,12 +666,12 @@ class Descriptors(ModelTest):
 
     def test_device_whose_clients_descriptors_do_not_close_can_be_deleted(self):
         path = self.model.socket('m1')
-        self.assertEqual(self.model.ask(f'/vdpa/dev/add,name m1 mgmtdev sim_net vfio_user {path}'), {'result': 'ok'})
+        self.model.add(f'name m1 mgmtdev sim_net vfio_user {path}')
         sock, peer = self.lingering()
         with Client(path) as client:
             self.give(client, [sock])
             client.recv()
-            self.assertEqual(self.model.ask('/vdpa/dev/del,m1'), {'result': 'ok'})
+            self.model.delete('m1')
             self.assertTrue(client.is_closed())
         self.healthy.exchange()
         peer.close()
@@ -685,26 +686,27 @@ class Socket(ModelTest):
         stale = self.model.socket('stale')
         with socket.socket(socket.AF_UNIX) as s:
             s.bind(stale)
-        self.assertEqual(self.model.ask(f'/vdpa/dev/add,{words}{stale}'), {'result': 'ok'})
-        self.assertEqual(self.model.ask('/vdpa/dev/del,m1'), {'result': 'ok'})
+        self.model.add(words + stale)
+        self.model.delete('m1')
         self.assertFalse(os.path.exists(stale))
-        got = self.model.ask(f'/vdpa/dev/add,{words}{self.model.socket("m0")}')
-        self.assertIn('somebody listens', got['error'])
+        got = self.model.refusal('dev.add', words=words + self.model.socket('m0'))
+        self.assertIn('is in use by m0', got)
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(stale)
+            s.listen()
+            self.assertIn('is in use by another process', self.model.refusal('dev.add', words=words + stale))
         plain = os.path.join(self.model.dir, 'file')
         with open(plain, 'w'):
             pass
-        got = self.model.ask(f'/vdpa/dev/add,{words}{plain}')
-        self.assertIn('is no socket', got['error'])
+        self.assertIn('a file that is no socket is there', self.model.refusal('dev.add', words=words + plain))
         self.assertTrue(os.path.exists(plain))
-        got = self.model.ask(f'/vdpa/dev/add,{words}/{"x" * 200}')
-        self.assertIn('longer than 107', got['error'])
+        self.assertIn('allowed are 1 to 107', self.model.refusal('dev.add', words=f'{words}/{"x" * 200}'))
 
     def test_what_lies_at_its_path_by_then_stays(self):
         path = self.model.socket('m1')
         for what in 'file', 'socket', 'nothing':
             with self.subTest(what):
-                got = self.model.ask(f'/vdpa/dev/add,name m1 mgmtdev sim_net vfio_user {path}')
-                self.assertEqual(got, {'result': 'ok'})
+                self.model.add(f'name m1 mgmtdev sim_net vfio_user {path}')
                 os.unlink(path)
                 if what == 'file':
                     with open(path, 'w'):
@@ -712,21 +714,19 @@ class Socket(ModelTest):
                 elif what == 'socket':
                     with socket.socket(socket.AF_UNIX) as s:
                         s.bind(path)
-                self.assertEqual(self.model.ask('/vdpa/dev/del,m1'), {'result': 'ok'})
+                self.model.delete('m1')
                 self.assertEqual(os.path.exists(path), what != 'nothing')
                 if what != 'nothing':
-                    self.model.err.wait(f"m1: .*'{path}' is no longer its socket and stays", self.lines)
                     os.unlink(path)
 
     def test_device_is_deleted_under_its_client(self):
         path = self.model.socket('m1')
-        got = self.model.ask(f'/vdpa/dev/add,name m1 mgmtdev sim_net vfio_user {path}')
-        self.assertEqual(got, {'result': 'ok'})
+        self.model.add(f'name m1 mgmtdev sim_net vfio_user {path}')
         with NetDriver(path) as net:
             net.start()
             net.exchange()
             self.assertEqual(self.model.show('m1')['frontend_info'], f'vfio-user {path} connected')
-            self.assertEqual(self.model.ask('/vdpa/dev/del,m1'), {'result': 'ok'})
+            self.model.delete('m1')
             self.assertTrue(net.client.is_closed())
         self.assertFalse(os.path.exists(path))
 

@@ -29,15 +29,19 @@ class AtRunTime(ModelTest):
         self.assertEqual(self.model.model_stats('m0')['fault'], ','.join(names))
 
     def test_every_fault_is_listed_with_help(self):
-        faults = self.model.ask('/model/faults')
-        self.assertEqual(len(faults), 23)
+        faults = self.model.call('model.faults')['faults']
+        self.assertEqual(faults, self.model.ask('/model/faults'))
+        self.assertEqual(len(faults), 26)
         for name, text in faults.items():
             self.assertGreater(len(text), 10, name)
 
     def test_unknown_ones_are_refused(self):
-        self.assertIn("fault 'x'", self.model.ask('/model/fault,m0,x')['error'])
-        self.assertIn('no such device', self.model.ask('/model/fault,nobody,none')['error'])
-        self.assertIn('are expected', self.model.ask('/model/fault,m0')['error'])
+        self.assertIn("fault 'x'", self.model.refusal('model.fault', name='m0', fault='x'))
+        self.assertIn('no such device', self.model.refusal('model.fault', name='nobody', fault='none'))
+        self.assertIn("'fault' is missing", self.model.refusal('model.fault', name='m0'))
+        # By telemetry nothing is set any more.
+        self.assertIn('model.fault', self.model.ask('/model/fault,m0,no_reply')['error'])
+        self.assertEqual(self.model.model_stats('m0')['fault'], 'none')
 
     def test_queue_never_enables(self):
         self.fault('queue_never_enables')

@@ -81,6 +81,9 @@ class Mutate(HostileTest):
                 (RESET_DEVICE, b"", []),
                 (SET_STATUS, struct.pack("<Q", rnd.choice((0, 1, 3, 11, 15))), []),
                 (GET_STATUS, b"", []),
+                (GET_VRING_BASE_SKIP_DRAIN, struct.pack("<II", queue, 0), []),
+                (SET_DEVICE_STATE_FD, struct.pack("<II", rnd.randrange(3), 0), [mem.fd]),
+                (CHECK_DEVICE_STATE, b"", []),
                 (rnd.randrange(64), bytes(rnd.randrange(48)), []),
             )
         )

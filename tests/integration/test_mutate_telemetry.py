@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (c) 2026 uvdpa contributors
 
-"""Mutated commands of the management by DPDK's telemetry, from a fixed seed: those of a life of
-devices in any order, with bytes, words and lengths changed. UVDPA_SEED and UVDPA_MESSAGES choose
-others.
+"""Mutated commands of DPDK's telemetry beside mutated requests to the control socket, from a fixed
+seed: what is read of devices whose lives go on in any order, with bytes, words and lengths changed.
+UVDPA_SEED and UVDPA_MESSAGES choose others.
 """
 
 import collections
@@ -35,26 +35,35 @@ WORDS = ('name', 'mgmtdev', 'sim_net', 'sim_blk', 'backend', 'loopback', 'echo',
 
 
 class Telemetry(unittest.TestCase):
-    def valid(self):
-        """A command that may be right: its name, and its parameters or None."""
+    def change(self):
+        """A request that changes a device and may be right: its method, and its params."""
         rnd = self.random
         net, blk = f'net{rnd.randrange(4)}', f'blk{rnd.randrange(4)}'
         name = rnd.choice((net, blk, 'none'))
         backend = rnd.choice(('backend loopback', 'backend echo', f'backend peer net{rnd.randrange(4)}', ''))
         return rnd.choice((
-            ('/vdpa/dev/add', f'name {net} mgmtdev sim_net max_vqp {rnd.randrange(6)} {backend}'),
-            ('/vdpa/dev/add', f'name {net} mgmtdev sim_net mac 52:54:00:00:00:0{rnd.randrange(9)} '
-                              f'mtu {rnd.choice((68, 1500, 9000))} socket {FOLDER}{net}.sock'),
-            ('/vdpa/dev/add', f'name {blk} mgmtdev sim_blk backend ram {rnd.choice("14")}M queues '
-                              f'{rnd.randrange(5)} blk_size {rnd.choice((512, 4096))}'),
-            ('/vdpa/dev/del', name),
-            ('/vdpa/dev/del', name),
+            ('dev.add', {'words': f'name {net} mgmtdev sim_net max_vqp {rnd.randrange(6)} {backend}'}),
+            ('dev.add', {'words': f'name {net} mgmtdev sim_net mac 52:54:00:00:00:0{rnd.randrange(9)} '
+                                  f'mtu {rnd.choice((68, 1500, 9000))} socket {FOLDER}{net}.sock'}),
+            ('dev.add', {'words': f'name {blk} mgmtdev sim_blk backend ram {rnd.choice("14")}M queues '
+                                  f'{rnd.randrange(5)} blk_size {rnd.choice((512, 4096))}'}),
+            ('dev.del', {'name': name}),
+            ('dev.del', {'name': name}),
+            ('dev.set', {'name': net, 'words': f'link {rnd.choice(("up", "down"))}'}),
+            ('dev.set', {'name': blk, 'words': f'resize {rnd.choice((1, 2, 8))}M'}),
+        ))
+
+    def valid(self):
+        """A command that may be right: its name, and its parameters or None."""
+        rnd = self.random
+        name = rnd.choice((f'net{rnd.randrange(4)}', f'blk{rnd.randrange(4)}', 'none'))
+        return rnd.choice((
             ('/vdpa/dev/show', name),
             ('/vdpa/dev/list', None),
             ('/vdpa/dev/stats', name),
             ('/vdpa/dev/stats', f'{name},{rnd.randrange(4)}'),
-            ('/vdpa/dev/set', f'{net} link {rnd.choice(("up", "down"))}'),
-            ('/vdpa/dev/set', f'{blk} resize {rnd.choice((1, 2, 8))}M'),
+            ('/vdpa/dev/add', f'name {name} mgmtdev sim_net'),
+            ('/vdpa/dev/del', name),
             ('/vdpa/mgmtdev/list', None),
             ('/vdpa/mgmtdev/show', rnd.choice(('sim_net', 'sim_blk', 'none'))),
             ('/help', f'/vdpa/dev/{rnd.choice(("add", "show", "none"))}'),
@@ -101,17 +110,29 @@ class Telemetry(unittest.TestCase):
             params = params.replace('/', '_')
         return f'{name},{params}'.replace(FOLDER, self.daemon.dir + '/')
 
-    def tidy_up(self, client):
+    def request(self, control):
+        """A change with its words mutated, over the control socket."""
+        method, params = self.change()
+        for key, value in params.items():
+            # No file but the test's own; what JSON escapes, and what it does not have.
+            params[key] = self.mutated(value).replace('/', '_').replace(FOLDER, self.daemon.dir + '/')
+        reply = control.request(method, params)
+        self.counts[method, 'refused' if 'error' in reply else 'done'] += 1
+
+    def tidy_up(self, control):
         """Every device but one goes; how many there were."""
-        names = set(client.ask('/vdpa/dev/list')) - {'healthy'}
+        names = set(control.call('dev.list')['names']) - {'healthy'}
         for name in names:
-            self.assertEqual(client.ask(f'/vdpa/dev/del,{name}'), {'result': 'ok'}, name)
+            control.delete(name)
         return len(names)
 
     def session(self, commands):
         """One connection; how many devices there were at its end."""
-        with self.daemon.telemetry() as client:
+        with self.daemon.telemetry() as client, self.daemon.control() as control:
             for _ in range(commands):
+                if self.random.randrange(2):
+                    self.request(control)
+                    continue
                 command = self.command().encode('latin-1')
                 client.sock.send(command)
                 reply = client.sock.recv(REPLY)
@@ -129,7 +150,7 @@ class Telemetry(unittest.TestCase):
                 # DPDK answers null for a command that is not there.
                 if answer is not None:
                     self.counts[name, 'refused' if refused else 'done'] += 1
-            return self.tidy_up(client)
+            return self.tidy_up(control)
 
     def test_mutated_commands(self):
         print(f'seed {SEED}, {MESSAGES} commands', flush=True)
@@ -149,10 +170,11 @@ class Telemetry(unittest.TestCase):
                 healthy.exchange()
             print(f'{sent} commands, {devices} devices removed at the ends of connections: '
                   f'{dict(self.counts)}; {harness.nothing_left(self.daemon.pid, before)}', flush=True)
-        for command in 'add', 'del', 'set', 'show', 'stats':
+        for command in 'dev.add', 'dev.del', 'dev.set', '/vdpa/dev/show', '/vdpa/dev/stats':
             for outcome in 'done', 'refused':
-                self.assertGreater(self.counts[f'/vdpa/dev/{command}', outcome], MESSAGES // 1000,
-                                   (command, outcome))
+                self.assertGreater(self.counts[command, outcome], MESSAGES // 1000, (command, outcome))
+        for command in 'add', 'del':
+            self.assertEqual(self.counts[f'/vdpa/dev/{command}', 'done'], 0)
 
 
 if __name__ == '__main__':

@@ -257,8 +257,10 @@ class Guide(unittest.TestCase):
 
     def test_its_steps(self):
         later = {'queue_disable', 'late_queue', 'split_queue_resume', 'queue_reset', 'split_places'}
-        outcome = self.drive(self.first, 'vq_enable vq_reset doorbells')
-        self.assertLess(later | known.LOG, set(outcome.named('skip')), outcome.text())
+        outcome = self.drive(self.first, 'vq_enable doorbells')
+        # A late queue and places in a ring are shadow virtqueues' doing.
+        first = later - {'late_queue', 'split_places'}
+        self.assertLess(first | known.LOG, set(outcome.named('skip')), outcome.text())
         own = '\tstatic const struct vdpa_virtio_kind kind;\n\n'
         self.assertIn(own, self.first)
         before, add = self.first.replace(own, '').split('static int\nmy_add', 1)

@@ -135,9 +135,9 @@ class Uplink(unittest.TestCase):
                 pmd.run('stop')
             # One device a port, and the next one when that has gone.
             other = f'name net1 mgmtdev sim_net backend uplink net_tap0 socket {daemon.dir}/net1.sock'
-            self.assertIn('the port is in use', str(daemon.ask(f'/vdpa/dev/add,{other}')))
-            daemon.ask('/vdpa/dev/del,net0')
-            self.assertNotIn('error', str(daemon.ask(f'/vdpa/dev/add,{other}')))
+            self.assertIn('the port is in use', daemon.refusal('dev.add', words=other))
+            daemon.delete('net0')
+            daemon.add(other)
 
 
 if __name__ == '__main__':

@@ -57,6 +57,24 @@ class VhostUser(Queues):
                 self.check_all(daemon.dir + '/b0.sock', False)
 
 
+    def test_model_that_suspends(self):
+        """The first queue that stops suspends the device; where the others stand is known, too."""
+        words = ('name m0 mgmtdev sim_blk backend ram 1M queues 4 suspend on ' + NO_RING_RESET +
+                 ' vfio_user {dir}/m0.vfu')
+        with harness.Daemon([words], app=dpdk.MODEL) as model:
+            words = f'name b0 mgmtdev vfio-user/{model.dir}/m0.vfu socket {{dir}}/b0.sock'
+            with harness.Daemon([words]) as daemon, \
+                    vhu.BlockDriver(daemon.dir + '/b0.sock', 4, 4) as blk:
+                blk.start()
+                for lap in 1, 2, 3:
+                    blk.exchange()
+                    before = model.ask('/model/stats,m0')['suspensions']
+                    self.assertEqual(blk.stop(), [2 * lap] * 4)
+                    self.assertEqual(model.ask('/model/stats,m0')['suspensions'], before + 1)
+                    for ring in blk.rings:
+                        self.assertEqual(ring.start(blk.client), 0)
+
+
 class RteVdpa(Queues):
     def test_simulated(self):
         with dpdk.Example(['uvdpa0,mgmtdev=sim_blk,backend=ram 1M,queues=16']) as example:

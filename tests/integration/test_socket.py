@@ -96,7 +96,7 @@ class Socket(unittest.TestCase):
             argv += ["--dev", f"name {name} mgmtdev sim_net socket {path}"]
         run = subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=30, check=False)
         self.assertNotEqual(run.returncode, 0)
-        self.assertIn(f"socket '{path}': is in use by net0", run.stdout + run.stderr)
+        self.assertIn(f"socket '{path}': the device at --dev 1 has it already", run.stdout + run.stderr)
 
     def test_stale_socket_is_replaced_and_removed_at_the_end(self):
         daemon = self.daemon("backend loopback")

@@ -39,7 +39,7 @@ class Loopback(unittest.TestCase):
                     self, pmd, queues, lambda q: daemon.ask(f'/vdpa/dev/stats,net0,{q}'),
                     lambda: harness.drops(daemon.stats('net0')))
                 self.assertEqual(theirs['RX-errors'] + theirs['TX-errors'], 0)
-                self.assertEqual(sum(q['tx_bytes'] for q in stats[1::2]), 64 * theirs['TX-packets'])
+                self.assertEqual(sum(q['bytes'] for q in stats[1::2]), 64 * theirs['TX-packets'])
             harness.wait_for(lambda: daemon.show('net0')['state'] == 'idle', 'the device to stop')
 
 

@@ -47,8 +47,7 @@ OPENINGS = {
 
 
 def set_fault(other, fault):
-    result = other.ask(f'/model/fault,m0,{fault}')
-    assert result == {'result': 'ok'}, result
+    other.call('model.fault', name='m0', fault=fault)
 
 
 class Faults(unittest.TestCase):
@@ -160,9 +159,8 @@ class Faults(unittest.TestCase):
                 for _ in range(20):
                     self.assertEqual(self.app.show('v0')['state'], 'running')
                     self.assertEqual(self.app.ask('/vdpa/dev/list'), ['v0', 'v1'])
-                    self.assertEqual(self.app.ask('/vdpa/dev/add,name a mgmtdev sim_net'),
-                                     {'result': 'ok'})
-                    self.assertEqual(self.app.ask('/vdpa/dev/del,a'), {'result': 'ok'})
+                    self.app.add('name a mgmtdev sim_net')
+                    self.app.delete('a')
                 time.sleep(2 * TIMEOUT_MS / 1000)
                 self.assertEqual(self.app.show('v0')['state'], 'running')
             finally:
@@ -170,7 +168,7 @@ class Faults(unittest.TestCase):
             net.exchange()
             # What changes is shown, and nobody has to ask the device for it.
             self.assertEqual(self.app.show('v0')['link'], 'up')
-            self.assertEqual(self.models[0].ask('/vdpa/dev/set,m0 link down'), {'result': 'ok'})
+            self.models[0].set('m0', 'link down')
             harness.wait_for(lambda: self.app.show('v0')['link'] == 'down', 'the link to be shown')
 
     def test_vectors_are_refused(self):

@@ -471,19 +471,31 @@ class NetDriver:
         self.close()
 
 
-class Model(harness.Daemon):
-    """vdpa-model in a folder of its own; words of devices without their sockets."""
+class Server(harness.Daemon):
+    """A daemon whose devices are on vfio-user sockets, in a folder of its own; words of devices without their
+    sockets, unless they have one."""
+
+    PROGRAM = None
 
     def __init__(self, devices=('name m0 mgmtdev sim_net',), **kw):
-        words = [f'{words} vfio_user {{dir}}/{words.split()[1]}.sock' for words in devices]
-        super().__init__(words, app=MODEL, **kw)
+        words = [words if ' socket ' in words else f'{words} vfio_user {{dir}}/{words.split()[1]}.sock'
+                 for words in devices]
+        super().__init__(words, app=self.PROGRAM, **kw)
+
+    def is_connected(self, name):
+        return self.show(name)['frontend_info'].endswith(' connected')
+
+
+class Model(Server):
+    """vdpa-model."""
+
+    PROGRAM = MODEL
 
     def model_stats(self, name):
         return self.ask(f'/model/stats,{name}')
 
     def fault(self, name, faults):
-        got = self.ask(f'/model/fault,{name},{faults}')
-        assert got == {'result': 'ok'}, got
+        self.call('model.fault', name=name, fault=faults)
 
 
 class ModelTest(unittest.TestCase):
@@ -494,10 +506,11 @@ class ModelTest(unittest.TestCase):
     """
 
     DEVICES = ('name m0 mgmtdev sim_net max_vqp 2', 'name healthy mgmtdev sim_net')
+    SERVER = Model  # a program whose front end vfio-user is tested
 
     @classmethod
     def setUpClass(cls):
-        cls.model = Model(cls.DEVICES)
+        cls.model = cls.SERVER(cls.DEVICES)
         cls.model.start()
         try:
             cls.healthy = NetDriver(cls.model.socket('healthy')).start()

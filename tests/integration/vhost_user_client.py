@@ -3,11 +3,13 @@
 """A vhost-user front end on the raw socket, well-behaved or not, with rings in a memfd.
 
 Classes: Client (messages), Memory (guest memory), SplitRing and PackedRing (virtqueues as a driver
-has them), NetDriver (a loopback exchange through both rings of a net device), Daemon (vdpa-app
+has them), Log (the dirty bitmap), NetDriver (a loopback exchange through both rings of a net device), Daemon (vdpa-app
 under test) and HostileTest (what must hold after every attack).
 """
 
 import array
+import ctypes
+import fcntl
 import mmap
 import os
 import re
@@ -19,6 +21,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -32,6 +35,7 @@ GET_QUEUE_NUM, SET_VRING_ENABLE, SEND_RARP, NET_SET_MTU = 17, 18, 19, 20
 SET_BACKEND_REQ_FD, IOTLB_MSG, GET_CONFIG, SET_CONFIG = 21, 22, 24, 25
 GET_INFLIGHT_FD, SET_INFLIGHT_FD, RESET_DEVICE = 31, 32, 34
 GET_MAX_MEM_SLOTS, ADD_MEM_REG, REM_MEM_REG, SET_STATUS, GET_STATUS = 36, 37, 38, 39, 40
+SET_DEVICE_STATE_FD, CHECK_DEVICE_STATE, GET_VRING_BASE_SKIP_DRAIN = 42, 43, 45
 
 NAMES = {v: k for k, v in list(globals().items()) if k.isupper() and isinstance(v, int)}
 
@@ -39,11 +43,14 @@ VERSION, REPLY, NEED_REPLY = 1, 4, 8
 NOFD = 0x100
 F_VERSION_1, F_PACKED, F_INDIRECT, F_EVENT_IDX = 1 << 32, 1 << 34, 1 << 28, 1 << 29
 F_CTRL_VQ, F_CTRL_RX, F_GUEST_ANNOUNCE, F_MQ = 1 << 17, 1 << 18, 1 << 21, 1 << 22
+F_CTRL_MAC_ADDR = 1 << 23
 F_PROTOCOL, F_LOG_ALL, F_MRG_RXBUF = 1 << 30, 1 << 26, 1 << 15
 F_ACCESS_PLATFORM = 1 << 33
 P_MQ, P_LOG, P_RARP, P_REPLY_ACK, P_MTU, P_BACKEND_REQ = 1, 2, 4, 8, 16, 32
 P_CONFIG, P_SEND_FD, P_INFLIGHT, P_RESET, P_STATUS = 1 << 9, 1 << 10, 1 << 12, 1 << 13, 1 << 16
 P_MEM_SLOTS = 1 << 15
+P_DEVICE_STATE, P_BASE_INFLIGHT, P_SKIP_DRAIN = 1 << 19, 1 << 20, 1 << 23
+STATE_SAVE, STATE_LOAD = 0, 1
 
 TIMEOUT_S = 15.0
 MEM_NAME = "uvdpa-guest"
@@ -68,9 +75,12 @@ class Client:
 
     def __init__(self, path, timeout=TIMEOUT_S, connection=None):
         self.sock = connection or socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(timeout)
         if connection is None:
+            # A front end waits where the daemon has not accepted others yet; a socket with Python's time-out
+            # would not.
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(timeout), 0))
             self.sock.connect(path)
+        self.sock.settimeout(timeout)
         self.owned = []
 
     def close(self):
@@ -177,6 +187,38 @@ class Client:
     def rem_mem_reg(self, region, fds=()):
         return self.ack(REM_MEM_REG, struct.pack("<QQQQQ", 0, *region), fds)
 
+    def set_device_state_fd(self, direction, fd, phase=0):
+        """The error of the answer, 0 for none. There is never a file descriptor with it."""
+        fds = []
+        self.send(SET_DEVICE_STATE_FD, struct.pack("<II", direction, phase), [fd])
+        got, flags, data = self.recv(fds)
+        assert got == SET_DEVICE_STATE_FD and flags & REPLY and not fds, (got, flags, fds)
+        value = struct.unpack("<Q", data)[0]
+        assert value & NOFD, f"{value:#x}"
+        return value & 0xFF
+
+    def save_state(self):
+        """The device's state, or None where that is refused."""
+        reader, writer = os.pipe()
+        with open(reader, "rb") as f:
+            error = self.set_device_state_fd(STATE_SAVE, writer)
+            os.close(writer)
+            data = f.read()
+        return data if not error and self.ask_u64(CHECK_DEVICE_STATE) == 0 else None
+
+    def load_state(self, data):
+        """The error that it is answered with, 0 for none."""
+        reader, writer = os.pipe()
+        error = self.set_device_state_fd(STATE_LOAD, reader)
+        os.close(reader)
+        try:
+            with open(writer, "wb", buffering=0) as f:
+                while data:
+                    data = data[f.write(data):]
+        except BrokenPipeError:
+            pass
+        return error or self.ask_u64(CHECK_DEVICE_STATE)
+
     def is_closed(self, timeout=TIMEOUT_S):
         """Whether the daemon closes the connection in time; what it says before is dropped."""
         end = time.monotonic() + timeout
@@ -259,9 +301,14 @@ class Ring:
 
     def start(self, client, base=None, enable=True):
         """Every message of a ring's set-up, acknowledged; returns their errors, or'ed."""
+        return self.set_up(client, self.base() if base is None else base, enable)
+
+    def set_up(self, client, base=None, enable=True):
+        """The same, without a word about where it stands unless there is one."""
         self.kick_fd, self.call_fd = client.eventfd(), client.eventfd()
         error = client.state(SET_VRING_NUM, self.index, self.num)
-        error |= client.state(SET_VRING_BASE, self.index, self.base() if base is None else base)
+        if base is not None:
+            error |= client.state(SET_VRING_BASE, self.index, base)
         error |= client.ack(SET_VRING_ADDR, self.addr_payload())
         error |= client.u64(SET_VRING_CALL, self.index, [self.call_fd])
         error |= client.u64(SET_VRING_KICK, self.index, [self.kick_fd])
@@ -352,6 +399,41 @@ class PackedRing(Ring):
         return length
 
 
+class Log:
+    """A bitmap in a memory file; taken as front ends do, a word at a time with an atomic exchange."""
+
+    EXCHANGE = ctypes.CDLL("libatomic.so.1")["__atomic_exchange_8"]
+    EXCHANGE.restype, EXCHANGE.argtypes = ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int]
+
+    def __init__(self, size):
+        """size: bytes, with a bit for each page of 4 KiB from guest address 0 on."""
+        self.size = (size + 7) // 8 * 8
+        self.fd = os.memfd_create("log")
+        os.ftruncate(self.fd, self.size)
+        self.map = mmap.mmap(self.fd, self.size)
+        self.words = (ctypes.c_uint64 * (self.size // 8)).from_buffer(self.map)
+
+    def give(self, client):
+        client.send(SET_LOG_BASE, struct.pack("<QQ", self.size, 0), [self.fd])
+        request, _, _ = client.recv()
+        assert request == SET_LOG_BASE
+
+    def take(self):
+        """The pages that are marked, by number; they are no longer."""
+        marked = set()
+        # Where there is something, in one look; what comes later is there the next time.
+        for i, word in enumerate(memoryview(self.map[:]).cast("Q")):
+            if word:
+                bits = self.EXCHANGE(ctypes.addressof(self.words) + 8 * i, 0, 5)
+                marked |= {64 * i + b for b in range(64) if bits >> b & 1}
+        return marked
+
+    def close(self):
+        del self.words
+        self.map.close()
+        os.close(self.fd)
+
+
 NET_HDR = 12
 
 
@@ -413,6 +495,32 @@ class NetDriver:
 
     def __exit__(self, *exc):
         self.close()
+
+
+class HeldPipe:
+    """A pipe whose lock somebody holds: by a write from memory that faults, and whose fault nobody ends."""
+
+    def __init__(self):
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.uffd = self.libc.syscall(323, os.O_CLOEXEC)  # userfaultfd, x86-64
+        if self.uffd < 0:
+            raise unittest.SkipTest("userfaultfd is not permitted")
+        self.memory = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.at = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        fcntl.ioctl(self.uffd, 0xC018AA3F, struct.pack("<QQQ", 0xAA, 0, 0))  # UFFDIO_API
+        fcntl.ioctl(self.uffd, 0xC020AA00, struct.pack("<QQQQ", self.at, 4096, 1, 0))  # UFFDIO_REGISTER
+        self.reader, self.writer = os.pipe()
+        os.write(self.writer, b"x")
+        self.thread = threading.Thread(target=self.libc.write, args=(self.writer, ctypes.c_void_p(self.at), 4096))
+        self.thread.start()
+        # It sleeps in the fault.
+        assert select.select([self.uffd], [], [], TIMEOUT_S)[0]
+
+    def close(self):
+        fcntl.ioctl(self.uffd, 0xC020AA04, struct.pack("<QQQq", self.at, 4096, 0, 0))  # UFFDIO_ZEROPAGE
+        self.thread.join()
+        os.close(self.uffd)
+        os.close(self.writer)
 
 
 class BlockDriver:
@@ -489,7 +597,7 @@ class Daemon:
             raise unittest.SkipTest("UVDPA_APP names no daemon")
         self.dir = tempfile.mkdtemp(prefix="uvdpa-test-")
         self.log_path = os.path.join(self.dir, "log")
-        argv = [program, "--no-huge", "-m", "128", f"--file-prefix=t{os.getpid()}", "--no-telemetry", "--"]
+        argv = [program, "--no-huge", "-m", "128", f"--file-prefix=t{os.getpid()}", "--no-telemetry", "--", "--control", "off"]
         self.names = []
         for words in devices:
             name = words.split()[1]

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <rte_common.h>
+
 #include <linux/virtio_config.h>
 
 #include "fake_device.h"
@@ -65,6 +67,17 @@ fake_kick_vq(struct vdpa_device *vdev, uint16_t idx)
 }
 
 static int
+fake_get_vendor_vq_stats(struct vdpa_device *vdev, uint16_t idx, struct vdpa_stat *stats,
+			 unsigned int n)
+{
+	const struct fake_device *fake = FAKE(vdev);
+
+	for (unsigned int i = 0; i < RTE_MIN(n, fake->n_vq_stats); i++)
+		stats[i] = fake->vq_stats[i];
+	return (int)fake->n_vq_stats;
+}
+
+static int
 fake_set_vq_cb(struct vdpa_device *vdev, uint16_t idx, int fd)
 {
 	FAKE(vdev)->vq[idx].call_fd = fd;
@@ -122,8 +135,9 @@ fake_get_vq_num_min(struct vdpa_device *vdev)
 static uint64_t
 fake_get_device_features(struct vdpa_device *vdev)
 {
-	return UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_F_RING_PACKED |
-	       UINT64_C(1) << VIRTIO_F_NOTIFICATION_DATA;
+	return FAKE(vdev)->more_features |
+	       (UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_F_RING_PACKED |
+		UINT64_C(1) << VIRTIO_F_NOTIFICATION_DATA);
 }
 
 static uint64_t
@@ -268,7 +282,8 @@ fake_free(struct vdpa_device *vdev)
 	.get_device_id = fake_get_device_id, .get_vendor_id = fake_get_vendor_id,                  \
 	.get_status = fake_get_status, .set_status = fake_set_status, .reset = fake_reset,         \
 	.get_config_size = fake_get_config_size, .get_config = fake_get_config,                    \
-	.get_generation = fake_get_generation, .free = fake_free
+	.get_generation = fake_get_generation, .free = fake_free,                                  \
+	.get_vendor_vq_stats = fake_get_vendor_vq_stats
 
 #define SOFTWARE_OPS                                                                               \
 	.set_vq_ready = fake_set_vq_ready, .set_vq_state = fake_set_vq_state,                      \

@@ -24,6 +24,7 @@ struct fake_device {
 	struct vdpa_device vdev;
 	struct fake_vq vq[FAKE_VQS];
 	uint64_t features;
+	uint64_t more_features; /* offered beside those that it always has */
 	uint64_t backend_features;
 	uint8_t status;
 	int config_fd;
@@ -50,6 +51,8 @@ struct fake_device {
 	const char *failed_op; /* which one that was */
 	unsigned int *freed;   /* counts frees */
 	unsigned int dma_releases;
+	const struct vdpa_stat *vq_stats; /* that each queue reports, n_vq_stats of them */
+	unsigned int n_vq_stats;
 
 	/* Its dirty log: a bit for each page from IOVA 0 on, as hardware would write it. */
 	uint64_t hw_log[8];

@@ -34,7 +34,8 @@ struct transport {
 	uint64_t mapped[1024];
 	unsigned int n;
 	unsigned int maps, unmaps;
-	unsigned int fail_map, fail_unmap; /* the n-th from 1 and all later ones; 0: none */
+	void (*on_change)(struct transport *t); /* before each call; NULL: none */
+	unsigned int fail_map, fail_unmap;	/* the n-th from 1 and all later ones; 0: none */
 };
 
 struct fixture {
@@ -54,6 +55,8 @@ transport_map(void *arg, const struct vdpa_dma_mapping *m)
 {
 	struct transport *t = arg;
 
+	if (t->on_change != NULL)
+		t->on_change(t);
 	if (++t->maps >= t->fail_map && t->fail_map != 0)
 		return vdpa_error(ENOSPC, "the IOMMU is full");
 	assert_true(t->n < 1024);
@@ -66,6 +69,8 @@ transport_unmap(void *arg, const struct vdpa_dma_mapping *m)
 {
 	struct transport *t = arg;
 
+	if (t->on_change != NULL)
+		t->on_change(t);
 	if (++t->unmaps >= t->fail_unmap && t->fail_unmap != 0)
 		return vdpa_error(EIO, "the IOMMU does not answer");
 	for (unsigned int i = 0; i < t->n; i++)
@@ -170,11 +175,55 @@ put16(struct fixture *f, uint64_t iova, uint16_t value)
 static inline void
 split_ring(struct fixture *f, unsigned int idx, uint16_t avail, uint16_t used)
 {
+	/* No head twice among those that are under way. */
+	for (uint16_t i = 0; i < avail && i < f->vqs[idx].num; i++)
+		put16(f, f->vqs[idx].driver + 4 + 2 * (uint64_t)i, i);
 	put16(f, f->vqs[idx].driver + 2, avail);
 	put16(f, f->vqs[idx].device + 2, used);
 	/* The length of a used buffer. */
 	if (used != 0)
 		put16(f, f->vqs[idx].device + 4 + 4, 12);
+}
+
+/* Whether a queue is relayed: the device has the guest's descriptors, and rings of ours. */
+static inline bool
+is_relayed(struct fixture *f, uint16_t idx)
+{
+	struct vdpa_stat stats[16];
+	unsigned int n = RTE_DIM(stats);
+	const struct fake_vq *vq = &f->fake->vq[idx];
+
+	if (strcmp(vdpa_device_vq_path(f->vdev, idx, stats, &n), "relay") != 0)
+		return false;
+	assert_true(vq->desc == f->vqs[idx].desc);
+	for (unsigned int i = 0; i < REGIONS; i++)
+		assert_true(vq->driver - IOVA(i) >= REGION_SIZE &&
+			    vq->device - IOVA(i) >= REGION_SIZE);
+	assert_true(vq->ready);
+	return true;
+}
+
+/* Whether a queue runs on a shadow, and the device has a ring of ours for it from its beginning. */
+static inline bool
+is_on_shadow(struct fixture *f, uint16_t idx)
+{
+	struct vdpa_stat stats[16];
+	unsigned int n = RTE_DIM(stats);
+	const char *path = vdpa_device_vq_path(f->vdev, idx, stats, &n);
+	const struct fake_vq *vq = &f->fake->vq[idx];
+	bool shadow = strcmp(path, "shadow") == 0;
+
+	assert_true(shadow || strcmp(path, "direct") == 0);
+	if (!shadow) {
+		assert_true(vq->desc == f->vqs[idx].desc && vq->device == f->vqs[idx].device);
+		return false;
+	}
+	for (unsigned int i = 0; i < REGIONS; i++)
+		assert_true(vq->desc - IOVA(i) >= REGION_SIZE &&
+			    vq->device - IOVA(i) >= REGION_SIZE);
+	assert_int_equal(vq->state.split.avail_index, 0);
+	assert_true(vq->ready);
+	return true;
 }
 
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)

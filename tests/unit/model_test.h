@@ -18,12 +18,12 @@
 
 #include "test_util.h"
 
-#include "dma_table.h"
-#include "interrupt.h"
-#include "model_fault.h"
+#include "model_function.h"
 #include "vdpa.h"
 #include "vdpa_virtqueue.h"
-#include "virtio_pci.h"
+#include "vfio_user_dma.h"
+#include "vfio_user_function.h"
+#include "vfio_user_interrupt.h"
 
 #define NVQS	  5
 #define QUEUE_MAX 256
@@ -35,18 +35,17 @@
 /* The owner: what it was asked for, and what it answers. */
 struct owner {
 	struct vp_function vp;
-	uint32_t fault;
+	struct model_function model;
 	uint64_t features;
-	unsigned int starts, resets, routes, intx_calls, master_calls;
-	int set_features_rc, start_rc, start_queue_rc;
+	unsigned int starts, resets, routes, intx_calls, master_calls, suspends, resumes;
+	int set_features_rc, start_rc, start_queue_rc, suspend_rc, resume_rc;
 	int started_queue, stopped_queue, rung_queue;
 	uint32_t rung_data;
 	uint8_t config[DEV_LEN];
 	/* Of kinds. */
-	unsigned int delay_ms;
 	struct vdpa_vq_state places[NVQS];
-	unsigned int placed; /* mask of queues */
-	unsigned int logs;   /* calls */
+	unsigned int placed, placed_by_ring; /* masks of queues */
+	unsigned int logs;		     /* calls */
 	bool log_on, log_pending;
 	uint64_t log_start, log_end;
 	uint32_t flags[NVQS];
@@ -68,6 +67,24 @@ own_start(void *arg)
 
 	o->starts++;
 	return o->start_rc;
+}
+
+static inline int
+own_suspend(void *arg)
+{
+	struct owner *o = arg;
+
+	o->suspends++;
+	return o->suspend_rc;
+}
+
+static inline int
+own_resume(void *arg)
+{
+	struct owner *o = arg;
+
+	o->resumes++;
+	return o->resume_rc;
 }
 
 static inline void
@@ -113,6 +130,15 @@ own_queue_place(void *arg, uint16_t idx, struct vdpa_vq_state *state)
 	assert_true(idx < NVQS);
 	*state = o->places[idx];
 	return 0;
+}
+
+static inline void
+own_place_by_ring(void *arg, uint16_t idx)
+{
+	struct owner *o = arg;
+
+	assert_true(idx < NVQS);
+	o->placed_by_ring |= 1u << idx;
 }
 
 static inline void
@@ -208,11 +234,14 @@ own_write_device(void *arg, size_t offset, const void *buf, size_t len)
 static const struct vp_ops own_ops = {
 	.set_features = own_set_features,
 	.start = own_start,
+	.suspend = own_suspend,
+	.resume = own_resume,
 	.reset = own_reset,
 	.start_queue = own_start_queue,
 	.stop_queue = own_stop_queue,
 	.place_queue = own_place_queue,
 	.queue_place = own_queue_place,
+	.place_by_ring = own_place_by_ring,
 	.route_queue = own_route,
 	.intx = own_intx,
 	.bus_master = own_bus_master,
@@ -240,8 +269,8 @@ setup_kind(void **state, const struct vp_kind *kind, uint32_t mult,
 		.vectors = VECTORS,
 		.notify_mult = mult,
 		.device_size = DEV_LEN,
-		.fault = &o->fault,
-		.delay_ms = &o->delay_ms,
+		.ask = model_ask,
+		.own = &o->model,
 		.ops = &own_ops,
 		.arg = o,
 	};
@@ -250,7 +279,7 @@ setup_kind(void **state, const struct vp_kind *kind, uint32_t mult,
 	*state = o;
 	if (change != NULL)
 		change(&params);
-	return vp_init(&o->vp, &params);
+	return vdpa_vp_init(&o->vp, &params);
 }
 
 static inline int
@@ -270,7 +299,7 @@ teardown(void **state)
 {
 	struct owner *o = *state;
 
-	vp_fini(&o->vp);
+	vdpa_vp_fini(&o->vp);
 	test_free(o);
 	return 0;
 }
@@ -281,14 +310,14 @@ rd(struct owner *o, uint64_t offset, size_t len)
 {
 	uint64_t value = 0;
 
-	vp_bar_read(&o->vp, o->vp.bar, o->vp.base + offset, &value, len);
+	vdpa_vp_bar_read(&o->vp, o->vp.bar, o->vp.base + offset, &value, len);
 	return value;
 }
 
 static inline void
 wr(struct owner *o, uint64_t offset, size_t len, uint64_t value)
 {
-	vp_bar_write(&o->vp, o->vp.bar, o->vp.base + offset, &value, len);
+	vdpa_vp_bar_write(&o->vp, o->vp.bar, o->vp.base + offset, &value, len);
 }
 
 static inline uint32_t
@@ -296,14 +325,14 @@ cfg(struct owner *o, uint64_t offset, size_t len)
 {
 	uint32_t value = 0;
 
-	vp_config_read(&o->vp, offset, &value, len);
+	vdpa_vp_config_read(&o->vp, offset, &value, len);
 	return value;
 }
 
 static inline void
 cfg_write(struct owner *o, uint64_t offset, size_t len, uint32_t value)
 {
-	vp_config_write(&o->vp, offset, &value, len);
+	vdpa_vp_config_write(&o->vp, offset, &value, len);
 }
 
 static inline void

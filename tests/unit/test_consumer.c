@@ -18,6 +18,7 @@
 #include <cmocka.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
+#include <linux/virtio_ring.h>
 
 #include "consumer_priv.h"
 #include "control_group.h"
@@ -49,13 +50,21 @@ on_started(void *arg)
 
 static const struct vdpa_consumer_ops ops = {.started = on_started};
 
-static void
-set_memory(struct fixture *f)
+static struct vdpa_mem_region_spec
+file_at(uint64_t iova, uint64_t uaddr)
 {
-	struct vdpa_mem_region_spec spec = {.iova = IOVA, .uaddr = UADDR, .size = MEM_SIZE};
+	struct vdpa_mem_region_spec spec = {.iova = iova, .uaddr = uaddr, .size = MEM_SIZE};
 
 	spec.fd = memfd_create("guest", MFD_CLOEXEC);
 	assert_int_equal(ftruncate(spec.fd, MEM_SIZE), 0);
+	return spec;
+}
+
+static void
+set_memory(struct fixture *f)
+{
+	struct vdpa_mem_region_spec spec = file_at(IOVA, UADDR);
+
 	assert_int_equal(vdpa_consumer_set_memory(f->c, &spec, 1), 0);
 	close(spec.fd);
 }
@@ -202,11 +211,21 @@ ready_queues(const struct fixture *f)
 	return n;
 }
 
-/* The guest has had a buffer used. */
+/* How far driver and device are in a split ring. */
+static void
+set_indexes(struct fixture *f, uint16_t idx, uint16_t avail, uint16_t used)
+{
+	uint64_t ring = IOVA + idx * 0x4000u;
+
+	memcpy(vdpa_iotlb_range(f->c->iotlb, ring + 0x1002, 2), &avail, 2);
+	memcpy(vdpa_iotlb_range(f->c->iotlb, ring + 0x2002, 2), &used, 2);
+}
+
+/* The device has used all that there was. */
 static void
 use_ring(struct fixture *f, uint16_t idx, uint16_t used)
 {
-	memcpy(vdpa_iotlb_range(f->c->iotlb, IOVA + idx * 0x4000u + 0x2002, 2), &used, 2);
+	set_indexes(f, idx, used, used);
 }
 
 /* Starts. */
@@ -343,7 +362,7 @@ a_queue_that_is_taken_back_ends_the_settling(void **state)
 	set_up_ring(f, 0);
 	enable_ring(f, 0);
 	assert_int_equal(f->c->state, CONSUMER_SETTLING);
-	assert_int_equal(vdpa_consumer_get_vq_base(f->c, 0), 0);
+	assert_int_equal(vdpa_consumer_get_vq_base(f->c, 0, false), 0);
 	assert_int_equal(f->c->state, CONSUMER_STOPPED);
 	/* The job that the timer may have posted finds nothing to do. */
 	vdpa_work_post(&f->fake->vdev.core->work, &f->c->settled);
@@ -452,7 +471,8 @@ a_late_queue_fails_alone(void **state)
 	}
 	vdpa_consumer_set_vq_err(f->c, 2, dup(err));
 	assert_int_equal(ready_queues(f), 2);
-	use_ring(f, 0, 1);
+	/* Of those that are under way it is not known which they are: the device cannot restart. */
+	set_indexes(f, 0, 3, 1);
 	set_up_ring(f, 2);
 	enable_ring(f, 2);
 	assert_int_equal(eventfd_read(err, &count), 0);
@@ -461,18 +481,16 @@ a_late_queue_fails_alone(void **state)
 	/* Said once, whatever else the front end has to say. */
 	vdpa_consumer_advance(f->c);
 	assert_int_equal(eventfd_read(err, &count), -1);
-	assert_int_equal(vdpa_consumer_get_vq_base(f->c, 2), 0);
+	assert_int_equal(vdpa_consumer_get_vq_base(f->c, 2, false), 0);
 	assert_int_equal(ready_queues(f), 2);
 	close(err);
 }
 
-/* A guest's driver that begins anew, and a front end that wants to go on in the middle. */
-static void
-a_stopped_device_starts_anew_but_not_in_the_middle(void **state)
+/* A guest's driver that begins anew twice, and a front end that goes on where queue 0 stood. */
+static uint32_t
+start_anew_and_in_the_middle(struct fixture *f)
 {
-	struct fixture *f = *state;
 	uint32_t base = 0;
-	char why[256];
 
 	vdpa_consumer_report_status(f->c, true);
 	for (unsigned int round = 0; round < 3; round++) {
@@ -481,22 +499,55 @@ a_stopped_device_starts_anew_but_not_in_the_middle(void **state)
 					 0);
 			describe_ring(f, i, UADDR + i * 0x4000);
 			assert_int_equal(vdpa_consumer_enable_vq(f->c, i, true), 0);
+			if (round == 2)
+				use_ring(f, i, (uint16_t)base);
 		}
 		set_status(f, 0xf);
 		if (round == 2)
 			break;
 		assert_true(runs(f));
 		use_ring(f, 0, 7);
-		assert_int_equal(vdpa_consumer_get_vq_base(f->c, 1), 0);
+		assert_int_equal(vdpa_consumer_get_vq_base(f->c, 1, false), 0);
 		assert_int_equal(f->fake->status, 0);
-		base = vdpa_consumer_get_vq_base(f->c, 0);
+		base = vdpa_consumer_get_vq_base(f->c, 0, false);
 		assert_int_equal(base, 7);
 		assert_int_equal(f->c->state, CONSUMER_STOPPED);
 		assert_int_equal(vdpa_device_get_state(&f->fake->vdev), VDPA_STATE_IDLE);
 	}
+	return base;
+}
+
+static void
+a_stopped_device_starts_anew_and_by_a_shadow_in_the_middle(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_stat stats[16];
+	uint32_t base = start_anew_and_in_the_middle(f);
+
+	assert_true(runs(f));
+	for (uint16_t i = 0; i < 2; i++) {
+		unsigned int n = RTE_DIM(stats);
+
+		assert_string_equal(vdpa_device_vq_path(&f->fake->vdev, i, stats, &n), "shadow");
+		/* A ring that is not the guest's, from its beginning. */
+		assert_true(f->fake->vq[i].desc - IOVA >= MEM_SIZE);
+		assert_int_equal(f->fake->vq[i].state.split.avail_index, 0);
+	}
+	assert_int_equal(vdpa_consumer_get_vq_base(f->c, 0, false), base);
+	assert_int_equal(vdpa_consumer_get_vq_base(f->c, 1, false), base);
+}
+
+static void
+without_shadows_a_stopped_device_starts_not_in_the_middle(void **state)
+{
+	struct fixture *f = *state;
+	char why[256];
+
+	vdpa_device_set_migration(&f->fake->vdev, VDPA_MIGRATION_OFF);
+	start_anew_and_in_the_middle(f);
 	assert_int_equal(f->c->state, CONSUMER_FAILED);
 	vdpa_device_failure(&f->fake->vdev, why, sizeof(why));
-	assert_non_null(strstr(why, "starts at the beginning of a ring only"));
+	assert_non_null(strstr(why, "the word `migration` allows no shadow"));
 }
 
 /* Where a queue stands. */
@@ -510,7 +561,7 @@ a_failed_device_says_how_far_a_split_ring_was_used(void **state)
 	set_up_ring(f, 0);
 	use_ring(f, 0, 9);
 	vdpa_device_fail(&f->fake->vdev, 0, EIO, "broken");
-	assert_int_equal(vdpa_consumer_get_vq_base(f->c, 0), 9);
+	assert_int_equal(vdpa_consumer_get_vq_base(f->c, 0, false), 9);
 	/* And the device can be had again. */
 	set_up_ring(f, 0);
 	assert_true(runs(f));
@@ -528,8 +579,31 @@ a_failed_device_says_where_a_packed_ring_began(void **state)
 	set_up_ring(f, 1);
 	assert_int_equal(ready_queues(f), 2);
 	vdpa_device_fail(&f->fake->vdev, 0, EIO, "broken");
-	assert_int_equal(vdpa_consumer_get_vq_base(f->c, 0), 0x80058005);
-	assert_int_equal(vdpa_consumer_get_vq_base(f->c, 1), 0x80008000);
+	assert_int_equal(vdpa_consumer_get_vq_base(f->c, 0, false), 0x80058005);
+	assert_int_equal(vdpa_consumer_get_vq_base(f->c, 1, false), 0x80008000);
+}
+
+/* A place of 0: of a new ring it stands for wrap counters of 1, of one that has gone round it does
+ * not, of which not even slot 0 need have been used last. */
+static void
+a_packed_ring_that_has_gone_round_is_not_taken_for_a_new_one(void **state)
+{
+	struct fixture *f = *state;
+	struct vring_packed_desc *ring;
+
+	assert_int_equal(vdpa_consumer_set_features(f->c, V1 | PACKED), 0);
+	ring = vdpa_iotlb_range(f->c->iotlb, IOVA, 4 * sizeof(*ring));
+	assert_non_null(ring);
+	for (int used = 0; used < 2; used++) {
+		ring[0].flags = 1 << VRING_PACKED_DESC_F_AVAIL;
+		ring[3].flags = (uint16_t)(used << VRING_PACKED_DESC_F_USED);
+		assert_int_equal(vdpa_consumer_set_vq_base(f->c, 0, 0), 0);
+		set_up_ring(f, 0);
+		assert_true(runs(f));
+		assert_int_equal(f->fake->vq[0].state.packed.last_avail_counter, !used);
+		assert_int_equal(f->fake->vq[0].state.packed.last_used_counter, !used);
+		vdpa_consumer_get_vq_base(f->c, 0, false);
+	}
 }
 
 /* QEMU 7.2 to 8.0 asks after the reset. */
@@ -546,7 +620,7 @@ status_0_keeps_where_queues_stopped_and_a_reset_does_not(void **state)
 		else
 			vdpa_consumer_reset(f->c);
 		assert_false(runs(f));
-		assert_int_equal(vdpa_consumer_get_vq_base(f->c, 0), round == 0 ? 42 : 0);
+		assert_int_equal(vdpa_consumer_get_vq_base(f->c, 0, false), round == 0 ? 42 : 0);
 		assert_int_equal(vdpa_consumer_set_vq_base(f->c, 0, 0), 0);
 	}
 	/* A ring that was forgotten must be described again. */
@@ -613,6 +687,78 @@ notification_data_is_never_offered(void **state)
 	assert_int_equal(vdpa_consumer_offered_features(vdev, true) & data, 0);
 }
 
+/* Memory. */
+
+static const struct vdpa_dma_range bits39 = {.last = (UINT64_C(1) << 39) - 1};
+
+static void
+a_table_that_is_refused_stops_no_queue(void **state)
+{
+	struct fixture *f = *state;
+	/* Rings that move, and memory that the IOMMU does not translate. */
+	struct vdpa_mem_region_spec specs[] = {file_at(IOVA + MEM_SIZE, UADDR),
+					       file_at(bits39.last + 1, UADDR + MEM_SIZE)};
+	struct vdpa_dma_stats stats;
+
+	vdpa_dma_domain_set_ranges(f->dma, &bits39, 1);
+	vdpa_consumer_report_status(f->c, true);
+	set_up_ring(f, 0);
+	enable_ring(f, 0);
+	set_status(f, 0xf);
+	assert_true(runs(f));
+	f->fake->resets = 0;
+	assert_int_equal(vdpa_consumer_set_memory(f->c, specs, 2), -EINVAL);
+	assert_true(runs(f));
+	assert_true(vdpa_consumer_has_vq(f->c, 0));
+	assert_int_equal(ready_queues(f), 1);
+	assert_int_equal(f->fake->resets, 0);
+	/* And from memory that is elsewhere altogether, which the core looks at. */
+	specs[0].uaddr += 4 * MEM_SIZE;
+	assert_int_equal(vdpa_consumer_set_memory(f->c, specs, 2), -EINVAL);
+	assert_true(vdpa_consumer_has_vq(f->c, 0));
+	vdpa_dma_get_stats(f->dma, &stats);
+	assert_int_equal(stats.mappings, 1);
+	assert_int_equal(vdpa_consumer_count_memory(f->c), 1);
+	close(specs[0].fd);
+	close(specs[1].fd);
+}
+
+static void
+a_region_that_is_refused_leaves_the_others_to_a_device_that_stands_still(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_mem_region_spec bad = file_at(bits39.last + 1, UADDR + MEM_SIZE);
+	struct vdpa_dma_stats stats;
+
+	vdpa_dma_domain_set_ranges(f->dma, &bits39, 1);
+	assert_int_equal(vdpa_consumer_add_memory(f->c, &bad), -EINVAL);
+	assert_int_equal(vdpa_consumer_count_memory(f->c), 1);
+	vdpa_dma_get_stats(f->dma, &stats);
+	assert_int_equal(stats.mappings, 1);
+	assert_int_equal(stats.unmaps, 0);
+	set_up_ring(f, 0);
+	enable_ring(f, 0);
+	assert_true(runs(f));
+	close(bad.fd);
+}
+
+/* QEMU before 8.0 says each region once for each queue pair. */
+static void
+a_region_that_is_there_is_repeated_whatever_the_limit(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_mem_region_spec specs[] = {file_at(0x400000, UADDR + 0x400000),
+					       file_at(0x600000, UADDR + 0x600000)};
+
+	vdpa_consumer_limit_memory(f->c, 2);
+	assert_int_equal(vdpa_consumer_add_memory(f->c, &specs[0]), 0);
+	assert_int_equal(vdpa_consumer_add_memory(f->c, &specs[1]), -E2BIG);
+	assert_int_equal(vdpa_consumer_add_memory(f->c, &specs[0]), -EEXIST);
+	assert_int_equal(vdpa_consumer_count_memory(f->c), 2);
+	close(specs[0].fd);
+	close(specs[1].fd);
+}
+
 #define TEST(fn, setup) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int
@@ -635,13 +781,19 @@ main(void)
 		TEST(a_failed_start_takes_the_eventfds_from_the_queues_that_run, setup),
 		TEST(a_failed_start_names_queue_and_cause_once, setup),
 		TEST(a_late_queue_fails_alone, setup_block),
-		TEST(a_stopped_device_starts_anew_but_not_in_the_middle, setup_block),
+		TEST(a_stopped_device_starts_anew_and_by_a_shadow_in_the_middle, setup_block),
+		TEST(without_shadows_a_stopped_device_starts_not_in_the_middle, setup_block),
 		TEST(a_failed_device_says_how_far_a_split_ring_was_used, setup),
 		TEST(a_failed_device_says_where_a_packed_ring_began, setup),
+		TEST(a_packed_ring_that_has_gone_round_is_not_taken_for_a_new_one, setup),
 		TEST(status_0_keeps_where_queues_stopped_and_a_reset_does_not, setup),
 		TEST(facts_of_a_ring_that_runs_do_not_change, setup),
 		TEST(rings_that_the_device_cannot_take_are_refused_when_they_are_described, setup),
 		TEST(notification_data_is_never_offered, setup),
+		TEST(a_table_that_is_refused_stops_no_queue, setup_block),
+		TEST(a_region_that_is_refused_leaves_the_others_to_a_device_that_stands_still,
+		     setup_block),
+		TEST(a_region_that_is_there_is_repeated_whatever_the_limit, setup),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

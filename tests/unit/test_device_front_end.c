@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -274,6 +275,118 @@ a_device_that_is_being_shown_keeps_its_front_end(void **state)
 	assert_false(removed_while_describing);
 }
 
+/* A job that keeps the device's others waiting. */
+struct gate {
+	struct vdpa_work work;
+	sem_t entered, leave;
+};
+
+static void
+wait_in_gate(struct vdpa_work *work)
+{
+	struct gate *gate = work->arg;
+
+	sem_post(&gate->entered);
+	sem_wait(&gate->leave);
+}
+
+static void
+close_gate(struct vdpa_device *vdev, struct gate *gate)
+{
+	gate->work = (struct vdpa_work){.run = wait_in_gate, .arg = gate};
+	sem_init(&gate->entered, 0, 0);
+	sem_init(&gate->leave, 0, 0);
+	vdpa_work_post(vdpa_get_work_queue(vdev), &gate->work);
+	sem_wait(&gate->entered);
+}
+
+static void
+open_gate(struct gate *gate)
+{
+	sem_post(&gate->leave);
+	vdpa_work_cancel(&gate->work);
+	sem_destroy(&gate->entered);
+	sem_destroy(&gate->leave);
+}
+
+static unsigned int told_doorbell[FAKE_VQS];
+
+static void
+note_doorbell(struct vdpa_device *vdev, uint16_t qidx)
+{
+	__atomic_add_fetch(&told_doorbell[qidx], 1, __ATOMIC_SEQ_CST);
+}
+
+static const struct vdpa_frontend_ops doorbell_ops = {.remove = ignore_removal,
+						      .doorbell_changed = note_doorbell};
+
+static void
+doorbells_that_change_again_and_again_are_told_once(void **state)
+{
+	struct vdpa_frontend fe = {.name = "noting", .ops = &doorbell_ops};
+	struct fixture *f = *state;
+	struct gate gate;
+
+	memset(told_doorbell, 0, sizeof(told_doorbell));
+	vdpa_device_set_frontend(f->vdev, &fe);
+	close_gate(f->vdev, &gate);
+	for (unsigned int i = 0; i < 3; i++) {
+		vdpa_device_doorbell_changed(f->vdev, 1);
+		vdpa_device_doorbell_changed(f->vdev, 3);
+	}
+	open_gate(&gate);
+	EVENTUALLY(TOLD(told_doorbell[3]) == 1);
+	assert_int_equal(TOLD(told_doorbell[1]), 1);
+	assert_int_equal(TOLD(told_doorbell[0]), 0);
+	vdpa_device_doorbell_changed(f->vdev, 3);
+	EVENTUALLY(TOLD(told_doorbell[3]) == 2);
+	assert_int_equal(TOLD(told_doorbell[1]), 1);
+	vdpa_unregister_device(f->vdev);
+}
+
+static void
+nobody_is_told_of_doorbells_after_the_end(void **state)
+{
+	struct vdpa_frontend fe = {.name = "noting", .ops = &doorbell_ops};
+	struct fixture *f = *state;
+	struct gate gate;
+
+	memset(told_doorbell, 0, sizeof(told_doorbell));
+	/* Nor before there is anybody. */
+	vdpa_device_doorbell_changed(f->vdev, 0);
+	close_gate(f->vdev, &gate);
+	vdpa_device_set_frontend(f->vdev, &fe);
+	vdpa_device_doorbell_changed(f->vdev, 1);
+	vdpa_unregister_device(f->vdev);
+	open_gate(&gate);
+	close_gate(f->vdev, &gate);
+	open_gate(&gate);
+	assert_int_equal(TOLD(told_doorbell[0]), 0);
+	assert_int_equal(TOLD(told_doorbell[1]), 0);
+}
+
+static void
+a_kick_of_the_front_ends_reaches_the_device(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int kicks;
+
+	/* Nobody to kick. */
+	vdpa_device_kick_vq(f->vdev, 0);
+	f->vqs[1].kick_fd = -1;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	for (uint16_t i = 0; i < 2; i++) {
+		kicks = TOLD(f->fake->vq[i].kicks);
+		vdpa_device_kick_vq(f->vdev, i);
+		EVENTUALLY(TOLD(f->fake->vq[i].kicks) == kicks + 1);
+	}
+	/* Not started, and not there. */
+	vdpa_device_kick_vq(f->vdev, 2);
+	vdpa_device_kick_vq(f->vdev, FAKE_VQS);
+	vdpa_device_kick_vq(f->vdev, UINT16_MAX);
+	assert_int_equal(f->fake->vq[2].kicks, 0);
+}
+
 int
 main(void)
 {
@@ -287,6 +400,9 @@ main(void)
 		TEST(configuration_is_bounded_and_generation_safe),
 		TEST(a_changed_configuration_is_shown_without_asking),
 		TEST(a_device_that_is_being_shown_keeps_its_front_end),
+		TEST(doorbells_that_change_again_and_again_are_told_once),
+		TEST(nobody_is_told_of_doorbells_after_the_end),
+		TEST(a_kick_of_the_front_ends_reaches_the_device),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

@@ -206,7 +206,7 @@ static void
 stop_vqs(struct fixture *f)
 {
 	for (uint16_t i = 0; i < QUEUES; i++)
-		vdpa_consumer_get_vq_base(f->c, i);
+		vdpa_consumer_get_vq_base(f->c, i, false);
 }
 
 /* Buffers, rings, and nothing else. */
@@ -594,6 +594,25 @@ memory_that_the_log_would_not_cover_is_refused(void **state)
 	assert_true(vdpa_consumer_is_running(f->c));
 }
 
+/* The front end would not hear of a page that is written there. */
+static void
+memory_behind_the_end_of_the_log_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_mem_region_spec spec = {.iova = sizeof(f->bits[0]) * 8 << 12,
+					    .uaddr = UADDR + (UINT64_C(1) << 32),
+					    .size = MEM_SIZE};
+
+	start(f);
+	spec.fd = memfd_create("guest", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(spec.fd, MEM_SIZE), 0);
+	assert_int_equal(vdpa_consumer_add_memory(f->c, &spec), -EINVAL);
+	assert_non_null(strstr(vdpa_error_message(), "a dirty log of "));
+	assert_int_equal(vdpa_consumer_count_memory(f->c), 1);
+	assert_true(vdpa_consumer_is_running(f->c));
+	close(spec.fd);
+}
+
 static void
 a_log_larger_than_any_guest_needs_is_refused(void **state)
 {
@@ -644,6 +663,7 @@ main(void)
 		AS(halting, a_log_is_not_replaced_under_a_device_that_fails),
 		TEST(the_driver_gets_as_much_of_the_log_as_there_is_memory_for),
 		TEST(memory_that_the_log_would_not_cover_is_refused),
+		TEST(memory_behind_the_end_of_the_log_is_refused),
 		TEST(a_log_larger_than_any_guest_needs_is_refused),
 	};
 

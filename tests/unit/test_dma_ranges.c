@@ -344,6 +344,33 @@ a_new_guest_waits_for_what_the_last_one_left(void **state)
 	vdpa_dma_domain_destroy(dom);
 }
 
+/* What is retained for one is mapped anew for another, which cannot be: no fault of the first. */
+static void
+one_that_stops_does_not_fail_for_another_ones_memory(void **state)
+{
+	struct fake_iommu f;
+	struct vdpa_dma_domain *dom = chunked(&f, 64);
+	struct user stops = join(dom, "v0"), other = join(dom, "v1");
+	struct vdpa_mem_region r = pages(0, 31, 5);
+
+	assert_int_equal(vdpa_dma_set_running(stops.user, true), 0);
+	assert_int_equal(set(&stops, &r, 1), 0);
+	r = pages(0, 9, 5);
+	assert_int_equal(set(&other, &r, 1), 0);
+	assert_int_equal(set(&stops, NULL, 0), 0);
+	f.map_err = ENOMEM;
+	assert_int_equal(vdpa_dma_set_running(stops.user, false), 0);
+	assert_false(vdpa_dma_is_broken(stops.user));
+	assert_true(vdpa_dma_is_broken(other.user));
+	f.map_err = 0;
+	assert_int_equal(vdpa_dma_set_running(other.user, true), 0);
+	assert_false(vdpa_dma_is_broken(other.user));
+	assert_int_equal(f.n, 1);
+	leave(&stops);
+	leave(&other);
+	vdpa_dma_domain_destroy(dom);
+}
+
 int
 main(void)
 {
@@ -355,6 +382,7 @@ main(void)
 		cmocka_unit_test(a_large_change_holds_nobody_up),
 		cmocka_unit_test(users_in_several_threads_agree),
 		cmocka_unit_test(a_new_guest_waits_for_what_the_last_one_left),
+		cmocka_unit_test(one_that_stops_does_not_fail_for_another_ones_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

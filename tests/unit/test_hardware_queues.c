@@ -55,13 +55,45 @@ the_first_stop_stops_all_and_each_says_where(void **state)
 	assert_int_equal(vqst.split.avail_index, 5);
 	assert_int_equal(vdpa_device_stop_vq(f->vdev, 1, &vqst), -EPROTO);
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
-	/* A driver that begins anew finds a device that works; one that goes on is told. */
-	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
-	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	/* A driver that begins anew finds a device that works. One that goes on is refused: the
+	 * device took buffers of which it is not known whether they were used. */
 	f->vqs[1].state = vqst;
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), -EOPNOTSUPP);
-	assert_non_null(strstr(vdpa_error_message(),
-			       "hw0: queue 1: starts at the beginning of a ring only"));
+	assert_non_null(
+		strstr(vdpa_error_message(), "hw0: queue 1: it stopped with buffers in flight"));
+	f->vqs[1].state.split.avail_index = 0;
+	split_ring(f, 1, 0, 0);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_false(is_on_shadow(f, 1));
+}
+
+static void
+a_queue_goes_on_in_the_middle_by_a_shadow(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_vq_state vqst;
+
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	split_ring(f, 1, 5, 5);
+	assert_int_equal(vdpa_device_stop_vq(f->vdev, 1, &vqst), 0);
+	assert_int_equal(vqst.split.avail_index, 5);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	f->vqs[1].state = vqst;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_true(!is_on_shadow(f, 0) && is_on_shadow(f, 1));
+	/* And the shadow says where. */
+	assert_int_equal(vdpa_device_stop_vq(f->vdev, 1, &vqst), 0);
+	assert_int_equal(vqst.split.avail_index, 5);
+	/* Where shadows are ruled out it does not. */
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_int_equal(f->transport.n, 2);
+	for (enum vdpa_migration mode = VDPA_MIGRATION_LOG; mode <= VDPA_MIGRATION_OFF; mode++) {
+		vdpa_device_set_migration(f->vdev, mode);
+		assert_int_equal(vdpa_device_start(f->vdev, &f->start), -EOPNOTSUPP);
+		assert_non_null(strstr(vdpa_error_message(),
+				       "hw0: queue 1: it goes on in the middle of its ring"));
+		assert_int_equal(f->transport.n, 2);
+	}
 }
 
 static void
@@ -117,8 +149,13 @@ a_queue_that_can_be_reset_stops_and_starts_alone(void **state)
 	assert_int_equal(vdpa_device_start_vq(f->vdev, 0, &f->vqs[0]), 0);
 	assert_true(f->fake->vq[0].ready);
 	assert_int_equal(f->fake->resets, 2);
-	/* Another one was never set up, and is as late as ever. */
-	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), -EOPNOTSUPP);
+	assert_false(is_on_shadow(f, 0));
+	/* It began anew, whatever its ring says; the other goes on in the middle. */
+	split_ring(f, 0, 0, 0);
+	/* Another one was never set up, and is as late as ever: the device starts again. */
+	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), 0);
+	assert_int_equal(f->fake->resets, 4);
+	assert_true(!is_on_shadow(f, 0) && is_on_shadow(f, 1) && !is_on_shadow(f, 2));
 }
 
 static void
@@ -128,6 +165,8 @@ a_late_queue_restarts_a_device_that_has_done_nothing(void **state)
 
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	split_ring(f, 0, 8, 0);
+	for (uint16_t i = 0; i < 8; i++)
+		put16(f, f->vqs[0].driver + 4 + 2 * i, i);
 	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), 0);
 	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
 	assert_true(f->fake->vq[0].ready && f->fake->vq[1].ready && f->fake->vq[2].ready);
@@ -135,16 +174,37 @@ a_late_queue_restarts_a_device_that_has_done_nothing(void **state)
 }
 
 static void
-a_late_queue_is_refused_once_a_buffer_was_used(void **state)
+a_late_queue_takes_the_others_to_shadows_where_they_stand(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	split_ring(f, 1, 1, 1);
+	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), 0);
+	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
+	assert_true(!is_on_shadow(f, 0) && is_on_shadow(f, 1) && !is_on_shadow(f, 2));
+}
+
+/* Two buffers, of which the device has used the later one. */
+static void
+use_out_of_order(struct fixture *f, unsigned int idx)
+{
+	split_ring(f, idx, 2, 1);
+	put16(f, f->vqs[idx].driver + 4, 0);
+	put16(f, f->vqs[idx].driver + 6, 1);
+	put16(f, f->vqs[idx].device + 4, 1);
+}
+
+static void
+a_late_queue_is_refused_where_another_s_place_is_not_known(void **state)
 {
 	struct fixture *f = *state;
 
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
 	f->fake->calls = f->fake->resets = 0;
-	split_ring(f, 1, 1, 1);
+	use_out_of_order(f, 1);
 	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), -EOPNOTSUPP);
-	assert_non_null(strstr(vdpa_error_message(), "hw0: queue 2: it comes after DRIVER_OK"));
-	assert_non_null(strstr(vdpa_error_message(), "queue 1 has been used"));
+	assert_non_null(strstr(vdpa_error_message(), "hw0: queue 1 has been used"));
 	/* The others do not notice. */
 	assert_int_equal(f->fake->calls + f->fake->resets, 0);
 	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
@@ -152,9 +212,9 @@ a_late_queue_is_refused_once_a_buffer_was_used(void **state)
 }
 
 static void
-use_a_buffer(void *arg)
+use_the_later_buffer(void *arg)
 {
-	split_ring(arg, 0, 1, 1);
+	use_out_of_order(arg, 0);
 }
 
 static void
@@ -164,12 +224,13 @@ a_buffer_used_while_the_device_stops_for_a_late_queue_fails_it(void **state)
 	char why[256];
 
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
-	f->fake->on_reset = use_a_buffer;
+	f->fake->on_reset = use_the_later_buffer;
 	f->fake->on_reset_arg = f;
-	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), -EOPNOTSUPP);
+	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), -EIO);
 	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
 	vdpa_device_failure(f->vdev, why, sizeof(why));
 	assert_non_null(strstr(why, "did not start again"));
+	assert_non_null(strstr(why, "where queue 0 stopped is not known"));
 	f->fake->on_reset = NULL;
 }
 
@@ -282,10 +343,12 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(call_eventfds_are_swapped_without_touching_anything_else),
 		TEST(the_first_stop_stops_all_and_each_says_where),
+		TEST(a_queue_goes_on_in_the_middle_by_a_shadow),
 		TEST(a_place_in_the_middle_is_never_told_as_the_beginning),
 		TEST(a_queue_that_can_be_reset_stops_and_starts_alone),
 		TEST(a_late_queue_restarts_a_device_that_has_done_nothing),
-		TEST(a_late_queue_is_refused_once_a_buffer_was_used),
+		TEST(a_late_queue_takes_the_others_to_shadows_where_they_stand),
+		TEST(a_late_queue_is_refused_where_another_s_place_is_not_known),
 		TEST(a_buffer_used_while_the_device_stops_for_a_late_queue_fails_it),
 		TEST(a_queue_that_cannot_be_disabled_runs_on),
 		TEST(a_queue_that_does_not_stop_fails_the_device_at_once),

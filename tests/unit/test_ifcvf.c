@@ -147,7 +147,7 @@ the_narrow_ring_state_has_avail(void **state)
 }
 
 static void
-a_packed_ring_begins_at_its_beginning_only(void **state)
+a_packed_ring_goes_on_by_a_shadow_or_begins_anew(void **state)
 {
 	struct fixture *f = *state;
 
@@ -157,7 +157,12 @@ a_packed_ring_begins_at_its_beginning_only(void **state)
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 	f->guest.vqs[1].state.packed.last_avail_idx = f->guest.vqs[1].state.packed.last_used_idx =
 		5;
-	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EOPNOTSUPP, "starts at 5");
+	assert_int_equal(vdpa_device_start(f->vdev, &f->guest.start), 0);
+	assert_true(!is_on_shadow(f, 0) && is_on_shadow(f, 1));
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	vdpa_device_set_migration(f->vdev, VDPA_MIGRATION_OFF);
+	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EOPNOTSUPP,
+		       "queue 1: it goes on in the middle of its ring");
 }
 
 static void
@@ -382,9 +387,11 @@ live_with_virtio_in_bar_4(struct fixture *f, const char *words)
 	assert_false(vdpa_get_capabilities(f->vdev)->suspend);
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 	/* No ring state: only the beginning. */
-	f->guest.vqs[0].state.split.avail_index = 1;
-	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EOPNOTSUPP, "starts at 1");
-	f->guest.vqs[0].state.split.avail_index = 0;
+	go_on_at(f, 0, 1);
+	vdpa_device_set_migration(f->vdev, VDPA_MIGRATION_OFF);
+	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EOPNOTSUPP,
+		       "queue 0: it goes on in the middle of its ring");
+	go_on_at(f, 0, 0);
 	assert_int_equal(vdpa_dev_del("v0"), 0);
 }
 
@@ -434,7 +441,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		T(the_wide_ring_state_has_avail_and_used),
 		T(the_narrow_ring_state_has_avail),
-		T(a_packed_ring_begins_at_its_beginning_only),
+		T(a_packed_ring_goes_on_by_a_shadow_or_begins_anew),
 		T(suspended_queues_stand_still_and_go_on),
 		T(written_pages_come_into_the_log),
 		T(a_suspension_that_cannot_be_taken_back_fails_the_device),

@@ -61,6 +61,45 @@ files_of_regions_leave_the_reserve_alone(void **state)
 	close(fd);
 }
 
+/* Memory of another generation is other memory, though its file and place are the same. */
+static void
+a_generation_ends_the_identity_of_a_region(void **state)
+{
+	int fd = file_of(2 * MAP_SIZE);
+	struct vdpa_mem_region_spec s[] = {spec(0x100000, MAP_SIZE, 0, fd),
+					   spec(0x200000, MAP_SIZE, MAP_SIZE, fd)};
+	struct vdpa_iotlb *first, *same, *next;
+
+	s[0].generation = s[1].generation = 1;
+	assert_int_equal(vdpa_iotlb_create(NULL, s, 2, &first), 0);
+	assert_int_equal(vdpa_iotlb_create(first, s, 2, &same), 0);
+	assert_ptr_equal(same->regions[0], first->regions[0]);
+	s[1].generation = 2;
+	assert_int_equal(vdpa_iotlb_create(first, s, 2, &next), 0);
+	assert_ptr_equal(next->regions[0], first->regions[0]);
+	assert_ptr_not_equal(next->regions[1], first->regions[1]);
+	assert_int_not_equal(next->regions[1]->fd, first->regions[1]->fd);
+	vdpa_iotlb_put(first);
+	vdpa_iotlb_put(same);
+	vdpa_iotlb_put(next);
+	close(fd);
+}
+
+/* What a kernel driver lends has no size that fstat(2) knows. */
+static void
+a_kernels_file_is_taken_by_its_word(void **state)
+{
+	int fd = file_of(0);
+	struct vdpa_mem_region_spec s = spec(0x100000, MAP_SIZE, 0, fd);
+	struct vdpa_iotlb *tlb;
+
+	assert_int_equal(vdpa_iotlb_create(NULL, &s, 1, &tlb), -EINVAL);
+	s.kernel_file = true;
+	assert_int_equal(vdpa_iotlb_create(NULL, &s, 1, &tlb), 0);
+	vdpa_iotlb_put(tlb);
+	close(fd);
+}
+
 static void
 a_table_is_sorted_and_translates(void **state)
 {
@@ -273,7 +312,7 @@ a_region_that_cannot_be_added_or_removed_is_said(void **state)
 	maps = mappings();
 #define NOT_ADDED(err, ...)                                                                        \
 	do {                                                                                       \
-		x = (struct vdpa_mem_region_spec){__VA_ARGS__, false, false};                      \
+		x = (struct vdpa_mem_region_spec){__VA_ARGS__, false, false, false, 0};            \
 		assert_int_equal(vdpa_iotlb_add(tlb, &x, &next), -(err));                          \
 		assert_string_not_equal(vdpa_error_message(), "");                                 \
 	} while (0)
@@ -654,6 +693,8 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(files_of_regions_leave_the_reserve_alone),
+		cmocka_unit_test(a_generation_ends_the_identity_of_a_region),
+		cmocka_unit_test(a_kernels_file_is_taken_by_its_word),
 		cmocka_unit_test(a_table_is_sorted_and_translates),
 		cmocka_unit_test(bad_regions_are_refused_and_leave_nothing),
 		cmocka_unit_test(hundreds_of_regions_are_found_and_share_a_descriptor),

@@ -27,14 +27,14 @@ lm_rd(struct owner *o, uint64_t offset, size_t len)
 {
 	uint64_t value = 0;
 
-	vp_bar_read(&o->vp, LM_BAR, offset, &value, len);
+	vdpa_vp_bar_read(&o->vp, LM_BAR, offset, &value, len);
 	return value;
 }
 
 static void
 lm_wr(struct owner *o, uint64_t offset, size_t len, uint64_t value)
 {
-	vp_bar_write(&o->vp, LM_BAR, offset, &value, len);
+	vdpa_vp_bar_write(&o->vp, LM_BAR, offset, &value, len);
 }
 
 static int
@@ -59,7 +59,7 @@ setup_transitional(void **state)
 static void
 other_layout(struct vp_params *params)
 {
-	params->ring_state = VP_RING_STATE_QUEUE;
+	((struct owner *)params->arg)->model.ring_state = MODEL_RING_STATE_QUEUE;
 }
 
 static int
@@ -88,12 +88,12 @@ function_has_its_ids_and_bars(void **state)
 	assert_int_equal(cfg(o, PCI_VENDOR_ID, 4), 0x10411af4);
 	assert_int_equal(cfg(o, PCI_SUBSYSTEM_VENDOR_ID, 4), 0x001a8086);
 	assert_int_equal(cfg(o, at + VIRTIO_PCI_CAP_BAR, 1), 0);
-	assert_int_equal(vp_bar_shown(&o->vp, LM_BAR), VP_PAGE);
+	assert_int_equal(vdpa_vp_bar_shown(&o->vp, LM_BAR), VP_PAGE);
 	for (unsigned int bar = 0; bar < 6; bar++) {
 		cfg_write(o, PCI_BASE_ADDRESS_0 + 4 * bar, 4, UINT32_MAX);
 		assert_int_equal(cfg(o, PCI_BASE_ADDRESS_0 + 4 * bar, 4),
-				 vp_bar_shown(&o->vp, bar) != 0
-					 ? (uint32_t) - (int32_t)vp_bar_shown(&o->vp, bar)
+				 vdpa_vp_bar_shown(&o->vp, bar) != 0
+					 ? (uint32_t) - (int32_t)vdpa_vp_bar_shown(&o->vp, bar)
 					 : 0);
 	}
 }
@@ -107,8 +107,8 @@ block_is_its_own_at_every_offset(void **state)
 	for (uint64_t at = 0; at < 0x120; at++)
 		for (size_t len = 1; len <= sizeof(buf); len += 3) {
 			memset(buf, (int)(at * 7 + len), sizeof(buf));
-			vp_bar_write(&o->vp, LM_BAR, at, buf, len);
-			vp_bar_read(&o->vp, LM_BAR, at, buf, len);
+			vdpa_vp_bar_write(&o->vp, LM_BAR, at, buf, len);
+			vdpa_vp_bar_read(&o->vp, LM_BAR, at, buf, len);
 		}
 	/* Nothing of it has reached virtio's registers. */
 	assert_int_equal(status(o), 0);
@@ -153,7 +153,7 @@ smaller_queues_make_no_function(void **state)
 				   .notify_mult = VP_PAGE};
 	struct vp_function vp;
 
-	assert_int_equal(vp_init(&vp, &params), -EINVAL);
+	assert_int_equal(vdpa_vp_init(&vp, &params), -EINVAL);
 	assert_non_null(strstr(vdpa_error_message(), "queue_size 32"));
 }
 
@@ -309,7 +309,7 @@ block_is_gone_with_the_function(void **state)
 {
 	struct owner *o = *state;
 
-	o->fault = MODEL_FAULT_BIT(ALL_ONES);
+	o->model.fault = MODEL_FAULT_BIT(ALL_ONES);
 	assert_int_equal(lm_rd(o, 0, 4), UINT32_MAX);
 	lm_wr(o, 0, 4, 1);
 	assert_int_equal(o->logs, 0);

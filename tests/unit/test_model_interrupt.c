@@ -27,28 +27,28 @@ taken(int fd)
 static void
 intx_is_masked_when_signalled(void **state)
 {
-	struct model_interrupts irqs;
+	struct vfu_irqs irqs;
 	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), ours = dup(fd);
 
-	assert_int_equal(model_interrupts_init(&irqs, 2), 0);
-	model_interrupts_set_intx(&irqs, true);
+	assert_int_equal(vdpa_vfus_irqs_init(&irqs, 2), 0);
+	vdpa_vfus_irqs_set_intx(&irqs, true);
 	/* Up before anybody listened. */
-	model_interrupts_set_intx_fd(&irqs, ours);
+	vdpa_vfus_irqs_set_intx_fd(&irqs, ours);
 	assert_int_equal(taken(fd), 1);
-	model_interrupts_set_intx(&irqs, true);
+	vdpa_vfus_irqs_set_intx(&irqs, true);
 	assert_int_equal(taken(fd), 0);
-	model_interrupts_mask_intx(&irqs, false);
+	vdpa_vfus_irqs_mask_intx(&irqs, false);
 	assert_int_equal(taken(fd), 1);
-	model_interrupts_set_intx(&irqs, false);
-	model_interrupts_mask_intx(&irqs, false);
+	vdpa_vfus_irqs_set_intx(&irqs, false);
+	vdpa_vfus_irqs_mask_intx(&irqs, false);
 	assert_int_equal(taken(fd), 0);
 	/* With MSI-X there is no line. */
 	irqs.msix_on = true;
-	model_interrupts_set_intx(&irqs, true);
+	vdpa_vfus_irqs_set_intx(&irqs, true);
 	assert_int_equal(taken(fd), 0);
-	assert_int_equal(model_interrupts_fd(&irqs, 1), -1);
-	assert_int_equal(model_interrupts_fd(&irqs, VP_NO_VECTOR), -1);
-	model_interrupts_fini(&irqs);
+	assert_int_equal(vdpa_vfus_irqs_fd(&irqs, 1), -1);
+	assert_int_equal(vdpa_vfus_irqs_fd(&irqs, VP_NO_VECTOR), -1);
+	vdpa_vfus_irqs_fini(&irqs);
 	assert_int_equal(fcntl(ours, F_GETFD), -1);
 	close(fd);
 }

@@ -34,7 +34,7 @@ bar_rd(struct owner *o, uint64_t offset, size_t len)
 {
 	uint64_t value = 0;
 
-	vp_bar_read(&o->vp, BAR, offset, &value, len);
+	vdpa_vp_bar_read(&o->vp, BAR, offset, &value, len);
 	return value;
 }
 
@@ -59,7 +59,7 @@ setup_octep_shared(void **state)
 static void
 slow(struct vp_params *params)
 {
-	params->ready_ms = LATE_MS;
+	((struct owner *)params->arg)->model.ready_ms = LATE_MS;
 }
 
 static int
@@ -197,7 +197,7 @@ firmware_takes_its_time(void **state)
 		/* A reset of the device is none of the firmware; one of the function is. */
 		octep_reset(o);
 		assert_int_equal(bar_rd(o, 0, 8), SIGNATURE);
-		vp_function_reset(&o->vp);
+		vdpa_vp_function_reset(&o->vp);
 		first = now_ms();
 	}
 }
@@ -403,8 +403,8 @@ every_access_is_harmless(void **state)
 		for (size_t i = 0; i < len; i++)
 			buf[i] = (uint8_t)random();
 		if (random() % 2 == 0)
-			vp_bar_write(&o->vp, BAR, at, buf, len);
-		vp_bar_read(&o->vp, BAR, at, buf, len);
+			vdpa_vp_bar_write(&o->vp, BAR, at, buf, len);
+		vdpa_vp_bar_read(&o->vp, BAR, at, buf, len);
 	}
 }
 
@@ -420,14 +420,14 @@ parameters_without_room_make_no_function(void **state)
 				   .device_size = 12};
 	struct vp_function vp;
 
-	assert_int_equal(vp_init(&vp, &params), -EINVAL);
+	assert_int_equal(vdpa_vp_init(&vp, &params), -EINVAL);
 	assert_non_null(strstr(vdpa_error_message(), "vectors 9"));
 	params.vectors = 8;
 	params.device_size = 65;
-	assert_int_equal(vp_init(&vp, &params), -EINVAL);
+	assert_int_equal(vdpa_vp_init(&vp, &params), -EINVAL);
 	params.device_size = 64;
 	params.notify_mult = 4;
-	assert_int_equal(vp_init(&vp, &params), -EINVAL);
+	assert_int_equal(vdpa_vp_init(&vp, &params), -EINVAL);
 }
 
 /* Faults. */
@@ -437,9 +437,9 @@ signature_may_be_wrong(void **state)
 {
 	struct owner *o = *state;
 
-	o->fault = MODEL_FAULT_BIT(WRONG_SIGNATURE);
+	o->model.fault = MODEL_FAULT_BIT(WRONG_SIGNATURE);
 	assert_int_not_equal(bar_rd(o, 0, 4), SIGNATURE & UINT32_MAX);
-	o->fault = 0;
+	o->model.fault = 0;
 	assert_int_equal(bar_rd(o, 0, 8), SIGNATURE);
 }
 
@@ -449,12 +449,12 @@ capability_may_point_past_the_bar(void **state)
 	struct owner *o = *state;
 	uint64_t at = bar_rd(o, 0x34, 1);
 
-	o->fault = MODEL_FAULT_BIT(BAD_CAPABILITY);
+	o->model.fault = MODEL_FAULT_BIT(BAD_CAPABILITY);
 	while (bar_rd(o, at + 3, 1) != VIRTIO_PCI_CAP_COMMON_CFG)
 		at = bar_rd(o, at + 1, 1);
-	assert_int_equal(bar_rd(o, at + 8, 4), vp_bar_shown(&o->vp, BAR));
-	o->fault = MODEL_FAULT_BIT(SMALL_BAR);
-	assert_int_equal(vp_bar_shown(&o->vp, BAR), 0x3000);
+	assert_int_equal(bar_rd(o, at + 8, 4), vdpa_vp_bar_shown(&o->vp, BAR));
+	o->model.fault = MODEL_FAULT_BIT(SMALL_BAR);
+	assert_int_equal(vdpa_vp_bar_shown(&o->vp, BAR), 0x3000);
 }
 
 static void
@@ -462,17 +462,17 @@ selector_may_never_be_acknowledged(void **state)
 {
 	struct owner *o = *state;
 
-	o->fault = MODEL_FAULT_BIT(SELECTOR_NEVER);
+	o->model.fault = MODEL_FAULT_BIT(SELECTOR_NEVER);
 	assert_int_equal(select_octep(o, VIRTIO_PCI_COMMON_Q_SELECT, 2, 3), 0);
 	assert_int_equal(rd(o, VIRTIO_PCI_COMMON_Q_NOFF, 2), 0);
-	o->fault = 0;
+	o->model.fault = 0;
 	assert_int_equal(reads_until(o, VIRTIO_PCI_COMMON_Q_SELECT, 2, 3), 1);
 	assert_int_equal(rd(o, VIRTIO_PCI_COMMON_Q_NOFF, 2), 3);
 	/* Nor does it outlive a reset. */
-	o->fault = MODEL_FAULT_BIT(SELECTOR_NEVER);
+	o->model.fault = MODEL_FAULT_BIT(SELECTOR_NEVER);
 	wr(o, VIRTIO_PCI_COMMON_Q_SELECT, 2, 2 | PENDING);
 	octep_reset(o);
-	o->fault = 0;
+	o->model.fault = 0;
 	assert_int_equal(rd(o, VIRTIO_PCI_COMMON_Q_SELECT, 2), 0);
 }
 
@@ -482,8 +482,8 @@ selector_may_be_late(void **state)
 	struct owner *o = *state;
 	uint64_t first = now_ms();
 
-	o->delay_ms = LATE_MS;
-	o->fault = MODEL_FAULT_BIT(SELECTOR_LATE);
+	o->model.delay_ms = LATE_MS;
+	o->model.fault = MODEL_FAULT_BIT(SELECTOR_LATE);
 	assert_int_not_equal(select_octep(o, VIRTIO_PCI_COMMON_DFSELECT, 4, 1), 0);
 	assert_true(now_ms() + 1 >= first + LATE_MS);
 }
@@ -494,10 +494,10 @@ mailbox_may_never_answer(void **state)
 	struct owner *o = *state;
 
 	octep_negotiate(o, F_OFFERED);
-	o->fault = MODEL_FAULT_BIT(MAILBOX_NEVER);
+	o->model.fault = MODEL_FAULT_BIT(MAILBOX_NEVER);
 	ask_mbox(o, 1, 0, 5);
 	assert_int_equal(answer(o), 0);
-	o->fault = 0;
+	o->model.fault = 0;
 	assert_int_equal(answer(o), MBOX_DONE);
 	assert_int_equal(o->places[0].split.avail_index, 5);
 }
@@ -509,8 +509,8 @@ mailbox_may_be_late(void **state)
 	uint64_t first;
 
 	octep_negotiate(o, F_OFFERED);
-	o->delay_ms = LATE_MS;
-	o->fault = MODEL_FAULT_BIT(MAILBOX_LATE);
+	o->model.delay_ms = LATE_MS;
+	o->model.fault = MODEL_FAULT_BIT(MAILBOX_LATE);
 	first = now_ms();
 	ask_mbox(o, 1, 0, 5);
 	assert_int_equal(answer(o), MBOX_DONE);
@@ -523,7 +523,7 @@ mailbox_may_answer_errors(void **state)
 	struct owner *o = *state;
 
 	octep_negotiate(o, F_OFFERED);
-	o->fault = MODEL_FAULT_BIT(MAILBOX_ERROR);
+	o->model.fault = MODEL_FAULT_BIT(MAILBOX_ERROR);
 	ask_mbox(o, 1, 0, 5);
 	assert_int_equal(answer(o), MBOX_ERROR(EIO));
 	assert_int_equal(o->placed, 0);

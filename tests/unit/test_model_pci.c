@@ -56,7 +56,7 @@ bars_tell_their_size(void **state)
 		assert_int_equal(cfg(o, at, 4), ~(bars[i].size - 1) | bars[i].flags);
 		cfg_write(o, at, 4, 0xfe008000);
 		assert_int_equal(cfg(o, at, 4), 0xfe008000 | bars[i].flags);
-		assert_int_equal(vp_bar_shown(&o->vp, bars[i].bar), bars[i].size);
+		assert_int_equal(vdpa_vp_bar_shown(&o->vp, bars[i].bar), bars[i].size);
 	}
 	cfg_write(o, PCI_BASE_ADDRESS_5, 4, UINT32_MAX);
 	assert_int_equal(cfg(o, PCI_BASE_ADDRESS_5, 4), UINT32_MAX);
@@ -136,11 +136,11 @@ bus_master_is_told(void **state)
 {
 	struct owner *o = *state;
 
-	assert_false(vp_bus_master(&o->vp));
+	assert_false(vdpa_vp_bus_master(&o->vp));
 	cfg_write(o, PCI_COMMAND, 2, PCI_COMMAND_MASTER);
-	assert_true(vp_bus_master(&o->vp));
+	assert_true(vdpa_vp_bus_master(&o->vp));
 	cfg_write(o, PCI_COMMAND, 1, 0);
-	assert_false(vp_bus_master(&o->vp));
+	assert_false(vdpa_vp_bus_master(&o->vp));
 	assert_int_equal(o->master_calls, 2);
 }
 
@@ -173,9 +173,9 @@ accesses_outside_have_no_effect(void **state)
 
 		if (bar == VP_BAR_VIRTIO || bar == VP_BAR_MSIX || bar == VP_BAR_PBA)
 			continue;
-		vp_bar_read(&o->vp, bar, 0, &value, sizeof(value));
+		vdpa_vp_bar_read(&o->vp, bar, 0, &value, sizeof(value));
 		assert_int_equal(value, UINT32_MAX);
-		vp_bar_write(&o->vp, bar, 0, &value, sizeof(value));
+		vdpa_vp_bar_write(&o->vp, bar, 0, &value, sizeof(value));
 	}
 }
 
@@ -189,12 +189,12 @@ every_length_at_every_offset_is_harmless(void **state)
 		for (uint64_t at = 0; at < 80; at++)
 			for (size_t len = 1; len <= sizeof(buf); len += 3) {
 				memset(buf, (int)(at + len), sizeof(buf));
-				vp_bar_write(&o->vp, VP_BAR_VIRTIO, at, buf, len);
-				vp_bar_read(&o->vp, VP_BAR_VIRTIO, at, buf, len);
-				vp_bar_write(&o->vp, VP_BAR_MSIX, at, buf, len);
-				vp_bar_read(&o->vp, VP_BAR_MSIX, at, buf, len);
-				vp_config_write(&o->vp, at * 4, buf, len);
-				vp_config_read(&o->vp, at * 4, buf, len);
+				vdpa_vp_bar_write(&o->vp, VP_BAR_VIRTIO, at, buf, len);
+				vdpa_vp_bar_read(&o->vp, VP_BAR_VIRTIO, at, buf, len);
+				vdpa_vp_bar_write(&o->vp, VP_BAR_MSIX, at, buf, len);
+				vdpa_vp_bar_read(&o->vp, VP_BAR_MSIX, at, buf, len);
+				vdpa_vp_config_write(&o->vp, at * 4, buf, len);
+				vdpa_vp_config_read(&o->vp, at * 4, buf, len);
 			}
 		run(o);
 	}

@@ -99,12 +99,12 @@ failure_is_told_to_a_running_driver_only(void **state)
 {
 	struct owner *o = *state;
 
-	assert_false(vp_needs_reset(&o->vp));
+	assert_false(vdpa_vp_needs_reset(&o->vp));
 	assert_int_equal(status(o), 0);
 	negotiate(o, FEATURES);
-	assert_false(vp_needs_reset(&o->vp));
+	assert_false(vdpa_vp_needs_reset(&o->vp));
 	run(o);
-	assert_true(vp_needs_reset(&o->vp));
+	assert_true(vdpa_vp_needs_reset(&o->vp));
 	assert_true(status(o) & VIRTIO_CONFIG_S_NEEDS_RESET);
 }
 
@@ -227,16 +227,16 @@ reading_the_isr_acknowledges(void **state)
 {
 	struct owner *o = *state;
 
-	vp_raise_isr(&o->vp, 1);
-	vp_raise_isr(&o->vp, VIRTIO_PCI_ISR_CONFIG);
-	assert_true(vp_intx_level(&o->vp));
+	vdpa_vp_raise_isr(&o->vp, 1);
+	vdpa_vp_raise_isr(&o->vp, VIRTIO_PCI_ISR_CONFIG);
+	assert_true(vdpa_vp_intx_level(&o->vp));
 	assert_int_equal(cfg(o, PCI_STATUS, 2) & PCI_STATUS_INTERRUPT, PCI_STATUS_INTERRUPT);
 	assert_int_equal(rd(o, VP_ISR_OFFSET, 1), 3);
 	assert_int_equal(rd(o, VP_ISR_OFFSET, 1), 0);
-	assert_false(vp_intx_level(&o->vp));
-	vp_raise_isr(&o->vp, 1);
+	assert_false(vdpa_vp_intx_level(&o->vp));
+	vdpa_vp_raise_isr(&o->vp, 1);
 	cfg_write(o, PCI_COMMAND, 2, PCI_COMMAND_INTX_DISABLE);
-	assert_false(vp_intx_level(&o->vp));
+	assert_false(vdpa_vp_intx_level(&o->vp));
 }
 
 static void
@@ -279,39 +279,39 @@ faults_show_in_registers(void **state)
 	uint8_t at = find_cap(o, PCI_CAP_ID_VNDR, VIRTIO_PCI_CAP_COMMON_CFG);
 	uint64_t generation;
 
-	o->fault = MODEL_FAULT_BIT(QUEUE_NEVER_ENABLES);
+	o->model.fault = MODEL_FAULT_BIT(QUEUE_NEVER_ENABLES);
 	wr(o, VIRTIO_PCI_COMMON_Q_ENABLE, 2, 1);
 	assert_int_equal(rd(o, VIRTIO_PCI_COMMON_Q_ENABLE, 2), 0);
 
-	o->fault = MODEL_FAULT_BIT(FEATURES_REFUSED);
+	o->model.fault = MODEL_FAULT_BIT(FEATURES_REFUSED);
 	negotiate(o, FEATURES);
 	assert_int_equal(status(o), S_DRIVER);
 
-	o->fault = MODEL_FAULT_BIT(RESET_NEVER_COMPLETES);
+	o->model.fault = MODEL_FAULT_BIT(RESET_NEVER_COMPLETES);
 	wr(o, VIRTIO_PCI_COMMON_STATUS, 1, 0);
 	assert_int_equal(status(o), S_DRIVER);
-	o->fault = 0;
+	o->model.fault = 0;
 	wr(o, VIRTIO_PCI_COMMON_STATUS, 1, 0);
 	assert_int_equal(status(o), 0);
 
-	o->fault = MODEL_FAULT_BIT(NO_VECTOR);
+	o->model.fault = MODEL_FAULT_BIT(NO_VECTOR);
 	wr(o, VIRTIO_PCI_COMMON_Q_MSIX, 2, 1);
 	assert_int_equal(rd(o, VIRTIO_PCI_COMMON_Q_MSIX, 2), VP_NO_VECTOR);
 
-	o->fault = MODEL_FAULT_BIT(UNSTABLE_GENERATION);
+	o->model.fault = MODEL_FAULT_BIT(UNSTABLE_GENERATION);
 	generation = rd(o, VIRTIO_PCI_COMMON_CFGGENERATION, 1);
 	assert_int_not_equal(rd(o, VIRTIO_PCI_COMMON_CFGGENERATION, 1), generation);
 
-	o->fault = MODEL_FAULT_BIT(BAD_CAPABILITY);
+	o->model.fault = MODEL_FAULT_BIT(BAD_CAPABILITY);
 	assert_int_equal(cfg(o, at + VIRTIO_PCI_CAP_OFFSET, 4), 0x8000);
-	o->fault = MODEL_FAULT_BIT(SMALL_BAR);
-	assert_int_equal(vp_bar_shown(&o->vp, VP_BAR_VIRTIO), 0x2000);
+	o->model.fault = MODEL_FAULT_BIT(SMALL_BAR);
+	assert_int_equal(vdpa_vp_bar_shown(&o->vp, VP_BAR_VIRTIO), 0x2000);
 
-	o->fault = MODEL_FAULT_BIT(ALL_ONES);
+	o->model.fault = MODEL_FAULT_BIT(ALL_ONES);
 	assert_int_equal(rd(o, VIRTIO_PCI_COMMON_STATUS, 4), UINT32_MAX);
 	assert_int_equal(cfg(o, 0, 4), UINT32_MAX);
 	wr(o, VIRTIO_PCI_COMMON_STATUS, 1, VIRTIO_CONFIG_S_ACKNOWLEDGE);
-	o->fault = 0;
+	o->model.fault = 0;
 	assert_int_equal(status(o), 0);
 }
 

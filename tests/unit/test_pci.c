@@ -319,6 +319,29 @@ msix_outside_its_bar_is_refused(void **state)
 }
 
 static void
+master_again(struct fake_pci *f)
+{
+	f->config[COMMAND] |= BUS_MASTER;
+}
+
+/* Of a function in another process each access is a trip there and back. */
+static void
+bus_master_is_one_access_where_it_changes(void **state)
+{
+	struct vdpa_pci *pci = open_fake();
+	unsigned int answered = fake.answered;
+
+	for (unsigned int i = 0; i < 10; i++) {
+		assert_int_equal(vdpa_pci_set_bus_master(pci, false), 0);
+		assert_int_equal(vdpa_pci_set_bus_master(pci, true), 0);
+		assert_int_equal(command(), MEMORY | BUS_MASTER);
+		assert_int_equal(vdpa_pci_set_bus_master(pci, true), 0);
+	}
+	assert_int_equal(fake.answered, answered + 19);
+	vdpa_pci_close(pci);
+}
+
+static void
 a_reset_leaves_it_as_after_open(void **state)
 {
 	struct vdpa_pci *pci = open_fake();
@@ -329,6 +352,11 @@ a_reset_leaves_it_as_after_open(void **state)
 	assert_int_equal(fake.resets, 1);
 	assert_int_equal(command(), MEMORY);
 	assert_false(fake.msix_on);
+	/* What a reset leaves in the register is looked for there. */
+	fake.on_reset = master_again;
+	assert_int_equal(vdpa_pci_reset(pci), 0);
+	assert_int_equal(command(), MEMORY);
+	fake.on_reset = NULL;
 	assert_int_equal(vdpa_pci_msix_enable(pci, 2), 0);
 	fake.reset_err = EIO;
 	assert_int_equal(vdpa_pci_reset(pci), -EIO);
@@ -605,7 +633,8 @@ transports_are_refused_that_cannot_work(void **state)
 	ops.set_irqs = NULL;
 	assert_int_equal(vdpa_pci_register_transport(&ops), -EINVAL);
 	ops.set_irqs = fake_pci_transport.set_irqs;
-	ops.size -= sizeof(void *);
+	/* The first version's table ended with that. */
+	ops.size = offsetof(struct vdpa_pci_transport, export_part);
 	assert_int_equal(vdpa_pci_register_transport(&ops), -EINVAL);
 	later.ops.prefix = "other/";
 	later.ops.size = sizeof(later);
@@ -651,6 +680,7 @@ main(void)
 		test(capabilities_are_found_in_order),
 		test(a_capability_list_that_loops_or_leaves_is_refused),
 		test(msix_outside_its_bar_is_refused),
+		test(bus_master_is_one_access_where_it_changes),
 		test(a_reset_leaves_it_as_after_open),
 		test(all_ones_are_removal_only_when_the_class_says_so),
 		test(an_access_that_fails_is_the_end_of_the_function),

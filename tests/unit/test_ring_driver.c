@@ -121,7 +121,7 @@ assert_bad(const char *said)
 	uint16_t id;
 
 	assert_int_equal(ring_driver_take(&ring, &id, &len), -EPROTO);
-	assert_non_null(strstr(ring.bad, said));
+	assert_non_null(strstr(ring_driver_bad(&ring), said));
 	/* And it stays so. */
 	assert_int_equal(ring_driver_take(&ring, &id, &len), -EPROTO);
 	ring_driver_reset(&ring);
@@ -149,7 +149,7 @@ assert_none(void)
 }
 
 static void
-split_used_index_beyond_what_is_under_way_is_bad(void **state)
+split_used_index_beyond_what_is_in_flight_is_bad(void **state)
 {
 	use_split(post(1), BUF_LEN, 2);
 	assert_bad("beyond what was taken");
@@ -164,7 +164,7 @@ split_id_beyond_the_ring_is_bad(void **state)
 }
 
 static void
-split_id_that_is_not_under_way_is_bad(void **state)
+split_id_that_is_not_in_flight_is_bad(void **state)
 {
 	uint16_t id = post(1);
 
@@ -172,7 +172,7 @@ split_id_that_is_not_under_way_is_bad(void **state)
 	use_split(id, BUF_LEN, 1);
 	assert_taken(id, BUF_LEN);
 	use_split(id, BUF_LEN, 1);
-	assert_bad("not under way");
+	assert_bad("not in flight");
 }
 
 static void
@@ -183,19 +183,19 @@ more_bytes_than_the_buffers_hold_are_bad(void **state)
 }
 
 static void
-packed_used_with_nothing_under_way_is_bad(void **state)
+packed_used_with_nothing_in_flight_is_bad(void **state)
 {
 	use_packed(0, true, 0, 0);
-	assert_bad("no buffer under way");
+	assert_bad("no chain in flight");
 }
 
 static void
-packed_id_that_is_not_under_way_is_bad(void **state)
+packed_id_that_is_not_in_flight_is_bad(void **state)
 {
 	uint16_t id = post(1);
 
 	use_packed(0, true, (uint16_t)(id + 1), 0);
-	assert_bad("not under way");
+	assert_bad("not in flight");
 }
 
 static void
@@ -204,8 +204,8 @@ packed_chain_across_the_end_flips_the_wrap_counter(void **state)
 	uint16_t id;
 
 	for (unsigned int lap = 0; lap < 3 * NUM; lap++) {
-		uint16_t pos = ring.used;
-		bool wrap = ring.used_wrap;
+		bool wrap = false;
+		uint16_t pos = ring_driver_used_pos(&ring, &wrap);
 
 		id = post(3);
 		use_packed(pos, wrap, id, 5);
@@ -264,39 +264,57 @@ packed_kick_is_wanted_where_the_event_lies_in_what_was_posted(void **state)
 {
 	volatile struct vring_packed_desc_event *e = ring_mem_va(&mem, ring.dev);
 
+	/* The first question is for all that was posted. */
 	e->flags = VRING_PACKED_EVENT_FLAG_DESC;
 	e->off_wrap = 2 | 1 << VRING_PACKED_EVENT_F_WRAP_CTR;
 	post(2);
-	assert_false(ring_driver_kick_since(&ring, 0, true));
+	assert_false(ring_driver_kick_wanted(&ring));
 	post(1);
-	assert_true(ring_driver_kick_since(&ring, 2, true));
-	assert_true(ring_driver_kick_since(&ring, 0, true));
 	post(1);
-	assert_false(ring_driver_kick_since(&ring, 3, true));
-	e->flags = VRING_PACKED_EVENT_FLAG_DISABLE;
-	assert_false(ring_driver_kick_since(&ring, 0, true));
+	assert_true(ring_driver_kick_wanted(&ring));
+	assert_false(ring_driver_kick_wanted(&ring));
+	post(1);
+	assert_false(ring_driver_kick_wanted(&ring));
 	e->flags = VRING_PACKED_EVENT_FLAG_ENABLE;
-	assert_true(ring_driver_kick_since(&ring, 3, true));
+	post(1);
+	assert_true(ring_driver_kick_wanted(&ring));
+	e->flags = VRING_PACKED_EVENT_FLAG_DISABLE;
+	post(1);
+	assert_false(ring_driver_kick_wanted(&ring));
 }
 
 static void
 packed_kick_is_wanted_across_the_end(void **state)
 {
 	volatile struct vring_packed_desc_event *e = ring_mem_va(&mem, ring.dev);
-	uint16_t id = post(6);
+	/* Of three buffers at positions 6, 7 and, a lap later, 0. */
+	const struct {
+		uint16_t off_wrap;
+		bool wanted;
+	} events[] = {
+		{5 | 1 << VRING_PACKED_EVENT_F_WRAP_CTR, false},
+		{6 | 1 << VRING_PACKED_EVENT_F_WRAP_CTR, true},
+		{7 | 1 << VRING_PACKED_EVENT_F_WRAP_CTR, true},
+		{0, true},
+		{0 | 1 << VRING_PACKED_EVENT_F_WRAP_CTR, false},
+		{1, false},
+		{7, false},
+	};
 
-	use_packed(0, true, id, 0);
-	assert_taken(id, 0);
-	e->flags = VRING_PACKED_EVENT_FLAG_DESC;
-	/* Position 7 of the lap that ends; then position 0 of the next. */
-	e->off_wrap = 7 | 1 << VRING_PACKED_EVENT_F_WRAP_CTR;
-	post(3);
-	assert_false(ring.avail_wrap);
-	assert_true(ring_driver_kick_since(&ring, 6, true));
-	e->off_wrap = 0;
-	assert_true(ring_driver_kick_since(&ring, 6, true));
-	e->off_wrap = 1;
-	assert_false(ring_driver_kick_since(&ring, 6, true));
+	for (unsigned int i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
+		uint16_t id;
+
+		ring_driver_reset(&ring);
+		id = post(6);
+		use_packed(0, true, id, 0);
+		assert_taken(id, 0);
+		e->flags = VRING_PACKED_EVENT_FLAG_DESC;
+		e->off_wrap = 1 | 1 << VRING_PACKED_EVENT_F_WRAP_CTR;
+		assert_true(ring_driver_kick_wanted(&ring));
+		post(3);
+		e->off_wrap = events[i].off_wrap;
+		assert_int_equal(ring_driver_kick_wanted(&ring), events[i].wanted);
+	}
 }
 
 static void
@@ -316,7 +334,7 @@ split_ring_at_a_place_goes_past_the_end_of_the_index(void **state)
 	}
 	ring_driver_place(&ring, &place);
 	assert_int_equal(place.split.avail_index, 1);
-	/* One that is under way is not behind the device yet. */
+	/* One that is in flight is not behind the device yet. */
 	post(1);
 	ring_driver_place(&ring, &place);
 	assert_int_equal(place.split.avail_index, 1);
@@ -355,14 +373,14 @@ main(void)
 #define SPLIT(test)  cmocka_unit_test_setup_teardown(test, setup_split, teardown)
 #define PACKED(test) cmocka_unit_test_setup_teardown(test, setup_packed, teardown)
 	const struct CMUnitTest tests[] = {
-		SPLIT(split_used_index_beyond_what_is_under_way_is_bad),
+		SPLIT(split_used_index_beyond_what_is_in_flight_is_bad),
 		SPLIT(split_id_beyond_the_ring_is_bad),
-		SPLIT(split_id_that_is_not_under_way_is_bad),
+		SPLIT(split_id_that_is_not_in_flight_is_bad),
 		SPLIT(more_bytes_than_the_buffers_hold_are_bad),
 		SPLIT(split_ring_at_a_place_goes_past_the_end_of_the_index),
 		PACKED(packed_ring_at_a_place_looks_as_two_laps_left_it),
-		PACKED(packed_used_with_nothing_under_way_is_bad),
-		PACKED(packed_id_that_is_not_under_way_is_bad),
+		PACKED(packed_used_with_nothing_in_flight_is_bad),
+		PACKED(packed_id_that_is_not_in_flight_is_bad),
 		PACKED(packed_chain_across_the_end_flips_the_wrap_counter),
 		cmocka_unit_test_setup_teardown(split_in_order_batch_is_one_entry,
 						setup_split_in_order, teardown),

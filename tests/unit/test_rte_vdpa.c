@@ -88,6 +88,41 @@ malformed_arguments_are_refused(void **state)
 	assert_refused("mgmtdev=\"sim_net", "quotation mark");
 }
 
+static void
+assert_control(const char *devargs, const char *expected)
+{
+	char *path;
+
+	assert_int_equal(vdpa_rte_control(devargs, &path), 0);
+	if (expected == NULL)
+		assert_null(path);
+	else
+		assert_string_equal(path, expected);
+	free(path);
+}
+
+static void
+the_control_socket_is_no_word_of_the_device(void **state)
+{
+	char *path;
+
+	assert_words("control=/run/c.sock,mgmtdev=sim_net",
+		     "name uvdpa0 mgmtdev sim_net frontend rte_vdpa");
+	assert_words("mgmtdev=sim_net,control=\"/run/a,b\",max_vqp=2",
+		     "name uvdpa0 mgmtdev sim_net max_vqp 2 frontend rte_vdpa");
+	assert_control("control=/run/c.sock,mgmtdev=sim_net", "/run/c.sock");
+	assert_control("mgmtdev=sim_net,control=\"/run/a,b\",max_vqp=2", "/run/a,b");
+	assert_control("mgmtdev=sim_net,control=\"/run/a b\"", "/run/a b");
+	assert_control("mgmtdev=\"x,control=y\"", NULL);
+	assert_control("controls=/run/c.sock", NULL);
+	assert_control("", NULL);
+	assert_control(NULL, NULL);
+	assert_int_equal(vdpa_rte_control("control=", &path), -EINVAL);
+	assert_int_equal(vdpa_rte_control("control,mgmtdev=sim_net", &path), -EINVAL);
+	assert_int_equal(vdpa_rte_control("control=a,control=b", &path), -EINVAL);
+	assert_null(path);
+}
+
 /* Every word, once it is split again, passes the grammar as the same words of --dev would. */
 static void
 what_comes_out_is_the_grammar_of_dev_add(void **state)
@@ -207,6 +242,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(items_become_words_with_values),
+		cmocka_unit_test(the_control_socket_is_no_word_of_the_device),
 		cmocka_unit_test(a_blank_separates_a_choice_from_its_own_value),
 		cmocka_unit_test(only_the_first_equals_sign_of_an_item_separates),
 		cmocka_unit_test(quotes_keep_commas_and_equals_signs),

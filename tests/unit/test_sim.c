@@ -32,7 +32,7 @@ struct keeper {
 };
 
 static int
-keeper_init(struct sim_device *dev, const struct vdpa_args *args, struct sim_worker **worker)
+keeper_init(struct sim_device *dev, const struct vdpa_args *args, struct vdpa_worker **worker)
 {
 	struct keeper *k = calloc(1, sizeof(*k));
 

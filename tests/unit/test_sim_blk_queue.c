@@ -188,6 +188,70 @@ executes_requests_that_a_dead_process_left(void **state)
 	each(run_recovery);
 }
 
+/* Room in the turn for one piece: what is larger stays under way. */
+static int
+do_hand_over(void *arg)
+{
+	struct fixture *f = arg;
+
+	sim_turn_begin(&f->lane.turn, 0);
+	f->lane.turn.bytes = 1;
+	sim_blk_class.process(f->q, SIM_BUDGET);
+	assert_int_equal(sim_blk_class.outstanding(f->q), 1);
+	f->q->inflight.hand_over = true;
+	do_stop(f);
+	return do_process(f);
+}
+
+/* A stop in the middle of a request that is not waited for; then it is done again, once. */
+static void
+run_hand_over(struct fixture *f)
+{
+	struct vdpa_vq_inflight area = {.size = 64 << 10};
+	uint64_t m = slot_mem(0);
+	struct part p[SLOT_DESC] = {[0] = {m, 16, false}, [SLOT_DESC - 1] = {m + 0x100, 1, true}};
+	struct vdpa_vq_state state;
+	uint32_t len = 0;
+
+	for (unsigned int i = 1; i < SLOT_DESC - 1; i++)
+		p[i] = (struct part){m + 0x1000, 0x1e000, false};
+	area.addr = calloc(1, area.size);
+	on_loop(f, do_stop);
+	vdpa_vq_teardown(f->q->vq);
+	f->q->inflight = area;
+	setup_ring(f, &area);
+	on_loop(f, do_start);
+	put_header(f, 0, VIRTIO_BLK_T_OUT, 0);
+	f->mem[m + 0x100] = 0xff;
+	add_chain(f, 0, p, SLOT_DESC);
+	on_loop(f, do_hand_over);
+	assert_true(drain(f));
+	/* The kernel may have been done with its piece, but not with all of them. */
+	assert_int_equal(get_used(f, &len), -1);
+	assert_int_equal(f->mem[m + 0x100], 0xff);
+	assert_int_equal(vdpa_vq_get_state(f->q->vq, &state), 0);
+	assert_int_equal(f->packed ? state.packed.last_avail_idx : state.split.avail_index,
+			 f->packed ? SLOT_DESC : 1);
+	vdpa_vq_teardown(f->q->vq);
+	setup_ring(f, &area);
+	on_loop(f, do_start);
+	assert_int_equal(wait_used(f, &len), 0);
+	assert_int_equal(f->mem[m + 0x100], VIRTIO_BLK_S_OK);
+	assert_int_equal(get_used(f, &len), -1);
+	assert_int_equal(vq_stat(f, "io_errors"), 0);
+	on_loop(f, do_stop);
+	assert_true(drain(f));
+	vdpa_vq_teardown(f->q->vq);
+	f->q->inflight = (struct vdpa_vq_inflight){0};
+	free(area.addr);
+}
+
+static void
+leaves_requests_in_the_area_when_they_are_handed_over(void **state)
+{
+	each(run_hand_over);
+}
+
 int
 main(void)
 {
@@ -196,6 +260,7 @@ main(void)
 		cmocka_unit_test(drains_when_stopped_and_goes_on_when_started),
 		cmocka_unit_test(a_stop_that_takes_too_long_cancels_what_is_left),
 		cmocka_unit_test(executes_requests_that_a_dead_process_left),
+		cmocka_unit_test(leaves_requests_in_the_area_when_they_are_handed_over),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

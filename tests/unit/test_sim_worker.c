@@ -216,7 +216,7 @@ look(struct watch *w)
 }
 
 static int
-watch_init(struct sim_device *dev, const struct vdpa_args *args, struct sim_worker **worker)
+watch_init(struct sim_device *dev, const struct vdpa_args *args, struct vdpa_worker **worker)
 {
 	dev->nvqs = 1;
 	dev->device_features = SIM_RING_FEATURES;

@@ -265,6 +265,29 @@ hundreds_of_regions_are_mapped_and_unmapped(void **state)
 	close(fd);
 }
 
+/* Other functions of the server wait for each. */
+static void
+a_large_sparse_region_is_mapped_by_few_messages(void **state)
+{
+	const uint64_t size = 512ull << 30;
+	int fd = memfd_create("guest", MFD_CLOEXEC);
+	struct vdpa_mem_region_spec spec = {.size = size, .fd = fd};
+	struct vdpa_iotlb *tlb;
+	struct function f;
+
+	assert_int_equal(ftruncate(fd, (off_t)size), 0);
+	start_and_open(&f);
+	assert_int_equal(vdpa_iotlb_create(NULL, &spec, 1, &tlb), 0);
+	assert_int_equal(set_memory(&f, tlb), 0);
+	assert_int_equal(LOAD(server.n_dma), 8);
+	assert_int_equal(server.dma[7].m.address, size - (64ull << 30));
+	assert_int_equal(server.dma[7].m.size, 64ull << 30);
+	assert_int_equal(set_memory(&f, NULL), 0);
+	vdpa_iotlb_put(tlb);
+	T->close(f.handle);
+	close(fd);
+}
+
 static void
 a_region_that_ends_within_a_page_is_sent_as_whole_pages(void **state)
 {
@@ -600,6 +623,7 @@ main(void)
 		TEST(the_server_signals_the_eventfd_of_a_vector),
 		TEST(memory_is_mapped_with_its_file_and_unmapped),
 		TEST(hundreds_of_regions_are_mapped_and_unmapped),
+		TEST(a_large_sparse_region_is_mapped_by_few_messages),
 		TEST(a_region_that_ends_within_a_page_is_sent_as_whole_pages),
 		TEST(the_limits_of_the_server_are_the_domains),
 		TEST(memory_left_mapped_is_unmapped_on_close),

@@ -40,7 +40,8 @@ static struct {
 	int fd;
 	bool fast; /* it sends its next message when the job yields, else when that sleeps */
 	unsigned int to_send, sent;
-	unsigned int answered;	 /* atomic */
+	unsigned int answered; /* atomic */
+	unsigned int polls;
 	unsigned int sleeps;	 /* of the job, each for a message */
 	unsigned int looked_for; /* messages for which the job has yielded and looked again */
 	bool looks;		 /* for the next one */
@@ -101,8 +102,10 @@ __wrap_sched_yield(void)
 int
 __wrap_poll(struct pollfd *fds, nfds_t n, int timeout)
 {
-	if (LOAD(peer.talks))
+	if (LOAD(peer.talks)) {
+		peer.polls++;
 		peer.sleeps += answer_read();
+	}
 	return __real_poll(fds, n, timeout);
 }
 
@@ -184,7 +187,7 @@ talk(bool fast)
 	peer.sent = peer.answered = peer.sleeps = peer.looked_for = 0;
 	STORE(peer.talks, true);
 	send_message();
-	for (unsigned int i = 0; i < 5000 && LOAD(peer.answered) < MESSAGES; i++)
+	for (unsigned int i = 0; i < 30000 && LOAD(peer.answered) < MESSAGES; i++)
 		usleep(1000);
 	STORE(hold.on, false);
 	STORE(peer.talks, false);
@@ -234,6 +237,36 @@ one_front_end_at_a_time_is_looked_for(void **state)
 	device_close(other);
 }
 
+/* Behind the message that ends a start or a stop none is waited for, awake or asleep. */
+static void
+a_stopped_device_s_front_end_is_not_looked_for(void **state)
+{
+	const uint64_t status = VHU_PROTOCOL(STATUS) | VHU_PROTOCOL(REPLY_ACK);
+	const struct vhu_msg protocol = {.request = VHU_SET_PROTOCOL_FEATURES,
+					 .flags = VHU_FLAGS_VERSION,
+					 .size = sizeof(status),
+					 .payload.u64 = status};
+	const struct vhu_msg stop = {.request = VHU_SET_STATUS,
+				     .flags = VHU_FLAGS_VERSION | VHU_FLAGS_NEED_REPLY,
+				     .size = sizeof(status)};
+	struct device *d = *state;
+	char both[2 * (VHU_HDR_SIZE + sizeof(status))];
+	struct vhu_msg answer;
+
+	/* This front end reads its answer here. */
+	peer.fd = -1;
+	d->dev.protocol = status;
+	memcpy(both, &protocol, sizeof(both) / 2);
+	memcpy(both + sizeof(both) / 2, &stop, sizeof(both) / 2);
+	STORE(peer.talks, true);
+	assert_int_equal(send(d->fd, both, sizeof(both), 0), sizeof(both));
+	assert_int_equal(recv(d->fd, &answer, sizeof(both) / 2, MSG_WAITALL), sizeof(both) / 2);
+	usleep(20000);
+	STORE(peer.talks, false);
+	assert_int_equal(peer.looked_for, 0);
+	assert_int_equal(peer.polls, 0);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int
@@ -244,6 +277,7 @@ main(void)
 		TEST(a_slow_front_end_is_rarely_looked_for),
 		TEST(a_front_end_that_has_become_fast_is_looked_for_again),
 		TEST(one_front_end_at_a_time_is_looked_for),
+		TEST(a_stopped_device_s_front_end_is_not_looked_for),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

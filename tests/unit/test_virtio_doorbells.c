@@ -101,6 +101,54 @@ kicks_are_written_where_the_doorbell_is_mapped(void **state)
 	assert_int_equal(*bell, 0x5a5a);
 	munmap((void *)(uintptr_t)given, area.size);
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	end_binding(f);
+	assert_null(device(f)->hw.doorbells.va);
+}
+
+/* To map them, and to touch the page first, is dear: once for all starts of a front end. */
+static void
+starts_of_one_binding_map_the_doorbells_once(void **state)
+{
+	struct fixture *f = *state;
+	const volatile uint8_t *va;
+
+	fake_virtio_init_doorbells(&f->v, "v0", 1, 4096, true);
+	seal_doorbells(f);
+	f->v.features &= ~RTE_BIT64(VIRTIO_NET_F_CTRL_VQ);
+	assert_int_equal(add(f, WORDS), 0);
+	f->guest.start.nvqs = 2;
+	f->guest.start.features = V1;
+	f->guest.vqs[0].ready = f->guest.vqs[1].ready = true;
+	start(f);
+	va = device(f)->hw.doorbells.va;
+	assert_non_null(va);
+	for (unsigned int i = 0; i < 10; i++) {
+		assert_int_equal(vdpa_device_stop(f->vdev), 0);
+		assert_ptr_equal(device(f)->hw.doorbells.va, va);
+		start(f);
+		assert_ptr_equal(device(f)->hw.doorbells.va, va);
+	}
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	end_binding(f);
+	assert_null(device(f)->hw.doorbells.va);
+}
+
+/* It may answer no more, and the page be touched in vain. */
+static void
+a_reset_that_fails_takes_the_doorbells(void **state)
+{
+	struct fixture *f = *state;
+
+	fake_virtio_init_doorbells(&f->v, "v0", 1, 4096, true);
+	seal_doorbells(f);
+	f->v.features &= ~RTE_BIT64(VIRTIO_NET_F_CTRL_VQ);
+	assert_int_equal(add(f, WORDS), 0);
+	f->guest.start.nvqs = 2;
+	f->guest.start.features = V1;
+	f->guest.vqs[0].ready = f->guest.vqs[1].ready = true;
+	start(f);
+	f->v.never_resets = true;
+	assert_true(vdpa_device_stop(f->vdev) < 0);
 	assert_null(device(f)->hw.doorbells.va);
 }
 
@@ -276,6 +324,8 @@ main(void)
 		T(kicks_are_posted_where_the_doorbell_is_not_mapped),
 		T(queue_costs_three_answers_of_the_function),
 		T(kicks_are_written_where_the_doorbell_is_mapped),
+		T(starts_of_one_binding_map_the_doorbells_once),
+		T(a_reset_that_fails_takes_the_doorbells),
 		T(a_page_says_that_the_whole_device_goes_with_it),
 		T(a_doorbell_that_shares_its_page_is_not_given_away),
 		T(a_page_that_the_structure_does_not_fill_is_not_given_away),

@@ -166,26 +166,59 @@ a_second_pair_needs_mq(void **state)
 
 /* Where a queue stands. */
 
+/* Queue 1 stands in the middle of a ring. */
 static void
-a_queue_starts_at_zero_only(void **state)
+stand_in_the_middle(struct fixture *f, bool packed)
+{
+	f->guest.start.features = V1 | (packed ? PACKED : 0);
+	go_on_at(f, 1, packed ? 0 : 17);
+	for (unsigned int i = 0; packed && i < 2; i++)
+		f->guest.vqs[i].state.packed.last_avail_counter =
+			f->guest.vqs[i].state.packed.last_used_counter = 1;
+	if (packed)
+		f->guest.vqs[1].state.packed.last_avail_idx =
+			f->guest.vqs[1].state.packed.last_used_idx = 17;
+}
+
+static void
+a_queue_in_the_middle_starts_by_a_shadow(void **state)
 {
 	struct fixture *f = *state;
 
 	add_net(f, 1, WORDS);
-	f->guest.vqs[1].state.split.avail_index = 17;
-	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EOPNOTSUPP,
-		       "queue 1: starts at 17: a virtio device can only start at 0");
-	f->guest.vqs[1].state.split.avail_index = 0;
-	start(f);
-	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	for (unsigned int packed = 0; packed < 2; packed++) {
+		struct vdpa_vq_state at, want;
 
-	f->guest.start.features |= PACKED;
-	for (unsigned int i = 0; i < 2; i++)
-		f->guest.vqs[i].state.packed.last_avail_counter =
-			f->guest.vqs[i].state.packed.last_used_counter = 1;
-	f->guest.vqs[0].state.packed.last_used_counter = 0;
-	assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EOPNOTSUPP,
-		       "queue 0: starts at 0");
+		stand_in_the_middle(f, packed);
+		want = f->guest.vqs[1].state;
+		assert_int_equal(vdpa_device_start(f->vdev, &f->guest.start), 0);
+		assert_true(!is_on_shadow(f, 0) && is_on_shadow(f, 1));
+		assert_int_equal(vdpa_device_stop_vq(f->vdev, 1, &at), 0);
+		assert_memory_equal(&at, &want, sizeof(at));
+		assert_int_equal(vdpa_device_stop(f->vdev), 0);
+		/* The shadow's ring is no longer in the device's reach; the guest's memory and the
+		 * control queue are. */
+		assert_int_equal(f->v.pci.n_mapped, 2);
+	}
+}
+
+static void
+without_shadows_a_queue_starts_at_the_beginning_only(void **state)
+{
+	struct fixture *f = *state;
+
+	add_net(f, 1, WORDS);
+	vdpa_device_set_migration(f->vdev, VDPA_MIGRATION_OFF);
+	for (unsigned int packed = 0; packed < 2; packed++) {
+		stand_in_the_middle(f, packed);
+		assert_refused(vdpa_device_start(f->vdev, &f->guest.start), EOPNOTSUPP,
+			       "queue 1: it goes on in the middle of its ring");
+	}
+	f->guest.start.features = V1;
+	go_on_at(f, 1, 0);
+	f->guest.vqs[0].state = f->guest.vqs[1].state;
+	start(f);
+	assert_false(is_on_shadow(f, 1));
 }
 
 static void
@@ -282,6 +315,7 @@ without_queue_reset_a_queue_stops_with_the_device(void **state)
 	f->v.features &= ~RTE_BIT64(VIRTIO_F_RING_RESET);
 	assert_int_equal(add(f, WORDS), 0);
 	assert_false(vdpa_get_capabilities(f->vdev)->late_vqs);
+	assert_false(vdpa_get_capabilities(f->vdev)->vq_reset);
 	f->guest.start.nvqs = 2;
 	f->guest.vqs[0].ready = f->guest.vqs[1].ready = true;
 	f->guest.start.features = V1;
@@ -305,6 +339,7 @@ queue_reset_needs_its_register(void **state)
 	fake_virtio_cap(&f->v, VIRTIO_PCI_CAP_COMMON_CFG)[12] = 56;
 	assert_int_equal(add(f, WORDS), 0);
 	assert_false(vdpa_get_capabilities(f->vdev)->late_vqs);
+	assert_false(vdpa_get_capabilities(f->vdev)->vq_reset);
 	f->guest.start.nvqs = 2;
 	f->guest.vqs[0].ready = f->guest.vqs[1].ready = true;
 	f->guest.start.features = V1;
@@ -322,7 +357,8 @@ main(void)
 		T(a_start_that_fails_is_unwound),
 		T(a_guest_without_version_1_is_refused),
 		T(a_second_pair_needs_mq),
-		T(a_queue_starts_at_zero_only),
+		T(a_queue_in_the_middle_starts_by_a_shadow),
+		T(without_shadows_a_queue_starts_at_the_beginning_only),
 		T(where_a_queue_stopped_is_not_guessed),
 		T(a_start_that_failed_is_not_tried_again_without_a_reset),
 		T(a_late_queue_starts_where_queues_reset_one_by_one),

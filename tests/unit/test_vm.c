@@ -7,6 +7,7 @@
  */
 
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -222,6 +223,37 @@ a_table_that_contradicts_another_is_refused(void **state)
 	assert_int_equal(region(f, 1, 0)->va[0], 0);
 }
 
+static void *
+end_connection(void *arg)
+{
+	usleep(50000);
+	disconnect_device(arg, 1);
+	return NULL;
+}
+
+/* The next guest has the first device before the last one's has let go of the second. */
+static void
+a_table_waits_for_one_that_is_about_to_go(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_mem_region_spec next = spec(f, 0);
+	pthread_t thread;
+
+	next.fd = f->other;
+	assert_int_equal(tell(f, 1, 2), 0);
+	assert_int_equal(vdpa_consumer_set_memory(f->c[0], &next, 1), -EBUSY);
+	vdpa_consumer_leaves(f->c[1]);
+	assert_int_equal(pthread_create(&thread, NULL, end_connection, f), 0);
+	assert_int_equal(vdpa_consumer_set_memory(f->c[0], &next, 1), 0);
+	pthread_join(thread, NULL);
+	/* One that does not go holds the others up for a time only. */
+	connect_device(f, 1);
+	next.fd = f->fds[0];
+	vdpa_consumer_leaves(f->c[0]);
+	assert_int_equal(vdpa_consumer_set_memory(f->c[1], &next, 1), -EBUSY);
+	assert_non_null(strstr(vdpa_error_message(), "contradicts that of dev0"));
+}
+
 static void
 the_same_memory_in_other_pieces_contradicts_nothing(void **state)
 {
@@ -303,6 +335,43 @@ start(struct fake_device *fake, struct vdpa_iotlb *tlb)
 	assert_int_equal(vdpa_device_start(&fake->vdev, &conf), 0);
 }
 
+/* As a front end that tries again and again, on the control loop. */
+static void
+a_front_end_that_is_refused_has_nothing_taken_from_the_device(void **state)
+{
+	static const struct vdpa_dma_ops ops = {.map = map_nothing, .unmap = map_nothing};
+	const struct vdpa_dma_limits limits = {.page_size = 4096};
+	struct vdpa_peer one = user(1000), another = user(1001);
+	struct fixture *f = *state;
+	struct vdpa_dma_domain *dom;
+	struct vdpa_consumer *c;
+	struct fake_device *hw;
+
+	assert_int_equal(vdpa_dma_domain_create("vm guest0", &ops, NULL, &limits, &dom), 0);
+	hw = fake_hardware_new("hw0", dom, false);
+	assert_non_null(hw);
+	assert_int_equal(vdpa_vm_join("guest0", "hw0", &hw->vdev.core->vm), 0);
+	assert_int_equal(vdpa_register_device(&hw->vdev), 0);
+	assert_int_equal(vdpa_consumer_admit(&hw->vdev, &another), 0);
+	assert_int_equal(vdpa_consumer_set_peer(f->c[0], &one), 0);
+	assert_int_equal(vdpa_consumer_admit(&hw->vdev, &one), 0);
+	assert_int_equal(vdpa_consumer_admit(&hw->vdev, &another), -EACCES);
+	assert_non_null(strstr(vdpa_error_message(), "of the same VM guest0, has uid 1000"));
+	c = vdpa_consumer_new(&hw->vdev, NULL, NULL);
+	assert_int_equal(vdpa_consumer_set_peer(c, &another), -EACCES);
+	vdpa_consumer_free(c);
+	assert_int_equal(hw->dma_releases, 0);
+	/* One that has given memory has it taken back. */
+	c = vdpa_consumer_new(&hw->vdev, NULL, NULL);
+	assert_int_equal(vdpa_consumer_set_peer(c, &one), 0);
+	assert_int_equal(vdpa_consumer_set_memory(c, NULL, 0), 0);
+	vdpa_consumer_free(c);
+	assert_int_equal(hw->dma_releases, 1);
+	vdpa_unregister_device(&hw->vdev);
+	vdpa_put_device(&hw->vdev);
+	vdpa_dma_domain_destroy(dom);
+}
+
 static void
 one_that_does_not_reset_is_cut_off_from_what_others_use(void **state)
 {
@@ -347,6 +416,44 @@ one_that_does_not_reset_is_cut_off_from_what_others_use(void **state)
 	vdpa_dma_domain_destroy(dom);
 }
 
+/* Nobody needs it cut off when it fails; the next guest does. */
+static void
+the_next_guest_waits_for_one_that_has_not_reset(void **state)
+{
+	static const struct vdpa_dma_ops ops = {.map = map_nothing, .unmap = map_nothing};
+	const struct vdpa_dma_limits limits = {.page_size = 4096, .one_guest = true};
+	struct fixture *f = *state;
+	struct vdpa_mem_region_spec memory = spec(f, 0);
+	struct vdpa_start_config conf = {.features = V1};
+	struct vdpa_dma_domain *dom;
+	struct fake_device *hw[2];
+
+	assert_int_equal(vdpa_dma_domain_create("vm guest0", &ops, NULL, &limits, &dom), 0);
+	assert_int_equal(vdpa_iotlb_create(NULL, &memory, 1, &conf.iotlb), 0);
+	for (unsigned int i = 0; i < 2; i++) {
+		hw[i] = fake_hardware_new(i == 0 ? "hw0" : "hw1", dom, false);
+		assert_non_null(hw[i]);
+		assert_int_equal(vdpa_register_device(&hw[i]->vdev), 0);
+		start(hw[i], conf.iotlb);
+	}
+	assert_int_equal(vdpa_device_stop(&hw[0]->vdev), 0);
+	assert_int_equal(vdpa_device_set_memory(&hw[0]->vdev, NULL), 0);
+	hw[1]->fail_reset = true;
+	assert_int_equal(vdpa_device_stop(&hw[1]->vdev), -ETIMEDOUT);
+	assert_int_equal(hw[1]->cuts, 0);
+	assert_int_equal(vdpa_device_start(&hw[0]->vdev, &conf), -EBUSY);
+	assert_non_null(strstr(vdpa_error_message(), "hw1 did not reset"));
+	hw[1]->fail_reset = false;
+	assert_int_equal(vdpa_device_stop(&hw[1]->vdev), 0);
+	assert_int_equal(vdpa_device_start(&hw[0]->vdev, &conf), 0);
+	for (unsigned int i = 0; i < 2; i++) {
+		vdpa_unregister_device(&hw[i]->vdev);
+		vdpa_put_device(&hw[i]->vdev);
+	}
+	vdpa_iotlb_put(conf.iotlb);
+	vdpa_dma_domain_destroy(dom);
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int
@@ -357,9 +464,12 @@ main(void)
 		test(a_region_that_comes_later_is_mapped_once_too),
 		test(another_vm_shares_nothing),
 		test(a_table_that_contradicts_another_is_refused),
+		test(a_table_waits_for_one_that_is_about_to_go),
 		test(the_same_memory_in_other_pieces_contradicts_nothing),
 		test(front_ends_have_one_user),
 		cmocka_unit_test(names_of_vms),
+		test(a_front_end_that_is_refused_has_nothing_taken_from_the_device),
+		test(the_next_guest_waits_for_one_that_has_not_reset),
 		test(one_that_does_not_reset_is_cut_off_from_what_others_use),
 	};
 

@@ -137,7 +137,7 @@ a_queue_runs_beside_any_number_that_are_stuck(void **state)
 	}
 	vdpa_work_queue_init(&healthy);
 	vdpa_work_post(&healthy, &job.work);
-	for (unsigned int i = 0; i < 5000 && LOAD(job.runs) == 0; i++)
+	for (unsigned int i = 0; i < 30000 && LOAD(job.runs) == 0; i++)
 		usleep(1000);
 	runs = LOAD(job.runs);
 	vdpa_work_stats(&stats);

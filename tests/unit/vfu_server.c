@@ -42,6 +42,7 @@ vfu_server_init(struct vfu_server *s)
 	s->device_flags = VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET;
 	s->num_regions = VFU_REGIONS;
 	s->num_irqs = VFIO_PCI_NUM_IRQS;
+	s->log_max = VFU_LOG_RANGES;
 	s->nr_irqs[VFIO_PCI_INTX_IRQ_INDEX] = 1;
 	s->nr_irqs[VFIO_PCI_MSIX_IRQ_INDEX] = 20;
 	s->nr_irqs[VFIO_PCI_ERR_IRQ_INDEX] = 1;
@@ -282,6 +283,72 @@ log_dma(struct vfu_server *s, struct request *req)
 }
 
 static uint32_t
+start_log(struct vfu_server *s, const struct request *req)
+{
+	const struct vfio_user_dma_log_control *control =
+		(const void *)(req->data + sizeof(struct vfio_user_device_feature));
+
+	if (control->page_size != PAGE || control->num_ranges > s->log_max ||
+	    control->num_ranges > VFU_LOG_RANGES)
+		return ENOMEM;
+	memcpy(s->log_ranges, control + 1, control->num_ranges * sizeof(s->log_ranges[0]));
+	s->n_log_ranges = control->num_ranges;
+	__atomic_add_fetch(&s->log_starts, 1, __ATOMIC_RELEASE);
+	return 0;
+}
+
+static uint32_t
+report_log(struct vfu_server *s, const struct request *req, struct vfu_reply *reply)
+{
+	const struct vfio_user_dma_log_report *asked =
+		(const void *)(req->data + sizeof(struct vfio_user_device_feature));
+	size_t head = sizeof(struct vfio_user_device_feature) + sizeof(*asked);
+	uint64_t pages = asked->length / PAGE;
+	size_t bytes = (pages + 63) / 64 * 8;
+
+	if (head + bytes > sizeof(reply->data))
+		return EINVAL;
+	memcpy(reply->data, req->data, head);
+	memset(reply->data + head, 0, bytes);
+	for (unsigned int i = 0; i < VFU_WRITTEN; i++) {
+		uint64_t at = __atomic_load_n(&s->written[i], __ATOMIC_ACQUIRE);
+
+		if (at == 0 || at < asked->iova || at - asked->iova >= asked->length)
+			continue;
+		at = (at - asked->iova) / PAGE;
+		reply->data[head + at / 8] |= (uint8_t)(1u << at % 8);
+		__atomic_store_n(&s->written[i], 0, __ATOMIC_RELEASE);
+	}
+	reply->len = head + bytes;
+	__atomic_add_fetch(&s->log_reports, 1, __ATOMIC_RELEASE);
+	return 0;
+}
+
+static uint32_t
+answer_feature(struct vfu_server *s, const struct request *req, struct vfu_reply *reply)
+{
+	const struct vfio_user_device_feature *f = (const void *)req->data;
+
+	if (!s->logs_dma)
+		return ENOTTY;
+	memcpy(reply->data, f, sizeof(*f));
+	reply->len = sizeof(*f);
+	if (f->flags & VFIO_DEVICE_FEATURE_PROBE)
+		return 0;
+	switch (f->flags & VFIO_DEVICE_FEATURE_MASK) {
+	case VFIO_DEVICE_FEATURE_DMA_LOGGING_START:
+		return start_log(s, req);
+	case VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT:
+		return report_log(s, req, reply);
+	case VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP:
+		__atomic_add_fetch(&s->log_stops, 1, __ATOMIC_RELEASE);
+		return 0;
+	default:
+		return ENOTTY;
+	}
+}
+
+static uint32_t
 answer(struct vfu_server *s, struct request *req, struct vfu_reply *reply)
 {
 	switch (req->hdr.command) {
@@ -330,6 +397,8 @@ answer(struct vfu_server *s, struct request *req, struct vfu_reply *reply)
 		return 0;
 	case VFIO_USER_DEVICE_RESET:
 		return 0;
+	case VFIO_USER_DEVICE_FEATURE:
+		return answer_feature(s, req, reply);
 	default:
 		return ENOTSUP;
 	}

@@ -23,6 +23,8 @@
 #define VFU_AREAS_MAX  20
 #define VFU_LOG_MAX    256
 #define VFU_REGION_MAX 16384
+#define VFU_LOG_RANGES 32
+#define VFU_WRITTEN    4
 
 struct vfu_server;
 
@@ -75,6 +77,8 @@ struct vfu_server {
 		} areas[VFU_AREAS_MAX];
 	} regions[VFU_REGIONS];
 	uint32_t nr_irqs[VFIO_PCI_NUM_IRQS];
+	bool logs_dma; /* it answers to DMA_LOGGING_*; a log may be of log_max ranges */
+	uint32_t log_max;
 	vfu_hook hook; /* read with __atomic */
 	void *arg;
 
@@ -86,9 +90,14 @@ struct vfu_server {
 	struct vfu_server_dma dma[VFU_LOG_MAX];
 	struct vfu_server_write writes[VFU_LOG_MAX];
 	unsigned int open_connections;
-	bool paused;  /* shall not read; __atomic */
-	bool pausing; /* does not; __atomic */
-	int vector0;  /* the last eventfd for vector 0 of MSI-X, or -1 */
+	unsigned int log_starts, log_stops, log_reports;	   /* __atomic */
+	struct vfio_user_dma_log_range log_ranges[VFU_LOG_RANGES]; /* of the last start */
+	unsigned int n_log_ranges;
+	uint64_t
+		written[VFU_WRITTEN]; /* IOVAs of pages that are reported once; 0: none; __atomic */
+	bool paused;		      /* shall not read; __atomic */
+	bool pausing;		      /* does not; __atomic */
+	int vector0;		      /* the last eventfd for vector 0 of MSI-X, or -1 */
 
 	uint8_t memory[VFU_REGIONS][VFU_REGION_MAX];
 	int listen_fd, stop_fd, fd;

@@ -142,6 +142,30 @@ start(struct fixture *f)
 		f->v.vq[i].kicks = 0;
 }
 
+/* Whether a queue runs on a shadow, and the device has a ring of ours for it. */
+static inline bool
+is_on_shadow(struct fixture *f, uint16_t idx)
+{
+	struct vdpa_stat stats[16];
+	unsigned int n = RTE_DIM(stats);
+	bool shadow = strcmp(vdpa_device_vq_path(f->vdev, idx, stats, &n), "shadow") == 0;
+
+	assert_int_equal(f->v.vq[idx].desc - MEM_IOVA >= MEM_SIZE, shadow);
+	assert_int_equal(f->v.vq[idx].device - MEM_IOVA >= MEM_SIZE, shadow);
+	return shadow;
+}
+
+/* Queue idx is to go on in the middle of its split ring, all of which was used until there. */
+static inline void
+go_on_at(struct fixture *f, uint16_t idx, uint16_t place)
+{
+	struct vdpa_vq_config *vq = &f->guest.vqs[idx];
+
+	memcpy(vdpa_iotlb_range(f->guest.tlb, vq->driver + 2, 2), &place, 2);
+	memcpy(vdpa_iotlb_range(f->guest.tlb, vq->device + 2, 2), &place, 2);
+	vq->state = (struct vdpa_vq_state){.split.avail_index = place};
+}
+
 /* Where kicks carry data the consumer writes the doorbells itself. */
 static inline void
 take_eventfds_away(struct fixture *f)

@@ -8,7 +8,12 @@ import pathlib
 import signal
 import socket
 import subprocess
+import sys
 import time
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "integration"))
+
+import harness  # noqa: E402
 
 START_TIMEOUT = 60  # seconds until every socket is there
 STOP_TIMEOUT = 30
@@ -24,7 +29,7 @@ class Daemon:
     stands for the folder, in which all files are. Use it in a with statement.
     """
 
-    SOCKET = "socket"  # the word before a socket's path
+    SOCKETS = "socket", "vfio_user"  # the words before a socket's path
 
     def __init__(self, build, folder, devices, options=(), program="examples/vdpa-app/vdpa-app"):
         self.program = pathlib.Path(build) / program
@@ -43,10 +48,11 @@ class Daemon:
 
     def socket_paths(self):
         words = [d.split() for d in self.devices]
-        return [pathlib.Path(w[w.index(self.SOCKET) + 1]) for w in words if self.SOCKET in w]
+        return [pathlib.Path(w[w.index(word) + 1]) for w in words if "client" not in w
+                for word in self.SOCKETS if word in w]
 
     def start(self):
-        argv = [str(self.program), *self.options]
+        argv = [str(self.program), "--control", str(self.folder / "control"), *self.options]
         for words in self.devices:
             argv += ["--dev", words]
         # Telemetry's socket goes below this folder, so that daemons do not meet.
@@ -99,8 +105,21 @@ class Daemon:
         answer = self.ask("/vdpa/dev/stats", name)
         return answer.get("device", answer)
 
-    def set(self, words):
-        self.ask("/vdpa/dev/set", words)
+    def add(self, words):
+        self._change("dev.add", words=words)
+
+    def delete(self, name):
+        self._change("dev.del", name=name)
+
+    def set(self, name, words):
+        self._change("dev.set", name=name, words=words)
+
+    def _change(self, method, **params):
+        try:
+            with harness.Control(str(self.folder / "control")) as client:
+                client.call(method, **params)
+        except (OSError, harness.ControlError) as error:
+            raise DaemonError(f"{method} {params}: {error}") from None
 
     def stop(self):
         """SIGTERM: it must end with 0 and leave no socket."""
@@ -128,8 +147,6 @@ class Daemon:
 
 class Model(Daemon):
     """A vdpa-model, whose devices are served over vfio-user."""
-
-    SOCKET = "vfio_user"
 
     def __init__(self, build, folder, devices, options=()):
         super().__init__(build, folder, devices, options, "app/vdpa-model/vdpa-model")

@@ -158,9 +158,9 @@ def function(d, folder, rows):
     # As hardware does, it looks at the rings by itself and asks for no kicks.
     polling = ["--poll-lcores", str(min(os.sched_getaffinity(0)))]
     with daemon.Model(BUILD, f"{folder}/model", [FUNCTION], polling) as model:
-        d.ask("/vdpa/dev/add", PCI.format(folder))
+        d.add(PCI.format(folder))
         function_traffic(model, d, folder, rows)
-        d.ask("/vdpa/dev/del", "pci0")
+        d.delete("pci0")
         conformance(folder, rows)
         model.stop()
 
@@ -229,8 +229,8 @@ def demo(folder, rows):
             traffic(d, folder, packed, rows)
         function(d, folder, rows)
         say("net0 is removed and added again with the echo back end, the daemon runs on")
-        d.ask("/vdpa/dev/del", "net0")
-        d.ask("/vdpa/dev/add", NET.format("echo").replace("%s", folder))
+        d.delete("net0")
+        d.add(NET.format("echo").replace("%s", folder))
         run_guest(d, folder, rows)
         start = time.monotonic()
         d.stop()

@@ -50,15 +50,17 @@ class Guest(machine.Machine):
     """A guest whose memory back ends can share."""
 
     def __init__(self, folder, name, script, devices, memory=256, reboot=False, qemu=machine.QEMU,
-                 cmdline=""):
+                 cmdline="", ext4=True):
         """
         folder: for its files; devices: QEMU arguments; memory: MiB; reboot: a reboot starts the
-        guest again, rather than ending it; cmdline: the kernel's, beside what all have.
+        guest again, rather than ending it; cmdline: the kernel's, beside what all have; ext4: with
+        mkfs.ext4.
         """
-        program = mkfs()
-        files = {path: pathlib.Path(path).read_bytes() for path in libraries(program)}
-        files["usr/sbin/mkfs.ext4"] = pathlib.Path(program).read_bytes()
-        files["lib.sh"] = machine.words("guest-lib.sh")
+        files = {"lib.sh": machine.words("guest-lib.sh")}
+        if ext4:
+            program = mkfs()
+            files["usr/sbin/mkfs.ext4"] = pathlib.Path(program).read_bytes()
+            files.update((path, pathlib.Path(path).read_bytes()) for path in libraries(program))
         super().__init__(folder, name, "guest", script, files, [
             *([] if reboot else ["-no-reboot"]),
             "-machine", "q35,memory-backend=mem",

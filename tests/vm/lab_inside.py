@@ -5,10 +5,12 @@ What Python tests that run inside the laboratory share: its words, what the kern
 and interrupts, and what a daemon holds.
 """
 
+import atexit
 import collections
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -22,14 +24,47 @@ import harness  # noqa: E402, found by the path just set
 LCORES = "--lcores=0@0,1@0"  # there is one CPU
 
 
-def word(*words):
-    """A word of lab-lib.sh; its output."""
-    script = '. /run/lab/lib.sh; "$@"'
-    done = subprocess.run(["bash", "-euc", script, "lab", *map(str, words)], capture_output=True,
-                          text=True, check=False)
-    if done.returncode != 0:
-        raise AssertionError(f"{' '.join(map(str, words))}: {done.stdout}{done.stderr}")
-    return done.stdout.strip()
+class Words:
+    """The words of lab-lib.sh, in one shell that stays: a new one takes a good part of a second here."""
+
+    LOOP = """
+        . /run/lab/lib.sh
+        while IFS= read -r command; do
+            (set -eu; eval "$command") </dev/null 2>&1
+            printf '\\0%d\\n' $?
+        done
+    """
+
+    def __init__(self):
+        self.shell = None
+
+    def __call__(self, *words):
+        """One of them; its output."""
+        if self.shell is None:
+            self.shell = subprocess.Popen(["bash", "-c", self.LOOP], stdin=subprocess.PIPE,
+                                          stdout=subprocess.PIPE)
+            atexit.register(self.end)
+        command = shlex.join(map(str, words))
+        self.shell.stdin.write(command.encode() + b"\n")
+        self.shell.stdin.flush()
+        output = b""
+        while b"\0" not in output or not output.endswith(b"\n"):
+            data = os.read(self.shell.stdout.fileno(), 4096)
+            if not data:
+                raise AssertionError(f"{command}: the shell has ended")
+            output += data
+        output, code = output.decode(errors="replace").split("\0")
+        if int(code) != 0:
+            raise AssertionError(f"{command}: {output}")
+        return output.strip()
+
+    def end(self):
+        self.shell.stdin.close()
+        self.shell.wait()
+        self.shell.stdout.close()
+
+
+word = Words()
 
 
 def bind(address, driver="vfio-pci"):

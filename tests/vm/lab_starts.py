@@ -10,9 +10,11 @@ usage: lab_starts.py ROUNDS MODULES ADDRESS,QUEUES... MODULES is the folder of v
 that it needs, or "none": then it is not measured.
 """
 
+import array
 import json
 import os
 import pathlib
+import socket
 import struct
 import subprocess
 import sys
@@ -59,31 +61,50 @@ def kernel_threads():
     return total // NS_PER_INSTRUCTION
 
 
-def quiet(client):
-    """The device has done what it was told: an answer comes after it."""
-    client.ask_u64(vhu.GET_FEATURES)
+def quiet():
+    """The daemon has done what comes after its answer, too."""
     time.sleep(0.05)
 
 
-def start(client, memory, rings):
-    """As a front end starts a device: one answer at the end."""
-    client.set_memory(memory, ack=False)
+def start_messages(memory, rings):
+    """What a front end sends to start a device, but for the last one: (bytes, descriptors) each."""
+    recorder = Recorder()
+    recorder.set_memory(memory, ack=False)
     for ring in rings:
-        client.state(vhu.SET_VRING_NUM, ring.index, ring.num, ack=False)
-        client.state(vhu.SET_VRING_BASE, ring.index, 0, ack=False)
-        client.send(vhu.SET_VRING_ADDR, ring.addr_payload())
-        client.u64(vhu.SET_VRING_CALL, ring.index, [client.eventfd()], ack=False)
-        client.u64(vhu.SET_VRING_KICK, ring.index, [client.eventfd()], ack=False)
-        client.state(vhu.SET_VRING_ENABLE, ring.index, 1, ack=False)
+        recorder.state(vhu.SET_VRING_NUM, ring.index, ring.num, ack=False)
+        recorder.state(vhu.SET_VRING_BASE, ring.index, 0, ack=False)
+        recorder.send(vhu.SET_VRING_ADDR, ring.addr_payload())
+        recorder.u64(vhu.SET_VRING_CALL, ring.index, [recorder.eventfd()], ack=False)
+        recorder.u64(vhu.SET_VRING_KICK, ring.index, [recorder.eventfd()], ack=False)
+        recorder.state(vhu.SET_VRING_ENABLE, ring.index, 1, ack=False)
+    return recorder
+
+
+class Recorder(vhu.Client):
+    """A front end that keeps what it is to send."""
+
+    def __init__(self):
+        super().__init__(None, connection=socket.socket(socket.AF_UNIX))
+        self.messages = []
+
+    def send_raw(self, data, fds=()):
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        self.messages.append(([data], rights))
+
+
+def start(client, recorder):
+    """As a front end starts a device: one answer at the end."""
+    for data, rights in recorder.messages:
+        client.sock.sendmsg(data, rights)
     assert client.u64(vhu.SET_STATUS, DRIVER_OK) == 0
-    quiet(client)
+    quiet()
 
 
 def stop(client, rings):
     for ring in rings:
         client.ask(vhu.GET_VRING_BASE, struct.pack("<II", ring.index, 0))
     assert client.u64(vhu.SET_STATUS, 0) == 0
-    quiet(client)
+    quiet()
 
 
 class Figures:
@@ -118,8 +139,7 @@ def measure(address, queues, rounds):
         launcher = ["env", f"LD_PRELOAD={preload}", f"UVDPA_MAP_COST={cost}"]
         with harness.Daemon(launcher=launcher) as d:
             words = f"name dev0 mgmtdev pci/{address} socket {d.socket('dev0')}"
-            answer = d.ask(f"/vdpa/dev/add,{words}")
-            assert "error" not in answer, answer
+            d.add(words)
             before = cost.read_bytes()
             memory = vhu.Memory(MEMORY)
             # As a guest that has used all of it.
@@ -127,13 +147,14 @@ def measure(address, queues, rounds):
                 memory.map[at] = 1
             with vhu.Client(d.socket("dev0"), timeout=60) as client:
                 client.negotiate(protocol=vhu.P_REPLY_ACK | vhu.P_MQ | vhu.P_CONFIG | vhu.P_STATUS)
-                quiet(client)
+                quiet()
                 for _ in range(rounds):
                     rings = [vhu.SplitRing(memory, i) for i in range(queues)]
                     for ring in rings:
                         memory.write(ring.desc, bytes(ring.device + 6 + 8 * ring.num - ring.desc))
-                    figures.add("start",
-                                lambda: counted(d.pid, lambda: start(client, memory, rings)))
+                    with start_messages(memory, rings) as recorder:
+                        figures.add("start",
+                                    lambda: counted(d.pid, lambda: start(client, recorder)))
                     shown = d.show("dev0")
                     assert shown["state"] == "running", shown
                     figures.values.setdefault("first", shown["dma"])
@@ -161,7 +182,7 @@ def measure_kernel(address, queues, rounds):
     inside.bind(address, "vp-vdpa")
     subprocess.run(["vdpa", "dev", "add", "name", "vp0", "mgmtdev", f"pci/{address}"], check=True)
     found = harness.wait_for(lambda: list(pathlib.Path("/dev").glob("vhost-vdpa-*")), "vhost-vdpa")
-    program = inside.BUILD / "tests/vm/lab_vhost_vdpa"
+    program = inside.BUILD / "tests/vm/lab_vdpa_starts"
     figures = Figures()
     with subprocess.Popen([program, found[0], str(queues), str(MEMORY)], stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, text=True, bufsize=1) as front_end:

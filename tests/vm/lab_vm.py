@@ -57,12 +57,11 @@ class OneVm(unittest.TestCase):
         with harness.Daemon() as d:
             before = Held(d.pid, address(slots[0]))
             for slot in slots:
-                answer = d.ask(f"/vdpa/dev/add,name dev{slot:x} mgmtdev pci/{address(slot)} {words} "
-                               f"socket {d.socket(f'dev{slot:x}')}")
-                self.assertNotIn("error", answer)
+                d.add(f"name dev{slot:x} mgmtdev pci/{address(slot)} {words} "
+                      f"socket {d.socket(f'dev{slot:x}')}")
             yield d
-            for slot in slots:
-                d.ask(f"/vdpa/dev/del,dev{slot:x}")
+            for name in d.call("dev.list")["names"]:
+                d.delete(name)
             with contextlib.suppress(AssertionError):
                 until(lambda: Held(d.pid, address(slots[0])) == before, "the end", 3.0)
             self.assertEqual(Held(d.pid, address(slots[0])).differs(before), "")
@@ -121,7 +120,7 @@ class OneVm(unittest.TestCase):
         for slot in order[:-1]:
             traffic = Traffic(nets[order[-1]])
             if rng.random() < 0.5:
-                self.assertNotIn("error", d.ask(f"/vdpa/dev/del,dev{slot:x}"))
+                d.delete(f"dev{slot:x}")
                 nets[slot].client.close()
             else:
                 nets[slot].client.close()

@@ -8,6 +8,9 @@ the latter, lines that start with @@ are for us: `@@exit N`, `@@result NAME VALU
 says nothing; that of the script does.
 """
 
+import ctypes
+import functools
+import mmap
 import os
 import pathlib
 import select
@@ -26,6 +29,7 @@ class MachineError(Exception):
     """The machine did not do what it was to do; the text has the end of its logs."""
 
 
+@functools.cache
 def fetched(part):
     """The folder of what scripts/fetch-guest fetched (guest, lab or qemu), None when absent."""
     done = subprocess.run([ROOT / "scripts" / "fetch-guest", "--check", part], capture_output=True,
@@ -40,6 +44,33 @@ def missing(part):
     if fetched(part) is None:
         return f"no kernel for the {part}: run scripts/setup vm"
     return None
+
+
+@functools.cache
+def tsc_khz():
+    """
+    What the host's time-stamp counter counts in a millisecond: TCG's guests read it. A kernel that measures it
+    by the PIT while the host is busy takes a fraction of it, and time in the machine runs away.
+    """
+    with mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as page:
+        # rdtsc; shl $32, %rdx; or %rdx, %rax; ret
+        page.write(bytes.fromhex("0f3148c1e2204809d0c3"))
+        at = ctypes.c_char.from_buffer(page)
+        rdtsc = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(at))
+
+        def both():
+            """The counter and nanoseconds at the same moment: of several tries the one that took least."""
+            tries = []
+            for _ in range(20):
+                before, count, after = time.monotonic_ns(), rdtsc(), time.monotonic_ns()
+                tries.append((after - before, count, before))
+            return min(tries)[1:]
+
+        counts, ns = both()
+        time.sleep(0.05)
+        more, later = both()
+        del at
+    return round((more - counts) * 1e6 / (later - ns))
 
 
 class Cpio:
@@ -124,7 +155,9 @@ class Machine:
             "-kernel", str(fetched(part) / "vmlinux"), "-initrd", str(ramdisk),
             "-append", "console=ttyS0 panic=-1 nokaslr quiet loglevel=4 mitigations=off "
                        "tsc=reliable no_timer_check audit=0 8250.nr_uarts=2 "
-                       "random.trust_cpu=on net.ifnames=0 " + cmdline,
+                       "random.trust_cpu=on net.ifnames=0 " +
+                       (f"tsc_early_khz={tsc_khz()} " if accel == "tcg" and
+                        os.uname().machine == "x86_64" else "") + cmdline,
             *arguments]
 
     def __enter__(self):
@@ -138,9 +171,11 @@ class Machine:
         self.stderr = open(self.log, "wb")
         # A test that is killed must not leave a machine behind.
         argv = ["setpriv", "--pdeathsig", "KILL", *self.argv]
+        # Meson has freed memory filled, to show mistakes of ours: QEMU has its own, and frees much.
+        env = {k: v for k, v in os.environ.items() if k != "MALLOC_PERTURB_"}
         self.proc = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                      stderr=self.stderr, start_new_session=True,
-                                     pass_fds=self.pass_fds)
+                                     pass_fds=self.pass_fds, env=env)
 
     @property
     def pid(self):

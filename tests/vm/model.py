@@ -21,8 +21,8 @@ class Model(daemon.Model):
 class ModelTest(vmtest.GuestTest):
     """A model with devices NAME, and a daemon that drives each of them as app-NAME."""
 
-    def serve(self, ring_reset=True, **devices):
-        """devices: the words of each by its name."""
+    def serve(self, ring_reset=True, drive="", **devices):
+        """devices: the words of each by its name. drive: words of the daemon's devices."""
         folder = pathlib.Path(self.folder, "model")
         folder.mkdir()
         words = {name: f"name {name} {w} vfio_user %s/{name}.vfu" for name, w in devices.items()}
@@ -38,7 +38,7 @@ class ModelTest(vmtest.GuestTest):
             self.model.start()
         self.addCleanup(self.model.kill)
         self.app = self.daemon(*(f"name app-{name} mgmtdev vfio-user/{folder}/{name}.vfu "
-                                 f"socket %s/{name}.sock" for name in words))
+                                 f"{drive} socket %s/{name}.sock" for name in words))
 
     def state(self, name):
         return self.app.ask("/vdpa/dev/show", f"app-{name}")["state"]

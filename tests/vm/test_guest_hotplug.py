@@ -154,6 +154,7 @@ class Hotplug(model.ModelTest):
             kill -INT $stream
             wait $stream || true
             result stream "$(grep 'packets transmitted' /tmp/stream)"
+            result last "$(sed -n 's/.*seq=\\([0-9]*\\).*/\\1/p' /tmp/stream | sort -n | tail -n 1)"
         """, self.net("net0", MAC0),
                        ["-m", f"256,slots={DIMMS},maxmem=2048M",
                         "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off"])
@@ -163,7 +164,8 @@ class Hotplug(model.ModelTest):
         print(f"{self.id()}: {DIMMS} x {DIMM // MIB} MiB came and went, {sent} echoes, "
               f"{sent - received} lost; each change in microseconds {self.times}", flush=True)
         self.assertGreater(sent, 50)
-        self.assertEqual(sent, received)
+        # Answers to the last ones may be on their way; none before is missing.
+        self.assertEqual(received, int(results["last"]) + 1)
         self.assertEqual(self.state("net0"), "running")
 
 

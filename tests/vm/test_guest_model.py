@@ -4,10 +4,12 @@
 """Guests on standard virtio functions, which start with all their queues and at the beginning."""
 
 import json
+import re
 import socket
 import time
 
 import guest
+import machine
 import model
 import vmtest
 from vmtest import MAC0
@@ -20,6 +22,21 @@ DISK = "mgmtdev sim_blk backend ram 64M serial s0 queues 4"
 
 
 class GuestModel(model.ModelTest):
+    qemu_died = 0
+
+    def run_guest(self, g, handlers):
+        """QEMU 7.2 has died of its own corrupted heap at a guest's reset, once so far; the cause is not known. One such
+        death ends its case without a verdict, two are a failure."""
+        try:
+            g.run(handlers)
+        except machine.MachineError as why:
+            if not re.search(r"QEMU ended \(code -(6|11)\)", str(why)):
+                raise
+            GuestModel.qemu_died += 1
+            if GuestModel.qemu_died > 1:
+                raise
+            self.skipTest(f"QEMU itself died: {why}")
+
     def devices(self):
         """Four pairs, four queues: what the guest does not use of them is not set up."""
         net = self.net("net0", MAC0)
@@ -63,7 +80,7 @@ class GuestModel(model.ModelTest):
                 sleep 60
             fi
         """, *self.devices(), reboot=True)
-        g.run({"boot": boot})
+        self.run_guest(g, {"boot": boot})
         self.assertEqual(boots, [1, 2])
         self.assertEqual(self.model.stats("disk0")["io_errors"], 0)
         g.kill()
@@ -127,7 +144,7 @@ class GuestModel(model.ModelTest):
                 sleep 60
             fi
         """, *self.devices(), ["-qmp", f"unix:{path},server=on,wait=off"], reboot=True)
-        g.run({"boot": boot, "count": count, "system_reset": system_reset})
+        self.run_guest(g, {"boot": boot, "count": count, "system_reset": system_reset})
         self.assertEqual(len(boots), RESETS + 1)
         self.assertEqual(len(counts), RESETS + 1 + RELOADS)
         print(f"maps and unmaps of net and block: first {counts[0]}, last {counts[-1]}", flush=True)
@@ -140,8 +157,8 @@ class GuestModel(model.ModelTest):
     def test_queues_one_by_one(self):
         self.drivers_come_and_go(ring_reset=True)
 
-    def test_cont_fails_clearly_and_a_new_driver_mends_it(self):
-        self.serve(False, net0=NET)
+    def test_cont_without_shadows_fails_clearly_and_a_new_driver_mends_it(self):
+        self.serve(False, "migration off", net0=NET)
         path = self.folder + "/qmp"
 
         def stop_and_cont():
@@ -170,7 +187,7 @@ class GuestModel(model.ModelTest):
             ping_all 5 10.0.0.2 after
         """, self.devices()[0], ["-qmp", f"unix:{path},server=on,wait=off"])
         results = g.run({"stop": stop_and_cont})
-        self.assertRegex(results["failure"], r"start: queue \d: starts at \d+: ")
+        self.assertRegex(results["failure"], r"start: queue \d: it (goes on in the middle of its ring|stopped with buffers in flight)")
 
 
 if __name__ == "__main__":

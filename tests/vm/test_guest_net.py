@@ -44,7 +44,7 @@ class Net(vmtest.GuestTest):
             ping -c 1 -W 2 10.0.0.2 >/dev/null || true
             ping_all 5 10.0.0.2 after
         """, self.net("net0", MAC0))
-        g.run({"link": lambda state: d.set(f"net0 link {state}")})
+        g.run({"link": lambda state: d.set("net0", f"link {state}")})
 
     def test_two_guests_ping_each_other_over_peer(self):
         self.daemon(f"name net0 mgmtdev sim_net mac {MAC0} backend peer net1 socket %s/net0.sock",

@@ -7,6 +7,7 @@ import pathlib
 import time
 
 import model
+import qmp
 import vmtest
 from vmtest import MAC0
 
@@ -24,7 +25,7 @@ def switches(pid):
 
 
 class Notifier(model.ModelTest):
-    def start(self, end=None, **qemu):
+    def start(self, end=None, begin=None, **qemu):
         self.serve(net0=f"mgmtdev sim_net mac {MAC0} backend echo")
         # A stretch of pings in the midst of others.
         script = f"""
@@ -37,8 +38,8 @@ class Notifier(model.ModelTest):
         args = self.net("net0", MAC0)
         args[-1] += "".join(f",{k.replace('_', '-')}={v}" for k, v in qemu.items())
         self.counts = {}
-        guest = self.guest("net", script, args)
-        guest.run({"begin": lambda: self.note("begin"), "end": end or (lambda: self.note("end"))})
+        guest = self.guest("net", script, args, qmp.arguments(f"{self.folder}/qmp"))
+        guest.run({"begin": begin or (lambda: self.note("begin")), "end": end or (lambda: self.note("end"))})
         return guest
 
     def note(self, when):
@@ -72,6 +73,35 @@ class Notifier(model.ModelTest):
         print(f"{PINGS} pings: {rings} doorbells by memory, {wakeups} wake-ups of the daemon, "
               f"{relayed} kicks relayed", flush=True)
         self.assertGreaterEqual(relayed, PINGS)
+
+    def test_the_page_is_taken_back_for_a_migration(self):
+        """A migration that comes to no end, and is cancelled: on a shadow, kicks are the daemon's."""
+        def log_on():
+            with qmp.Qmp(f"{self.folder}/qmp") as monitor:
+                monitor("migrate-set-parameters", **{"max-bandwidth": 1 << 18})
+                monitor("migrate", uri="exec:cat >/dev/null")
+                # While QEMU's main thread is busy with it.
+                deadline = time.monotonic() + 20
+                while self.paths() != ["shadow", "shadow"] and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                self.assertEqual(self.paths(), ["shadow", "shadow"])
+            self.note("begin")
+
+        def cancel():
+            self.note("end")
+            with qmp.Qmp(f"{self.folder}/qmp") as monitor:
+                self.assertEqual(monitor("query-migrate")["status"], "active")
+                monitor("migrate_cancel")
+            return self.state("net0")
+
+        guest = self.start(cancel, log_on, page_per_vq="on")
+        self.assertIn("device: running", guest.lines)
+        self.assertNotIn("doorbell", self.info)
+        _, wakeups, _ = self.between()
+        print(f"{PINGS} pings on a shadow: {wakeups} wake-ups of the control thread", flush=True)
+
+    def paths(self):
+        return [self.app.ask("/vdpa/dev/stats", "app-net0")["queues"][i]["path"] for i in ("0", "1")]
 
     def test_the_page_is_taken_back_from_a_device_that_fails(self):
         def fail():

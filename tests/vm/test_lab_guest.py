@@ -6,9 +6,7 @@ A guest inside the laboratory, on a VFIO function: the whole way from a guest's 
 that others have written. Once, since a guest in an emulated machine takes its time.
 """
 
-import shlex
 import socket
-import sys
 
 import guest
 import lab
@@ -25,7 +23,7 @@ class Guest(vmtest.LabTest):
         for end in ends:
             self.addCleanup(end.close)
         netdevs = [f"dgram,local.type=fd,local.str={end.fileno()}" for end in ends]
-        script = shlex.join([sys.executable, "-B", "tests/vm/lab_guest.py"])
+        script = lab.python(self.folder, "lab_guest")
         # A page for each doorbell, so that it can be given to the guest.
         devices = [*lab.net(0x10, netdevs[0], MAC0, ",page-per-vq=on"),
                    *lab.net(0x11, netdevs[1], MAC1)]

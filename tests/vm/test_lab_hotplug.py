@@ -6,9 +6,7 @@ Memory that comes and goes in a guest of a VFIO function, inside the laboratory.
 lab_hotplug.py; this is the far end, which sends every frame back.
 """
 
-import shlex
 import shutil
-import sys
 
 import lab
 import reflector
@@ -25,7 +23,7 @@ class Hotplug(vmtest.LabTest):
         self.addCleanup(far.close)
         # The second function is only a group of its own.
         devices = [*lab.net(0x10, far.netdev, MAC0), *lab.net(0x11, "user", MAC1)]
-        script = shlex.join([sys.executable, "-B", "tests/vm/lab_hotplug.py", "-v"])
+        script = lab.python(self.folder, "lab_hotplug", "-v")
         self.lab("lab", script, devices, iommu=iommu, memory=MEMORY,
                  pass_fds=far.pass_fds).run(timeout=TIMEOUT)
 

@@ -7,8 +7,6 @@ laboratory: its memory is pinned once. What runs there is lab_vm.py; this is the
 every frame back.
 """
 
-import shlex
-import sys
 
 import lab
 import reflector
@@ -27,7 +25,7 @@ class OneVm(vmtest.LabTest):
             self.addCleanup(far.close)
             devices += lab.net(slot, far.netdev, MAC.format(slot))
             fds += far.pass_fds
-        script = shlex.join([sys.executable, "-B", "tests/vm/lab_vm.py", "-v"])
+        script = lab.python(self.folder, "lab_vm", "-v")
         self.lab("lab", script, devices, iommu=iommu, pass_fds=fds).run(timeout=TIMEOUT)
 
     def test_intel_iommu(self):

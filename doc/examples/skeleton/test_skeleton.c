@@ -144,7 +144,8 @@ a_packed_ring_begins_at_its_beginning_only(void **state)
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 	f->guest.vqs[0].state.packed.last_avail_idx = 3;
 	f->guest.vqs[0].state.packed.last_used_idx = 3;
-	assert_int_equal(vdpa_device_start(f->vdev, &f->guest.start), -EOPNOTSUPP);
+	/* Elsewhere a shadow virtqueue begins, and the function at its beginning all the same. */
+	assert_int_equal(vdpa_device_start(f->vdev, &f->guest.start), 0);
 	assert_int_equal(*ring_state(f, 0), 0xeeee);
 }
 
@@ -159,7 +160,7 @@ without_ring_state_bar_4_is_left_alone(void **state)
 	fake_guest_start(&f->guest, f->vdev);
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 	f->guest.vqs[0].state.split.avail_index = 1;
-	assert_int_equal(vdpa_device_start(f->vdev, &f->guest.start), -EOPNOTSUPP);
+	assert_int_equal(vdpa_device_start(f->vdev, &f->guest.start), 0);
 	for (unsigned int i = 0; i < 0x1000; i++)
 		assert_int_equal(f->v.pci.bar[4].mem[i], 0xee);
 }

@@ -40,15 +40,20 @@
 #include <rte_common.h>
 #include <rte_spinlock.h>
 
+#include "counter.h"
 #include "sim_turn.h"
 #include "vdpa_driver.h"
 #include "vdpa_event.h"
 #include "vdpa_log.h"
+#include "vdpa_stats.h"
+#include "vdpa_worker.h"
 
 /** Largest configuration space of a class, bytes. */
 #define SIM_CONFIG_MAX	     256
 /** Chains that process() may take from one virtqueue before others get their turn. */
 #define SIM_BUDGET	     64
+/** Bytes of a class' own state, at most. */
+#define SIM_STATE_MAX	     4096
 /** Sizes a virtqueue may have; the word queue_size changes the upper one. */
 #define SIM_VQ_NUM_DFLT	     1024
 #define SIM_VQ_NUM_MAX	     32768
@@ -76,7 +81,6 @@
 #define SIM_LANES_MAX 16
 
 struct sim_device;
-struct sim_worker;
 
 /** How a device may be broken on purpose, for tests of what drives it (sim_fault.c). */
 enum sim_fault {
@@ -97,7 +101,7 @@ extern const struct vdpa_param_choice sim_fault_choices[];
 /** The virtqueues of a device that one worker executes; all of it is that worker's. */
 struct sim_lane {
 	struct sim_device *dev;
-	struct sim_worker *worker;
+	struct vdpa_worker *worker;
 	struct vdpa_poller poller;  /**< in the loop while the device is started */
 	struct vdpa_task kick_task; /**< a kick that came by the op, or a wait for requests */
 	struct sim_turn turn;
@@ -147,7 +151,8 @@ struct sim_device {
 	uint64_t device_features;
 	uint64_t features; /**< negotiated */
 	uint8_t status;
-	bool live; /**< from DRIVER_OK to the reset: the worker knows the device */
+	bool live;   /**< from DRIVER_OK to the reset: the worker knows the device */
+	bool loaded; /**< a state was loaded since the reset */
 	bool suspended;
 	bool started; /**< class->start was called, worker's */
 	struct vdpa_iotlb *tlb;
@@ -180,12 +185,12 @@ struct sim_class {
 
 	/**
 	 * Read the words: allocate dev->priv, set dev->nvqs, dev->device_features and dev->config.
-	 * May set *worker (sim_worker_get()) to share another device's, or dev->n_lanes for as many
-	 * workers. Virtqueues do not exist yet. vdpa_error() on failure, with nothing left. Words
-	 * of SIM_PARAMS are the core's.
+	 * May set *worker (vdpa_worker_get()) to share another device's, or dev->n_lanes for as
+	 * many workers. Virtqueues do not exist yet. vdpa_error() on failure, with nothing left.
+	 * Words of SIM_PARAMS are the core's.
 	 */
 	int (*init)(struct sim_device *dev, const struct vdpa_args *args,
-		    struct sim_worker **worker);
+		    struct vdpa_worker **worker);
 	/** Optional: the lane of a virtqueue, by its index and the features. NULL: the first. */
 	uint16_t (*lane)(const struct sim_queue *q);
 	/** Optional: virtqueues and worker exist, the device is not yet on the bus. */
@@ -227,7 +232,7 @@ struct sim_class {
 	void (*kicked)(struct sim_queue *q);
 
 	/** Optional: a virtqueue begins or ceases to run. vq_stop() takes no new chains from now
-	 * on. */
+	 * on; a second time for one that was disabled, where its requests are to be handed over. */
 	void (*vq_start)(struct sim_queue *q);
 	void (*vq_stop)(struct sim_queue *q);
 	/**
@@ -247,11 +252,17 @@ struct sim_class {
 
 	/** Optional: a write to configuration space; bounds are checked. NULL: read-only. */
 	int (*set_config)(struct sim_device *dev, size_t offset, const void *buf, size_t len);
-	/** Optional, any thread: up to n statistics; return how many there are. */
+	/** Optional, any thread: up to n statistics; return how many there are. Of a virtqueue what
+	 * vdpa_stats.h has, but for descriptors, kicks and interrupts, and the class's own. */
 	int (*vq_stats)(struct sim_queue *q, struct vdpa_stat *stats, unsigned int n);
 	int (*stats)(struct sim_device *dev, struct vdpa_stat *stats, unsigned int n);
 	/** Optional: vdpa_config_ops.announce, on the worker. */
 	int (*announce)(struct sim_device *dev, const uint8_t mac[6]);
+	/** Optional, on the worker: vdpa_config_ops.save_state, with room bytes at buf; how many
+	 * there are, SIM_STATE_MAX at most, or -ENOSPC. */
+	int (*save_state)(struct sim_device *dev, void *buf, size_t room);
+	/** With it: vdpa_config_ops.load_state, before start(). reset() forgets it. */
+	int (*load_state)(struct sim_device *dev, const void *buf, size_t len);
 };
 
 /** Words that every class has: put these rows in front of its own. The core reads them. */
@@ -266,6 +277,9 @@ struct sim_class {
 		 .type = VDPA_PARAM_CHOICE,                                                        \
 		 .choices = sim_fault_choices,                                                     \
 		 .help = "break it on purpose, for tests of what drives it"},                      \
+		{.name = "no_log",                                                                 \
+		 .type = VDPA_PARAM_FLAG,                                                          \
+		 .help = "without a dirty log of its own, as most hardware"},                      \
 	{                                                                                          \
 		.name = "device_features", .type = VDPA_PARAM_UINT, .metavar = "MASK",             \
 		.max = UINT64_MAX, .help = "offer only these virtio features (default all)"        \
@@ -320,21 +334,8 @@ sim_stat(struct vdpa_stat *stats, unsigned int n, int i, const char *name, const
 static inline void
 sim_count(uint64_t *counter, uint64_t n)
 {
-	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+	vdpa_counter_add(counter, n);
 }
-
-/* Workers (worker.c). */
-
-/** One more user of a worker; of NULL: the next one in turn, created if need be. NULL:
- * vdpa_error().
- */
-struct sim_worker *sim_worker_get(struct sim_worker *worker);
-/** One less; the last stops its thread. Not from the worker itself. */
-void sim_worker_put(struct sim_worker *worker);
-/** One more user of n workers each, all different, into workers[] by ascending slot: -EINVAL when
- * there are not as many poll lcores (vdpa_error()). */
-int sim_worker_get_all(struct sim_worker **workers, unsigned int n);
-struct vdpa_event_loop *sim_worker_loop(const struct sim_worker *worker);
 
 /* Management (sim_driver.c). */
 

@@ -58,18 +58,18 @@ alloc_queues(struct sim_device *dev)
 
 /* The lanes, with their workers: `worker` for the only one, or whichever are next in turn. */
 static int
-alloc_lanes(struct sim_device *dev, struct sim_worker *worker)
+alloc_lanes(struct sim_device *dev, struct vdpa_worker *worker)
 {
-	struct sim_worker *workers[SIM_LANES_MAX] = {worker};
+	struct vdpa_worker *workers[SIM_LANES_MAX] = {worker};
 	size_t size = dev->n_lanes * sizeof(dev->lanes[0]);
-	int rc = worker == NULL ? sim_worker_get_all(workers, dev->n_lanes) : 0;
+	int rc = worker == NULL ? vdpa_worker_get_all(workers, dev->n_lanes) : 0;
 
 	if (rc < 0)
 		return rc;
 	dev->lanes = aligned_alloc(RTE_CACHE_LINE_SIZE, size);
 	if (dev->lanes == NULL) {
 		for (uint16_t i = 0; i < dev->n_lanes; i++)
-			sim_worker_put(workers[i]);
+			vdpa_worker_put(workers[i]);
 		return vdpa_error(ENOMEM, "out of memory");
 	}
 	memset(dev->lanes, 0, size);
@@ -89,10 +89,16 @@ int
 sim_device_create(const struct sim_class *class, struct vdpa_mgmt_dev *mdev, const char *name,
 		  const struct vdpa_args *args, struct sim_device **out)
 {
-	struct sim_device *dev = vdpa_alloc_device(struct sim_device, vdev, name, &sim_ops);
-	struct sim_worker *worker = NULL;
+	struct vdpa_config_ops ops = sim_ops;
+	struct vdpa_worker *worker = NULL;
+	struct sim_device *dev;
 	int rc;
 
+	if (vdpa_args_has(args, "no_log")) {
+		ops.log_start = NULL;
+		ops.log_stop = NULL;
+	}
+	dev = vdpa_alloc_device(struct sim_device, vdev, name, &ops);
 	if (dev == NULL)
 		return -errno;
 	dev->vdev.mdev = mdev;
@@ -152,7 +158,7 @@ sim_free(struct vdpa_device *vdev)
 		dev->class->fini(dev);
 	for (uint16_t i = 0; dev->lanes != NULL && i < dev->n_lanes; i++) {
 		free(dev->lanes[i].list);
-		sim_worker_put(dev->lanes[i].worker);
+		vdpa_worker_put(dev->lanes[i].worker);
 	}
 	free(dev->lanes);
 }

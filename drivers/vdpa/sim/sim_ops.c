@@ -111,9 +111,14 @@ static int
 work_stop(void *arg)
 {
 	struct sim_work *w = arg;
+	struct sim_queue *q = w->q;
+	bool halted = !q->running;
 
-	w->q->enabled = false;
-	sim_queue_update(w->q);
+	q->enabled = false;
+	sim_queue_update(q);
+	/* One that was disabled before has yet to hear that its requests are handed over. */
+	if (halted && q->ready && q->inflight.hand_over && w->dev->class->vq_stop != NULL)
+		w->dev->class->vq_stop(q);
 	return 0;
 }
 
@@ -127,6 +132,7 @@ work_teardown(void *arg)
 	/* One that an error broke has no state to keep: it stays what it was started with. */
 	vdpa_vq_get_state(w->q->vq, &w->q->state);
 	vdpa_vq_teardown(w->q->vq);
+	w->q->inflight.hand_over = false;
 	return 0;
 }
 
@@ -170,7 +176,9 @@ sim_set_vq_enable(struct vdpa_device *vdev, uint16_t idx, bool enable)
 	struct sim_work w = {.dev = dev, .q = &dev->vqs[idx], .on = enable, .stop = work_enable};
 	int rc;
 
-	if (enable)
+	/* Requests with an account of them are not waited for: QEMU disables a queue before it has
+	 * them handed over, and the stop that follows waits where nobody wants them so. */
+	if (enable || w.q->inflight.addr != NULL)
 		return sim_on_worker(work_enable, w);
 	rc = sim_standstill(w);
 	w.on = true;
@@ -258,10 +266,10 @@ sim_get_vendor_vq_stats(struct vdpa_device *vdev, uint16_t idx, struct vdpa_stat
 	int i = 0;
 
 	vdpa_vq_counters(q->vq, &c);
-	i = sim_stat(stats, n, i, "received_desc", &c.popped);
-	i = sim_stat(stats, n, i, "completed_desc", &c.pushed);
-	i = sim_stat(stats, n, i, "kicks", &kicks);
-	i = sim_stat(stats, n, i, "calls", &c.calls);
+	i = sim_stat(stats, n, i, VDPA_QSTAT_RECEIVED_DESC, &c.popped);
+	i = sim_stat(stats, n, i, VDPA_QSTAT_COMPLETED_DESC, &c.pushed);
+	i = sim_stat(stats, n, i, VDPA_QSTAT_KICKS, &kicks);
+	i = sim_stat(stats, n, i, VDPA_QSTAT_INTERRUPTS, &c.calls);
 	if (dev->class->vq_stats != NULL)
 		i += dev->class->vq_stats(q, (unsigned int)i < n ? stats + i : NULL,
 					  (unsigned int)i < n ? n - (unsigned int)i : 0);
@@ -408,9 +416,10 @@ work_reset(void *arg)
 	sim_device_settle(dev);
 	work_detach(w);
 	dev->features = 0;
-	/* A driver changes what is the class's from DRIVER_OK on only. */
-	if (dev->live && dev->class->reset != NULL)
+	/* A driver changes what is the class's from DRIVER_OK on only; a state before. */
+	if ((dev->live || dev->loaded) && dev->class->reset != NULL)
 		dev->class->reset(dev);
+	dev->loaded = false;
 	return 0;
 }
 
@@ -654,5 +663,7 @@ const struct vdpa_config_ops sim_ops = {
 	.set_map = sim_set_map,
 	.log_start = sim_log_start,
 	.log_stop = sim_log_stop,
+	.save_state = sim_save_state,
+	.load_state = sim_load_state,
 	.free = sim_free,
 };

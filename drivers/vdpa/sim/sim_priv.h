@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copyright (c) 2026 uvdpa contributors */
 
-/* Between the files of the simulator core: sim_device.c, sim_fault.c, sim_log.c, sim_ops.c and
- * sim_run.c. */
+/* Between the files of the simulator core: sim_device.c, sim_fault.c, sim_log.c, sim_ops.c,
+ * sim_run.c and sim_state.c. */
 
 #ifndef SIM_PRIV_H
 #define SIM_PRIV_H
@@ -24,6 +24,7 @@ struct sim_work {
 	const uint64_t *used_iova;
 	const uint8_t *buf;
 	size_t offset, len;
+	void *to;
 	int (*stop)(void *arg);
 	int (*then)(void *arg);
 };
@@ -69,6 +70,10 @@ int sim_standstill(struct sim_work w);
 /* sim_log.c: the ops. */
 int sim_log_start(struct vdpa_device *vdev, const struct vdpa_dirty_log *log, const uint64_t *used);
 int sim_log_stop(struct vdpa_device *vdev);
+
+/* sim_state.c: the ops. */
+int sim_save_state(struct vdpa_device *vdev, void *buf, size_t *len);
+int sim_load_state(struct vdpa_device *vdev, const void *buf, size_t len);
 
 /* sim_fault.c */
 

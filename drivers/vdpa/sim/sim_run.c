@@ -17,7 +17,7 @@
 static struct vdpa_event_loop *
 lane_loop(const struct sim_lane *lane)
 {
-	return sim_worker_loop(lane->worker);
+	return vdpa_worker_loop(lane->worker);
 }
 
 struct vdpa_event_loop *

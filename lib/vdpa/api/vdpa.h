@@ -124,6 +124,79 @@ int vdpa_dev_set(const char *words);
 int vdpa_dev_check(const char *words);
 
 /**
+ * vdpa_dev_check(), and the name that the words give.
+ * @param name  receives it; NULL: nobody asks.
+ * @param size  bytes of name: VDPA_NAME_MAX are enough.
+ */
+int vdpa_dev_check_name(const char *words, char *name, size_t size);
+
+/**
+ * The words with which a device would be made as it is now: those of vdpa_dev_add() in their order,
+ * where vdpa_dev_set() has changed one with the value that was set last. They fit one line.
+ *
+ * @param id  receives the number of this device in the life of the process: one that is deleted
+ *            and added again has another. NULL: nobody asks.
+ * @return text to free(); NULL on failure, with in errno ENODEV for no device of that name, EBUSY
+ *         for one that is being added or removed, EOPNOTSUPP for one that an application made
+ *         without words, ENOMEM.
+ */
+char *vdpa_dev_words(const char *name, uint64_t *id);
+
+/**
+ * Call fn with vdpa_dev_words() of each device in the order in which they were added, while it
+ * returns 0. No lock is held: fn may add, change and delete devices. Those that are being added or
+ * removed meanwhile, and those without words, are left out.
+ * @return 0; what fn returned; -ENOMEM.
+ */
+int vdpa_dev_words_each(int (*fn)(const char *name, uint64_t id, const char *words, void *arg),
+			void *arg);
+
+/**
+ * Call fn with each word of a device whose value no second device may have, such as the path of its
+ * socket, while it returns 0: what is to be looked at before several devices are made. Creates
+ * nothing; works before vdpa_init() and without EAL.
+ * @param words  of vdpa_dev_add().
+ * @return 0; what fn returned; what vdpa_dev_check() says of words that are not allowed.
+ */
+int vdpa_words_unique(const char *words, int (*fn)(const char *word, const char *value, void *arg),
+		      void *arg);
+
+/** What vdpa_words_compare() finds. */
+enum vdpa_words_difference {
+	VDPA_WORDS_SAME = 0, /**< both make the same device */
+	VDPA_WORDS_SETTABLE, /**< vdpa_dev_set() makes the one out of the other */
+	VDPA_WORDS_OTHER,    /**< the device has to be made anew */
+};
+
+/**
+ * Compare the words of two devices by what they mean: order, spelling of numbers and names, and
+ * defaults that are written out make no difference. Creates nothing; works before vdpa_init() and
+ * without EAL.
+ *
+ * @param have, want  words of vdpa_dev_add().
+ * @param set  receives, for VDPA_WORDS_SETTABLE, what vdpa_dev_set() is to be called with, for the
+ *             name in want; free() it. NULL: nobody asks.
+ * @return one of enum vdpa_words_difference; what vdpa_dev_check() says of words that are not
+ *         allowed; -ENOMEM.
+ */
+int vdpa_words_compare(const char *have, const char *want, char **set);
+
+/** Devices by what they do. */
+struct vdpa_dev_counts {
+	unsigned int devices; /**< all, those that are being added and removed among them */
+	unsigned int states[VDPA_STATE_REMOVED + 1]; /**< by enum vdpa_device_state */
+};
+
+/** Count the devices. Asks none, and waits for none. */
+void vdpa_dev_count(struct vdpa_dev_counts *counts);
+
+/**
+ * Whether there is a device of that name, or one is being added or removed. From any thread, with
+ * any lock held, also from inside a uvdpa callback and where DPDK's log is written.
+ */
+bool vdpa_dev_exists(const char *name);
+
+/**
  * One device as JSON text, in the fields of `vdpa -j dev show` and ours (state, frontend, ...).
  * From what the core knows: no device is asked, and none that hangs is waited for. The state of one
  * that is being added or removed is "adding" or "removing", and what is not known of it is left
@@ -133,10 +206,33 @@ int vdpa_dev_check(const char *words);
  */
 char *vdpa_dev_show(const char *name);
 
-/** Statistics of a device and of each virtqueue as JSON text; as vdpa_dev_show(). */
+/**
+ * Statistics of a device and of each virtqueue as JSON text, {"device": {...}, "queues": [{...}],
+ * "migration": {...}}; as vdpa_dev_show(). Names, units and what null means: vdpa_stats.h,
+ * doc/statistics.md.
+ */
 char *vdpa_dev_stats(const char *name);
 
-/** Management devices as JSON text in the fields of `vdpa -j mgmtdev show`; free() it. */
+/**
+ * The configuration of a network device as JSON text, in the fields of `vdpa -j dev config show`:
+ * mac, "link ", "link_announce ", max_vq_pairs, mtu as far as its features have them, and
+ * negotiated_features once they are. Nothing, {}, for another type; else as vdpa_dev_show().
+ */
+char *vdpa_dev_config(const char *name);
+
+/**
+ * Descriptors of a network device's virtqueue as JSON text, in the fields of `vdpa -j dev vstats
+ * show`: queue_type ("rx", "tx", "control_vq"), received_desc, completed_desc. From any thread.
+ * @param qidx  index of the virtqueue.
+ * @return text to free(); NULL on failure, with in errno ENODEV where there is no such device,
+ *         EAGAIN while its features are not negotiated, EOPNOTSUPP for one that is no network
+ *         device or does not count descriptors, ERANGE for an index that no device has, EINVAL for
+ *         one that this device has not, ENOMEM.
+ */
+char *vdpa_dev_vstats(const char *name, unsigned int qidx);
+
+/** Management devices as JSON text in the fields of `vdpa -j mgmtdev show`, and ours: features as a
+ * number, help; free() it. */
 char *vdpa_mgmtdev_show(void);
 
 /**

@@ -19,8 +19,9 @@
 int
 vdpa_words_split(const char *text, struct vdpa_words *words)
 {
-	char *out;
 	const char *in = text;
+	char *out;
+	int rc;
 
 	memset(words, 0, sizeof(*words));
 	words->text = malloc(strlen(text) + 1);
@@ -36,11 +37,16 @@ vdpa_words_split(const char *text, struct vdpa_words *words)
 		if (*in == '\0')
 			return 0;
 		if (words->n == VDPA_WORDS_MAX) {
-			vdpa_words_free(words);
-			return vdpa_error(EINVAL, "more than %u words", VDPA_WORDS_MAX);
+			rc = vdpa_error(EINVAL, "more than %u words", VDPA_WORDS_MAX);
+			goto err;
 		}
 		words->word[words->n++] = out;
 		while (*in != '\0' && (quoted || !isspace((unsigned char)*in))) {
+			if (iscntrl((unsigned char)*in)) {
+				rc = vdpa_error(EINVAL, "a word has the control character 0x%02x",
+						(unsigned char)*in);
+				goto err;
+			}
 			if (*in == '"')
 				quoted = !quoted;
 			else
@@ -48,13 +54,16 @@ vdpa_words_split(const char *text, struct vdpa_words *words)
 			in++;
 		}
 		if (quoted) {
-			vdpa_words_free(words);
-			return vdpa_error(EINVAL, "a quotation mark is not closed");
+			rc = vdpa_error(EINVAL, "a quotation mark is not closed");
+			goto err;
 		}
 		if (*in != '\0')
 			in++;
 		*out++ = '\0';
 	}
+err:
+	vdpa_words_free(words);
+	return rc;
 }
 
 void

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copyright (c) 2026 uvdpa contributors */
 
-/* The grammar as the core uses it: splitting text, parsing words against several tables. */
+/* The grammar as the core uses it: parsing words against several tables. */
 
 #ifndef VDPA_ARGS_PRIV_H
 #define VDPA_ARGS_PRIV_H
@@ -9,18 +9,6 @@
 #include <stdio.h>
 
 #include "vdpa_args.h"
-
-#define VDPA_WORDS_MAX 128
-
-struct vdpa_words {
-	char *text; /* what the words point into */
-	unsigned int n;
-	const char *word[VDPA_WORDS_MAX];
-};
-
-/* 0, -EINVAL or -ENOMEM; on failure nothing is to be freed. */
-int vdpa_words_split(const char *text, struct vdpa_words *words);
-void vdpa_words_free(struct vdpa_words *words);
 
 struct vdpa_param_table {
 	const struct vdpa_param *params; /* NULL: empty */

@@ -2,7 +2,7 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * Errors: the calling thread's last readable message, and the log type. Owns nothing else.
+ * Errors: the calling thread's last readable message. Owns nothing else.
  */
 
 #include <inttypes.h>
@@ -13,12 +13,9 @@
 
 #include "error_priv.h"
 #include "vdpa_error.h"
-#include "vdpa_log.h"
 
 static __thread char error_message[VDPA_ERROR_MAX];
 static __thread unsigned int error_count;
-
-RTE_LOG_REGISTER(vdpa_logtype, lib.uvdpa, NOTICE);
 
 int
 vdpa_error(int err, const char *fmt, ...)

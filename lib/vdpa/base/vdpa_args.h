@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "vdpa_error.h"
 
@@ -47,6 +48,11 @@ struct vdpa_param {
 	uint64_t min, max;   /**< for UINT and SIZE, inclusive; STRING: characters */
 	const struct vdpa_param_choice *choices; /**< ended by a NULL name */
 	const char *help;			 /**< one line with unit and default */
+	/** What it is where it is not given, as written; NULL: none, or none to be written. Of a
+	 * word of dev set that dev add has too, so that leaving it out of the words of a device
+	 * changes it back. */
+	const char *dflt;
+	bool unique; /**< of a STRING: no two devices may have the same */
 };
 
 #define VDPA_ARGS_MAX 64
@@ -75,6 +81,34 @@ uint64_t vdpa_args_u64(const struct vdpa_args *args, const char *word, uint64_t 
 const char *vdpa_args_str(const struct vdpa_args *args, const char *word, const char *dflt);
 /** Whether it was given. */
 bool vdpa_args_has(const struct vdpa_args *args, const char *word);
+
+/** Words of one text, at most. */
+#define VDPA_WORDS_MAX 128
+
+/** A text as words. */
+struct vdpa_words {
+	char *text; /**< what the words point into */
+	unsigned int n;
+	const char *word[VDPA_WORDS_MAX];
+};
+
+/**
+ * Split a text into words, as all that is given in words is split: blanks separate them, "double
+ * quotes" keep blanks together. A word fits a line: none has a control character.
+ * @return 0; -EINVAL for a quotation mark that is not closed, a control character in a word and for
+ *         more than VDPA_WORDS_MAX words; -ENOMEM. On failure nothing is to be freed.
+ */
+int vdpa_words_split(const char *text, struct vdpa_words *words);
+
+/** Free what vdpa_words_split() has allocated. */
+void vdpa_words_free(struct vdpa_words *words);
+
+/**
+ * The group of users that a word names, by its name or else its number. From any thread; it may
+ * wait for the system's directory.
+ * @return 0; -EINVAL with a message where there is none, or the directory does not say.
+ */
+int vdpa_group_find(const char *text, gid_t *gid);
 
 #ifdef __cplusplus
 }

@@ -17,6 +17,8 @@
 
 #include "clock.h"
 #include "consumer_priv.h"
+#include "notice.h"
+#include "paths.h"
 #include "session_priv.h"
 #include "vdpa_log.h"
 #include "virtio_type.h"
@@ -44,7 +46,7 @@ uint64_t
 vdpa_consumer_offered_features(struct vdpa_device *vdev, bool ctrl_vq)
 {
 	const struct virtio_type *type = virtio_type(vdpa_get_device_id(vdev));
-	uint64_t features = vdpa_get_device_features(vdev);
+	uint64_t features = vdpa_path_offered_features(vdev, vdpa_get_device_features(vdev));
 
 	/* Addresses reach us as guest physical ones; no front end serves IOTLB messages. The first
 	 * kicks come by eventfd, which carries no data. */
@@ -54,11 +56,18 @@ vdpa_consumer_offered_features(struct vdpa_device *vdev, bool ctrl_vq)
 	features &= ~type->ctrl_dependent;
 	if (type->pairs && vdpa_consumer_data_vqs(vdev) > 2)
 		features |= RTE_BIT64(VIRTIO_NET_F_MQ);
-	if (type->pairs && (gives_ctrl_vq(vdev) || vdev->core->can.log))
+	if (type->pairs && (gives_ctrl_vq(vdev) || vdpa_device_can_migrate(vdev)))
 		features |= RTE_BIT64(VIRTIO_NET_F_GUEST_ANNOUNCE);
-	if (vdev->core->can.log)
+	if (vdpa_device_can_migrate(vdev))
 		features |= RTE_BIT64(VHOST_F_LOG_ALL);
 	return features | RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES);
+}
+
+uint64_t
+vdpa_consumer_function_features(struct vdpa_device *vdev)
+{
+	return vdpa_path_offered_features(vdev, vdpa_get_device_features(vdev)) &
+	       ~RTE_BIT64(VIRTIO_F_NOTIFICATION_DATA);
 }
 
 uint16_t
@@ -91,16 +100,15 @@ usable_vqs(const struct vdpa_consumer *c)
 		       : vdpa_consumer_data_vqs(c->vdev);
 }
 
-/* What the device itself is to know of the negotiated features. */
-static uint64_t
-device_features(const struct vdpa_consumer *c)
+uint64_t
+consumer_device_features(const struct vdpa_consumer *c, uint64_t features)
 {
-	uint64_t own = vdpa_get_device_features(c->vdev);
+	uint64_t own = vdpa_path_offered_features(c->vdev, vdpa_get_device_features(c->vdev));
 
-	if (!consumer_has(c, VIRTIO_NET_F_CTRL_VQ))
+	if ((features & RTE_BIT64(VIRTIO_NET_F_CTRL_VQ)) == 0)
 		own &= ~virtio_type(vdpa_get_device_id(c->vdev))->ctrl;
 	/* Ring addresses reach the device through the core's translation, always. */
-	return (c->features & own) | (own & RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM));
+	return (features & own) | (own & RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM));
 }
 
 bool
@@ -122,6 +130,19 @@ wanted_log(const struct vdpa_consumer *c, uint64_t used[VDPA_VQ_MAX])
 	return consumer_has(c, VHOST_F_LOG_ALL) ? c->log : NULL;
 }
 
+/* A page that the front end's log has no bit for would be missed at the other end. */
+int
+consumer_check_log(const struct vdpa_consumer *c, const struct vdpa_dirty_log *log,
+		   const struct vdpa_iotlb *tlb)
+{
+	uint64_t need = vdpa_dirty_log_bytes(tlb);
+
+	if (log == NULL || RTE_ALIGN_CEIL(log->size, UINT64_C(8)) >= need)
+		return 0;
+	return vdpa_error(EINVAL, "%s: a dirty log of %" PRIu64 " bytes, the memory needs %" PRIu64,
+			  c->vdev->name, log->size, need);
+}
+
 int
 consumer_update_log(struct vdpa_consumer *c)
 {
@@ -135,7 +156,9 @@ consumer_update_log(struct vdpa_consumer *c)
 		return vdpa_device_set_log(c->vdev, NULL, NULL);
 	if (c->state != CONSUMER_RUNNING || (log == NULL && !c->logging))
 		return 0;
-	rc = vdpa_device_set_log(c->vdev, log, used);
+	rc = consumer_check_log(c, log, c->iotlb);
+	if (rc == 0)
+		rc = vdpa_device_set_log(c->vdev, log, used);
 	if (rc == 0)
 		c->logging = log != NULL;
 	return rc;
@@ -187,15 +210,18 @@ start(struct vdpa_consumer *c)
 	struct vdpa_vq_config *vqs = calloc(c->nvqs, sizeof(*vqs));
 	uint64_t used[VDPA_VQ_MAX];
 	struct vdpa_start_config conf = {.peer = &c->peer,
-					 .features = device_features(c),
+					 .features = consumer_device_features(c, c->features),
 					 .iotlb = c->iotlb,
 					 .vqs = vqs,
 					 .nvqs = usable_vqs(c),
 					 .log = wanted_log(c, used),
-					 .used_iova = used};
+					 .used_iova = used,
+					 .state = c->driver_state_loaded ? c->driver_state : NULL,
+					 .state_len = c->driver_state_len};
 	/* Before DRIVER_OK is the best time for a queue, even where there is another. */
 	bool takes_disabled = !c->can->late_vqs || c->can->vq_enable;
-	int rc = vqs == NULL ? vdpa_error(ENOMEM, "out of memory") : 0;
+	int rc = vqs == NULL ? vdpa_error(ENOMEM, "out of memory")
+			     : consumer_check_log(c, conf.log, c->iotlb);
 
 	vdpa_timer_stop(&c->settle);
 	for (uint16_t i = 0; vqs != NULL && i < conf.nvqs; i++) {
@@ -212,7 +238,12 @@ start(struct vdpa_consumer *c)
 		rc = vdpa_device_start(c->vdev, &conf);
 	if (rc == 0) {
 		c->state = CONSUMER_RUNNING;
+		c->in_force = true;
 		c->logging = conf.log != NULL;
+		for (uint16_t i = 0; i < conf.nvqs; i++)
+			consumer_vq_signal_tracked(c, i);
+		consumer_forget_driver_state(c);
+		consumer_announce_arrival(c);
 	} else {
 		start_failed(c, rc);
 	}
@@ -272,6 +303,8 @@ join(struct vdpa_consumer *c, uint16_t idx)
 		consumer_vq_signal_error(c, idx);
 	} else if (rc < 0) {
 		start_failed(c, rc);
+	} else {
+		consumer_vq_signal_tracked(c, idx);
 	}
 }
 
@@ -343,6 +376,7 @@ vdpa_consumer_new(struct vdpa_device *vdev, const struct vdpa_consumer_ops *ops,
 	c->ops = ops;
 	c->arg = arg;
 	c->features = CONSUMER_NOT_SET;
+	c->max_regions = VDPA_MEM_REGIONS_MAX;
 	c->settle = (struct vdpa_timer){.expired = settle_expired, .arg = c};
 	c->settled = (struct vdpa_work){.run = settled_run, .arg = c};
 	pthread_mutex_init(&c->lock, NULL);
@@ -350,7 +384,17 @@ vdpa_consumer_new(struct vdpa_device *vdev, const struct vdpa_consumer_ops *ops,
 	c->nvqs = n;
 	for (uint16_t i = 0; i < n; i++)
 		consumer_vq_init(&c->vqs[i]);
+	vdpa_notice(VDPA_NOTICE_CONNECTED, vdev->name, NULL);
 	return c;
+}
+
+int
+vdpa_consumer_admit(struct vdpa_device *vdev, const struct vdpa_peer *peer)
+{
+	struct vdpa_vm_member *vm = __atomic_load_n(&vdev->core->vm, __ATOMIC_ACQUIRE);
+	int rc = vdpa_device_admit(vdev, peer);
+
+	return rc == 0 && vm != NULL ? vdpa_vm_admit(vm, peer) : rc;
 }
 
 int
@@ -365,17 +409,28 @@ vdpa_consumer_set_peer(struct vdpa_consumer *c, const struct vdpa_peer *peer)
 }
 
 void
+vdpa_consumer_leaves(struct vdpa_consumer *c)
+{
+	if (c->vm != NULL)
+		vdpa_vm_peer_leaves(c->vm);
+}
+
+void
 vdpa_consumer_free(struct vdpa_consumer *c)
 {
 	if (c == NULL)
 		return;
+	vdpa_consumer_leaves(c);
 	vdpa_timer_stop(&c->settle);
 	vdpa_work_cancel(&c->settled);
 	/* A failed device is stopped already, and shows why until it is started again. */
 	if (vdpa_device_get_state(c->vdev) != VDPA_STATE_FAILED)
 		consumer_stop(c);
-	/* The next front end finds nothing of this one's. */
-	(void)vdpa_device_set_memory(c->vdev, NULL);
+	/* The next front end finds nothing of this one's. Where this one had nothing to give, as
+	 * one that is refused, nobody waits for the device and its domain. */
+	if (c->gave_memory)
+		(void)vdpa_device_set_memory(c->vdev, NULL);
+	vdpa_notice(VDPA_NOTICE_DISCONNECTED, c->vdev->name, NULL);
 	for (uint16_t i = 0; i < c->nvqs; i++)
 		consumer_vq_close(c, i);
 	if (c->vm != NULL) {
@@ -383,6 +438,7 @@ vdpa_consumer_free(struct vdpa_consumer *c)
 		vdpa_vm_peer_goes(c->vm);
 	}
 	vdpa_iotlb_put(c->iotlb);
+	consumer_forget_driver_state(c);
 	pthread_mutex_destroy(&c->err_lock);
 	pthread_mutex_destroy(&c->lock);
 	free(c);
@@ -425,12 +481,20 @@ vdpa_consumer_usable_vqs(struct vdpa_consumer *c)
 static void
 reset(struct vdpa_consumer *c, bool keep_bases)
 {
+	if (keep_bases && consumer_stops_as_a_whole(c))
+		consumer_take_driver_state(c);
 	for (uint16_t i = 0; keep_bases && i < c->nvqs; i++)
 		if (c->vqs[i].state == CONSUMER_VQ_STARTED)
 			consumer_vq_stop(c, i);
+	if (keep_bases && !consumer_stops_as_a_whole(c))
+		consumer_take_driver_state(c);
 	consumer_stop(c);
 	for (uint16_t i = 0; i < c->nvqs; i++)
 		consumer_vq_forget(c, i, keep_bases);
+	if (!keep_bases) {
+		consumer_forget_driver_state(c);
+		c->arrived = c->announces = false;
+	}
 	c->status = 0;
 }
 
@@ -469,131 +533,6 @@ vdpa_consumer_get_status(struct vdpa_consumer *c)
 
 	consumer_runs(c);
 	return c->status | (c->state == CONSUMER_FAILED ? VIRTIO_CONFIG_S_NEEDS_RESET : 0);
-}
-
-/* A ring that runs stays where it is: one whose addresses lead elsewhere is stopped. One that is no
- * longer in memory at all the core finds. */
-static void
-stop_moved_vqs(struct vdpa_consumer *c, const struct vdpa_iotlb *tlb)
-{
-	for (uint16_t i = 0; i < c->nvqs; i++) {
-		const struct consumer_vq *vq = &c->vqs[i];
-		struct consumer_vq moved = *vq;
-
-		if (vq->state != CONSUMER_VQ_STARTED)
-			continue;
-		if (consumer_vq_translate(c, tlb, &moved) == 0) {
-			if (moved.desc == vq->desc && moved.driver == vq->driver &&
-			    moved.device == vq->device)
-				continue;
-			vdpa_error(EFAULT, "a change of memory moves its rings");
-		}
-		vdpa_device_lose_vq(c->vdev, i);
-	}
-}
-
-/* Queues that a change of memory has stopped: the front end hears of each, and may set it up anew.
- */
-static void
-refuse_lost_vqs(struct vdpa_consumer *c)
-{
-	for (uint16_t i = 0; i < c->nvqs; i++) {
-		if (c->vqs[i].state != CONSUMER_VQ_STARTED || !vdpa_device_vq_is_lost(c->vdev, i))
-			continue;
-		consumer_vq_stop_lost(c, i);
-		consumer_vq_signal_error(c, i);
-	}
-}
-
-static bool
-is_same(const struct vdpa_iotlb *a, const struct vdpa_iotlb *b)
-{
-	return a->n == b->n && memcmp(a->regions, b->regions, a->n * sizeof(a->regions[0])) == 0;
-}
-
-/*
- * Under the lock. Go over to tlb, which is taken over. A device that stands still has it at once
- * too, so that what the front end takes back is given back; what cannot be mapped then, or is not
- * admitted to the device, is reported by the start, which tries again.
- */
-static int
-replace_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
-{
-	int rc;
-
-	/* The same again, as at every start of QEMU's and of rte_vhost's front end. */
-	if (c->iotlb != NULL && is_same(tlb, c->iotlb)) {
-		vdpa_iotlb_put(tlb);
-		return 0;
-	}
-	if (consumer_runs(c)) {
-		stop_moved_vqs(c, tlb);
-		rc = vdpa_device_set_memory(c->vdev, tlb);
-		refuse_lost_vqs(c);
-		if (rc < 0) {
-			vdpa_iotlb_put(tlb);
-			return rc;
-		}
-	} else if (vdpa_device_admit(c->vdev, &c->peer) < 0 ||
-		   vdpa_device_set_memory(c->vdev, tlb) < 0) {
-		(void)vdpa_device_set_memory(c->vdev, NULL);
-	}
-	vdpa_iotlb_put(c->iotlb);
-	c->iotlb = tlb;
-	return 0;
-}
-
-/* Under the lock. replace_memory(), and what the other devices of the VM are held to from now on.
- */
-static int
-change_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
-{
-	int rc = replace_memory(c, tlb);
-
-	if (c->vm != NULL)
-		vdpa_vm_table_settle(c->vm, c->iotlb);
-	return rc;
-}
-
-int
-vdpa_consumer_set_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *specs,
-			 unsigned int n)
-{
-	CONSUMER_LOCKED(c);
-	struct vdpa_iotlb *tlb;
-	int rc = c->vm != NULL ? vdpa_vm_table_create(c->vm, c->iotlb, specs, n, &tlb)
-			       : vdpa_iotlb_create(c->iotlb, specs, n, &tlb);
-
-	return rc < 0 ? rc : change_memory(c, tlb);
-}
-
-int
-vdpa_consumer_add_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *spec)
-{
-	CONSUMER_LOCKED(c);
-	struct vdpa_iotlb *tlb;
-	int rc = c->vm != NULL ? vdpa_vm_table_add(c->vm, c->iotlb, spec, &tlb)
-			       : vdpa_iotlb_add(c->iotlb, spec, &tlb);
-
-	return rc < 0 ? rc : change_memory(c, tlb);
-}
-
-int
-vdpa_consumer_remove_memory(struct vdpa_consumer *c, uint64_t iova, uint64_t uaddr, uint64_t size)
-{
-	CONSUMER_LOCKED(c);
-	struct vdpa_iotlb *tlb;
-	int rc = vdpa_iotlb_remove(c->iotlb, iova, uaddr, size, &tlb);
-
-	return rc < 0 ? rc : change_memory(c, tlb);
-}
-
-unsigned int
-vdpa_consumer_count_memory(struct vdpa_consumer *c)
-{
-	CONSUMER_LOCKED(c);
-
-	return c->iotlb != NULL ? c->iotlb->n : 0;
 }
 
 int

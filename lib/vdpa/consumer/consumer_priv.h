@@ -3,8 +3,9 @@
 
 /*
  * A consumer inside. consumer.c decides about the device, consumer_vq.c keeps what was said of a
- * ring. Everything is under the consumer's lock, but for the error eventfds, which have one of
- * their own: a device that fails is reported while another call may wait for it.
+ * ring, consumer_state.c saves and loads what moves to another host. Everything is under the
+ * consumer's lock, but for the error eventfds, which have one of their own: a device that fails is
+ * reported while another call may wait for it.
  */
 
 #ifndef CONSUMER_PRIV_H
@@ -58,6 +59,7 @@ struct consumer_vq {
 	uint32_t num;			   /* 0: not set */
 	struct vdpa_consumer_vq_addr user; /* desc: or not set */
 	uint64_t base;			   /* as SET_VRING_BASE has it, or not set */
+	uint32_t place_num;		   /* size of the ring that base is a place of */
 	int kick_fd; /* -1: there is none, the driver expects us to poll; or not set */
 	int call_fd;
 	int err_fd;		       /* err_lock */
@@ -102,11 +104,27 @@ struct vdpa_consumer {
 	bool reports_status;
 	uint8_t status;
 	struct vdpa_iotlb *iotlb; /* NULL: not set */
+	bool in_force;		  /* the device has it; false: not yet, or it could not be mapped */
+	uint32_t max_regions;	  /* that one by one are added to it */
+	bool gave_memory;	  /* the device may have some of this connection's */
 	const struct vdpa_dirty_log *log;
 	bool logging;
 	uint8_t *inflight;
 	size_t inflight_stride;
 	uint16_t inflight_vqs;
+
+	bool arrived;	/* a state was loaded, and the device has not been started since */
+	bool announces; /* the start is to be announced, by */
+	uint8_t announced_mac[6];
+
+	bool keeps_state; /* the front end may want it: what the driver keeps is taken at a stop */
+	uint8_t *driver_state; /* of the last stop, until the next start; NULL: none */
+	size_t driver_state_len;
+	int64_t driver_state_us;  /* that it took to take it */
+	bool driver_state_taken;  /* since the start */
+	bool driver_state_loaded; /* it came from elsewhere: the start is to load it */
+	bool driver_state_lost;	  /* it could not be taken; driver_state_error says why */
+	struct vdpa_error_saved driver_state_error;
 
 	unsigned int nready;	  /* queues, at the last look before the start */
 	int64_t ready_us;	  /* when one became ready last */
@@ -148,12 +166,26 @@ consumer_is_packed(const struct vdpa_consumer *c)
 	return consumer_has(c, VIRTIO_F_RING_PACKED);
 }
 
-/* consumer.c: stop the device if it runs or has failed. */
+/* consumer.c: of the front end's features those that the device itself is to know. */
+uint64_t consumer_device_features(const struct vdpa_consumer *c, uint64_t features);
+/* Stop the device if it runs or has failed. */
 void consumer_stop(struct vdpa_consumer *c);
+/* -EINVAL for a log (NULL: none) that has no bit for a page of tlb: it would be missed at the other
+ * end. */
+int consumer_check_log(const struct vdpa_consumer *c, const struct vdpa_dirty_log *log,
+		       const struct vdpa_iotlb *tlb);
 /* The dirty log as features and rings want it now. */
 int consumer_update_log(struct vdpa_consumer *c);
 /* Whether the device runs, after a look whether it has failed meanwhile. */
 bool consumer_runs(struct vdpa_consumer *c);
+
+/* consumer_state.c, under the lock. The device runs and stops next: take what its driver keeps. */
+void consumer_take_driver_state(struct vdpa_consumer *c);
+void consumer_forget_driver_state(struct vdpa_consumer *c);
+/* The device has started: announce a guest that has come. */
+void consumer_announce_arrival(struct vdpa_consumer *c);
+/* Whether the stop of any queue stops the device, by a reset. */
+bool consumer_stops_as_a_whole(const struct vdpa_consumer *c);
 
 /* consumer_vq.c, under the lock. */
 void consumer_vq_init(struct consumer_vq *vq);
@@ -173,5 +205,8 @@ void consumer_vq_stop(struct vdpa_consumer *c, uint16_t idx);
 /* The device has stopped it by itself: keep where it stood. */
 void consumer_vq_stop_lost(struct vdpa_consumer *c, uint16_t idx);
 void consumer_vq_signal_error(struct vdpa_consumer *c, uint16_t idx);
+/* A queue with an inflight area has started, or has another call eventfd: signal it, since a device
+ * that was killed may have used buffers without a word. One signal too many does no harm. */
+void consumer_vq_signal_tracked(struct vdpa_consumer *c, uint16_t idx);
 
 #endif /* CONSUMER_PRIV_H */

@@ -15,6 +15,7 @@
 #include <rte_byteorder.h>
 
 #include "consumer_priv.h"
+#include "ring_index.h"
 #include "session_priv.h"
 #include "steps.h"
 #include "vdpa_log.h"
@@ -63,8 +64,10 @@ consumer_vq_forget(struct vdpa_consumer *c, uint16_t idx, bool keep_base)
 	vq->err_fd = old.err_fd;
 	pthread_mutex_unlock(&c->err_lock);
 	vq->call_fd = old.call_fd;
-	if (keep_base)
+	if (keep_base) {
 		vq->base = old.base;
+		vq->place_num = old.num != 0 ? old.num : old.place_num;
+	}
 	if (old.state != CONSUMER_VQ_ABSENT)
 		vq->state = CONSUMER_VQ_ANNOUNCED;
 }
@@ -128,17 +131,25 @@ consumer_vq_translate(const struct vdpa_consumer *c, const struct vdpa_iotlb *tl
 
 /*
  * User-mode Linux says 0 of a packed ring that has done nothing: a wrap counter of 0, which a ring
- * has at slot 0 only after one round. The first buffer used in that round set the USED bit of slot
- * 0, and until the next is used there it stays set. So where the bit is clear the ring is new.
+ * has at slot 0 only after a round with a counter of 1. The last buffer used in that round set the
+ * USED bit of its slot, not always slot 0, and until the next is used there it stays set. So where
+ * all are clear the ring is new.
  */
 static bool
 packed_is_unused(const struct vdpa_consumer *c, const struct consumer_vq *vq)
 {
 	const struct vring_packed_desc *desc =
-		c->iotlb != NULL ? vdpa_iotlb_range(c->iotlb, vq->desc, sizeof(*desc)) : NULL;
+		c->iotlb != NULL
+			? vdpa_iotlb_range(c->iotlb, vq->desc, (uint64_t)vq->num * sizeof(*desc))
+			: NULL;
 
-	return desc != NULL && (rte_le_to_cpu_16(__atomic_load_n(&desc->flags, __ATOMIC_RELAXED)) &
-				1 << VRING_PACKED_DESC_F_USED) == 0;
+	if (desc == NULL)
+		return false;
+	for (uint32_t i = 0; i < vq->num; i++)
+		if ((rte_le_to_cpu_16(__atomic_load_n(&desc[i].flags, __ATOMIC_RELAXED)) &
+		     1 << VRING_PACKED_DESC_F_USED) != 0)
+			return false;
+	return true;
 }
 
 /* Base as SET_VRING_BASE and GET_VRING_BASE have it: split, the avail index; packed, avail index
@@ -220,6 +231,16 @@ consumer_vq_signal_error(struct vdpa_consumer *c, uint16_t idx)
 }
 
 void
+consumer_vq_signal_tracked(struct vdpa_consumer *c, uint16_t idx)
+{
+	const struct consumer_vq *vq = &c->vqs[idx];
+
+	if (idx < c->inflight_vqs && consumer_runs(c) && vq->state == CONSUMER_VQ_STARTED &&
+	    vq->call_fd >= 0)
+		vdpa_eventfd_signal(vq->call_fd);
+}
+
+void
 vdpa_consumer_signal_errors(struct vdpa_consumer *c, int qidx)
 {
 	for (uint16_t i = 0; i < c->nvqs; i++)
@@ -294,6 +315,34 @@ vdpa_consumer_set_vq_base(struct vdpa_consumer *c, uint16_t idx, uint32_t base)
 	return 0;
 }
 
+int
+vdpa_consumer_resume_vq(struct vdpa_consumer *c, uint16_t idx, uint32_t base)
+{
+	CONSUMER_LOCKED(c);
+	struct consumer_vq *vq = &c->vqs[idx], now = *vq;
+	int rc = check_stopped(vq);
+	uint16_t used;
+
+	if (rc == 0 && (vq->num == 0 || vq->user.desc == CONSUMER_NOT_SET))
+		rc = vdpa_error(EINVAL, "the addresses are not set");
+	if (rc == 0)
+		rc = consumer_vq_translate(c, c->iotlb, &now);
+	if (rc < 0)
+		return rc;
+	if (!consumer_is_packed(c)) {
+		if (!vdpa_ring_used_idx(c->iotlb, now.device, &used))
+			return vdpa_error(EFAULT, "the used ring is not in the memory");
+		base = used;
+	} else if (idx >= c->inflight_vqs && !packed_is_unused(c, &now)) {
+		return vdpa_error(EOPNOTSUPP,
+				  "where a packed ring stood is not known without an inflight "
+				  "area (`inflight on`); the driver has to reset the device");
+	}
+	vq->base = base;
+	consumer_vq_update(c, idx);
+	return 0;
+}
+
 /* Take over fd in the place of *old, which a device that runs has let go of when asked. */
 static int
 swap_fd(struct vdpa_consumer *c, uint16_t idx, int *old, int fd,
@@ -321,8 +370,11 @@ int
 vdpa_consumer_set_vq_call(struct vdpa_consumer *c, uint16_t idx, int fd)
 {
 	CONSUMER_LOCKED(c);
+	int rc = swap_fd(c, idx, &c->vqs[idx].call_fd, fd, vdpa_device_set_vq_call);
 
-	return swap_fd(c, idx, &c->vqs[idx].call_fd, fd, vdpa_device_set_vq_call);
+	if (rc == 0)
+		consumer_vq_signal_tracked(c, idx);
+	return rc;
 }
 
 void
@@ -408,16 +460,34 @@ consumer_vq_stop_lost(struct vdpa_consumer *c, uint16_t idx)
 	vq->state = CONSUMER_VQ_REFUSED;
 }
 
+/* A stop that is to leave requests undone, and cannot, waits for them: that is no failure. */
+static void
+hand_over_requests(struct vdpa_consumer *c, uint16_t idx)
+{
+	if (idx < c->inflight_vqs && consumer_runs(c) && c->vqs[idx].state == CONSUMER_VQ_STARTED &&
+	    vdpa_device_hand_over_vq(c->vdev, idx) < 0)
+		VDPA_LOG_LIMITED(&c->vdev->core->log, WARNING,
+				 "%s: queue %u: stops when its requests have ended: %s",
+				 c->vdev->name, idx,
+				 vdpa_error_cause(vdpa_error_message(), c->vdev->name, idx));
+}
+
 uint32_t
-vdpa_consumer_get_vq_base(struct vdpa_consumer *c, uint16_t idx)
+vdpa_consumer_get_vq_base(struct vdpa_consumer *c, uint16_t idx, bool hand_over)
 {
 	CONSUMER_LOCKED(c);
 	struct consumer_vq *vq = &c->vqs[idx];
 	bool last = true;
 
+	if (hand_over)
+		hand_over_requests(c, idx);
+	if (vq->state == CONSUMER_VQ_STARTED && consumer_stops_as_a_whole(c))
+		consumer_take_driver_state(c);
 	consumer_vq_stop(c, idx);
 	for (uint16_t i = 0; i < c->nvqs; i++)
 		last &= c->vqs[i].state != CONSUMER_VQ_STARTED;
+	if (last && !consumer_stops_as_a_whole(c))
+		consumer_take_driver_state(c);
 	if (last)
 		consumer_stop(c);
 	/* Not before: a device that has stopped with its last queue has let go of them all. */

@@ -52,6 +52,12 @@ struct vdpa_consumer_ops {
  * pairs (virtio 1.2, 5.1.2); of one that does not, the device learns nothing of it.
  */
 uint64_t vdpa_consumer_offered_features(struct vdpa_device *vdev, bool ctrl_vq);
+/**
+ * Virtio features of a front end that shows its peer the device as a whole, with the control queue
+ * where the device has one, and whose kicks come by eventfd, which carries no data: those of the
+ * device and of its queues' paths.
+ */
+uint64_t vdpa_consumer_function_features(struct vdpa_device *vdev);
 /** Virtqueues that a front end may speak of, with a control queue to give. */
 uint16_t vdpa_consumer_vq_count(struct vdpa_device *vdev);
 /** The same without. */
@@ -60,12 +66,22 @@ uint16_t vdpa_consumer_data_vqs(struct vdpa_device *vdev);
  */
 uint16_t vdpa_consumer_queue_num(struct vdpa_device *vdev);
 
+/**
+ * Whether a connection of this process would be served: vdpa_device_admit(), and the rule of
+ * vdpa_consumer_set_peer(). Before there is a consumer; from any thread, it waits for nothing.
+ * @return 0; -EACCES with a message.
+ */
+int vdpa_consumer_admit(struct vdpa_device *vdev, const struct vdpa_peer *peer);
 /** A new connection, which has said nothing yet. NULL: out of memory. */
 struct vdpa_consumer *vdpa_consumer_new(struct vdpa_device *vdev,
 					const struct vdpa_consumer_ops *ops, void *arg);
+/** The connection has ended, and vdpa_consumer_free() follows: other devices of its VM wait for
+ * that where its memory is in their way. From any thread; it waits for nothing. */
+void vdpa_consumer_leaves(struct vdpa_consumer *c);
 /**
  * The connection is gone: the device is stopped, unless it has failed, and shows why; its memory is
- * taken out of the device's reach; descriptors are closed. Not from inside ops. NULL: no-op.
+ * taken out of the device's reach, if there was some; descriptors are closed. Not from inside ops.
+ * NULL: no-op.
  */
 void vdpa_consumer_free(struct vdpa_consumer *c);
 
@@ -94,17 +110,22 @@ void vdpa_consumer_reset(struct vdpa_consumer *c);
  * The whole memory table; as vdpa_iotlb_create(). It is in force at once, and stays so over starts
  * and stops: the same again maps nothing. A ring that runs and does not lie in it any more, or
  * elsewhere, is stopped, with a line in the log and its error eventfd signalled; the others go on.
- * While the device runs, also what vdpa_device_set_memory() returns; a table that a device which
- * does not run cannot map fails its start. -EBUSY when it contradicts that of another device of the
- * same VM.
+ * While the device runs, also what vdpa_device_set_memory() returns, and -EINVAL for memory that
+ * the dirty log in use has no bits for; what can be known is checked before a queue stops. A device
+ * that does not run keeps the table that it has, and another is refused, for -EINVAL (IOVAs that it
+ * cannot have), -EBUSY and -ENOSPC; where it has none, or fails otherwise, the table that it cannot
+ * map fails its start. -EBUSY when it contradicts that of another device of the same VM.
  */
 int vdpa_consumer_set_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *specs,
 			     unsigned int n);
-/** One region more; as vdpa_iotlb_add(), and -EBUSY as above. */
+/** One region more; as vdpa_iotlb_add(), -EBUSY as above, and -E2BIG beyond
+ * vdpa_consumer_limit_memory(). -EEXIST for one that is there already, however many there are. */
 int vdpa_consumer_add_memory(struct vdpa_consumer *c, const struct vdpa_mem_region_spec *spec);
 /** One region less; as vdpa_iotlb_remove(). */
 int vdpa_consumer_remove_memory(struct vdpa_consumer *c, uint64_t iova, uint64_t uaddr,
 				uint64_t size);
+/** How many regions there may be at most when one is added; VDPA_MEM_REGIONS_MAX at first. */
+void vdpa_consumer_limit_memory(struct vdpa_consumer *c, unsigned int n);
 /** How many regions there are. */
 unsigned int vdpa_consumer_count_memory(struct vdpa_consumer *c);
 /** Where dirty pages are to be marked while VHOST_F_LOG_ALL is negotiated; the front end's to keep
@@ -112,6 +133,32 @@ unsigned int vdpa_consumer_count_memory(struct vdpa_consumer *c);
 int vdpa_consumer_set_log(struct vdpa_consumer *c, const struct vdpa_dirty_log *log);
 /** Inflight areas of n queues, stride bytes each. -EBUSY when a queue runs. */
 int vdpa_consumer_set_inflight(struct vdpa_consumer *c, uint8_t *addr, size_t stride, uint16_t n);
+
+/*
+ * The state of the device, for another host. Both are for a device that is stopped, its queues by
+ * vdpa_consumer_get_vq_base(), and fail with -EBUSY for one that runs.
+ */
+
+/** Whether state may be wanted: what the driver keeps is then taken at each stop, since a reset
+ * takes it away. Not so until it is said. */
+void vdpa_consumer_keep_state(struct vdpa_consumer *c, bool keep);
+/** The state of the last stop. *buf is the caller's to free. -EIO and the like when the driver's
+ * part could not be had; -ENOMEM. */
+int vdpa_consumer_save_state(struct vdpa_consumer *c, uint8_t **buf, size_t *len);
+/**
+ * Go on from a state, with the next start. Where a queue stands is in it, and counts until the
+ * front end says otherwise (vdpa_consumer_set_vq_base()). -EPROTO for bytes that are no whole state
+ * of a version known here; -EINVAL for one of another device, with both values of the first thing
+ * that differs; -EOPNOTSUPP for a driver's part that the driver here does not take.
+ */
+int vdpa_consumer_load_state(struct vdpa_consumer *c, const uint8_t *buf, size_t len);
+
+/**
+ * SEND_RARP: announce the guest by this address; of a device that does not run yet at its start, as
+ * QEMU may say so before the guest goes on. What vdpa_device_announce() says. A guest whose state
+ * was loaded and whose control queue is the device's needs no such word: its front end has none.
+ */
+int vdpa_consumer_announce(struct vdpa_consumer *c, const uint8_t mac[6]);
 
 /* Facts about ring idx, below vdpa_consumer_vq_count(). */
 
@@ -130,6 +177,16 @@ int vdpa_consumer_set_vq_addr(struct vdpa_consumer *c, uint16_t idx,
 			      const struct vdpa_consumer_vq_addr *addr);
 /** Where it is to start, as SET_VRING_BASE has it. -EBUSY while it runs. */
 int vdpa_consumer_set_vq_base(struct vdpa_consumer *c, uint16_t idx, uint32_t base);
+/**
+ * Where it is to start, of a ring that another process has begun and not stopped: one that was
+ * killed. A split ring goes on where it was used; what was taken and not used is done again, by its
+ * inflight area where it has one. A packed one says nothing, so its area does.
+ *
+ * @param base  where it stood at its first start, for one that has done nothing since.
+ * @return 0; -EBUSY while it runs; -EINVAL before its addresses; -EFAULT outside of the memory;
+ * -EOPNOTSUPP for a packed ring that has been used, without an area.
+ */
+int vdpa_consumer_resume_vq(struct vdpa_consumer *c, uint16_t idx, uint32_t base);
 /** Descriptors are taken over, on failure too; -1: none. */
 int vdpa_consumer_set_vq_kick(struct vdpa_consumer *c, uint16_t idx, int fd);
 int vdpa_consumer_set_vq_call(struct vdpa_consumer *c, uint16_t idx, int fd);
@@ -147,8 +204,11 @@ void vdpa_consumer_advance(struct vdpa_consumer *c);
  * GET_VRING_BASE: stop the queue if it runs, the device with the last one, and say where it stands.
  * Of a queue whose device has failed a split ring says how far it was used, and what was taken and
  * not used is done again; a packed one says nothing, so it is where it began.
+ *
+ * @param hand_over  do not wait for requests that are under way, where the queue has an inflight
+ * area: they stay in there, as vdpa_device_hand_over_vq() has it.
  */
-uint32_t vdpa_consumer_get_vq_base(struct vdpa_consumer *c, uint16_t idx);
+uint32_t vdpa_consumer_get_vq_base(struct vdpa_consumer *c, uint16_t idx, bool hand_over);
 /** Whether the device runs; whether it runs and has the queue. */
 bool vdpa_consumer_is_running(struct vdpa_consumer *c);
 bool vdpa_consumer_has_vq(struct vdpa_consumer *c, uint16_t idx);

@@ -8,18 +8,19 @@
  */
 
 #include <errno.h>
-#include <search.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bus.h"
 #include "device_priv.h"
+#include "notice.h"
+#include "tree.h"
 
 static pthread_mutex_t bus_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t released = PTHREAD_COND_INITIALIZER; /* an entry is PRESENT again, or gone */
-static TAILQ_HEAD(, vdpa_bus_entry) entries = TAILQ_HEAD_INITIALIZER(entries);
-static void *tree; /* of entries, by name: the first member */
+static TAILQ_HEAD(entry_list, vdpa_bus_entry) entries = TAILQ_HEAD_INITIALIZER(entries);
+static pthread_mutex_t tree_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t last_id;
 
 _Static_assert(offsetof(struct vdpa_bus_entry, name) == 0, "an entry begins with its key");
@@ -30,14 +31,16 @@ compare(const void *a, const void *b)
 	return strcmp(a, b);
 }
 
+/* Of entries, by name: the first member. Changed under both locks, so that either is enough to read
+ * it; the tree's own is held for nothing else. */
+static struct vdpa_tree tree = {.compare = compare};
+
 /* From here to vdpa_bus_reserve(): under the bus lock. */
 
 static struct vdpa_bus_entry *
 find(const char *name)
 {
-	void *node = tfind(name, &tree, compare);
-
-	return node != NULL ? *(struct vdpa_bus_entry **)node : NULL;
+	return vdpa_tree_find(&tree, name);
 }
 
 static int
@@ -45,11 +48,15 @@ insert(const char *name, enum vdpa_bus_state state, struct vdpa_mgmt_dev *mdev,
        struct vdpa_bus_entry **out)
 {
 	struct vdpa_bus_entry *e = calloc(1, sizeof(*e));
+	int rc;
 
 	if (e == NULL)
 		return vdpa_error(ENOMEM, "%s: out of memory", name);
 	snprintf(e->name, sizeof(e->name), "%s", name);
-	if (tsearch(e, &tree, compare) == NULL) {
+	pthread_mutex_lock(&tree_lock);
+	rc = vdpa_tree_add(&tree, e);
+	pthread_mutex_unlock(&tree_lock);
+	if (rc < 0) {
 		free(e);
 		return vdpa_error(ENOMEM, "%s: out of memory", name);
 	}
@@ -63,13 +70,27 @@ insert(const char *name, enum vdpa_bus_state state, struct vdpa_mgmt_dev *mdev,
 	return 0;
 }
 
+/* The device is there for all to use. */
+static void
+announce(struct vdpa_bus_entry *e)
+{
+	if (!e->announced)
+		vdpa_notice(VDPA_NOTICE_ADDED, e->name, NULL);
+	e->announced = true;
+}
+
 static void
 drop(struct vdpa_bus_entry *e)
 {
-	tdelete(e, &tree, compare);
+	if (e->announced)
+		vdpa_notice(VDPA_NOTICE_REMOVED, e->name, NULL);
+	pthread_mutex_lock(&tree_lock);
+	vdpa_tree_del(&tree, e);
+	pthread_mutex_unlock(&tree_lock);
 	TAILQ_REMOVE(&entries, e, next);
 	if (e->mdev != NULL)
 		e->mdev->users--;
+	free(e->words);
 	free(e);
 }
 
@@ -151,7 +172,9 @@ vdpa_bus_claim_next(bool (*matches)(const struct vdpa_bus_entry *e, const void *
 	for (;;) {
 		bool any = false;
 
-		TAILQ_FOREACH (e, &entries, next) {
+		/* One may have been made of another that was there before. */
+		TAILQ_FOREACH_REVERSE(e, &entries, entry_list, next)
+		{
 			if (!matches(e, arg))
 				continue;
 			any = true;
@@ -181,13 +204,29 @@ vdpa_bus_set_driver(struct vdpa_bus_entry *e, struct vdpa_driver *drv)
 }
 
 void
+vdpa_bus_set_words(struct vdpa_bus_entry *e, char *words)
+{
+	char *old = NULL;
+
+	if (words == NULL)
+		return;
+	pthread_mutex_lock(&bus_lock);
+	old = e->words;
+	e->words = words;
+	pthread_mutex_unlock(&bus_lock);
+	free(old);
+}
+
+void
 vdpa_bus_release(struct vdpa_bus_entry *e)
 {
 	pthread_mutex_lock(&bus_lock);
-	if (e->vdev != NULL)
+	if (e->vdev != NULL) {
 		e->state = VDPA_BUS_PRESENT;
-	else
+		announce(e);
+	} else {
 		drop(e);
+	}
 	pthread_cond_broadcast(&released);
 	pthread_mutex_unlock(&bus_lock);
 }
@@ -204,8 +243,11 @@ vdpa_bus_add(struct vdpa_device *vdev)
 		rc = insert(vdev->name, VDPA_BUS_PRESENT, vdev->mdev, &e);
 	else if (e->state != VDPA_BUS_ADDING || e->vdev != NULL || e->mdev != vdev->mdev)
 		rc = taken(e);
-	if (rc == 0)
+	if (rc == 0) {
 		e->vdev = vdev;
+		if (e->state == VDPA_BUS_PRESENT)
+			announce(e);
+	}
 	pthread_mutex_unlock(&bus_lock);
 	return rc;
 }
@@ -279,4 +321,15 @@ vdpa_bus_for_each(bool (*fn)(const struct vdpa_bus_entry *e, void *arg), void *a
 		if (!fn(e, arg))
 			break;
 	pthread_mutex_unlock(&bus_lock);
+}
+
+bool
+vdpa_bus_has(const char *name)
+{
+	bool has;
+
+	pthread_mutex_lock(&tree_lock);
+	has = find(name) != NULL;
+	pthread_mutex_unlock(&tree_lock);
+	return has;
 }

@@ -37,7 +37,9 @@ struct vdpa_bus_entry {
 	struct vdpa_mgmt_dev *mdev; /* (fixed) NULL: an application made the device */
 	struct vdpa_frontend *fe;   /* (fixed) the one to serve it; NULL: none */
 	struct vdpa_driver *drv;    /* of a PCI function: which makes it, or made it */
+	char *words;		    /* that it is made of, as text; NULL: an application made it */
 	enum vdpa_bus_state state;
+	bool announced;		  /* its addition was noticed: its removal will be */
 	struct vdpa_device *vdev; /* NULL: not registered yet, or no longer */
 	TAILQ_ENTRY(vdpa_bus_entry) next;
 };
@@ -63,6 +65,9 @@ bool vdpa_bus_claim_next(bool (*matches)(const struct vdpa_bus_entry *e, const v
 /* Which driver is asked to make the device of a reservation: it is waited for from now on by whom
  * claims the driver's devices. */
 void vdpa_bus_set_driver(struct vdpa_bus_entry *e, struct vdpa_driver *drv);
+/* The words of a device that is reserved or claimed, for as long as it has its place: they are
+ * freed with it. NULL keeps those that it has. */
+void vdpa_bus_set_words(struct vdpa_bus_entry *e, char *words);
 /* The end of a reservation or a claim: PRESENT while there is a device, else the name is free. */
 void vdpa_bus_release(struct vdpa_bus_entry *e);
 
@@ -78,5 +83,9 @@ int vdpa_bus_look(const char *name, void (*fn)(const struct vdpa_bus_entry *e, v
 		  void *arg);
 /* Look at each in order, under the bus lock, while fn returns true. */
 void vdpa_bus_for_each(bool (*fn)(const struct vdpa_bus_entry *e, void *arg), void *arg);
+
+/* Whether a name is taken. From anywhere, with any lock held: also where a line of the log is
+ * written. */
+bool vdpa_bus_has(const char *name);
 
 #endif /* VDPA_BUS_H */

@@ -167,6 +167,12 @@ vdpa_get_device_id(struct vdpa_device *vdev)
 	return vdev->config->get_device_id(vdev);
 }
 
+uint32_t
+vdpa_get_vendor_id(struct vdpa_device *vdev)
+{
+	return vdev->config->get_vendor_id(vdev);
+}
+
 uint16_t
 vdpa_get_vq_count(struct vdpa_device *vdev)
 {

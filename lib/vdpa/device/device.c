@@ -21,6 +21,7 @@
 #include "device_dma.h"
 #include "device_priv.h"
 #include "failure.h"
+#include "notice.h"
 #include "op.h"
 #include "snapshot.h"
 #include "steps.h"
@@ -286,6 +287,7 @@ vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_o
 	core->config_fd = -1;
 	vdpa_work_queue_init(&core->work);
 	vdpa_failure_init(vdev);
+	vdpa_doorbell_init(vdev);
 	vdpa_log_init(vdev);
 	vdpa_snapshot_init(vdev);
 	return vdev;
@@ -328,7 +330,7 @@ vdpa_register_device(struct vdpa_device *vdev)
 	core->nvqs = nvqs;
 	core->can = find_capabilities(vdev);
 	for (uint16_t i = 0; i < nvqs; i++)
-		core->vqs[i].vdev = vdev;
+		core->vqs[i] = (struct vdpa_core_vq){.vdev = vdev, .path = &vdpa_path_direct};
 	rc = note_limits(vdev);
 	if (rc < 0)
 		goto err_vqs;
@@ -405,6 +407,8 @@ vdpa_unregister_device(struct vdpa_device *vdev)
 	vdpa_work_cancel(&core->snapshot_work);
 	vdpa_work_cancel(&core->fail_work);
 	vdpa_work_cancel(&core->dirty.work);
+	vdpa_work_cancel(&core->path_work);
+	vdpa_work_cancel(&core->doorbell_work);
 	vdpa_bus_del(vdev);
 	pthread_mutex_lock(&core->show_lock);
 	fe = __atomic_exchange_n(&core->fe, NULL, __ATOMIC_ACQ_REL);
@@ -420,6 +424,21 @@ vdpa_device_get_state(const struct vdpa_device *vdev)
 	return __atomic_load_n(&vdev->core->state, __ATOMIC_ACQUIRE);
 }
 
+/* What of a change of state is of interest outside. */
+static void
+notice_state(struct vdpa_device *vdev, enum vdpa_device_state old)
+{
+	enum vdpa_device_state state = vdev->core->state;
+	bool ran = old == VDPA_STATE_RUNNING || old == VDPA_STATE_SUSPENDED;
+
+	if (state == VDPA_STATE_FAILED)
+		vdpa_failure_notice(vdev);
+	else if (!ran && state == VDPA_STATE_RUNNING)
+		vdpa_notice(VDPA_NOTICE_STARTED, vdev->name, NULL);
+	else if (ran && !vdpa_device_started(vdev))
+		vdpa_notice(VDPA_NOTICE_STOPPED, vdev->name, NULL);
+}
+
 void
 vdpa_device_set_state(struct vdpa_device *vdev, enum vdpa_device_state state)
 {
@@ -428,8 +447,10 @@ vdpa_device_set_state(struct vdpa_device *vdev, enum vdpa_device_state state)
 	if (old == state)
 		return;
 	__atomic_store_n(&vdev->core->state, state, __ATOMIC_RELEASE);
+	vdpa_counts_state(vdev, old, state);
 	VDPA_LOG_LIMITED(&vdev->core->log, INFO, "%s: %s -> %s", vdev->name,
 			 vdpa_device_state_name(old), vdpa_device_state_name(state));
+	notice_state(vdev, old);
 }
 
 const char *

@@ -21,8 +21,12 @@
 #include <rte_bitops.h>
 #include <rte_common.h>
 
+#include "counts.h"
 #include "error_priv.h"
+#include "figures.h"
 #include "log_limit.h"
+#include "own_memory.h"
+#include "path.h"
 #include "vdpa_driver.h"
 #include "vdpa_event.h"
 #include "vdpa_frontend.h"
@@ -38,27 +42,46 @@
 
 /* A virtqueue of a session. */
 struct vdpa_core_vq {
-	struct vdpa_vq_config conf; /* (L) as started last */
-	bool ready;		    /* (L) set_vq_ready(true) was called and not undone */
-	bool was_reset;		    /* (L) by itself, and may be set up again */
-	bool halted;		    /* (L) stopped with the whole device; state says where */
-	bool lost;		    /* (L) stopped when its rings left the memory; likewise */
-	uint64_t log_iova;	    /* (L) of its used ring in the dirty log; UINT64_MAX: none */
-	struct vdpa_vq_state state; /* (L) */
-	uint32_t num_max;	    /* fixed at registration */
-	struct vdpa_event relay;    /* kick eventfd to the device, on the control loop */
+	struct vdpa_vq_config conf;   /* (L) as the guest has it, started last */
+	const struct vdpa_path *path; /* (L) and show lock; never NULL */
+	void *path_data;	      /* (L) and show lock: the path's */
+	void *held;		      /* (L) what a path keeps until the binding ends; malloc */
+	struct vdpa_moved moved;      /* show lock: what of its path is in the figures */
+	bool at_rest;		      /* atomic: its path has come where it can be left */
+	bool hands_over;	      /* (L) its stop leaves requests in the inflight area */
+	enum vdpa_own_parts own;      /* (L) what it is set up with that is ours */
+	bool guessed;		      /* (L) where it stopped last is not known: guess */
+	bool placed;		      /* (L) stopped by a reset; its path says where: state */
+	bool ready;		      /* (L) set_vq_ready(true) was called and not undone */
+	bool was_reset;		      /* (L) by itself, and may be set up again */
+	bool halted;		      /* (L) stopped with the whole device; state says where */
+	bool lost;		      /* (L) stopped when its rings left the memory; likewise */
+	uint64_t log_iova;	      /* (L) of its used ring in the dirty log; UINT64_MAX: none */
+	struct vdpa_vq_state state;   /* (L) */
+	struct vdpa_vq_state guess;   /* (L) what was said of where it stopped */
+	uint32_t num_max;	      /* fixed at registration */
+	struct vdpa_event relay;      /* kick eventfd to the device, on the control loop */
+	bool doorbell_changed;	      /* the front end has yet to hear of it; atomic */
+	bool without_doorbell;	      /* (L) its path had none when it ran last */
+	struct vdpa_vq_counts counts;
 	struct vdpa_device *vdev;
 };
 
 /* The dirty log of a session: log_steps.c. */
 struct vdpa_device_log {
-	bool on;
+	bool on;			/* shown by atomic load */
+	bool by_device;			/* the device logs: log_start was called */
+	bool blind;			/* nobody can log: all memory is marked */
 	bool behind;			/* the device may have written since the last log_sync */
+	const char *logger;		/* what vdpa_log_logger() says; atomic; NULL: not yet */
 	struct vdpa_dirty_log whole;	/* as the front end gave it */
 	struct vdpa_dirty_log given[2]; /* what of it the driver has, and had before */
 	unsigned int given_idx;		/* which of them it has */
-	struct vdpa_timer timer;	/* to the next log_sync */
-	struct vdpa_work work;		/* which is done on the device's work queue */
+	struct vdpa_iotlb *covers;	/* the memory that this one was given for; NULL: none */
+	struct vdpa_dirty_log paths[2]; /* the same for the queues' paths */
+	unsigned int paths_idx;
+	struct vdpa_timer timer; /* to the next log_sync */
+	struct vdpa_work work;	 /* which is done on the device's work queue */
 };
 
 /* Of the first report since the last reset. */
@@ -69,6 +92,13 @@ enum vdpa_fail_state {
 	VDPA_FAIL_NOTIFIED,
 };
 
+/* Whether the device says where its queues stand. */
+enum vdpa_tells {
+	VDPA_TELLS_NOT_ASKED,
+	VDPA_TELLS,
+	VDPA_TELLS_NOT,
+};
+
 struct vdpa_device_core {
 	struct vdpa_config_ops ops; /* the driver's, what it does not know NULL */
 	pthread_mutex_t lock;
@@ -77,19 +107,32 @@ struct vdpa_device_core {
 
 	/* Written under (L), by atomic store; shown by atomic load. */
 	uint8_t status;			 /* what the driver has set */
-	uint64_t features;		 /* negotiated */
+	uint64_t features;		 /* negotiated with the device */
+	uint64_t guest_features;	 /* (L) the guest's; the ring's bits may differ */
 	bool features_set;		 /* (L) set_driver_features succeeded since reset */
 	struct vdpa_iotlb *iotlb;	 /* (L) memory in force, from one session to the next */
 	bool memory_ends;		 /* (L) the next reset that succeeds takes it away */
 	struct vdpa_dma_domain *dma_own; /* dma.c: of a driver with dma_map; registered */
-	struct vdpa_core_vq *vqs;	 /* (L) */
-	uint16_t nvqs;			 /* fixed at registration */
-	uint32_t vq_num_min, vq_align;	 /* likewise */
-	struct vdpa_capabilities can;	 /* likewise */
-	int config_fd;			 /* eventfd that the device signals; from registration on */
+	LIST_HEAD(, vdpa_own_buf) own;	 /* (L) memory of ours in the device's reach */
+	bool own_changing;		 /* (L) between begin and end of a change of paths */
+	struct vdpa_work path_work;	 /* queues that can change their paths now do */
+	enum vdpa_tells tells;		 /* (L) in this session */
+	bool does_not_drain;		 /* (L) a stop of this session has waited in vain */
+	bool needs_shadows; /* (L) a log is on, or comes, that the device does not write */
+	bool log_refused;   /* (L) the device cannot log this guest's memory */
+	enum vdpa_migration migration; /* set before the front end serves */
+	struct vdpa_core_vq *vqs;      /* (L) */
+	uint16_t nvqs;		       /* fixed at registration */
+	uint32_t vq_num_min, vq_align; /* likewise */
+	struct vdpa_capabilities can;  /* likewise */
+	int config_fd;		       /* eventfd that the device signals; from registration on */
 	struct vdpa_event config_ev;
-	struct vdpa_device_log dirty;  /* (L) */
-	enum vdpa_doorbells doorbells; /* set before the front end serves */
+	struct vdpa_device_log dirty;	/* (L) */
+	struct vdpa_figures figures;	/* of its whole life */
+	enum vdpa_doorbells doorbells;	/* set before the front end serves */
+	struct vdpa_work doorbell_work; /* the front end hears of doorbells that come and go */
+
+	struct vdpa_device_counts counts;
 
 	struct vdpa_log_limit log;   /* for lines that guest, device or front end can cause */
 	struct vdpa_work_queue work; /* what may wait for the device, in order */
@@ -132,6 +175,11 @@ vdpa_device_unlock(struct vdpa_device *vdev)
 
 /* doorbell.c: for messages and to be shown. */
 const char *vdpa_doorbells_name(enum vdpa_doorbells rule);
+/* doorbell.c */
+void vdpa_doorbell_init(struct vdpa_device *vdev);
+/* Whether vdpa_get_vq_notification() has a doorbell for a queue that was started has changed: the
+ * front end hears of it soon. From any thread, the device's lock held or not. */
+void vdpa_device_doorbell_changed(struct vdpa_device *vdev, uint16_t qidx);
 
 /* Under the device's lock. */
 void vdpa_device_set_state(struct vdpa_device *vdev, enum vdpa_device_state state);

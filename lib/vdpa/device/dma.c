@@ -128,10 +128,16 @@ cut_off(struct vdpa_device *vdev)
 {
 	int rc = -EOPNOTSUPP;
 
-	if (!vdpa_dma_is_in_use(vdev->dma))
+	/* Who needs that now: the next guest of the domain does not come before it has reset. */
+	if (!vdpa_dma_is_in_use(vdev->dma)) {
+		if (!vdpa_device_is_gone(vdev))
+			vdpa_dma_set_stray(vdev->dma_user);
 		return;
+	}
 	if (vdev->config->cut_off != NULL)
 		rc = VDPA_OP(vdev, -1, "cut_off", vdev->config->cut_off(vdev));
+	if (rc < 0 && !vdpa_device_is_gone(vdev))
+		vdpa_dma_set_stray(vdev->dma_user);
 	if (rc < 0)
 		VDPA_LOG(ERR,
 			 "%s: it did not reset, and only its own obedience keeps it from memory of "
@@ -163,6 +169,7 @@ vdpa_dma_end(struct vdpa_device *vdev, int rc)
 	if (left == 0) {
 		vdpa_iotlb_put(core->iotlb);
 		core->iotlb = NULL;
+		vdpa_counts_memory(vdev);
 	}
 	return rc;
 }

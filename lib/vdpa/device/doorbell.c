@@ -3,7 +3,8 @@
 
 /*
  * Whom a device serves once a doorbell page of it was given away, and who is given one: decided
- * here for every front end, by the account of the device's DMA domain (page_holders.h).
+ * here for every front end, by the account of the device's DMA domain (page_holders.h). And the job
+ * that says to the front end which doorbells come and go while their queues run.
  */
 
 #include <errno.h>
@@ -56,6 +57,33 @@ vdpa_device_give_page(struct vdpa_device *vdev, const struct vdpa_notification_a
 				  vdev->name, once ? "process" : "user", (unsigned int)to->uid,
 				  (int)to->pid, (unsigned int)peer->uid, (int)peer->pid);
 	return vdpa_page_holders_add(vdpa_dma_page_holders(vdev->dma), vdev->name, peer, once);
+}
+
+/* A job of the device's. Without a front end yet, no doorbell was given. */
+static void
+report_changes(struct vdpa_work *work)
+{
+	struct vdpa_device *vdev = work->arg;
+	const struct vdpa_frontend *fe = __atomic_load_n(&vdev->core->fe, __ATOMIC_ACQUIRE);
+
+	for (uint16_t i = 0; i < vdev->core->nvqs; i++)
+		if (__atomic_exchange_n(&vdev->core->vqs[i].doorbell_changed, false,
+					__ATOMIC_ACQ_REL) &&
+		    fe != NULL && fe->ops->doorbell_changed != NULL)
+			fe->ops->doorbell_changed(vdev, i);
+}
+
+void
+vdpa_doorbell_init(struct vdpa_device *vdev)
+{
+	vdev->core->doorbell_work = (struct vdpa_work){.run = report_changes, .arg = vdev};
+}
+
+void
+vdpa_device_doorbell_changed(struct vdpa_device *vdev, uint16_t qidx)
+{
+	__atomic_store_n(&vdev->core->vqs[qidx].doorbell_changed, true, __ATOMIC_RELEASE);
+	vdpa_work_post(&vdev->core->work, &vdev->core->doorbell_work);
 }
 
 const char *

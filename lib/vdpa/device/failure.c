@@ -14,17 +14,30 @@
 #include "device_priv.h"
 #include "error_priv.h"
 #include "failure.h"
+#include "notice.h"
 #include "steps.h"
 #include "vdpa_log.h"
 
 /* One report's text: queue, cause, errno. */
 #define REPORT_MAX (VDPA_ERROR_MAX + 48)
 
+void
+vdpa_failure_notice(struct vdpa_device *vdev)
+{
+	char text[VDPA_FAILURE_MAX];
+
+	vdpa_device_failure(vdev, text, sizeof(text));
+	/* One that does not even reset has an error, and no report. */
+	vdpa_notice(VDPA_NOTICE_FAILED, vdev->name,
+		    text[0] != '\0' ? text
+				    : vdpa_error_cause(vdpa_error_message(), vdev->name, -1));
+}
+
 bool
 vdpa_device_stop_failed(struct vdpa_device *vdev)
 {
 	struct vdpa_device_core *core = vdev->core;
-	bool stop;
+	bool failed = core->state == VDPA_STATE_FAILED, stop;
 
 	pthread_mutex_lock(&core->fail_lock);
 	/* A reset since the report has forgotten it: the session that failed is gone already. */
@@ -38,6 +51,9 @@ vdpa_device_stop_failed(struct vdpa_device *vdev)
 		    strstr(core->failure, vdpa_error_cause(vdpa_error_message(), vdev->name, -1)) ==
 			    NULL)
 			VDPA_LOG(ERR, "%s", vdpa_error_message());
+		/* Now it is gone, too. */
+		if (failed)
+			vdpa_failure_notice(vdev);
 		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
 	}
 	return stop;
@@ -95,6 +111,10 @@ report(struct vdpa_device *vdev, int qidx, const char *text)
 {
 	struct vdpa_device_core *core = vdev->core;
 
+	if (core->fail_state == VDPA_FAIL_NONE)
+		vdpa_count(&core->counts.failures);
+	if (qidx >= 0 && qidx < core->nvqs)
+		vdpa_count(&core->vqs[qidx].counts.failures);
 	core->fail_state = VDPA_FAIL_REPORTED;
 	core->fail_qidx = qidx;
 	snprintf(core->failure, sizeof(core->failure), "%s", text);

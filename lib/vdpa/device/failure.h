@@ -18,4 +18,7 @@ bool vdpa_device_stop_failed(struct vdpa_device *vdev);
 /* Before anybody can report one. */
 void vdpa_failure_init(struct vdpa_device *vdev);
 
+/* Under the device's lock: notice that it is FAILED, and why. */
+void vdpa_failure_notice(struct vdpa_device *vdev);
+
 #endif /* VDPA_FAILURE_H */

@@ -107,24 +107,42 @@ check_memory(const struct vdpa_device *vdev, uint16_t idx, const struct vdpa_iot
 	return 0;
 }
 
+/* What of a ring is not ours. */
+static int
+check_parts(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf,
+	    const struct vdpa_iotlb *tlb, bool packed, enum vdpa_own_parts own)
+{
+	struct vdpa_ring_size size = vdpa_ring_size(packed, conf->num);
+	int rc;
+
+	if (own == VDPA_OWN_ALL)
+		return 0;
+	rc = check_memory(vdev, idx, tlb, part_names[packed].desc, conf->desc, size.desc);
+	if (rc < 0 || own == VDPA_OWN_RINGS)
+		return rc;
+	rc = check_memory(vdev, idx, tlb, part_names[packed].driver, conf->driver, size.driver);
+	if (rc == 0)
+		rc = check_memory(vdev, idx, tlb, part_names[packed].device, conf->device,
+				  size.device);
+	return rc;
+}
+
 int
 vdpa_step_check_rings(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf,
 		      const struct vdpa_iotlb *tlb)
 {
 	bool packed = (vdev->core->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
-	struct vdpa_ring_size size = vdpa_ring_size(packed, conf->num);
-	int rc;
+	int rc = vdpa_check_vq_align(vdev, idx, packed, conf->desc, conf->driver, conf->device);
 
-	rc = vdpa_check_vq_align(vdev, idx, packed, conf->desc, conf->driver, conf->device);
-	if (rc == 0)
-		rc = check_memory(vdev, idx, tlb, part_names[packed].desc, conf->desc, size.desc);
-	if (rc == 0)
-		rc = check_memory(vdev, idx, tlb, part_names[packed].driver, conf->driver,
-				  size.driver);
-	if (rc == 0)
-		rc = check_memory(vdev, idx, tlb, part_names[packed].device, conf->device,
-				  size.device);
-	return rc;
+	return rc == 0 ? check_parts(vdev, idx, conf, tlb, packed, vdev->core->vqs[idx].own) : rc;
+}
+
+int
+vdpa_step_check_guest_rings(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_iotlb *tlb)
+{
+	bool packed = (vdev->core->guest_features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
+
+	return check_parts(vdev, idx, &vdev->core->vqs[idx].conf, tlb, packed, VDPA_OWN_NONE);
 }
 
 static bool
@@ -226,6 +244,8 @@ vdpa_step_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 		rc = vdpa_step_check_rings(vdev, idx, &vq->conf, vdev->core->iotlb);
 	if (rc < 0)
 		return rc;
+	if (ready && vq->path == &vdpa_path_direct)
+		__atomic_store_n(&vq->counts.ran_direct, true, __ATOMIC_RELAXED);
 	rc = VDPA_OP(vdev, idx, "set_vq_ready", vdev->config->set_vq_ready(vdev, idx, ready));
 	if (rc < 0)
 		return rc;

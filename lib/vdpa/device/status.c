@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 
 #include <linux/virtio_config.h>
 
@@ -47,6 +48,7 @@ vdpa_step_end_memory(struct vdpa_device *vdev, int rc)
 	const struct vdpa_config_ops *ops = vdev->config;
 	struct vdpa_device_core *core = vdev->core;
 
+	vdpa_own_abandon_change(vdev);
 	/* A driver that maps by itself can do so only once the device has reset. */
 	if (rc == 0 && core->iotlb != NULL && vdev->dma == NULL)
 		rc = ops->set_map != NULL
@@ -56,6 +58,13 @@ vdpa_step_end_memory(struct vdpa_device *vdev, int rc)
 	if (rc == 0 && ops->release_dma != NULL)
 		ops->release_dma(vdev);
 	core->memory_ends = rc < 0;
+	for (uint16_t i = 0; i < core->nvqs; i++) {
+		free(core->vqs[i].held);
+		core->vqs[i].held = NULL;
+		core->vqs[i].guessed = false;
+	}
+	if (rc == 0)
+		vdpa_own_settle(vdev);
 	if (rc < 0)
 		vdpa_device_set_state(vdev, VDPA_STATE_FAILED);
 	return rc;
@@ -66,6 +75,7 @@ vdpa_step_quiesce(struct vdpa_device *vdev)
 {
 	struct vdpa_device_core *core = vdev->core;
 	struct vdpa_iotlb *tlb;
+	int64_t begun_us;
 	int rc, reset;
 	bool gone;
 
@@ -74,17 +84,24 @@ vdpa_step_quiesce(struct vdpa_device *vdev)
 
 	for (uint16_t i = 0; i < core->nvqs; i++)
 		vdpa_event_del(&core->vqs[i].relay);
+	begun_us = vdpa_now_us();
 	rc = VDPA_OP(vdev, -1, "the device does not reset", vdev->config->reset(vdev));
+	vdpa_phase_end(vdev, VDPA_PHASE_RESET, begun_us);
 	reset = rc;
 	vdpa_step_log_reset(vdev, reset);
 	for (uint16_t i = 0; i < core->nvqs; i++) {
+		vdpa_step_path_stop(vdev, i, true);
 		core->vqs[i].ready = core->vqs[i].was_reset = core->vqs[i].halted = false;
 		core->vqs[i].lost = false;
 		core->vqs[i].conf = (struct vdpa_vq_config){.kick_fd = -1, .call_fd = -1};
 	}
+	/* Rings of ours are given up all at once. */
+	if (reset == 0)
+		vdpa_own_settle(vdev);
 	__atomic_store_n(&core->status, 0, __ATOMIC_RELAXED);
 	__atomic_store_n(&core->features, 0, __ATOMIC_RELAXED);
 	core->features_set = false;
+	__atomic_store_n(&core->guest_features, 0, __ATOMIC_RELAXED);
 	tlb = vdpa_iotlb_get(core->iotlb);
 	gone = vdpa_device_is_gone(vdev);
 	if (rc < 0 || gone || core->memory_ends)
@@ -244,9 +261,41 @@ change_memory(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 {
 	const struct vdpa_config_ops *ops = vdev->config;
 
-	if (ops->set_map != NULL)
-		return VDPA_OP(vdev, -1, "set_map", ops->set_map(vdev, 0, tlb));
+	if (ops->set_map != NULL) {
+		struct vdpa_iotlb *whole;
+		int rc = vdpa_own_compose(vdev, tlb, &whole);
+
+		if (rc == 0) {
+			rc = VDPA_OP(vdev, -1, "set_map", ops->set_map(vdev, 0, whole));
+			vdpa_iotlb_put(whole);
+		}
+		return rc;
+	}
 	return VDPA_OP(vdev, -1, "memory", vdpa_dma_change(vdev, tlb));
+}
+
+/* Whether the device takes this table in its state, and its IOVAs. */
+static int
+check_table(struct vdpa_device *vdev, const struct vdpa_iotlb *tlb)
+{
+	struct vdpa_device_core *core = vdev->core;
+
+	if (core->state == VDPA_STATE_ALLOCATED || core->state == VDPA_STATE_REMOVED)
+		return vdpa_error(ENODEV, "%s: is not registered", vdev->name);
+	if (core->memory_ends || vdpa_device_is_gone(vdev))
+		return vdpa_error(EIO, "%s: has failed and must be reset first", vdev->name);
+	return tlb != core->iotlb ? check_iova_range(vdev, tlb) : 0;
+}
+
+/* Of a driver with set_map nobody knows more. */
+int
+vdpa_step_check_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
+{
+	int rc = check_table(vdev, tlb);
+
+	if (rc < 0 || tlb == NULL || tlb == vdev->core->iotlb || vdev->dma_user == NULL)
+		return rc;
+	return VDPA_OP(vdev, -1, "memory", vdpa_dma_check(vdev->dma_user, tlb));
 }
 
 int
@@ -254,17 +303,11 @@ vdpa_step_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 {
 	struct vdpa_device_core *core = vdev->core;
 	struct vdpa_iotlb *old;
-	int rc;
+	int rc = check_table(vdev, tlb);
 
-	if (core->state == VDPA_STATE_ALLOCATED || core->state == VDPA_STATE_REMOVED)
-		return vdpa_error(ENODEV, "%s: is not registered", vdev->name);
-	if (core->memory_ends || vdpa_device_is_gone(vdev))
-		return vdpa_error(EIO, "%s: has failed and must be reset first", vdev->name);
-	if (tlb == core->iotlb)
-		return 0;
-	rc = check_iova_range(vdev, tlb);
-	if (rc == 0)
-		rc = vdpa_step_log_cover(vdev, tlb);
+	if (rc < 0 || tlb == core->iotlb)
+		return rc;
+	rc = vdpa_step_log_cover(vdev, tlb);
 	if (rc == 0)
 		rc = change_memory(vdev, tlb);
 	if (rc < 0)
@@ -272,12 +315,21 @@ vdpa_step_map(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 	old = core->iotlb;
 	core->iotlb = vdpa_iotlb_get(tlb);
 	vdpa_iotlb_put(old);
+	vdpa_counts_memory(vdev);
+	for (uint16_t i = 0; i < core->nvqs; i++) {
+		struct vdpa_core_vq *vq = &core->vqs[i];
+
+		/* One whose rings are not in it has been stopped before. */
+		if (vq->path->set_memory != NULL)
+			(void)vq->path->set_memory(vq, tlb);
+	}
 	return 0;
 }
 
 int
 vdpa_step_suspend(struct vdpa_device *vdev)
 {
+	int64_t begun_us;
 	int rc = vdpa_step_check_alive(vdev);
 
 	if (rc < 0)
@@ -288,7 +340,14 @@ vdpa_step_suspend(struct vdpa_device *vdev)
 		return vdpa_error(EPROTO, "%s: suspend before DRIVER_OK", vdev->name);
 	if (!vdev->core->can.suspend)
 		return vdpa_error(EOPNOTSUPP, "%s: the device cannot suspend", vdev->name);
+	begun_us = vdpa_now_us();
+	vdpa_step_path_drain(vdev, -1, VDPA_DRAIN_MS);
+	vdpa_phase_end(vdev, VDPA_PHASE_DRAIN, begun_us);
+	begun_us = vdpa_now_us();
 	rc = VDPA_OP(vdev, -1, "suspend", vdev->config->suspend(vdev));
+	vdpa_phase_end(vdev, VDPA_PHASE_SUSPEND, begun_us);
+	/* The guest has back what the device has used, or its queues go on. */
+	vdpa_step_path_enable(vdev, -1, rc < 0);
 	if (rc < 0)
 		return rc;
 	vdpa_device_set_state(vdev, VDPA_STATE_SUSPENDED);
@@ -309,6 +368,10 @@ vdpa_step_resume(struct vdpa_device *vdev)
 	if (rc < 0)
 		return rc;
 	vdpa_device_set_state(vdev, VDPA_STATE_RUNNING);
+	vdpa_step_path_enable(vdev, -1, true);
 	vdpa_step_log_vq_runs(vdev);
+	/* What could not change its path meanwhile. */
+	if (vdev->core->path_work.run != NULL)
+		vdpa_work_post(&vdev->core->work, &vdev->core->path_work);
 	return 0;
 }

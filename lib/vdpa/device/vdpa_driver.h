@@ -104,11 +104,12 @@ struct vdpa_config_ops {
 	int (*set_vq_ready)(struct vdpa_device *vdev, uint16_t idx, bool ready);
 	/**
 	 * Optional: vhost-user's SET_VRING_ENABLE on a ready queue; a disabled one keeps its state
-	 * and moves no data. A device that could stop a queue only by losing its state uses it no
-	 * more of its own accord (a net device has fewer pairs set), and goes on with what the
-	 * guest still kicks. NULL: the core uses set_vq_ready, with the queue's state kept by
-	 * get_vq_state and set_vq_state; a device that cannot keep it leaves the queue as it is.
-	 * Queues are enabled when they become ready.
+	 * and moves no data, but for requests under way of one with an inflight area: they are not
+	 * waited for, as the stop may hand them over. A device that could stop a queue only by
+	 * losing its state uses it no more of its own accord (a net device has fewer pairs set),
+	 * and goes on with what the guest still kicks. NULL: the core uses set_vq_ready, with the
+	 * queue's state kept by get_vq_state and set_vq_state; a device that cannot keep it leaves
+	 * the queue as it is. Queues are enabled when they become ready.
 	 */
 	int (*set_vq_enable)(struct vdpa_device *vdev, uint16_t idx, bool enable);
 	/** Where to start. -EOPNOTSUPP for a state the device cannot load; a standard virtio device
@@ -122,7 +123,12 @@ struct vdpa_config_ops {
 	 * and the core looks at the rings. One that answers loads such a state, too.
 	 */
 	int (*get_vq_state)(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state);
-	/** Optional: software block devices. Before ready; addr NULL: none. */
+	/**
+	 * Optional: software block devices. Before ready; addr NULL: none. While the queue is ready
+	 * with the same area once more, where hand_over alone may differ: the next stop then
+	 * cancels what is under way and leaves in the area what was not carried out. On return of
+	 * that stop nothing of it reads or writes guest memory or storage any more.
+	 */
 	int (*set_vq_inflight)(struct vdpa_device *vdev, uint16_t idx,
 			       const struct vdpa_vq_inflight *inflight);
 	/**
@@ -229,8 +235,8 @@ struct vdpa_config_ops {
 
 	/**
 	 * Optional: free what the driver keeps from one start to the next, memory in the DMA domain
-	 * (vdpa_dma_alloc()) or interrupt vectors. The device is reset, and the guest's memory has
-	 * left the domain.
+	 * (vdpa_dma_alloc()), interrupt vectors or mapped doorbells. The device is reset, and the
+	 * guest's memory has left the domain.
 	 */
 	void (*release_dma)(struct vdpa_device *vdev);
 
@@ -273,7 +279,30 @@ struct vdpa_config_ops {
 
 	/** The last reference is gone: free the driver's own (the core frees the device itself). */
 	void (*free)(struct vdpa_device *vdev);
+
+	/* State of the device beside its queues' places: save_state and load_state, or none. */
+
+	/**
+	 * Optional: what a device of the same kind on another host needs to go on as this one, such
+	 * as filters; not where queues stand. While suspended, or while no queue is ready; of a
+	 * device that can stop as a whole only, by its reset, right before that. The driver's own
+	 * bytes, which name their version; nothing else looks into them.
+	 * @param buf  room for *len bytes; *len becomes how many the state has, VDPA_STATE_MAX at
+	 * most.
+	 * @return 0; -ENOSPC where *len was too small, and is what it takes; another negative
+	 * errno.
+	 */
+	int (*save_state)(struct vdpa_device *vdev, void *buf, size_t *len);
+	/**
+	 * With save_state: what it gave there, all or nothing. While suspended, or set up and not
+	 * running; a reset takes it away. The bytes come from another host and are not to be
+	 * trusted. -EINVAL for a version, a kind of device or features that it cannot take.
+	 */
+	int (*load_state)(struct vdpa_device *vdev, const void *buf, size_t len);
 };
+
+/** Bytes that save_state gives, at most. */
+#define VDPA_STATE_MAX 65536u
 
 struct vdpa_mgmt_dev;
 struct vdpa_device_core;

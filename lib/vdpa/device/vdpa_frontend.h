@@ -34,6 +34,13 @@ struct vdpa_frontend_ops {
 	 * once, by several threads.
 	 */
 	int (*probe)(struct vdpa_device *vdev, const struct vdpa_args *args);
+	/**
+	 * Optional: the device is about to be removed and still runs: take it away from those who
+	 * use it. `leave`: it is removed whatever is returned, as the process ends; one that is in
+	 * use stays where it is then, for a successor. Otherwise a failure, with vdpa_error(),
+	 * keeps it. May wait for a bounded time, without the device's lock.
+	 */
+	int (*withdraw)(struct vdpa_device *vdev, bool leave);
 	/** Stop serving it; no call of this front end touches it afterwards. Without the device's
 	 * lock. */
 	void (*remove)(struct vdpa_device *vdev);
@@ -53,6 +60,24 @@ struct vdpa_frontend_ops {
 	 * all not for the device or its consumer.
 	 */
 	void (*describe)(struct vdpa_device *vdev, char *buf, size_t len);
+	/**
+	 * Optional: whether vdpa_get_vq_notification() has a doorbell for queue qidx has changed:
+	 * give it to the consumer, or take it back. It may have changed twice and be as before. On
+	 * a thread of the core, without the device's lock.
+	 */
+	void (*doorbell_changed)(struct vdpa_device *vdev, uint16_t qidx);
+	/**
+	 * Optional: the path of the socket that it serves the device on, the front end's until the
+	 * device is removed, and whether it connects to it rather than making it. NULL: none. Fixed
+	 * for the device's life. As describe().
+	 */
+	const char *(*socket)(struct vdpa_device *vdev, bool *client);
+	/**
+	 * Optional: what can be said of the words of dev add before there is a device, beyond
+	 * params, such as a group that this machine does not have. A negative errno with
+	 * vdpa_error(). From any thread, with the management lock held: it waits for nobody.
+	 */
+	int (*check)(const struct vdpa_args *args);
 };
 
 struct vdpa_frontend {
@@ -91,6 +116,7 @@ struct vdpa_work_queue *vdpa_get_work_queue(struct vdpa_device *vdev);
  */
 
 uint32_t vdpa_get_device_id(struct vdpa_device *vdev);
+uint32_t vdpa_get_vendor_id(struct vdpa_device *vdev);
 uint16_t vdpa_get_vq_count(struct vdpa_device *vdev);
 /** Largest size of a virtqueue. */
 uint16_t vdpa_get_vq_num_max(struct vdpa_device *vdev);
@@ -116,6 +142,12 @@ uint8_t vdpa_get_status(struct vdpa_device *vdev);
 /** Whether the device is gone for good and will never start again; vdpa_device_failure() says why.
  * A front end refuses new consumers then. Takes no lock. */
 bool vdpa_device_is_gone(const struct vdpa_device *vdev);
+
+/** By a front end that counts its connections: n more, 0 to begin with. From any thread. */
+void vdpa_device_add_connections(struct vdpa_device *vdev, unsigned int n);
+/** Before the doorbell of a queue is given to a guest: kicks that go there are not seen from now
+ * on, and their number is not known. From any thread. */
+void vdpa_device_doorbell_given(struct vdpa_device *vdev, uint16_t idx);
 
 /** Up to n statistics of a queue; how many there are, 0 where the device has none. Without the
  * lock. -EINVAL for a queue that there is not. */
@@ -169,6 +201,9 @@ struct vdpa_start_config {
 	/** Dirty log from the first buffer on, as of vdpa_device_set_log(); NULL: none. */
 	const struct vdpa_dirty_log *log;
 	const uint64_t *used_iova; /**< log address of each queue's used ring */
+	/** What save_state gave on another host, loaded before DRIVER_OK; NULL: none. */
+	const void *state;
+	size_t state_len; /**< bytes of it */
 };
 
 /**
@@ -240,6 +275,13 @@ int vdpa_device_start_vq(struct vdpa_device *vdev, uint16_t idx, const struct vd
 int vdpa_device_stop_vq(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state);
 
 /**
+ * The next vdpa_device_stop_vq() of a started queue does not wait for its requests: those that were
+ * not carried out stay in its inflight area, and a start with that area does each again.
+ * -EOPNOTSUPP for a queue without one.
+ */
+int vdpa_device_hand_over_vq(struct vdpa_device *vdev, uint16_t idx);
+
+/**
  * SET_VRING_ENABLE of a started queue; it keeps its state. A device that can do it neither by
  * set_vq_enable nor while it runs is stopped and started again for it; one that could not go on
  * afterwards leaves the queue as it is.
@@ -266,10 +308,28 @@ int vdpa_device_set_log(struct vdpa_device *vdev, const struct vdpa_dirty_log *l
 
 /** SEND_RARP. -EOPNOTSUPP where the device has no announce. */
 int vdpa_device_announce(struct vdpa_device *vdev, const uint8_t mac[6]);
+/** Whether it has; the same for its whole life. */
+bool vdpa_device_can_announce(const struct vdpa_device *vdev);
 
-/** The notification area of a queue; see get_vq_notification. -EOPNOTSUPP where there is none. */
+/**
+ * Kick a queue as its guest does, by its kick eventfd where it has one: a kick may have come by a
+ * doorbell that was taken back. No-op where the queue is not started, or kicks carry data. From any
+ * thread.
+ */
+void vdpa_device_kick_vq(struct vdpa_device *vdev, uint16_t idx);
+
+/** The notification area of a queue; see get_vq_notification. -EOPNOTSUPP where there is none; that
+ * may change while the queue runs (vdpa_frontend_ops.doorbell_changed). */
 int vdpa_get_vq_notification(struct vdpa_device *vdev, uint16_t idx,
 			     struct vdpa_notification_area *area);
+
+/**
+ * The same for a front end that gives doorbells before the device runs and cannot take them back:
+ * -EOPNOTSUPP with a message also where the queue may come to run by rings of ours, which is with
+ * any word `migration` but off and log. The same until the device is unregistered. From any thread.
+ */
+int vdpa_get_fixed_notification(struct vdpa_device *vdev, uint16_t idx,
+				struct vdpa_notification_area *area);
 
 /*
  * Doorbell pages that carry the whole device (struct vdpa_notification_area.whole_device). A device
@@ -286,6 +346,38 @@ enum vdpa_doorbells {
 
 /** By a front end's probe, before anybody connects. */
 void vdpa_device_set_doorbells(struct vdpa_device *vdev, enum vdpa_doorbells rule);
+
+/** How a device is made to say what it writes, while a migration asks for that, and to begin
+ * elsewhere than at the beginning of a ring. */
+enum vdpa_migration {
+	/** The default: rings are the device's own; it logs where it can, else its queues change to
+	 * relays or shadows for as long as a log is wanted, to shadows where they begin elsewhere.
+	 */
+	VDPA_MIGRATION_AUTO,
+	VDPA_MIGRATION_SHADOW, /**< every queue runs on a shadow, always */
+	VDPA_MIGRATION_RELAY,  /**< the used buffers of every queue are relayed, always */
+	VDPA_MIGRATION_LOG,    /**< the device's log or none: never a shadow */
+	VDPA_MIGRATION_OFF,    /**< no log is offered, and no shadow used */
+};
+
+/** By whoever makes the device, before its front end serves. */
+void vdpa_device_set_migration(struct vdpa_device *vdev, enum vdpa_migration mode);
+
+/** Whether it can be known what the device writes, by its own log or by its queues' paths: a front
+ * end offers a dirty log where it can. */
+bool vdpa_device_can_migrate(const struct vdpa_device *vdev);
+
+/** Whether the device keeps an inflight area up to date by itself. Where its used buffers are
+ * relayed it cannot: what it has used the guest may not have seen. */
+bool vdpa_device_tracks_inflight(const struct vdpa_device *vdev);
+
+/**
+ * The path of a queue now, a static word: "direct", "relay", "shadow".
+ * @param stats  receives up to *n statistics of the path; *n becomes how many there are.
+ * From any thread; without the device's lock.
+ */
+const char *vdpa_device_vq_path(struct vdpa_device *vdev, uint16_t idx, struct vdpa_stat *stats,
+				unsigned int *n);
 
 /**
  * Whether the device may serve a guest of this process; vdpa_device_start() asks too. From any

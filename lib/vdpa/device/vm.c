@@ -9,14 +9,17 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 
 #include "device_priv.h"
 #include "mem_shared.h"
+#include "tree.h"
 
 struct vdpa_vm_member {
 	TAILQ_ENTRY(vdpa_vm_member) next; /* registry and tables */
@@ -25,19 +28,29 @@ struct vdpa_vm_member {
 	struct vdpa_peer peer; /* registry: its front end; unknown: none */
 	/* tables: what its front end has said, with references; NULL: nothing */
 	struct vdpa_iotlb *table, *proposed;
+	bool leaves; /* atomic: its front end has gone, and its table goes too */
 };
 
 struct vdpa_vm {
-	TAILQ_ENTRY(vdpa_vm) next; /* registry */
-	char name[VDPA_NAME_MAX];
+	char name[VDPA_NAME_MAX];   /* first: the key */
 	unsigned int n;		    /* registry: members */
 	pthread_mutex_t table_lock; /* members' tables */
+	pthread_cond_t table_gone;  /* one of them */
 	/* Changed under both locks, so either lets it be read. */
 	TAILQ_HEAD(, vdpa_vm_member) members;
 };
 
+_Static_assert(offsetof(struct vdpa_vm, name) == 0, "a VM begins with its key");
+
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
-static TAILQ_HEAD(, vdpa_vm) vms = TAILQ_HEAD_INITIALIZER(vms);
+
+static int
+compare_names(const void *a, const void *b)
+{
+	return strcmp(a, b);
+}
+
+static struct vdpa_tree vms = {.compare = compare_names}; /* under the registry lock */
 
 int
 vdpa_vm_check_name(const char *vm)
@@ -52,18 +65,25 @@ vdpa_vm_check_name(const char *vm)
 static struct vdpa_vm *
 vm_get(const char *name)
 {
-	struct vdpa_vm *vm;
+	struct vdpa_vm *vm = vdpa_tree_find(&vms, name);
+	pthread_condattr_t attr;
 
-	TAILQ_FOREACH (vm, &vms, next)
-		if (strcmp(vm->name, name) == 0)
-			return vm;
+	if (vm != NULL)
+		return vm;
 	vm = calloc(1, sizeof(*vm));
 	if (vm == NULL)
 		return NULL;
 	snprintf(vm->name, sizeof(vm->name), "%s", name);
+	if (vdpa_tree_add(&vms, vm) < 0) {
+		free(vm);
+		return NULL;
+	}
 	pthread_mutex_init(&vm->table_lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&vm->table_gone, &attr);
+	pthread_condattr_destroy(&attr);
 	TAILQ_INIT(&vm->members);
-	TAILQ_INSERT_TAIL(&vms, vm, next);
 	return vm;
 }
 
@@ -109,7 +129,7 @@ vdpa_vm_leave(struct vdpa_vm_member *m)
 	TAILQ_REMOVE(&vm->members, m, next);
 	pthread_mutex_unlock(&vm->table_lock);
 	if (--vm->n == 0)
-		TAILQ_REMOVE(&vms, vm, next);
+		vdpa_tree_del(&vms, vm);
 	else
 		vm = NULL;
 	pthread_mutex_unlock(&registry_lock);
@@ -118,6 +138,7 @@ vdpa_vm_leave(struct vdpa_vm_member *m)
 	free(m);
 	if (vm == NULL)
 		return;
+	pthread_cond_destroy(&vm->table_gone);
 	pthread_mutex_destroy(&vm->table_lock);
 	free(vm);
 }
@@ -141,11 +162,11 @@ vdpa_vm_devices(const struct vdpa_vm_member *m)
 
 /* Front ends. */
 
-int
-vdpa_vm_peer_comes(struct vdpa_vm_member *m, const struct vdpa_peer *peer)
+/* Under the registry lock. */
+static int
+check_peer(const struct vdpa_vm_member *m, const struct vdpa_peer *peer)
 {
 	const struct vdpa_vm_member *other;
-	int rc = 0;
 
 	/* Such a user is not even the same as itself. */
 	if (!vdpa_peer_same_user(peer, peer))
@@ -154,21 +175,47 @@ vdpa_vm_peer_comes(struct vdpa_vm_member *m, const struct vdpa_peer *peer)
 			"%s: the user of the front end is not known, and devices of one VM "
 			"(%s) have front ends of one user",
 			m->device, m->vm->name);
-	pthread_mutex_lock(&registry_lock);
 	TAILQ_FOREACH (other, &m->vm->members, next)
 		if (other != m && other->peer.known && !vdpa_peer_same_user(peer, &other->peer))
 			break;
 	if (other == NULL)
-		m->peer = *peer;
-	else
-		rc = vdpa_error(EACCES,
-				"%s: the front end has uid %u, and that of %s, of the same VM %s, "
-				"has uid %u: run both as one user, or add one of the devices with "
-				"another vm",
-				m->device, (unsigned int)peer->uid, other->device, m->vm->name,
-				(unsigned int)other->peer.uid);
+		return 0;
+	return vdpa_error(EACCES,
+			  "%s: the front end has uid %u, and that of %s, of the same VM %s, "
+			  "has uid %u: run both as one user, or add one of the devices with "
+			  "another vm",
+			  m->device, (unsigned int)peer->uid, other->device, m->vm->name,
+			  (unsigned int)other->peer.uid);
+}
+
+int
+vdpa_vm_admit(struct vdpa_vm_member *m, const struct vdpa_peer *peer)
+{
+	int rc;
+
+	pthread_mutex_lock(&registry_lock);
+	rc = check_peer(m, peer);
 	pthread_mutex_unlock(&registry_lock);
 	return rc;
+}
+
+int
+vdpa_vm_peer_comes(struct vdpa_vm_member *m, const struct vdpa_peer *peer)
+{
+	int rc;
+
+	pthread_mutex_lock(&registry_lock);
+	rc = check_peer(m, peer);
+	if (rc == 0)
+		m->peer = *peer;
+	pthread_mutex_unlock(&registry_lock);
+	return rc;
+}
+
+void
+vdpa_vm_peer_leaves(struct vdpa_vm_member *m)
+{
+	__atomic_store_n(&m->leaves, true, __ATOMIC_RELEASE);
 }
 
 void
@@ -184,7 +231,8 @@ vdpa_vm_peer_goes(struct vdpa_vm_member *m)
 static bool
 is_same_memory(const struct vdpa_mem_region *a, const struct vdpa_mem_region *b)
 {
-	return a->dev == b->dev && a->ino == b->ino && a->offset - a->iova == b->offset - b->iova;
+	return a->dev == b->dev && a->ino == b->ino && a->generation == b->generation &&
+	       a->offset - a->iova == b->offset - b->iova;
 }
 
 static int
@@ -228,23 +276,52 @@ check_pair(const struct vdpa_vm_member *m, const struct vdpa_iotlb *tlb,
 	return 0;
 }
 
-/* A new table is the device's next one if no other's contradicts it; else it is dropped. */
+/* Whether another's table contradicts a new one; *leaves: those that do are about to go. */
 static int
-propose(struct vdpa_vm_member *m, struct vdpa_iotlb *tlb)
+check_others(const struct vdpa_vm_member *m, const struct vdpa_iotlb *tlb, bool *leaves)
 {
 	const struct vdpa_vm_member *other;
 	int rc = 0;
 
+	*leaves = true;
 	TAILQ_FOREACH (other, &m->vm->members, next) {
-		if (other == m)
+		int one = 0;
+
+		if (other != m)
+			one = check_pair(m, tlb, other, other->table);
+		if (other != m && one == 0)
+			one = check_pair(m, tlb, other, other->proposed);
+		if (one == 0)
 			continue;
-		rc = check_pair(m, tlb, other, other->table);
-		if (rc == 0)
-			rc = check_pair(m, tlb, other, other->proposed);
-		if (rc < 0) {
-			vdpa_iotlb_put(tlb);
-			return rc;
-		}
+		rc = one;
+		*leaves = __atomic_load_n(&other->leaves, __ATOMIC_ACQUIRE);
+		if (!*leaves)
+			break;
+	}
+	return rc;
+}
+
+/*
+ * A new table is the device's next one if no other's contradicts it; else it is dropped. When a
+ * guest ends, its devices leave one after the other, and the next guest may have the first of them
+ * already: it waits for the rest.
+ */
+static int
+propose(struct vdpa_vm_member *m, struct vdpa_iotlb *tlb)
+{
+	struct timespec until;
+	bool leaves;
+	int rc;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += VDPA_VM_LEAVE_MS / 1000;
+	do
+		rc = check_others(m, tlb, &leaves);
+	while (rc < 0 && leaves &&
+	       pthread_cond_timedwait(&m->vm->table_gone, &m->vm->table_lock, &until) == 0);
+	if (rc < 0) {
+		vdpa_iotlb_put(tlb);
+		return rc;
 	}
 	vdpa_iotlb_put(m->proposed);
 	m->proposed = vdpa_iotlb_get(tlb);
@@ -334,6 +411,9 @@ vdpa_vm_table_settle(struct vdpa_vm_member *m, struct vdpa_iotlb *tlb)
 	proposed = m->proposed;
 	m->table = vdpa_iotlb_get(tlb);
 	m->proposed = NULL;
+	if (tlb == NULL)
+		__atomic_store_n(&m->leaves, false, __ATOMIC_RELAXED);
+	pthread_cond_broadcast(&m->vm->table_gone);
 	pthread_mutex_unlock(&m->vm->table_lock);
 	vdpa_iotlb_put(table);
 	vdpa_iotlb_put(proposed);

@@ -38,19 +38,28 @@ const char *vdpa_vm_name(const struct vdpa_vm_member *m);
 unsigned int vdpa_vm_devices(const struct vdpa_vm_member *m);
 
 /*
- * The front end of this process comes to the device. -EACCES for one whose user is not known, and,
- * with a message that names the VM and both uids, while another device of the VM has one of another
- * user.
+ * Whether the front end of this process may come to the device; notes nothing. -EACCES for one
+ * whose user is not known, and, with a message that names the VM and both uids, while another
+ * device of the VM has one of another user.
  */
+int vdpa_vm_admit(struct vdpa_vm_member *m, const struct vdpa_peer *peer);
+/* The same, and it is the device's from now on. */
 int vdpa_vm_peer_comes(struct vdpa_vm_member *m, const struct vdpa_peer *peer);
 /* It has gone, or none came. */
 void vdpa_vm_peer_goes(struct vdpa_vm_member *m);
 
+/* Its front end's connection has ended: its table goes as soon as the device has stopped. Waits for
+ * nothing. */
+void vdpa_vm_peer_leaves(struct vdpa_vm_member *m);
+
 /*
  * vdpa_iotlb_create() and vdpa_iotlb_add() for a device of a VM: what another device of it has
  * mapped is shared. The table is the device's next until vdpa_vm_table_settle(). -EBUSY with a
- * message that names the other device for memory that contradicts its table.
+ * message that names the other device for memory that contradicts its table; where only devices
+ * whose front ends leave are in the way, they wait for them, VDPA_VM_LEAVE_MS at most. So not from
+ * a thread that others need.
  */
+#define VDPA_VM_LEAVE_MS 2000
 int vdpa_vm_table_create(struct vdpa_vm_member *m, const struct vdpa_iotlb *old,
 			 const struct vdpa_mem_region_spec *specs, unsigned int n,
 			 struct vdpa_iotlb **out);

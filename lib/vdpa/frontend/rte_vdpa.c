@@ -4,14 +4,15 @@
 /*
  * The front end rte_vdpa as a plugin of DPDK's EAL (-d): devices of the vdev bus whose name begins
  * with "uvdpa" become vDPA devices that a DPDK application finds by rte_vdpa_find_device_by_name().
- * Owns these devices and, unless the application has initialised uvdpa itself, the library: from
- * the first device to the last.
+ * Owns these devices and, from the first device to the last, the control socket that one of them
+ * asks for and, unless the application has initialised uvdpa itself, the library.
  */
 
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <linux/virtio_ids.h>
 #include <rte_common.h>
@@ -21,6 +22,7 @@
 
 #include "rte_vdpa_priv.h"
 #include "rte_vdpa_words.h"
+#include "vdpa_control.h"
 #include "vdpa_log.h"
 
 pthread_mutex_t vdpa_rte_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -30,6 +32,8 @@ bool vdpa_rte_aborts;
 
 /* Of the thread that probes: what its call of vdpa_dev_add() is for. */
 static __thread struct rte_device *probing;
+/* Where the control socket is that was opened here; NULL: there is none. The bus, as below. */
+static char *control_path;
 /* vdpa_init() was ours; the bus calls probe and remove one at a time. */
 static bool own_library;
 
@@ -176,6 +180,30 @@ library_init(void)
 	return rc == -EEXIST ? 0 : rc;
 }
 
+/* The control socket that a device's arguments ask for: one of the process, however many ask. Takes
+ * path over. */
+static int
+open_control(char *path)
+{
+	const struct vdpa_control_params params = {
+		.path = path, .program = "rte_vdpa", .version = UVDPA_VERSION};
+	int rc;
+
+	if (path == NULL || (control_path != NULL && strcmp(path, control_path) == 0)) {
+		free(path);
+		return 0;
+	}
+	rc = control_path != NULL
+		     ? vdpa_error(EALREADY, "control=%s: the process has a control socket, %s",
+				  path, control_path)
+		     : vdpa_control_start(&params);
+	if (rc == 0)
+		control_path = path;
+	else
+		free(path);
+	return rc;
+}
+
 /* The end of the library, when the last device is gone, or none came. */
 static void
 library_cleanup(void)
@@ -185,7 +213,13 @@ library_cleanup(void)
 	pthread_mutex_lock(&vdpa_rte_lock);
 	none = TAILQ_EMPTY(&devices);
 	pthread_mutex_unlock(&vdpa_rte_lock);
-	if (!none || !own_library)
+	if (!none)
+		return;
+	if (control_path != NULL)
+		vdpa_control_stop();
+	free(control_path);
+	control_path = NULL;
+	if (!own_library)
 		return;
 	own_library = false;
 	vdpa_cleanup();
@@ -197,7 +231,7 @@ probe(struct rte_vdev_device *vdev)
 	struct rte_device *rte = vdpa_rte_device_of(vdev);
 	const struct rte_devargs *devargs = rte_dev_devargs(rte);
 	const char *name = rte_dev_name(rte);
-	char *words;
+	char *words, *control = NULL;
 	int rc;
 
 	if (rte_eal_process_type() != RTE_PROC_PRIMARY) {
@@ -206,6 +240,10 @@ probe(struct rte_vdev_device *vdev)
 	}
 	words = vdpa_rte_words(name, devargs != NULL ? devargs->args : NULL);
 	rc = words == NULL ? -errno : library_init();
+	if (rc == 0)
+		rc = vdpa_rte_control(devargs != NULL ? devargs->args : NULL, &control);
+	if (rc == 0)
+		rc = open_control(control);
 	if (rc == 0) {
 		probing = rte;
 		rc = vdpa_dev_add(words);

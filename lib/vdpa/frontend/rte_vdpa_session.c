@@ -384,7 +384,7 @@ vdpa_rte_session_memory(struct vdpa_rte_device *dev)
 static void
 stop_ring(struct vdpa_rte_device *dev, uint16_t idx)
 {
-	uint32_t base = vdpa_consumer_get_vq_base(dev->consumer, idx);
+	uint32_t base = vdpa_consumer_get_vq_base(dev->consumer, idx, false);
 
 	rte_vhost_set_vring_base(dev->vid, idx, (uint16_t)base,
 				 dev->packed ? (uint16_t)(base >> 16) : (uint16_t)base);

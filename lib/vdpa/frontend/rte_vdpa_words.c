@@ -46,6 +46,74 @@ copy_item(FILE *out, const char **in)
 	return NULL;
 }
 
+static const char control_item[] = "control";
+
+/* Behind an item, its comma included. */
+static const char *
+skip_item(const char *in)
+{
+	bool quoted = false;
+
+	for (; *in != '\0' && (quoted || *in != ','); in++)
+		quoted ^= *in == '"';
+	return *in == ',' ? in + 1 : in;
+}
+
+/* Whether the item is "control", with a value or without. */
+static bool
+is_control(const char *in)
+{
+	const size_t len = sizeof(control_item) - 1;
+
+	return strncmp(in, control_item, len) == 0 &&
+	       (in[len] == '=' || in[len] == ',' || in[len] == '\0');
+}
+
+/* The value of an item, without its quotation marks; NULL: out of memory. */
+static char *
+value_of(const char *in)
+{
+	const char *end = skip_item(in);
+	char *value = malloc((size_t)(end - in) + 1), *out = value;
+
+	if (value == NULL)
+		return NULL;
+	in += sizeof(control_item) - 1;
+	if (*in == '=')
+		in++;
+	for (bool quoted = false; in < end && (quoted || *in != ','); in++) {
+		quoted ^= *in == '"';
+		if (*in != '"')
+			*out++ = *in;
+	}
+	*out = '\0';
+	return value;
+}
+
+int
+vdpa_rte_control(const char *devargs, char **path)
+{
+	*path = NULL;
+	for (const char *in = devargs != NULL ? devargs : ""; *in != '\0'; in = skip_item(in)) {
+		if (!is_control(in))
+			continue;
+		if (*path != NULL) {
+			free(*path);
+			*path = NULL;
+			return vdpa_error(EINVAL, "control: is given twice");
+		}
+		*path = value_of(in);
+		if (*path == NULL)
+			return vdpa_error(ENOMEM, "out of memory");
+		if (**path == '\0') {
+			free(*path);
+			*path = NULL;
+			return vdpa_error(EINVAL, "control: a path is missing: control=PATH");
+		}
+	}
+	return 0;
+}
+
 char *
 vdpa_rte_words(const char *name, const char *devargs)
 {
@@ -58,6 +126,10 @@ vdpa_rte_words(const char *name, const char *devargs)
 		goto err_memory;
 	fprintf(out, "name %s", name);
 	while (*in != '\0') {
+		if (is_control(in)) {
+			in = skip_item(in);
+			continue;
+		}
 		fputc(' ', out);
 		wrong = copy_item(out, &in);
 		if (wrong != NULL) {

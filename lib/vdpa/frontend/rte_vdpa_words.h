@@ -15,4 +15,12 @@
  */
 char *vdpa_rte_words(const char *name, const char *devargs);
 
+/*
+ * One item is no word of the device's, but of the process: "control=PATH", where the control socket
+ * is made. vdpa_rte_words() leaves it out; this is its path.
+ * @param path  text to free(), without quotation marks; NULL: there is no such item.
+ * @return 0; -EINVAL where PATH is missing or the item is there twice; -ENOMEM.
+ */
+int vdpa_rte_control(const char *devargs, char **path);
+
 #endif /* RTE_VDPA_WORDS_H */

@@ -7,7 +7,6 @@
  */
 
 #include <errno.h>
-#include <grp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +19,8 @@
 #include <rte_bitops.h>
 #include <rte_common.h>
 
+#include "error_priv.h"
+#include "tree.h"
 #include "vdpa_event.h"
 #include "vdpa_log.h"
 #include "vhost_user.h"
@@ -27,9 +28,24 @@
 
 #define SOCKET_MODE_DEFAULT 0600
 
-/* So that no two devices have one socket. */
+static int
+compare_paths(const void *a, const void *b)
+{
+	return strcmp(((const struct vhu_device *)a)->path, ((const struct vhu_device *)b)->path);
+}
+
+static int
+compare_infos(const void *a, const void *b)
+{
+	const struct vhu_device *one = a, *other = b;
+
+	return strcmp(one->files.info, other->files.info);
+}
+
+/* So that no two devices have one socket, or one device-info file. */
 static pthread_mutex_t devices_lock = PTHREAD_MUTEX_INITIALIZER;
-static TAILQ_HEAD(, vhu_device) devices = TAILQ_HEAD_INITIALIZER(devices);
+static struct vdpa_tree by_path = {.compare = compare_paths};
+static struct vdpa_tree by_info = {.compare = compare_infos}; /* those that have one */
 
 /* On return nothing of this device's connection runs or will; the socket is gone. */
 static void
@@ -75,14 +91,21 @@ offer(struct vhu_device *dev)
 			RTE_BIT64(VHOST_USER_PROTOCOL_F_RESET_DEVICE) |
 			RTE_BIT64(VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS) |
 			RTE_BIT64(VHOST_USER_PROTOCOL_F_STATUS);
-	if (vdpa_get_device_id(vdev) == VIRTIO_ID_NET)
-		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_RARP) |
-				 RTE_BIT64(VHOST_USER_PROTOCOL_F_NET_MTU);
+	if (vdpa_get_device_id(vdev) == VIRTIO_ID_NET) {
+		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_NET_MTU);
+		if (vdpa_device_can_announce(vdev))
+			dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_RARP);
+	}
 	if (can->doorbells && dev->doorbells != VDPA_DOORBELLS_NONE)
 		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_HOST_NOTIFIER);
-	if (can->inflight)
-		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
-	if (can->log)
+	if (vdpa_device_tracks_inflight(vdev) ? dev->inflight != VHU_INFLIGHT_OFF
+					      : dev->inflight == VHU_INFLIGHT_ON)
+		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD) |
+				 RTE_BIT64(VHOST_USER_PROTOCOL_F_GET_VRING_BASE_INFLIGHT) |
+				 RTE_BIT64(VHOST_USER_PROTOCOL_F_GET_VRING_BASE_SKIP_DRAIN);
+	if (dev->device_state)
+		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_DEVICE_STATE);
+	if (vdpa_device_can_migrate(vdev))
 		dev->protocol |= RTE_BIT64(VHOST_USER_PROTOCOL_F_LOG_SHMFD);
 }
 
@@ -109,85 +132,212 @@ parse_doorbells(struct vhu_device *dev, const struct vdpa_args *args)
 	return 0;
 }
 
+/* In the order of enum vhu_tracking. */
+static const struct vdpa_param_choice inflight_choices[] = {
+	{.name = "auto", .help = "where the device tracks its requests itself (the default)"},
+	{.name = "on",
+	 .help = "by any device: one that does not track them runs on shadow virtqueues"},
+	{.name = "off", .help = "never"},
+	{.name = NULL},
+};
+
+static const struct vdpa_param_choice device_state_choices[] = {
+	{.name = "on", .help = "the front end can take it along"},
+	{.name = "off", .help = "it sees to that itself"},
+	{.name = NULL},
+};
+
+static int
+find_group(const struct vdpa_args *args, gid_t *gid)
+{
+	const char *group = vdpa_args_str(args, "group", NULL);
+
+	*gid = (gid_t)-1;
+	return group != NULL && vdpa_group_find(group, gid) < 0 ? -EINVAL : 0;
+}
+
+static int
+vhost_user_check(const struct vdpa_args *args)
+{
+	gid_t gid;
+
+	return find_group(args, &gid);
+}
+
+/* The word device_info. A path that is read elsewhere must not depend on where this process runs.
+ */
+static int
+parse_info(struct vhu_device *dev, const char *info)
+{
+	if (*dev->path != '/')
+		return vdpa_error(EINVAL,
+				  "device_info: needs socket '%s' as an absolute path, which is "
+				  "what the file says",
+				  dev->path);
+	dev->files.info = strdup(info);
+	return dev->files.info == NULL ? vdpa_error(ENOMEM, "out of memory") : 0;
+}
+
+/* The words of what is created: socket, folder and device-info file. */
+static int
+parse_files(struct vhu_device *dev, const struct vdpa_args *args)
+{
+	const char *group = vdpa_args_str(args, "group", NULL);
+	const char *label = vdpa_args_str(args, "label", NULL);
+	const char *info = vdpa_args_str(args, "device_info", NULL);
+
+	dev->files.with_folder = vdpa_args_has(args, "folder");
+	dev->files.folder_mode = (mode_t)vdpa_args_u64(args, "folder", 0);
+	if (dev->client && vdpa_args_has(args, "mode"))
+		return vdpa_error(EINVAL, "mode is of a socket that is created, not with client");
+	if (dev->client && !dev->files.with_folder && (group != NULL || label != NULL))
+		return vdpa_error(EINVAL, "%s is of what is created: with client, needs folder",
+				  group != NULL ? "group" : "label");
+	dev->mode = (mode_t)vdpa_args_u64(args, "mode", SOCKET_MODE_DEFAULT);
+	if (find_group(args, &dev->group) < 0)
+		return -EINVAL;
+	if (label != NULL) {
+		int rc = vdpa_vhu_label_check(label);
+
+		if (rc < 0)
+			return rc;
+		dev->files.label = strdup(label);
+		if (dev->files.label == NULL)
+			return vdpa_error(ENOMEM, "out of memory");
+	}
+	return info != NULL ? parse_info(dev, info) : 0;
+}
+
 static int
 parse(struct vhu_device *dev, const struct vdpa_args *args)
 {
+	const struct vdpa_arg *inflight = vdpa_args_find(args, "inflight");
+	const struct vdpa_arg *state = vdpa_args_find(args, "device_state");
 	const char *path = vdpa_args_str(args, "socket", NULL);
-	const char *group = vdpa_args_str(args, "group", NULL);
-	char *end;
 
 	if (path == NULL)
 		return vdpa_error(EINVAL, "the front end vhost-user needs socket PATH");
 	dev->client = vdpa_args_has(args, "client");
+	dev->inflight = inflight != NULL ? (enum vhu_tracking)(inflight->choice - inflight_choices)
+					 : VHU_INFLIGHT_AUTO;
+	/* QEMU carries it for net alone; what is offered without a taker only breaks a move to a
+	 * daemon that does not. */
+	dev->device_state = state != NULL ? strcmp(state->choice->name, "on") == 0
+					  : vdpa_get_device_id(dev->vdev) == VIRTIO_ID_NET;
 	if (parse_doorbells(dev, args) < 0)
 		return -EINVAL;
-	if (dev->client && (vdpa_args_has(args, "mode") || group != NULL))
-		return vdpa_error(EINVAL,
-				  "mode and group are of a socket that is created, not with "
-				  "client");
-	dev->mode = (mode_t)vdpa_args_u64(args, "mode", SOCKET_MODE_DEFAULT);
-	dev->group = (gid_t)-1;
-	if (group != NULL) {
-		const struct group *gr = getgrnam(group);
-		unsigned long gid = strtoul(group, &end, 10);
-
-		if (gr != NULL)
-			dev->group = gr->gr_gid;
-		else if (*group != '\0' && *end == '\0' && gid < UINT32_MAX)
-			dev->group = (gid_t)gid;
-		else
-			return vdpa_error(EINVAL, "group '%s': there is none of that name", group);
-	}
 	dev->path = strdup(path);
-	return dev->path == NULL ? vdpa_error(ENOMEM, "out of memory") : 0;
+	if (dev->path == NULL)
+		return vdpa_error(ENOMEM, "out of memory");
+	return parse_files(dev, args);
+}
+
+/* Under the lock. What and path name the key, for the message. */
+static int
+enter(struct vdpa_tree *tree, struct vhu_device *dev, const char *what, const char *path)
+{
+	const struct vhu_device *other;
+	int rc = vdpa_tree_add(tree, dev);
+
+	if (rc == 0)
+		return 0;
+	other = rc == -EEXIST ? vdpa_tree_find(tree, dev) : NULL;
+	return other != NULL ? vdpa_error(EEXIST, "%s '%s': is in use by %s", what, path,
+					  other->vdev->name)
+			     : vdpa_error(ENOMEM, "out of memory");
+}
+
+static int
+add_device(struct vhu_device *dev)
+{
+	int rc;
+
+	pthread_mutex_lock(&devices_lock);
+	rc = enter(&by_path, dev, "socket", dev->path);
+	if (rc == 0 && dev->files.info != NULL) {
+		rc = enter(&by_info, dev, "device_info", dev->files.info);
+		if (rc < 0)
+			vdpa_tree_del(&by_path, dev);
+	}
+	pthread_mutex_unlock(&devices_lock);
+	return rc;
+}
+
+static void
+remove_device(struct vhu_device *dev)
+{
+	pthread_mutex_lock(&devices_lock);
+	vdpa_tree_del(&by_path, dev);
+	if (dev->files.info != NULL)
+		vdpa_tree_del(&by_info, dev);
+	pthread_mutex_unlock(&devices_lock);
+	vdpa_vhu_folder_remove(dev);
+}
+
+static void
+free_device(struct vhu_device *dev)
+{
+	vdpa_fd_account_destroy(dev->fds);
+	pthread_mutex_destroy(&dev->lock);
+	vdpa_vhu_files_free(&dev->files);
+	free(dev->path);
+	free(dev);
+}
+
+/* The folder, the socket in it, and the file that says that it is there. */
+static int
+appear(struct vhu_device *dev)
+{
+	int rc;
+
+	rc = vdpa_vhu_folder_make(dev);
+	if (rc == 0)
+		rc = start_serving(dev);
+	if (rc < 0)
+		return rc;
+	rc = vdpa_vhu_info_write(dev);
+	if (rc < 0) {
+		struct vdpa_error_saved error;
+
+		vdpa_error_save(&error);
+		stop_serving(dev);
+		vdpa_error_restore(&error);
+	}
+	return rc;
 }
 
 static int
 vhost_user_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 {
-	struct vhu_device *dev = calloc(1, sizeof(*dev)), *other;
+	struct vhu_device *dev = calloc(1, sizeof(*dev));
 	int rc;
 
 	if (dev == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	pthread_mutex_init(&dev->lock, NULL);
 	vdpa_vhu_conn_init(dev);
-	dev->socket.fd = -1;
+	dev->socket.listen.fd = -1;
 	dev->vdev = vdev;
 	dev->fds = vdpa_fd_account_create();
 	rc = dev->fds == NULL ? vdpa_error(ENOMEM, "out of memory") : parse(dev, args);
 	if (rc < 0)
 		goto err_free;
 	vdpa_device_set_doorbells(vdev, dev->doorbells);
+	vdpa_device_add_connections(vdev, 0);
 	dev->nvqs = vdpa_consumer_vq_count(vdev);
 	offer(dev);
 
-	pthread_mutex_lock(&devices_lock);
-	TAILQ_FOREACH (other, &devices, next)
-		if (strcmp(other->path, dev->path) == 0)
-			break;
-	if (other == NULL)
-		TAILQ_INSERT_TAIL(&devices, dev, next);
-	else
-		rc = vdpa_error(EEXIST, "socket '%s': is in use by %s", dev->path,
-				other->vdev->name);
-	pthread_mutex_unlock(&devices_lock);
+	rc = add_device(dev);
 	if (rc < 0)
 		goto err_free;
-
 	vdpa_set_drvdata(vdev, dev);
-	rc = start_serving(dev);
+	rc = appear(dev);
 	if (rc == 0)
 		return 0;
 	vdpa_set_drvdata(vdev, NULL);
-	pthread_mutex_lock(&devices_lock);
-	TAILQ_REMOVE(&devices, dev, next);
-	pthread_mutex_unlock(&devices_lock);
+	remove_device(dev);
 err_free:
-	vdpa_fd_account_destroy(dev->fds);
-	pthread_mutex_destroy(&dev->lock);
-	free(dev->path);
-	free(dev);
+	free_device(dev);
 	return rc;
 }
 
@@ -198,15 +348,13 @@ vhost_user_remove(struct vdpa_device *vdev)
 
 	if (dev == NULL)
 		return;
+	/* Whoever reads the file may connect. */
+	vdpa_vhu_info_remove(dev);
 	stop_serving(dev);
 	vdpa_set_drvdata(vdev, NULL);
-	pthread_mutex_lock(&devices_lock);
-	TAILQ_REMOVE(&devices, dev, next);
-	pthread_mutex_unlock(&devices_lock);
-	vdpa_fd_account_destroy(dev->fds);
-	pthread_mutex_destroy(&dev->lock);
-	free(dev->path);
-	free(dev);
+	remove_device(dev);
+	vdpa_vhu_stream_close(dev->stream);
+	free_device(dev);
 }
 
 static void
@@ -231,6 +379,15 @@ vhost_user_failed(struct vdpa_device *vdev, int qidx)
 	if (dev->session != NULL)
 		vdpa_consumer_signal_errors(dev->session->consumer, qidx);
 	pthread_mutex_unlock(&dev->lock);
+}
+
+static void
+vhost_user_doorbell_changed(struct vdpa_device *vdev, uint16_t qidx)
+{
+	struct vhu_device *dev = vdpa_get_drvdata(vdev);
+
+	if (dev != NULL)
+		vdpa_vhu_doorbell_changed(dev, qidx);
 }
 
 /*
@@ -280,6 +437,17 @@ vhost_user_describe(struct vdpa_device *vdev, char *buf, size_t len)
 	pthread_mutex_unlock(&dev->lock);
 }
 
+static const char *
+vhost_user_socket(struct vdpa_device *vdev, bool *client)
+{
+	const struct vhu_device *dev = vdpa_get_drvdata(vdev);
+
+	if (dev == NULL)
+		return NULL;
+	*client = dev->client;
+	return dev->path;
+}
+
 static const struct vdpa_frontend_ops vhost_user_ops = {
 	.probe = vhost_user_probe,
 	.remove = vhost_user_remove,
@@ -287,6 +455,9 @@ static const struct vdpa_frontend_ops vhost_user_ops = {
 	.failed = vhost_user_failed,
 	.set_link = vhost_user_set_link,
 	.describe = vhost_user_describe,
+	.doorbell_changed = vhost_user_doorbell_changed,
+	.socket = vhost_user_socket,
+	.check = vhost_user_check,
 };
 
 static const struct vdpa_param vhost_user_params[] = {
@@ -295,6 +466,7 @@ static const struct vdpa_param vhost_user_params[] = {
 	 .metavar = "PATH",
 	 .min = 1,
 	 .max = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1,
+	 .unique = true,
 	 .help = "unix socket that the front end (QEMU, virtio-user) connects to"},
 	{.name = "client",
 	 .type = VDPA_PARAM_FLAG,
@@ -309,10 +481,39 @@ static const struct vdpa_param vhost_user_params[] = {
 	 .min = 1,
 	 .max = 255,
 	 .help = "group of the socket, by name or number; default: that of the process"},
+	{.name = "folder",
+	 .type = VDPA_PARAM_MODE,
+	 .metavar = "MODE",
+	 .help = "create the folder of the socket, too, with these permissions (octal) and the "
+		 "group, and remove it with the last device in it"},
+	{.name = "label",
+	 .type = VDPA_PARAM_STRING,
+	 .metavar = "CONTEXT",
+	 .min = 1,
+	 .max = 255,
+	 .help = "SELinux context of the socket and of a folder that is created; default: the "
+		 "policy's"},
+	{.name = "device_info",
+	 .type = VDPA_PARAM_STRING,
+	 .metavar = "FILE",
+	 .min = 1,
+	 .max = 4000,
+	 .help = "write a device-info file for Kubernetes' network plugins, and remove it with "
+		 "the device"},
 	{.name = "doorbells",
 	 .type = VDPA_PARAM_CHOICE,
 	 .choices = doorbell_choices,
 	 .help = "who is given the doorbell pages of a function on vfio-pci; default uid"},
+	{.name = "inflight",
+	 .type = VDPA_PARAM_CHOICE,
+	 .choices = inflight_choices,
+	 .help = "whether the front end keeps account of requests under way, so that they outlive "
+		 "this process:"},
+	{.name = "device_state",
+	 .type = VDPA_PARAM_CHOICE,
+	 .choices = device_state_choices,
+	 .help = "offer to save and load the device's state in a migration; default on for net, "
+		 "off for others"},
 	{.name = "no_doorbells",
 	 .type = VDPA_PARAM_FLAG,
 	 .help = "keep the device's doorbells and its file descriptor from the front end"},

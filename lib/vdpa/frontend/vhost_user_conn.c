@@ -10,8 +10,8 @@
  * queue, since it may start or stop the device. The job reads on by itself, so that what a front
  * end sends in one go costs one hand-over.
  *
- * Most messages are one read: the header is read with as much as most payloads have. What a short
- * message leaves of that is the beginning of the next one.
+ * A read takes what has come, up to the first message with file descriptors: so a start, which is
+ * six messages a queue and two of them with one, is two reads a queue.
  *
  * A front end that does not read its replies is hung up: a reply is sent at once or not at all.
  */
@@ -53,12 +53,12 @@ enum input {
 static void
 close_fds(struct vhu_conn *conn, struct vdpa_fd_account *account)
 {
-	for (unsigned int i = 0; i < conn->nfds; i++)
+	for (unsigned int i = 0; i < conn->nfds + conn->nfds_later; i++)
 		(void)vdpa_close_foreign(account, conn->fds[i]);
-	conn->nfds = 0;
+	conn->nfds = conn->nfds_later = 0;
 }
 
-/* Take the file descriptors that came with some bytes. NULL, or why they are no message's. */
+/* Take the file descriptors that came with a read. NULL, or why they are no message's. */
 static const char *
 take_fds(struct vhu_conn *conn, struct msghdr *hdr)
 {
@@ -80,14 +80,14 @@ take_fds(struct vhu_conn *conn, struct msghdr *hdr)
 				(void)vdpa_close_foreign(conn->session->dev->fds, fd);
 				continue;
 			}
-			if (conn->nfds >= VHU_MSG_FDS_MAX)
+			if (conn->nfds_later >= VHU_MSG_FDS_MAX)
 				why = NO_ROOM;
 			if (why == NULL && !vdpa_fd_can_be_kept(fd))
 				why = "its socket is no half of a socket pair in which nothing is "
 				      "queued";
 			/* Of a message that is refused the job closes them, soon: to ask for what
 			 * 253 of them are would hold the control loop up. */
-			conn->fds[conn->nfds++] = fd;
+			conn->fds[conn->nfds + conn->nfds_later++] = fd;
 		}
 	}
 	return why;
@@ -103,34 +103,95 @@ refuse(struct vhu_conn *conn, const char *why)
 	return INPUT_END;
 }
 
+/* The bytes from `at` on that are a message's, or the beginning of one; *msg: as much of it as has
+ * come. */
+static size_t
+message_at(const struct vhu_conn *conn, size_t at, struct vhu_msg *msg)
+{
+	size_t n = conn->end - at;
+
+	memcpy(msg, conn->input + at, RTE_MIN(n, VHU_HDR_SIZE));
+	if (n < VHU_HDR_SIZE || msg->size > sizeof(msg->payload))
+		return n;
+	n = RTE_MIN(n, VHU_HDR_SIZE + msg->size);
+	memcpy(&msg->payload, conn->input + at + VHU_HDR_SIZE, n - VHU_HDR_SIZE);
+	return n;
+}
+
+/* Whether a message of which n bytes have come may be the one that file descriptors came with. */
+static bool
+expects_fds(const struct vhu_msg *msg, size_t n)
+{
+	const struct vhu_row *row = n >= VHU_HDR_SIZE ? vdpa_vhu_row(msg->request) : NULL;
+
+	if (n < VHU_HDR_SIZE)
+		return true;
+	if (row == NULL || row->index != VHU_INDEX_FILE)
+		return row != NULL && row->fds_min > 0;
+	return n < VHU_HDR_SIZE + sizeof(msg->payload.u64) ||
+	       (msg->payload.u64 & VHU_FILE_NOFD) == 0;
+}
+
 /*
- * The message is complete, and there are bytes of the next one behind it. File descriptors belong
- * to a byte, and a read ends behind the bytes of the sendmsg() that they came with: where the last
- * read brought some, they are the next message's. Only a front end that sends both messages in one
- * go may mean the first: then that is one that needs a file descriptor and has none.
+ * Whose the file descriptors are that came with a read. They belong to a byte, and the read ends
+ * with the bytes of the sendmsg() that they came with: so they are the last message's, complete or
+ * not. Only a front end that sends several messages in one go may mean an earlier one, if the last
+ * one has none: then that is the last one that needs them.
  */
 static void
-set_ahead(struct vhu_conn *conn, size_t len, unsigned int nfds_before)
+give_fds(struct vhu_conn *conn)
 {
-	const struct vhu_row *row = vdpa_vhu_row(conn->msg.request);
+	size_t n, last = conn->at;
+	bool expected = false;
 
-	conn->n_ahead = conn->have - len;
-	memcpy(conn->ahead, (const char *)&conn->msg + len, conn->n_ahead);
-	conn->have = len;
-	if (nfds_before > 0 || row == NULL || row->fds_min == 0)
-		conn->nfds_ahead = conn->nfds - nfds_before;
+	for (size_t at = conn->at; at < conn->end; at += n) {
+		struct vhu_msg msg;
+
+		n = message_at(conn, at, &msg);
+		if (n < VHU_HDR_SIZE || msg.size > sizeof(msg.payload))
+			n = conn->end - at;
+		/* One that was begun by an earlier read may have its own already. */
+		if (expects_fds(&msg, n) && (at != conn->at || conn->nfds == 0)) {
+			conn->later_at = at;
+			expected = true;
+		}
+		last = at;
+	}
+	if (!expected)
+		conn->later_at = last;
+	if (conn->later_at == conn->at) {
+		conn->nfds += conn->nfds_later;
+		conn->nfds_later = 0;
+	}
 }
 
-/* The next message begins with what was read of it. */
+/* Take the next message out of what was read. */
+static enum input
+take_message(struct vhu_conn *conn)
+{
+	size_t n = message_at(conn, conn->at, &conn->msg);
+
+	if (n < VHU_HDR_SIZE)
+		return INPUT_NONE;
+	if (conn->msg.size > sizeof(conn->msg.payload))
+		return refuse(conn, "its payload is larger than any");
+	return n < VHU_HDR_SIZE + conn->msg.size ? INPUT_NONE : INPUT_MESSAGE;
+}
+
+/* The message that was taken is done with; what came with it has been taken over. */
 static void
-take_ahead(struct vhu_conn *conn)
+drop_message(struct vhu_conn *conn, size_t len)
 {
-	memcpy(&conn->msg, conn->ahead, conn->n_ahead);
-	conn->have = conn->n_ahead;
-	conn->n_ahead = 0;
+	conn->at += len;
+	memmove(conn->fds, &conn->fds[conn->nfds], conn->nfds_later * sizeof(conn->fds[0]));
+	conn->nfds = 0;
+	if (conn->nfds_later > 0 && conn->at == conn->later_at) {
+		conn->nfds = conn->nfds_later;
+		conn->nfds_later = 0;
+	}
 }
 
-/* Read on, up to the end of the message; less than a header of the next one may be read, too. */
+/* Read on, if there is no message yet. */
 static enum input
 receive(struct vhu_conn *conn)
 {
@@ -138,10 +199,9 @@ receive(struct vhu_conn *conn)
 		char buf[CMSG_SPACE(VHU_RIGHTS_MAX * sizeof(int))];
 		struct cmsghdr align;
 	} control;
-	unsigned int nfds_before = conn->nfds;
+	enum input input;
 
-	for (;;) {
-		size_t want = VHU_HDR_SIZE + VHU_READ_AHEAD;
+	while ((input = take_message(conn)) == INPUT_NONE) {
 		const char *why;
 		struct iovec iov;
 		struct msghdr hdr = {.msg_iov = &iov,
@@ -150,18 +210,11 @@ receive(struct vhu_conn *conn)
 				     .msg_controllen = CMSG_LEN(VHU_RIGHTS_MAX * sizeof(int))};
 		ssize_t n;
 
-		if (conn->have >= VHU_HDR_SIZE) {
-			if (conn->msg.size > sizeof(conn->msg.payload))
-				return refuse(conn, "its payload is larger than any");
-			want = VHU_HDR_SIZE + conn->msg.size;
-			if (conn->have > want)
-				set_ahead(conn, want, nfds_before);
-			if (conn->have == want)
-				return INPUT_MESSAGE;
-		}
-		nfds_before = conn->nfds;
-		iov.iov_base = (char *)&conn->msg + conn->have;
-		iov.iov_len = want - conn->have;
+		conn->end -= conn->at;
+		memmove(conn->input, conn->input + conn->at, conn->end);
+		conn->at = 0;
+		iov.iov_base = conn->input + conn->end;
+		iov.iov_len = sizeof(conn->input) - conn->end;
 		n = recvmsg(conn->fd, &hdr, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -171,9 +224,14 @@ receive(struct vhu_conn *conn)
 		if (why != NULL)
 			return refuse(conn, why);
 		if (n == 0)
-			return conn->have > 0 ? refuse(conn, "it is cut") : INPUT_END;
-		conn->have += (size_t)n;
+			return conn->end > 0 ? refuse(conn, "it is cut") : INPUT_END;
+		conn->end += (size_t)n;
+		if (conn->nfds_later > 0)
+			give_fds(conn);
+		if (conn->nfds > VHU_MSG_FDS_MAX)
+			return refuse(conn, NO_ROOM);
 	}
+	return input;
 }
 
 /* Send the reply, with its file descriptor (-1: none). */
@@ -221,22 +279,20 @@ vdpa_vhu_send(int socket, const struct vhu_msg *msg, int fd)
 static bool
 handle(struct vhu_conn *conn)
 {
-	struct vhu_received req = {.s = conn->session, .msg = &conn->msg, .reply_fd = -1};
+	struct vhu_received req = {
+		.s = conn->session, .msg = &conn->msg, .nfds = conn->nfds, .reply_fd = -1};
 	enum vhu_verdict verdict;
 	bool sent = true;
 
-	req.nfds = conn->nfds - conn->nfds_ahead;
 	memcpy(req.fds, conn->fds, sizeof(req.fds));
-	memmove(conn->fds, &conn->fds[req.nfds], conn->nfds_ahead * sizeof(conn->fds[0]));
-	conn->nfds = conn->nfds_ahead;
-	conn->nfds_ahead = 0;
+	drop_message(conn, VHU_HDR_SIZE + conn->msg.size);
 	verdict = vdpa_vhu_handle(&req);
 	conn->answered = verdict == VHU_VERDICT_REPLY;
+	conn->rests = req.rests;
 	if (conn->answered)
 		sent = reply(conn, req.reply_fd);
 	if (req.reply_fd >= 0)
 		close(req.reply_fd);
-	take_ahead(conn);
 	return sent && verdict != VHU_VERDICT_CLOSE;
 }
 
@@ -283,15 +339,16 @@ spin(struct vhu_conn *conn)
 
 /* The next message, for which the job waits a moment where its thread has nothing else to do: most
  * front ends wait for the answer to one message before they send the next, so after an answer there
- * is none yet. */
+ * is none yet; and none is worth waiting for behind the last one of a start or a stop. */
 static enum input
 receive_next(struct vhu_conn *conn)
 {
-	enum input input = conn->answered ? INPUT_NONE : receive(conn);
+	enum input input = conn->answered ? take_message(conn) : receive(conn);
 	struct pollfd in = {.fd = conn->fd, .events = POLLIN};
 
-	if (input == INPUT_NONE)
-		input = spin(conn);
+	if (input != INPUT_NONE || conn->rests)
+		return input;
+	input = spin(conn);
 	while (input == INPUT_NONE && !vdpa_work_is_awaited() && poll(&in, 1, LINGER_MS) == 1)
 		input = receive(conn);
 	return input;
@@ -303,6 +360,7 @@ end(struct vhu_device *dev)
 	struct vhu_conn *conn = &dev->conn;
 	int fd;
 
+	vdpa_consumer_leaves(conn->session->consumer);
 	vdpa_event_del(&conn->event);
 	/* Before the device is waited for. */
 	close_fds(conn, dev->fds);
@@ -312,8 +370,7 @@ end(struct vhu_device *dev)
 	VDPA_LOG_LIMITED(&dev->log, INFO, "%s: vhost-user: disconnected", dev->vdev->name);
 	vdpa_vhu_session_free(conn->session);
 	conn->session = NULL;
-	conn->have = conn->n_ahead = 0;
-	conn->nfds_ahead = 0;
+	conn->at = conn->end = 0;
 	conn->ended = false;
 	conn->spin_skip = conn->spin_skip_next = 0;
 	pthread_mutex_lock(&dev->lock);
@@ -359,6 +416,8 @@ readable(struct vdpa_event *event, uint32_t revents)
 		return;
 	}
 	conn->ended = input == INPUT_END;
+	if (conn->ended)
+		vdpa_consumer_leaves(conn->session->consumer);
 	vdpa_work_post(vdpa_get_work_queue(dev->vdev), &conn->work);
 }
 
@@ -384,6 +443,7 @@ vdpa_vhu_conn_open(struct vhu_device *dev, int fd, const struct vdpa_peer *peer)
 	conn->fd = fd;
 	dev->session = conn->session;
 	pthread_mutex_unlock(&dev->lock);
+	vdpa_device_add_connections(dev->vdev, 1);
 	VDPA_LOG_LIMITED(&dev->log, INFO, "%s: vhost-user: connected", dev->vdev->name);
 	conn->event = (struct vdpa_event){
 		.fd = fd, .events = EPOLLIN | EPOLLONESHOT, .handler = readable, .arg = dev};

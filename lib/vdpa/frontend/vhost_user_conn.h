@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+#include "listen.h"
 #include "vdpa_event.h"
 #include "vdpa_peer.h"
 #include "vdpa_timer.h"
@@ -18,9 +19,8 @@
 /* Linux' SCM_MAX_FD: what one message can bring. All are received, so that all can be closed. */
 #define VHU_RIGHTS_MAX 253
 
-/* Most messages have so much payload: it is read together with the header, bytes. A message that
- * has less is read with the beginning of the next one, if that has come. */
-#define VHU_READ_AHEAD 8
+/* Bytes of a read, which is as many messages as have come: up to one with file descriptors. */
+#define VHU_INPUT_MAX 512
 
 struct vhu_device;
 struct vhu_session;
@@ -35,17 +35,18 @@ struct vhu_conn {
 	struct vdpa_event event;
 	struct vdpa_work work;
 	struct vhu_session *session;
-	struct vhu_msg msg; /* as much of it as has come */
-	size_t have;	    /* bytes */
-	/* Of the message, and behind them those that came with the next one's bytes: at most
-	 * VHU_MSG_FDS_MAX before the bytes that are refused, and then what came with these. */
+	/* What was read: `at` is where the message begins that is next, and `end` how far it goes.
+	 */
+	uint8_t input[VHU_INPUT_MAX];
+	size_t at, end;
+	/* Of that message, and behind them those of a later one, which begins at later_at: a read
+	 * ends with the bytes that descriptors came with, so there is one such at most. */
 	int fds[VHU_MSG_FDS_MAX + VHU_RIGHTS_MAX];
-	unsigned int nfds;
-	/* What was read of the next message, while this one is complete. */
-	uint8_t ahead[VHU_READ_AHEAD];
-	size_t n_ahead;		     /* bytes */
-	unsigned int nfds_ahead;     /* of nfds */
+	unsigned int nfds, nfds_later;
+	size_t later_at;
+	struct vhu_msg msg;	     /* the next one, once it is complete; then its reply */
 	bool answered;		     /* the last message */
+	bool rests;		     /* no message is to be expected behind the last one */
 	bool ended;		     /* hung up, broken or refused */
 	unsigned int spin_skip;	     /* messages before which the job does not spin */
 	unsigned int spin_skip_next; /* how many those are when it spins in vain once more */
@@ -53,14 +54,12 @@ struct vhu_conn {
 
 /* The socket of a device: one that listens, or the address of one to connect to. */
 struct vhu_socket {
-	int fd;			 /* listens; -1: none */
-	struct vdpa_event event; /* somebody connects */
-	struct vdpa_timer retry; /* accepts again after EMFILE, or connects again */
-	unsigned int retry_ms;	 /* how long the last one waited */
-	bool refused_gone;	 /* that the device is gone was logged */
-	int logged_errno;	 /* of the last log line, so that each is logged once */
-	dev_t dev;		 /* of the path as it was created */
-	ino_t ino;
+	struct vdpa_listen listen; /* fd -1: none */
+	struct vdpa_event event;   /* somebody connects */
+	struct vdpa_timer retry;   /* accepts again after EMFILE, or connects again */
+	unsigned int retry_ms;	   /* how long the last one waited */
+	bool refused_gone;	   /* that the device is gone was logged */
+	int logged_errno;	   /* of the last log line, so that each is logged once */
 };
 
 /* vhost_user_conn.c */

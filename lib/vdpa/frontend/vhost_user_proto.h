@@ -42,26 +42,34 @@ enum vhu_request {
 	VHU_REM_MEM_REG = 38,
 	VHU_SET_STATUS = 39,
 	VHU_GET_STATUS = 40,
-	VHU_REQUEST_MAX = 41,
+	VHU_SET_DEVICE_STATE_FD = 42,
+	VHU_CHECK_DEVICE_STATE = 43,
+	VHU_GET_VRING_BASE_SKIP_DRAIN = 45,
+	VHU_REQUEST_MAX = 46,
 };
 
 /* Feature bit 30: protocol features are negotiated. */
 #define VHOST_USER_F_PROTOCOL_FEATURES 30
 
 /* Protocol features, by the specification's names. */
-#define VHOST_USER_PROTOCOL_F_MQ		  0
-#define VHOST_USER_PROTOCOL_F_LOG_SHMFD		  1
-#define VHOST_USER_PROTOCOL_F_RARP		  2
-#define VHOST_USER_PROTOCOL_F_REPLY_ACK		  3
-#define VHOST_USER_PROTOCOL_F_NET_MTU		  4
-#define VHOST_USER_PROTOCOL_F_BACKEND_REQ	  5
-#define VHOST_USER_PROTOCOL_F_CONFIG		  9
-#define VHOST_USER_PROTOCOL_F_BACKEND_SEND_FD	  10
-#define VHOST_USER_PROTOCOL_F_HOST_NOTIFIER	  11
-#define VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD	  12
-#define VHOST_USER_PROTOCOL_F_RESET_DEVICE	  13
-#define VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS 15
-#define VHOST_USER_PROTOCOL_F_STATUS		  16
+#define VHOST_USER_PROTOCOL_F_MQ			0
+#define VHOST_USER_PROTOCOL_F_LOG_SHMFD			1
+#define VHOST_USER_PROTOCOL_F_RARP			2
+#define VHOST_USER_PROTOCOL_F_REPLY_ACK			3
+#define VHOST_USER_PROTOCOL_F_NET_MTU			4
+#define VHOST_USER_PROTOCOL_F_BACKEND_REQ		5
+#define VHOST_USER_PROTOCOL_F_CONFIG			9
+#define VHOST_USER_PROTOCOL_F_BACKEND_SEND_FD		10
+#define VHOST_USER_PROTOCOL_F_HOST_NOTIFIER		11
+#define VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD		12
+#define VHOST_USER_PROTOCOL_F_RESET_DEVICE		13
+#define VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS	15
+#define VHOST_USER_PROTOCOL_F_STATUS			16
+#define VHOST_USER_PROTOCOL_F_DEVICE_STATE		19
+/* GET_VRING_BASE does not wait for requests; with the second one GET_VRING_BASE_SKIP_DRAIN does
+ * not, and GET_VRING_BASE does. */
+#define VHOST_USER_PROTOCOL_F_GET_VRING_BASE_INFLIGHT	20
+#define VHOST_USER_PROTOCOL_F_GET_VRING_BASE_SKIP_DRAIN 23
 
 /* Messages from us to the front end, on the fd of SET_BACKEND_REQ_FD. */
 #define VHU_BACKEND_CONFIG_CHANGE_MSG	    2
@@ -144,6 +152,19 @@ struct vhu_vring_area {
 	uint64_t offset;
 } VHU_WIRE;
 
+/* Payload of SET_DEVICE_STATE_FD. */
+struct vhu_device_state {
+	uint32_t direction;
+	uint32_t phase;
+};
+
+#define VHU_DEVICE_STATE_SAVE	 0u
+#define VHU_DEVICE_STATE_LOAD	 1u
+#define VHU_DEVICE_STATE_STOPPED 0u
+/* Its reply: an error, and that the front end's own descriptor is used. */
+#define VHU_DEVICE_STATE_ERROR	 0x1u
+#define VHU_DEVICE_STATE_NOFD	 0x100u
+
 struct vhu_config {
 	uint32_t offset;
 	uint32_t size;
@@ -166,6 +187,7 @@ struct vhu_msg {
 		struct vhu_inflight inflight;
 		struct vhu_config config;
 		struct vhu_vring_area area;
+		struct vhu_device_state device_state;
 	} payload;
 } __attribute__((packed));
 
@@ -180,6 +202,7 @@ _Static_assert(sizeof(struct vhu_mem_slot) == 40, "memory slot");
 _Static_assert(sizeof(struct vhu_log) == 16, "log description");
 _Static_assert(sizeof(struct vhu_inflight) == 24, "inflight description");
 _Static_assert(sizeof(struct vhu_vring_area) == 24, "vring area");
+_Static_assert(sizeof(struct vhu_device_state) == 8, "device state");
 _Static_assert(VHU_CONFIG_HDR_SIZE == 12, "configuration header");
 
 #endif /* VHOST_USER_PROTO_H */

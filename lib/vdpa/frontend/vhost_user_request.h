@@ -7,6 +7,8 @@
 #ifndef VHOST_USER_REQUEST_H
 #define VHOST_USER_REQUEST_H
 
+#include <stdbool.h>
+
 #include <rte_bitops.h>
 
 #include "vhost_user_proto.h"
@@ -24,6 +26,7 @@ struct vhu_received {
 	unsigned int nfds;
 	int reply_fd; /* goes with the reply and is closed behind it; -1: none */
 	uint16_t idx; /* of the queue it is about */
+	bool rests;   /* the handler: nothing is to be expected behind it */
 };
 
 /* What becomes of the connection. */

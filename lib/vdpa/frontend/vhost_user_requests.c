@@ -164,8 +164,6 @@ add_mem_reg(struct vhu_received *req)
 	struct vdpa_mem_region_spec spec;
 	int rc;
 
-	if (vdpa_consumer_count_memory(req->s->consumer) >= VHU_MEM_SLOTS_MAX)
-		return vdpa_error(E2BIG, "there are %d memory regions already", VHU_MEM_SLOTS_MAX);
 	rc = region_spec(&req->msg->payload.slot.region, req->fds[0], &spec);
 	if (rc == 0)
 		rc = vdpa_consumer_add_memory(req->s->consumer, &spec);
@@ -269,11 +267,17 @@ set_vring_base(struct vhu_received *req)
 	return vdpa_consumer_set_vq_base(req->s->consumer, req->idx, req->msg->payload.state.num);
 }
 
+/* Two requests: the first comes by either protocol feature's rules, the second says it itself. */
 static int
 get_vring_base(struct vhu_received *req)
 {
+	bool hand_over = req->msg->request == VHU_GET_VRING_BASE_SKIP_DRAIN ||
+			 ((req->s->protocol & VHU_PROTOCOL(GET_VRING_BASE_INFLIGHT)) != 0 &&
+			  (req->s->protocol & VHU_PROTOCOL(GET_VRING_BASE_SKIP_DRAIN)) == 0);
+
 	vdpa_vhu_take_doorbell(req->s, req->idx);
-	req->msg->payload.state.num = vdpa_consumer_get_vq_base(req->s->consumer, req->idx);
+	req->msg->payload.state.num =
+		vdpa_consumer_get_vq_base(req->s->consumer, req->idx, hand_over);
 	req->msg->size = sizeof(req->msg->payload.state);
 	return 0;
 }
@@ -334,18 +338,43 @@ get_protocol_features(struct vhu_received *req)
 	return reply_u64(req, req->s->dev->protocol);
 }
 
+/* What is worth nothing without another, by the specification. */
+static int
+check_protocol_features(uint64_t protocol)
+{
+	static const struct {
+		uint64_t feature, needs;
+		const char *message;
+	} rules[] = {
+		{VHU_PROTOCOL(GET_VRING_BASE_INFLIGHT), VHU_PROTOCOL(INFLIGHT_SHMFD),
+		 "GET_VRING_BASE_INFLIGHT without INFLIGHT_SHMFD"},
+		{VHU_PROTOCOL(GET_VRING_BASE_SKIP_DRAIN), VHU_PROTOCOL(GET_VRING_BASE_INFLIGHT),
+		 "GET_VRING_BASE_SKIP_DRAIN without GET_VRING_BASE_INFLIGHT"},
+	};
+
+	for (unsigned int i = 0; i < RTE_DIM(rules); i++)
+		if ((protocol & rules[i].feature) != 0 && (protocol & rules[i].needs) == 0)
+			return vdpa_error(EINVAL, "%s", rules[i].message);
+	return 0;
+}
+
 static int
 set_protocol_features(struct vhu_received *req)
 {
 	uint64_t protocol = req->msg->payload.u64;
+	int rc;
 
 	if ((protocol & ~req->s->dev->protocol) != 0)
 		return vdpa_error(EINVAL, "protocol features 0x%" PRIx64 " were not offered",
 				  protocol & ~req->s->dev->protocol);
+	rc = check_protocol_features(protocol);
+	if (rc < 0)
+		return rc;
 	pthread_mutex_lock(&req->s->dev->lock);
 	req->s->protocol = protocol;
 	pthread_mutex_unlock(&req->s->dev->lock);
 	vdpa_consumer_report_status(req->s->consumer, (protocol & VHU_PROTOCOL(STATUS)) != 0);
+	vdpa_consumer_keep_state(req->s->consumer, (protocol & VHU_PROTOCOL(DEVICE_STATE)) != 0);
 	return 0;
 }
 
@@ -359,12 +388,9 @@ static int
 send_rarp(struct vhu_received *req)
 {
 	uint8_t mac[6];
-	int rc;
 
 	memcpy(mac, &req->msg->payload.u64, sizeof(mac));
-	rc = vdpa_device_announce(req->s->dev->vdev, mac);
-	/* Where the device does not announce, the guest's first packets must do. */
-	return rc == -EOPNOTSUPP || !vdpa_consumer_is_running(req->s->consumer) ? 0 : rc;
+	return vdpa_consumer_announce(req->s->consumer, mac);
 }
 
 /* The MTU that the front end shows its guest; what we offer is what the device has. */
@@ -542,6 +568,9 @@ set_status(struct vhu_received *req)
 	if (req->msg->payload.u64 == 0)
 		take_doorbells(req);
 	vdpa_consumer_set_status(req->s->consumer, (uint8_t)req->msg->payload.u64);
+	/* A start or a stop is complete. */
+	req->rests = req->msg->payload.u64 == 0 ||
+		     (req->msg->payload.u64 & VIRTIO_CONFIG_S_DRIVER_OK) != 0;
 	return 0;
 }
 
@@ -576,6 +605,8 @@ static const struct vhu_row table[VHU_REQUEST_MAX] = {
 	ROW(SET_VRING_ADDR, set_vring_addr, 40, 40, 0, 0, INDEX_ADDR, VHU_EFFECT_ADVANCE, 0),
 	ROW(SET_VRING_BASE, set_vring_base, 8, 8, 0, 0, INDEX_STATE, 0, 0),
 	ROW(GET_VRING_BASE, get_vring_base, 8, 8, 0, 0, INDEX_STATE, VHU_EFFECT_REPLY, 0),
+	ROW(GET_VRING_BASE_SKIP_DRAIN, get_vring_base, 8, 8, 0, 0, INDEX_STATE, VHU_EFFECT_REPLY,
+	    VHU_PROTOCOL(GET_VRING_BASE_SKIP_DRAIN)),
 	ROW(SET_VRING_KICK, set_vring_kick, 8, 8, 0, 1, INDEX_FILE, VHU_EFFECT_ADVANCE, 0),
 	ROW(SET_VRING_CALL, set_vring_call, 8, 8, 0, 1, INDEX_FILE, 0, 0),
 	ROW(SET_VRING_ERR, set_vring_err, 8, 8, 0, 1, INDEX_FILE, 0, 0),
@@ -601,6 +632,10 @@ static const struct vhu_row table[VHU_REQUEST_MAX] = {
 	ROW(SET_STATUS, set_status, 8, 8, 0, 0, INDEX_NONE, VHU_EFFECT_ADVANCE,
 	    VHU_PROTOCOL(STATUS)),
 	ROW(GET_STATUS, get_status, 0, 0, 0, 0, INDEX_NONE, VHU_EFFECT_REPLY, VHU_PROTOCOL(STATUS)),
+	ROW(SET_DEVICE_STATE_FD, vdpa_vhu_set_device_state_fd, 8, 8, 1, 1, INDEX_NONE,
+	    VHU_EFFECT_REPLY, VHU_PROTOCOL(DEVICE_STATE)),
+	ROW(CHECK_DEVICE_STATE, vdpa_vhu_check_device_state, 0, 0, 0, 0, INDEX_NONE,
+	    VHU_EFFECT_REPLY, VHU_PROTOCOL(DEVICE_STATE)),
 #undef ROW
 };
 

@@ -27,48 +27,67 @@ started(void *arg)
 
 static const struct vdpa_consumer_ops consumer_ops = {.started = started};
 
+static struct vhu_session *
+alloc_session(struct vhu_device *dev)
+{
+	struct vhu_session *s = calloc(1, sizeof(*s));
+
+	if (s == NULL)
+		return NULL;
+	s->dev = dev;
+	s->backend_fd = -1;
+	s->nrings = dev->nvqs;
+	s->calls = calloc(dev->nvqs, sizeof(*s->calls));
+	if (vdpa_vhu_doorbells_init(s) == 0 && s->calls != NULL)
+		s->consumer = vdpa_consumer_new(dev->vdev, &consumer_ops, s);
+	return s;
+}
+
+/* And without a consumer. */
+static void
+free_session(struct vhu_session *s)
+{
+	if (s == NULL)
+		return;
+	free(s->doorbells);
+	free(s->doorbell_changed);
+	free(s->calls);
+	free(s);
+}
+
 struct vhu_session *
 vdpa_vhu_session_new(struct vhu_device *dev, const struct vdpa_peer *peer)
 {
-	struct vhu_session *s = calloc(1, sizeof(*s) + dev->nvqs * sizeof(s->doorbells[0]));
+	struct vhu_session *s = alloc_session(dev);
 
-	if (s == NULL)
-		goto err_memory;
-	s->calls = calloc(dev->nvqs, sizeof(*s->calls));
-	s->consumer = s->calls != NULL ? vdpa_consumer_new(dev->vdev, &consumer_ops, s) : NULL;
-	if (s->consumer == NULL)
-		goto err_memory;
+	if (s == NULL || s->consumer == NULL) {
+		vdpa_error(ENOMEM, "%s: out of memory", dev->vdev->name);
+		free_session(s);
+		return NULL;
+	}
 	if (vdpa_consumer_set_peer(s->consumer, peer) < 0) {
 		vdpa_consumer_free(s->consumer);
-		goto err_free;
+		free_session(s);
+		return NULL;
 	}
-	s->dev = dev;
+	vdpa_consumer_limit_memory(s->consumer, VHU_MEM_SLOTS_MAX);
 	s->peer = *peer;
-	s->backend_fd = -1;
-	s->nrings = dev->nvqs;
 	return s;
-
-err_memory:
-	vdpa_error(ENOMEM, "%s: out of memory", dev->vdev->name);
-err_free:
-	free(s != NULL ? s->calls : NULL);
-	free(s);
-	return NULL;
 }
 
 void
 vdpa_vhu_session_free(struct vhu_session *s)
 {
-	for (uint16_t i = 0; i < s->nrings; i++)
-		vdpa_vhu_take_doorbell(s, i);
+	vdpa_vhu_doorbells_end(s);
+	if (s->dev->stream != NULL)
+		vdpa_vhu_stream_abandon(s->dev->stream);
 	vdpa_consumer_free(s->consumer);
 	for (uint16_t i = 0; i < s->nrings; i++)
 		vdpa_vhu_call_free(s->calls[i]);
-	free(s->calls);
 	vdpa_vhu_shm_unmap(s->log);
 	vdpa_vhu_shm_unmap(s->inflight);
 	(void)vdpa_close_foreign(s->dev->fds, s->backend_fd);
-	free(s);
+	free_session(s);
 }
 
 void

@@ -2,9 +2,8 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The socket of a device: a path that is created or connected to, with permissions that are never
- * too wide, and each new connection. Owns the listening socket and its path, for as long as the
- * path is what was created here.
+ * The socket of a device: a path that is created or connected to, and each new connection. Owns the
+ * listening socket, and its path for as long as that is what was created here (listen.h).
  *
  * All of it runs on the control loop and waits for nothing. Where a connection cannot be accepted
  * for want of a file descriptor, it waits in the backlog and is tried again at growing intervals.
@@ -16,7 +15,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -90,7 +88,7 @@ take(struct vhu_device *dev, int fd)
 	/* One that is unknown is not admitted everywhere, but for most devices it does not matter.
 	 */
 	(void)vdpa_peer_of_socket(fd, &peer);
-	if (vdpa_device_admit(dev->vdev, &peer) < 0) {
+	if (vdpa_consumer_admit(dev->vdev, &peer) < 0) {
 		VDPA_LOG_LIMITED(&dev->log, ERR, "%s: vhost-user: connection to %s refused: %s",
 				 dev->vdev->name, dev->path, vdpa_vhu_why(dev, -1));
 		(void)vdpa_close_connection(dev->fds, fd);
@@ -247,109 +245,36 @@ vdpa_vhu_socket_resume(struct vhu_device *dev)
 		vdpa_event_rearm(&dev->socket.event);
 }
 
-/* Remove what an earlier process left at the path; refuse everything else. */
-static int
-clear_path(const struct vhu_device *dev)
-{
-	struct sockaddr_un un = address(dev);
-	const char *path = dev->path;
-	struct stat st;
-	int fd, rc;
-
-	if (lstat(path, &st) < 0)
-		return errno == ENOENT ? 0 : vdpa_error(errno, "socket '%s': %m", path);
-	if (!S_ISSOCK(st.st_mode))
-		return vdpa_error(EEXIST, "socket '%s': a file that is no socket is there", path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return vdpa_error(errno, "socket '%s': %m", path);
-	rc = connect(fd, (struct sockaddr *)&un, sizeof(un)) < 0 ? errno : 0;
-	close(fd);
-	if (rc != ECONNREFUSED)
-		return vdpa_error(EADDRINUSE, "socket '%s': is in use by another process", path);
-	if (unlink(path) < 0)
-		return vdpa_error(errno, "socket '%s': a stale one cannot be removed: %m", path);
-	return 0;
-}
-
-static int
-bind_failed(const struct vhu_device *dev, int err)
-{
-	const char *slash = strrchr(dev->path, '/');
-	int len = slash == NULL ? 1 : slash == dev->path ? 1 : (int)(slash - dev->path);
-	const char *folder = slash == NULL ? "." : dev->path;
-
-	if (err == ENOENT)
-		return vdpa_error(err, "socket '%s': there is no folder %.*s: mkdir -p %.*s",
-				  dev->path, len, folder, len, folder);
-	if (err == EACCES || err == EPERM || err == EROFS)
-		return vdpa_error(err,
-				  "socket '%s': %s: user %u may not create it in %.*s; see "
-				  "ls -ld %.*s",
-				  dev->path, strerror(err), (unsigned int)geteuid(), len, folder,
-				  len, folder);
-	return vdpa_error(err, "socket '%s': %s", dev->path, strerror(err));
-}
-
-/*
- * A socket must not be open to more users than asked for, not for a moment, and umask() is the
- * whole process': so the mode is the socket's before it has a name, which Linux makes the file's.
- */
 static int
 listen_at(struct vhu_device *dev)
 {
-	struct sockaddr_un un = address(dev);
 	struct vhu_socket *sock = &dev->socket;
-	struct stat st;
 	int rc;
 
-	rc = clear_path(dev);
+	rc = vdpa_vhu_label_begin(dev->files.label);
 	if (rc < 0)
 		return rc;
-	sock->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (sock->fd < 0)
-		return vdpa_error(errno, "socket '%s': %m", dev->path);
-	if (fchmod(sock->fd, dev->mode & 0600) < 0 ||
-	    bind(sock->fd, (struct sockaddr *)&un, sizeof(un)) < 0) {
-		rc = bind_failed(dev, errno);
-		goto err_close;
-	}
-	if (lstat(dev->path, &st) < 0) {
-		rc = vdpa_error(errno, "socket '%s': %m", dev->path);
-		goto err_close;
-	}
-	sock->dev = st.st_dev;
-	sock->ino = st.st_ino;
-	if (dev->group != (gid_t)-1 && lchown(dev->path, (uid_t)-1, dev->group) < 0)
-		rc = vdpa_error(errno,
-				"socket '%s': group: %m; the process must be root, or a member of "
-				"the group",
-				dev->path);
-	else if ((st.st_mode & 0777) != dev->mode && chmod(dev->path, dev->mode) < 0)
-		rc = vdpa_error(errno, "socket '%s': mode: %m", dev->path);
-	else if (listen(sock->fd, BACKLOG) < 0)
-		rc = vdpa_error(errno, "socket '%s': %m", dev->path);
+	rc = vdpa_listen_open(&sock->listen, dev->path, dev->mode, dev->group, BACKLOG);
+	vdpa_vhu_label_end(dev->files.label);
 	if (rc < 0)
-		goto err_unlink;
-	sock->event = (struct vdpa_event){
-		.fd = sock->fd, .events = EPOLLIN | EPOLLONESHOT, .handler = incoming, .arg = dev};
+		return rc;
+	sock->event = (struct vdpa_event){.fd = sock->listen.fd,
+					  .events = EPOLLIN | EPOLLONESHOT,
+					  .handler = incoming,
+					  .arg = dev};
 	rc = vdpa_event_add(vdpa_event_loop_control(), &sock->event);
-	if (rc < 0)
-		goto err_unlink;
-	return 0;
-
-err_unlink:
-	unlink(dev->path);
-err_close:
-	close(sock->fd);
-	sock->fd = -1;
+	if (rc < 0) {
+		vdpa_listen_unlink(&sock->listen);
+		close(sock->listen.fd);
+		sock->listen.fd = -1;
+	}
 	return rc;
 }
 
 int
 vdpa_vhu_socket_open(struct vhu_device *dev)
 {
-	dev->socket = (struct vhu_socket){.fd = -1, .retry = {.expired = retry, .arg = dev}};
+	dev->socket = (struct vhu_socket){.listen.fd = -1, .retry = {.expired = retry, .arg = dev}};
 	if (!dev->client)
 		return listen_at(dev);
 	/* On the loop, as every later attempt. */
@@ -361,16 +286,13 @@ void
 vdpa_vhu_socket_close(struct vhu_device *dev)
 {
 	struct vhu_socket *sock = &dev->socket;
-	struct stat st;
 
 	vdpa_timer_stop(&sock->retry);
 	vdpa_event_del(&sock->event);
-	if (sock->fd < 0)
+	if (sock->listen.fd < 0)
 		return;
-	/* As long as it is bound, nobody else's file can have its inode. */
-	if (lstat(dev->path, &st) == 0 && st.st_dev == sock->dev && st.st_ino == sock->ino)
-		unlink(dev->path);
+	vdpa_listen_unlink(&sock->listen);
 	/* Those who were not accepted may have sent something. */
-	(void)vdpa_close_connection(dev->fds, sock->fd);
-	sock->fd = -1;
+	(void)vdpa_close_connection(dev->fds, sock->listen.fd);
+	sock->listen.fd = -1;
 }

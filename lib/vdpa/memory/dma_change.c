@@ -15,6 +15,7 @@
  * what should be cannot drift apart.
  */
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include "clock.h"
@@ -146,7 +147,50 @@ commit(struct dma_change *c)
 	dma_change_account(c->dom, &c->removed, false);
 	dma_unlock(c->dom);
 	c->committed = true;
-	return unmap_unclaimed(c, &c->removed, c->now != NULL ? &c->lost : NULL);
+	return unmap_unclaimed(c, &c->removed, &c->lost);
+}
+
+/* The transport takes what follows together, until batch_end(). */
+static int
+batch_begin(struct vdpa_dma_domain *dom)
+{
+	int rc = 0;
+
+	dma_lock(dom);
+	if (dom->batch != NULL)
+		rc = dom->batch->begin(dom->arg);
+	dma_unlock(dom);
+	return rc;
+}
+
+static int
+batch_end(struct vdpa_dma_domain *dom)
+{
+	int rc = 0;
+
+	dma_lock(dom);
+	if (dom->batch != NULL) {
+		rc = dom->batch->end(dom->arg);
+		dom->unsettled = rc < 0;
+	}
+	dma_unlock(dom);
+	return rc;
+}
+
+/* Have in force what is mapped, where an end has failed. */
+static int
+settle(struct vdpa_dma_domain *dom)
+{
+	bool unsettled;
+	int rc;
+
+	dma_lock(dom);
+	unsettled = dom->unsettled;
+	dma_unlock(dom);
+	if (!unsettled)
+		return 0;
+	rc = batch_begin(dom);
+	return rc == 0 ? batch_end(dom) : rc;
 }
 
 /* What could not be unmapped is the old table's again. With the lock. */
@@ -176,7 +220,7 @@ static void
 undo(struct dma_change *c)
 {
 	struct vdpa_dma_user *user = c->user;
-	int rc;
+	int rc, batch = batch_begin(c->dom);
 
 	dma_lock(c->dom);
 	if (c->committed) {
@@ -197,6 +241,13 @@ undo(struct dma_change *c)
 		if (rc == 0)
 			rc = one;
 	}
+	/* Calls outside of a batch are in force, but for what the end of one has left. */
+	if (batch == 0)
+		batch = batch_end(c->dom);
+	else if (!c->dom->unsettled)
+		batch = 0;
+	if (rc == 0)
+		rc = batch;
 	if (rc < 0) {
 		VDPA_LOG(ERR, "%s: a change of the memory of %s could not be taken back: %s",
 			 c->dom->name, user->name, vdpa_error_message());
@@ -207,26 +258,45 @@ undo(struct dma_change *c)
 	vdpa_iotlb_put(c->now);
 }
 
+static struct dma_piece
+whole(const struct vdpa_dma_domain *dom, const struct vdpa_mem_region *r)
+{
+	return (struct dma_piece){.first = r->iova, .last = dma_region_last(dom, r), .region = r};
+}
+
 /* Try again what could not be unmapped after the user's last table, or after anybody's. */
 int
 dma_unmap_stuck(struct vdpa_dma_user *user, bool anybody, bool silent)
 {
 	struct vdpa_dma_domain *dom = user->dom;
-	int rc = 0, one = 0;
+	uint64_t at = 0;
+	bool more = true;
+	int rc = 0;
 
-	dma_lock(dom);
-	for (struct dma_entry *e = dom->n_stuck > 0 ? dma_entry_at(dom, 0) : NULL; e != NULL;) {
-		uint64_t last = e->last;
+	if (silent)
+		dom->unsettled = false;
+	else
+		rc = settle(dom);
+	/* An entry a turn. */
+	while (more) {
+		struct dma_entry *e;
+		int one = 0;
 
-		if (e->stuck && e->stuck_of == user && silent)
+		dma_lock(dom);
+		e = dom->n_stuck > 0 ? dma_entry_at(dom, at) : NULL;
+		while (e != NULL && !(e->stuck && (anybody || e->stuck_of == user)))
+			e = e->last < UINT64_MAX ? dma_entry_at(dom, e->last + 1) : NULL;
+		more = e != NULL && e->last < UINT64_MAX;
+		if (more)
+			at = e->last + 1;
+		if (e != NULL && silent)
 			dma_entry_forget(dom, e);
-		else if (e->stuck && (anybody || e->stuck_of == user))
+		else if (e != NULL)
 			one = dma_entry_unmap(dom, e);
+		dma_unlock(dom);
 		if (rc == 0)
 			rc = one;
-		e = last < UINT64_MAX ? dma_entry_at(dom, last + 1) : NULL;
 	}
-	dma_unlock(dom);
 	return rc;
 }
 
@@ -243,6 +313,32 @@ make_room(struct dma_change *c)
 	return rc;
 }
 
+/* All that the transport is to do, taken together. */
+static int
+map_and_unmap(struct dma_change *c)
+{
+	bool any = c->added.n + c->removed.n > 0;
+	int rc = 0, begun = any ? batch_begin(c->dom) : -ECANCELED, end;
+	struct vdpa_error_saved why;
+
+	if (any && begun < 0)
+		return begun;
+	if (c->added.n > 0)
+		rc = make_room(c);
+	if (rc == 0)
+		rc = map_added(c);
+	if (rc == 0)
+		rc = commit(c);
+	if (begun < 0)
+		return rc;
+	vdpa_error_save(&why);
+	end = batch_end(c->dom);
+	if (rc == 0)
+		return end;
+	vdpa_error_restore(&why);
+	return rc;
+}
+
 static int
 change(struct dma_change *c)
 {
@@ -253,19 +349,57 @@ change(struct dma_change *c)
 		rc = dma_change_claim(c);
 	if (rc < 0)
 		return rc;
+	/* What was left over of another guest's; whoever comes from now on sees the claim. */
+	if (c->next_guest)
+		rc = dma_unmap_stuck(c->user, true, false);
 	for (size_t i = 0; rc == 0 && i < c->added.n; i++)
 		rc = dma_change_move_own(c, &c->added.at[i]);
-	if (rc == 0 && c->added.n > 0)
-		rc = make_room(c);
 	if (rc == 0)
-		rc = map_added(c);
-	if (rc == 0)
-		rc = commit(c);
-	if (rc < 0 && c->now != NULL) {
+		rc = map_and_unmap(c);
+	if (rc < 0) {
 		vdpa_error_save(&why);
 		undo(c);
 		vdpa_error_restore(&why);
 		return rc;
+	}
+	vdpa_iotlb_put(c->old);
+	return rc;
+}
+
+/*
+ * Have no memory. That works in any case, so nothing is allocated for it: the old table says what
+ * there was. What cannot be unmapped is stuck, and the rest is unmapped all the same.
+ */
+static int
+drop(struct dma_change *c)
+{
+	uint32_t n = c->old != NULL ? c->old->n : 0;
+	/* Where a batch cannot begin, each call is by itself. */
+	int rc = 0, begun = !c->silent && n > 0 ? batch_begin(c->dom) : -ECANCELED, end;
+	struct vdpa_error_saved why;
+
+	dma_lock(c->dom);
+	c->user->table = NULL;
+	for (uint32_t i = 0; i < n; i++) {
+		struct dma_piece p = whole(c->dom, c->old->regions[i]);
+
+		dma_change_account(c->dom, &(struct dma_pieces){.at = &p, .n = 1}, false);
+	}
+	dma_unlock(c->dom);
+	for (uint32_t i = 0; i < n; i++) {
+		struct dma_piece p = whole(c->dom, c->old->regions[i]);
+		int one = unmap_piece(c, &p, NULL);
+
+		if (rc == 0)
+			rc = one;
+	}
+	if (begun == 0) {
+		vdpa_error_save(&why);
+		end = batch_end(c->dom);
+		if (rc == 0)
+			rc = end;
+		else
+			vdpa_error_restore(&why);
 	}
 	vdpa_iotlb_put(c->old);
 	return rc;
@@ -277,22 +411,33 @@ set_table(struct vdpa_dma_user *user, struct vdpa_iotlb *tlb, bool silent)
 	struct dma_change c = {
 		.dom = user->dom, .user = user, .old = user->table, .now = tlb, .silent = silent};
 	int64_t start = vdpa_now_us();
-	/* Where nobody has memory, the next guest comes: its devices would reach the last one's. */
-	bool next_guest = tlb != NULL && tlb->n > 0 && !vdpa_dma_is_in_use(c.dom);
-	int rc, left = dma_unmap_stuck(user, next_guest, silent);
+	int rc, left = dma_unmap_stuck(user, false, silent);
 
 	if (left < 0 && tlb != NULL)
 		return left;
-	rc = change(&c);
+	rc = tlb != NULL ? change(&c) : drop(&c);
 	if (rc == 0 && tlb == NULL && left == 0)
 		user->broken = false;
-	if (c.added.n + c.removed.n > 0)
+	if (c.added.n + c.removed.n > 0 || (tlb == NULL && c.old != NULL))
 		__atomic_store_n(&c.dom->stats.change_us, (uint64_t)(vdpa_now_us() - start),
 				 __ATOMIC_RELAXED);
 	free(c.added.at);
 	free(c.removed.at);
 	free(c.lost.at);
 	return rc < 0 ? rc : left;
+}
+
+int
+vdpa_dma_check(struct vdpa_dma_user *user, struct vdpa_iotlb *tlb)
+{
+	struct dma_change c = {.dom = user->dom, .user = user, .old = user->table, .now = tlb};
+	int rc = vdpa_iotlb_diff(c.old, c.now, dma_change_collect, &c);
+
+	if (rc == 0)
+		rc = dma_change_check(&c);
+	free(c.added.at);
+	free(c.removed.at);
+	return rc;
 }
 
 int

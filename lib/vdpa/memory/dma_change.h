@@ -32,6 +32,8 @@ struct dma_change {
 	bool room;		/* unmap first what goes: else there is no room */
 	bool silent;		/* the transport has unmapped all by itself */
 	bool committed;		/* the new table is in force */
+	bool next_guest;	/* nobody had memory when it was claimed */
+	bool asks;		/* nothing is to change */
 };
 
 /* What of a table is to be mapped, and how far that is done. */
@@ -54,6 +56,8 @@ int dma_pieces_push(const struct vdpa_dma_domain *dom, struct dma_pieces *p, uin
 int dma_change_collect(const struct vdpa_mem_region *region, bool in_now, void *arg);
 /* Claim the new table beside the old one. */
 int dma_change_claim(struct dma_change *c);
+/* Claim the new table, check all that can be known (dma_change_plan()), and drop the claim. */
+int dma_change_check(struct dma_change *c);
 /* Have the driver's own memory out of the way of a piece. */
 int dma_change_move_own(const struct dma_change *c, const struct dma_piece *p);
 

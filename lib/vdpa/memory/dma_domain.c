@@ -122,6 +122,12 @@ err_free:
 	return ret;
 }
 
+void
+vdpa_dma_domain_set_batch(struct vdpa_dma_domain *dom, const struct vdpa_dma_batch *batch)
+{
+	dom->batch = batch;
+}
+
 int
 vdpa_dma_domain_set_ranges(struct vdpa_dma_domain *dom, const struct vdpa_dma_range *ranges,
 			   unsigned int n)
@@ -238,15 +244,12 @@ is_hole(const struct vdpa_dma_domain *dom, uint64_t size, uint64_t *top)
 bool
 vdpa_dma_is_in_use(struct vdpa_dma_domain *dom)
 {
-	const struct vdpa_dma_user *user;
+	bool used;
 
 	dma_lock(dom);
-	LIST_FOREACH (user, &dom->users, next) {
-		if (dma_user_has_memory(user))
-			break;
-	}
+	used = dma_has_memory(dom);
 	dma_unlock(dom);
-	return user != NULL;
+	return used;
 }
 
 /* The highest hole of size bytes, whole pages. With the lock. */

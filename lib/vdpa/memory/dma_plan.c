@@ -172,6 +172,40 @@ check_same_guest(const struct dma_change *c)
 			  user->name);
 }
 
+/* Where nobody has memory, the next guest comes: a device that has not reset would reach it. */
+static int
+check_strays(const struct dma_change *c)
+{
+	const struct vdpa_dma_user *user;
+
+	LIST_FOREACH (user, &c->dom->users, next) {
+		if (user != c->user && user->stray)
+			return vdpa_error(EBUSY,
+					  "%s: %s did not reset, and would reach the memory that "
+					  "comes to %s: it must be reset first",
+					  c->dom->name, user->name, c->user->name);
+	}
+	return 0;
+}
+
+/* With the lock. */
+static int
+claim(struct dma_change *c)
+{
+	int rc = check_same_guest(c);
+
+	c->next_guest = c->now != NULL && c->now->n > 0 && !dma_has_memory(c->dom);
+	if (rc == 0 && c->next_guest)
+		rc = check_strays(c);
+	for (size_t i = 0; rc == 0 && i < c->added.n; i++)
+		rc = check_contradiction(c, &c->added.at[i]);
+	if (rc == 0) {
+		dma_change_account(c->dom, &c->added, true);
+		c->user->coming = vdpa_iotlb_get(c->now);
+	}
+	return rc;
+}
+
 /* Claim the new table beside the old one. */
 int
 dma_change_claim(struct dma_change *c)
@@ -179,12 +213,25 @@ dma_change_claim(struct dma_change *c)
 	int rc;
 
 	dma_lock(c->dom);
-	rc = check_same_guest(c);
-	for (size_t i = 0; rc == 0 && i < c->added.n; i++)
-		rc = check_contradiction(c, &c->added.at[i]);
+	rc = claim(c);
+	dma_unlock(c->dom);
+	return rc;
+}
+
+/* In one turn of the lock: nobody sees the claim, so nothing hangs on it when it goes. */
+int
+dma_change_check(struct dma_change *c)
+{
+	int rc;
+
+	c->asks = true;
+	dma_lock(c->dom);
+	rc = claim(c);
 	if (rc == 0) {
-		dma_change_account(c->dom, &c->added, true);
-		c->user->coming = vdpa_iotlb_get(c->now);
+		rc = dma_change_plan(c);
+		c->user->coming = NULL;
+		vdpa_iotlb_put(c->now);
+		dma_change_account(c->dom, &c->added, false);
 	}
 	dma_unlock(c->dom);
 	return rc;
@@ -270,6 +317,9 @@ dma_change_check_replace(const struct dma_change *c, const struct dma_entry *e,
 {
 	const struct vdpa_dma_user *user;
 
+	/* The user's own is moved, but not before the change. */
+	if (e->own && c->asks && e->owner.user == c->user && e->owner.move != NULL)
+		return 0;
 	if (e->own)
 		return refuse_own(c, p, e->first, e->last, NULL);
 	user = e->stuck ? NULL : dma_entry_in_use_by(c->dom, e, c->user);

@@ -32,6 +32,7 @@
 struct dma_id {
 	dev_t dev;
 	ino_t ino;
+	uint64_t generation;
 	uint64_t shift; /* offset - iova, modulo 2^64 */
 };
 
@@ -56,6 +57,7 @@ struct vdpa_dma_user {
 	/* Claimed are both; `coming` only while a change goes on. Written by the user's own thread
 	 * under the lock, so that it may read them without. */
 	struct vdpa_iotlb *table, *coming;
+	bool stray;   /* its device did not reset, and may still reach what comes */
 	bool running; /* its device may access memory at this moment */
 	bool broken;  /* a part of `table` may not be mapped, or more than `table` is */
 };
@@ -63,6 +65,8 @@ struct vdpa_dma_user {
 struct vdpa_dma_domain {
 	char *name;
 	const struct vdpa_dma_ops *ops;
+	const struct vdpa_dma_batch *batch; /* NULL: each call is in force by itself */
+	bool unsettled; /* the end of a batch has failed: nobody knows what is in force */
 	void *arg;
 	uint64_t page_size, chunk_size;
 	bool one_guest; /* its users were said to serve one */
@@ -123,16 +127,33 @@ dma_user_has_memory(const struct vdpa_dma_user *user)
 	       (user->coming != NULL && user->coming->n > 0);
 }
 
+/* With the lock: whether any user has. */
+static inline bool
+dma_has_memory(const struct vdpa_dma_domain *dom)
+{
+	const struct vdpa_dma_user *user;
+
+	LIST_FOREACH (user, &dom->users, next) {
+		if (dma_user_has_memory(user))
+			return true;
+	}
+	return false;
+}
+
 static inline bool
 dma_id_equal(const struct dma_id *a, const struct dma_id *b)
 {
-	return a->ino == b->ino && a->dev == b->dev && a->shift == b->shift;
+	return a->ino == b->ino && a->dev == b->dev && a->generation == b->generation &&
+	       a->shift == b->shift;
 }
 
 static inline struct dma_id
 dma_id_of(const struct vdpa_mem_region *r)
 {
-	return (struct dma_id){.dev = r->dev, .ino = r->ino, .shift = r->offset - r->iova};
+	return (struct dma_id){.dev = r->dev,
+			       .ino = r->ino,
+			       .generation = r->generation,
+			       .shift = r->offset - r->iova};
 }
 
 /* An entry that is this memory and can be relied on. */

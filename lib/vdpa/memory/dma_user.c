@@ -26,21 +26,28 @@ vdpa_dma_is_broken(const struct vdpa_dma_user *user)
 	return broken;
 }
 
-/* Map what a failure has left missing of the table, before the device runs. */
+/* Map what a failure has left missing of the table, before the device runs: a chunk a turn. */
 static int
 repair(struct vdpa_dma_user *user)
 {
+	struct vdpa_dma_domain *dom = user->dom;
+	struct dma_filling f = {.dom = dom, .tlb = user->table, .last = UINT64_MAX};
 	int rc = dma_unmap_stuck(user, false, false);
 
-	dma_lock(user->dom);
-	if (rc == 0 && user->table != NULL)
-		rc = dma_fill_all((struct dma_filling){.dom = user->dom,
-						       .tlb = user->table,
-						       .cut = dma_change_is_cut(user->dom, 1),
-						       .last = UINT64_MAX});
-	if (rc == 0)
-		user->broken = false;
-	dma_unlock(user->dom);
+	/* What fails from here on, by this user or by others, says so anew. */
+	dma_lock(dom);
+	f.cut = dma_change_is_cut(dom, 1);
+	user->broken = rc < 0;
+	dma_unlock(dom);
+	if (rc < 0 || f.tlb == NULL)
+		return rc;
+	do {
+		dma_lock(dom);
+		rc = dma_fill_one(&f);
+		if (rc < 0)
+			user->broken = true;
+		dma_unlock(dom);
+	} while (rc == 1);
 	return rc;
 }
 
@@ -60,14 +67,16 @@ find_retained(const struct vdpa_dma_domain *dom, uint64_t at)
 	return NULL;
 }
 
-/* Unmap what is retained and not in use, an entry a turn. One that cannot be unmapped does no harm:
- * it is the guest's memory, and mapped as before. */
-static int
+/*
+ * Unmap what is retained and not in use, an entry a turn. One that cannot be unmapped does no harm:
+ * it is the guest's memory, and mapped as before. Where a part that stays cannot be mapped again,
+ * those who have it are broken, and mend that when they start: it is no failure of whoever stops.
+ */
+static void
 trim(struct vdpa_dma_domain *dom)
 {
 	struct dma_entry *e, was;
 	uint64_t at = 0;
-	int rc = 0;
 
 	do {
 		dma_lock(dom);
@@ -83,12 +92,15 @@ trim(struct vdpa_dma_domain *dom)
 						 " stays mapped whole: %s",
 						 dom->name, was.first, was.last,
 						 vdpa_error_message());
-			else
-				rc = dma_restore(dom, was.first, was.last);
+			else if (dma_restore(dom, was.first, was.last) < 0)
+				VDPA_LOG_LIMITED(&dom->log, ERR,
+						 "%s: memory at IOVA 0x%" PRIx64 "-0x%" PRIx64
+						 " is not mapped again: %s",
+						 dom->name, was.first, was.last,
+						 vdpa_error_message());
 		}
 		dma_unlock(dom);
-	} while (rc == 0 && e != NULL && at != 0);
-	return rc;
+	} while (e != NULL && at != 0);
 }
 
 int
@@ -98,11 +110,21 @@ vdpa_dma_set_running(struct vdpa_dma_user *user, bool running)
 
 	dma_lock(user->dom);
 	user->running = running;
+	if (!running)
+		user->stray = false;
 	broken = user->broken;
 	dma_unlock(user->dom);
 	if (!running)
-		return trim(user->dom);
-	return broken ? repair(user) : 0;
+		trim(user->dom);
+	return running && broken ? repair(user) : 0;
+}
+
+void
+vdpa_dma_set_stray(struct vdpa_dma_user *user)
+{
+	dma_lock(user->dom);
+	user->stray = true;
+	dma_unlock(user->dom);
 }
 
 int

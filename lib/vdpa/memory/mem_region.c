@@ -47,7 +47,8 @@ file_find(const struct vdpa_iotlb *tlb, const struct mem_region_request *req)
 	for (uint32_t i = tlb != NULL ? tlb->n : 0; i-- > 0;) {
 		const struct vdpa_mem_region *r = tlb->regions[i];
 
-		if (r->dev == req->dev && r->ino == req->ino)
+		if (r->dev == req->dev && r->ino == req->ino &&
+		    r->generation == req->spec->generation)
 			return r->file;
 	}
 	return NULL;
@@ -128,6 +129,7 @@ mem_region_map(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now,
 	r->readonly = s->readonly;
 	r->dev = req->dev;
 	r->ino = req->ino;
+	r->generation = s->generation;
 	r->refcnt = 1;
 
 	ret = file_get(old, now, req, &r->file);
@@ -194,6 +196,11 @@ mem_region_check(struct mem_region_request *req, const struct vdpa_mem_region_sp
 	if (fstat(s->fd, &st) < 0)
 		return vdpa_error(errno, "memory region at 0x%" PRIx64 ": fd %d: %m", s->iova,
 				  s->fd);
+	req->spec = s;
+	req->dev = st.st_dev;
+	req->ino = st.st_ino;
+	if (s->kernel_file)
+		return 0;
 	if (!S_ISREG(st.st_mode))
 		return vdpa_error(EINVAL, "memory region at 0x%" PRIx64 ": fd %d is not a file",
 				  s->iova, s->fd);
@@ -203,8 +210,5 @@ mem_region_check(struct mem_region_request *req, const struct vdpa_mem_region_sp
 				  "memory region at 0x%" PRIx64 ": ends at %" PRIu64
 				  " in a file of %" PRIu64 " bytes",
 				  s->iova, s->offset + s->size, (uint64_t)st.st_size);
-	req->spec = s;
-	req->dev = st.st_dev;
-	req->ino = st.st_ino;
 	return 0;
 }

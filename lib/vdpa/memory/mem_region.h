@@ -19,6 +19,13 @@ struct mem_region_request {
 	ino_t ino;
 };
 
+/* Whether two regions lie in one file. */
+static inline bool
+mem_region_same_file(const struct vdpa_mem_region *a, const struct vdpa_mem_region *b)
+{
+	return a->ino == b->ino && a->dev == b->dev && a->generation == b->generation;
+}
+
 /* mem_window.c */
 
 /* Whether a page of it was lost, or of its window. */

@@ -91,7 +91,7 @@ is_region(const struct vdpa_mem_region *r, const struct mem_region_request *req)
 
 	return r->iova == s->iova && r->size == s->size && r->offset == s->offset &&
 	       r->uaddr == s->uaddr && r->readonly == s->readonly && r->dev == req->dev &&
-	       r->ino == req->ino;
+	       r->ino == req->ino && r->generation == s->generation;
 }
 
 /* The same region in the old table; not one whose pages were lost: the new mapping may be whole. */

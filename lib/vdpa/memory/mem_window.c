@@ -167,7 +167,7 @@ window_has_room(const struct vdpa_mem_window *w, const struct vdpa_mem_region *r
 
 		if (other == NULL)
 			return true;
-		if (other->dev != r->dev || other->ino != r->ino ||
+		if (!mem_region_same_file(other, r) ||
 		    other->offset - other->iova != r->offset - r->iova)
 			return false;
 		at = (const uint8_t *)other->map + other->map_len;

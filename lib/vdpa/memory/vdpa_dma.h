@@ -76,6 +76,20 @@ struct vdpa_dma_ops {
 	int (*check)(void *arg, uint64_t bytes);
 };
 
+/**
+ * How a transport takes the calls of one change of memory together, where each by itself would cost
+ * it as much as all of them. Called with the domain's lock held.
+ */
+struct vdpa_dma_batch {
+	/** What map and unmap do from now on need not be in force before end. 0 or a negative errno
+	 * with vdpa_error(): nothing has begun. */
+	int (*begin)(void *arg);
+	/** What was mapped and unmapped since begin is in force on return, also where some of the
+	 * calls have failed; with no call since begin, all that is mapped is put in force anew. A
+	 * negative errno with vdpa_error(): nobody knows what is. */
+	int (*end)(void *arg);
+};
+
 /** Limits of a domain, as the transport found them. */
 struct vdpa_dma_limits {
 	const struct vdpa_dma_range *ranges; /**< usable IOVAs, ascending, disjoint; copied */
@@ -98,6 +112,13 @@ struct vdpa_dma_limits {
  */
 int vdpa_dma_domain_create(const char *name, const struct vdpa_dma_ops *ops, void *arg,
 			   const struct vdpa_dma_limits *limits, struct vdpa_dma_domain **out);
+
+/**
+ * The transport takes changes together. Before the domain has a user; it never has more than one.
+ * What is mapped by itself, such as vdpa_dma_alloc() does, comes outside of begin and end.
+ * @param batch  static.
+ */
+void vdpa_dma_domain_set_batch(struct vdpa_dma_domain *dom, const struct vdpa_dma_batch *batch);
 
 /**
  * Unmap all that is left (one warning says how much) and free the domain. Its users have left.
@@ -155,11 +176,21 @@ void vdpa_dma_leave(struct vdpa_dma_user *user);
  * @return 0; -EINVAL with a message for IOVAs that the IOMMU cannot translate or that are reserved
  * (it names them), or a region that does not begin with one of its pages; -EBUSY for IOVAs at which
  * another user has other memory, or the driver has its own and cannot move it (the message names
- * both ranges), for a table of another guest than the domain's, and for a mapping to be replaced
+ * both ranges), for a table of another guest than the domain's, for one of the next guest while
+ * another user's device is stray, and for a mapping to be replaced
  * that another user needs while it runs; -ENOSPC beyond max_mappings; -ENOMEM (the message names
  * RLIMIT_MEMLOCK where that is it); what ops->check, map and unmap say. From any thread.
  */
 int vdpa_dma_set(struct vdpa_dma_user *user, struct vdpa_iotlb *tlb);
+
+/**
+ * What vdpa_dma_set() would refuse, as far as that can be known; changes nothing. What only a call
+ * of the transport or of a driver's move can show (pages that cannot be pinned, own memory that
+ * cannot be moved) may fail later all the same.
+ * @param tlb  not NULL.
+ * @return as of vdpa_dma_set(). From any thread.
+ */
+int vdpa_dma_check(struct vdpa_dma_user *user, struct vdpa_iotlb *tlb);
 
 /** Whether a change of the user's or of another's could not be taken back: the domain may lack
  * memory of the table in force, or have more. Until the next vdpa_dma_set() of no memory. */
@@ -168,10 +199,17 @@ bool vdpa_dma_is_broken(const struct vdpa_dma_user *user);
 /**
  * Whether the user's device may use its memory from now on; at first it does not. Before a device
  * runs, what is missing of its table is mapped. When none does that has memory in a mapping, what
- * is retained of it is unmapped.
+ * is retained of it is unmapped. One that does not run has reset: it is stray no more.
  * @return 0; what ops->map and unmap say: the table is not wholly mapped then. From any thread.
  */
 int vdpa_dma_set_running(struct vdpa_dma_user *user, bool running);
+
+/**
+ * The user's device did not reset, and nothing keeps it from what comes into the domain. Until it
+ * does, vdpa_dma_set() of memory where nobody has any fails with -EBUSY for the other users: it
+ * would be the next guest's. From any thread.
+ */
+void vdpa_dma_set_stray(struct vdpa_dma_user *user);
 
 /** Have no memory in the domain, which the transport has forgotten by itself: nothing is unmapped.
  * Only for a domain of one user. */

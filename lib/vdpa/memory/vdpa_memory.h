@@ -8,9 +8,9 @@
  * A `struct vdpa_iotlb` is one version of the table: immutable, reference-counted, sorted by IOVA.
  * It is looked up in logarithmic time, since a front end with memory slots has hundreds of regions.
  * A `struct vdpa_mem_region` in it is one mapping, reference-counted too, so that the next version
- * shares what did not change: same IOVA, front-end address, size, file identity (device and inode)
- * and offset, and no page of it lost. A change is a new version plus a diff; unchanged memory is
- * never unmapped.
+ * shares what did not change: same IOVA, front-end address, size, file identity (device, inode and
+ * generation) and offset, and no page of it lost. A change is a new version plus a diff; unchanged
+ * memory is never unmapped.
  *
  * A front end can shrink a memory file under our mapping. Reading it then raises SIGBUS; uvdpa's
  * handler replaces the lost page by an anonymous one and marks the region as faulted, and the
@@ -52,6 +52,12 @@ struct vdpa_mem_region_spec {
 	 */
 	bool in_order;
 	bool readonly; /**< the device must not write there: a chain that asks for it is bad */
+	/** The file is one that a kernel driver lends, such as a VDUSE domain: neither a type nor a
+	 * size is known of it, and its inode is shared by files that have nothing in common. */
+	bool kernel_file;
+	/** Part of the file's identity, for files in which other memory may come to lie at the same
+	 * offset: the front end counts up, and the region is unmapped and mapped anew. Else 0. */
+	uint64_t generation;
 };
 
 /** Bytes of IOVA, aligned, in which regions keep their order. As many windows as there may be
@@ -70,8 +76,9 @@ struct vdpa_mem_region {
 	uint8_t *va;   /**< our address of iova */
 	int fd;	       /**< our duplicate, one for all regions of a file */
 	bool readonly; /**< as it was asked for */
-	dev_t dev;     /**< with ino: the file's identity */
+	dev_t dev;     /**< with ino and generation: the file's identity */
 	ino_t ino;
+	uint64_t generation;
 	void *map; /**< what was mmap()ed, page- or hugepage-aligned */
 	size_t map_len;
 	struct vdpa_mem_file *file;	  /**< whose fd it is */
@@ -225,13 +232,25 @@ struct vdpa_dirty_log {
 	int fd;		 /**< shared memory file that has it; -1: not known */
 	uint64_t offset; /**< of bitmap in fd, bytes */
 	uint64_t *past;	 /**< pages past the bitmap are counted there; atomic; NULL: they are not */
+	/** The core's: pages that were not marked before are counted there; as above. */
+	uint64_t *pages;
+	/** The core's, during log_start: the guest's memory, all of which the log is to cover. */
+	const struct vdpa_iotlb *tlb;
 };
 
 #define VDPA_DIRTY_PAGE_SHIFT 12
 
+/** Bytes of a log that has every page of tlb, in whole words; tlb may be NULL. Any thread. */
+uint64_t vdpa_dirty_log_bytes(const struct vdpa_iotlb *tlb);
+
 /** Mark [iova, iova + len) dirty; what lies past the bitmap is counted at most. Data path, any
  * thread. */
 void vdpa_dirty_log_mark(const struct vdpa_dirty_log *log, uint64_t iova, uint64_t len);
+
+/** Mark of n pages from iova on those whose bits are set, bit 0 of the first word for the page at
+ * iova, and clear the bits. Any thread, one at a time for the bits. */
+void vdpa_dirty_log_mark_bits(const struct vdpa_dirty_log *log, uint64_t iova, uint64_t *bits,
+			      uint64_t n);
 
 /** Mark all memory of a table (NULL: none): what was written is not known. From any thread. */
 void vdpa_dirty_log_mark_all(const struct vdpa_dirty_log *log, const struct vdpa_iotlb *tlb);

@@ -17,6 +17,21 @@
 #include "vdpa_error.h"
 #include "vm.h"
 
+/* In the order of enum vdpa_migration. */
+static const struct vdpa_param_choice migration_choices[] = {
+	{.name = "auto",
+	 .help = "by the device's dirty log, else by a relay of used buffers or by shadow "
+		 "virtqueues for as long as one is on (the default)"},
+	{.name = "shadow", .help = "every queue runs on a shadow virtqueue, always"},
+	{.name = "relay",
+	 .help = "the used buffers of every queue are relayed, always: split rings, of devices "
+		 "that "
+		 "begin in the middle of a ring"},
+	{.name = "log", .help = "by the device's dirty log or not at all"},
+	{.name = "off", .help = "not at all: no dirty log is offered"},
+	{.name = NULL},
+};
+
 /* Words that every device takes. */
 static const struct vdpa_param common_params[] = {
 	{.name = "name",
@@ -40,8 +55,27 @@ static const struct vdpa_param common_params[] = {
 	 .max = VDPA_NAME_MAX - 1,
 	 .help = "virtual machine that it serves, A-Z a-z 0-9 . _ -: devices of one VM share a "
 		 "container and the pins of its memory (default: it serves one by itself)"},
+	{.name = "migration",
+	 .type = VDPA_PARAM_CHOICE,
+	 .choices = migration_choices,
+	 .help = "how a guest with this device migrates, and goes on after a stop:"},
 	{.name = NULL},
 };
+
+enum vdpa_migration
+vdpa_words_migration(const struct vdpa_args *args)
+{
+	const struct vdpa_arg *arg = vdpa_args_find(args, "migration");
+
+	return arg != NULL ? (enum vdpa_migration)(arg->choice - migration_choices)
+			   : VDPA_MIGRATION_AUTO;
+}
+
+const char *
+vdpa_words_migration_name(enum vdpa_migration mode)
+{
+	return migration_choices[mode].name;
+}
 
 /* The front end that was named, or whose words were given. */
 static int
@@ -54,7 +88,7 @@ choose_frontend(struct vdpa_add_request *req, struct vdpa_frontend *const *fes,
 
 	for (unsigned int i = 0; i < n; i++) {
 		if (named != NULL ? strcmp(fes[i]->name, named) == 0
-				  : fes[i]->implied_by != NULL &&
+				  : req->fe == NULL && fes[i]->implied_by != NULL &&
 					    vdpa_args_has(&req->args, fes[i]->implied_by))
 			req->fe = fes[i];
 		if (len < sizeof(known))
@@ -70,6 +104,25 @@ choose_frontend(struct vdpa_add_request *req, struct vdpa_frontend *const *fes,
 					  fes[i]->implied_by != NULL ? ", which needs " : "",
 					  fes[i]->implied_by != NULL ? fes[i]->implied_by : "");
 	return 0;
+}
+
+/* The front end that the words name, or else imply: of words that several front ends have, each its
+ * own, they mean that one's. NULL: none. A value that looks like it changes nothing but that. */
+static struct vdpa_frontend *
+meant_frontend(const struct vdpa_words *words)
+{
+	struct vdpa_frontend *fe, *implied = NULL;
+
+	for (unsigned int i = 0; i < words->n; i++)
+		TAILQ_FOREACH (fe, &vdpa_registry.frontends, next) {
+			if (strcmp(words->word[i], "frontend") == 0 && i + 1 < words->n &&
+			    strcmp(words->word[i + 1], fe->name) == 0)
+				return fe;
+			if (implied == NULL && fe->implied_by != NULL &&
+			    strcmp(words->word[i], fe->implied_by) == 0)
+				implied = fe;
+		}
+	return implied;
 }
 
 /* The word vm: a name, and a front end that says whose process its peer is. */
@@ -93,7 +146,7 @@ check_vm(const struct vdpa_add_request *req)
 int
 vdpa_words_parse(struct vdpa_add_request *req, const struct vdpa_param *const *more, unsigned int n)
 {
-	struct vdpa_frontend *fes[FRONTENDS_MAX], *fe;
+	struct vdpa_frontend *fes[FRONTENDS_MAX], *fe, *meant = meant_frontend(&req->words);
 	const char *used[FRONTENDS_MAX] = {NULL};
 	struct vdpa_param_table *tables;
 	unsigned int n_fes = 0, at = 0;
@@ -106,12 +159,14 @@ vdpa_words_parse(struct vdpa_add_request *req, const struct vdpa_param *const *m
 	tables[at++].params = req->mdev->params;
 	for (unsigned int i = 0; i < n; i++)
 		tables[at++].params = more[i];
-	TAILQ_FOREACH (fe, &vdpa_registry.frontends, next) {
-		fes[n_fes] = fe;
+	if (meant != NULL)
+		fes[n_fes++] = meant;
+	TAILQ_FOREACH (fe, &vdpa_registry.frontends, next)
+		if (fe != meant)
+			fes[n_fes++] = fe;
+	for (unsigned int i = 0; i < n_fes; i++)
 		tables[at++] =
-			(struct vdpa_param_table){.params = fe->params, .used = &used[n_fes]};
-		n_fes++;
-	}
+			(struct vdpa_param_table){.params = fes[i]->params, .used = &used[i]};
 	req->fe = NULL;
 	rc = vdpa_args_parse(&req->words, 0, tables, at, &req->args);
 	if (rc == 0)

@@ -9,6 +9,7 @@
 #include "args_priv.h"
 #include "bus.h"
 #include "mgmt.h"
+#include "vdpa_frontend.h"
 
 /* What dev_add acts on, parsed and checked. */
 struct vdpa_add_request {
@@ -35,5 +36,10 @@ int vdpa_words_parse_add(const char *text, struct vdpa_add_request *req);
  */
 int vdpa_words_parse(struct vdpa_add_request *req, const struct vdpa_param *const *more,
 		     unsigned int n);
+
+/* What the word `migration` says. */
+enum vdpa_migration vdpa_words_migration(const struct vdpa_args *args);
+/* The value of that word that means it. */
+const char *vdpa_words_migration_name(enum vdpa_migration mode);
 
 #endif /* VDPA_ADD_WORDS_H */

@@ -7,10 +7,12 @@
  */
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "add_words.h"
 #include "device_priv.h"
+#include "kept_words.h"
 #include "pci_parent.h"
 #include "registry.h"
 #include "snapshot.h"
@@ -19,28 +21,11 @@
 /* Descriptors that a device and its front end take before anybody connects, at most. */
 #define DEVICE_FDS 8
 
-int
-vdpa_dev_check(const char *words)
-{
-	struct vdpa_add_request req;
-	int rc;
-
-	vdpa_registry_lock();
-	rc = vdpa_registry_add_builtins();
-	if (rc == 0)
-		rc = vdpa_words_parse_add(words, &req);
-	if (rc == 0) {
-		vdpa_registry_put(req.mdev);
-		vdpa_words_free(&req.words);
-	}
-	vdpa_registry_unlock();
-	return rc;
-}
-
-/* Parse the words and take the name. */
+/* Parse the words and take the name, which keeps the words. */
 static int
 reserve(const char *words, struct vdpa_add_request *req)
 {
+	char *kept = NULL;
 	int rc;
 
 	vdpa_registry_lock();
@@ -51,18 +36,34 @@ reserve(const char *words, struct vdpa_add_request *req)
 	else
 		rc = vdpa_words_parse_add(words, req);
 	if (rc == 0) {
-		rc = vdpa_bus_reserve(req->name, req->mdev, req->fe, &req->entry);
+		kept = vdpa_kept_words_text(&req->args);
+		rc = kept != NULL ? vdpa_bus_reserve(req->name, req->mdev, req->fe, &req->entry)
+				  : -ENOMEM;
 		if (rc < 0) {
+			free(kept);
 			vdpa_registry_put(req->mdev);
 			vdpa_words_free(&req->words);
-		} else if (req->drv != NULL) {
+		} else {
+			vdpa_bus_set_words(req->entry, kept);
 			/* The words are described in the driver's tables, which may be a plugin's.
 			 */
-			vdpa_bus_set_driver(req->entry, req->drv);
+			if (req->drv != NULL)
+				vdpa_bus_set_driver(req->entry, req->drv);
 		}
 	}
 	vdpa_registry_unlock();
 	return rc;
+}
+
+/* The link, where words say what it is: a front end may show it in its own way. */
+static int
+show_link(struct vdpa_device *vdev, const struct vdpa_frontend *fe, const struct vdpa_args *args)
+{
+	const struct vdpa_arg *link = vdpa_args_find(args, "link");
+
+	if (link == NULL || link->choice == NULL || fe == NULL || fe->ops->set_link == NULL)
+		return 0;
+	return fe->ops->set_link(vdev, strcmp(link->choice->name, "up") == 0);
 }
 
 static int
@@ -76,7 +77,20 @@ bind_frontend(struct vdpa_device *vdev, struct vdpa_frontend *fe, const struct v
 	rc = fe->ops->probe(vdev, args);
 	if (rc == 0)
 		vdpa_device_set_frontend(vdev, fe);
-	return rc;
+	return rc == 0 ? show_link(vdev, fe, args) : rc;
+}
+
+/* What the words ask of a device that is there now. */
+static int
+check_migration(struct vdpa_device *vdev)
+{
+	if (vdev->core->migration != VDPA_MIGRATION_LOG || vdev->core->can.log)
+		return 0;
+	return vdpa_error(
+		EOPNOTSUPP,
+		"%s: migration log: the device has no dirty log; `migration auto` has its "
+		"queues logged by relays or shadows, `migration off` offers no log",
+		vdev->name);
 }
 
 /* What a named parent makes is known when it has made one. */
@@ -117,6 +131,7 @@ create_device(struct vdpa_add_request *req, struct vdpa_device **out)
 	}
 	/* Before anybody gives it memory. */
 	__atomic_store_n(&vdev->core->vm, member, __ATOMIC_RELEASE);
+	vdpa_device_set_migration(vdev, vdpa_words_migration(&req->args));
 	*out = vdev;
 	return 0;
 
@@ -136,7 +151,8 @@ make_device(struct vdpa_add_request *req)
 	if (rc < 0)
 		return rc;
 	describe_parent(req->mdev, vdev);
-	if (req->fe != NULL)
+	rc = check_migration(vdev);
+	if (rc == 0 && req->fe != NULL)
 		rc = bind_frontend(vdev, req->fe, &req->args);
 	if (rc < 0) {
 		struct vdpa_error_saved error;
@@ -172,19 +188,26 @@ vdpa_dev_del(const char *name)
 	int rc;
 
 	rc = vdpa_bus_claim(name, VDPA_BUS_REMOVING, &e, &vdev);
-	if (rc == 0)
+	if (rc < 0)
+		return rc;
+	rc = vdpa_registry_withdraw(vdev, false);
+	if (rc == 0) {
 		vdpa_registry_remove(e, vdev);
+	} else {
+		vdpa_put_device(vdev);
+		vdpa_registry_release(e);
+	}
 	return rc;
 }
 
+/* By whoever has claimed e, vdev's place. */
 static int
-set_attr(struct vdpa_device *vdev, const struct vdpa_words *words)
+set_attr(struct vdpa_bus_entry *e, struct vdpa_device *vdev, const struct vdpa_words *words)
 {
 	struct vdpa_mgmt_dev *mdev = vdev->mdev;
 	struct vdpa_param_table table = {.params = mdev != NULL ? mdev->attr_params : NULL};
-	const struct vdpa_frontend *fe = vdev->core->fe;
-	const struct vdpa_arg *link;
 	struct vdpa_args args;
+	char *kept;
 	int rc;
 
 	if (table.params == NULL || mdev->ops->dev_set_attr == NULL)
@@ -194,16 +217,19 @@ set_attr(struct vdpa_device *vdev, const struct vdpa_words *words)
 		return rc;
 	if (args.n == 0)
 		return vdpa_error(EINVAL, "%s: no attribute is given", vdev->name);
+	rc = vdpa_kept_words_merge(e, &args, &kept);
+	if (rc < 0)
+		return rc;
 	vdpa_device_lock(vdev);
 	rc = mdev->ops->dev_set_attr(mdev, vdev, &args);
 	vdpa_device_unlock(vdev);
-	if (rc == 0)
+	if (rc == 0) {
+		vdpa_bus_set_words(e, kept);
 		vdpa_snapshot_refresh(vdev);
-	link = vdpa_args_find(&args, "link");
-	if (rc == 0 && link != NULL && link->choice != NULL && fe != NULL &&
-	    fe->ops->set_link != NULL)
-		rc = fe->ops->set_link(vdev, strcmp(link->choice->name, "up") == 0);
-	return rc;
+	} else {
+		free(kept);
+	}
+	return rc == 0 ? show_link(vdev, vdev->core->fe, &args) : rc;
 }
 
 int
@@ -219,7 +245,7 @@ vdpa_dev_set(const char *text)
 		return rc;
 	rc = vdpa_bus_claim(words.n > 0 ? words.word[0] : "", VDPA_BUS_CHANGING, &e, &vdev);
 	if (rc == 0) {
-		rc = set_attr(vdev, &words);
+		rc = set_attr(e, vdev, &words);
 		vdpa_put_device(vdev);
 		vdpa_registry_release(e);
 	}

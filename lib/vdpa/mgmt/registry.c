@@ -14,7 +14,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <search.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,14 +25,15 @@
 #include "pci_name.h"
 #include "pci_parent.h"
 #include "registry.h"
+#include "tree.h"
 #include "vdpa_error.h"
+#include "vdpa_log.h"
 
 /* Those that are built in have the first numbers, in every life of the library. */
 #define BUILTIN_DRIVERS_MAX 64
 
 static pthread_mutex_t mgmt_lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static bool builtins_registered;
-static void *mgmt_dev_tree; /* the management devices by name */
 static uint64_t last_mgmt_dev;
 static uint64_t last_driver = BUILTIN_DRIVERS_MAX;
 struct vdpa_registry vdpa_registry = {
@@ -62,13 +62,12 @@ compare_mgmtdevs(const void *a, const void *b)
 	return strcmp(one->name, other->name);
 }
 
+static struct vdpa_tree mgmt_dev_tree = {.compare = compare_mgmtdevs};
+
 static struct vdpa_mgmt_dev *
 find_mgmtdev(const char *name)
 {
-	const struct vdpa_mgmt_dev key = {.name = name};
-	void *node = tfind(&key, &mgmt_dev_tree, compare_mgmtdevs);
-
-	return node != NULL ? *(struct vdpa_mgmt_dev **)node : NULL;
+	return vdpa_tree_find(&mgmt_dev_tree, &(struct vdpa_mgmt_dev){.name = name});
 }
 
 static bool
@@ -219,6 +218,14 @@ vdpa_registry_release(struct vdpa_bus_entry *e)
 	vdpa_registry_unlock();
 }
 
+int
+vdpa_registry_withdraw(struct vdpa_device *vdev, bool leave)
+{
+	const struct vdpa_frontend *fe = __atomic_load_n(&vdev->core->fe, __ATOMIC_ACQUIRE);
+
+	return fe != NULL && fe->ops->withdraw != NULL ? fe->ops->withdraw(vdev, leave) : 0;
+}
+
 /* A device that is claimed, by what made it; by ourselves where an application did. */
 void
 vdpa_registry_remove(struct vdpa_bus_entry *e, struct vdpa_device *vdev)
@@ -238,8 +245,11 @@ remove_all(bool (*matches)(const struct vdpa_bus_entry *e, const void *arg), con
 	struct vdpa_bus_entry *e;
 	struct vdpa_device *vdev;
 
-	while (vdpa_bus_claim_next(matches, arg, &e, &vdev))
+	while (vdpa_bus_claim_next(matches, arg, &e, &vdev)) {
+		if (vdpa_registry_withdraw(vdev, true) < 0)
+			VDPA_LOG(NOTICE, "%s", vdpa_error_message());
 		vdpa_registry_remove(e, vdev);
+	}
 }
 
 static bool
@@ -279,7 +289,7 @@ vdpa_mgmtdev_register(struct vdpa_mgmt_dev *mdev)
 	mdev->users = 0;
 	if (find_mgmtdev(mdev->name) != NULL) {
 		rc = vdpa_error(EEXIST, "mgmtdev '%s': is registered", mdev->name);
-	} else if (tsearch(mdev, &mgmt_dev_tree, compare_mgmtdevs) == NULL) {
+	} else if (vdpa_tree_add(&mgmt_dev_tree, mdev) < 0) {
 		rc = vdpa_error(ENOMEM, "mgmtdev '%s': out of memory", mdev->name);
 	} else {
 		mdev->id = ++last_mgmt_dev;
@@ -294,7 +304,7 @@ vdpa_mgmtdev_unregister(struct vdpa_mgmt_dev *mdev)
 {
 	/* First, so that nobody adds another device to it. */
 	vdpa_registry_lock();
-	tdelete(mdev, &mgmt_dev_tree, compare_mgmtdevs);
+	vdpa_tree_del(&mgmt_dev_tree, mdev);
 	TAILQ_REMOVE(&vdpa_registry.mgmt_devs, mdev, next);
 	mdev->named = false;
 	mdev->drv = NULL;

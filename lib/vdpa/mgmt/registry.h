@@ -43,6 +43,8 @@ void vdpa_registry_release(struct vdpa_bus_entry *e);
 /* Likewise: remove a device that is claimed, by what made it; by ourselves where an application
  * did. */
 void vdpa_registry_remove(struct vdpa_bus_entry *e, struct vdpa_device *vdev);
+/* Before that: what the device's front end says of it (vdpa_frontend_ops.withdraw). */
+int vdpa_registry_withdraw(struct vdpa_device *vdev, bool leave);
 
 /* A pattern of a driver: a name, or a prefix with an asterisk. */
 static inline bool

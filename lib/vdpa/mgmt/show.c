@@ -2,9 +2,9 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * Devices, statistics and management devices as JSON, in the fields of iproute2's `vdpa -j` where
- * it has them. Reads only; owns nothing. A device is shown from what the core knows of it: no
- * register is read and its lock is not taken, so one that hangs holds nobody up.
+ * Devices and management devices as JSON, in the fields of iproute2's `vdpa -j` where it has them
+ * (statistics: show_stats.c). Reads only; owns nothing. A device is shown from what the core knows
+ * of it: no register is read and its lock is not taken, so one that hangs holds nobody up.
  */
 
 #include <errno.h>
@@ -19,14 +19,16 @@
 #include <linux/virtio_net.h>
 #include <rte_byteorder.h>
 
+#include "add_words.h"
 #include "bus.h"
 #include "device_priv.h"
+#include "feature_names.h"
 #include "mgmt.h"
 #include "page_holders.h"
+#include "show.h"
 #include "snapshot.h"
+#include "steps.h"
 #include "virtio_type.h"
-
-#define STATS_MAX 64
 
 static json_t *
 hex(uint64_t value)
@@ -111,6 +113,19 @@ show_vm(const struct vdpa_device_core *core, json_t *obj)
 	json_object_set_new(obj, "vm_devices", json_integer(vdpa_vm_devices(vm)));
 }
 
+/* How a guest with it migrates, and whether what it writes is logged now, and by whom. */
+static void
+show_migration(struct vdpa_device *vdev, json_t *obj)
+{
+	const struct vdpa_device_core *core = vdev->core;
+
+	json_object_set_new(obj, "migration",
+			    json_pack("{s:s, s:b, s:s}", "mode",
+				      vdpa_words_migration_name(core->migration), "logging",
+				      (int)__atomic_load_n(&core->dirty.on, __ATOMIC_RELAXED),
+				      "log", vdpa_log_logger(vdev)));
+}
+
 /* Who is given doorbell pages, and who may have one that cannot be taken back. */
 static void
 show_doorbells(struct vdpa_device *vdev, json_t *obj)
@@ -145,14 +160,35 @@ static void
 show_frontend(struct vdpa_device *vdev, json_t *obj)
 {
 	struct vdpa_device_core *core = vdev->core;
+	const char *path = NULL;
 	char text[512] = "";
+	bool client = false;
 
 	pthread_mutex_lock(&core->show_lock);
+	if (core->fe != NULL && core->fe->ops->socket != NULL)
+		path = core->fe->ops->socket(vdev, &client);
+	if (path != NULL) {
+		json_object_set_new(obj, "socket", json_string(path));
+		json_object_set_new(obj, "socket_mode", json_string(client ? "client" : "server"));
+	}
 	if (core->fe != NULL && core->fe->ops->describe != NULL) {
 		core->fe->ops->describe(vdev, text, sizeof(text));
 		json_object_set_new(obj, "frontend_info", json_string(text));
 	}
 	pthread_mutex_unlock(&core->show_lock);
+}
+
+/* How long the last start took, microseconds. */
+static void
+show_start(struct vdpa_device *vdev, json_t *obj)
+{
+	struct vdpa_device_stats stats;
+
+	vdpa_device_get_stats(vdev, &stats);
+	if (stats.known[VDPA_DEVICE_STAT_START_US])
+		json_object_set_new(
+			obj, VDPA_DSTAT_START_US,
+			json_integer((json_int_t)stats.value[VDPA_DEVICE_STAT_START_US]));
 }
 
 /* Under the bus lock: the device stays registered meanwhile. */
@@ -162,6 +198,7 @@ show_registered(struct vdpa_device *vdev, json_t *obj)
 	const struct vdpa_config_ops *ops = vdev->config;
 	const struct vdpa_device_core *core = vdev->core;
 	enum vdpa_device_state state = vdpa_device_get_state(vdev);
+	uint64_t features = __atomic_load_n(&core->features, __ATOMIC_RELAXED);
 	char text[VDPA_FAILURE_MAX] = "";
 
 	json_object_set_new(obj, "type", json_string(virtio_type(ops->get_device_id(vdev))->name));
@@ -171,16 +208,22 @@ show_registered(struct vdpa_device *vdev, json_t *obj)
 	json_object_set_new(obj, "state", json_string(vdpa_device_state_name(state)));
 	json_object_set_new(obj, "status", hex(shown_status(core, state)));
 	json_object_set_new(obj, "device_features", hex(ops->get_device_features(vdev)));
-	json_object_set_new(obj, "negotiated_features",
-			    hex(__atomic_load_n(&core->features, __ATOMIC_RELAXED)));
+	json_object_set_new(obj, "device_features_names",
+			    vdpa_show_features(ops->get_device_features(vdev),
+					       ops->get_device_id(vdev), feature_name));
+	json_object_set_new(obj, "negotiated_features", hex(features));
+	json_object_set_new(obj, "negotiated_features_names",
+			    vdpa_show_features(features, ops->get_device_id(vdev), feature_name));
 	vdpa_device_failure(vdev, text, sizeof(text));
 	if (text[0] != '\0')
 		json_object_set_new(obj, "failure", json_string(text));
+	show_start(vdev, obj);
 	if (ops->get_device_id(vdev) == VIRTIO_ID_NET)
 		show_net_config(vdev, obj);
 	else if (ops->get_device_id(vdev) == VIRTIO_ID_BLOCK)
 		show_blk_config(vdev, obj);
 	show_vm(core, obj);
+	show_migration(vdev, obj);
 	show_dma(vdev, obj);
 	show_doorbells(vdev, obj);
 	show_frontend(vdev, obj);
@@ -208,41 +251,8 @@ show_entry(const struct vdpa_bus_entry *e)
 	return obj;
 }
 
-static json_t *
-stats_object(const struct vdpa_stat *stats, int n)
-{
-	json_t *obj = json_object();
-
-	for (int i = 0; i < RTE_MIN(n, STATS_MAX); i++)
-		json_object_set_new(obj, stats[i].name, json_integer((json_int_t)stats[i].value));
-	return obj;
-}
-
-static json_t *
-show_stats(struct vdpa_device *vdev)
-{
-	const struct vdpa_config_ops *ops = vdev->config;
-	struct vdpa_stat stats[STATS_MAX];
-	json_t *obj = json_object(), *vqs;
-	int n;
-
-	if (ops->get_stats != NULL) {
-		n = ops->get_stats(vdev, stats, STATS_MAX);
-		json_object_set_new(obj, "device", stats_object(stats, n));
-	}
-	if (ops->get_vendor_vq_stats != NULL) {
-		vqs = json_array();
-		for (uint16_t i = 0; i < vdev->core->nvqs; i++) {
-			n = ops->get_vendor_vq_stats(vdev, i, stats, STATS_MAX);
-			json_array_append_new(vqs, stats_object(stats, n));
-		}
-		json_object_set_new(obj, "queues", vqs);
-	}
-	return obj;
-}
-
-static char *
-to_text(json_t *root)
+char *
+vdpa_show_text(json_t *root)
 {
 	char *text = json_dumps(root, JSON_COMPACT);
 
@@ -292,24 +302,8 @@ show_device(const char *name)
 	return vdpa_bus_look(name, look, &obj) < 0 ? NULL : obj;
 }
 
-/* Statistics are counters in memory, but read by the driver: with a reference and no lock. */
-static json_t *
-show_device_stats(const char *name)
-{
-	struct vdpa_device *vdev = vdpa_find_device(name);
-	json_t *obj;
-
-	if (vdev == NULL) {
-		vdpa_error(ENODEV, "device '%s': there is none of that name", name);
-		return NULL;
-	}
-	obj = show_stats(vdev);
-	vdpa_put_device(vdev);
-	return obj;
-}
-
-static char *
-dump(const char *name, json_t *(*show)(const char *name))
+char *
+vdpa_show_one_or_all(const char *name, json_t *(*show)(const char *name))
 {
 	json_t *root = name != NULL ? show(name) : for_all(show);
 
@@ -317,19 +311,13 @@ dump(const char *name, json_t *(*show)(const char *name))
 		errno = ENODEV;
 		return NULL;
 	}
-	return to_text(root);
+	return vdpa_show_text(root);
 }
 
 char *
 vdpa_dev_show(const char *name)
 {
-	return dump(name, show_device);
-}
-
-char *
-vdpa_dev_stats(const char *name)
-{
-	return dump(name, show_device_stats);
+	return vdpa_show_one_or_all(name, show_device);
 }
 
 static json_t *
@@ -339,10 +327,15 @@ show_mgmtdev(const struct vdpa_mgmt_dev *mdev)
 	const char *class = virtio_type(mdev->device_id)->class;
 
 	if (mdev->device_id != 0)
-		json_array_append_new(classes, json_string(class != NULL ? class : "other"));
+		json_array_append_new(classes,
+				      json_string(class != NULL ? class : "< unknown class >"));
 	json_object_set_new(obj, "supported_classes", classes);
 	json_object_set_new(obj, "max_supported_vqs", json_integer(mdev->max_supported_vqs));
-	json_object_set_new(obj, "dev_features", hex(mdev->supported_features));
+	json_object_set_new(obj, "dev_features",
+			    vdpa_show_features(mdev->supported_features,
+					       mdev->device_id == VIRTIO_ID_NET ? VIRTIO_ID_NET : 0,
+					       feature_name_iproute2));
+	json_object_set_new(obj, "features", hex(mdev->supported_features));
 	json_object_set_new(obj, "help", json_string(mdev->help));
 	return obj;
 }
@@ -359,7 +352,7 @@ vdpa_mgmtdev_show(void)
 	json_t *all = json_object();
 
 	vdpa_mgmtdev_for_each(collect_mgmtdev, all);
-	return to_text(all);
+	return vdpa_show_text(all);
 }
 
 static void
@@ -378,5 +371,5 @@ vdpa_mgmtdev_show_one(const char *name)
 		errno = -rc;
 		return NULL;
 	}
-	return to_text(obj);
+	return vdpa_show_text(obj);
 }

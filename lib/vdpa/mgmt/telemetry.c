@@ -2,12 +2,11 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * Management over DPDK's telemetry socket, so that dpdk-telemetry.py can look at the devices of a
- * running process and change them. The commands call the public API and turn its JSON into the
- * telemetry library's own values; they own nothing.
+ * Devices on DPDK's telemetry socket, so that dpdk-telemetry.py can look at those of a running
+ * process. The commands read only: who is connected is not known here, and telemetry's thread ends
+ * for good when its accept(2) fails once. Changes go over the control socket. The commands call the
+ * public API and turn its JSON into the telemetry library's own values; they own nothing.
  *
- * A command's parameters are all that follows its first comma, commas included, so the words of
- * `dev add` pass unchanged: "/vdpa/dev/add,name net0 mgmtdev sim_net socket /run/net0.sock".
  * A command that fails answers {"error": "..."}: telemetry's own answer to a failed callback is a
  * bare null.
  *
@@ -15,7 +14,8 @@
  * strings in an object have at most 127 characters; an object has at most 256 fields, an array at
  * most 512 values; what of a reply is beyond 16 KiB is dropped without a word; and 22.11 reads
  * outside an array for a character above 0x7f. Other characters are replaced by '_' and '?', longer
- * strings go on in the fields NAME_2, NAME_3, ..., and longer lists come in pages.
+ * strings go on in the fields NAME_2, NAME_3, ..., and longer lists come in pages. There is no
+ * null: what is not known of statistics is "unknown".
  */
 
 #include <errno.h>
@@ -35,6 +35,9 @@
 #include "vdpa_args.h"
 #include "vdpa_driver.h"
 #include "vdpa_log.h"
+
+/* Commands that once changed something. */
+#define CHANGE_PREFIX "/vdpa/dev/"
 
 /* JSON text that surely fits in a reply: telemetry writes 16 KiB and silently drops what is more,
  * and an index per queue comes on top. */
@@ -126,21 +129,16 @@ reply_error(struct rte_tel_data *d)
 	return reply_pair(d, "error", vdpa_error_message());
 }
 
-static int
-reply_result(struct rte_tel_data *d, int ret)
-{
-	return ret < 0 ? reply_error(d) : reply_pair(d, "result", "ok");
-}
-
 static void fill_dict(struct rte_tel_data *d, json_t *object);
 
 static void
 fill_array(struct rte_tel_data *d, json_t *array)
 {
-	bool strings = json_is_string(json_array_get(array, 0));
+	bool strings = false;
 	size_t i;
 	json_t *value;
 
+	json_array_foreach(array, i, value) strings |= json_is_string(value);
 	rte_tel_data_start_array(d, strings ? RTE_TEL_STRING_VAL : TEL_UINT_VAL);
 	json_array_foreach(array, i, value)
 	{
@@ -148,6 +146,11 @@ fill_array(struct rte_tel_data *d, json_t *array)
 
 		if (strings && json_is_string(value)) {
 			copy_string(text, sizeof(text), json_string_value(value));
+			rte_tel_data_add_array_string(d, text);
+		} else if (strings && json_is_integer(value)) {
+			/* A feature bit without a name, among those that have one. */
+			snprintf(text, sizeof(text), "%" JSON_INTEGER_FORMAT,
+				 json_integer_value(value));
 			rte_tel_data_add_array_string(d, text);
 		} else if (!strings && json_is_integer(value)) {
 			tel_add_array_uint(d, (uint64_t)json_integer_value(value));
@@ -429,6 +432,25 @@ handle_dev_show(const char *cmd, const char *params, struct rte_tel_data *d)
 	return reply_json(d, vdpa_dev_show(name));
 }
 
+/* Statistics that are not known, at any depth. */
+static void
+name_unknown(json_t *value)
+{
+	json_t *member;
+	const char *key;
+	size_t i;
+	void *next;
+
+	json_array_foreach(value, i, member) name_unknown(member);
+	json_object_foreach_safe(value, next, key, member)
+	{
+		if (json_is_null(member))
+			json_object_set_new(value, key, json_string("unknown"));
+		else
+			name_unknown(member);
+	}
+}
+
 /* The statistics of the queue that "NAME,QUEUE" asks for; the reply is made. */
 static int
 reply_queue_stats(struct rte_tel_data *d, json_t *queues, const char *text)
@@ -465,6 +487,7 @@ handle_dev_stats(const char *cmd, const char *params, struct rte_tel_data *d)
 	root = parse(text);
 	if (root == NULL)
 		return reply_error(d);
+	name_unknown(root);
 	if (*rest == ',') {
 		ret = reply_queue_stats(d, json_object_get(root, "queues"), rest + 1);
 	} else {
@@ -478,26 +501,17 @@ handle_dev_stats(const char *cmd, const char *params, struct rte_tel_data *d)
 	return ret;
 }
 
+/* What changed devices here once: who asks is not known on this socket, so nobody is obeyed. */
 static int
-handle_dev_add(const char *cmd, const char *params, struct rte_tel_data *d)
+handle_change(const char *cmd, const char *params, struct rte_tel_data *d)
 {
-	return reply_result(d, vdpa_dev_add(params != NULL ? params : ""));
-}
+	char text[256];
 
-static int
-handle_dev_del(const char *cmd, const char *params, struct rte_tel_data *d)
-{
-	char name[VDPA_NAME_MAX];
-
-	if (take_name(params, name, sizeof(name), d) == NULL)
-		return 0;
-	return reply_result(d, vdpa_dev_del(name));
-}
-
-static int
-handle_dev_set(const char *cmd, const char *params, struct rte_tel_data *d)
-{
-	return reply_result(d, vdpa_dev_set(params != NULL ? params : ""));
+	snprintf(text, sizeof(text),
+		 "telemetry only reads: use vdpactl dev %s, or the method dev.%s of the control "
+		 "socket",
+		 cmd + sizeof(CHANGE_PREFIX) - 1, cmd + sizeof(CHANGE_PREFIX) - 1);
+	return reply_pair(d, "error", text);
 }
 
 static const struct {
@@ -515,11 +529,9 @@ static const struct {
 	{"/vdpa/dev/stats", handle_dev_stats,
 	 "Returns the statistics of a vDPA device, or of one of its virtqueues. "
 	 "Parameters: NAME[,QUEUE]"},
-	{"/vdpa/dev/add", handle_dev_add,
-	 "Adds a vDPA device. Parameters: name NAME mgmtdev MGMTDEV [WORD [VALUE]] ..."},
-	{"/vdpa/dev/del", handle_dev_del, "Removes a vDPA device. Parameters: NAME"},
-	{"/vdpa/dev/set", handle_dev_set,
-	 "Changes a vDPA device. Parameters: NAME WORD [VALUE] ..., e.g. net0 link down"},
+	{CHANGE_PREFIX "add", handle_change, "Refused: use vdpactl dev add"},
+	{CHANGE_PREFIX "del", handle_change, "Refused: use vdpactl dev del"},
+	{CHANGE_PREFIX "set", handle_change, "Refused: use vdpactl dev set"},
 };
 
 int

@@ -59,6 +59,7 @@ struct vdpa_event_loop {
 	pthread_t thread;
 	uint64_t look_cycles;
 	bool stop;	    /* atomic */
+	int cpu;	    /* atomic: that its pollers keep busy; -1: none */
 	bool tasks_waiting; /* atomic: worth taking the lock */
 
 	/* The loop's thread only. */
@@ -218,10 +219,12 @@ run(struct vdpa_event_loop *loop)
 		if (__atomic_load_n(&loop->tasks_waiting, __ATOMIC_ACQUIRE))
 			run_tasks(loop);
 		if (TAILQ_EMPTY(&loop->awake)) {
+			__atomic_store_n(&loop->cpu, -1, __ATOMIC_RELAXED);
 			look(loop, -1);
 			loop->slept = true;
 			continue;
 		}
+		__atomic_store_n(&loop->cpu, sched_getcpu(), __ATOMIC_RELAXED);
 		now = rte_rdtsc();
 		if (run_pollers(loop, now))
 			learn(loop, now);
@@ -278,6 +281,7 @@ vdpa_event_loop_create(const struct vdpa_event_loop_params *params, struct vdpa_
 	loop->look_cycles = rte_get_tsc_hz() / 1000000 * LOOK_US;
 	TAILQ_INIT(&loop->awake);
 	loop->free_slot = NO_SLOT;
+	loop->cpu = -1;
 	STAILQ_INIT(&loop->tasks);
 	pthread_mutex_init(&loop->lock, NULL);
 	pthread_cond_init(&loop->done, NULL);
@@ -445,7 +449,10 @@ vdpa_event_loop_call(struct vdpa_event_loop *loop, int (*fn)(void *arg), void *a
 	call.message[0] = '\0';
 	call.task = (struct vdpa_task){.run = call_run, .arg = &call};
 	vdpa_task_post(loop, &call.task);
-	if (!answered_soon(&call)) {
+	/* Who gives the CPU to a busy loop by a yield has it back at the scheduler's next tick,
+	 * milliseconds later; who sleeps, when the loop has answered. */
+	if (sched_getcpu() == __atomic_load_n(&loop->cpu, __ATOMIC_RELAXED) ||
+	    !answered_soon(&call)) {
 		pthread_mutex_lock(&loop->lock);
 		while (!__atomic_load_n(&call.done, __ATOMIC_RELAXED))
 			pthread_cond_wait(&loop->done, &loop->lock);

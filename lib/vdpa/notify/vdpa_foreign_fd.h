@@ -50,8 +50,8 @@ bool vdpa_fd_account_full(struct vdpa_fd_account *account);
 
 /**
  * Close a file descriptor that the account's peer has sent. Never waits, and always takes fd over.
- * Closed at once are eventfds, memory files (memfd, tmpfs, hugetlbfs), pipes without a name and the
- * memory devices of /dev (null, zero, full, random, urandom). -1: no-op. From any thread.
+ * Closed at once are eventfds, memory files (memfd, tmpfs, hugetlbfs) and the memory devices of
+ * /dev (null, zero, full, random, urandom). -1: no-op. From any thread.
  * @return 0; -EBUSY when the account is full: end the connection and read nothing more of it.
  * (One that reads on waits itself once 576 more wait, which one message and the end of a connection
  * with 256 queues cannot bring about.)
@@ -77,6 +77,8 @@ bool vdpa_fd_can_be_kept(int fd);
 
 /** Whether fd is an eventfd. */
 bool vdpa_fd_is_eventfd(int fd);
+/** Whether fd is a pipe without a name. */
+bool vdpa_fd_is_pipe(int fd);
 
 #ifdef __cplusplus
 }

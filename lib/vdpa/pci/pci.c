@@ -50,19 +50,48 @@ vdpa_pci_dma(struct vdpa_pci *pci)
 	return pci->dma;
 }
 
+/* With the lock. Nobody else writes the register, so it is read once, and again after a reset or an
+ * access that has failed. */
 static int
-set_command(struct vdpa_pci *pci, uint16_t set, uint16_t clear)
+change_command(struct vdpa_pci *pci, uint16_t set, uint16_t clear)
 {
 	uint16_t command;
 	int ret;
 
+	if (vdpa_pci_error(pci) != 0)
+		return vdpa_pci_gone_error(pci);
+	if (!pci->command_known) {
+		ret = vdpa_pci_config_read16(pci, PCI_COMMAND, &pci->command);
+		if (ret < 0)
+			return ret;
+		pci->command_known = true;
+	}
+	command = (uint16_t)((pci->command | set) & ~clear);
+	if (command == pci->command)
+		return 0;
+	ret = vdpa_pci_config_write16(pci, PCI_COMMAND, command);
+	pci->command = command;
+	pci->command_known = ret == 0;
+	return ret;
+}
+
+static int
+set_command(struct vdpa_pci *pci, uint16_t set, uint16_t clear)
+{
+	int ret;
+
 	pthread_mutex_lock(&pci->lock);
-	ret = vdpa_pci_config_read16(pci, PCI_COMMAND, &command);
-	if (ret == 0 && ((command & set) != set || (command & clear) != 0))
-		ret = vdpa_pci_config_write16(pci, PCI_COMMAND,
-					      (uint16_t)((command | set) & ~clear));
+	ret = change_command(pci, set, clear);
 	pthread_mutex_unlock(&pci->lock);
 	return ret;
+}
+
+static void
+forget_command(struct vdpa_pci *pci)
+{
+	pthread_mutex_lock(&pci->lock);
+	pci->command_known = false;
+	pthread_mutex_unlock(&pci->lock);
 }
 
 int
@@ -85,6 +114,7 @@ vdpa_pci_reset(struct vdpa_pci *pci)
 	if (ret < 0)
 		return ret;
 	ret = pci->ops->reset(pci->handle);
+	forget_command(pci);
 	if (ret < 0) {
 		if (vdpa_pci_error(pci) != 0)
 			return vdpa_pci_gone_error(pci);

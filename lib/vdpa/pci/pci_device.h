@@ -36,7 +36,9 @@ struct vdpa_pci {
 	unsigned int timeout_ms;
 	bool opened; /* vdpa_pci_open() has succeeded */
 
-	pthread_mutex_t lock;	   /* the command register, new windows, and interrupts: */
+	pthread_mutex_t lock; /* the command register, new windows, and interrupts: */
+	bool command_known;
+	uint16_t command;	   /* what is in it, where that is known */
 	unsigned int msix_enabled; /* vectors; 0: off, or parked */
 	unsigned int msix_parked;  /* vectors that are on without an eventfd; 0: none */
 	bool intx_on;

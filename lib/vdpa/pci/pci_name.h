@@ -35,6 +35,10 @@ struct vdpa_pci_function {
  * -ENOMEM. */
 int vdpa_pci_for_each(void (*fn)(const struct vdpa_pci_function *f, void *arg), void *arg);
 
+/* Whose virtual function one of this machine is, and its number there, from 1 on (SR-IOV's VF
+ * number). -ENODEV: it is none, or the system does not tell. */
+int vdpa_pci_owner(const char *name, char pf[static VDPA_PCI_NAME_MAX], unsigned int *number);
+
 /* Whether a function could be opened: 0; the errno and the message of vdpa_pci_open() where
  * something is in the way that can be seen without opening it. */
 int vdpa_pci_check(const char *name);

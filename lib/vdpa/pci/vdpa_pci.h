@@ -26,6 +26,7 @@
 #include <stdint.h>
 
 #include "vdpa_dma.h"
+#include "vdpa_memory.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -266,6 +267,37 @@ int vdpa_pci_reset(struct vdpa_pci *pci);
 int vdpa_pci_cut_off(struct vdpa_pci *pci);
 /** Its DMA domain, for vdpa_device.dma; the function's, until it is closed. */
 struct vdpa_dma_domain *vdpa_pci_dma(struct vdpa_pci *pci);
+
+/*
+ * The DMA log: which pages the function has written. Over vfio-pci where the kernel's driver of the
+ * function has it, over vfio-user where the server has. Calls about one function, one at a time.
+ */
+
+/** Bytes of a page of the log. */
+#define VDPA_PCI_DMA_LOG_PAGE	4096u
+/** Ranges of one log, at most. */
+#define VDPA_PCI_DMA_LOG_RANGES 16
+
+/** Whether the function keeps such a log; it is asked each time. */
+bool vdpa_pci_logs_dma(struct vdpa_pci *pci);
+/**
+ * Log what the function writes within these ranges from now on.
+ *
+ * @param ranges  n of them, 1 to VDPA_PCI_DMA_LOG_RANGES: whole pages, ascending, disjoint.
+ * @return 0; -EINVAL for other ranges; -EOPNOTSUPP where the transport has no log;
+ * vdpa_pci_error() when it is gone; what the kernel or the server says, such as -EBUSY for a log
+ * that runs and -ENOMEM for ranges that are too much for the device. It does not log then.
+ */
+int vdpa_pci_dma_log_start(struct vdpa_pci *pci, const struct vdpa_dma_range *ranges,
+			   unsigned int n);
+/**
+ * Mark in log the pages of a range that were written since this was asked before, or the log began.
+ * @return 0; on a negative errno what was written is not known: the range counts as written.
+ */
+int vdpa_pci_dma_log_report(struct vdpa_pci *pci, const struct vdpa_dma_range *range,
+			    const struct vdpa_dirty_log *log);
+/** It logs no more. 0, or a negative errno as above. */
+int vdpa_pci_dma_log_stop(struct vdpa_pci *pci);
 
 #ifdef __cplusplus
 }

@@ -106,6 +106,20 @@ struct vdpa_pci_transport {
 	 * kernel makes none.
 	 */
 	int (*export_part)(void *handle, unsigned int region, uint64_t offset, uint64_t size);
+
+	/* Optional, all four: the function's DMA log, in pages of VDPA_PCI_DMA_LOG_PAGE. */
+
+	/** Whether the function keeps one; nothing changes by it. */
+	bool (*dma_log_probe)(void *handle);
+	/** Log writes within n ranges of whole pages, ascending and disjoint, 1 to
+	 * VDPA_PCI_DMA_LOG_RANGES. A negative errno: there is none then. */
+	int (*dma_log_start)(void *handle, const struct vdpa_dma_range *ranges, unsigned int n);
+	/** Set the bits of pages that were written, bit 0 of the first word for the page at iova,
+	 * and forget that; size is of whole pages within a range. bitmap is zero where it is asked
+	 * for the first time, and may keep bits from before. A negative errno: what was written is
+	 * not known any more. */
+	int (*dma_log_report)(void *handle, uint64_t iova, uint64_t size, uint64_t *bitmap);
+	int (*dma_log_stop)(void *handle);
 };
 
 /**

@@ -323,6 +323,38 @@ vfio_export_part(void *handle, unsigned int region, uint64_t offset, uint64_t si
 	return vdpa_vfio_export_part(d->fd, region, offset, size);
 }
 
+static bool
+vfio_dma_log_probe(void *handle)
+{
+	struct vfio_device *d = handle;
+
+	return vdpa_vfio_dma_log_probe(d->fd);
+}
+
+static int
+vfio_dma_log_start(void *handle, const struct vdpa_dma_range *ranges, unsigned int n)
+{
+	struct vfio_device *d = handle;
+
+	return vdpa_vfio_dma_log_start(d->fd, ranges, n);
+}
+
+static int
+vfio_dma_log_report(void *handle, uint64_t iova, uint64_t size, uint64_t *bitmap)
+{
+	struct vfio_device *d = handle;
+
+	return vdpa_vfio_dma_log_report(d->fd, iova, size, bitmap);
+}
+
+static int
+vfio_dma_log_stop(void *handle)
+{
+	struct vfio_device *d = handle;
+
+	return vdpa_vfio_dma_log_stop(d->fd);
+}
+
 const struct vdpa_pci_transport vdpa_pci_vfio = {
 	.size = sizeof(vdpa_pci_vfio),
 	.prefix = "pci/",
@@ -337,4 +369,8 @@ const struct vdpa_pci_transport vdpa_pci_vfio = {
 	.reset = vfio_reset,
 	.cut_off = vfio_cut_off,
 	.export_part = vfio_export_part,
+	.dma_log_probe = vfio_dma_log_probe,
+	.dma_log_start = vfio_dma_log_start,
+	.dma_log_report = vfio_dma_log_report,
+	.dma_log_stop = vfio_dma_log_stop,
 };

@@ -21,7 +21,9 @@ describe(const char *address, struct vdpa_pci_function *f)
 {
 	char pf[VDPA_PCI_ADDRESS_MAX];
 
-	snprintf(f->name, sizeof(f->name), "%s%s", vdpa_pci_vfio.prefix, address);
+	/* It fits: the caller has looked. */
+	snprintf(f->name, sizeof(f->name), "%s%.*s", vdpa_pci_vfio.prefix, VDPA_PCI_ADDRESS_MAX - 1,
+		 address);
 	vdpa_vfio_read_link(address, "driver", f->kernel_driver, sizeof(f->kernel_driver));
 	vdpa_vfio_read_link(address, "physfn", pf, sizeof(pf));
 	if (pf[0] != '\0')
@@ -81,4 +83,29 @@ vdpa_pci_check(const char *name)
 	}
 	free(full);
 	return rc;
+}
+
+int
+vdpa_pci_owner(const char *name, char pf[static VDPA_PCI_NAME_MAX], unsigned int *number)
+{
+	char owner[VDPA_PCI_ADDRESS_MAX], link[32], vf[VDPA_PCI_ADDRESS_MAX];
+	size_t len = strlen(vdpa_pci_vfio.prefix);
+	const char *address = name + len;
+
+	if (strncmp(name, vdpa_pci_vfio.prefix, len) != 0)
+		return -ENODEV;
+	vdpa_vfio_read_link(address, "physfn", owner, sizeof(owner));
+	if (owner[0] == '\0')
+		return -ENODEV;
+	snprintf(pf, VDPA_PCI_NAME_MAX, "%s%s", vdpa_pci_vfio.prefix, owner);
+	for (unsigned int i = 0;; i++) {
+		snprintf(link, sizeof(link), "virtfn%u", i);
+		vdpa_vfio_read_link(owner, link, vf, sizeof(vf));
+		if (vf[0] == '\0')
+			return -ENODEV;
+		if (strcmp(vf, address) == 0) {
+			*number = i + 1;
+			return 0;
+		}
+	}
 }

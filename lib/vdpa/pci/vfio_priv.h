@@ -85,6 +85,12 @@ void vdpa_vfio_fini(void);
  * -EOPNOTSUPP where the kernel makes none. */
 int vdpa_vfio_export_part(int device_fd, unsigned int region, uint64_t offset, uint64_t size);
 
+/* vfio_dma_log.c: as in struct vdpa_pci_transport; negative errnos are the kernel's. */
+bool vdpa_vfio_dma_log_probe(int device_fd);
+int vdpa_vfio_dma_log_start(int device_fd, const struct vdpa_dma_range *ranges, unsigned int n);
+int vdpa_vfio_dma_log_report(int device_fd, uint64_t iova, uint64_t size, uint64_t *bitmap);
+int vdpa_vfio_dma_log_stop(int device_fd);
+
 /*
  * Find a capability in the chain of an answer of VFIO: info has size bytes, the chain begins at
  * first (0: none). NULL when there is none of the id with at least len bytes.

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <linux/capability.h>
@@ -298,24 +299,31 @@ vdpa_vfio_open_error(const struct vfio_function *fn, const char *path, int err)
 	}
 }
 
-/* Locked memory of this process in bytes, and whether a limit holds for it. */
-static uint64_t
-locked_memory(bool *limited)
+/* Whether no limit of locked memory holds for this thread. */
+static bool
+may_lock_all(void)
 {
-	unsigned long long kib = 0, caps = 0, value;
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3];
+
+	return syscall(SYS_capget, &header, caps) == 0 &&
+	       (caps[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK)) != 0;
+}
+
+/* Locked memory of this process in bytes. To read it takes as long as to start a device. */
+static uint64_t
+locked_memory(void)
+{
+	unsigned long long kib = 0, value;
 	char line[256];
 	FILE *f;
 
 	f = fopen("/proc/self/status", "re");
-	while (f != NULL && fgets(line, sizeof(line), f) != NULL) {
+	while (f != NULL && fgets(line, sizeof(line), f) != NULL)
 		if (sscanf(line, "VmLck: %llu", &value) == 1)
 			kib = value;
-		else if (sscanf(line, "CapEff: %llx", &value) == 1)
-			caps = value;
-	}
 	if (f != NULL)
 		fclose(f);
-	*limited = (caps & (1ULL << CAP_IPC_LOCK)) == 0;
 	return kib << 10;
 }
 
@@ -324,13 +332,12 @@ vdpa_vfio_check_locked(const char *name, uint64_t bytes)
 {
 	struct rlimit limit = {.rlim_cur = RLIM_INFINITY};
 	uint64_t locked;
-	bool limited;
 
 	(void)getrlimit(RLIMIT_MEMLOCK, &limit);
-	if (limit.rlim_cur == RLIM_INFINITY)
+	if (limit.rlim_cur == RLIM_INFINITY || may_lock_all())
 		return 0;
-	locked = locked_memory(&limited);
-	if (!limited || (locked < limit.rlim_cur && bytes <= limit.rlim_cur - locked))
+	locked = locked_memory();
+	if (locked < limit.rlim_cur && bytes <= limit.rlim_cur - locked)
 		return 0;
 	return vdpa_error(ENOMEM,
 			  "%s: %" PRIu64 " KiB of memory for DMA cannot be locked: "

@@ -90,12 +90,21 @@ static const struct vdpa_dma_ops vfu_dma_ops = {
 	.unmap = vfu_dma_unmap,
 };
 
+/*
+ * What a server does for a mapping is to map a file, which takes the same time whatever the size.
+ * It may serve other functions by the same thread, and each of their accesses waits for one
+ * mapping: few, then, rather than small ones. But a server that pins what it maps is to answer in
+ * time.
+ */
+#define MAPPING_MAX (64ull << 30)
+
 static int
 vfu_create_domain(struct vfu_device *dev)
 {
 	const struct vdpa_dma_limits limits = {
 		.page_size = dev->caps.page_size,
 		.max_mappings = dev->caps.max_maps,
+		.chunk_size = MAPPING_MAX,
 	};
 
 	return vdpa_dma_domain_create(dev->name, &vfu_dma_ops, dev, &limits, &dev->dma);
@@ -334,6 +343,38 @@ vfu_reset(void *handle)
 	return vdpa_vfu_call(dev->conn, &call);
 }
 
+static bool
+vfu_dma_log_probe(void *handle)
+{
+	struct vfu_device *dev = handle;
+
+	return vdpa_vfu_dma_log_probe(dev->conn);
+}
+
+static int
+vfu_dma_log_start(void *handle, const struct vdpa_dma_range *ranges, unsigned int n)
+{
+	struct vfu_device *dev = handle;
+
+	return vdpa_vfu_dma_log_start(dev->conn, ranges, n);
+}
+
+static int
+vfu_dma_log_report(void *handle, uint64_t iova, uint64_t size, uint64_t *bitmap)
+{
+	struct vfu_device *dev = handle;
+
+	return vdpa_vfu_dma_log_report(dev->conn, iova, size, bitmap);
+}
+
+static int
+vfu_dma_log_stop(void *handle)
+{
+	struct vfu_device *dev = handle;
+
+	return vdpa_vfu_dma_log_stop(dev->conn);
+}
+
 const struct vdpa_pci_transport vdpa_pci_vfio_user = {
 	.size = sizeof(vdpa_pci_vfio_user),
 	.prefix = "vfio-user/",
@@ -345,4 +386,8 @@ const struct vdpa_pci_transport vdpa_pci_vfio_user = {
 	.set_irqs = vfu_set_irqs,
 	.unmask_irq = vfu_unmask_irq,
 	.reset = vfu_reset,
+	.dma_log_probe = vfu_dma_log_probe,
+	.dma_log_start = vfu_dma_log_start,
+	.dma_log_report = vfu_dma_log_report,
+	.dma_log_stop = vfu_dma_log_stop,
 };

@@ -34,7 +34,7 @@
 /* Between attempts to connect. */
 #define CONNECT_RETRY_MS 10
 /* Waiting that a request has free. */
-#define REQUEST_FREE_US	 2000
+#define REQUEST_FREE_US	 5000
 /* How long a vhost-user back end has to answer: it has nothing else to do then. */
 #define OTHER_MS	 500
 
@@ -49,6 +49,7 @@ static const char *const command_names[] = {
 	[VFIO_USER_REGION_READ] = "REGION_READ",
 	[VFIO_USER_REGION_WRITE] = "REGION_WRITE",
 	[VFIO_USER_DEVICE_RESET] = "DEVICE_RESET",
+	[VFIO_USER_DEVICE_FEATURE] = "DEVICE_FEATURE",
 };
 
 const char *

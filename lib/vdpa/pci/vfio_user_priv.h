@@ -91,4 +91,11 @@ int vdpa_vfu_negotiate(struct vfu_conn *conn, const char *name, struct vfu_caps 
  * a failure too; none is -1. */
 int vdpa_vfu_get_info(struct vfu_conn *conn, const char *name, struct vdpa_pci_info *info);
 
+/* vfio_user_dma_log.c: as in struct vdpa_pci_transport. */
+bool vdpa_vfu_dma_log_probe(struct vfu_conn *conn);
+int vdpa_vfu_dma_log_start(struct vfu_conn *conn, const struct vdpa_dma_range *ranges,
+			   unsigned int n);
+int vdpa_vfu_dma_log_report(struct vfu_conn *conn, uint64_t iova, uint64_t size, uint64_t *bitmap);
+int vdpa_vfu_dma_log_stop(struct vfu_conn *conn);
+
 #endif /* VDPA_VFIO_USER_PRIV_H */

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <sys/epoll.h>
 
+#include "counter.h"
 #include "op.h"
 #include "session_priv.h"
 #include "virtio_compat.h"
@@ -30,6 +31,22 @@ vdpa_session_kick(struct vdpa_device *vdev, uint16_t idx)
 		vdev->config->kick_vq(vdev, idx);
 }
 
+void
+vdpa_device_kick_vq(struct vdpa_device *vdev, uint16_t idx)
+{
+	const struct vdpa_core_vq *vq;
+
+	vdpa_device_lock(vdev);
+	if (vdpa_device_started(vdev) && idx < vdev->core->nvqs) {
+		vq = &vdev->core->vqs[idx];
+		if (vq->conf.num != 0 && vq->conf.kick_fd >= 0)
+			vdpa_eventfd_signal(vq->conf.kick_fd);
+		else if (vq->ready && vq->path == &vdpa_path_direct)
+			vdpa_session_kick(vdev, idx);
+	}
+	vdpa_device_unlock(vdev);
+}
+
 /* The fallback for doorbells that cannot be given away: one read, one op call for a kick. */
 static void
 relay_kick(struct vdpa_event *ev, uint32_t revents)
@@ -45,6 +62,7 @@ relay_kick(struct vdpa_event *ev, uint32_t revents)
 		vdpa_event_del(ev);
 		return;
 	}
+	vdpa_counter_add(&vq->counts.relayed, 1);
 	vdev->config->kick_vq(vdev, idx);
 }
 

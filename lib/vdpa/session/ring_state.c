@@ -7,14 +7,16 @@
  * write what it likes there, and then misleads its own queue.
  */
 
+#include <stdlib.h>
 #include <string.h>
 
 #include <rte_byteorder.h>
 
+#include "ring_index.h"
+#include "ring_watch.h"
 #include "session_priv.h"
 
-/* Split ring: flags and index before the entries (virtio 1.2, 2.7.6 and 2.7.8). */
-#define RING_IDX     2
+/* Split ring: flags and index (ring_index.h) before the entries (virtio 1.2, 2.7.6 and 2.7.8). */
 #define RING_ENTRIES 4
 #define USED_ELEM    8
 
@@ -37,21 +39,15 @@ range(const struct vdpa_iotlb *tlb, uint64_t iova, uint64_t len)
 	return tlb != NULL ? vdpa_iotlb_range(tlb, iova, len) : NULL;
 }
 
-static bool
-read_idx(const struct vdpa_iotlb *tlb, uint64_t ring, uint16_t *idx)
-{
-	const uint16_t *p = range(tlb, ring + RING_IDX, sizeof(*p));
-
-	if (p == NULL)
-		return false;
-	*idx = rte_le_to_cpu_16(__atomic_load_n(p, __ATOMIC_ACQUIRE));
-	return true;
-}
-
 bool
-vdpa_ring_used_idx(const struct vdpa_iotlb *tlb, uint64_t used_ring, uint16_t *idx)
+vdpa_ring_is_used_up(const struct vdpa_iotlb *tlb, const struct vdpa_vq_config *conf)
 {
-	return read_idx(tlb, used_ring, idx);
+	uint16_t avail, used;
+
+	/* What is no ring any more has nothing that would come. */
+	return !vdpa_ring_used_idx(tlb, conf->device, &used) ||
+	       !vdpa_ring_avail_idx(tlb, conf->driver, &avail) || avail == used ||
+	       (uint16_t)(avail - used) > conf->num;
 }
 
 /* The index alone would look the same after 65536 buffers; the entries would not. */
@@ -62,7 +58,7 @@ split_is_fresh(const struct vdpa_iotlb *tlb, const struct vdpa_vq_config *conf)
 	const uint8_t *entries = range(tlb, conf->device + RING_ENTRIES, len);
 	uint16_t used;
 
-	return entries != NULL && read_idx(tlb, conf->device, &used) && used == 0 &&
+	return entries != NULL && vdpa_ring_used_idx(tlb, conf->device, &used) && used == 0 &&
 	       is_zero(entries, len);
 }
 
@@ -95,6 +91,17 @@ vdpa_ring_is_fresh(const struct vdpa_iotlb *tlb, bool packed, const struct vdpa_
 	return packed ? packed_is_fresh(tlb, conf) : split_is_fresh(tlb, conf);
 }
 
+/* Whether the buffers that a device has not used are those that were made available last. */
+static bool
+split_is_in_order(const struct vdpa_iotlb *tlb, const struct vdpa_vq_config *conf)
+{
+	struct vdpa_ring_watch *w = malloc(sizeof(*w));
+	bool known = w != NULL && vdpa_ring_watch(tlb, conf, w);
+
+	free(w);
+	return known;
+}
+
 bool
 vdpa_ring_stopped_at(const struct vdpa_iotlb *tlb, bool packed, const struct vdpa_vq_config *conf,
 		     struct vdpa_vq_state *state)
@@ -103,18 +110,23 @@ vdpa_ring_stopped_at(const struct vdpa_iotlb *tlb, bool packed, const struct vdp
 
 	memset(state, 0, sizeof(*state));
 	if (packed) {
-		if (!packed_is_fresh(tlb, conf))
+		if (!packed_is_fresh(tlb, conf)) {
+			/* No place at all, of a ring that is smaller than the largest. */
+			state->packed.last_avail_idx = VDPA_VQ_NUM_MAX - 1;
+			state->packed.last_used_idx = VDPA_VQ_NUM_MAX - 1;
 			return false;
+		}
 		state->packed.last_avail_counter = state->packed.last_used_counter = 1;
 		return true;
 	}
-	if (!read_idx(tlb, conf->device, &used) || !read_idx(tlb, conf->driver, &avail)) {
+	if (!vdpa_ring_used_idx(tlb, conf->device, &used) ||
+	    !vdpa_ring_avail_idx(tlb, conf->driver, &avail)) {
 		/* Nobody knows: any place but the beginning. */
 		state->split.avail_index = 1;
 		return false;
 	}
 	state->split.avail_index = used;
-	if (avail == used || split_is_fresh(tlb, conf))
+	if (avail == used || split_is_fresh(tlb, conf) || split_is_in_order(tlb, conf))
 		return true;
 	/* In the middle, though the index has come round to the beginning. */
 	if (used == 0)
@@ -145,7 +157,8 @@ vdpa_ring_catch_up(const struct vdpa_iotlb *tlb, bool packed, const struct vdpa_
 
 	if (packed)
 		return !packed_has_gone_on(tlb, conf, state);
-	if (read_idx(tlb, conf->device, &used) && (int16_t)(used - state->split.avail_index) > 0)
+	if (vdpa_ring_used_idx(tlb, conf->device, &used) &&
+	    (int16_t)(used - state->split.avail_index) > 0)
 		state->split.avail_index = used;
 	return true;
 }

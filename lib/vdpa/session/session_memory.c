@@ -29,7 +29,7 @@ stop_queues_outside(struct vdpa_device *vdev, const struct vdpa_iotlb *tlb)
 	for (uint16_t i = 0; i < vdev->core->nvqs; i++) {
 		const struct vdpa_core_vq *vq = &vdev->core->vqs[i];
 
-		if (has_rings(vdev, vq) && vdpa_step_check_rings(vdev, i, &vq->conf, tlb) < 0)
+		if (has_rings(vdev, vq) && vdpa_step_check_guest_rings(vdev, i, tlb) < 0)
 			vdpa_session_lose_vq(vdev, i);
 	}
 }
@@ -38,6 +38,7 @@ static int
 set_memory(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 {
 	struct vdpa_device_core *core = vdev->core;
+	int rc;
 
 	if (core->state == VDPA_STATE_ALLOCATED || core->state == VDPA_STATE_REMOVED)
 		return vdpa_error(ENODEV, "%s: is not registered", vdev->name);
@@ -46,9 +47,24 @@ set_memory(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 		return 0;
 	if (tlb == NULL && core->status == 0)
 		return vdpa_step_end_memory(vdev, 0);
+	/* What is refused has stopped no queue. */
+	rc = vdpa_step_check_map(vdev, tlb);
+	if (rc < 0)
+		return rc;
 	if (tlb != core->iotlb)
 		stop_queues_outside(vdev, tlb);
 	return vdpa_step_map(vdev, tlb);
+}
+
+int
+vdpa_device_check_memory(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
+{
+	int rc;
+
+	vdpa_device_lock(vdev);
+	rc = vdpa_step_check_map(vdev, tlb);
+	vdpa_device_unlock(vdev);
+	return rc;
 }
 
 int

@@ -8,10 +8,12 @@
 
 #include "device_priv.h"
 
+struct vdpa_ring_watch; /* ring_watch.h */
+
 static inline bool
 vdpa_session_is_packed(const struct vdpa_device *vdev)
 {
-	return (vdev->core->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
+	return (vdev->core->guest_features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
 }
 
 /*
@@ -23,8 +25,10 @@ bool vdpa_ring_is_fresh(const struct vdpa_iotlb *tlb, bool packed,
 			const struct vdpa_vq_config *conf);
 /*
  * Where a device that no longer runs has left it. True: exactly there, nothing that was taken is
- * lost. Else the best that can be said: of a split ring how far it was used, of a packed one
- * nothing; but always a place that is not the beginning, so that nobody takes it for a start.
+ * lost: a split ring of which all was used, or of which the rest are the buffers that were made
+ * available last, as its entries show. Else the best that can be said: of a split ring how far it
+ * was used, of a packed one nothing; but always a place that is not the beginning, so that nobody
+ * takes it for a start.
  */
 bool vdpa_ring_stopped_at(const struct vdpa_iotlb *tlb, bool packed,
 			  const struct vdpa_vq_config *conf, struct vdpa_vq_state *state);
@@ -37,8 +41,9 @@ bool vdpa_ring_stopped_at(const struct vdpa_iotlb *tlb, bool packed,
 bool vdpa_ring_catch_up(const struct vdpa_iotlb *tlb, bool packed,
 			const struct vdpa_vq_config *conf, struct vdpa_vq_state *state);
 
-/* How far a split ring was used. False where its used ring is no longer in memory. */
-bool vdpa_ring_used_idx(const struct vdpa_iotlb *tlb, uint64_t used_ring, uint16_t *idx);
+/* Whether nothing of a split ring is under way. True, too, of one that is not in memory or broken.
+ */
+bool vdpa_ring_is_used_up(const struct vdpa_iotlb *tlb, const struct vdpa_vq_config *conf);
 
 /* places.c; under the lock. */
 
@@ -52,14 +57,53 @@ enum vdpa_vq_place {
 /* For a queue of a device that has stopped and does not tell: whether it is exactly there. */
 bool vdpa_session_place_from_ring(struct vdpa_device *vdev, uint16_t idx,
 				  const struct vdpa_iotlb *tlb, bool packed,
-				  const struct vdpa_vq_config *conf, struct vdpa_vq_state *state);
-/* Whether the device says of each queue that is set up where it stands; it runs on. Such a one
- * loads a place, too. */
-bool vdpa_session_tells_places(struct vdpa_device *vdev);
+				  const struct vdpa_vq_config *conf, struct vdpa_ring_watch *w,
+				  struct vdpa_vq_state *state);
+/* Where a queue of a suspended device stands. Of one that does not say, a split ring's used index
+ * does: it has finished what it took (virtio 1.4, VIRTIO_F_SUSPEND). -EOPNOTSUPP: nothing does. */
+int vdpa_session_suspended_place(struct vdpa_device *vdev, uint16_t idx,
+				 struct vdpa_vq_state *state);
+/* How long a change of a queue's path waits for the same: the guest goes on, and it is tried again.
+ */
+#define VDPA_SWITCH_DRAIN_MS 20
+
+/* Before a stop of one queue, or of all (-1), of a device that does not keep their state: wait for
+ * requests that it has under way, for ms at most, and only once in a session where they do not end.
+ */
+void vdpa_session_drain(struct vdpa_device *vdev, int only, unsigned int ms);
+/* Right before a stop of a queue: look at its ring, so that it can be said afterwards where it
+ * stands, where neither the device nor a path says it. NULL: not needed, or there is nothing to
+ * see. The caller frees it. */
+struct vdpa_ring_watch *vdpa_session_watch_vq(struct vdpa_device *vdev, uint16_t idx);
+/* Whether it would be known where a queue stands that was looked at so (w, or NULL). */
+bool vdpa_session_will_know(struct vdpa_device *vdev, uint16_t idx,
+			    const struct vdpa_ring_watch *w);
+
+/* Whether it will be known where a queue stands when it is stopped, as far as can be seen now. */
+bool vdpa_session_can_place(struct vdpa_device *vdev, uint16_t idx);
+
+/* Whether the device says where its queues stand, and so loads a place; asked once in a session. */
+bool vdpa_session_tells(struct vdpa_device *vdev);
+
+/* What the driver keeps beside rings and configuration; buf NULL: there is none. */
+struct vdpa_kept_state {
+	uint8_t *buf; /* malloc */
+	size_t len;
+};
+
 /* Stop the device by a reset, IDLE then, and say where its queues have stopped: of those that were
- * set up vqs gets the state. */
+ * set up vqs gets the state. kept: the guest runs, and nobody has asked for the stop: it must be
+ * known where they stand, and *kept receives what else the device would lose; -EOPNOTSUPP where
+ * that cannot be, and nothing was done. NULL: a stop that was asked for. */
 int vdpa_session_reset_with_places(struct vdpa_device *vdev, struct vdpa_vq_config *vqs,
-				   enum vdpa_vq_place *places);
+				   enum vdpa_vq_place *places, struct vdpa_kept_state *kept);
+
+/* device_state.c: of a device that is suspended or about to be reset. A negative errno: there is
+ * some, and it cannot be had. */
+int vdpa_session_take_state(struct vdpa_device *vdev, struct vdpa_kept_state *kept);
+/* The same for a guest that goes on and has asked for no reset: -EOPNOTSUPP, with why, where the
+ * state would be lost. */
+int vdpa_session_keep_state(struct vdpa_device *vdev, struct vdpa_kept_state *kept);
 
 /* relay.c; under the lock. Bring kicks of fd to the queue, by the device itself where it can, else
  * by the relay; -1: no longer. -EOPNOTSUPP for a relay where kicks carry data. */
@@ -70,17 +114,55 @@ void vdpa_session_kick(struct vdpa_device *vdev, uint16_t idx);
 /* session.c: vdpa_device_start() under the lock, from any state; what it began is undone when it
  * fails. */
 int vdpa_session_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf);
+/* The same with every queue on a shadow, or not, whatever the log asks for. */
+int vdpa_session_start_with(struct vdpa_device *vdev, const struct vdpa_start_config *conf,
+			    bool shadows);
 /* Every step of one queue, to ready. Unwound by vdpa_step_stop() or vdpa_session_undo_vq(). */
 int vdpa_session_setup_vq(struct vdpa_device *vdev, uint16_t idx,
 			  const struct vdpa_vq_config *conf);
+/* Before a queue that is set up changes its path: reserve the memory that it will need then
+ * (vdpa_own_reserve()). 0 or a negative errno: the queue is as it was. */
+int vdpa_session_reserve_vq(struct vdpa_device *vdev, uint16_t idx);
 void vdpa_session_undo_vq(struct vdpa_device *vdev, uint16_t idx);
 int vdpa_session_attach_call(struct vdpa_device *vdev, uint16_t idx, int fd);
+
+/*
+ * session_paths.c: queues change their paths while the device runs.
+ *
+ * A log comes that the device does not write itself: its queues change to shadows. 0 also where a
+ * queue cannot change now: the log is blind then, and it is tried again. A negative errno where the
+ * device has failed at it.
+ */
+int vdpa_session_enter_shadows(struct vdpa_device *vdev);
+/* The path of a queue that is set up begins. One that runs on a shadow for its place alone leaves
+ * it as soon as the device can take over. */
+int vdpa_session_run_vq(struct vdpa_device *vdev, uint16_t idx);
+/* No log any more: back to the direct path, at once or when a queue comes to where its device can
+ * begin. */
+void vdpa_session_leave_shadows(struct vdpa_device *vdev);
+
+/* session_vq.c: stop the device and start it again, with queue idx as conf has it (-1: none is
+ * other than before). Every queue that was set up goes on where it was, a dirty log too.
+ * -EOPNOTSUPP: where they stand would not be known, and nothing was done. Else what fails has
+ * failed the device. */
+int vdpa_session_restart(struct vdpa_device *vdev, int idx, const struct vdpa_vq_config *conf);
+
+/* session_vq.c: stop a queue of a running device alone, with its place in *state. -EOPNOTSUPP: that
+ * cannot be, and nothing was done. known: false where the place is the best guess. guest_runs: as
+ * above. */
+int vdpa_session_stop_alone(struct vdpa_device *vdev, uint16_t idx, struct vdpa_vq_state *state,
+			    bool guest_runs, bool *known);
+/* device_state.c: of a device that is set up and does not run, what its driver saved elsewhere;
+ * until the next reset. */
+int vdpa_session_load_state(struct vdpa_device *vdev, const void *buf, size_t len);
 
 /* session_vq.c: queue idx of a session cannot go on, for the cause in vdpa_error_message(): stop it
  * alone, or the device where that cannot be. */
 void vdpa_session_lose_vq(struct vdpa_device *vdev, uint16_t idx);
 /* The same by a call: it takes the lock, and leaves a queue alone that is not started. */
 void vdpa_device_lose_vq(struct vdpa_device *vdev, uint16_t idx);
+/* session_memory.c: what vdpa_device_set_memory() would refuse, as far as that can be known. */
+int vdpa_device_check_memory(struct vdpa_device *vdev, struct vdpa_iotlb *tlb);
 /* Whether the device was stopped as a whole, and vdpa_device_stop_vq() is still to be called for
  * some queue. Under the lock. */
 bool vdpa_session_any_halted(const struct vdpa_device *vdev);

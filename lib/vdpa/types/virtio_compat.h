@@ -2,8 +2,8 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * Feature bits of virtio 1.2 (chapter 6): Linux's own header, and the bits that it lacks here.
- * Linux 6.1's names all but NOTIFICATION_DATA, older ones lack RING_RESET too.
+ * Feature bits of virtio 1.4 (chapter 6): Linux's own header, and the bits that it lacks here.
+ * Linux 6.1's names all of virtio 1.2 but NOTIFICATION_DATA, older ones lack RING_RESET too.
  */
 
 #ifndef VDPA_VIRTIO_COMPAT_H
@@ -16,6 +16,17 @@
 #endif
 #ifndef VIRTIO_F_RING_RESET
 #define VIRTIO_F_RING_RESET 40
+#endif
+#ifndef VIRTIO_F_ADMIN_VQ
+#define VIRTIO_F_ADMIN_VQ 41
+#endif
+#ifndef VIRTIO_F_SUSPEND
+#define VIRTIO_F_SUSPEND 43
+#endif
+
+/* Device status (2.1). */
+#ifndef VIRTIO_CONFIG_S_SUSPEND
+#define VIRTIO_CONFIG_S_SUSPEND 16
 #endif
 
 #endif /* VDPA_VIRTIO_COMPAT_H */

@@ -5,10 +5,12 @@
 
 #include <linux/virtio_ids.h>
 #include <linux/virtio_net.h>
+#include <linux/virtio_ring.h>
 
 #include <rte_bitops.h>
 #include <rte_common.h>
 
+#include "virtio_compat.h"
 #include "virtio_type.h"
 
 /* virtio 1.3, 5.1.3; linux/virtio_net.h does not name them everywhere. */
@@ -21,6 +23,15 @@
 #ifndef VIRTIO_NET_F_VQ_NOTF_COAL
 #define VIRTIO_NET_F_VQ_NOTF_COAL 52
 #endif
+
+/* Bits of the transport and the rings are 24 to 49; of these a front end gets what concerns the
+ * rings and their doorbells. */
+#define TRANSPORT_BITS (RTE_BIT64(50) - RTE_BIT64(24))
+#define RING_BITS                                                                                  \
+	(RTE_BIT64(VIRTIO_RING_F_INDIRECT_DESC) | RTE_BIT64(VIRTIO_RING_F_EVENT_IDX) |             \
+	 RTE_BIT64(VIRTIO_F_VERSION_1) | RTE_BIT64(VIRTIO_F_RING_PACKED) |                         \
+	 RTE_BIT64(VIRTIO_F_IN_ORDER) | RTE_BIT64(VIRTIO_F_ORDER_PLATFORM) |                       \
+	 RTE_BIT64(VIRTIO_F_NOTIFICATION_DATA))
 
 /* A front end takes the configuration of a type that is not in the table up to here: vhost-user
  * carries no more. */
@@ -75,6 +86,38 @@ virtio_type(uint32_t device_id)
 {
 	return device_id < RTE_DIM(types) && types[device_id].name != NULL ? &types[device_id]
 									   : &unknown;
+}
+
+uint64_t
+virtio_type_guest_features(uint32_t device_id, uint64_t features, uint16_t data_vqs)
+{
+	const struct virtio_type *type = virtio_type(device_id);
+	uint64_t offered = features & ~(TRANSPORT_BITS & ~RING_BITS) & ~(type->ctrl | type->hidden);
+
+	if (device_id != VIRTIO_ID_NET)
+		return offered;
+	/* A device without GUEST_ANNOUNCE asks for no announcement, which nobody could pass on to
+	 * the guest. */
+	offered &= ~RTE_BIT64(VIRTIO_NET_F_GUEST_ANNOUNCE);
+	return data_vqs == 2 ? offered & ~RTE_BIT64(VIRTIO_NET_F_MQ) : offered;
+}
+
+bool
+virtio_type_vq_drains(uint32_t device_id, uint16_t idx)
+{
+	switch (device_id) {
+	case VIRTIO_ID_NET:
+		/* Transmit queues; a control queue follows all pairs. */
+		return (idx & 1) != 0;
+	case VIRTIO_ID_BLOCK:
+	case VIRTIO_ID_RNG:
+	case VIRTIO_ID_CRYPTO:
+	case VIRTIO_ID_FS:
+	case VIRTIO_ID_PMEM:
+		return true;
+	default:
+		return false;
+	}
 }
 
 uint16_t

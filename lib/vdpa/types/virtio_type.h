@@ -30,6 +30,15 @@ struct virtio_type {
 /* The row of a type; one of unknown types for the rest. Never NULL. */
 const struct virtio_type *virtio_type(uint32_t device_id);
 
+/* What a front end is offered of the features of a device whose control queue a driver keeps, and
+ * of whose queues it has so many: no bits of the transport but what concerns rings and doorbells,
+ * no commands, nothing hidden. */
+uint64_t virtio_type_guest_features(uint32_t device_id, uint64_t features, uint16_t data_vqs);
+
+/* Whether all buffers of a queue come back by themselves, as requests do; else some may wait for
+ * what comes from outside, as receive buffers do. */
+bool virtio_type_vq_drains(uint32_t device_id, uint16_t idx);
+
 /* Queues that carry data, of n that a device has: without the control queue. */
 uint16_t virtio_type_data_vqs(const struct virtio_type *type, uint16_t n);
 

@@ -22,8 +22,9 @@
  *
  * Ops run with the device's lock held, as those of every driver (vdpa_driver.h).
  *
- * An administration virtqueue (virtio 1.3, 2.13) is left alone: VIRTIO_F_ADMIN_VQ is neither
- *offered nor accepted, and its queues lie behind num_queues, where the service takes none.
+ * An administration virtqueue (virtio 1.3, 2.13) of the function itself is left alone:
+ * VIRTIO_F_ADMIN_VQ is neither offered nor accepted, and its queues lie behind num_queues, where
+ *the service takes none. That of the function's owner (word `owner`) saves and loads its parts.
  */
 
 #ifndef VDPA_VIRTIO_H
@@ -72,7 +73,8 @@ struct vdpa_virtio_kind {
 	/**
 	 * A 0 in queue_enable stops a queue: the function finishes what it took and no longer uses
 	 * the rings, and a 1 makes it continue from there. Then queues come and go, are disabled
-	 * and enabled without VIRTIO_F_RING_RESET, and the device can suspend and resume.
+	 * and enabled without VIRTIO_F_RING_RESET, and the device can suspend and resume, by which
+	 * VIRTIO_F_SUSPEND is not used.
 	 */
 	bool queue_enable_stops;
 	/**
@@ -116,6 +118,21 @@ struct vdpa_virtio_kind {
 		 .metavar = "MASK",                                                                \
 		 .max = UINT64_MAX,                                                                \
 		 .help = "virtio features offered, a subset of the device's (default: all)"},      \
+		{.name = "owner",                                                                  \
+		 .type = VDPA_PARAM_STRING,                                                        \
+		 .metavar = "NAME",                                                                \
+		 .min = 1,                                                                         \
+		 .max = 255,                                                                       \
+		 .help = "function whose administration queue saves and loads the device's "       \
+			 "state, "                                                                 \
+			 "such as vfio-user/PATH; sysfs: its physical function (default: none)"},  \
+		{.name = "member",                                                                 \
+		 .type = VDPA_PARAM_UINT,                                                          \
+		 .metavar = "N",                                                                   \
+		 .min = 1,                                                                         \
+		 .max = 65535,                                                                     \
+		 .help = "which device of the owner's group it is (default: the number of the "    \
+			 "virtual function)"},                                                     \
 	{                                                                                          \
 		.name = "vectors", .type = VDPA_PARAM_UINT, .metavar = "N", .max = 2048,           \
 		.help = "MSI-X vectors used at most; 0: the interrupt line (default: one a queue " \
@@ -138,7 +155,8 @@ int vdpa_virtio_add(const struct vdpa_virtio_kind *kind, struct vdpa_mgmt_dev *m
 		    struct vdpa_pci *pci, const char *name, const struct vdpa_args *args);
 
 /** The service's ops, for a replaced op to call through; suspend and resume are for a kind with
- * queue_enable_stops. What no virtio function has, such as the log, is NULL. */
+ * queue_enable_stops, and for functions that offer VIRTIO_F_SUSPEND; the log's for functions whose
+ * DMA is logged (vdpa_pci_logs_dma()). What no virtio function has is NULL. */
 const struct vdpa_config_ops *vdpa_virtio_ops(void);
 
 static inline struct vdpa_virtio_device *
@@ -162,6 +180,24 @@ const struct vdpa_virtio_vq_conf *vdpa_virtio_vq_conf(const struct vdpa_virtio_d
 /** Whether the function may be moving the queue's place: it is ready after DRIVER_OK, and neither
  * disabled nor suspended where that stops a queue (queue_enable_stops). In ops. */
 bool vdpa_virtio_vq_runs(const struct vdpa_virtio_device *dev, uint16_t idx);
+
+/**
+ * The device parts of a function with an owner (virtio 1.4, 2.14), as the owner gives them, checked
+ * to be a list of parts. In ops, of a device that is suspended or does not run.
+ *
+ * @param buf  room for *len bytes; *len becomes how many there are.
+ * @return 0; -EOPNOTSUPP without an owner; -ENOSPC where *len was too small, and is what it takes;
+ * -E2BIG for more than VDPA_STATE_MAX; -EINVAL for what is no list of parts; -EIO for what the
+ * owner refuses; -ETIMEDOUT, -EPROTO of an owner that executes no more commands.
+ */
+int vdpa_virtio_save_parts(struct vdpa_virtio_device *dev, void *buf, size_t *len);
+/**
+ * Load such parts. Common ones are checked, as they are this host's to set; those of the device's
+ * type are set, all or none, while the owner holds the function. -EINVAL for parts of other
+ * features than were negotiated; else as above. A function that does not go on afterwards has
+ * failed.
+ */
+int vdpa_virtio_load_parts(struct vdpa_virtio_device *dev, const void *parts, size_t len);
 
 #ifdef __cplusplus
 }

@@ -22,20 +22,13 @@
 #include "error_priv.h"
 #include "op.h"
 #include "vdpa_log.h"
+#include "pci_name.h"
+#include "virtio_owner.h"
 #include "virtio_priv.h"
 #include "virtio_type.h"
 
 /* What a wait has free; see patience.h. */
 #define WAIT_FREE_US 10000u
-
-/* Bits of the transport and the rings are 24 to 49; of these the front end gets what concerns the
- * rings and their doorbells. */
-#define TRANSPORT_BITS (RTE_BIT64(50) - RTE_BIT64(24))
-#define RING_BITS                                                                                  \
-	(RTE_BIT64(VIRTIO_RING_F_INDIRECT_DESC) | RTE_BIT64(VIRTIO_RING_F_EVENT_IDX) |             \
-	 RTE_BIT64(VIRTIO_F_VERSION_1) | RTE_BIT64(VIRTIO_F_RING_PACKED) |                         \
-	 RTE_BIT64(VIRTIO_F_IN_ORDER) | RTE_BIT64(VIRTIO_F_ORDER_PLATFORM) |                       \
-	 RTE_BIT64(VIRTIO_F_NOTIFICATION_DATA))
 
 /* Where a field of a net device's configuration is (5.1.4). */
 #define NET_CONFIG(field) offsetof(struct virtio_net_config, field)
@@ -105,6 +98,7 @@ destroy(struct virtio_device *dev)
 	if (dev->vdev != NULL)
 		virtio_ctrl_release(dev);
 	virtio_pci_unmap_doorbells(&dev->hw);
+	virtio_owner_put(dev->owner);
 	if (dev->has_pci)
 		vdpa_pci_close(dev->hw.pci);
 	free(dev->vqs);
@@ -208,17 +202,9 @@ static int
 choose_features(struct virtio_device *dev, const struct vdpa_args *args)
 {
 	const struct vdpa_arg *mask = vdpa_args_find(args, "device_features");
-	const struct virtio_type *type = virtio_type(dev->hw.type);
 
-	dev->offered = dev->hw_features & ~(TRANSPORT_BITS & ~RING_BITS);
-	/* The control queue is not the guest's (see virtio_ctrl.c). A function without
-	 * GUEST_ANNOUNCE asks for no announcement, which nobody could pass on to the guest. */
-	dev->offered &= ~(type->ctrl | type->hidden);
-	if (dev->hw.type == VIRTIO_ID_NET) {
-		dev->offered &= ~RTE_BIT64(VIRTIO_NET_F_GUEST_ANNOUNCE);
-		if (dev->nvqs == 2)
-			dev->offered &= ~RTE_BIT64(VIRTIO_NET_F_MQ);
-	}
+	/* The control queue is not the guest's (see virtio_ctrl.c). */
+	dev->offered = virtio_type_guest_features(dev->hw.type, dev->hw_features, dev->nvqs);
 	if (mask == NULL)
 		return 0;
 	if ((mask->u64 & ~dev->offered) != 0)
@@ -312,10 +298,6 @@ look_at_device(struct virtio_device *dev, const struct vdpa_args *args)
 {
 	int rc;
 
-	dev->hw_features = virtio_pci_get_features(&dev->hw);
-	/* Without the registers for it, it is not there. */
-	if (!virtio_pci_has_vq_reset(&dev->hw))
-		dev->hw_features &= ~RTE_BIT64(VIRTIO_F_RING_RESET);
 	/* A device may map more than its type has, and what lies behind reads as anything: QEMU's
 	 * as all ones. */
 	dev->config_size =
@@ -339,15 +321,29 @@ typedef void (*op_fn)(void);
 
 /* The service's ops, and over them the driver's, whatever version its table is of. */
 static int
-merge_ops(struct vdpa_config_ops *ops, const struct vdpa_virtio_kind *kind, const char *name)
+merge_ops(struct vdpa_config_ops *ops, const struct vdpa_virtio_kind *kind, uint64_t features,
+	  bool owned, bool logged, const char *name)
 {
 	struct vdpa_config_ops over;
 	int rc;
 
 	*ops = *vdpa_virtio_ops();
-	if (!kind->queue_enable_stops) {
+	if (!kind->queue_enable_stops && !virtio_has(features, VIRTIO_F_SUSPEND)) {
 		ops->suspend = NULL;
 		ops->resume = NULL;
+	}
+	/* What the core is not to count on: a queue that waits for its reset would wait for ever.
+	 */
+	if (!kind->queue_enable_stops && !virtio_has(features, VIRTIO_F_RING_RESET))
+		ops->reset_vq = NULL;
+	if (!logged) {
+		ops->log_start = NULL;
+		ops->log_sync = NULL;
+		ops->log_stop = NULL;
+	}
+	if (!owned) {
+		ops->save_state = NULL;
+		ops->load_state = NULL;
 	}
 	if (kind->ops == NULL)
 		return 0;
@@ -365,6 +361,42 @@ merge_ops(struct vdpa_config_ops *ops, const struct vdpa_virtio_kind *kind, cons
 	return 0;
 }
 
+/* The words `owner` and `member`. Which function owns it, and what it is there, sysfs knows of the
+ * virtual functions of this machine. */
+static int
+find_owner(struct virtio_device *dev, const struct vdpa_args *args)
+{
+	const char *name = vdpa_args_str(args, "owner", NULL), *self = vdpa_pci_name(dev->hw.pci);
+	bool by_system = name != NULL && strcmp(name, "sysfs") == 0;
+	char pf[VDPA_PCI_NAME_MAX];
+	unsigned int number = 0;
+
+	if (name == NULL)
+		return !vdpa_args_has(args, "member")
+			       ? 0
+			       : vdpa_error(EINVAL, "member: is a number in the group of an owner, "
+						    "which is not named");
+	if (vdpa_pci_owner(self, pf, &number) < 0 && by_system)
+		return vdpa_error(EINVAL, "owner sysfs: %s is no virtual function of this machine",
+				  self);
+	dev->member = vdpa_args_u64(args, "member", number);
+	if (dev->member == 0)
+		return vdpa_error(EINVAL,
+				  "owner %s: member N is missing, which the system does not tell "
+				  "of %s",
+				  name, self);
+	return virtio_owner_get(by_system ? pf : name, vdpa_pci_timeout_ms(dev->hw.pci),
+				&dev->owner);
+}
+
+/* Whether a kind's functions log by themselves. */
+static bool
+has_log(const struct vdpa_virtio_kind *kind)
+{
+	return kind->ops != NULL && kind->ops->size > offsetof(struct vdpa_config_ops, log_start) &&
+	       kind->ops->log_start != NULL;
+}
+
 /* The device of an open function; nobody knows it yet. */
 static int
 create(struct virtio_device *dev, const struct vdpa_virtio_kind *kind, const char *name)
@@ -374,7 +406,13 @@ create(struct virtio_device *dev, const struct vdpa_virtio_kind *kind, const cha
 
 	if (kind->variant != NULL)
 		kind = kind->variant(&dev->hw);
-	rc = merge_ops(&dev->ops, kind, name);
+	/* What the device can do is said by the ops that are there, from the beginning. */
+	dev->hw_features = virtio_pci_get_features(&dev->hw);
+	/* Without the registers for it, it is not there. */
+	if (!virtio_pci_has_vq_reset(&dev->hw))
+		dev->hw_features &= ~RTE_BIT64(VIRTIO_F_RING_RESET);
+	rc = merge_ops(&dev->ops, kind, dev->hw_features, dev->owner != NULL,
+		       !has_log(kind) && vdpa_pci_logs_dma(dev->hw.pci), name);
 	if (rc < 0)
 		return rc;
 	pub = (void *)vdpa_alloc_device_size(RTE_MAX(kind->size, sizeof(*pub)), name, &dev->ops);
@@ -419,6 +457,8 @@ vdpa_virtio_add(const struct vdpa_virtio_kind *kind, struct vdpa_mgmt_dev *mdev,
 	vdpa_patience_init(&dev->patience, vdpa_pci_timeout_ms(pci), WAIT_FREE_US, vdpa_now_us());
 	virtio_irq_init(dev);
 	rc = virtio_pci_open(&dev->hw, pci, kind->pci, &dev->patience);
+	if (rc == 0)
+		rc = find_owner(dev, args);
 	if (rc == 0)
 		rc = create(dev, kind, name);
 	if (rc < 0) {

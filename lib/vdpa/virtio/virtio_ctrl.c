@@ -134,6 +134,21 @@ virtio_ctrl_features(const struct virtio_device *dev)
 	return (hw & use) != 0 ? (hw & use) | RTE_BIT64(VIRTIO_NET_F_CTRL_VQ) : 0;
 }
 
+bool
+virtio_ctrl_gives(const struct virtio_device *dev, uint8_t class, uint8_t command)
+{
+	switch (class) {
+	case CTRL_RX:
+		return command == CTRL_RX_PROMISC;
+	case CTRL_MAC:
+		return command == CTRL_MAC_ADDR_SET && dev->has_mac;
+	case CTRL_MQ:
+		return command == CTRL_MQ_PAIRS_SET;
+	default:
+		return false;
+	}
+}
+
 static int
 broken(struct virtio_device *dev, int err, const char *what)
 {

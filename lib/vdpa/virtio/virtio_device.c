@@ -16,14 +16,37 @@
 
 #include "error_priv.h"
 #include "vdpa_log.h"
+#include "vdpa_stats.h"
 #include "virtio_priv.h"
+
+bool
+virtio_device_suspends(const struct virtio_device *dev)
+{
+	/* Where queue_enable stops queues, they keep their places, which is more. */
+	return virtio_has(dev->hw_features, VIRTIO_F_SUSPEND) &&
+	       !dev->pub->kind->queue_enable_stops;
+}
+
+/* Whether the device is not to be notified, nor to be given commands. */
+static bool
+stands_still(const struct virtio_device *dev)
+{
+	return dev->suspended && virtio_device_suspends(dev);
+}
+
+static void
+set_suspended(struct virtio_device *dev, bool suspended)
+{
+	__atomic_store_n(&dev->suspended, suspended, __ATOMIC_SEQ_CST);
+}
 
 int
 virtio_device_set_features(struct virtio_device *dev, uint64_t features)
 {
 	/* Ours to accept, whatever the guest does: an IOMMU stands between the device and all
-	 * memory, and queues come and go one by one where they can. */
-	uint64_t own = RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM) | RTE_BIT64(VIRTIO_F_RING_RESET);
+	 * memory, queues come and go one by one where they can, and the device can stand still. */
+	uint64_t own = RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM) | RTE_BIT64(VIRTIO_F_RING_RESET) |
+		       (virtio_device_suspends(dev) ? RTE_BIT64(VIRTIO_F_SUSPEND) : 0);
 	uint64_t ctrl = virtio_ctrl_features(dev);
 
 	if (!virtio_has(features, VIRTIO_F_VERSION_1))
@@ -44,8 +67,9 @@ prepare(struct virtio_device *dev)
 	int rc;
 
 	/* What is there belongs to a start that failed: no second one over it. */
-	if (dev->ctrl.shown || dev->hw.doorbells.va != NULL)
+	if (dev->prepared)
 		return vdpa_error(EPROTO, "a start has failed, and the device was not reset");
+	dev->prepared = true;
 	rc = virtio_ctrl_setup(dev);
 	/* The control queue's doorbell is known only now. */
 	if (rc == 0)
@@ -60,8 +84,10 @@ virtio_device_kick(struct virtio_device *dev, uint16_t idx)
 {
 	struct virtio_queue *q = &dev->vqs[idx];
 
-	/* Not before DRIVER_OK (3.1.1): run() kicks the queues then. */
-	if (!__atomic_load_n(&dev->running, __ATOMIC_SEQ_CST))
+	/* Not before DRIVER_OK (3.1.1), nor while it is suspended (3.4.1): the queues are kicked
+	 * when that is over. */
+	if (!__atomic_load_n(&dev->running, __ATOMIC_SEQ_CST) ||
+	    __atomic_load_n(&dev->suspended, __ATOMIC_SEQ_CST))
 		return;
 	virtio_count(&q->kicks);
 	virtio_pci_kick(&dev->hw, q->info.doorbell, idx);
@@ -102,6 +128,9 @@ virtio_device_set_status(struct virtio_device *dev, uint8_t status)
 
 	if (rc < 0)
 		return rc;
+	/* DRIVER_OK would resume it. */
+	if (stands_still(dev))
+		status = (uint8_t)((status & ~VIRTIO_CONFIG_S_DRIVER_OK) | VIRTIO_CONFIG_S_SUSPEND);
 	vdpa_virtio_pci_set_status(&dev->hw, status);
 	rc = vdpa_virtio_pci_check(&dev->hw);
 	if (rc < 0)
@@ -121,14 +150,16 @@ virtio_device_reset(struct virtio_device *dev)
 	int rc;
 
 	__atomic_store_n(&dev->running, false, __ATOMIC_SEQ_CST);
-	dev->suspended = false;
+	set_suspended(dev, false);
 	rc = virtio_pci_reset(&dev->hw);
-	/* Eventfds and doorbells go in any case; memory of ours that the device knows stays with it
+	/* The guest's eventfds go in any case; memory of ours that the device knows stays with it
 	 * until it has let go. */
 	virtio_irq_teardown(dev, rc == 0);
-	virtio_pci_unmap_doorbells(&dev->hw);
+	if (rc < 0 || dev->hw.doorbells.own_fd)
+		virtio_pci_unmap_doorbells(&dev->hw);
 	dev->ctrl.on = false;
 	if (rc == 0) {
+		dev->prepared = false;
 		rc = vdpa_pci_set_bus_master(dev->hw.pci, false);
 		virtio_ctrl_reset(dev);
 	}
@@ -170,29 +201,67 @@ run_or_stand(struct virtio_device *dev, bool on)
 	return rc;
 }
 
+/* While it runs. A device that does not understand how many pairs there are has failed. */
+static int
+update_pairs(struct virtio_device *dev)
+{
+	bool had_ctrl = dev->ctrl.on;
+	int rc = stands_still(dev) ? 0 : virtio_ctrl_update_pairs(dev);
+
+	if (rc < 0 && had_ctrl && !dev->ctrl.on)
+		vdpa_device_fail(dev->vdev, -1, rc, "%s", vdpa_error_message());
+	return rc;
+}
+
+/* It may do what it was asked for at any later time. */
+static int
+fail_suspension(struct virtio_device *dev, int rc)
+{
+	struct vdpa_error_saved error;
+
+	vdpa_error_save(&error);
+	vdpa_device_fail(dev->vdev, -1, rc, "%s", error.text);
+	vdpa_error_restore(&error);
+	return rc;
+}
+
 int
 virtio_device_suspend(struct virtio_device *dev)
 {
-	int rc = run_or_stand(dev, false);
+	bool by_queues = dev->pub->kind->queue_enable_stops;
+	int rc;
 
-	if (rc == 0)
-		dev->suspended = true;
-	return rc;
+	if (dev->suspended)
+		return 0;
+	if (!by_queues && !virtio_has(dev->negotiated, VIRTIO_F_SUSPEND))
+		return vdpa_error(EOPNOTSUPP, "the device does not suspend");
+	if (by_queues) {
+		rc = run_or_stand(dev, false);
+		if (rc == 0)
+			set_suspended(dev, true);
+		return rc;
+	}
+	/* Kicks are to be over before. */
+	set_suspended(dev, true);
+	rc = virtio_pci_suspend(&dev->hw);
+	return rc < 0 ? fail_suspension(dev, rc) : 0;
 }
 
 int
 virtio_device_resume(struct virtio_device *dev)
 {
-	int rc = run_or_stand(dev, true);
+	bool by_queues = dev->pub->kind->queue_enable_stops;
+	int rc = by_queues ? run_or_stand(dev, true) : virtio_pci_resume(&dev->hw);
 
 	if (rc < 0)
-		return rc;
-	dev->suspended = false;
+		return by_queues ? rc : fail_suspension(dev, rc);
+	set_suspended(dev, false);
 	/* For what was made available meanwhile. */
 	for (uint16_t i = 0; i < dev->nvqs; i++)
 		if (dev->vqs[i].ready && dev->vqs[i].enabled)
 			kick_first(dev, i);
-	return 0;
+	/* And what was enabled and disabled. */
+	return by_queues ? 0 : update_pairs(dev);
 }
 
 /* Virtqueues. */
@@ -205,18 +274,6 @@ virtio_device_queues(const struct virtio_device *dev)
 		dev->hw.type == VIRTIO_ID_NET && !virtio_has(dev->features, VIRTIO_NET_F_MQ);
 
 	return one_pair ? 2 : dev->nvqs;
-}
-
-/* While it runs. A device that does not understand how many pairs there are has failed. */
-static int
-update_pairs(struct virtio_device *dev)
-{
-	bool had_ctrl = dev->ctrl.on;
-	int rc = virtio_ctrl_update_pairs(dev);
-
-	if (rc < 0 && had_ctrl && !dev->ctrl.on)
-		vdpa_device_fail(dev->vdev, -1, rc, "%s", vdpa_error_message());
-	return rc;
 }
 
 bool
@@ -242,6 +299,8 @@ enable(struct virtio_device *dev, uint16_t idx)
 
 	if (idx >= virtio_device_queues(dev))
 		return vdpa_error(EINVAL, "a second queue pair needs VIRTIO_NET_F_MQ");
+	if (stands_still(dev))
+		return vdpa_error(EBUSY, "the device is suspended, and takes no queue");
 	q->conf.vector = virtio_irq_vector(dev, idx);
 	rc = virtio_pci_vq_enable(&dev->hw, idx, &q->conf);
 	if (rc < 0)
@@ -273,6 +332,10 @@ disable(struct virtio_device *dev, uint16_t idx)
 
 	if (!virtio_device_stops_queues(dev, dev->negotiated))
 		return vdpa_error(EOPNOTSUPP, "a queue of this device stops only with the device");
+	/* It need not look at its registers then (3.4.2). */
+	if (stands_still(dev))
+		return vdpa_error(EOPNOTSUPP,
+				  "a queue of a suspended device stops only with the device");
 	q->ready = false;
 	/* The device gets the command first: it is not to wait for buffers there. */
 	if (dev->running && update_pairs(dev) < 0)
@@ -416,7 +479,9 @@ virtio_device_vq_stats(struct virtio_device *dev, uint16_t idx, struct vdpa_stat
 	struct virtio_queue *q = &dev->vqs[idx];
 	int i = 0;
 
-	i = add_stat(stats, n, i, "kicks_relayed", virtio_counted(&q->kicks));
+	/* A vector that goes straight to the guest nobody counts here. */
+	if (!__atomic_load_n(&q->direct, __ATOMIC_RELAXED))
+		i = add_stat(stats, n, i, VDPA_QSTAT_INTERRUPTS, virtio_counted(&q->interrupts));
 	return add_stat(stats, n, i, "call_swaps", virtio_counted(&q->call_swaps));
 }
 

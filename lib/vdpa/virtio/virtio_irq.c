@@ -70,8 +70,10 @@ signal_queues(struct virtio_device *dev, unsigned int vector)
 			    (take == NULL || take(dev->pub, i));
 	pthread_mutex_lock(&irq->lock);
 	for (uint16_t i = 0; i < dev->nvqs; i++)
-		if (raised[i] && dev->vqs[i].call_fd >= 0)
+		if (raised[i] && dev->vqs[i].call_fd >= 0) {
+			virtio_count(&dev->vqs[i].interrupts);
 			vdpa_eventfd_signal(dev->vqs[i].call_fd);
+		}
 	pthread_mutex_unlock(&irq->lock);
 }
 
@@ -413,6 +415,8 @@ virtio_irq_set_call(struct virtio_device *dev, uint16_t idx, int fd)
 		return 0;
 	/* The function first: the old one is closed once this returns without an error. */
 	if (dev->irq.n > 0 && !is_relayed(dev, vector)) {
+		if (fd >= 0)
+			__atomic_store_n(&q->direct, true, __ATOMIC_RELAXED);
 		rc = vdpa_pci_msix_set(dev->hw.pci, vector, fd);
 		if (rc < 0)
 			return rc;

@@ -92,6 +92,8 @@ virtio_vdpa_get_vq_notification(struct vdpa_device *vdev, uint16_t idx,
 {
 	struct virtio_device *dev = virtio_dev(vdev);
 
+	/* Who gives it away for good may ask before the first start. */
+	virtio_pci_map_doorbells(&dev->hw);
 	return virtio_pci_doorbell_page(&dev->hw, dev->vqs[idx].info.doorbell, area);
 }
 
@@ -186,6 +188,7 @@ virtio_vdpa_release_dma(struct vdpa_device *vdev)
 {
 	virtio_ctrl_release(virtio_dev(vdev));
 	virtio_irq_release(virtio_dev(vdev));
+	virtio_pci_unmap_doorbells(&virtio_dev(vdev)->hw);
 }
 
 static int
@@ -237,6 +240,37 @@ virtio_vdpa_get_stats(struct vdpa_device *vdev, struct vdpa_stat *stats, unsigne
 	return virtio_device_stats(virtio_dev(vdev), stats, n);
 }
 
+static int
+virtio_vdpa_save_state(struct vdpa_device *vdev, void *buf, size_t *len)
+{
+	return virtio_parts_save(virtio_dev(vdev), buf, len);
+}
+
+static int
+virtio_vdpa_load_state(struct vdpa_device *vdev, const void *buf, size_t len)
+{
+	return virtio_parts_load(virtio_dev(vdev), buf, len);
+}
+
+static int
+virtio_vdpa_log_start(struct vdpa_device *vdev, const struct vdpa_dirty_log *log,
+		      const uint64_t *used_iova)
+{
+	return virtio_log_start(virtio_dev(vdev), log);
+}
+
+static int
+virtio_vdpa_log_sync(struct vdpa_device *vdev)
+{
+	return virtio_log_sync(virtio_dev(vdev));
+}
+
+static int
+virtio_vdpa_log_stop(struct vdpa_device *vdev)
+{
+	return virtio_log_stop(virtio_dev(vdev));
+}
+
 static const struct vdpa_config_ops ops = {
 	.size = sizeof(ops),
 	.set_vq_address = virtio_vdpa_set_vq_address,
@@ -270,8 +304,13 @@ static const struct vdpa_config_ops ops = {
 	.set_config = virtio_vdpa_set_config,
 	.get_generation = virtio_vdpa_get_generation,
 	.get_stats = virtio_vdpa_get_stats,
+	.log_start = virtio_vdpa_log_start,
+	.log_sync = virtio_vdpa_log_sync,
+	.log_stop = virtio_vdpa_log_stop,
 	.release_dma = virtio_vdpa_release_dma,
 	.free = virtio_device_free,
+	.save_state = virtio_vdpa_save_state,
+	.load_state = virtio_vdpa_load_state,
 };
 
 const struct vdpa_config_ops *

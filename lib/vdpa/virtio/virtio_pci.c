@@ -37,6 +37,9 @@ enum {
 	QUEUE_DEVICE = 48,
 	QUEUE_RESET = 58,
 	COMMON_SIZE_RESET = 60, /* with VIRTIO_F_RING_RESET */
+	ADMIN_QUEUE_INDEX = 60,
+	ADMIN_QUEUE_NUM = 62,
+	COMMON_SIZE_ADMIN = 64, /* with VIRTIO_F_ADMIN_VQ */
 };
 
 #define DOORBELL_DATA_SIZE sizeof(uint32_t) /* with VIRTIO_F_NOTIFICATION_DATA (4.1.5.2) */
@@ -229,6 +232,47 @@ virtio_pci_reset(struct vdpa_virtio_pci *hw)
 			  vdpa_pci_name(hw->pci), ms);
 }
 
+/* Of DRIVER_OK and SUSPEND the device sets one and clears the other; the driver only sets (2.1.1).
+ */
+static int
+change_status(struct vdpa_virtio_pci *hw, uint8_t set, uint8_t cleared, const char *what)
+{
+	struct vdpa_virtio_wait wait;
+	uint8_t status = read8(hw, STATUS);
+	int rc = vdpa_virtio_pci_check(hw);
+
+	if (rc < 0)
+		return rc;
+	write8(hw, STATUS, status | set);
+	vdpa_virtio_wait_start(&wait, hw);
+	for (;;) {
+		status = read8(hw, STATUS);
+		rc = vdpa_virtio_pci_check(hw);
+		if (rc < 0)
+			return rc;
+		if ((status & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
+			return vdpa_error(EIO, "%s: the device does not %s: it needs a reset",
+					  vdpa_pci_name(hw->pci), what);
+		if ((status & (set | cleared)) == set)
+			return 0;
+		if (!vdpa_virtio_wait(&wait))
+			return vdpa_error(ETIMEDOUT, "%s: the device does not %s within %u ms",
+					  vdpa_pci_name(hw->pci), what, wait.ms);
+	}
+}
+
+int
+virtio_pci_suspend(struct vdpa_virtio_pci *hw)
+{
+	return change_status(hw, VIRTIO_CONFIG_S_SUSPEND, VIRTIO_CONFIG_S_DRIVER_OK, "suspend");
+}
+
+int
+virtio_pci_resume(struct vdpa_virtio_pci *hw)
+{
+	return change_status(hw, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_SUSPEND, "resume");
+}
+
 uint64_t
 virtio_pci_get_features(struct vdpa_virtio_pci *hw)
 {
@@ -406,6 +450,23 @@ virtio_pci_vq_reset(struct vdpa_virtio_pci *hw, uint16_t idx)
 	return vdpa_virtio_pci_check(hw);
 }
 
+int
+virtio_pci_admin_queue(struct vdpa_virtio_pci *hw, uint16_t *idx, uint16_t *num)
+{
+	*num = 0;
+	if (hw->common.length < COMMON_SIZE_ADMIN)
+		return 0;
+	*idx = read16(hw, ADMIN_QUEUE_INDEX);
+	*num = read16(hw, ADMIN_QUEUE_NUM);
+	if (vdpa_virtio_pci_check(hw) < 0)
+		return vdpa_virtio_pci_check(hw);
+	if (*num > 0 && *idx < virtio_pci_num_queues(hw))
+		return vdpa_error(EPROTO,
+				  "%s: the device says that queue %u is an administration queue",
+				  vdpa_pci_name(hw->pci), *idx);
+	return 0;
+}
+
 /* Interrupts. */
 
 static int
@@ -456,23 +517,25 @@ virtio_pci_isr(struct vdpa_virtio_pci *hw)
 /* Doorbells. */
 
 void
-virtio_pci_map_doorbells(struct vdpa_virtio_pci *hw)
-{
-	/* The last one with its page, where that is in the structure: it may be given away. */
-	uint64_t want = (uint64_t)hw->doorbell_last + (uint64_t)sysconf(_SC_PAGESIZE);
-
-	if (hw->doorbells.va == NULL &&
-	    vdpa_pci_map(hw->pci, hw->notify.bar, hw->notify.offset,
-			 RTE_MIN(want, (uint64_t)hw->notify.length), &hw->doorbells) < 0)
-		hw->doorbells.va = NULL;
-}
-
-void
 virtio_pci_unmap_doorbells(struct vdpa_virtio_pci *hw)
 {
 	if (hw->doorbells.va != NULL)
 		vdpa_pci_unmap(hw->pci, &hw->doorbells);
 	hw->doorbells.va = NULL;
+}
+
+void
+virtio_pci_map_doorbells(struct vdpa_virtio_pci *hw)
+{
+	/* The last one with its page, where that is in the structure: it may be given away. */
+	uint64_t want = (uint64_t)hw->doorbell_last + (uint64_t)sysconf(_SC_PAGESIZE);
+
+	want = RTE_MIN(want, (uint64_t)hw->notify.length);
+	if (hw->doorbells.va != NULL && hw->doorbells.size >= want)
+		return;
+	virtio_pci_unmap_doorbells(hw);
+	if (vdpa_pci_map(hw->pci, hw->notify.bar, hw->notify.offset, want, &hw->doorbells) < 0)
+		hw->doorbells.va = NULL;
 }
 
 void

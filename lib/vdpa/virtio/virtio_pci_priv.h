@@ -42,6 +42,14 @@ int virtio_pci_open(struct vdpa_virtio_pci *hw, struct vdpa_pci *pci,
  */
 int virtio_pci_reset(struct vdpa_virtio_pci *hw);
 
+/*
+ * VIRTIO_F_SUSPEND (virtio 1.4, 3.4): the device finishes what it took and stands still, or goes
+ * on, and the status says so when that is done. 0; -ETIMEDOUT; -EIO for a device that needs a reset
+ * instead; vdpa_virtio_pci_check(). After an error it does one or the other.
+ */
+int virtio_pci_suspend(struct vdpa_virtio_pci *hw);
+int virtio_pci_resume(struct vdpa_virtio_pci *hw);
+
 uint64_t virtio_pci_get_features(struct vdpa_virtio_pci *hw);
 void virtio_pci_set_features(struct vdpa_virtio_pci *hw, uint64_t features);
 uint8_t virtio_pci_get_generation(struct vdpa_virtio_pci *hw);
@@ -57,13 +65,18 @@ bool virtio_pci_has_vq_reset(const struct vdpa_virtio_pci *hw);
 /* Reset one queue (VIRTIO_F_RING_RESET) and wait for it. -ETIMEDOUT. */
 int virtio_pci_vq_reset(struct vdpa_virtio_pci *hw, uint16_t idx);
 
+/* Where the administration queues begin (VIRTIO_F_ADMIN_VQ, negotiated), and how many there are.
+ * -EPROTO for one that cannot be. */
+int virtio_pci_admin_queue(struct vdpa_virtio_pci *hw, uint16_t *idx, uint16_t *num);
+
 /* Bring an event to a vector. -ENOSPC when the function has no resources for it. */
 int virtio_pci_vq_vector(struct vdpa_virtio_pci *hw, uint16_t idx, uint16_t vector);
 int virtio_pci_config_vector(struct vdpa_virtio_pci *hw, uint16_t vector);
 /* Reading it acknowledges the interrupt. All ones when the function is gone. */
 uint8_t virtio_pci_isr(struct vdpa_virtio_pci *hw);
 
-/* Map the doorbells that virtio_pci_vq_info() has found. Where that cannot be, they are posted. */
+/* Map the doorbells that virtio_pci_vq_info() has found, as far as they are not yet. Where that
+ * cannot be, they are posted. */
 void virtio_pci_map_doorbells(struct vdpa_virtio_pci *hw);
 void virtio_pci_unmap_doorbells(struct vdpa_virtio_pci *hw);
 /*

@@ -9,6 +9,9 @@
  *   virtio_irq.c     which vector serves which queue
  *   virtio_ctrl.c    the control queue of a net device, which the service keeps for itself
  *   virtio_device.c  features, start, stop, virtqueues
+ *   virtio_owner.c   functions that own others, and their administration queues; knows no vDPA
+ *   virtio_parts.c   a device's state as its owner gives and takes it
+ *   virtio_log.c     the dirty log, where somebody logs the function's DMA
  *   virtio_ops.c     the config ops on top of these
  *   virtio_add.c     how a device comes of a function and its words, and goes
  *
@@ -40,6 +43,8 @@ struct virtio_queue {
 	bool ran;			 /* since the last reset: nobody knows where it stands */
 	int call_fd;			 /* irq.lock */
 	uint64_t kicks, call_swaps;	 /* atomic */
+	uint64_t interrupts;		 /* passed on by us; atomic */
+	bool direct; /* has had a vector that goes straight to its call eventfd; atomic */
 };
 
 /* A vector of the function, 0 for changes of the configuration. */
@@ -78,6 +83,17 @@ struct virtio_ctrl {
 	uint64_t commands;	 /* atomic */
 };
 
+/* The dirty log of a function whose DMA is logged. */
+struct virtio_log {
+	bool on;
+	bool broken; /* it could not be begun again: nobody knows what is written */
+	struct vdpa_dirty_log log;
+	struct vdpa_dma_range ranges[VDPA_PCI_DMA_LOG_RANGES];
+	unsigned int n;
+};
+
+struct virtio_owner;
+
 struct virtio_device {
 	struct vdpa_virtio_device *pub; /* the driver's; its kind */
 	struct vdpa_device *vdev;	/* the same */
@@ -97,12 +113,16 @@ struct virtio_device {
 	bool has_mac, has_mtu; /* words */
 	uint8_t mac[6];
 	uint16_t mtu;
-	bool running; /* DRIVER_OK; atomic: kicks look at it */
-	bool suspended;
+	bool running;	/* DRIVER_OK; atomic: kicks look at it */
+	bool suspended; /* atomic: kicks look at it */
+	bool prepared;	/* a start has begun, until the reset */
 	struct virtio_queue *vqs;
 	struct virtio_irq irq;
 	struct virtio_ctrl ctrl;
-	struct vdpa_event gone[2]; /* VDPA_PCI_EVENT_*; control loop */
+	struct virtio_log log;
+	struct virtio_owner *owner; /* NULL: none */
+	uint64_t member;	    /* of its group */
+	struct vdpa_event gone[2];  /* VDPA_PCI_EVENT_*; control loop */
 };
 
 static inline struct virtio_device *
@@ -165,12 +185,29 @@ void virtio_ctrl_release(struct virtio_device *dev);
 /* Tell the device how many pairs are in use, where that has changed. */
 int virtio_ctrl_update_pairs(struct virtio_device *dev);
 
+/* Whether the service gives a net device that command itself. */
+bool virtio_ctrl_gives(const struct virtio_device *dev, uint8_t class, uint8_t command);
+
+/* virtio_parts.c: save_state and load_state. */
+
+int virtio_parts_save(struct virtio_device *dev, void *buf, size_t *len);
+int virtio_parts_load(struct virtio_device *dev, const void *buf, size_t len);
+
+/* virtio_log.c: log_start, log_sync and log_stop. */
+
+int virtio_log_start(struct virtio_device *dev, const struct vdpa_dirty_log *log);
+int virtio_log_sync(struct virtio_device *dev);
+int virtio_log_stop(struct virtio_device *dev);
+
 /* virtio_device.c */
 
 int virtio_device_set_features(struct virtio_device *dev, uint64_t features);
 int virtio_device_set_status(struct virtio_device *dev, uint8_t status);
 int virtio_device_reset(struct virtio_device *dev);
-/* Where queue_enable stops a queue. */
+/* Whether the device suspends as a whole, by its status (VIRTIO_F_SUSPEND). */
+bool virtio_device_suspends(const struct virtio_device *dev);
+/* By its status, or by its queues where queue_enable stops them. -EOPNOTSUPP: by neither. A device
+ * that does not do it has failed. */
 int virtio_device_suspend(struct virtio_device *dev);
 int virtio_device_resume(struct virtio_device *dev);
 /* How many of the data queues there are with the features negotiated. */

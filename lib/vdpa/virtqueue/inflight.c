@@ -97,6 +97,13 @@ struct vdpa_vq_tracker {
 	uint16_t *ndesc;
 };
 
+size_t
+vdpa_vq_inflight_size(bool packed, uint32_t num)
+{
+	return packed ? sizeof(struct inflight_packed) + num * sizeof(struct inflight_packed_desc)
+		      : sizeof(struct inflight_split) + num * sizeof(struct inflight_split_desc);
+}
+
 static int
 resubmit_compare(const void *a, const void *b)
 {
@@ -121,6 +128,22 @@ split_init(struct vdpa_vq_tracker *t, uint16_t used_idx)
 	a->used_idx = used_idx;
 	rte_smp_wmb();
 	a->version = INFLIGHT_VERSION;
+}
+
+int
+vdpa_vq_inflight_store(const struct vdpa_vq_inflight *inflight, uint32_t num, uint16_t used,
+		       const uint16_t *heads, unsigned int n)
+{
+	struct vdpa_vq_tracker t = {.num = num, .split = inflight->addr};
+
+	if (inflight->size < vdpa_vq_inflight_size(false, num))
+		return -EINVAL;
+	split_init(&t, used);
+	for (unsigned int i = 0; i < n; i++) {
+		t.split->desc[heads[i]].inflight = 1;
+		t.split->desc[heads[i]].counter = i + 1;
+	}
+	return 0;
 }
 
 static int
@@ -296,10 +319,7 @@ int
 vdpa_vq_tracker_create(struct vdpa_virtqueue *vq, const struct vdpa_vq_inflight *inflight,
 		       struct vdpa_vq_state *state)
 {
-	const uint64_t need = vq->packed ? sizeof(struct inflight_packed) +
-						   vq->num * sizeof(struct inflight_packed_desc)
-					 : sizeof(struct inflight_split) +
-						   vq->num * sizeof(struct inflight_split_desc);
+	const size_t need = vdpa_vq_inflight_size(vq->packed, vq->num);
 	const size_t arrays = 5 * (size_t)vq->num * sizeof(uint16_t);
 	struct vdpa_vq_tracker *t;
 	uint16_t *array;
@@ -457,12 +477,12 @@ vdpa_vq_tracker_popped(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain)
 }
 
 void
-vdpa_vq_tracker_pushed(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chain)
+vdpa_vq_tracker_pushed(struct vdpa_virtqueue *vq, uint16_t entry)
 {
 	struct vdpa_vq_tracker *t = vq->tracker;
 
-	if (t->n_pending < t->num && chain->entry < t->num)
-		t->pending[t->n_pending++] = chain->entry;
+	if (t->n_pending < t->num && entry < t->num)
+		t->pending[t->n_pending++] = entry;
 }
 
 /* Packed: the entries of a chain go to the head of the free list. */

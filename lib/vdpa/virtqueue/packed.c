@@ -114,19 +114,18 @@ packed_parse_chain(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain, struc
 	}
 	chain->id = PACKED_ID(d.word);
 	chain->ndesc = n;
+	vq->walked += n;
 	return vdpa_vq_parts_done(&p, chain);
 }
 
 /* Account for a chain taken at pos; gives the position after it. */
 static inline uint32_t
-packed_take(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain, uint32_t pos)
+packed_take(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain, uint16_t id, uint16_t ndesc,
+	    uint32_t pos, uint64_t popped)
 {
-	chain->slot = (uint16_t)(pos | (uint32_t)vq->avail_wrap << 15);
-	chain->seq = (uint16_t)vq->counters.popped;
-	if (unlikely(vq->tracker != NULL))
-		vdpa_vq_tracker_popped(vq, chain);
-	vdpa_vq_count(&vq->counters.popped, 1);
-	pos += chain->ndesc;
+	vdpa_vq_took(vq, chain, id, ndesc, (uint16_t)(pos | (uint32_t)vq->avail_wrap << 15),
+		     popped);
+	pos += ndesc;
 	if (unlikely(pos >= vq->num)) {
 		pos -= vq->num;
 		vdpa_vq_packed_set_avail(vq, 0, !vq->avail_wrap);
@@ -153,21 +152,116 @@ packed_prefetch(const struct vdpa_virtqueue *vq, uint32_t pos, unsigned int n)
 		rte_prefetch0_write(&vq->desc[pos]);
 }
 
+/* Chains of one plain buffer, up to the first that is none, which is read again, or to the ring's
+ * end. How many. Not inline: the registers are its own. */
+static __rte_noinline unsigned int
+packed_pop_plain(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, unsigned int n)
+{
+	const struct vdpa_vq_region region = vq->region;
+	const uint16_t plain = PACKED_F_AVAIL | PACKED_F_USED | VRING_DESC_F_NEXT |
+			       VRING_DESC_F_INDIRECT,
+		       want = vq->avail_want;
+	const uint32_t pos = vq->last_avail;
+	const uint16_t slot = (uint16_t)(pos | (uint32_t)vq->avail_wrap << 15);
+	const struct vdpa_vq_desc *p = &vq->desc[pos];
+	const uint16_t seq = (uint16_t)vq->counters.popped;
+	uint64_t note = VDPA_VQ_NOTE(0, 1, slot, seq);
+	unsigned int i;
+
+	n = vdpa_vq_note_max(n, slot, seq);
+	n = RTE_MIN(n, vq->num - pos);
+	n = RTE_MIN(n, packed_room(vq));
+	for (i = 0; i < n; i++, p++, note += VDPA_VQ_NOTE(0, 0, 1, 1)) {
+		/* Acquire: the address is there when the flags say so. */
+		const uint64_t word = rte_le_to_cpu_64(__atomic_load_n(&p->word, __ATOMIC_ACQUIRE));
+		const uint16_t flags = PACKED_FLAGS(word);
+
+		if ((flags & plain) != want)
+			break;
+		if (unlikely(!vdpa_vq_single(
+			    &region, &chains[i],
+			    rte_le_to_cpu_64(__atomic_load_n(&p->addr, __ATOMIC_RELAXED)),
+			    PACKED_LEN(word), flags & VRING_DESC_F_WRITE)))
+			break;
+		chains[i].taken.word = note | VDPA_VQ_NOTE(PACKED_ID(word), 0, 0, 0);
+	}
+	vdpa_vq_count(&vq->counters.popped, i);
+	vq->last_avail = (uint16_t)(pos + i);
+	if (unlikely(pos + i == vq->num))
+		vdpa_vq_packed_set_avail(vq, 0, !vq->avail_wrap);
+	return i;
+}
+
+unsigned int
+vdpa_vq_packed_pop_plain(struct vdpa_virtqueue *vq, struct vdpa_vq_plain *chains, unsigned int n,
+			 bool *other)
+{
+	const uint16_t both = PACKED_F_AVAIL | PACKED_F_USED,
+		       plain = both | VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT,
+		       want = vq->avail_want;
+	const uint64_t write = (uint64_t)VRING_DESC_F_WRITE << 48;
+	const struct vdpa_vq_region region = vq->region;
+	const uint32_t pos = vq->last_avail;
+	const uint16_t slot = (uint16_t)(pos | (uint32_t)vq->avail_wrap << 15);
+	const struct vdpa_vq_desc *p = &vq->desc[pos];
+	const uint16_t seq = (uint16_t)vq->counters.popped;
+	uint64_t note = VDPA_VQ_NOTE(0, 1, slot, seq), addr;
+	unsigned int i;
+
+	/* Used descriptors are written to the same lines: have them for writing at once. */
+	if (!packed_is_avail(vq)) {
+		*other = false;
+		return 0;
+	}
+	packed_prefetch(vq, pos, n);
+	n = vdpa_vq_note_max(n, slot, seq);
+	n = RTE_MIN(n, vq->num - pos);
+	n = RTE_MIN(n, packed_room(vq));
+	*other = true;
+	for (i = 0; i < n; i++, p++, note += VDPA_VQ_NOTE(0, 0, 1, 1)) {
+		/* Acquire: the address is there when the flags say so. */
+		const uint64_t word = rte_le_to_cpu_64(__atomic_load_n(&p->word, __ATOMIC_ACQUIRE));
+
+		if ((PACKED_FLAGS(word) & plain) != want) {
+			*other = (PACKED_FLAGS(word) & both) == want;
+			break;
+		}
+		addr = rte_le_to_cpu_64(__atomic_load_n(&p->addr, __ATOMIC_RELAXED));
+		if (unlikely(!vdpa_vq_is_inside(&region, addr, PACKED_LEN(word))))
+			break;
+		chains[i].iova = addr;
+		chains[i].len_write = PACKED_LEN(word) | (word & write) >> 17;
+		chains[i].taken = note | VDPA_VQ_NOTE(PACKED_ID(word), 0, 0, 0);
+	}
+	vdpa_vq_count(&vq->counters.popped, i);
+	vq->last_avail = (uint16_t)(pos + i);
+	if (unlikely(pos + i == vq->num))
+		vdpa_vq_packed_set_avail(vq, 0, !vq->avail_wrap);
+	return i;
+}
+
 int
 vdpa_vq_packed_pop(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, unsigned int n)
 {
 	const uint16_t mask = PACKED_F_AVAIL | PACKED_F_USED;
-	uint32_t pos = vq->last_avail, room = packed_room(vq);
-	unsigned int i;
+	uint32_t pos = vq->last_avail, room;
+	const uint64_t begun = vq->walked;
+	unsigned int i = 0;
+	uint64_t popped;
 	int ret = 0;
 
 	/* Used descriptors are written to the same lines: have them for writing at once. */
 	if (n > 1 && packed_is_avail(vq))
 		packed_prefetch(vq, pos, n);
-	for (i = 0; i < n; i++) {
+	if (likely(vq->tracker == NULL))
+		i = packed_pop_plain(vq, chains, n);
+	pos = vq->last_avail;
+	room = packed_room(vq);
+	popped = vq->counters.popped;
+	for (; i < n && !vdpa_vq_burst_ends(vq, begun); i++) {
 		struct vdpa_vq_chain *chain = &chains[i];
 		struct vdpa_vq_desc *p = &vq->desc[pos], d;
-		uint16_t flags;
+		uint16_t flags, id, ndesc = 1;
 
 		/* Acquire: the rest of the chain is there when the head's flags say so. */
 		d.word = rte_le_to_cpu_64(__atomic_load_n(&p->word, __ATOMIC_ACQUIRE));
@@ -179,20 +273,21 @@ vdpa_vq_packed_pop(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, unsi
 		d.addr = rte_le_to_cpu_64(__atomic_load_n(&p->addr, __ATOMIC_RELAXED));
 		if (likely(!(flags & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT)) && room > 0 &&
 			   vq->tracker == NULL &&
-			   vdpa_vq_single(vq, chain, d.addr, PACKED_LEN(d.word),
+			   vdpa_vq_single(&vq->region, chain, d.addr, PACKED_LEN(d.word),
 					  flags & VRING_DESC_F_WRITE))) {
-			chain->id = PACKED_ID(d.word);
-			chain->ndesc = 1;
+			id = PACKED_ID(d.word);
 		} else {
 			ret = packed_parse_chain(vq, chain, d, pos, room);
 			if (ret < 0)
 				break;
+			id = chain->id;
+			ndesc = chain->ndesc;
 		}
-		room -= chain->ndesc;
-		pos = packed_take(vq, chain, pos);
+		room -= ndesc;
+		pos = packed_take(vq, chain, id, ndesc, pos, popped++);
 	}
 	if (unlikely(ret == -EMSGSIZE && i == 0))
-		pos = packed_take(vq, &chains[0], pos);
+		pos = packed_take(vq, &chains[0], chains[0].id, chains[0].ndesc, pos, popped);
 	vq->last_avail = (uint16_t)pos;
 	return i > 0 ? (int)i : ret;
 }
@@ -213,9 +308,11 @@ packed_used_word(uint64_t wrap, uint16_t id, uint32_t written)
 	return rte_cpu_to_le_64(wrap | write | (uint64_t)id << 32 | written);
 }
 
-void
-vdpa_vq_packed_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chains,
-		    const uint32_t *written, unsigned int n)
+/* n chains: of `chains`, or the entries at[] of `taken`. */
+static inline void
+packed_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chains,
+	    const struct vdpa_vq_taken *taken, const uint16_t *at, const uint32_t *written,
+	    unsigned int n)
 {
 	const uint64_t used = (uint64_t)(PACKED_F_AVAIL | PACKED_F_USED) << 48;
 	uint64_t wrap = vq->used_wrap ? used : 0;
@@ -223,8 +320,8 @@ vdpa_vq_packed_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chain
 	uint32_t pos = vq->last_used;
 
 	for (unsigned int i = 0; i < n; i++) {
-		uint64_t word =
-			packed_used_word(wrap, chains[i].id, written != NULL ? written[i] : 0);
+		const struct vdpa_vq_taken *t = chains != NULL ? &chains[i].taken : &taken[at[i]];
+		uint64_t word = packed_used_word(wrap, t->id, written != NULL ? written[i] : 0);
 
 		if (i == 0 && vq->pending == 0) {
 			vq->pending_pos = (uint16_t)pos;
@@ -233,7 +330,7 @@ vdpa_vq_packed_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chain
 		} else {
 			__atomic_store_n(&desc[pos].word, word, __ATOMIC_RELAXED);
 		}
-		pos += chains[i].ndesc;
+		pos += t->ndesc;
 		if (unlikely(pos >= vq->num)) {
 			pos -= vq->num;
 			wrap ^= used;
@@ -242,6 +339,20 @@ vdpa_vq_packed_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chain
 	vq->used_wrap = wrap != 0;
 	vq->last_used = (uint16_t)pos;
 	vq->pending += (uint16_t)n;
+}
+
+void
+vdpa_vq_packed_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chains,
+		    const uint32_t *written, unsigned int n)
+{
+	packed_push(vq, chains, NULL, NULL, written, n);
+}
+
+void
+vdpa_vq_packed_push_taken(struct vdpa_virtqueue *vq, const struct vdpa_vq_taken *taken,
+			  const uint16_t *at, const uint32_t *written, unsigned int n)
+{
+	packed_push(vq, NULL, taken, at, written, n);
 }
 
 void

@@ -16,6 +16,9 @@
 #define SPLIT_FLAGS(word) ((uint16_t)((word) >> 32))
 #define SPLIT_NEXT(word)  ((uint16_t)((word) >> 48))
 
+/* Chains that are popped at once, whatever is asked for. */
+#define SPLIT_BURST 64
+
 /* The used event follows the avail ring, the avail event the used ring. */
 static uint16_t *
 split_used_event(const struct vdpa_virtqueue *vq)
@@ -74,30 +77,30 @@ split_refresh(struct vdpa_virtqueue *vq)
 	return n;
 }
 
-/* Everything but a single plain descriptor. */
-static __rte_noinline int
-split_parse_chain(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain, struct vdpa_vq_desc d)
+/* The chain that begins with d. 0 or a negative errno. */
+static int
+split_walk(struct vdpa_virtqueue *vq, struct vdpa_vq_parts *p, struct vdpa_vq_desc d)
 {
-	struct vdpa_vq_parts p;
 	uint32_t left = vq->num;
 	int ret;
 
-	vdpa_vq_parts_init(&p, chain);
 	for (;;) {
 		uint16_t flags = SPLIT_FLAGS(d.word), next;
 
 		if (flags & VRING_DESC_F_INDIRECT) {
 			if (flags & VRING_DESC_F_NEXT)
 				return vdpa_vq_bad(vq, EPROTO, "indirect descriptor with next");
-			ret = vdpa_vq_parts_add_indirect(vq, &p, d.addr, SPLIT_LEN(d.word));
+			ret = vdpa_vq_parts_add_indirect(vq, p, d.addr, SPLIT_LEN(d.word));
 		} else {
-			ret = vdpa_vq_parts_add(vq, &p, d.addr, SPLIT_LEN(d.word),
+			ret = vdpa_vq_parts_add(vq, p, d.addr, SPLIT_LEN(d.word),
 						flags & VRING_DESC_F_WRITE);
 		}
 		if (ret < 0)
 			return ret;
-		if (!(flags & VRING_DESC_F_NEXT))
-			return vdpa_vq_parts_done(&p, chain);
+		if (!(flags & VRING_DESC_F_NEXT)) {
+			vq->walked += vq->num - left + 1;
+			return 0;
+		}
 		if (--left == 0)
 			return vdpa_vq_bad(vq, EPROTO, "descriptor loop");
 		next = SPLIT_NEXT(d.word);
@@ -105,6 +108,26 @@ split_parse_chain(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain, struct
 			return vdpa_vq_bad(vq, EPROTO, "descriptor index outside the virtqueue");
 		d = vdpa_vq_desc_read(&vq->desc[next]);
 	}
+}
+
+int
+vdpa_vq_split_walk(struct vdpa_virtqueue *vq, struct vdpa_vq_parts *p, uint16_t head)
+{
+	if (unlikely(head >= vq->num))
+		return vdpa_vq_bad(vq, EPROTO, "head descriptor outside the virtqueue");
+	return split_walk(vq, p, vdpa_vq_desc_read(&vq->desc[head]));
+}
+
+/* Everything but a single plain descriptor. */
+static __rte_noinline int
+split_parse_chain(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain, struct vdpa_vq_desc d)
+{
+	struct vdpa_vq_parts p;
+	int ret;
+
+	vdpa_vq_parts_init(&p, chain);
+	ret = split_walk(vq, &p, d);
+	return ret < 0 ? ret : vdpa_vq_parts_done(&p, chain);
 }
 
 static inline int
@@ -115,12 +138,10 @@ split_parse(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain, uint16_t hea
 
 	if (unlikely(head >= vq->num))
 		return vdpa_vq_bad(vq, EPROTO, "head descriptor outside the virtqueue");
-	chain->id = head;
-	chain->ndesc = 1;
 	d = vdpa_vq_desc_read(&vq->desc[head]);
 	flags = SPLIT_FLAGS(d.word);
 	if (likely(!(flags & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT)) &&
-		   vdpa_vq_single(vq, chain, d.addr, SPLIT_LEN(d.word),
+		   vdpa_vq_single(&vq->region, chain, d.addr, SPLIT_LEN(d.word),
 				  flags & VRING_DESC_F_WRITE)))
 		return 1;
 	return split_parse_chain(vq, chain, d);
@@ -129,66 +150,160 @@ split_parse(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain, uint16_t hea
 int
 vdpa_vq_split_parse(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain, uint16_t head)
 {
+	vdpa_vq_note(chain, head, 1, 0, 0);
 	return split_parse(vq, chain, head);
 }
 
-/* Have the descriptors of the next n heads transferred together: the driver's CPU wrote them. A
- * hint: a head is checked when it is read for use. */
-static inline void
-split_prefetch_desc(const struct vdpa_virtqueue *vq, unsigned int n)
+/* Chains of one plain buffer, up to the first that is none, which is read again. How many. Not
+ * inline: the registers are its own. */
+static __rte_noinline unsigned int
+split_pop_plain(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, const uint16_t *heads,
+		unsigned int n)
 {
-	const uint16_t mask = (uint16_t)(vq->num - 1);
-	uint16_t pos = vq->last_avail;
+	const struct vdpa_vq_region region = vq->region;
+	const struct vdpa_vq_desc *desc = vq->desc;
+	const uint16_t pos = vq->last_avail, seq = (uint16_t)vq->counters.popped;
+	const uint32_t mask = vq->num - 1;
+	uint64_t note = VDPA_VQ_NOTE(0, 1, pos, seq);
+	unsigned int i;
 
-	for (unsigned int i = 0; i < n; i++, pos++) {
-		uint16_t head = rte_le_to_cpu_16(
-			__atomic_load_n(&vq->avail->ring[pos & mask], __ATOMIC_RELAXED));
+	n = vdpa_vq_note_max(n, pos, seq);
+	for (i = 0; i < n; i++, note += VDPA_VQ_NOTE(0, 0, 1, 1)) {
+		const uint32_t head = heads[i];
+		struct vdpa_vq_desc d;
 
-		rte_prefetch0(&vq->desc[head & mask]);
+		if (unlikely(head > mask))
+			break;
+		d = vdpa_vq_desc_read(&desc[head]);
+		if (unlikely(SPLIT_FLAGS(d.word) & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT) ||
+			     !vdpa_vq_single(&region, &chains[i], d.addr, SPLIT_LEN(d.word),
+					     SPLIT_FLAGS(d.word) & VRING_DESC_F_WRITE)))
+			break;
+		chains[i].taken.word = note | VDPA_VQ_NOTE(head, 0, 0, 0);
 	}
+	vdpa_vq_count(&vq->counters.popped, i);
+	return i;
+}
+
+/* The driver's index as it was read, or once more where there are less than n. How many there are,
+ * or a negative errno. */
+static inline int
+split_ready(struct vdpa_virtqueue *vq, unsigned int n)
+{
+	const unsigned int ready = (uint16_t)(vq->shadow_avail - vq->last_avail);
+
+	return ready < n ? split_refresh(vq) : (int)ready;
+}
+
+/* The next n heads, and have the descriptors transferred together: the driver's CPU wrote them. */
+static inline void
+split_read_heads(const struct vdpa_virtqueue *vq, uint16_t *heads, unsigned int n)
+{
+	const uint16_t mask = (uint16_t)(vq->num - 1), *ring = vq->avail->ring;
+	const struct vdpa_vq_desc *desc = vq->desc;
+	const uint16_t pos = vq->last_avail;
+
+	for (unsigned int i = 0; i < n; i++) {
+		heads[i] = rte_le_to_cpu_16(
+			__atomic_load_n(&ring[(uint16_t)(pos + i) & mask], __ATOMIC_RELAXED));
+		rte_prefetch0(&desc[heads[i] & mask]);
+	}
+}
+
+unsigned int
+vdpa_vq_split_pop_plain(struct vdpa_virtqueue *vq, struct vdpa_vq_plain *chains, unsigned int n,
+			bool *other)
+{
+	const uint64_t write = (uint64_t)VRING_DESC_F_WRITE << 32,
+		       shape = (uint64_t)(VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT) << 32;
+	const struct vdpa_vq_region region = vq->region;
+	const struct vdpa_vq_desc *desc = vq->desc;
+	const uint16_t pos = vq->last_avail, seq = (uint16_t)vq->counters.popped;
+	const uint32_t mask = vq->num - 1;
+	uint64_t note = VDPA_VQ_NOTE(0, 1, pos, seq);
+	uint16_t heads[SPLIT_BURST];
+	unsigned int i;
+	int ready;
+
+	n = RTE_MIN(n, (unsigned int)SPLIT_BURST);
+	ready = split_ready(vq, n);
+	*other = ready < 0;
+	if (ready <= 0)
+		return 0;
+	n = vdpa_vq_note_max(RTE_MIN(n, (unsigned int)ready), pos, seq);
+	split_read_heads(vq, heads, n);
+	for (i = 0; i < n; i++, note += VDPA_VQ_NOTE(0, 0, 1, 1)) {
+		const uint32_t head = heads[i];
+		struct vdpa_vq_desc d;
+
+		if (unlikely(head > mask))
+			break;
+		d = vdpa_vq_desc_read(&desc[head]);
+		if (unlikely((d.word & shape) != 0 ||
+			     !vdpa_vq_is_inside(&region, d.addr, SPLIT_LEN(d.word))))
+			break;
+		chains[i].iova = d.addr;
+		chains[i].len_write = SPLIT_LEN(d.word) | (d.word & write) >> 1;
+		chains[i].taken = note | VDPA_VQ_NOTE(head, 0, 0, 0);
+	}
+	vdpa_vq_count(&vq->counters.popped, i);
+	vq->last_avail = (uint16_t)(pos + i);
+	*other = i < (unsigned int)ready;
+	return i;
 }
 
 int
 vdpa_vq_split_pop(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, unsigned int n)
 {
-	const uint16_t mask = (uint16_t)(vq->num - 1);
-	uint16_t pos = vq->last_avail, seq = (uint16_t)vq->counters.popped;
-	unsigned int ready = (uint16_t)(vq->shadow_avail - pos), i;
-	int ret = 1;
+	uint16_t pos = vq->last_avail, heads[SPLIT_BURST];
+	const uint64_t begun = vq->walked;
+	unsigned int i;
+	uint64_t popped;
+	int ret;
 
-	if (ready < n) {
-		ret = split_refresh(vq);
-		if (unlikely(ret < 0))
-			return ret;
-		ready = (unsigned int)ret;
-		if (n > ready)
-			n = ready;
-		ret = 1;
-	}
-	split_prefetch_desc(vq, n);
-	for (i = 0; i < n; i++, pos++) {
-		struct vdpa_vq_chain *chain = &chains[i];
-		uint16_t head = rte_le_to_cpu_16(
-			__atomic_load_n(&vq->avail->ring[pos & mask], __ATOMIC_RELAXED));
-
-		ret = split_parse(vq, chain, head);
+	n = RTE_MIN(n, (unsigned int)SPLIT_BURST);
+	ret = split_ready(vq, n);
+	if (unlikely(ret < 0))
+		return ret;
+	n = RTE_MIN(n, (unsigned int)ret);
+	ret = 1;
+	split_read_heads(vq, heads, n);
+	i = likely(vq->tracker == NULL) ? split_pop_plain(vq, chains, heads, n) : 0;
+	pos += (uint16_t)i;
+	popped = vq->counters.popped;
+	for (; i < n && !vdpa_vq_burst_ends(vq, begun); i++) {
+		ret = split_parse(vq, &chains[i], heads[i]);
 		if (unlikely(ret < 0))
 			break;
-		chain->slot = pos;
-		chain->seq = seq++;
-		if (unlikely(vq->tracker != NULL))
-			vdpa_vq_tracker_popped(vq, chain);
-		vdpa_vq_count(&vq->counters.popped, 1);
+		vdpa_vq_took(vq, &chains[i], heads[i], 1, pos++, popped++);
 	}
-	if (unlikely(ret == -EMSGSIZE && i == 0)) {
-		chains[0].slot = pos++;
-		chains[0].seq = seq;
-		if (vq->tracker != NULL)
-			vdpa_vq_tracker_popped(vq, &chains[0]);
-		vdpa_vq_count(&vq->counters.popped, 1);
-	}
+	if (unlikely(ret == -EMSGSIZE && i == 0))
+		vdpa_vq_took(vq, &chains[0], heads[0], 1, pos++, popped);
 	vq->last_avail = pos;
 	return i > 0 ? (int)i : n > 0 ? ret : 0;
+}
+
+int
+vdpa_vq_split_pass(struct vdpa_virtqueue *vq, uint16_t *heads, unsigned int n)
+{
+	const uint16_t *ring = vq->avail->ring;
+	const uint32_t mask = vq->num - 1, pos = vq->last_avail;
+	int ready = split_ready(vq, n);
+
+	if (unlikely(ready < 0))
+		return ready;
+	n = RTE_MIN(n, (unsigned int)ready);
+	for (unsigned int i = 0; i < n; i++) {
+		const uint16_t head = rte_le_to_cpu_16(
+			__atomic_load_n(&ring[(pos + i) & mask], __ATOMIC_RELAXED));
+
+		heads[i] = head;
+		if (unlikely(head > mask))
+			return vdpa_vq_bad(vq, EPROTO, "head descriptor outside the virtqueue");
+	}
+	vq->last_avail = (uint16_t)(pos + n);
+	vdpa_vq_count(&vq->counters.popped, n);
+	return (int)n;
 }
 
 unsigned int
@@ -204,20 +319,91 @@ vdpa_vq_split_avail(struct vdpa_virtqueue *vq)
 	return ret < 0 ? 1 : (unsigned int)ret;
 }
 
+/* A used element, by one store. */
+static inline void
+split_write_used(struct vring_used_elem *e, uint32_t id, uint32_t len)
+{
+	const uint64_t word = rte_cpu_to_le_64((uint64_t)len << 32 | id);
+
+	/* Aligned to 4 bytes; the driver reads it after the index. */
+	memcpy(e, &word, sizeof(word));
+}
+
 void
 vdpa_vq_split_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chains,
 		   const uint32_t *written, unsigned int n)
 {
-	const uint16_t mask = (uint16_t)(vq->num - 1);
+	const uint32_t mask = vq->num - 1, pos = vq->last_used;
 	struct vring_used_elem *ring = vq->used->ring;
-	uint16_t pos = vq->last_used;
 
-	for (unsigned int i = 0; i < n; i++, pos++) {
-		ring[pos & mask].id = rte_cpu_to_le_32(chains[i].id);
-		ring[pos & mask].len = rte_cpu_to_le_32(written != NULL ? written[i] : 0);
+	for (unsigned int i = 0; i < n; i++) {
+		struct vring_used_elem *e = &ring[(pos + i) & mask];
+
+		e->id = rte_cpu_to_le_32(chains[i].id);
+		e->len = rte_cpu_to_le_32(written != NULL ? written[i] : 0);
 	}
-	vq->last_used = pos;
+	vq->last_used = (uint16_t)(pos + n);
 	vq->pending += (uint16_t)n;
+}
+
+void
+vdpa_vq_split_push_taken(struct vdpa_virtqueue *vq, const struct vdpa_vq_taken *taken,
+			 const uint16_t *at, const uint32_t *written, unsigned int n)
+{
+	const uint32_t mask = vq->num - 1, pos = vq->last_used;
+	struct vring_used_elem *ring = vq->used->ring;
+
+	for (unsigned int i = 0; i < n; i++) {
+		split_write_used(&ring[(pos + i) & mask], taken[at[i]].id, written[i]);
+	}
+	vq->last_used = (uint16_t)(pos + n);
+	vq->pending += (uint16_t)n;
+}
+
+/* Whether a chain has one plain buffer, in the last region, with room for what was written. */
+static inline bool
+split_log_plain(const struct vdpa_vq_region *region, const struct vdpa_dirty_log *log,
+		struct vdpa_vq_desc d, uint32_t written, bool whole)
+{
+	const uint16_t shape = VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT | VRING_DESC_F_WRITE;
+	const uint64_t off = d.addr - region->iova;
+	const uint32_t len = SPLIT_LEN(d.word);
+
+	if (unlikely((SPLIT_FLAGS(d.word) & shape) != VRING_DESC_F_WRITE || written > len ||
+		     off >= region->size || len > region->size - off))
+		return false;
+	if (log != NULL)
+		vdpa_dirty_log_mark(log, d.addr, whole ? len : written);
+	return true;
+}
+
+unsigned int
+vdpa_vq_split_push_passed(struct vdpa_virtqueue *vq, const uint16_t *heads, const uint32_t *written,
+			  unsigned int n, bool whole)
+{
+	const struct vdpa_vq_region region = vq->region;
+	const struct vdpa_dirty_log *log = vq->log;
+	const struct vdpa_vq_desc *desc = vq->desc;
+	const uint32_t mask = vq->num - 1, pos = vq->last_used;
+	struct vring_used_elem *ring = vq->used->ring;
+	unsigned int i;
+
+	/* The device's CPU has read them, the driver's has written them. */
+	for (i = 0; i < n; i++)
+		if (written[i] > 0)
+			rte_prefetch0(&desc[heads[i] & mask]);
+	for (i = 0; i < n; i++) {
+		const uint32_t head = heads[i], len = written[i];
+
+		if (unlikely(head > mask) ||
+		    ((len > 0 || whole) &&
+		     !split_log_plain(&region, log, vdpa_vq_desc_read(&desc[head]), len, whole)))
+			break;
+		split_write_used(&ring[(pos + i) & mask], head, len);
+	}
+	vq->last_used = (uint16_t)(pos + i);
+	vq->pending += (uint16_t)i;
+	return i;
 }
 
 void

@@ -86,7 +86,22 @@ struct vdpa_vq_state {
 struct vdpa_vq_inflight {
 	void *addr;  /**< NULL: not tracked */
 	size_t size; /**< bytes; checked against the virtqueue size at set-up */
+	/** A stop leaves requests that are under way in the area instead of waiting for them. */
+	bool hand_over;
 };
+
+/** Bytes of the area of one virtqueue; the specification's structures. */
+size_t vdpa_vq_inflight_size(bool packed, uint32_t num);
+
+/**
+ * Write an area that says of a split virtqueue: these chains were taken and not returned, in this
+ * order, by whoever set it up before. The next set-up with it submits them again.
+ * @param used   index of the used ring.
+ * @param heads  n head descriptors, each below num.
+ * @return 0; -EINVAL for an area that is too small.
+ */
+int vdpa_vq_inflight_store(const struct vdpa_vq_inflight *inflight, uint32_t num, uint16_t used,
+			   const uint16_t *heads, unsigned int n);
 
 /** What vdpa_vq_setup() needs. */
 struct vdpa_vq_params {
@@ -97,6 +112,24 @@ struct vdpa_vq_params {
 	uint64_t device;   /**< IOVA of the used ring or the device event suppression structure */
 	struct vdpa_vq_state state;
 	struct vdpa_vq_inflight inflight;
+	/** Buffers are checked against the memory table and given by their IOVAs (in iov_base), for
+	 * whoever has a device execute them: vdpa_vq_push() does not log them then, the caller
+	 * does. */
+	bool by_iova;
+};
+
+/** What is to be kept of a chain for its push where its buffers are not looked at meanwhile. */
+struct vdpa_vq_taken {
+	union {
+		struct {
+			uint16_t id;	/**< split: head descriptor; packed: buffer id */
+			uint16_t ndesc; /**< ring slots taken: split 1, packed the chain's length */
+			uint16_t slot;	/**< private: where it was taken, for vdpa_vq_rewind() */
+			uint16_t seq;	/**< private: number of the pop, for vdpa_vq_rewind() */
+		};
+		uint64_t word; /**< all of these, to be copied by one load and one store */
+	};
+	uint16_t entry; /**< private: its entry of the inflight area, where there is one */
 };
 
 /**
@@ -108,15 +141,26 @@ struct vdpa_vq_chain {
 	uint16_t iov_max;  /**< caller's: room in iov, more is -EMSGSIZE */
 	uint16_t nout;	   /**< iov[0 .. nout) the device reads */
 	uint16_t nin;	   /**< iov[nout .. nout + nin) the device writes */
-	uint16_t id;	   /**< split: head descriptor; packed: buffer id */
-	uint16_t ndesc;	   /**< ring slots taken: split 1, packed the chain's length */
-	uint16_t slot;	   /**< private: where it was taken, for vdpa_vq_rewind() */
-	uint16_t seq;	   /**< private: number of the pop, for vdpa_vq_rewind() */
-	uint16_t entry;	   /**< private: its entry of the inflight area */
-	uint32_t out_len;  /**< bytes in the first, in the second part */
+	union {
+		struct {
+			uint16_t id, ndesc, slot, seq, entry; /**< as in struct vdpa_vq_taken */
+		};
+		struct vdpa_vq_taken taken;
+	};
+	uint32_t out_len; /**< bytes in the first, in the second part */
 	uint32_t in_len;
 	uint64_t in_iova; /**< private: IOVA of the first writable buffer, for dirty logging */
 };
+
+/** A chain of one buffer in one descriptor, as almost all are, by its IOVA. */
+struct vdpa_vq_plain {
+	uint64_t iova;
+	uint64_t len_write; /**< its length, and 1 << 32 where the device writes it */
+	uint64_t taken;	    /**< word of its struct vdpa_vq_taken; it has no entry */
+};
+
+/** Of struct vdpa_vq_plain: the device writes the buffer. */
+#define VDPA_VQ_PLAIN_WRITE (UINT64_C(1) << 32)
 
 struct vdpa_virtqueue;
 
@@ -175,14 +219,65 @@ int vdpa_vq_pop(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain);
 
 /**
  * Take up to n chains, each with its own iov and iov_max. An error is returned by itself: chains
- * before it are returned first, and the next call returns the error.
+ * before it are returned first, and the next call returns the error. A burst is fewer, too, where
+ * its chains have many descriptors, so that it takes no longer than one chain can: more may be
+ * there.
  * @return how many were taken; or, with none taken, what vdpa_vq_pop() returns (for -EMSGSIZE
  * chains[0] is the one to skip).
  */
 int vdpa_vq_pop_burst(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, unsigned int n);
 
+/**
+ * The same of a virtqueue that is by_iova and without an inflight area, for chains of one buffer in
+ * one descriptor: up to the first that is none or cannot be popped, which vdpa_vq_pop_burst() has
+ * to say.
+ * @param other  true where there is such a one next.
+ * @return how many were taken, 0 to n.
+ */
+unsigned int vdpa_vq_pop_plain(struct vdpa_virtqueue *vq, struct vdpa_vq_plain *chains,
+			       unsigned int n, bool *other);
+
 /** Give back the chains popped last, `from` being the oldest of them; none of them was pushed. */
-void vdpa_vq_rewind(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *from);
+void vdpa_vq_rewind(struct vdpa_virtqueue *vq, const struct vdpa_vq_taken *from);
+
+/** How many ring slots (split: chains) are to be taken until the next one is the first of a ring
+ * that begins anew; 0: it is. */
+uint32_t vdpa_vq_to_beginning(const struct vdpa_virtqueue *vq);
+
+/** How many chains were popped since this one, which was not pushed, it included; up to 65535. */
+uint16_t vdpa_vq_popped_since(const struct vdpa_virtqueue *vq, const struct vdpa_vq_taken *from);
+
+/**
+ * For whoever has another execute a split ring's chains where they lie: take up to n of them
+ * unread, by their head descriptors, and return each by vdpa_vq_push() with that as its id. The
+ * virtqueue is by_iova. They
+ * count as popped.
+ * @return how many were taken; -EPROTO, -EFAULT as vdpa_vq_pop(), also for a packed ring: then it
+ * is broken.
+ */
+int vdpa_vq_pass(struct vdpa_virtqueue *vq, uint16_t *heads, unsigned int n);
+
+/**
+ * A chain that was passed has been used by the other, who says to have written *written bytes of
+ * it (UINT32_MAX: all that there is to write, which is set). Log them, or with `whole` all of its
+ * writable buffers. Call it before the push, which does not.
+ * @return 0; -EMSGSIZE for more bytes than there is room for; -EPROTO, -EFAULT for descriptors that
+ * the driver has spoiled meanwhile: then it is broken.
+ */
+int vdpa_vq_passed_used(struct vdpa_virtqueue *vq, uint16_t head, uint32_t *written, bool whole);
+
+/**
+ * vdpa_vq_passed_used() and vdpa_vq_push() of n chains in this order, up to the first that has not
+ * one plain buffer or of which vdpa_vq_passed_used() has an error to say: look at that one by
+ * itself. A chain of which nothing was written is not looked at, but with `whole`.
+ * @return how many were pushed, 0 to n.
+ */
+unsigned int vdpa_vq_push_passed(struct vdpa_virtqueue *vq, const uint16_t *heads,
+				 const uint32_t *written, unsigned int n, bool whole);
+
+/** How many descriptors were looked at, since it was allocated, of chains that are not one plain
+ * buffer: what the caller's time went to. */
+uint64_t vdpa_vq_walked(const struct vdpa_virtqueue *vq);
 
 /** How many chains could be popped, at least; 0 when empty. May read one index. For batching. */
 unsigned int vdpa_vq_avail(struct vdpa_virtqueue *vq);
@@ -194,6 +289,14 @@ void vdpa_vq_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chain, 
 /** vdpa_vq_push() of n chains in this order; `written` has a length for each, NULL: 0 each. */
 void vdpa_vq_push_burst(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chains,
 			const uint32_t *written, unsigned int n);
+
+/** The same for what was kept of chains of a virtqueue that is by_iova: taken[at[0]] to
+ * taken[at[n - 1]]. */
+void vdpa_vq_push_taken(struct vdpa_virtqueue *vq, const struct vdpa_vq_taken *taken,
+			const uint16_t *at, const uint32_t *written, unsigned int n);
+
+/** Fetch what the next pop looks at first, which the driver's CPU has written. A hint. */
+void vdpa_vq_prefetch_avail(const struct vdpa_virtqueue *vq);
 
 /** Fetch for writing what the next n pushes write, while the caller works on the buffers: the
  * driver's CPU has it. A hint. */

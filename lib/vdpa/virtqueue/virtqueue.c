@@ -12,6 +12,9 @@
 
 #include <linux/virtio_config.h>
 
+#include <rte_prefetch.h>
+
+#include "counter.h"
 #include "vdpa_event.h"
 #include "virtqueue_priv.h"
 
@@ -72,7 +75,7 @@ vq_map(struct vdpa_virtqueue *vq, struct vdpa_iotlb *tlb)
 	vq->fault_seen = vdpa_fault_seen();
 	if (vdpa_iotlb_faulted(tlb))
 		return vdpa_vq_bad(vq, EFAULT, "guest memory was taken away");
-	vq->region_size = 0;
+	vq->region.size = 0;
 	return vq->packed ? vdpa_vq_packed_map(vq, tlb) : vdpa_vq_split_map(vq, tlb);
 }
 
@@ -90,6 +93,7 @@ vdpa_vq_setup(struct vdpa_virtqueue *vq, const struct vdpa_vq_params *params,
 	vq->packed = (params->features >> VIRTIO_F_RING_PACKED) & 1;
 	vq->event_idx = (params->features >> VIRTIO_RING_F_EVENT_IDX) & 1;
 	vq->indirect = (params->features >> VIRTIO_RING_F_INDIRECT_DESC) & 1;
+	vq->by_iova = params->by_iova;
 	vq->num = params->num;
 	vq->desc_iova = params->desc;
 	vq->driver_iova = params->driver;
@@ -208,9 +212,9 @@ vdpa_vq_check_fault_slow(struct vdpa_virtqueue *vq)
 static void *
 vq_translate(struct vdpa_virtqueue *vq, uint64_t iova, uint64_t *len, bool write)
 {
-	uint64_t off = iova - vq->region_iova;
+	uint64_t off = iova - vq->region.iova;
 
-	if (unlikely(off >= vq->region_size)) {
+	if (unlikely(off >= vq->region.size)) {
 		const struct vdpa_iotlb *tlb = vq->tlb;
 		const struct vdpa_mem_region *r;
 
@@ -225,12 +229,13 @@ vq_translate(struct vdpa_virtqueue *vq, uint64_t iova, uint64_t *len, bool write
 			*len = RTE_MIN(*len, r->size - off);
 			return r->va + off;
 		}
-		vq->region_iova = r->iova;
-		vq->region_size = r->size;
-		vq->region_va = r->va;
+		vq->region.iova = r->iova;
+		vq->region.size = r->size;
+		vq->region.va = r->va;
+		vq->region.base = vq->by_iova ? (uint8_t *)(uintptr_t)r->iova : r->va;
 	}
-	*len = RTE_MIN(*len, vq->region_size - off);
-	return vq->region_va + off;
+	*len = RTE_MIN(*len, vq->region.size - off);
+	return vq->region.va + off;
 }
 
 int
@@ -254,8 +259,13 @@ vdpa_vq_parts_add(struct vdpa_virtqueue *vq, struct vdpa_vq_parts *p, uint64_t i
 
 		if (unlikely(va == NULL))
 			return vdpa_vq_bad(vq, EFAULT, "descriptor outside memory");
+		if (unlikely(write && p->to_log > 0)) {
+			vdpa_dirty_log_mark(vq->log, iova, RTE_MIN(p->to_log, got));
+			p->to_log -= RTE_MIN(p->to_log, got);
+		}
 		if (likely(p->nout + p->nin < p->max)) {
-			p->iov[p->nout + p->nin].iov_base = va;
+			p->iov[p->nout + p->nin].iov_base =
+				vq->by_iova ? (void *)(uintptr_t)iova : va;
 			p->iov[p->nout + p->nin].iov_len = got;
 			*(write ? &p->nin : &p->nout) += 1;
 		} else {
@@ -325,25 +335,29 @@ vdpa_vq_parts_add_indirect(struct vdpa_virtqueue *vq, struct vdpa_vq_parts *p, u
 			i++;
 			continue;
 		}
-		if (!(flags & VRING_DESC_F_NEXT))
+		if (!(flags & VRING_DESC_F_NEXT)) {
+			vq->walked += n - left + 1;
 			return 0;
+		}
 		i = (uint32_t)(d.word >> 48);
 		if (i >= n)
 			return vdpa_vq_bad(vq, EPROTO, "descriptor index outside indirect table");
 	}
+	vq->walked += n;
 	return vq->packed ? 0 : vdpa_vq_bad(vq, EPROTO, "descriptor loop in an indirect table");
 }
 
 static int
 vq_resubmit(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, unsigned int n)
 {
+	const uint64_t begun = vq->walked;
 	unsigned int i;
 
-	for (i = 0; i < n && vdpa_vq_tracker_left(vq) > 0; i++) {
+	for (i = 0; i < n && vdpa_vq_tracker_left(vq) > 0 && !vdpa_vq_burst_ends(vq, begun); i++) {
 		int ret = vdpa_vq_tracker_resubmit(vq, &chains[i]);
 
 		if (ret == -EMSGSIZE && i > 0) {
-			vdpa_vq_rewind(vq, &chains[i]);
+			vdpa_vq_rewind(vq, &chains[i].taken);
 			break;
 		}
 		if (ret < 0)
@@ -374,16 +388,93 @@ vdpa_vq_pop_burst(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, unsig
 	return ret;
 }
 
+unsigned int
+vdpa_vq_pop_plain(struct vdpa_virtqueue *vq, struct vdpa_vq_plain *chains, unsigned int n,
+		  bool *other)
+{
+	int err;
+
+	*other = true;
+	if (unlikely(vq->status != VDPA_VQ_RUNNING || vq->tracker != NULL || n == 0))
+		return 0;
+	n = vq->packed ? vdpa_vq_packed_pop_plain(vq, chains, n, other)
+		       : vdpa_vq_split_pop_plain(vq, chains, n, other);
+	err = vdpa_vq_check_fault(vq);
+	if (likely(err == 0))
+		return n;
+	vq->status = err;
+	*other = true;
+	return 0;
+}
+
 int
 vdpa_vq_pop(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain)
 {
 	return vdpa_vq_pop_burst(vq, chain, 1);
 }
 
-void
-vdpa_vq_rewind(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *from)
+int
+vdpa_vq_pass(struct vdpa_virtqueue *vq, uint16_t *heads, unsigned int n)
 {
-	uint16_t n = (uint16_t)((uint16_t)vq->counters.popped - from->seq);
+	int ret, err;
+
+	if (unlikely(vq->status != VDPA_VQ_RUNNING))
+		return vq->status;
+	ret = vq->packed ? vdpa_vq_bad(vq, EPROTO, "a packed ring's chains cannot be passed unread")
+			 : vdpa_vq_split_pass(vq, heads, n);
+	err = vdpa_vq_check_fault(vq);
+	if (unlikely(err < 0))
+		ret = err;
+	if (unlikely(ret < 0))
+		vq->status = ret;
+	return ret;
+}
+
+int
+vdpa_vq_passed_used(struct vdpa_virtqueue *vq, uint16_t head, uint32_t *written, bool whole)
+{
+	struct vdpa_vq_parts p = {0};
+	int ret, err;
+
+	if (unlikely(vq->status != VDPA_VQ_RUNNING))
+		return vq->status;
+	if (vq->log != NULL)
+		p.to_log = whole ? UINT64_MAX : *written;
+	ret = vdpa_vq_split_walk(vq, &p, head);
+	err = vdpa_vq_check_fault(vq);
+	if (unlikely(err < 0))
+		ret = err;
+	if (unlikely(ret < 0)) {
+		vq->status = ret;
+		return ret;
+	}
+	if (*written == UINT32_MAX)
+		*written = (uint32_t)p.in_len;
+	return *written <= p.in_len ? 0 : -EMSGSIZE;
+}
+
+uint32_t
+vdpa_vq_to_beginning(const struct vdpa_virtqueue *vq)
+{
+	uint32_t left = vq->num - vq->last_avail;
+
+	if (!vq->packed)
+		return (uint16_t)-vq->last_avail;
+	if (!vq->avail_wrap)
+		return left;
+	return vq->last_avail == 0 ? 0 : left + vq->num;
+}
+
+uint16_t
+vdpa_vq_popped_since(const struct vdpa_virtqueue *vq, const struct vdpa_vq_taken *from)
+{
+	return (uint16_t)((uint16_t)vq->counters.popped - from->seq);
+}
+
+void
+vdpa_vq_rewind(struct vdpa_virtqueue *vq, const struct vdpa_vq_taken *from)
+{
+	uint16_t n = vdpa_vq_popped_since(vq, from);
 
 	if (vq->status != VDPA_VQ_RUNNING || n == 0)
 		return;
@@ -394,6 +485,12 @@ vdpa_vq_rewind(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *from)
 			vq->last_avail = from->slot;
 	}
 	__atomic_store_n(&vq->counters.popped, vq->counters.popped - n, __ATOMIC_RELAXED);
+}
+
+uint64_t
+vdpa_vq_walked(const struct vdpa_virtqueue *vq)
+{
+	return vq->walked;
 }
 
 unsigned int
@@ -444,7 +541,7 @@ vq_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chains, const uin
 static void
 vq_push_noted(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chain, uint32_t written)
 {
-	if (vq->log != NULL)
+	if (vq->log != NULL && !vq->by_iova)
 		vdpa_vq_log_chain(vq, chain, written);
 	if (vq->tracker != NULL) {
 		/*
@@ -453,7 +550,7 @@ vq_push_noted(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chain, uint
 		 */
 		if (vq->packed)
 			vdpa_vq_flush(vq);
-		vdpa_vq_tracker_pushed(vq, chain);
+		vdpa_vq_tracker_pushed(vq, chain->entry);
 	}
 	vq_push(vq, chain, &written, 1);
 }
@@ -473,9 +570,62 @@ vdpa_vq_push_burst(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chains
 }
 
 void
+vdpa_vq_push_taken(struct vdpa_virtqueue *vq, const struct vdpa_vq_taken *taken, const uint16_t *at,
+		   const uint32_t *written, unsigned int n)
+{
+	/* Of a packed ring with a tracker one by one: see vq_push_noted(). */
+	const unsigned int step = vq->tracker != NULL ? 1 : n;
+
+	if (unlikely(vq->status != VDPA_VQ_RUNNING))
+		return;
+	for (; n > 0; n -= step, at += step, written += step) {
+		if (unlikely(vq->tracker != NULL)) {
+			if (vq->packed)
+				vdpa_vq_flush(vq);
+			vdpa_vq_tracker_pushed(vq, taken[at[0]].entry);
+		}
+		if (vq->packed)
+			vdpa_vq_packed_push_taken(vq, taken, at, written, step);
+		else
+			vdpa_vq_split_push_taken(vq, taken, at, written, step);
+		vdpa_vq_count(&vq->counters.pushed, step);
+	}
+}
+
+unsigned int
+vdpa_vq_push_passed(struct vdpa_virtqueue *vq, const uint16_t *heads, const uint32_t *written,
+		    unsigned int n, bool whole)
+{
+	int err;
+
+	if (unlikely(vq->status != VDPA_VQ_RUNNING || vq->packed))
+		return 0;
+	n = vdpa_vq_split_push_passed(vq, heads, written, n, whole);
+	vdpa_vq_count(&vq->counters.pushed, n);
+	/* What was pushed is never flushed then, and the caller learns of it by the next call. */
+	err = vdpa_vq_check_fault(vq);
+	if (unlikely(err < 0))
+		vq->status = err;
+	return n;
+}
+
+void
 vdpa_vq_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chain, uint32_t written)
 {
 	vdpa_vq_push_burst(vq, chain, &written, 1);
+}
+
+void
+vdpa_vq_prefetch_avail(const struct vdpa_virtqueue *vq)
+{
+	if (unlikely(vq->status != VDPA_VQ_RUNNING))
+		return;
+	if (vq->packed) {
+		rte_prefetch0(&vq->desc[vq->last_avail]);
+	} else {
+		rte_prefetch0(vq->avail);
+		rte_prefetch0(&vq->avail->ring[vq->last_avail & (vq->num - 1)]);
+	}
 }
 
 void
@@ -523,7 +673,7 @@ vdpa_vq_notify(struct vdpa_virtqueue *vq)
 	if (!wanted)
 		return false;
 	vdpa_eventfd_signal(vq->call_fd);
-	vdpa_vq_count(&vq->counters.calls, 1);
+	vdpa_counter_add(&vq->counters.calls, 1);
 	return true;
 }
 

@@ -41,12 +41,22 @@ vdpa_vq_desc_read(const struct vdpa_vq_desc *p)
 	};
 }
 
+/** A burst ends with the chain that takes it over so many descriptors. */
+#define VDPA_VQ_BURST_DESCS 4096
+
 enum vdpa_vq_status {
 	VDPA_VQ_IDLE = 0,    /* not set up */
 	VDPA_VQ_RUNNING = 1, /* a negative value: broken, that errno */
 };
 
 struct vdpa_vq_tracker; /* inflight.c */
+
+/** Memory that may be written to. A burst has a copy of it, which stays in registers. */
+struct vdpa_vq_region {
+	uint64_t iova, size;
+	uint8_t *va;
+	uint8_t *base; /**< what a buffer at iova is given as */
+};
 
 struct vdpa_virtqueue {
 	/* Read by every burst. */
@@ -55,6 +65,7 @@ struct vdpa_virtqueue {
 	bool event_idx;
 	bool indirect;
 	bool kicks_off;
+	bool by_iova;
 	uint32_t num;
 	struct vdpa_vq_desc *desc;
 	union {
@@ -65,10 +76,7 @@ struct vdpa_virtqueue {
 		struct vring_used *used;
 		uint32_t *device_event;
 	};
-	/* The region that the last buffer lay in. */
-	uint64_t region_iova;
-	uint64_t region_size;
-	uint8_t *region_va;
+	struct vdpa_vq_region region; /* that the last buffer lay in */
 
 	/* Progress, written by every burst. */
 	struct {
@@ -84,6 +92,7 @@ struct vdpa_virtqueue {
 		bool signalled_valid;  /* a signal was decided since set-up */
 		uint32_t unsignalled;  /* split: chains, packed: slots flushed since */
 		uint64_t pending_word; /* packed: second word of the first pending, held back */
+		uint64_t walked;       /* descriptors of chains that were not one plain buffer */
 	};
 	struct vdpa_vq_counters counters;
 	uint64_t abandoned;  /* chains popped and never pushed in former lives */
@@ -114,6 +123,36 @@ vdpa_vq_count(uint64_t *counter, uint64_t n)
 	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
 }
 
+/** What is to be kept of a chain, as one word, so that it is copied by one load. */
+#if RTE_BYTE_ORDER == RTE_LITTLE_ENDIAN
+#define VDPA_VQ_NOTE(id, ndesc, slot, seq)                                                         \
+	((uint64_t)(id) | (uint64_t)(ndesc) << 16 | (uint64_t)(slot) << 32 | (uint64_t)(seq) << 48)
+#else
+#define VDPA_VQ_NOTE(id, ndesc, slot, seq)                                                         \
+	((uint64_t)(seq) | (uint64_t)(slot) << 16 | (uint64_t)(ndesc) << 32 | (uint64_t)(id) << 48)
+#endif
+
+static inline void
+vdpa_vq_note(struct vdpa_vq_chain *chain, uint16_t id, uint16_t ndesc, uint16_t slot, uint16_t seq)
+{
+	chain->taken.word = VDPA_VQ_NOTE(id, ndesc, slot, seq);
+}
+
+/** How many of n chains can be noted by adding VDPA_VQ_NOTE(0, 0, 1, 1): neither number wraps. */
+static inline unsigned int
+vdpa_vq_note_max(unsigned int n, uint16_t slot, uint16_t seq)
+{
+	n = RTE_MIN(n, (unsigned int)UINT16_MAX - slot);
+	return RTE_MIN(n, (unsigned int)UINT16_MAX - seq);
+}
+
+/** Whether a burst that began with so many has walked enough. */
+static inline bool
+vdpa_vq_burst_ends(const struct vdpa_virtqueue *vq, uint64_t begun)
+{
+	return vq->walked - begun > VDPA_VQ_BURST_DESCS;
+}
+
 /** Say why; the caller breaks the virtqueue or goes back. Returns -err. */
 static inline int
 vdpa_vq_bad(struct vdpa_virtqueue *vq, int err, const char *reason)
@@ -142,8 +181,9 @@ struct vdpa_vq_parts {
 	uint64_t out_len;
 	uint64_t in_len;
 	uint64_t in_iova;
-	bool in_seen;  /* a writable descriptor: readable ones are over */
-	bool too_many; /* more parts than max: lengths and checks only */
+	uint64_t to_log; /* bytes of the writable part to log as they are added */
+	bool in_seen;	 /* a writable descriptor: readable ones are over */
+	bool too_many;	 /* more parts than max: lengths and checks only */
 };
 
 static inline void
@@ -179,24 +219,58 @@ vdpa_vq_parts_done(const struct vdpa_vq_parts *p, struct vdpa_vq_chain *chain)
 	return 1;
 }
 
-/** A chain of one plain descriptor within the last region; false: take the long way. */
+/** A chain of one plain descriptor within the region; false: take the long way. */
 static inline bool
-vdpa_vq_single(const struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain, uint64_t iova,
+vdpa_vq_single(const struct vdpa_vq_region *region, struct vdpa_vq_chain *chain, uint64_t iova,
 	       uint32_t len, bool write)
 {
-	uint64_t off = iova - vq->region_iova;
+	const uint64_t off = iova - region->iova;
+	struct iovec *v = chain->iov;
 
-	if (unlikely(off >= vq->region_size || len > vq->region_size - off || len == 0 ||
+	/* No bytes are as many as there cannot be. */
+	if (unlikely(off >= region->size || (uint64_t)len - 1 >= region->size - off ||
 		     chain->iov_max == 0))
 		return false;
-	chain->iov[0].iov_base = vq->region_va + off;
-	chain->iov[0].iov_len = len;
-	chain->nout = !write;
-	chain->nin = write;
-	chain->out_len = write ? 0 : len;
-	chain->in_len = write ? len : 0;
+	v->iov_base = region->base + off;
+	v->iov_len = len;
 	chain->in_iova = iova;
+	/* A branch, as a queue has buffers of one kind mostly. */
+	if (write) {
+		chain->nout = 0;
+		chain->nin = 1;
+		chain->out_len = 0;
+		chain->in_len = len;
+	} else {
+		chain->nout = 1;
+		chain->nin = 0;
+		chain->out_len = len;
+		chain->in_len = 0;
+	}
 	return true;
+}
+
+/** The same for one that is given by its IOVA: what of it is its length and direction. */
+static inline bool
+vdpa_vq_is_inside(const struct vdpa_vq_region *region, uint64_t iova, uint32_t len)
+{
+	const uint64_t off = iova - region->iova;
+
+	/* No bytes are as many as there cannot be. */
+	return off < region->size && (uint64_t)len - 1 < region->size - off;
+}
+
+/** inflight.c: the chain was taken from the ring, and is not counted yet. */
+void vdpa_vq_tracker_popped(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain);
+
+/** Account for a chain that was taken from the ring when `popped` were before it. */
+static inline void
+vdpa_vq_took(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain, uint16_t id, uint16_t ndesc,
+	     uint16_t slot, uint64_t popped)
+{
+	vdpa_vq_note(chain, id, ndesc, slot, (uint16_t)popped);
+	if (unlikely(vq->tracker != NULL))
+		vdpa_vq_tracker_popped(vq, chain);
+	__atomic_store_n(&vq->counters.popped, popped + 1, __ATOMIC_RELAXED);
 }
 
 /** Log the written part of a chain. */
@@ -215,12 +289,23 @@ vdpa_vq_log_ring(struct vdpa_virtqueue *vq, uint64_t iova, uint64_t offset, uint
 
 int vdpa_vq_split_setup(struct vdpa_virtqueue *vq, const struct vdpa_vq_state *state);
 int vdpa_vq_split_map(struct vdpa_virtqueue *vq, struct vdpa_iotlb *tlb);
+unsigned int vdpa_vq_split_pop_plain(struct vdpa_virtqueue *vq, struct vdpa_vq_plain *chains,
+				     unsigned int n, bool *other);
 int vdpa_vq_split_pop(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, unsigned int n);
 /** A chain again whose head an inflight area has. */
 int vdpa_vq_split_parse(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain, uint16_t head);
+int vdpa_vq_split_pass(struct vdpa_virtqueue *vq, uint16_t *heads, unsigned int n);
+/** The parts of a chain, into p as it was set up. 0 or a negative errno. */
+int vdpa_vq_split_walk(struct vdpa_virtqueue *vq, struct vdpa_vq_parts *p, uint16_t head);
 unsigned int vdpa_vq_split_avail(struct vdpa_virtqueue *vq);
 void vdpa_vq_split_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chains,
 			const uint32_t *written, unsigned int n);
+void vdpa_vq_split_push_taken(struct vdpa_virtqueue *vq, const struct vdpa_vq_taken *taken,
+			      const uint16_t *at, const uint32_t *written, unsigned int n);
+/** Of n chains that were passed and used, log and push those that are plain, up to the first that
+ * is not, or is none for so many bytes. How many. */
+unsigned int vdpa_vq_split_push_passed(struct vdpa_virtqueue *vq, const uint16_t *heads,
+				       const uint32_t *written, unsigned int n, bool whole);
 void vdpa_vq_split_prefetch_used(const struct vdpa_virtqueue *vq, unsigned int n);
 void vdpa_vq_split_flush(struct vdpa_virtqueue *vq);
 bool vdpa_vq_split_wants_call(struct vdpa_virtqueue *vq);
@@ -229,12 +314,16 @@ void vdpa_vq_split_disable_kicks(struct vdpa_virtqueue *vq);
 
 int vdpa_vq_packed_setup(struct vdpa_virtqueue *vq, const struct vdpa_vq_state *state);
 int vdpa_vq_packed_map(struct vdpa_virtqueue *vq, struct vdpa_iotlb *tlb);
+unsigned int vdpa_vq_packed_pop_plain(struct vdpa_virtqueue *vq, struct vdpa_vq_plain *chains,
+				      unsigned int n, bool *other);
 int vdpa_vq_packed_pop(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chains, unsigned int n);
 /** Add one ring descriptor of a chain. 0 or a negative errno. */
 int vdpa_vq_packed_add(struct vdpa_virtqueue *vq, struct vdpa_vq_parts *p, struct vdpa_vq_desc d);
 unsigned int vdpa_vq_packed_avail(struct vdpa_virtqueue *vq);
 void vdpa_vq_packed_push(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chains,
 			 const uint32_t *written, unsigned int n);
+void vdpa_vq_packed_push_taken(struct vdpa_virtqueue *vq, const struct vdpa_vq_taken *taken,
+			       const uint16_t *at, const uint32_t *written, unsigned int n);
 void vdpa_vq_packed_prefetch_used(const struct vdpa_virtqueue *vq, unsigned int n);
 void vdpa_vq_packed_flush(struct vdpa_virtqueue *vq);
 bool vdpa_vq_packed_wants_call(struct vdpa_virtqueue *vq);
@@ -256,9 +345,7 @@ int vdpa_vq_tracker_resubmit(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *ch
 unsigned int vdpa_vq_tracker_left(const struct vdpa_virtqueue *vq);
 /** Packed: keep the n-th descriptor of the chain that is being parsed. 0 or a negative errno. */
 int vdpa_vq_tracker_keep(struct vdpa_virtqueue *vq, uint16_t n, struct vdpa_vq_desc d);
-/** The chain was taken from the ring. */
-void vdpa_vq_tracker_popped(struct vdpa_virtqueue *vq, struct vdpa_vq_chain *chain);
-void vdpa_vq_tracker_pushed(struct vdpa_virtqueue *vq, const struct vdpa_vq_chain *chain);
+void vdpa_vq_tracker_pushed(struct vdpa_virtqueue *vq, uint16_t entry);
 /** Before the used index or flags are written, and after. */
 void vdpa_vq_tracker_flush_begin(struct vdpa_virtqueue *vq);
 void vdpa_vq_tracker_flush_end(struct vdpa_virtqueue *vq);

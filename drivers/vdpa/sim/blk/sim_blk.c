@@ -20,6 +20,8 @@
 /* Up to the fields of SECURE_ERASE, which is not offered. */
 #define SIM_BLK_CONFIG_SIZE    offsetof(struct virtio_blk_config, max_secure_erase_sectors)
 #define SIM_BLK_QUEUES_MAX     64
+#define SIM_BLK_DELAY_MAX_MS   60000
+#define BLK_STATE_VERSION      1
 /* What the configuration asks the guest to align to, whatever blk_size is: a page of the host's
  * cache. */
 #define SIM_BLK_PHYSICAL_BLOCK 4096u
@@ -84,6 +86,12 @@ static const struct vdpa_param params[] = {
 	{.name = "share-rw",
 	 .type = VDPA_PARAM_FLAG,
 	 .help = "file: others may write to it at the same time"},
+	{.name = "delay_ms",
+	 .type = VDPA_PARAM_UINT,
+	 .metavar = "N",
+	 .min = 1,
+	 .max = SIM_BLK_DELAY_MAX_MS,
+	 .help = "each request waits so long before it is carried out, for tests"},
 	{.name = NULL},
 };
 
@@ -168,8 +176,23 @@ open_backend(struct sim_blk *blk, const struct vdpa_args *args)
 	return sim_blk_ram_open(&p, &blk->be);
 }
 
+/* The back end, slowed down by the word delay_ms. */
 static int
-blk_init(struct sim_device *dev, const struct vdpa_args *args, struct sim_worker **worker)
+open_disk(struct sim_blk *blk, const struct vdpa_args *args)
+{
+	uint64_t delay_ms = vdpa_args_u64(args, "delay_ms", 0);
+	int err = open_backend(blk, args);
+
+	if (err != 0 || delay_ms == 0)
+		return err;
+	err = sim_blk_delay_open((unsigned int)delay_ms, &blk->be);
+	if (err != 0)
+		blk->be->ops->close(blk->be);
+	return err;
+}
+
+static int
+blk_init(struct sim_device *dev, const struct vdpa_args *args, struct vdpa_worker **worker)
 {
 	const struct vdpa_arg *blk_size = vdpa_args_find(args, "blk_size");
 	const struct vdpa_arg *cache = vdpa_args_find(args, "write-cache");
@@ -188,7 +211,7 @@ blk_init(struct sim_device *dev, const struct vdpa_args *args, struct sim_worker
 	/* Padded with zeroes; a full one has no terminator (virtio 1.2, 5.2.6.1). */
 	memcpy(blk->serial, serial, strnlen(serial, sizeof(blk->serial)));
 	dev->nvqs = (uint16_t)vdpa_args_u64(args, "queues", 1);
-	err = open_backend(blk, args);
+	err = open_disk(blk, args);
 	if (err != 0) {
 		free(blk);
 		return err;
@@ -265,6 +288,39 @@ blk_set_config(struct sim_device *dev, size_t offset, const void *buf, size_t le
 	return 0;
 }
 
+/*
+ * The write cache's mode is what a driver may have set. It moves as the driver relies on it; what
+ * the destination has by its words is for the next driver, and so is this: a reset keeps it.
+ */
+static int
+blk_save_state(struct sim_device *dev, void *buf, size_t room)
+{
+	const struct sim_blk *blk = dev->priv;
+	const uint8_t state[] = {BLK_STATE_VERSION,
+				 __atomic_load_n(&blk->write_cache, __ATOMIC_RELAXED)};
+
+	if ((dev->features & SIM_BIT(VIRTIO_BLK_F_CONFIG_WCE)) == 0)
+		return 0;
+	if (room < sizeof(state))
+		return -ENOSPC;
+	memcpy(buf, state, sizeof(state));
+	return sizeof(state);
+}
+
+static int
+blk_load_state(struct sim_device *dev, const void *buf, size_t len)
+{
+	const uint8_t *state = buf;
+
+	if (len != 2 || state[0] != BLK_STATE_VERSION)
+		return vdpa_error(EINVAL, "a state of %zu bytes, version %u, this is 2 bytes, %d",
+				  len, len > 0 ? state[0] : 0, BLK_STATE_VERSION);
+	if ((dev->features & SIM_BIT(VIRTIO_BLK_F_CONFIG_WCE)) == 0)
+		return vdpa_error(EINVAL, "a state of the write cache's mode, which was not "
+					  "negotiated");
+	return blk_set_config(dev, offsetof(struct virtio_blk_config, wce), &state[1], 1);
+}
+
 static int
 blk_set_attr(struct sim_device *dev, const struct vdpa_args *args)
 {
@@ -288,20 +344,34 @@ blk_set_attr(struct sim_device *dev, const struct vdpa_args *args)
 	return 0;
 }
 
+static uint64_t
+counted(const uint64_t *counter)
+{
+	return __atomic_load_n(counter, __ATOMIC_RELAXED);
+}
+
 static int
 blk_vq_stats(struct sim_queue *q, struct vdpa_stat *stats, unsigned int n)
 {
 	const struct sim_blk *blk = q->dev->priv;
 	const struct sim_blk_stats *s = &blk->queues[q->idx].stats;
+	uint64_t bytes = counted(&s->bytes[SIM_BLK_READ]) + counted(&s->bytes[SIM_BLK_WRITE]);
+	uint64_t errors =
+		counted(&s->io_errors) + counted(&s->unsupported) + counted(&s->malformed);
+	struct vdpa_vq_counters c;
 	int i = 0;
 
-	i = sim_stat(stats, n, i, "reads", &s->reads);
-	i = sim_stat(stats, n, i, "read_bytes", &s->read_bytes);
-	i = sim_stat(stats, n, i, "writes", &s->writes);
-	i = sim_stat(stats, n, i, "write_bytes", &s->write_bytes);
-	i = sim_stat(stats, n, i, "flushes", &s->flushes);
-	i = sim_stat(stats, n, i, "discards", &s->discards);
-	i = sim_stat(stats, n, i, "write_zeroes", &s->write_zeroes);
+	vdpa_vq_counters(q->vq, &c);
+	i = sim_stat(stats, n, i, VDPA_QSTAT_REQUESTS, &c.pushed);
+	i = sim_stat(stats, n, i, VDPA_QSTAT_BYTES, &bytes);
+	i = sim_stat(stats, n, i, VDPA_QSTAT_ERRORS, &errors);
+	i = sim_stat(stats, n, i, "reads", &s->requests[SIM_BLK_READ]);
+	i = sim_stat(stats, n, i, "read_bytes", &s->bytes[SIM_BLK_READ]);
+	i = sim_stat(stats, n, i, "writes", &s->requests[SIM_BLK_WRITE]);
+	i = sim_stat(stats, n, i, "write_bytes", &s->bytes[SIM_BLK_WRITE]);
+	i = sim_stat(stats, n, i, "flushes", &s->requests[SIM_BLK_FLUSH]);
+	i = sim_stat(stats, n, i, "discards", &s->requests[SIM_BLK_DISCARD]);
+	i = sim_stat(stats, n, i, "write_zeroes", &s->requests[SIM_BLK_WRITE_ZEROES]);
 	i = sim_stat(stats, n, i, "io_errors", &s->io_errors);
 	i = sim_stat(stats, n, i, "unsupported", &s->unsupported);
 	i = sim_stat(stats, n, i, "malformed", &s->malformed);
@@ -348,6 +418,8 @@ const struct sim_class sim_blk_class = {
 	.vq_stop = sim_blk_vq_stop,
 	.outstanding = sim_blk_outstanding,
 	.set_config = blk_set_config,
+	.save_state = blk_save_state,
+	.load_state = blk_load_state,
 	.vq_stats = blk_vq_stats,
 	.stats = blk_stats,
 };

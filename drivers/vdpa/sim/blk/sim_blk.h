@@ -83,9 +83,8 @@ bool sim_blk_request_next_range(struct sim_blk_request *req);
 
 /** Counters, the worker's; read from any thread. */
 struct sim_blk_stats {
-	uint64_t reads, read_bytes;
-	uint64_t writes, write_bytes;
-	uint64_t flushes, discards, write_zeroes;
+	uint64_t requests[SIM_BLK_OPS];
+	uint64_t bytes[SIM_BLK_OPS];
 	uint64_t io_errors;   /**< answered VIRTIO_BLK_S_IOERR */
 	uint64_t unsupported; /**< answered VIRTIO_BLK_S_UNSUPP */
 	uint64_t malformed;   /**< no header or no status byte */
@@ -99,12 +98,14 @@ struct sim_blk_queue {
 	struct sim_blk_channel *ch;
 	STAILQ_HEAD(, sim_blk_request) free;
 	unsigned int nfree;
-	bool starved;		 /**< chains may wait for a free request */
-	bool resubmit;		 /**< the kernel took less than all: kick the channel again */
-	bool error_logged;	 /**< one line for the first error since it was started */
-	bool cancelled;		 /**< worker's: since it was stopped */
-	uint64_t stopped_at;	 /**< milliseconds, monotonic */
-	struct vdpa_event event; /**< the channel's completions */
+	bool starved;		  /**< chains may wait for a free request */
+	bool resubmit;		  /**< the kernel took less than all: kick the channel again */
+	bool error_logged;	  /**< one line for the first error since it was started */
+	bool cancelled;		  /**< worker's: since it was stopped */
+	bool handing_over;	  /**< stopped: what is cancelled stays in the inflight area */
+	unsigned int handed_over; /**< requests, since it was stopped */
+	uint64_t stopped_at;	  /**< milliseconds, monotonic */
+	struct vdpa_event event;  /**< the channel's completions */
 	struct sim_blk_stats stats;
 
 	unsigned int depth;

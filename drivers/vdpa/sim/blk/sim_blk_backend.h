@@ -35,6 +35,7 @@ enum sim_blk_op {
 	SIM_BLK_DISCARD,
 	SIM_BLK_WRITE_ZEROES,
 };
+#define SIM_BLK_OPS (SIM_BLK_WRITE_ZEROES + 1)
 
 /** One I/O. The request engine's; a back end owns it from submit() until it is done. */
 struct sim_blk_io {
@@ -54,6 +55,7 @@ struct sim_blk_io {
 	bool bounced;
 	uint8_t bounce_at, bounce_blocks;
 	bool synced;	 /**< the last system call made all of it durable */
+	int64_t due_us;	 /**< delay_ms: when the disk is given it */
 	uint64_t lent;	 /**< bytes of it that a thread of the kernel moves */
 	uint64_t left;	 /**< bytes not yet moved */
 	unsigned int at; /**< the iovec that they begin in, and where */
@@ -105,7 +107,8 @@ struct sim_blk_backend_ops {
 	int (*kick)(struct sim_blk_channel *ch);
 	/** Go on with I/Os that wait; up to n that are done. Never blocks. */
 	unsigned int (*reap)(struct sim_blk_channel *ch, struct sim_blk_io **ios, unsigned int n);
-	/** Ask the kernel to give up on all that is in flight; they come out of reap() then. */
+	/** Ask the kernel to give up on all that is in flight; they come out of reap() then, with
+	 * -ECANCELED where that worked. */
 	void (*cancel)(struct sim_blk_channel *ch);
 	/** Look at the size again: it grew or is as before. 0; -EOPNOTSUPP; -EINVAL; ... */
 	int (*resize)(struct sim_blk_backend *be);
@@ -125,6 +128,9 @@ struct sim_blk_backend_params {
 /** 0, or a negative errno with vdpa_error() that names the path or size. */
 int sim_blk_ram_open(const struct sim_blk_backend_params *params, struct sim_blk_backend **be);
 int sim_blk_file_open(const struct sim_blk_backend_params *params, struct sim_blk_backend **be);
+/** Put a delay in front of an open back end: *be is the slow one then, and owns the other. -ENOMEM
+ * with vdpa_error(), and *be as it was. */
+int sim_blk_delay_open(unsigned int delay_ms, struct sim_blk_backend **be);
 
 /**
  * Lock an image against other users, as QEMU does (its byte ranges are used, so QEMU and uvdpa

@@ -38,6 +38,27 @@ set_inflight(struct sim_blk_queue *bq)
 	__atomic_store_n(&bq->stats.inflight, bq->depth - bq->nfree, __ATOMIC_RELEASE);
 }
 
+static void
+release(struct sim_blk_queue *bq, struct sim_blk_request *req)
+{
+	STAILQ_INSERT_HEAD(&bq->free, req, next);
+	bq->nfree++;
+}
+
+/*
+ * The queue was stopped and this request was not carried out, or not all of it: the inflight area
+ * has it, and whoever is given that does it again, from its beginning.
+ */
+static bool
+is_handed_over(struct sim_blk_queue *bq, struct sim_blk_request *req)
+{
+	if (!bq->handing_over || req->io.result != -ECANCELED)
+		return false;
+	bq->handed_over++;
+	release(bq, req);
+	return true;
+}
+
 /* Push a request with its status; its memory is the driver's after the next flush. */
 static void
 finish(struct sim_blk_queue *bq, struct sim_blk_request *req)
@@ -66,8 +87,7 @@ finish(struct sim_blk_queue *bq, struct sim_blk_request *req)
 				 req->status != NULL ? strerror(-err) : "it has no status byte");
 	}
 	vdpa_vq_push(bq->q->vq, &req->chain, written);
-	STAILQ_INSERT_HEAD(&bq->free, req, next);
-	bq->nfree++;
+	release(bq, req);
 }
 
 /* The back end is done with the request's I/O: true when there is no more to do for it. */
@@ -83,27 +103,9 @@ io_done(struct sim_blk_queue *bq, struct sim_blk_request *req)
 static void
 count_request(struct sim_blk_queue *bq, const struct sim_blk_request *req)
 {
-	struct sim_blk_stats *s = &bq->stats;
-
-	switch (req->io.op) {
-	case SIM_BLK_READ:
-		sim_count(&s->reads, 1);
-		sim_count(&s->read_bytes, req->io.len);
-		break;
-	case SIM_BLK_WRITE:
-		sim_count(&s->writes, 1);
-		sim_count(&s->write_bytes, req->io.len);
-		break;
-	case SIM_BLK_FLUSH:
-		sim_count(&s->flushes, 1);
-		break;
-	case SIM_BLK_DISCARD:
-		sim_count(&s->discards, 1);
-		break;
-	case SIM_BLK_WRITE_ZEROES:
-		sim_count(&s->write_zeroes, 1);
-		break;
-	}
+	/* By an index, not by cases: it is for every request. */
+	sim_count(&bq->stats.requests[req->io.op], 1);
+	sim_count(&bq->stats.bytes[req->io.op], req->io.len);
 }
 
 /* Take completions. Returns how many requests were pushed. */
@@ -118,7 +120,7 @@ reap(struct sim_blk_queue *bq)
 	for (unsigned int i = 0; i < n; i++) {
 		struct sim_blk_request *req = container_of(ios[i], struct sim_blk_request, io);
 
-		if (io_done(bq, req)) {
+		if (io_done(bq, req) && !is_handed_over(bq, req)) {
 			finish(bq, req);
 			pushed++;
 		}
@@ -162,16 +164,34 @@ on_completions(struct vdpa_event *ev, uint32_t revents)
 		sim_wake(bq->q->dev);
 }
 
+static void
+cancel(struct sim_blk_queue *bq)
+{
+	bq->cancelled = true;
+	bq->ch->be->ops->cancel(bq->ch);
+}
+
 /* Requests of a stopped queue end by themselves, or at last by force. */
 static void
 push_drain(struct sim_blk_queue *bq)
 {
 	if (bq->cancelled || now_ms() - bq->stopped_at <= CANCEL_AFTER_MS)
 		return;
-	bq->cancelled = true;
 	VDPA_LOG(WARNING, "%s: queue %u: cancelling %u requests that do not end",
 		 bq->q->dev->vdev.name, bq->q->idx, bq->depth - bq->nfree);
-	bq->ch->be->ops->cancel(bq->ch);
+	cancel(bq);
+}
+
+/* The last one has left the queue that was stopped. */
+static void
+report_hand_over(struct sim_blk_queue *bq)
+{
+	if (bq->nfree != bq->depth || bq->handed_over == 0)
+		return;
+	VDPA_LOG_LIMITED(&bq->blk->log, INFO,
+			 "%s: queue %u: stopped, %u requests are left to do in the inflight area",
+			 bq->q->dev->vdev.name, bq->q->idx, bq->handed_over);
+	bq->handed_over = 0;
 }
 
 static void
@@ -255,6 +275,8 @@ sim_blk_process(struct sim_queue *q, unsigned int budget)
 		publish(bq);
 	else
 		set_inflight(bq);
+	if (unlikely(budget == 0))
+		report_hand_over(bq);
 	if (err < 0 && !q->failed)
 		sim_queue_fail(q, err);
 	return work + taken + bq->resubmit + bq->ch->waiting;
@@ -278,6 +300,8 @@ sim_blk_vq_start(struct sim_queue *q)
 
 	bq->starved = false;
 	bq->cancelled = false;
+	bq->handing_over = false;
+	bq->handed_over = 0;
 	bq->error_logged = false;
 }
 
@@ -287,6 +311,13 @@ sim_blk_vq_stop(struct sim_queue *q)
 	struct sim_blk_queue *bq = q->priv;
 
 	bq->stopped_at = now_ms();
+	/*
+	 * What the kernel has is cancelled, and waited for as at any stop: nothing may write to the
+	 * disk or to guest memory once somebody else does the request again.
+	 */
+	bq->handing_over = q->inflight.addr != NULL && q->inflight.hand_over;
+	if (bq->handing_over && bq->nfree != bq->depth)
+		cancel(bq);
 	set_inflight(bq);
 }
 

@@ -334,6 +334,9 @@ uring_complete(struct uring_channel *uc, struct sim_blk_io *io, int res)
 		uring_queue(uc, io);
 		return 0;
 	}
+	/* How a thread of the kernel ends what it was interrupted in. */
+	if ((res == -EAGAIN || res == -EINTR) && uc->cancelling)
+		res = -ECANCELED;
 	if (res == -EOPNOTSUPP && io->stage == STAGE_IO) {
 		/* A discard is a hint; zeroes are not. */
 		if (io->op == SIM_BLK_DISCARD)

@@ -50,7 +50,7 @@ struct neigh_msg {
 _Static_assert(sizeof(struct neigh_msg) == 32, "RFC 4861, 4.4");
 
 static int
-echo_init(struct net_device *nd, const struct vdpa_arg *arg, struct sim_worker **worker)
+echo_init(struct net_device *nd, const struct vdpa_arg *arg, struct vdpa_worker **worker)
 {
 	struct echo *e = malloc(sizeof(*e));
 
@@ -257,7 +257,7 @@ echo_tx(struct net_device *nd, struct sim_queue *txq, unsigned int budget)
 	struct net_counters *c = net_counters(txq);
 	struct iovec frames[NET_BURST];
 	unsigned int n, nframes = 0, room;
-	uint32_t used = 0;
+	uint32_t used = 0, bytes;
 
 	/* So many that the longest frames fit the store. */
 	room = STORE_SIZE / (NET_FRAME_MAX + 32);
@@ -272,12 +272,15 @@ echo_tx(struct net_device *nd, struct sim_queue *txq, unsigned int budget)
 			net_drop(txq, NET_DROP_MALFORMED, 1);
 			continue;
 		}
-		sim_count(&c->packets, 1);
-		sim_count(&c->bytes, len);
+		bytes = len;
 		len = answer(e, frame, len);
 		if (len == 0) {
 			net_drop(txq, NET_DROP_UNANSWERED, 1);
 			continue;
+		}
+		if (rxq != NULL) {
+			sim_count(&c->packets, 1);
+			sim_count(&c->bytes, bytes);
 		}
 		frames[nframes++] = (struct iovec){.iov_base = frame, .iov_len = len};
 		used += RTE_ALIGN_CEIL(len, 16u);

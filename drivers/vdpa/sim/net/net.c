@@ -14,6 +14,7 @@
 #include <rte_byteorder.h>
 
 #include "net.h"
+#include "tree.h"
 
 #define NET_FEATURES                                                                               \
 	(SIM_RING_FEATURES | SIM_BIT(NET_F_MTU) | SIM_BIT(NET_F_MAC) | SIM_BIT(NET_F_MRG_RXBUF) |  \
@@ -51,7 +52,7 @@ static const struct vdpa_param_choice link_choices[] = {
 #define LINK_PARAM                                                                                 \
 	{                                                                                          \
 		.name = "link", .type = VDPA_PARAM_CHOICE, .choices = link_choices,                \
-		.help = "link state (default up)"                                                  \
+		.help = "link state (default up)", .dflt = "up"                                    \
 	}
 
 static const struct vdpa_param net_params[] = {
@@ -178,24 +179,44 @@ write_config(struct net_device *nd)
 
 /* Every device that is set up. Taken on control paths only. */
 static pthread_mutex_t nets_lock = PTHREAD_MUTEX_INITIALIZER;
-static TAILQ_HEAD(, net_device) nets = TAILQ_HEAD_INITIALIZER(nets);
+
+static int
+compare_macs(const void *a, const void *b)
+{
+	const struct net_device *one = a, *other = b;
+
+	return memcmp(&one->own_mac, &other->own_mac, sizeof(one->own_mac));
+}
+
+/* Several may have one address. */
+static int
+compare_nets(const void *a, const void *b)
+{
+	int mac = compare_macs(a, b);
+
+	return mac != 0 ? mac : ((uintptr_t)a > (uintptr_t)b) - ((uintptr_t)a < (uintptr_t)b);
+}
+
+static struct vdpa_tree nets = {.compare = compare_nets};
 
 /* Two guests of one network with one address lose each other's packets; of two networks they do
  * not, so this is no error. */
-static void
+static int
 nets_add(struct net_device *nd)
 {
 	const struct net_device *o;
+	int rc;
 
 	pthread_mutex_lock(&nets_lock);
-	TAILQ_FOREACH (o, &nets, next)
-		if (rte_is_same_ether_addr(&o->own_mac, &nd->own_mac))
-			VDPA_LOG(WARNING,
-				 "%s: has the mac of %s; in one network give each its own, or "
-				 "leave the word mac out and one is made from the name",
-				 nd->dev->vdev.name, o->dev->vdev.name);
-	TAILQ_INSERT_TAIL(&nets, nd, next);
+	o = vdpa_tree_find_by(&nets, nd, compare_macs);
+	rc = vdpa_tree_add(&nets, nd);
+	if (rc == 0 && o != NULL)
+		VDPA_LOG(WARNING,
+			 "%s: has the mac of %s; in one network give each its own, or "
+			 "leave the word mac out and one is made from the name",
+			 nd->dev->vdev.name, o->dev->vdev.name);
 	pthread_mutex_unlock(&nets_lock);
+	return rc < 0 ? vdpa_error(ENOMEM, "out of memory") : 0;
 }
 
 static void
@@ -207,7 +228,7 @@ net_free(struct net_device *nd)
 }
 
 static int
-net_init(struct sim_device *dev, const struct vdpa_args *args, struct sim_worker **worker)
+net_init(struct sim_device *dev, const struct vdpa_args *args, struct vdpa_worker **worker)
 {
 	const struct vdpa_arg *backend = vdpa_args_find(args, "backend");
 	const struct vdpa_arg *mac = vdpa_args_find(args, "mac");
@@ -275,8 +296,11 @@ net_setup(struct sim_device *dev)
 	struct net_device *nd = dev->priv;
 	int rc = nd->backend->setup != NULL ? nd->backend->setup(nd) : 0;
 
-	if (rc == 0)
-		nets_add(nd);
+	if (rc < 0)
+		return rc;
+	rc = nets_add(nd);
+	if (rc < 0 && nd->backend->teardown != NULL)
+		nd->backend->teardown(nd);
 	return rc;
 }
 
@@ -286,7 +310,7 @@ net_teardown(struct sim_device *dev)
 	struct net_device *nd = dev->priv;
 
 	pthread_mutex_lock(&nets_lock);
-	TAILQ_REMOVE(&nets, nd, next);
+	vdpa_tree_del(&nets, nd);
 	pthread_mutex_unlock(&nets_lock);
 	if (nd->backend->teardown != NULL)
 		nd->backend->teardown(nd);
@@ -429,9 +453,8 @@ net_reset(struct sim_device *dev)
 	struct net_device *nd = dev->priv;
 
 	nd->pairs = 1;
-	nd->mac = nd->own_mac;
 	net_filter_reset(nd);
-	sim_config_write(dev, offsetof(struct net_config, mac), &nd->mac, sizeof(nd->mac), false);
+	net_set_mac(nd, &nd->own_mac);
 	net_set_status(nd, 0, NET_S_ANNOUNCE);
 }
 
@@ -466,6 +489,12 @@ net_announce(struct sim_device *dev, const uint8_t mac[6])
 	return 0;
 }
 
+static uint64_t
+counted(const uint64_t *counter)
+{
+	return __atomic_load_n(counter, __ATOMIC_RELAXED);
+}
+
 static int
 net_vq_stats(struct sim_queue *q, struct vdpa_stat *stats, unsigned int n)
 {
@@ -477,13 +506,17 @@ net_vq_stats(struct sim_queue *q, struct vdpa_stat *stats, unsigned int n)
 		[NET_DROP_PORT] = "drop_port",
 	};
 	const struct net_counters *c = net_counters(q);
-	bool tx = (q->idx & 1) != 0;
+	uint64_t errors = counted(&c->drops[NET_DROP_MALFORMED]), dropped = 0;
 	int i = 0;
 
 	if (q->idx == q->dev->nvqs - 1)
-		return 0;
-	i = sim_stat(stats, n, i, tx ? "tx_packets" : "rx_packets", &c->packets);
-	i = sim_stat(stats, n, i, tx ? "tx_bytes" : "rx_bytes", &c->bytes);
+		return sim_stat(stats, n, i, VDPA_QSTAT_ERRORS, &net_of(q)->ctrl_errors);
+	for (unsigned int d = 0; d < NET_DROPS; d++)
+		dropped += d != NET_DROP_MALFORMED ? counted(&c->drops[d]) : 0;
+	i = sim_stat(stats, n, i, VDPA_QSTAT_PACKETS, &c->packets);
+	i = sim_stat(stats, n, i, VDPA_QSTAT_BYTES, &c->bytes);
+	i = sim_stat(stats, n, i, VDPA_QSTAT_ERRORS, &errors);
+	i = sim_stat(stats, n, i, VDPA_QSTAT_DROPPED, &dropped);
 	for (unsigned int d = 0; d < NET_DROPS; d++)
 		i = sim_stat(stats, n, i, drops[d], &c->drops[d]);
 	return i;
@@ -499,10 +532,10 @@ net_stats(struct sim_device *dev, struct vdpa_stat *stats, unsigned int n)
 	for (uint16_t q = 0; q < 2 * nd->max_pairs; q++) {
 		const struct net_counters *c = &nd->counters[q];
 
-		packets[q & 1] += __atomic_load_n(&c->packets, __ATOMIC_RELAXED);
-		bytes[q & 1] += __atomic_load_n(&c->bytes, __ATOMIC_RELAXED);
+		packets[q & 1] += counted(&c->packets);
+		bytes[q & 1] += counted(&c->bytes);
 		for (unsigned int d = 0; d < NET_DROPS; d++)
-			drops[q & 1] += __atomic_load_n(&c->drops[d], __ATOMIC_RELAXED);
+			drops[q & 1] += counted(&c->drops[d]);
 	}
 	i = sim_stat(stats, n, i, "rx_packets", &packets[0]);
 	i = sim_stat(stats, n, i, "tx_packets", &packets[1]);
@@ -542,4 +575,6 @@ const struct sim_class sim_net_class = {
 	.vq_stats = net_vq_stats,
 	.stats = net_stats,
 	.announce = net_announce,
+	.save_state = net_save_state,
+	.load_state = net_load_state,
 };

@@ -90,7 +90,7 @@ struct net_counters {
 struct net_backend {
 	const char *name;
 	/** Take its value of the word backend; before queues and worker exist. */
-	int (*init)(struct net_device *nd, const struct vdpa_arg *arg, struct sim_worker **worker);
+	int (*init)(struct net_device *nd, const struct vdpa_arg *arg, struct vdpa_worker **worker);
 	/** As in struct sim_class. Optional. */
 	int (*setup)(struct net_device *nd);
 	void (*teardown)(struct net_device *nd);
@@ -124,7 +124,6 @@ struct net_device {
 	struct sim_device *dev;
 	const struct net_backend *backend;
 	void *backend_priv;
-	TAILQ_ENTRY(net_device) next;  /* of all, see net.c */
 	struct net_counters *counters; /* by virtqueue */
 	struct net_burst *bursts;      /* by lane */
 	bool link_up;
@@ -205,6 +204,15 @@ unsigned int net_ctrl_process(struct sim_queue *q, unsigned int budget);
 void net_filter_reset(struct net_device *nd);
 /** Whether the driver wants the frame; at least the first RTE_MIN(len, 18) bytes are there. */
 bool net_filter_pass(const struct net_device *nd, const uint8_t *frame, uint32_t len);
+
+/** A filter has changed. */
+void net_filter_update(struct net_device *nd);
+/** The address in force, in the configuration too. */
+void net_set_mac(struct net_device *nd, const struct rte_ether_addr *mac);
+
+/* net_state.c: of struct sim_class. */
+int net_save_state(struct sim_device *dev, void *buf, size_t room);
+int net_load_state(struct sim_device *dev, const void *buf, size_t len);
 
 /* net.c: change the status field and tell the driver. */
 void net_set_status(struct net_device *nd, uint16_t set, uint16_t clear);

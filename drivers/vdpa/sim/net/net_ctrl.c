@@ -39,8 +39,8 @@ has(const struct net_device *nd, unsigned int feature)
 }
 
 /* Whether every frame passes is looked at once a change, not once a frame. */
-static void
-filter_update(struct net_device *nd)
+void
+net_filter_update(struct net_device *nd)
 {
 	nd->filtering =
 		!nd->promisc || nd->vlan_filtering || nd->nomulti || nd->nouni || nd->nobcast;
@@ -56,7 +56,14 @@ net_filter_reset(struct net_device *nd)
 	nd->vlan_filtering = false;
 	nd->nuni = nd->nmulti = 0;
 	memset(nd->vlans, 0, sizeof(nd->vlans));
-	filter_update(nd);
+	net_filter_update(nd);
+}
+
+void
+net_set_mac(struct net_device *nd, const struct rte_ether_addr *mac)
+{
+	nd->mac = *mac;
+	sim_config_write(nd->dev, offsetof(struct net_config, mac), mac, sizeof(*mac), false);
 }
 
 static bool
@@ -105,7 +112,7 @@ ctrl_rx(struct net_device *nd, const struct ctrl_cmd *c)
 	if (!has(nd, NET_F_CTRL_RX) || c->len != 1 || c->cmd >= n)
 		return CTRL_ERR;
 	*modes[c->cmd] = c->data[0] != 0;
-	filter_update(nd);
+	net_filter_update(nd);
 	return CTRL_OK;
 }
 
@@ -144,9 +151,7 @@ ctrl_mac(struct net_device *nd, const struct ctrl_cmd *c)
 		memcpy(&mac, c->data, sizeof(mac));
 		if (!rte_is_valid_assigned_ether_addr(&mac))
 			return CTRL_ERR;
-		nd->mac = mac;
-		sim_config_write(nd->dev, offsetof(struct net_config, mac), &mac, sizeof(mac),
-				 false);
+		net_set_mac(nd, &mac);
 		return CTRL_OK;
 	}
 	if (c->cmd != 0 || !has(nd, NET_F_CTRL_RX))

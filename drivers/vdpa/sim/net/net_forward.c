@@ -76,7 +76,7 @@ rx_fill(struct rx_cursor *rx, unsigned int want)
 			vdpa_vq_push(rx->q->vq, &rx->chains[0], 0);
 			rx->skipped++;
 		} else {
-			vdpa_vq_rewind(rx->q->vq, &rx->chains[rx->n]);
+			vdpa_vq_rewind(rx->q->vq, &rx->chains[rx->n].taken);
 		}
 		return;
 	}
@@ -97,7 +97,7 @@ static void
 rx_end(struct rx_cursor *rx)
 {
 	if (rx->next < rx->n)
-		vdpa_vq_rewind(rx->q->vq, &rx->chains[rx->next]);
+		vdpa_vq_rewind(rx->q->vq, &rx->chains[rx->next].taken);
 	if (rx->next + rx->skipped > 0) {
 		vdpa_vq_push_burst(rx->q->vq, rx->chains, rx->written, rx->next);
 		vdpa_vq_flush(rx->q->vq);
@@ -375,7 +375,7 @@ forward_burst(struct sim_queue *txq, struct sim_queue *rxq, unsigned int budget)
 	struct net_device *to = net_of(rxq);
 	struct net_burst *b = net_burst(txq);
 	const int64_t limit = txq->lane->turn.bytes;
-	uint64_t packets = 0, bytes = 0;
+	uint64_t packets = 0, bytes = 0, lost = 0, lost_bytes = 0;
 	unsigned int n, i;
 	struct rx_cursor rx;
 
@@ -401,20 +401,25 @@ forward_burst(struct sim_queue *txq, struct sim_queue *rxq, unsigned int budget)
 			bytes += len;
 		} else if (res == RX_WAIT) {
 			break;
+		} else if (res == RX_MALFORMED) {
+			net_drop(txq, why, 1);
 		} else {
-			net_drop(res == RX_MALFORMED ? txq : rxq, why, 1);
+			/* Sent all the same: it is the receiver that has not taken it. */
+			net_drop(rxq, why, 1);
+			lost++;
+			lost_bytes += len;
 		}
 	}
 	/* Counted first: who sees the packet finds it counted. */
-	if (packets > 0) {
-		sim_count(&net_counters(txq)->packets, packets);
-		sim_count(&net_counters(txq)->bytes, bytes);
+	if (packets + lost > 0) {
+		sim_count(&net_counters(txq)->packets, packets + lost);
+		sim_count(&net_counters(txq)->bytes, bytes + lost_bytes);
 		sim_count(&net_counters(rxq)->packets, packets);
 		sim_count(&net_counters(rxq)->bytes, bytes);
 	}
 	rx_end(&rx);
 	if (i < n)
-		vdpa_vq_rewind(txq->vq, &b->tx[i]);
+		vdpa_vq_rewind(txq->vq, &b->tx[i].taken);
 	if (i > 0)
 		net_tx_done(txq, i);
 	/* A buffer that was skipped is progress too: the next pass finds the one after it. */

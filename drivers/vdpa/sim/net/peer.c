@@ -12,34 +12,42 @@
 #include <string.h>
 
 #include "net.h"
+#include "tree.h"
 
 struct peer {
 	struct net_device *nd;
-	struct net_device *other;  /* the worker's; NULL: away */
-	struct sim_worker *worker; /* of both */
-	bool set_up;		   /* the device can be linked; the lock's */
+	struct net_device *other;   /* the worker's; NULL: away */
+	struct vdpa_worker *worker; /* of both */
+	bool set_up;		    /* the device can be linked; the lock's */
 	char other_name[VDPA_NAME_MAX];
-	TAILQ_ENTRY(peer) next;
 };
 
 /* Every device with this back end. Taken on control paths only, never on a worker. */
 static pthread_mutex_t peers_lock = PTHREAD_MUTEX_INITIALIZER;
-static TAILQ_HEAD(, peer) peers = TAILQ_HEAD_INITIALIZER(peers);
 
-/* Under the lock: the device that p names, or that names p. */
-static struct peer *
-find_other(const struct peer *p)
+static int
+compare_with_name(const void *name, const void *p)
 {
-	struct peer *o;
-
-	TAILQ_FOREACH (o, &peers, next)
-		if (strcmp(o->nd->dev->vdev.name, p->other_name) == 0)
-			return o;
-	return NULL;
+	return strcmp(name, ((const struct peer *)p)->nd->dev->vdev.name);
 }
 
 static int
-peer_init(struct net_device *nd, const struct vdpa_arg *arg, struct sim_worker **worker)
+compare_peers(const void *a, const void *b)
+{
+	return compare_with_name(((const struct peer *)a)->nd->dev->vdev.name, b);
+}
+
+static struct vdpa_tree peers = {.compare = compare_peers};
+
+/* Under the lock: the device that p names. */
+static struct peer *
+find_other(const struct peer *p)
+{
+	return vdpa_tree_find_by(&peers, p->other_name, compare_with_name);
+}
+
+static int
+peer_init(struct net_device *nd, const struct vdpa_arg *arg, struct vdpa_worker **worker)
 {
 	struct peer *p = calloc(1, sizeof(*p)), *o;
 	const char *name = nd->dev->vdev.name;
@@ -58,14 +66,13 @@ peer_init(struct net_device *nd, const struct vdpa_arg *arg, struct sim_worker *
 				o->other_name);
 	if (rc == 0) {
 		/* Whoever is first chooses for both, also when both are made at once. */
-		*worker = sim_worker_get(o != NULL ? o->worker : NULL);
+		*worker = vdpa_worker_get(o != NULL ? o->worker : NULL);
 		p->worker = *worker;
-		if (p->worker == NULL) {
-			rc = -ENOMEM;
-		} else {
-			TAILQ_INSERT_TAIL(&peers, p, next);
+		rc = p->worker != NULL ? vdpa_tree_add(&peers, p) : -ENOMEM;
+		if (rc == 0)
 			nd->backend_priv = p;
-		}
+		else if (p->worker != NULL)
+			vdpa_worker_put(p->worker);
 	}
 	pthread_mutex_unlock(&peers_lock);
 	if (rc < 0)
@@ -132,7 +139,7 @@ peer_fini(struct net_device *nd)
 	struct peer *p = nd->backend_priv;
 
 	pthread_mutex_lock(&peers_lock);
-	TAILQ_REMOVE(&peers, p, next);
+	vdpa_tree_del(&peers, p);
 	pthread_mutex_unlock(&peers_lock);
 	free(p);
 }

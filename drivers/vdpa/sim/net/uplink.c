@@ -57,7 +57,7 @@ no_port(const char *name)
 }
 
 static int
-uplink_init(struct net_device *nd, const struct vdpa_arg *arg, struct sim_worker **worker)
+uplink_init(struct net_device *nd, const struct vdpa_arg *arg, struct vdpa_worker **worker)
 {
 	struct uplink *u;
 	uint16_t port;

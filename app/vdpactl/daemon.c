@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* The verbs about the daemon itself: its configuration, its version, and its methods as they are.
+ */
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "vdpactl.h"
+#include "write_file.h"
+
+static int
+no_words(int argc, char **argv)
+{
+	if (argc == 0)
+		return 0;
+	fprintf(stderr, "Unknown option \"%s\"\n", argv[0]);
+	return -1;
+}
+
+/* With -j the answer as it is; takes it. */
+static int
+print_answer(struct ctl *ctl, json_t *answer)
+{
+	out_value(&ctl->out, NULL, answer);
+	json_decref(answer);
+	return 0;
+}
+
+static void
+print_names(const char *what, const json_t *names)
+{
+	const json_t *name;
+	size_t i;
+
+	if (json_array_size(names) == 0)
+		return;
+	printf("%s:", what);
+	json_array_foreach(names, i, name)
+	{
+		fputc(' ', stdout);
+		print_value(stdout, name);
+	}
+	fputc('\n', stdout);
+}
+
+/* Devices of the file that could not be made or changed, on stderr; whether there are any. */
+static bool
+print_failed(const json_t *failed)
+{
+	const json_t *device;
+	size_t i;
+
+	json_array_foreach(failed, i, device)
+	{
+		const char *name = json_string_value(json_object_get(device, "name"));
+		const char *error = json_string_value(json_object_get(device, "error"));
+
+		fputs("uvdpa answers: ", stderr);
+		print_safe(stderr, name != NULL ? name : "?");
+		fputs(": ", stderr);
+		print_safe(stderr, error != NULL ? error : "failed");
+		fputc('\n', stderr);
+	}
+	return json_array_size(failed) > 0;
+}
+
+int
+cmd_reload(struct ctl *ctl, int argc, char **argv)
+{
+	json_t *answer;
+	bool failed;
+
+	if (no_words(argc, argv) < 0)
+		return EXIT_FAILURE;
+	answer = ctl_call(ctl, "config.reload", NULL);
+	if (answer == NULL)
+		return EXIT_FAILURE;
+	failed = print_failed(json_object_get(answer, "failed"));
+	if (ctl->json) {
+		print_answer(ctl, answer);
+		return failed ? EXIT_FAILURE : 0;
+	}
+	print_names("added", json_object_get(answer, "added"));
+	print_names("removed", json_object_get(answer, "removed"));
+	print_names("changed", json_object_get(answer, "changed"));
+	printf("unchanged: %" JSON_INTEGER_FORMAT "\n",
+	       json_integer_value(json_object_get(answer, "kept")));
+	print_names("from the next start on", json_object_get(answer, "next_start"));
+	json_decref(answer);
+	return failed ? EXIT_FAILURE : 0;
+}
+
+int
+cmd_save(struct ctl *ctl, int argc, char **argv)
+{
+	const char *path, *text;
+	json_t *answer;
+	int status = 0;
+
+	if (ctl_one_name(argc, argv, &path) < 0)
+		return EXIT_FAILURE;
+	answer = ctl_call(ctl, "config.save", NULL);
+	if (answer == NULL)
+		return EXIT_FAILURE;
+	text = json_string_value(json_object_get(answer, "text"));
+	if (text == NULL) {
+		fprintf(stderr, "vdpactl: the daemon's answer has no text\n");
+		status = EXIT_FAILURE;
+	} else if (path != NULL) {
+		status = write_file(path, text, strlen(text)) < 0 ? EXIT_FAILURE : 0;
+	} else if (ctl->json) {
+		out_value(&ctl->out, NULL, answer);
+	} else {
+		print_safe_lines(stdout, text);
+	}
+	json_decref(answer);
+	return status;
+}
+
+int
+cmd_version(struct ctl *ctl, int argc, char **argv)
+{
+	json_t *answer;
+
+	if (no_words(argc, argv) < 0)
+		return EXIT_FAILURE;
+	answer = ctl_call(ctl, "version", NULL);
+	if (answer == NULL)
+		return EXIT_FAILURE;
+	if (ctl->json)
+		return print_answer(ctl, answer);
+	printf("vdpactl %s\n", APP_VERSION);
+	print_value(stdout, json_object_get(answer, "program"));
+	fputc(' ', stdout);
+	print_value(stdout, json_object_get(answer, "version"));
+	json_object_del(answer, "program");
+	json_object_del(answer, "version");
+
+	const char *key;
+	json_t *value;
+
+	json_object_foreach(answer, key, value)
+	{
+		fputs(", ", stdout);
+		print_safe(stdout, key);
+		fputc(' ', stdout);
+		print_value(stdout, value);
+	}
+	fputc('\n', stdout);
+	json_decref(answer);
+	return 0;
+}
+
+int
+cmd_methods(struct ctl *ctl, int argc, char **argv)
+{
+	json_t *answer, *method;
+	size_t i;
+
+	if (no_words(argc, argv) < 0)
+		return EXIT_FAILURE;
+	answer = ctl_call(ctl, "methods", NULL);
+	if (answer == NULL)
+		return EXIT_FAILURE;
+	if (ctl->json)
+		return print_answer(ctl, answer);
+	json_array_foreach(json_object_get(answer, "methods"), i, method)
+	{
+		const char *name = json_string_value(json_object_get(method, "name"));
+		const char *help = json_string_value(json_object_get(method, "help"));
+
+		print_padded(stdout, name != NULL ? name : "?", -20);
+		fputs(json_is_true(json_object_get(method, "changes")) ? " changes  "
+								       : " reads    ",
+		      stdout);
+		print_safe(stdout, help != NULL ? help : "");
+		fputc('\n', stdout);
+	}
+	json_decref(answer);
+	return 0;
+}
+
+/* Its answer is JSON, with and without -j. */
+int
+cmd_call(struct ctl *ctl, int argc, char **argv)
+{
+	json_t *params = NULL, *answer;
+	json_error_t where;
+
+	if (argc < 1 || argc > 2) {
+		fprintf(stderr, "Usage: vdpactl call METHOD [ PARAMS ]\n");
+		return EXIT_FAILURE;
+	}
+	if (argc == 2) {
+		params = json_loads(argv[1], 0, &where);
+		if (!json_is_object(params)) {
+			fprintf(stderr, "PARAMS is no JSON object%s%s\n",
+				params == NULL ? ": " : "", params == NULL ? where.text : "");
+			json_decref(params);
+			return EXIT_FAILURE;
+		}
+	}
+	answer = ctl_call(ctl, argv[0], params);
+	if (answer == NULL)
+		return EXIT_FAILURE;
+	print_answer(ctl, answer);
+	if (!ctl->json)
+		fputc('\n', stdout);
+	return 0;
+}

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The daemon's own methods of the control socket. They are called on threads of the library,
+ * several at once; what they do is reload.c's and config_file.c's.
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include <jansson.h>
+
+#include <vdpa.h>
+#include <vdpa_control.h>
+
+#include "config_file.h"
+#include "config_methods.h"
+#include "reload.h"
+
+static int
+give(json_t *object, char **result)
+{
+	*result = json_dumps(object, JSON_COMPACT);
+	json_decref(object);
+	return *result != NULL ? 0 : vdpa_error(ENOMEM, "out of memory");
+}
+
+/* What a client sends is looked at only: plugins that it names are not loaded. */
+static int
+call_check(const char *params, char **result, void *arg)
+{
+	json_t *object = json_loads(params, 0, NULL), *list = json_array();
+	const json_t *text = json_object_get(object, "text");
+	struct app_mistakes mistakes = {.n = 0};
+	struct app_config c = {.n_devs = 0};
+	int rc;
+
+	rc = app_config_read_text(&c, "text", json_string_value(text), json_string_length(text),
+				  &mistakes);
+	if (rc == 0)
+		rc = app_config_check(&c, &mistakes);
+	if (rc == 0)
+		app_mistakes_sort(&mistakes);
+	for (unsigned int i = 0; rc == 0 && i < mistakes.n; i++)
+		json_array_append_new(list, json_pack("{s:i,s:s}", "line",
+						      (int)mistakes.list[i].place.line, "message",
+						      mistakes.list[i].text));
+	if (rc == 0)
+		rc = give(json_pack("{s:O,s:i}", "mistakes", list, "more", (int)mistakes.more),
+			  result);
+	json_decref(list);
+	json_decref(object);
+	app_mistakes_free(&mistakes);
+	app_config_free(&c);
+	return rc;
+}
+
+static int
+call_reload(const char *params, char **result, void *arg)
+{
+	json_t *object;
+	int rc = app_reload(&object);
+
+	return rc == 0 ? give(object, result) : rc;
+}
+
+static int
+call_save(const char *params, char **result, void *arg)
+{
+	char *text;
+	int rc = app_reload_save(&text);
+
+	if (rc < 0)
+		return rc;
+	rc = give(json_pack("{s:s}", "text", text), result);
+	free(text);
+	return rc;
+}
+
+#define NAMES "{\"type\":\"array\",\"items\":{\"type\":\"string\"}}"
+
+static const struct vdpa_control_method methods[] = {
+	{
+		.name = "config.check",
+		/* Not for readers. */
+		.changes = true,
+		.help = "Look for mistakes in the text of a configuration file; drivers, plugins' "
+			"among them, look at the parents that it names",
+		.params = "{\"type\":\"object\",\"properties\":{\"text\":{\"type\":\"string\","
+			  "\"description\":\"as in a file: uvdpa.conf(5)\"}},"
+			  "\"required\":[\"text\"],\"additionalProperties\":false}",
+		.result = "{\"type\":\"object\",\"properties\":{\"mistakes\":{\"type\":\"array\","
+			  "\"items\":{\"type\":\"object\",\"properties\":{"
+			  "\"line\":{\"type\":\"integer\",\"minimum\":0},"
+			  "\"message\":{\"type\":\"string\"}},"
+			  "\"required\":[\"line\",\"message\"]}},"
+			  "\"more\":{\"type\":\"integer\",\"minimum\":0,"
+			  "\"description\":\"mistakes beyond those\"}},"
+			  "\"required\":[\"mistakes\",\"more\"]}",
+		.call = call_check,
+	},
+	{
+		.name = "config.reload",
+		.help = "Read the configuration files again and apply what is different",
+		.result = "{\"type\":\"object\",\"properties\":{\"added\":" NAMES
+			  ",\"removed\":" NAMES ",\"changed\":" NAMES
+			  ",\"kept\":{\"type\":\"integer\",\"minimum\":0},"
+			  "\"failed\":{\"type\":\"array\",\"items\":{\"type\":\"object\","
+			  "\"properties\":{\"name\":{\"type\":\"string\"},"
+			  "\"error\":{\"type\":\"string\"}},\"required\":[\"name\",\"error\"]}},"
+			  "\"next_start\":" NAMES "},\"required\":[\"added\",\"removed\","
+			  "\"changed\",\"kept\",\"failed\",\"next_start\"]}",
+		.changes = true,
+		.call = call_reload,
+	},
+	{
+		.name = "config.save",
+		.help = "What runs now as the text of a configuration file",
+		.result = "{\"type\":\"object\",\"properties\":{\"text\":{\"type\":\"string\"}},"
+			  "\"required\":[\"text\"]}",
+		.call = call_save,
+	},
+};
+
+int
+app_config_methods_add(void)
+{
+	int rc = 0;
+
+	for (unsigned int i = 0; rc == 0 && i < sizeof(methods) / sizeof(methods[0]); i++)
+		rc = vdpa_control_add_method(&methods[i]);
+	return rc;
+}
+
+void
+app_config_methods_remove(void)
+{
+	for (unsigned int i = 0; i < sizeof(methods) / sizeof(methods[0]); i++)
+		vdpa_control_remove_method(methods[i].name);
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The devices that stand in configuration files: which of those that run are theirs, and how they
+ * become what a changed file says.
+ */
+
+#ifndef APP_MADE_H
+#define APP_MADE_H
+
+#include <jansson.h>
+
+#include "config_file.h"
+
+/* At the start: make all devices, in order. 0, or a negative errno with one line in the log; what
+ * was made stays. */
+int app_made_start(const struct app_config *c);
+
+/*
+ * Turn the devices of files into those of c, which has been checked, and do no more than that
+ * needs. What other means have made or changed is left alone. Whatever fails with one device, the
+ * others are gone on with. *result, which must be freed, is an object:
+ *   added, removed, changed   names
+ *   kept                      how many are as they were
+ *   failed                    objects of name and error
+ * One caller at a time. stop: looked at before each device; true ends it, and what is left is
+ * failed. 0; -ENOMEM.
+ */
+int app_made_change(const struct app_config *c, const bool *stop, json_t **result);
+
+/* After the last of these. */
+void app_made_fini(void);
+
+#endif /* APP_MADE_H */

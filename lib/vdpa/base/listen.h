@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * A UNIX stream socket that listens at a path: what a dead process left there is replaced, what
+ * somebody listens on is not, and nobody can connect before its permissions are set.
+ */
+
+#ifndef LISTEN_H
+#define LISTEN_H
+
+#include <sys/types.h>
+#include <sys/un.h>
+
+/* A socket of ours. fd is the caller's to close, after vdpa_listen_unlink(). */
+struct vdpa_listen {
+	int fd;
+	dev_t dev; /* of its file */
+	ino_t ino;
+	char path[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
+};
+
+/*
+ * Listen at a path whose folder exists, by a descriptor that does not block.
+ *
+ * mode: permissions of the file, whatever umask(2) is. group: its group; (gid_t)-1: the process's.
+ * backlog: as of listen(2). Returns 0, or a negative errno with a message that names the path and
+ * what mends it: -ENAMETOOLONG, -EEXIST for a file that is no socket, -EADDRINUSE for a socket that
+ * somebody listens on, -EPERM where somebody has put another file in its place meanwhile, -ENOSYS
+ * where a mode other than 0600 needs /proc and that is not mounted, or what bind(2), chown(2),
+ * chmod(2) say. On failure nothing of ours is left. From any thread; two of our processes that do
+ * this in one folder do it one after the other, but a process waits a second for that only once.
+ */
+int vdpa_listen_open(struct vdpa_listen *l, const char *path, mode_t mode, gid_t group,
+		     int backlog);
+
+/*
+ * chmod(2) of what a descriptor is of that was opened with O_PATH: nobody can swap it for another
+ * file. what, path: for the message, "socket" and its path. Returns 0, or a negative errno with a
+ * message: -ENOSYS where /proc is not mounted, or what chmod(2) says.
+ */
+int vdpa_listen_chmod(int fd, mode_t mode, const char *what, const char *path);
+
+/* Remove its file, if that is still the one that was made. */
+void vdpa_listen_unlink(const struct vdpa_listen *l);
+
+#endif /* LISTEN_H */

@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Memory of the core's own in a device's reach: shadow rings. In a DMA domain, or where the driver
+ * maps ranges (of which the core makes a domain), it is memory of that domain (vdpa_dma_alloc()). A
+ * driver that takes whole tables gets it as one region more in each, at the highest IOVAs that the
+ * device can reach and the guest has no memory at. No guest has a word for it: what a guest names
+ * is looked up in the guest's table, which does not have it.
+ *
+ * A region of the guest's that comes where our memory lies is refused, alone, with a line.
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "device_priv.h"
+#include "error_priv.h"
+#include "op.h"
+#include "own_memory.h"
+
+/* The highest IOVA that is used where the device names no limit: what 47 bits reach. */
+#define IOVA_LAST  ((UINT64_C(1) << 47) - 1)
+/* Where front-end addresses end, so that ours name none. */
+#define UADDR_BASE (UINT64_C(1) << 62)
+#define PAGE	   UINT64_C(4096)
+
+static struct vdpa_dma_domain *
+domain(const struct vdpa_device *vdev)
+{
+	return vdev->dma != NULL ? vdev->dma : vdev->core->dma_own;
+}
+
+static bool
+overlaps(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size)
+{
+	return a < b + b_size && b < a + a_size;
+}
+
+/* Where size bytes fit, from the highest IOVA down. 0: nowhere. */
+static uint64_t
+find_hole(const struct vdpa_device *vdev, uint64_t size)
+{
+	struct vdpa_iova_range range = {.first = PAGE, .last = IOVA_LAST};
+	const struct vdpa_iotlb *tlb = vdev->core->iotlb;
+	const struct vdpa_own_buf *own;
+	uint64_t at;
+	bool again;
+
+	if (vdev->config->get_iova_range != NULL) {
+		range = vdev->config->get_iova_range(vdev->core->vdev);
+		range.last = RTE_MIN(range.last, IOVA_LAST);
+	}
+	if (range.last < size)
+		return 0;
+	at = RTE_ALIGN_FLOOR(range.last + 1 - size, PAGE);
+	do {
+		again = false;
+		LIST_FOREACH (own, &vdev->core->own, next) {
+			if (!overlaps(at, size, own->dma.iova, own->dma.size))
+				continue;
+			if (own->dma.iova < size)
+				return 0;
+			at = RTE_ALIGN_FLOOR(own->dma.iova - size, PAGE);
+			again = true;
+		}
+		for (uint32_t i = tlb != NULL ? tlb->n : 0; i > 0; i--) {
+			const struct vdpa_mem_region *r = tlb->regions[i - 1];
+
+			if (!overlaps(at, size, r->iova, r->size))
+				continue;
+			if (r->iova < size)
+				return 0;
+			at = RTE_ALIGN_FLOOR(r->iova - size, PAGE);
+			again = true;
+		}
+	} while (again);
+	return at >= range.first ? at : 0;
+}
+
+static int
+make_memory(struct vdpa_dma_buf *buf, size_t size)
+{
+	buf->fd = memfd_create("vdpa-own", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (buf->fd < 0)
+		return vdpa_error(errno, "memfd_create: %s", strerror(errno));
+	/* Nobody who gets the file takes pages away under us. */
+	if (ftruncate(buf->fd, (off_t)size) < 0 ||
+	    fcntl(buf->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+		int err = errno;
+
+		close(buf->fd);
+		return vdpa_error(err, "memory of %zu bytes: %s", size, strerror(err));
+	}
+	buf->va = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, buf->fd, 0);
+	if (buf->va == MAP_FAILED) {
+		close(buf->fd);
+		return vdpa_error(ENOMEM, "mmap: %s", strerror(errno));
+	}
+	buf->size = size;
+	return 0;
+}
+
+static void
+drop_memory(struct vdpa_dma_buf *buf)
+{
+	munmap(buf->va, buf->size);
+	close(buf->fd);
+}
+
+int
+vdpa_own_compose(struct vdpa_device *vdev, struct vdpa_iotlb *tlb, struct vdpa_iotlb **out)
+{
+	struct vdpa_iotlb *now = vdpa_iotlb_get(tlb), *next;
+	const struct vdpa_own_buf *own;
+	int rc;
+
+	LIST_FOREACH (own, &vdev->core->own, next) {
+		if (own->lost)
+			continue;
+		struct vdpa_mem_region_spec spec = {.iova = own->dma.iova,
+						    .uaddr = UADDR_BASE + own->dma.iova,
+						    .size = own->dma.size,
+						    .fd = own->dma.fd};
+
+		for (uint32_t i = 0; tlb != NULL && i < tlb->n; i++)
+			if (overlaps(own->dma.iova, own->dma.size, tlb->regions[i]->iova,
+				     tlb->regions[i]->size)) {
+				vdpa_iotlb_put(now);
+				return vdpa_error(EBUSY,
+						  "%s: memory 0x%" PRIx64 "-0x%" PRIx64
+						  ": shadow rings lie at 0x%" PRIx64,
+						  vdev->name, tlb->regions[i]->iova,
+						  tlb->regions[i]->iova + tlb->regions[i]->size - 1,
+						  own->dma.iova);
+			}
+		rc = vdpa_iotlb_add(now, &spec, &next);
+		vdpa_iotlb_put(now);
+		if (rc < 0)
+			return rc;
+		now = next;
+	}
+	*out = now;
+	return 0;
+}
+
+/* The device's table is to have what is in the list. */
+static int
+remap(struct vdpa_device *vdev)
+{
+	struct vdpa_iotlb *tlb;
+	int rc = vdpa_own_compose(vdev, vdev->core->iotlb, &tlb);
+
+	if (rc == 0) {
+		rc = VDPA_OP(vdev, -1, "set_map", vdev->config->set_map(vdev, 0, tlb));
+		vdpa_iotlb_put(tlb);
+	}
+	return rc;
+}
+
+static int
+alloc_in_table(struct vdpa_device *vdev, struct vdpa_own_buf *buf, size_t size)
+{
+	int rc;
+
+	size = RTE_ALIGN_CEIL(size, PAGE);
+	rc = make_memory(&buf->dma, size);
+	if (rc < 0)
+		return rc;
+	buf->dma.iova = find_hole(vdev, size);
+	if (buf->dma.iova == 0)
+		rc = vdpa_error(ENOSPC,
+				"%s: no room for %zu bytes of shadow rings beside the "
+				"guest's memory",
+				vdev->name, size);
+	if (rc == 0) {
+		LIST_INSERT_HEAD(&vdev->core->own, buf, next);
+		rc = remap(vdev);
+		if (rc < 0)
+			LIST_REMOVE(buf, next);
+	}
+	if (rc < 0)
+		drop_memory(&buf->dma);
+	return rc;
+}
+
+/* One that was reserved for so many bytes; NULL: none. */
+static struct vdpa_own_buf *
+find_spare(const struct vdpa_device *vdev, size_t size)
+{
+	struct vdpa_own_buf *buf;
+
+	LIST_FOREACH (buf, &vdev->core->own, next)
+		if (buf->spare && buf->dma.size == RTE_ALIGN_CEIL(size, PAGE))
+			return buf;
+	return NULL;
+}
+
+static struct vdpa_own_buf *
+allocate(struct vdpa_device *vdev, size_t size)
+{
+	struct vdpa_own_buf *buf = calloc(1, sizeof(*buf));
+	int rc;
+
+	if (buf == NULL) {
+		rc = vdpa_error(ENOMEM, "out of memory");
+	} else if (domain(vdev) != NULL) {
+		rc = vdpa_dma_alloc(domain(vdev), size, NULL, &buf->dma);
+		if (rc == 0)
+			LIST_INSERT_HEAD(&vdev->core->own, buf, next);
+	} else {
+		rc = alloc_in_table(vdev, buf, size);
+	}
+	if (rc < 0) {
+		free(buf);
+		errno = -rc;
+		return NULL;
+	}
+	return buf;
+}
+
+struct vdpa_own_buf *
+vdpa_own_alloc(struct vdpa_device *vdev, size_t size)
+{
+	struct vdpa_own_buf *buf = find_spare(vdev, size);
+
+	if (buf == NULL)
+		return allocate(vdev, size);
+	buf->spare = false;
+	return buf;
+}
+
+static void
+release(struct vdpa_device *vdev, struct vdpa_own_buf *buf)
+{
+	LIST_REMOVE(buf, next);
+	if (domain(vdev) != NULL)
+		vdpa_dma_free(domain(vdev), &buf->dma);
+	else
+		drop_memory(&buf->dma);
+	free(buf);
+}
+
+void
+vdpa_own_free(struct vdpa_device *vdev, struct vdpa_own_buf *buf, bool reachable)
+{
+	if (buf == NULL)
+		return;
+	if (vdev->core->own_changing) {
+		buf->lost = true;
+	} else if (domain(vdev) == NULL) {
+		/* Out of the device's table first; where that fails it may be used still. */
+		LIST_REMOVE(buf, next);
+		if (reachable || remap(vdev) < 0)
+			buf->lost = true;
+		LIST_INSERT_HEAD(&vdev->core->own, buf, next);
+	}
+	/* From a domain it is unmapped whatever the device does. */
+	if (!buf->lost)
+		release(vdev, buf);
+}
+
+void
+vdpa_own_settle(struct vdpa_device *vdev)
+{
+	struct vdpa_own_buf *buf, *next;
+	bool any = false;
+
+	if (vdev->core->own_changing)
+		return;
+
+	LIST_FOREACH (buf, &vdev->core->own, next)
+		any = any || buf->lost;
+	/* Of a device that keeps them in its table they stay ours. */
+	if (!any || (domain(vdev) == NULL && vdev->core->iotlb != NULL && remap(vdev) < 0))
+		return;
+	for (buf = LIST_FIRST(&vdev->core->own); buf != NULL; buf = next) {
+		next = LIST_NEXT(buf, next);
+		if (buf->lost)
+			release(vdev, buf);
+	}
+}
+
+void
+vdpa_own_begin_change(struct vdpa_device *vdev)
+{
+	vdev->core->own_changing = true;
+}
+
+int
+vdpa_own_reserve(struct vdpa_device *vdev, size_t size)
+{
+	struct vdpa_own_buf *buf = allocate(vdev, size);
+
+	if (buf == NULL)
+		return -errno;
+	buf->spare = true;
+	return 0;
+}
+
+/* What was reserved is lost like what was freed. */
+static void
+lose_spares(struct vdpa_device *vdev)
+{
+	struct vdpa_own_buf *buf;
+
+	LIST_FOREACH (buf, &vdev->core->own, next) {
+		buf->lost = buf->lost || buf->spare;
+		buf->spare = false;
+	}
+	vdev->core->own_changing = false;
+}
+
+void
+vdpa_own_end_change(struct vdpa_device *vdev)
+{
+	struct vdpa_error_saved error;
+
+	/* The caller may be on its way to report something else. */
+	vdpa_error_save(&error);
+	lose_spares(vdev);
+	vdpa_own_settle(vdev);
+	vdpa_error_restore(&error);
+}
+
+void
+vdpa_own_abandon_change(struct vdpa_device *vdev)
+{
+	lose_spares(vdev);
+	/* The domain may go; of a table they are freed when it has gone. */
+	if (domain(vdev) != NULL)
+		vdpa_own_settle(vdev);
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* Memory of the core's own in a device's reach, beside the guest's: own_memory.c. Under the
+ * device's lock. */
+
+#ifndef VDPA_OWN_MEMORY_H
+#define VDPA_OWN_MEMORY_H
+
+#include "vdpa_dma.h"
+
+struct vdpa_device;
+
+/* A piece of it. */
+struct vdpa_own_buf {
+	struct vdpa_dma_buf dma;
+	bool lost;  /* freed by its owner while the device may reach it, or in a change of paths */
+	bool spare; /* reserved, and nobody's yet */
+	LIST_ENTRY(vdpa_own_buf) next;
+};
+
+/*
+ * Allocate size bytes, zeroed, where no guest memory is, for the device to read and write. NULL
+ * with vdpa_error_message() and errno: ENOMEM, ENOSPC where there is no room among the IOVAs, or
+ * what mapping says.
+ */
+struct vdpa_own_buf *vdpa_own_alloc(struct vdpa_device *vdev, size_t size);
+/* reachable: the device may still write there, as its reset has failed: then the memory is freed
+ * once it cannot. NULL: no-op. */
+void vdpa_own_free(struct vdpa_device *vdev, struct vdpa_own_buf *buf, bool reachable);
+
+/*
+ * A change of paths under traffic: between these two what is freed stays mapped, and what was
+ * reserved is there to be allocated, so that while a queue stands still no memory is mapped or
+ * unmapped. The end frees what was reserved and not used, and what was freed.
+ */
+void vdpa_own_begin_change(struct vdpa_device *vdev);
+/* For an allocation of as many bytes. 0 or a negative errno, as vdpa_own_alloc(). */
+int vdpa_own_reserve(struct vdpa_device *vdev, size_t size);
+void vdpa_own_end_change(struct vdpa_device *vdev);
+/* The memory of the binding ends, and a change with it. */
+void vdpa_own_abandon_change(struct vdpa_device *vdev);
+
+/* What a device that takes whole tables (set_map) is to be given for this table of the guest's: a
+ * table with our memory in it, with a reference for the caller. tlb NULL: ours alone, NULL where
+ * there is none. 0 or a negative errno with vdpa_error_message(). */
+int vdpa_own_compose(struct vdpa_device *vdev, struct vdpa_iotlb *tlb, struct vdpa_iotlb **out);
+
+/* No memory is in the device's reach any more: free what was kept for that. In a change its end
+ * does so. */
+void vdpa_own_settle(struct vdpa_device *vdev);
+
+#endif /* VDPA_OWN_MEMORY_H */

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+"""Stop and continue under traffic, on every kind of device: nothing is lost, nothing comes twice.
+
+A front end asks where each queue stands (GET_VRING_BASE), in any order, with buffers in flight, and
+starts it there again (SET_VRING_BASE). What can begin at the beginning of a ring only goes on on
+shadow virtqueues. The counters of the device that executes the rings must agree with the guest's.
+"""
+
+import os
+import random
+import unittest
+
+import harness
+from moving_host import RING_PACKED, RING_RESET, Host, without
+from numbered_guest import BlockGuest, NetGuest
+
+STOPS = harness.count(4, 50)
+SEED = int(os.environ.get('UVDPA_TEST_SEED', '0')) or random.SystemRandom().randrange(1, 1 << 32)
+
+
+def guest_of(host, name, kind, packed, rng):
+    """A guest for a host's device."""
+    if kind == 'net':
+        return NetGuest(rng, packed, lambda: host.dropped(name))
+    return BlockGuest(rng, packed)
+
+
+class Stops(unittest.TestCase):
+    def stops(self, host, name, packed, on_shadows):
+        """on_shadows: whether the queues run on shadows from the start, after the first stop
+        ('later'), or never."""
+        kind = host.devices[name][0]
+        rng = random.Random(f'{SEED} {name} {packed}')
+        with guest_of(host, name, kind, packed, rng) as guest:
+            guest.connect(host.socket(name)).start()
+            for stop in range(STOPS):
+                guest.work(rng.random() * 0.02)
+                self.assertEqual(bool(host.paths(name)),
+                                 on_shadows is True or on_shadows == 'later' and stop > 0)
+                guest.stop()
+                if rng.random() < 0.5:
+                    # What the guest does meanwhile is seen without a kick.
+                    guest.feed()
+                guest.start()
+                if rng.random() < 0.5:
+                    guest.settle()
+            guest.settle()
+            if kind != 'net':
+                guest.read_back()
+            guest.check(host.counters(name))
+            self.assertGreater(guest.open, guest.stops)
+        print(f'{self.id()}: {name}, {"packed" if packed else "split"}: seed {SEED}: {guest.stops} stops, '
+              f'{guest.open} chains under way, {guest.cut} not back at the stop; {guest.account()}',
+              flush=True)
+        return guest
+
+    def check(self, devices, model, *, packed, on_shadows):
+        """devices: words of the simulated device and of the daemon's for each, by name."""
+        for kind in 'net', 'ram', 'file':
+            for p in packed:
+                with self.subTest(kind=kind, packed=p), \
+                        Host({kind: (kind, devices(kind), self.app_words)}, model) as host:
+                    self.stops(host, kind, p, on_shadows)
+                    self.assertNotRegex(host.app.err.text(), 'fail|refused|error|ERR')
+                    if not on_shadows:
+                        self.assertNotIn('shadow', host.app.err.text())
+
+    app_words = ''
+
+    def test_software_that_loads_places(self):
+        self.check(lambda kind: '', '', packed=(False, True), on_shadows=False)
+
+    def test_plain_function(self):
+        self.check(lambda kind: '', 'virtio', packed=(False,), on_shadows='later')
+
+    def test_plain_function_without_ring_reset(self):
+        self.check(lambda kind: without(kind, RING_RESET), 'virtio', packed=(False,), on_shadows='later')
+
+    def test_function_that_loads_places(self):
+        self.check(lambda kind: '', 'ifcvf', packed=(False,), on_shadows=False)
+        self.check(lambda kind: '', 'octep', packed=(False, True), on_shadows=False)
+
+
+class StopsOnShadows(Stops):
+    """The word `migration shadow`."""
+
+    app_words = 'migration shadow'
+
+    def test_software_that_loads_places(self):
+        self.check(lambda kind: '', '', packed=(False, True), on_shadows=True)
+
+    def test_plain_function(self):
+        self.check(lambda kind: '', 'virtio', packed=(False, True), on_shadows=True)
+
+    def test_plain_function_without_ring_reset(self):
+        self.check(lambda kind: without(kind, RING_RESET), 'virtio', packed=(False, True), on_shadows=True)
+
+    def test_function_that_loads_places(self):
+        self.check(lambda kind: '', 'ifcvf', packed=(False, True), on_shadows=True)
+
+    def test_function_without_packed_rings(self):
+        self.check(lambda kind: without(kind, RING_PACKED | RING_RESET), 'virtio', packed=(True,), on_shadows=True)
+
+
+load_tests = harness.load_tests
+
+if __name__ == '__main__':
+    unittest.main()

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* A consumer's state: what is saved after a stop, and what a start makes of what was loaded. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <linux/virtio_config.h>
+
+#include "consumer_priv.h"
+#include "control_group.h"
+#include "fake_device.h"
+#include "saved_state.h"
+
+#define IOVA	 0x10000
+#define MEM_SIZE 0x100000
+#define UADDR	 UINT64_C(0x7f0000000000)
+#define V1	 (UINT64_C(1) << VIRTIO_F_VERSION_1)
+
+struct fixture {
+	struct fake_device *fake;
+	struct vdpa_consumer *c;
+};
+
+static int
+setup(void **state)
+{
+	struct vdpa_mem_region_spec spec = {.iova = IOVA, .uaddr = UADDR, .size = MEM_SIZE};
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	f->fake = fake_device_new("fake0", true);
+	f->fake->backend_features = RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK);
+	assert_int_equal(vdpa_register_device(&f->fake->vdev), 0);
+	f->c = vdpa_consumer_new(&f->fake->vdev, NULL, NULL);
+	assert_int_equal(vdpa_consumer_set_features(f->c, V1), 0);
+	vdpa_consumer_keep_state(f->c, true);
+	spec.fd = memfd_create("guest", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(spec.fd, MEM_SIZE), 0);
+	assert_int_equal(vdpa_consumer_set_memory(f->c, &spec, 1), 0);
+	close(spec.fd);
+	*state = f;
+	return 0;
+}
+
+static int
+teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	vdpa_consumer_free(f->c);
+	vdpa_unregister_device(&f->fake->vdev);
+	vdpa_put_device(&f->fake->vdev);
+	free(f);
+	return 0;
+}
+
+static void
+start_ring(struct fixture *f, uint16_t idx)
+{
+	uint64_t at = UADDR + idx * 0x4000u;
+	const struct vdpa_consumer_vq_addr addr = {
+		.desc = at, .driver = at + 0x1000, .device = at + 0x2000, .log = UINT64_MAX};
+
+	assert_int_equal(vdpa_consumer_set_vq_num(f->c, idx, 64), 0);
+	assert_int_equal(vdpa_consumer_set_vq_addr(f->c, idx, &addr), 0);
+	assert_int_equal(vdpa_consumer_set_vq_call(f->c, idx, eventfd(0, EFD_NONBLOCK)), 0);
+	assert_int_equal(vdpa_consumer_set_vq_kick(f->c, idx, eventfd(0, EFD_NONBLOCK)), 0);
+	vdpa_consumer_advance(f->c);
+}
+
+static void
+save(struct fixture *f, struct vdpa_saved_state *s)
+{
+	uint8_t *buf;
+	size_t len;
+
+	assert_int_equal(vdpa_consumer_save_state(f->c, &buf, &len), 0);
+	assert_int_equal(vdpa_saved_state_read(s, buf, len), 0);
+	free(buf);
+}
+
+static int
+load(struct fixture *f, const struct vdpa_saved_state *s)
+{
+	size_t len = vdpa_saved_state_size(s);
+	uint8_t *buf = malloc(len);
+	int rc;
+
+	vdpa_saved_state_write(s, buf);
+	rc = vdpa_consumer_load_state(f->c, buf, len);
+	free(buf);
+	return rc;
+}
+
+static void
+assert_place(const struct vdpa_saved_vq *vq, uint32_t num, uint32_t base)
+{
+	assert_true(vq->known);
+	assert_int_equal(vq->num, num);
+	assert_int_equal(vq->base, base);
+}
+
+static void
+a_stop_leaves_places_to_save(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_saved_state s;
+	uint8_t *buf;
+	size_t len;
+
+	save(f, &s);
+	assert_true(s.features == V1 && !s.vqs[0].known);
+	start_ring(f, 0);
+	f->fake->vq[0].state.split.avail_index = 42;
+	assert_int_equal(vdpa_consumer_save_state(f->c, &buf, &len), -EBUSY);
+	assert_int_equal(vdpa_consumer_get_vq_base(f->c, 0, false), 42);
+	save(f, &s);
+	assert_place(&s.vqs[0], 64, 42);
+	assert_false(s.vqs[1].known);
+	/* A front end that resets the status before it asks, or after. */
+	vdpa_consumer_set_status(f->c, 0);
+	save(f, &s);
+	assert_place(&s.vqs[0], 64, 42);
+	vdpa_consumer_reset(f->c);
+	save(f, &s);
+	assert_false(s.vqs[0].known);
+	start_ring(f, 1);
+	f->fake->vq[1].state.split.avail_index = 9;
+	vdpa_consumer_set_status(f->c, 0);
+	save(f, &s);
+	assert_place(&s.vqs[1], 64, 9);
+}
+
+static void
+a_start_goes_on_from_the_places_loaded(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_saved_state s, again;
+
+	save(f, &s);
+	s.vqs[0] = (struct vdpa_saved_vq){.known = true, .num = 64, .base = 7};
+	s.vqs[1] = (struct vdpa_saved_vq){.known = true, .num = 64, .base = 8};
+	assert_int_equal(load(f, &s), 0);
+	/* And moves on at once. */
+	save(f, &again);
+	assert_place(&again.vqs[1], 64, 8);
+	/* The front end's own word counts. */
+	assert_int_equal(vdpa_consumer_set_vq_base(f->c, 1, 5), 0);
+	start_ring(f, 0);
+	start_ring(f, 1);
+	assert_int_equal(f->fake->vq[0].state.split.avail_index, 7);
+	assert_int_equal(f->fake->vq[1].state.split.avail_index, 5);
+	assert_int_equal(load(f, &s), -EBUSY);
+}
+
+static void
+nothing_of_a_refused_state_is_taken(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_saved_state s, now;
+
+	save(f, &s);
+	s.vqs[0] = (struct vdpa_saved_vq){.known = true, .num = 64, .base = 7};
+	/* The last queue is the one that does not fit. */
+	s.vqs[3] = (struct vdpa_saved_vq){.known = true, .num = 48, .base = 7};
+	assert_int_equal(load(f, &s), -EINVAL);
+	s.vqs[3].known = false;
+	s.driver = "parts";
+	s.driver_len = 5;
+	assert_int_equal(load(f, &s), -EOPNOTSUPP);
+	assert_non_null(strstr(vdpa_error_message(), "driver: 5 bytes in the state"));
+	save(f, &now);
+	assert_false(now.vqs[0].known);
+	start_ring(f, 0);
+	assert_int_equal(f->fake->vq[0].state.split.avail_index, 0);
+}
+
+int
+main(void)
+{
+#define TEST(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(a_stop_leaves_places_to_save),
+		TEST(a_start_goes_on_from_the_places_loaded),
+		TEST(nothing_of_a_refused_state_is_taken),
+	};
+
+	return cmocka_run_group_tests(tests, group_setup, group_teardown);
+}
