@@ -256,6 +256,7 @@ fake_set_map(struct vdpa_device *vdev, uint32_t asid, struct vdpa_iotlb *tlb)
 	struct fake_device *fake = FAKE(vdev);
 	int rc = op(vdev, __func__);
 
+	fake->set_maps++;
 	if (rc == 0) {
 		vdpa_iotlb_get(tlb);
 		vdpa_iotlb_put(fake->tlb);

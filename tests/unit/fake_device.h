@@ -29,6 +29,7 @@ struct fake_device {
 	uint8_t status;
 	int config_fd;
 	struct vdpa_iotlb *tlb;
+	unsigned int set_maps;
 	uint8_t config[64];
 	bool suspended;
 	bool sticky_status;	/* never shows FEATURES_OK */

@@ -141,10 +141,10 @@ used_idx(struct paths *p, unsigned int idx)
 }
 
 /* The memory of the shadow or relay that a queue's rings lie in. */
-static inline const struct vdpa_own_buf *
+static inline const struct vdpa_own_area *
 own_of(struct paths *p, unsigned int idx)
 {
-	const struct vdpa_own_buf *own;
+	const struct vdpa_own_area *own;
 
 	LIST_FOREACH (own, &p->f->vdev->core->own, next)
 		if (p->f->fake->vq[idx].device - own->dma.iova < own->dma.size)
@@ -158,7 +158,7 @@ static inline struct vdpa_virtqueue *
 open_ring(struct paths *p, unsigned int idx)
 {
 	const struct fake_vq *fake = &p->f->fake->vq[idx];
-	const struct vdpa_own_buf *own = own_of(p, idx);
+	const struct vdpa_own_area *own = own_of(p, idx);
 	struct vdpa_mem_region_spec spec = {.iova = own->dma.iova,
 					    .uaddr = own->dma.iova,
 					    .size = own->dma.size,

@@ -205,24 +205,24 @@ it_is_one_region_more_of_the_device_s_table(void **state)
 
 	assert_non_null(a);
 	assert_non_null(b);
-	assert_int_equal(a->dma.iova, TOP - 3 * PAGE);
-	assert_int_equal(b->dma.iova, TOP - 4 * PAGE);
-	assert_int_equal(b->dma.size, PAGE);
+	assert_int_equal(a->iova, TOP - 3 * PAGE);
+	assert_int_equal(b->iova, TOP - 4 * PAGE);
+	assert_int_equal(b->size, PAGE);
 	assert_int_equal(f->fake->tlb->n, 3);
 	assert_true(device_has(f, GUEST, FILE_SIZE));
 	/* The same memory, of zeroes; and not the guest's to name. */
-	seen = vdpa_iotlb_range(f->fake->tlb, a->dma.iova, 3 * PAGE);
+	seen = vdpa_iotlb_range(f->fake->tlb, a->iova, 3 * PAGE);
 	assert_non_null(seen);
 	for (unsigned int i = 0; i < 3 * PAGE; i++)
 		assert_int_equal(seen[i], 0);
-	memset(a->dma.va, 0x5a, 3 * PAGE);
+	memset(a->va, 0x5a, 3 * PAGE);
 	assert_int_equal(seen[3 * PAGE - 1], 0x5a);
-	assert_null(vdpa_iotlb_range(f->vdev->core->iotlb, a->dma.iova, 1));
+	assert_null(vdpa_iotlb_range(f->vdev->core->iotlb, a->iova, 1));
 	/* Nobody who gets the file takes pages away under us. */
-	assert_true(ftruncate(a->dma.fd, 0) < 0);
+	assert_true(ftruncate(a->area->dma.fd, 0) < 0);
 	drop(f, a, false);
 	assert_int_equal(f->fake->tlb->n, 2);
-	assert_true(device_has(f, b->dma.iova, PAGE));
+	assert_true(device_has(f, b->iova, PAGE));
 	drop(f, b, false);
 	assert_int_equal(f->fake->tlb->n, 1);
 }
@@ -284,8 +284,8 @@ it_lies_in_the_highest_hole_whatever_is_around(void **state)
 				full++;
 				break;
 			}
-			own_at[n_own] = own[n_own]->dma.iova;
-			own_size[n_own] = own[n_own]->dma.size;
+			own_at[n_own] = own[n_own]->iova;
+			own_size[n_own] = own[n_own]->size;
 			assert_int_equal(own_at[n_own], want);
 			assert_true(device_has(f, want, size));
 			n_own++;
@@ -308,7 +308,7 @@ memory_that_comes_where_ours_lies_is_refused_alone(void **state)
 {
 	struct fixture *f = *state;
 	struct vdpa_own_buf *own = alloc(f, 4 * PAGE);
-	const uint64_t at = own->dma.iova, size = own->dma.size;
+	const uint64_t at = own->iova, size = own->size;
 	const struct {
 		uint64_t iova, size;
 		bool comes;
@@ -370,8 +370,8 @@ a_device_that_does_not_take_it_leaves_nothing(void **state)
 	f->fake->calls = 0;
 	drop(f, own, false);
 	assert_true(device_has(f, TOP - PAGE, PAGE));
-	memset(own->dma.va, 1, PAGE);
-	assert_ptr_equal(LIST_FIRST(&f->vdev->core->own), own);
+	assert_non_null(LIST_FIRST(&f->vdev->core->own));
+	memset(LIST_FIRST(&f->vdev->core->own)->dma.va, 1, PAGE);
 	f->fake->fail_at = 0;
 	settle(f);
 	assert_false(device_has(f, TOP - PAGE, PAGE));
@@ -382,13 +382,13 @@ static void
 it_is_kept_from_a_device_that_does_not_reset(void **state)
 {
 	struct fixture *f = *state;
-	struct vdpa_own_buf *own;
+	struct vdpa_own_area *own;
 	unsigned int fds = count_fds();
 
 	vdpa_device_set_migration(f->vdev, VDPA_MIGRATION_SHADOW);
 	f->start.iotlb = f->tlb;
 	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
-	assert_int_equal(f->fake->tlb->n, 3);
+	assert_int_equal(f->fake->tlb->n, 2);
 	own = LIST_FIRST(&f->vdev->core->own);
 	assert_non_null(own);
 	f->fake->fail_reset = true;
@@ -407,7 +407,7 @@ queues_on_shadows_outlive_a_region_that_is_refused(void **state)
 {
 	struct fixture *f = *state;
 	struct vdpa_mem_region_spec specs[3] = {spec(f, GUEST, FILE_SIZE)};
-	const struct vdpa_own_buf *own;
+	const struct vdpa_own_area *own;
 	struct vdpa_vq_state place;
 
 	vdpa_device_set_migration(f->vdev, VDPA_MIGRATION_SHADOW);
@@ -420,7 +420,8 @@ queues_on_shadows_outlive_a_region_that_is_refused(void **state)
 	assert_int_equal(vdpa_device_get_state(f->vdev), VDPA_STATE_RUNNING);
 	specs[1] = spec(f, GUEST + 2 * FILE_SIZE, FILE_SIZE);
 	assert_int_equal(set_memory(f, specs, 2), 0);
-	assert_int_equal(f->fake->tlb->n, 4);
+	assert_int_equal(f->fake->tlb->n, 3);
+	/* The area goes with the last queue that has a piece of it. */
 	for (uint16_t i = 0; i < 2; i++) {
 		assert_int_equal(vdpa_device_stop_vq(f->vdev, i, &place), 0);
 		assert_int_equal(place.split.avail_index, 0);
@@ -428,6 +429,99 @@ queues_on_shadows_outlive_a_region_that_is_refused(void **state)
 	}
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 	assert_int_equal(f->fake->tlb->n, 2);
+}
+
+static struct vdpa_own_buf *
+piece(struct fixture *f, size_t size)
+{
+	struct vdpa_own_buf *buf = alloc(f, size);
+
+	assert_non_null(buf);
+	memset(buf->va, 0x5a, buf->size);
+	return buf;
+}
+
+static void
+reserve(struct fixture *f, size_t size)
+{
+	vdpa_device_lock(f->vdev);
+	vdpa_own_begin_change(f->vdev);
+	assert_int_equal(vdpa_own_reserve(f->vdev, size), 0);
+	vdpa_device_unlock(f->vdev);
+}
+
+static void
+end_change(struct fixture *f)
+{
+	vdpa_device_lock(f->vdev);
+	vdpa_own_end_change(f->vdev);
+	vdpa_device_unlock(f->vdev);
+}
+
+static void
+pieces_of_what_was_reserved_are_one_region(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_own_buf *a, *b, *c;
+
+	reserve(f, 4 * PAGE);
+	assert_int_equal(f->fake->tlb->n, 2);
+	a = piece(f, 100);
+	b = piece(f, 3 * PAGE);
+	assert_int_equal(a->iova, TOP - 4 * PAGE);
+	assert_int_equal(b->iova, a->iova + PAGE);
+	assert_ptr_equal((uint8_t *)b->va, (uint8_t *)a->va + PAGE);
+	assert_int_equal(f->fake->tlb->n, 2);
+	/* More than was reserved. */
+	c = piece(f, PAGE);
+	assert_int_equal(c->iova, TOP - 5 * PAGE);
+	assert_int_equal(f->fake->tlb->n, 3);
+	/* Freed in a change: mapped until its end. */
+	drop(f, c, false);
+	drop(f, a, false);
+	assert_true(device_has(f, TOP - 5 * PAGE, PAGE));
+	assert_true(device_has(f, TOP - 4 * PAGE, PAGE));
+	end_change(f);
+	assert_int_equal(f->fake->tlb->n, 2);
+	assert_true(device_has(f, TOP - 4 * PAGE, 4 * PAGE));
+	/* What was not taken is not there for others. */
+	c = piece(f, PAGE);
+	assert_int_equal(c->iova, TOP - 5 * PAGE);
+	drop(f, c, false);
+	/* A piece that the device may reach: all of it stays, out of the device's table or not. */
+	drop(f, b, true);
+	assert_non_null(LIST_FIRST(&f->vdev->core->own));
+	settle(f);
+	assert_int_equal(f->fake->tlb->n, 1);
+	/* Nobody takes any of it. */
+	reserve(f, PAGE);
+	end_change(f);
+	assert_int_equal(f->fake->tlb->n, 1);
+}
+
+/* Each set_map of a device that runs may stop it for a while. */
+static void
+a_start_maps_once_for_all_queues(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int direct, shadow;
+
+	for (uint16_t i = 0; i < FAKE_VQS; i++)
+		f->vqs[i].ready = true;
+	f->start.iotlb = f->tlb;
+	f->fake->set_maps = 0;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	direct = f->fake->set_maps;
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	vdpa_device_set_migration(f->vdev, VDPA_MIGRATION_SHADOW);
+	f->fake->set_maps = 0;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	shadow = f->fake->set_maps;
+	assert_int_equal(shadow, direct + 1);
+	assert_int_equal(f->fake->tlb->n, 2);
+	f->fake->set_maps = 0;
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	assert_int_equal(f->fake->set_maps, 1);
 }
 
 static void
@@ -439,7 +533,7 @@ a_driver_that_maps_ranges_gets_it_as_one_more(void **state)
 	uint64_t at;
 
 	assert_non_null(own);
-	at = own->dma.iova;
+	at = own->iova;
 	assert_int_equal(f->n_mapped, 2);
 	assert_int_equal(f->mapped[1], at);
 	specs[1] = spec(f, at + PAGE, PAGE);
@@ -464,6 +558,8 @@ main(void)
 		T(a_device_that_does_not_take_it_leaves_nothing),
 		T(it_is_kept_from_a_device_that_does_not_reset),
 		T(queues_on_shadows_outlive_a_region_that_is_refused),
+		T(pieces_of_what_was_reserved_are_one_region),
+		T(a_start_maps_once_for_all_queues),
 		T_RANGES(a_driver_that_maps_ranges_gets_it_as_one_more),
 	};
 

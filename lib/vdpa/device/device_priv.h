@@ -113,7 +113,7 @@ struct vdpa_device_core {
 	struct vdpa_iotlb *iotlb;	 /* (L) memory in force, from one session to the next */
 	bool memory_ends;		 /* (L) the next reset that succeeds takes it away */
 	struct vdpa_dma_domain *dma_own; /* dma.c: of a driver with dma_map; registered */
-	LIST_HEAD(, vdpa_own_buf) own;	 /* (L) memory of ours in the device's reach */
+	LIST_HEAD(, vdpa_own_area) own;	 /* (L) memory of ours in the device's reach */
 	bool own_changing;		 /* (L) between begin and end of a change of paths */
 	struct vdpa_work path_work;	 /* queues that can change their paths now do */
 	enum vdpa_tells tells;		 /* (L) in this session */

@@ -6,7 +6,8 @@
  * maps ranges (of which the core makes a domain), it is memory of that domain (vdpa_dma_alloc()). A
  * driver that takes whole tables gets it as one region more in each, at the highest IOVAs that the
  * device can reach and the guest has no memory at. No guest has a word for it: what a guest names
- * is looked up in the guest's table, which does not have it.
+ * is looked up in the guest's table, which does not have it. What several queues need at once is
+ * one area, and so one region.
  *
  * A region of the guest's that comes where our memory lies is refused, alone, with a line.
  */
@@ -48,7 +49,7 @@ find_hole(const struct vdpa_device *vdev, uint64_t size)
 {
 	struct vdpa_iova_range range = {.first = PAGE, .last = IOVA_LAST};
 	const struct vdpa_iotlb *tlb = vdev->core->iotlb;
-	const struct vdpa_own_buf *own;
+	const struct vdpa_own_area *own;
 	uint64_t at;
 	bool again;
 
@@ -117,7 +118,7 @@ int
 vdpa_own_compose(struct vdpa_device *vdev, struct vdpa_iotlb *tlb, struct vdpa_iotlb **out)
 {
 	struct vdpa_iotlb *now = vdpa_iotlb_get(tlb), *next;
-	const struct vdpa_own_buf *own;
+	const struct vdpa_own_area *own;
 	int rc;
 
 	LIST_FOREACH (own, &vdev->core->own, next) {
@@ -164,125 +165,160 @@ remap(struct vdpa_device *vdev)
 }
 
 static int
-alloc_in_table(struct vdpa_device *vdev, struct vdpa_own_buf *buf, size_t size)
+map_in_table(struct vdpa_device *vdev, struct vdpa_own_area *area, size_t size)
 {
-	int rc;
+	int rc = make_memory(&area->dma, size);
 
-	size = RTE_ALIGN_CEIL(size, PAGE);
-	rc = make_memory(&buf->dma, size);
 	if (rc < 0)
 		return rc;
-	buf->dma.iova = find_hole(vdev, size);
-	if (buf->dma.iova == 0)
+	area->dma.iova = find_hole(vdev, size);
+	if (area->dma.iova == 0)
 		rc = vdpa_error(ENOSPC,
 				"%s: no room for %zu bytes of shadow rings beside the "
 				"guest's memory",
 				vdev->name, size);
 	if (rc == 0) {
-		LIST_INSERT_HEAD(&vdev->core->own, buf, next);
+		LIST_INSERT_HEAD(&vdev->core->own, area, next);
 		rc = remap(vdev);
 		if (rc < 0)
-			LIST_REMOVE(buf, next);
+			LIST_REMOVE(area, next);
 	}
 	if (rc < 0)
-		drop_memory(&buf->dma);
+		drop_memory(&area->dma);
 	return rc;
 }
 
-/* One that was reserved for so many bytes; NULL: none. */
-static struct vdpa_own_buf *
-find_spare(const struct vdpa_device *vdev, size_t size)
+static struct vdpa_own_area *
+map(struct vdpa_device *vdev, size_t size)
 {
-	struct vdpa_own_buf *buf;
-
-	LIST_FOREACH (buf, &vdev->core->own, next)
-		if (buf->spare && buf->dma.size == RTE_ALIGN_CEIL(size, PAGE))
-			return buf;
-	return NULL;
-}
-
-static struct vdpa_own_buf *
-allocate(struct vdpa_device *vdev, size_t size)
-{
-	struct vdpa_own_buf *buf = calloc(1, sizeof(*buf));
+	struct vdpa_own_area *area = calloc(1, sizeof(*area));
 	int rc;
 
-	if (buf == NULL) {
+	if (area == NULL) {
 		rc = vdpa_error(ENOMEM, "out of memory");
 	} else if (domain(vdev) != NULL) {
-		rc = vdpa_dma_alloc(domain(vdev), size, NULL, &buf->dma);
+		rc = vdpa_dma_alloc(domain(vdev), size, NULL, &area->dma);
 		if (rc == 0)
-			LIST_INSERT_HEAD(&vdev->core->own, buf, next);
+			LIST_INSERT_HEAD(&vdev->core->own, area, next);
 	} else {
-		rc = alloc_in_table(vdev, buf, size);
+		rc = map_in_table(vdev, area, size);
 	}
 	if (rc < 0) {
-		free(buf);
+		free(area);
 		errno = -rc;
 		return NULL;
 	}
-	return buf;
+	return area;
+}
+
+static void
+unmap(struct vdpa_device *vdev, struct vdpa_own_area *area)
+{
+	LIST_REMOVE(area, next);
+	if (domain(vdev) != NULL)
+		vdpa_dma_free(domain(vdev), &area->dma);
+	else
+		drop_memory(&area->dma);
+	free(area);
+}
+
+/* One with so many bytes left that were reserved; NULL: none. */
+static struct vdpa_own_area *
+find_spare(const struct vdpa_device *vdev, size_t size)
+{
+	struct vdpa_own_area *area;
+
+	LIST_FOREACH (area, &vdev->core->own, next)
+		if (area->spare && size <= area->dma.size - area->taken)
+			return area;
+	return NULL;
+}
+
+/* The last piece of it was freed. */
+static void
+give_up(struct vdpa_device *vdev, struct vdpa_own_area *area)
+{
+	if (vdev->core->own_changing) {
+		area->lost = !area->spare;
+		return;
+	}
+	if (domain(vdev) == NULL) {
+		/* Out of the device's table first; where that fails it may be used still. */
+		LIST_REMOVE(area, next);
+		area->lost = area->reachable || remap(vdev) < 0;
+		LIST_INSERT_HEAD(&vdev->core->own, area, next);
+	}
+	/* From a domain it is unmapped whatever the device does. */
+	if (!area->lost)
+		unmap(vdev, area);
+}
+
+size_t
+vdpa_own_size(size_t size)
+{
+	return RTE_ALIGN_CEIL(size, PAGE);
 }
 
 struct vdpa_own_buf *
 vdpa_own_alloc(struct vdpa_device *vdev, size_t size)
 {
-	struct vdpa_own_buf *buf = find_spare(vdev, size);
+	struct vdpa_own_buf *buf = calloc(1, sizeof(*buf));
+	struct vdpa_own_area *area;
 
-	if (buf == NULL)
-		return allocate(vdev, size);
-	buf->spare = false;
+	if (buf == NULL) {
+		vdpa_error(ENOMEM, "out of memory");
+		errno = ENOMEM;
+		return NULL;
+	}
+	size = vdpa_own_size(size);
+	area = find_spare(vdev, size);
+	if (area == NULL)
+		area = map(vdev, size);
+	if (area == NULL) {
+		free(buf);
+		return NULL;
+	}
+	*buf = (struct vdpa_own_buf){.va = (uint8_t *)area->dma.va + area->taken,
+				     .iova = area->dma.iova + area->taken,
+				     .size = size,
+				     .area = area};
+	area->taken += size;
+	area->pieces++;
 	return buf;
-}
-
-static void
-release(struct vdpa_device *vdev, struct vdpa_own_buf *buf)
-{
-	LIST_REMOVE(buf, next);
-	if (domain(vdev) != NULL)
-		vdpa_dma_free(domain(vdev), &buf->dma);
-	else
-		drop_memory(&buf->dma);
-	free(buf);
 }
 
 void
 vdpa_own_free(struct vdpa_device *vdev, struct vdpa_own_buf *buf, bool reachable)
 {
+	struct vdpa_own_area *area;
+
 	if (buf == NULL)
 		return;
-	if (vdev->core->own_changing) {
-		buf->lost = true;
-	} else if (domain(vdev) == NULL) {
-		/* Out of the device's table first; where that fails it may be used still. */
-		LIST_REMOVE(buf, next);
-		if (reachable || remap(vdev) < 0)
-			buf->lost = true;
-		LIST_INSERT_HEAD(&vdev->core->own, buf, next);
-	}
-	/* From a domain it is unmapped whatever the device does. */
-	if (!buf->lost)
-		release(vdev, buf);
+	area = buf->area;
+	free(buf);
+	area->reachable = area->reachable || reachable;
+	if (--area->pieces == 0)
+		give_up(vdev, area);
 }
 
 void
 vdpa_own_settle(struct vdpa_device *vdev)
 {
-	struct vdpa_own_buf *buf, *next;
+	struct vdpa_own_area *area, *next;
 	bool any = false;
 
 	if (vdev->core->own_changing)
 		return;
 
-	LIST_FOREACH (buf, &vdev->core->own, next)
-		any = any || buf->lost;
+	LIST_FOREACH (area, &vdev->core->own, next)
+		any = any || area->lost;
 	/* Of a device that keeps them in its table they stay ours. */
 	if (!any || (domain(vdev) == NULL && vdev->core->iotlb != NULL && remap(vdev) < 0))
 		return;
-	for (buf = LIST_FIRST(&vdev->core->own); buf != NULL; buf = next) {
-		next = LIST_NEXT(buf, next);
-		if (buf->lost)
-			release(vdev, buf);
+	for (area = LIST_FIRST(&vdev->core->own); area != NULL; area = next) {
+		next = LIST_NEXT(area, next);
+		if (area->lost)
+			unmap(vdev, area);
 	}
 }
 
@@ -295,23 +331,26 @@ vdpa_own_begin_change(struct vdpa_device *vdev)
 int
 vdpa_own_reserve(struct vdpa_device *vdev, size_t size)
 {
-	struct vdpa_own_buf *buf = allocate(vdev, size);
+	struct vdpa_own_area *area;
 
-	if (buf == NULL)
+	if (size == 0)
+		return 0;
+	area = map(vdev, size);
+	if (area == NULL)
 		return -errno;
-	buf->spare = true;
+	area->spare = true;
 	return 0;
 }
 
-/* What was reserved is lost like what was freed. */
+/* What was reserved and not taken is lost like what was freed. */
 static void
 lose_spares(struct vdpa_device *vdev)
 {
-	struct vdpa_own_buf *buf;
+	struct vdpa_own_area *area;
 
-	LIST_FOREACH (buf, &vdev->core->own, next) {
-		buf->lost = buf->lost || buf->spare;
-		buf->spare = false;
+	LIST_FOREACH (area, &vdev->core->own, next) {
+		area->spare = false;
+		area->lost = area->pieces == 0;
 	}
 	vdev->core->own_changing = false;
 }

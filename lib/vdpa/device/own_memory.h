@@ -11,12 +11,24 @@
 
 struct vdpa_device;
 
-/* A piece of it. */
-struct vdpa_own_buf {
+/* What is mapped at once; pieces of it are taken from its beginning on. It goes when the last of
+ * them is freed. */
+struct vdpa_own_area {
 	struct vdpa_dma_buf dma;
-	bool lost;  /* freed by its owner while the device may reach it, or in a change of paths */
-	bool spare; /* reserved, and nobody's yet */
-	LIST_ENTRY(vdpa_own_buf) next;
+	size_t taken; /* bytes */
+	unsigned int pieces;
+	bool reachable; /* a piece was freed while the device may reach it */
+	bool lost;	/* without pieces, and the device may reach it, or paths change */
+	bool spare;	/* reserved: what is not taken yet may be */
+	LIST_ENTRY(vdpa_own_area) next;
+};
+
+/* A piece, in whole pages. */
+struct vdpa_own_buf {
+	void *va;
+	uint64_t iova;
+	size_t size; /* bytes */
+	struct vdpa_own_area *area;
 };
 
 /*
@@ -30,12 +42,16 @@ struct vdpa_own_buf *vdpa_own_alloc(struct vdpa_device *vdev, size_t size);
 void vdpa_own_free(struct vdpa_device *vdev, struct vdpa_own_buf *buf, bool reachable);
 
 /*
- * A change of paths under traffic: between these two what is freed stays mapped, and what was
- * reserved is there to be allocated, so that while a queue stands still no memory is mapped or
- * unmapped. The end frees what was reserved and not used, and what was freed.
+ * A start, or a change of paths under traffic: between these two what is freed stays mapped, and
+ * what was reserved is there to be allocated, so that while a queue stands still no memory is
+ * mapped or unmapped, and all queues have one area. The end frees what was reserved and not used,
+ * and what was freed.
  */
 void vdpa_own_begin_change(struct vdpa_device *vdev);
-/* For an allocation of as many bytes. 0 or a negative errno, as vdpa_own_alloc(). */
+/* How many bytes an allocation of so many takes. */
+size_t vdpa_own_size(size_t size);
+/* For allocations of so many bytes together (vdpa_own_size()), in one area; 0: none. 0 or a negative
+ * errno, as vdpa_own_alloc(). */
 int vdpa_own_reserve(struct vdpa_device *vdev, size_t size);
 void vdpa_own_end_change(struct vdpa_device *vdev);
 /* The memory of the binding ends, and a change with it. */

@@ -40,10 +40,10 @@ start(struct vdpa_core_vq *vq, const struct vdpa_vq_config *guest, struct vdpa_v
 	path = vdpa_path_mover_begin(vq, memory(vq, guest), guest, dev, &params, &rc);
 	if (path == NULL)
 		return rc;
-	params.ring.driver = path->memory->dma.va;
-	params.ring.device = (uint8_t *)path->memory->dma.va + used;
-	dev->driver = path->memory->dma.iova;
-	dev->device = path->memory->dma.iova + used;
+	params.ring.driver = path->memory->va;
+	params.ring.device = (uint8_t *)path->memory->va + used;
+	dev->driver = path->memory->iova;
+	dev->device = path->memory->iova + used;
 	rc = vdpa_relay_create(&params, &path->mover);
 	if (rc < 0) {
 		vdpa_path_mover_give_up(vq, path, NULL, false);

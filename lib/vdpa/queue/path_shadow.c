@@ -70,7 +70,7 @@ lay_out(const struct vdpa_device *vdev, uint64_t features, uint32_t num)
 }
 
 static void
-place_ring(const struct vdpa_dma_buf *mem, const struct layout *l, struct vdpa_vring_params *ring,
+place_ring(const struct vdpa_own_buf *mem, const struct layout *l, struct vdpa_vring_params *ring,
 	   struct vdpa_vq_config *dev)
 {
 	uint8_t *va = mem->va;
@@ -212,7 +212,7 @@ start(struct vdpa_core_vq *vq, const struct vdpa_vq_config *guest, struct vdpa_v
 		return rc;
 	params.ring = (struct vdpa_vring_params){
 		.features = core->features, .num = dev->num, .place = dev->state};
-	place_ring(&path->memory->dma, &l, &params.ring, dev);
+	place_ring(path->memory, &l, &params.ring, dev);
 	rc = track(vq, guest, guest_packed, &params.guest.inflight);
 	if (rc == 0)
 		rc = vdpa_shadow_create(&params, &path->mover);

@@ -78,15 +78,17 @@ need_of(const struct vdpa_device *vdev, const struct vdpa_vq_config *conf)
 }
 
 int
-vdpa_session_reserve_vq(struct vdpa_device *vdev, uint16_t idx)
+vdpa_session_add_memory(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf,
+			size_t *size)
 {
-	const struct vdpa_core_vq *vq = &vdev->core->vqs[idx];
-	const struct vdpa_path_need need = need_of(vdev, &vq->conf);
+	const struct vdpa_path_need need = need_of(vdev, conf);
 	const struct vdpa_path *path = vdpa_path_choose(vdev, idx, &need);
 
 	if (path == NULL)
 		return -errno;
-	return path->memory != NULL ? vdpa_own_reserve(vdev, path->memory(vq, &vq->conf)) : 0;
+	if (path->memory != NULL)
+		*size += vdpa_own_size(path->memory(&vdev->core->vqs[idx], conf));
+	return 0;
 }
 
 int
@@ -191,6 +193,37 @@ leave_paths(struct vdpa_device *vdev)
 	vdpa_error_restore(&error);
 }
 
+/* Map at once what the queues of a start need for their paths, as far as is known: a queue that does
+ * not find it maps its own. */
+static void
+reserve_memory(struct vdpa_device *vdev, const struct vdpa_start_config *conf)
+{
+	size_t size = 0;
+
+	for (uint16_t i = 0; i < conf->nvqs; i++)
+		if (conf->vqs[i].ready)
+			(void)vdpa_session_add_memory(vdev, i, &conf->vqs[i], &size);
+	(void)vdpa_own_reserve(vdev, size);
+}
+
+static int
+setup_vqs(struct vdpa_device *vdev, const struct vdpa_start_config *conf)
+{
+	const bool changes = vdev->core->own_changing;
+	int rc = 0;
+
+	if (!changes) {
+		vdpa_own_begin_change(vdev);
+		reserve_memory(vdev, conf);
+	}
+	for (uint16_t i = 0; rc == 0 && i < conf->nvqs; i++)
+		if (conf->vqs[i].ready)
+			rc = vdpa_session_setup_vq(vdev, i, &conf->vqs[i]);
+	if (!changes)
+		vdpa_own_end_change(vdev);
+	return rc;
+}
+
 /* The queues' paths begin: the device may be notified from now on. */
 static int
 run_paths(struct vdpa_device *vdev)
@@ -228,9 +261,8 @@ vdpa_session_start_with(struct vdpa_device *vdev, const struct vdpa_start_config
 		rc = vdpa_step_status(vdev, status |= VIRTIO_CONFIG_S_FEATURES_OK);
 	if (rc == 0)
 		rc = vdpa_step_map(vdev, conf->iotlb);
-	for (uint16_t i = 0; rc == 0 && i < conf->nvqs; i++)
-		if (conf->vqs[i].ready)
-			rc = vdpa_session_setup_vq(vdev, i, &conf->vqs[i]);
+	if (rc == 0)
+		rc = setup_vqs(vdev, conf);
 	if (rc == 0 && ops->set_config_cb != NULL)
 		rc = VDPA_OP(vdev, -1, "set_config_cb",
 			     ops->set_config_cb(vdev, vdev->core->config_fd));

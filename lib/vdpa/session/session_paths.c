@@ -60,12 +60,16 @@ change_alone(struct vdpa_device *vdev, uint16_t idx)
 static int
 change_by_restart(struct vdpa_device *vdev)
 {
+	const struct vdpa_core_vq *vqs = vdev->core->vqs;
 	int64_t begun_us;
+	size_t size = 0;
 	int rc = 0;
 
 	for (uint16_t i = 0; rc == 0 && i < vdev->core->nvqs; i++)
-		if (vdev->core->vqs[i].conf.num != 0)
-			rc = vdpa_session_reserve_vq(vdev, i);
+		if (vqs[i].conf.num != 0)
+			rc = vdpa_session_add_memory(vdev, i, &vqs[i].conf, &size);
+	if (rc == 0)
+		rc = vdpa_own_reserve(vdev, size);
 	if (rc < 0)
 		return rc;
 	begun_us = vdpa_now_us();
@@ -95,14 +99,18 @@ is_to_change(const struct vdpa_core_vq *vq, bool from_direct)
 static int
 change_all_alone(struct vdpa_device *vdev, bool from_direct)
 {
+	const struct vdpa_core_vq *vqs = vdev->core->vqs;
 	bool changes[VDPA_VQ_MAX] = {false};
+	size_t size = 0;
 	int rc = 0;
 
 	for (uint16_t i = 0; rc == 0 && i < vdev->core->nvqs; i++) {
-		changes[i] = is_to_change(&vdev->core->vqs[i], from_direct);
+		changes[i] = is_to_change(&vqs[i], from_direct);
 		if (changes[i])
-			rc = vdpa_session_reserve_vq(vdev, i);
+			rc = vdpa_session_add_memory(vdev, i, &vqs[i].conf, &size);
 	}
+	if (rc == 0)
+		rc = vdpa_own_reserve(vdev, size);
 	for (uint16_t i = 0; rc == 0 && i < vdev->core->nvqs; i++)
 		if (changes[i])
 			rc = change_alone(vdev, i);

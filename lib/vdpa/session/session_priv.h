@@ -120,9 +120,10 @@ int vdpa_session_start_with(struct vdpa_device *vdev, const struct vdpa_start_co
 /* Every step of one queue, to ready. Unwound by vdpa_step_stop() or vdpa_session_undo_vq(). */
 int vdpa_session_setup_vq(struct vdpa_device *vdev, uint16_t idx,
 			  const struct vdpa_vq_config *conf);
-/* Before a queue that is set up changes its path: reserve the memory that it will need then
- * (vdpa_own_reserve()). 0 or a negative errno: the queue is as it was. */
-int vdpa_session_reserve_vq(struct vdpa_device *vdev, uint16_t idx);
+/* Before a queue begins a path with conf: add to *size what it will allocate then, for
+ * vdpa_own_reserve(). 0 or a negative errno: no path has it. */
+int vdpa_session_add_memory(struct vdpa_device *vdev, uint16_t idx,
+			    const struct vdpa_vq_config *conf, size_t *size);
 void vdpa_session_undo_vq(struct vdpa_device *vdev, uint16_t idx);
 int vdpa_session_attach_call(struct vdpa_device *vdev, uint16_t idx, int fd);
 
