@@ -93,7 +93,8 @@ class Model(harness.Daemon):
                           'name m1 mgmtdev sim_net max_vqp 2 vfio_user {dir}/m1.vfu'], app=MODEL)
 
     def function(self, name):
-        return f'vfio-user/{self.dir}/{name}.vfu'
+        # Waits that end, but not because a busy machine gives the model no CPU.
+        return f'vfio-user/{self.dir}/{name}.vfu timeout_ms 3000'
 
     def dev(self, name):
         return {'dev': f'mgmtdev {self.function(name)}'}

@@ -121,7 +121,7 @@ class OctepFaults(unittest.TestCase):
         for fault, (case, reason) in (('selector_late', self.NAMED['selector_never']),
                                       ('mailbox_late', self.NAMED['mailbox_never'])):
             with self.subTest(fault), tc.model(f'{NET} function octep delay_ms 5000 fault {fault}') as other:
-                outcome = conformance({'dev': f'mgmtdev {other.functions[0]} timeout_ms 300'},
+                outcome = conformance({'dev': f'mgmtdev vfio-user/{other.paths[0]} timeout_ms 300'},
                                       '--loopback=yes', *cases('queue_enable_moves'))
                 self.assertEqual(list(outcome.named('fail')), [case], outcome.text())
                 self.assertRegex(outcome.cases[case][1], reason)

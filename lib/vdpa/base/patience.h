@@ -18,6 +18,9 @@
 #define VDPA_PATIENCE_TIMEOUTS 3
 /* It grows by one part in so many of the time that passes. */
 #define VDPA_PATIENCE_REFILL   8
+/* What each wait has free, as one part in so many of a time-out: more than a busy host takes to
+ * give both sides a CPU. */
+#define VDPA_PATIENCE_FREE     20
 
 struct vdpa_patience {
 	int64_t timeout_us;
@@ -28,11 +31,10 @@ struct vdpa_patience {
 };
 
 static inline void
-vdpa_patience_init(struct vdpa_patience *p, unsigned int timeout_ms, unsigned int free_us,
-		   int64_t now_us)
+vdpa_patience_init(struct vdpa_patience *p, unsigned int timeout_ms, int64_t now_us)
 {
 	p->timeout_us = (int64_t)timeout_ms * 1000;
-	p->free_us = free_us;
+	p->free_us = p->timeout_us / VDPA_PATIENCE_FREE;
 	p->left_us = VDPA_PATIENCE_TIMEOUTS * p->timeout_us;
 	p->begin_us = now_us;
 }

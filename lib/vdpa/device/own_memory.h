@@ -50,8 +50,8 @@ void vdpa_own_free(struct vdpa_device *vdev, struct vdpa_own_buf *buf, bool reac
 void vdpa_own_begin_change(struct vdpa_device *vdev);
 /* How many bytes an allocation of so many takes. */
 size_t vdpa_own_size(size_t size);
-/* For allocations of so many bytes together (vdpa_own_size()), in one area; 0: none. 0 or a negative
- * errno, as vdpa_own_alloc(). */
+/* For allocations of so many bytes together (vdpa_own_size()), in one area; 0: none. 0 or a
+ * negative errno, as vdpa_own_alloc(). */
 int vdpa_own_reserve(struct vdpa_device *vdev, size_t size);
 void vdpa_own_end_change(struct vdpa_device *vdev);
 /* The memory of the binding ends, and a change with it. */

@@ -33,8 +33,6 @@
 
 /* Between attempts to connect. */
 #define CONNECT_RETRY_MS 10
-/* Waiting that a request has free. */
-#define REQUEST_FREE_US	 5000
 /* How long a vhost-user back end has to answer: it has nothing else to do then. */
 #define OTHER_MS	 500
 
@@ -246,7 +244,7 @@ vdpa_vfu_connect(const char *name, const char *path, unsigned int timeout_ms, st
 		goto err_conn;
 	}
 	c->timeout_ms = timeout_ms;
-	vdpa_patience_init(&c->patience, timeout_ms, REQUEST_FREE_US, vdpa_now_us());
+	vdpa_patience_init(&c->patience, timeout_ms, vdpa_now_us());
 	c->rx_fd = -1;
 	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (c->fd < 0) {

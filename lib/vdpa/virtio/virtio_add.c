@@ -27,9 +27,6 @@
 #include "virtio_priv.h"
 #include "virtio_type.h"
 
-/* What a wait has free; see patience.h. */
-#define WAIT_FREE_US 10000u
-
 /* Where a field of a net device's configuration is (5.1.4). */
 #define NET_CONFIG(field) offsetof(struct virtio_net_config, field)
 
@@ -454,7 +451,7 @@ vdpa_virtio_add(const struct vdpa_virtio_kind *kind, struct vdpa_mgmt_dev *mdev,
 	if (dev == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	dev->gone[VDPA_PCI_EVENT_ERROR].fd = dev->gone[VDPA_PCI_EVENT_REMOVE].fd = -1;
-	vdpa_patience_init(&dev->patience, vdpa_pci_timeout_ms(pci), WAIT_FREE_US, vdpa_now_us());
+	vdpa_patience_init(&dev->patience, vdpa_pci_timeout_ms(pci), vdpa_now_us());
 	virtio_irq_init(dev);
 	rc = virtio_pci_open(&dev->hw, pci, kind->pci, &dev->patience);
 	if (rc == 0)

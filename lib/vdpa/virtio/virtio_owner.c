@@ -27,9 +27,6 @@
 #include "virtio_owner.h"
 #include "virtio_priv.h"
 
-/* What a wait has free; see patience.h. */
-#define WAIT_FREE_US 10000u
-
 #define RING_NUM   16u
 #define RING_SIZE  4096u /* bytes for its three parts */
 #define DRIVER_AT  1024u
@@ -351,7 +348,7 @@ create(char *name, unsigned int timeout_ms, struct virtio_owner **out)
 	o->name = name;
 	o->users = 1;
 	(void)pthread_mutex_init(&o->lock, NULL);
-	vdpa_patience_init(&o->patience, timeout_ms, WAIT_FREE_US, vdpa_now_us());
+	vdpa_patience_init(&o->patience, timeout_ms, vdpa_now_us());
 	rc = vdpa_pci_open(name, &params, &o->pci);
 	if (rc == 0)
 		rc = start(o);
