@@ -193,8 +193,8 @@ leave_paths(struct vdpa_device *vdev)
 	vdpa_error_restore(&error);
 }
 
-/* Map at once what the queues of a start need for their paths, as far as is known: a queue that does
- * not find it maps its own. */
+/* Map at once what the queues of a start need for their paths, as far as is known: a queue that
+ * does not find it maps its own. */
 static void
 reserve_memory(struct vdpa_device *vdev, const struct vdpa_start_config *conf)
 {
