@@ -163,14 +163,20 @@ teardown(void **state)
 }
 
 static struct vdpa_own_buf *
-alloc(struct fixture *f, size_t size)
+alloc_with(struct fixture *f, size_t size, size_t more)
 {
 	struct vdpa_own_buf *buf;
 
 	vdpa_device_lock(f->vdev);
-	buf = vdpa_own_alloc(f->vdev, size);
+	buf = vdpa_own_alloc(f->vdev, size, more);
 	vdpa_device_unlock(f->vdev);
 	return buf;
+}
+
+static struct vdpa_own_buf *
+alloc(struct fixture *f, size_t size)
+{
+	return alloc_with(f, size, 0);
 }
 
 static void
@@ -484,7 +490,7 @@ pieces_of_what_was_reserved_are_one_region(void **state)
 	end_change(f);
 	assert_int_equal(f->fake->tlb->n, 2);
 	assert_true(device_has(f, TOP - 4 * PAGE, 4 * PAGE));
-	/* What was not taken is not there for others. */
+	/* A piece that was freed is nobody's until all are. */
 	c = piece(f, PAGE);
 	assert_int_equal(c->iova, TOP - 5 * PAGE);
 	drop(f, c, false);
@@ -497,6 +503,32 @@ pieces_of_what_was_reserved_are_one_region(void **state)
 	reserve(f, PAGE);
 	end_change(f);
 	assert_int_equal(f->fake->tlb->n, 1);
+}
+
+static void
+what_is_likely_to_come_is_mapped_with_it_where_it_can_be(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_own_buf *a, *b, *c;
+
+	f->vdev->core->ops.get_iova_range = get_iova_range;
+	/* Six pages beside the guest's memory. */
+	reach = (struct vdpa_iova_range){.first = GUEST, .last = GUEST + FILE_SIZE + 6 * PAGE - 1};
+	a = alloc_with(f, PAGE, 2 * PAGE);
+	b = alloc_with(f, 2 * PAGE, PAGE);
+	assert_int_equal(f->fake->tlb->n, 2);
+	assert_int_equal(b->iova, a->iova + PAGE);
+	c = alloc_with(f, 3 * PAGE, PAGE);
+	assert_non_null(c);
+	assert_int_equal(c->iova, a->iova - 3 * PAGE);
+	assert_int_equal(f->fake->tlb->n, 3);
+	assert_null(alloc_with(f, 1, 0));
+	assert_int_equal(errno, ENOSPC);
+	drop(f, a, false);
+	drop(f, b, false);
+	drop(f, c, false);
+	assert_int_equal(f->fake->tlb->n, 1);
+	f->vdev->core->ops.get_iova_range = NULL;
 }
 
 /* Each set_map of a device that runs may stop it for a while. */
@@ -559,6 +591,7 @@ main(void)
 		T(it_is_kept_from_a_device_that_does_not_reset),
 		T(queues_on_shadows_outlive_a_region_that_is_refused),
 		T(pieces_of_what_was_reserved_are_one_region),
+		T(what_is_likely_to_come_is_mapped_with_it_where_it_can_be),
 		T(a_start_maps_once_for_all_queues),
 		T_RANGES(a_driver_that_maps_ranges_gets_it_as_one_more),
 	};

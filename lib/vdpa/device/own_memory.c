@@ -222,14 +222,14 @@ unmap(struct vdpa_device *vdev, struct vdpa_own_area *area)
 	free(area);
 }
 
-/* One with so many bytes left that were reserved; NULL: none. */
+/* One with so many bytes left; NULL: none. */
 static struct vdpa_own_area *
-find_spare(const struct vdpa_device *vdev, size_t size)
+find_room(const struct vdpa_device *vdev, size_t size)
 {
 	struct vdpa_own_area *area;
 
 	LIST_FOREACH (area, &vdev->core->own, next)
-		if (area->spare && size <= area->dma.size - area->taken)
+		if (!area->lost && size <= area->dma.size - area->taken)
 			return area;
 	return NULL;
 }
@@ -238,10 +238,8 @@ find_spare(const struct vdpa_device *vdev, size_t size)
 static void
 give_up(struct vdpa_device *vdev, struct vdpa_own_area *area)
 {
-	if (vdev->core->own_changing) {
-		area->lost = !area->spare;
+	if (vdev->core->own_changing)
 		return;
-	}
 	if (domain(vdev) == NULL) {
 		/* Out of the device's table first; where that fails it may be used still. */
 		LIST_REMOVE(area, next);
@@ -260,7 +258,7 @@ vdpa_own_size(size_t size)
 }
 
 struct vdpa_own_buf *
-vdpa_own_alloc(struct vdpa_device *vdev, size_t size)
+vdpa_own_alloc(struct vdpa_device *vdev, size_t size, size_t more)
 {
 	struct vdpa_own_buf *buf = calloc(1, sizeof(*buf));
 	struct vdpa_own_area *area;
@@ -271,7 +269,9 @@ vdpa_own_alloc(struct vdpa_device *vdev, size_t size)
 		return NULL;
 	}
 	size = vdpa_own_size(size);
-	area = find_spare(vdev, size);
+	area = find_room(vdev, size);
+	if (area == NULL && more > 0)
+		area = map(vdev, size + vdpa_own_size(more));
 	if (area == NULL)
 		area = map(vdev, size);
 	if (area == NULL) {
@@ -336,22 +336,17 @@ vdpa_own_reserve(struct vdpa_device *vdev, size_t size)
 	if (size == 0)
 		return 0;
 	area = map(vdev, size);
-	if (area == NULL)
-		return -errno;
-	area->spare = true;
-	return 0;
+	return area != NULL ? 0 : -errno;
 }
 
 /* What was reserved and not taken is lost like what was freed. */
 static void
-lose_spares(struct vdpa_device *vdev)
+lose_unused(struct vdpa_device *vdev)
 {
 	struct vdpa_own_area *area;
 
-	LIST_FOREACH (area, &vdev->core->own, next) {
-		area->spare = false;
+	LIST_FOREACH (area, &vdev->core->own, next)
 		area->lost = area->pieces == 0;
-	}
 	vdev->core->own_changing = false;
 }
 
@@ -362,7 +357,7 @@ vdpa_own_end_change(struct vdpa_device *vdev)
 
 	/* The caller may be on its way to report something else. */
 	vdpa_error_save(&error);
-	lose_spares(vdev);
+	lose_unused(vdev);
 	vdpa_own_settle(vdev);
 	vdpa_error_restore(&error);
 }
@@ -370,7 +365,7 @@ vdpa_own_end_change(struct vdpa_device *vdev)
 void
 vdpa_own_abandon_change(struct vdpa_device *vdev)
 {
-	lose_spares(vdev);
+	lose_unused(vdev);
 	/* The domain may go; of a table they are freed when it has gone. */
 	if (domain(vdev) != NULL)
 		vdpa_own_settle(vdev);

@@ -18,8 +18,7 @@ struct vdpa_own_area {
 	size_t taken; /* bytes */
 	unsigned int pieces;
 	bool reachable; /* a piece was freed while the device may reach it */
-	bool lost;	/* without pieces, and the device may reach it, or paths change */
-	bool spare;	/* reserved: what is not taken yet may be */
+	bool lost;	/* without pieces, and the device may reach it: nobody gets any of it */
 	LIST_ENTRY(vdpa_own_area) next;
 };
 
@@ -32,11 +31,12 @@ struct vdpa_own_buf {
 };
 
 /*
- * Allocate size bytes, zeroed, where no guest memory is, for the device to read and write. NULL
+ * Allocate size bytes, zeroed, where no guest memory is, for the device to read and write. Where an
+ * area has to be mapped for it, it gets so many bytes more for what comes next, if it can. NULL
  * with vdpa_error_message() and errno: ENOMEM, ENOSPC where there is no room among the IOVAs, or
  * what mapping says.
  */
-struct vdpa_own_buf *vdpa_own_alloc(struct vdpa_device *vdev, size_t size);
+struct vdpa_own_buf *vdpa_own_alloc(struct vdpa_device *vdev, size_t size, size_t more);
 /* reachable: the device may still write there, as its reset has failed: then the memory is freed
  * once it cannot. NULL: no-op. */
 void vdpa_own_free(struct vdpa_device *vdev, struct vdpa_own_buf *buf, bool reachable);

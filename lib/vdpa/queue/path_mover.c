@@ -21,6 +21,9 @@
 #include "path_mover.h"
 #include "vdpa_worker.h"
 
+/* The memory of so many queues is mapped ahead at most. */
+#define MEMORY_AHEAD 16u
+
 uint16_t
 vdpa_path_mover_idx(const struct vdpa_core_vq *vq)
 {
@@ -70,6 +73,17 @@ free_parts(struct vdpa_device *vdev, struct vdpa_mover_path *path, bool reachabl
 	free(path);
 }
 
+/* Queues that come one by one to a device that runs have each twice as many mapped as there are. */
+static size_t
+for_others(const struct vdpa_device *vdev, size_t size)
+{
+	size_t n = 0;
+
+	for (uint16_t i = 0; i < vdev->core->nvqs; i++)
+		n += vdev->core->vqs[i].path_data != NULL;
+	return RTE_MIN(n, MEMORY_AHEAD) * size;
+}
+
 struct vdpa_mover_path *
 vdpa_path_mover_begin(struct vdpa_core_vq *vq, size_t size, const struct vdpa_vq_config *guest,
 		      struct vdpa_vq_config *dev, struct vdpa_mover_params *params, int *rc)
@@ -82,7 +96,7 @@ vdpa_path_mover_begin(struct vdpa_core_vq *vq, size_t size, const struct vdpa_vq
 		return NULL;
 	}
 	path->kick_fd = -1;
-	path->memory = vdpa_own_alloc(vdev, size);
+	path->memory = vdpa_own_alloc(vdev, size, for_others(vdev, size));
 	*rc = path->memory == NULL ? -errno : vdpa_path_kick_open(vdev, &path->kick_fd, dev);
 	if (*rc < 0)
 		goto err;
