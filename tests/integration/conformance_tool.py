@@ -55,8 +55,11 @@ class Outcome:
 
 
 def conformance(device, *options, launcher=(), eal=()):
-    """device: {'dev': WORDS} or {'socket': PATH}."""
+    """device: {'dev': WORDS} or {'socket': PATH}. Time-outs are four times as long as test-vdpa's own, for busy
+    machines, unless the options have a scale."""
     (kind, value), = device.items()
+    if not any(option.startswith('--timeout-scale') for option in options):
+        options = ('--timeout-scale=400', *options)
     tail = ['--', *eal] if eal else []
     return Outcome(['conformance', f'--{kind}', value, *options, *tail], launcher)
 

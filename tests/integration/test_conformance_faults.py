@@ -85,6 +85,8 @@ BROKEN = {
 # What a healthy device shows in little time.
 HEALTHY = cases('identity', 'queue_enable_moves', 'split_used_ring', 'split_interrupts')
 SECONDS = 60.0
+# Where a fault shows when what is missing has been waited for.
+WAITS = '--timeout-scale=100'
 
 
 class Model(harness.Daemon):
@@ -129,7 +131,7 @@ def from_the_start(fault, case, reason):
     def test(self):
         with Model(f'fault {fault}') as model:
             wanted = cases('identity') if case == 'open' else cases(case)
-            self.named(conformance(model.dev('m0'), '--loopback=yes', *wanted), case, reason)
+            self.named(conformance(model.dev('m0'), WAITS, '--loopback=yes', *wanted), case, reason)
             self.works(model.dev('m1'), 'the device next to it')
             model.fault('none')
             self.works(model.dev('m0'), 'the device without its fault')
@@ -189,7 +191,7 @@ def at_run_time(fault, case, reason, logged):
             with harness.Daemon(words) as app:
                 self.works({'socket': app.socket('d0')}, 'before the fault')
                 model.fault(fault)
-                outcome = conformance({'socket': app.socket('d0')}, '--loopback=yes', *cases(case))
+                outcome = conformance({'socket': app.socket('d0')}, WAITS, '--loopback=yes', *cases(case))
                 if 'open' in outcome.named('fail'):
                     self.named(outcome, 'open', '.*')
                 else:

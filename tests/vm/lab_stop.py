@@ -141,7 +141,7 @@ class Conformance(lab_vfio.VfioTest):
         with self.serve(slot, words) as d:
             done = subprocess.run([lab_vfio.Conformance.PROGRAM, "conformance", "--socket", d.socket("dev0"),
                                    *(w for case in CASES for w in ("--case", case)), *more],
-                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200,
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600,
                                   check=False)
             lines = done.stdout.splitlines()
             for line in lines:

@@ -388,8 +388,8 @@ class Conformance(VfioTest):
     PROGRAM = str(inside.BUILD / "app/test-vdpa/test-vdpa")
 
     def conform(self, *words):
-        done = subprocess.run([self.PROGRAM, "conformance", *words], stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True, timeout=100, check=False)
+        done = subprocess.run([self.PROGRAM, "conformance", "--timeout-scale=400", *words], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=400, check=False)
         lines = done.stdout.splitlines()
         print(f"{self.id()}: {inside.IOMMU}: {lines[-1] if lines else 'nothing'}", flush=True)
         failed = [line for line in lines if line.startswith("not ok")]
