@@ -28,6 +28,7 @@
 
 #include <cmocka.h>
 
+#include "test_util.h"
 #include "vdpa.h"
 #include "vdpa_bus.h"
 #include "vduse_priv.h"
@@ -296,6 +297,24 @@ features_that_were_not_offered_are_refused(void **state)
 }
 
 static void
+a_status_without_bits_it_had_is_refused(void **state)
+{
+	unsigned int fds;
+
+	add(BLK);
+	start_device("d0");
+	fds = count_fds();
+	for (unsigned int i = 0; i < 100; i++) {
+		assert_int_equal(set_status(11), VDUSE_REQ_RESULT_FAILED);
+		assert_int_equal(set_status(128), VDUSE_REQ_RESULT_FAILED);
+		assert_int_equal(set_status(15), VDUSE_REQ_RESULT_OK);
+	}
+	assert_int_equal(count_fds(), fds);
+	wait_for("d0", VDPA_STATE_RUNNING);
+	assert_int_equal(vdpa_dev_del("d0"), 0);
+}
+
+static void
 a_ring_that_leaves_the_memory_stops_and_others_are_unharmed(void **state)
 {
 	add(BLK);
@@ -417,6 +436,7 @@ main(void)
 		cmocka_unit_test(what_vduse_refuses_is_not_offered),
 		cmocka_unit_test(a_device_runs_from_driver_ok_to_reset),
 		cmocka_unit_test(features_that_were_not_offered_are_refused),
+		cmocka_unit_test(a_status_without_bits_it_had_is_refused),
 		cmocka_unit_test(a_ring_that_leaves_the_memory_stops_and_others_are_unharmed),
 		cmocka_unit_test(a_successor_goes_on_with_a_device_in_use),
 		cmocka_unit_test(a_device_in_use_that_is_not_ours_is_refused),

@@ -217,8 +217,14 @@ int
 vdpa_vduse_set_status(struct vduse_device *dev, uint8_t status)
 {
 	uint8_t added = status & ~dev->status;
+	uint8_t cleared = dev->status & ~status & ~VIRTIO_CONFIG_S_NEEDS_RESET;
 	int rc = 0;
 
+	/* A driver clears none of them but by a reset (virtio 1.2, 2.1.1): DRIVER_OK would come
+	 * twice. */
+	if (status != 0 && cleared != 0)
+		return vdpa_error(EINVAL, "%s: status 0x%x after 0x%x, without a reset",
+				  dev->vdev->name, status, dev->status);
 	if (status == 0) {
 		vdpa_vduse_stop(dev);
 		vdpa_vduse_record_reset(dev);
