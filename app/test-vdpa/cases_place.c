@@ -126,8 +126,9 @@ need_places(struct run *r, unsigned int flags)
 }
 
 /*
- * From one place on. A device that does not load places runs on a shadow, which it leaves by a
- * reset of the queue when the ring comes round: frames that come meanwhile find no buffer.
+ * From one place on. A device that does not load places itself, whatever else it can, runs on a
+ * shadow, which a queue leaves by its reset when the ring comes round: frames that come meanwhile
+ * find no buffer and are dropped. Of a device behind vhost-user it is not known how it does that.
  */
 static int
 from_place_as_it_can(struct run *r, unsigned int flags, const struct vdpa_vq_state *place)
@@ -135,8 +136,7 @@ from_place_as_it_can(struct run *r, unsigned int flags, const struct vdpa_vq_sta
 	const bool echoes = r->echoes;
 	int rc;
 
-	/* One with a log loads places; of another it is not known. */
-	if (r->t->can == NULL || !r->t->can->log)
+	if (!run_loads_place(r, flags))
 		r->echoes = false;
 	rc = from_place(r, flags, place);
 	r->echoes = echoes;

@@ -149,44 +149,55 @@ run_need_echo(struct run *r)
 	return rc;
 }
 
-/* Whether the device takes a place before it is started. One that suspends need not. */
-static bool
-loads_place(struct run *r, bool packed, const struct vdpa_vq_state *place)
+/* A place in the middle of a ring. */
+static struct vdpa_vq_state
+any_place(bool packed)
+{
+	if (!packed)
+		return (struct vdpa_vq_state){.split.avail_index = 5};
+	return (struct vdpa_vq_state){.packed = {.last_avail_idx = 5,
+						 .last_used_idx = 5,
+						 .last_avail_counter = 1,
+						 .last_used_counter = 1}};
+}
+
+bool
+run_loads_place(struct run *r, unsigned int flags)
 {
 	const uint8_t driver = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+	const bool packed = (flags & SESSION_PACKED) != 0;
+	const struct vdpa_vq_state place = any_place(packed);
 	const struct target_ops *ops = r->t->ops;
 	uint64_t features = r->t->must | RING_FEATURE(VIRTIO_F_VERSION_1) |
 			    (packed ? RING_FEATURE(VIRTIO_F_RING_PACKED) : 0);
 	bool loads;
 
+	if (ops->set_place == NULL)
+		return false;
 	loads = ops->set_status(r->t, 0) == 0 &&
 		ops->set_status(r->t, VIRTIO_CONFIG_S_ACKNOWLEDGE) == 0 &&
 		ops->set_status(r->t, driver) == 0 && ops->set_features(r->t, features) == 0 &&
 		ops->set_status(r->t, driver | VIRTIO_CONFIG_S_FEATURES_OK) == 0 &&
-		ops->set_place(r->t, 0, place) == 0;
+		ops->set_place(r->t, 0, &place) == 0;
 	(void)ops->set_status(r->t, 0);
 	return loads;
 }
 
 /* The device's word, where it is asked in this process; by vhost-user a start is the only way to
- * find out. */
+ * find out. One that suspends need not load a place. */
 static int
-probe_state(struct run *r, bool packed)
+probe_state(struct run *r, unsigned int flags)
 {
-	const struct session_params params = {.flags = packed ? SESSION_PACKED : 0,
+	const bool packed = (flags & SESSION_PACKED) != 0;
+	const struct session_params params = {.flags = flags & SESSION_PACKED,
 					      .n = target_lane_vqs(r->t)};
-	struct vdpa_vq_state place = {.split.avail_index = 5};
+	const struct vdpa_vq_state place = any_place(packed);
 	struct session s;
 	int rc;
 
-	if (packed)
-		place = (struct vdpa_vq_state){.packed = {.last_avail_idx = 5,
-							  .last_used_idx = 5,
-							  .last_avail_counter = 1,
-							  .last_used_counter = 1}};
 	if (!r->t->trusting) {
 		r->keeps_state[packed] =
-			r->t->can != NULL && r->t->can->suspend && loads_place(r, packed, &place);
+			r->t->can != NULL && r->t->can->suspend && run_loads_place(r, flags);
 		return 0;
 	}
 	r->step = "starting a queue elsewhere than at its beginning";
@@ -202,7 +213,7 @@ int
 run_need_state(struct run *r, unsigned int flags)
 {
 	const bool packed = (flags & SESSION_PACKED) != 0;
-	int rc = r->state_known[packed] ? 0 : probe_state(r, packed);
+	int rc = r->state_known[packed] ? 0 : probe_state(r, flags);
 
 	r->state_known[packed] = true;
 	if (rc == 0 && !r->keeps_state[packed])

@@ -82,6 +82,9 @@ int run_need_echo(struct run *r);
 /* Skip for a device whose queues of this layout (SESSION_PACKED or not) cannot stop and go on where
  * they stood. */
 int run_need_state(struct run *r, unsigned int flags);
+/* Whether the device itself loads the place where a queue of this layout begins: asked up to
+ * FEATURES_OK, and reset after it. False where that is not known, as behind vhost-user. */
+bool run_loads_place(struct run *r, unsigned int flags);
 /* Skip for a device without a dirty log. */
 int run_need_log(struct run *r);
 /* Failed when the device says that it failed or needs a reset. */

@@ -147,6 +147,14 @@ class InProcess(Conformance):
             self.check({'dev': f'mgmtdev {blk}'}, NO_STATE | NO_CONFIG_CHANGE | NOT_READ_ONLY,
                        '--overwrite')
 
+    def test_model_that_logs_its_dma(self):
+        """A log says nothing of places: queues leave their shadows by a reset, and frames are lost."""
+        with model('sim_net max_vqp 2 dma_logging on') as other:
+            dev = {'dev': f'mgmtdev {other.functions[0]}'}
+            for _ in range(4):
+                self.check(dev, {'packed_places'}, '--loopback=yes', *cases('*_places'), minimum=2)
+            self.check(dev, set(), '--loopback=yes', *cases('log_*'), minimum=5)
+
     def test_model_whose_doorbells_share_a_page(self):
         with model('sim_net max_vqp 2 notify shared') as other:
             self.check({'dev': f'mgmtdev {other.functions[0]}'},
