@@ -14,6 +14,8 @@
 #include "traffic.h"
 
 #define ROUNDS	   5
+/* Buffers taken back: more than the receive buffers that a device may have from before. */
+#define UNITS	   200
 /* A log that hardware keeps is fetched now and then while the device runs. */
 #define LOG_MS	   3000u
 /* How long nothing must be logged. */
@@ -160,11 +162,11 @@ write_and_check(struct run *r, struct log_case *c, struct target_log *log)
 	int rc;
 
 	/* What came until now may have been written before there was a log, but is memory. */
-	page_set_clear(&c->wrote);
+	traffic_note_anew(&c->x);
 	rc = check_logs(r, c, log, log, 0);
 	dirty_log_clear(log);
 	if (rc == 0)
-		rc = traffic_some(&c->x, 100);
+		rc = traffic_some(&c->x, UNITS);
 	if (rc == 0)
 		rc = traffic_drain(&c->x);
 	return rc == 0 ? check_logs(r, c, log, log, LOG_MS) : rc;
@@ -177,7 +179,7 @@ check_silent(struct run *r, struct log_case *c, struct target_log *log, const ch
 	int rc;
 
 	dirty_log_clear(log);
-	rc = traffic_some(&c->x, 100);
+	rc = traffic_some(&c->x, UNITS);
 	if (rc == 0)
 		rc = traffic_drain(&c->x);
 	if (rc == 0)
@@ -197,7 +199,7 @@ pages_of(struct run *r, unsigned int flags)
 
 	if (rc != 0)
 		return rc;
-	rc = traffic_some(&c.x, 100);
+	rc = traffic_some(&c.x, UNITS);
 	/* On while data move, so that some are written before and some after. */
 	if (rc == 0)
 		rc = set_log(r, &c, &c.logs[0]);
@@ -235,17 +237,16 @@ replaced(struct run *r)
 	for (int i = 0; rc == 0 && i < ROUNDS; i++) {
 		struct target_log *old = &c.logs[i % 2], *new = &c.logs[(i + 1) % 2];
 
-		/* Nothing is under way that was written before the clear. */
 		rc = traffic_drain(&c.x);
-		page_set_clear(&c.wrote);
+		traffic_note_anew(&c.x);
 		dirty_log_clear(old);
 		dirty_log_clear(new);
 		if (rc == 0)
-			rc = traffic_some(&c.x, 100);
+			rc = traffic_some(&c.x, UNITS);
 		if (rc == 0)
 			rc = set_log(r, &c, new);
 		if (rc == 0)
-			rc = traffic_some(&c.x, 100);
+			rc = traffic_some(&c.x, UNITS);
 		if (rc == 0)
 			rc = traffic_drain(&c.x);
 		if (rc == 0)
@@ -307,10 +308,10 @@ at_stop(struct run *r)
 			rc = traffic_drain(&c.x);
 		if (rc == 0)
 			rc = write_and_check(r, &c, &c.logs[0]);
-		page_set_clear(&c.wrote);
+		traffic_note_anew(&c.x);
 		dirty_log_clear(&c.logs[0]);
 		if (rc == 0)
-			rc = traffic_some(&c.x, 100);
+			rc = traffic_some(&c.x, UNITS);
 		if (rc == 0)
 			rc = traffic_stop_queues(&c.x, places);
 		if (rc == 0)

@@ -93,10 +93,12 @@ queue_init(struct session *s, uint16_t idx, uint64_t ring_iova, uint64_t slots_i
 	q->free = calloc(n, sizeof(*q->free));
 	q->slot_of = calloc(s->num, sizeof(*q->slot_of));
 	q->tag = calloc(n, sizeof(*q->tag));
+	q->noted = calloc(n, sizeof(*q->noted));
 	q->shadow = malloc((size_t)n * s->slot_size);
 	q->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	q->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (q->free == NULL || q->slot_of == NULL || q->tag == NULL || q->shadow == NULL)
+	if (q->free == NULL || q->slot_of == NULL || q->tag == NULL || q->noted == NULL ||
+	    q->shadow == NULL)
 		return -ENOMEM;
 	return q->kick_fd < 0 || q->call_fd < 0 ? -errno : 0;
 }
@@ -119,6 +121,7 @@ queue_fini(struct queue *q)
 	if (q->call_fd >= 0)
 		close(q->call_fd);
 	free(q->shadow);
+	free(q->noted);
 	free(q->tag);
 	free(q->slot_of);
 	free(q->free);

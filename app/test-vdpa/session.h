@@ -47,6 +47,7 @@ struct queue {
 	uint32_t nfree;
 	uint32_t *slot_of; /* by ring id */
 	uint64_t *tag;	   /* by slot: the traffic's */
+	uint32_t *noted;   /* by slot: the traffic's count of notes when it was posted */
 	uint8_t *shadow;   /* nslots copies */
 
 	volatile uint8_t *doorbell; /* NULL: kicks go by kick_fd */

@@ -75,6 +75,7 @@ traffic_post(struct traffic *x, struct queue *q, uint32_t slot, const struct rin
 	int id;
 
 	slot_remember(x->s, q, slot);
+	q->noted[slot] = x->notes;
 	if (x->indirect && n > 1)
 		id = ring_driver_post_indirect(&q->ring, bufs, n,
 					       slot_iova(x->s, q, slot) + SLOT_TABLE);
@@ -188,7 +189,7 @@ drain_queue(struct traffic *x, struct lane *l, struct queue *q, int max)
 		if (rc == 0)
 			break;
 		slot = q->slot_of[id];
-		if (x->wrote != NULL)
+		if (x->wrote != NULL && q->noted[slot] == x->notes)
 			note_written(x, q, slot, pos);
 		rc = q == l->tx ? kind_of(x)->check(x, l, slot, len)
 				: kind_of(x)->check_rx(x, l, slot, len);
@@ -486,6 +487,14 @@ traffic_drain(struct traffic *x)
 	rc = traffic_finish(x);
 	x->units = UINT64_MAX;
 	return rc;
+}
+
+void
+traffic_note_anew(struct traffic *x)
+{
+	page_set_clear(x->wrote);
+	if (x->lanes[0].rx != NULL && !x->echo)
+		x->notes++;
 }
 
 int

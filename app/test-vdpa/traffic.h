@@ -50,6 +50,7 @@ struct traffic {
 	bool no_arming;		     /* leave the event index for interrupts as it is */
 	uint16_t first_lane, nlanes; /* nlanes 0: all of the session */
 	struct page_set *wrote;	     /* NULL, or: note pages that the device is seen to write */
+	uint32_t notes;		     /* how often those were forgotten with frames under way */
 
 	/* How it stands. */
 	struct run *r;
@@ -113,6 +114,12 @@ int traffic_open_on(struct run *r, struct session *s, struct traffic *x);
 int traffic_some(struct traffic *x, uint64_t n);
 /* What is under way comes to its end; then it may go on. 0 or RUN_FAILED. */
 int traffic_drain(struct traffic *x);
+/*
+ * After a drain: note anew which pages the device writes. What counts from now on was written from
+ * now on: of frames that need not come back nobody knows whether one is still under way, so what
+ * the device wrote to a receive buffer that it had before this call does not count.
+ */
+void traffic_note_anew(struct traffic *x);
 /* Take and check what is used, of stopped queues too, until nothing comes any more. 0 or
  * RUN_FAILED.
  */
