@@ -500,7 +500,10 @@ answers_just_in_time_exhaust_the_patience(void **state)
 		rc = T->read(f.handle, CONFIG, 0, &value, 4);
 	while (rc == 0 && now_ms() - start < 30000);
 	assert_int_equal(rc, -ETIMEDOUT);
-	assert_message("after answers that came late");
+	assert_message("REGION_READ: no answer in ");
+	assert_message(" ms, and earlier answers were late: all together by ");
+	assert_message(" ms, counted from 50 ms after each request, where 3000 ms (3 times "
+		       "timeout_ms 1000) are the limit; the connection is ended");
 	/* 3 time-outs of patience, and less each time by 250 ms without a twentieth of a time-out,
 	 * with an eighth of what has passed. */
 	assert_true(now_ms() - start > 2 * SHORT_MS);
@@ -525,7 +528,7 @@ answers_that_are_all_a_little_late_exhaust_it_too(void **state)
 		rc = T->read(f.handle, CONFIG, 0, &value, 4);
 	while (rc == 0 && now_ms() - start < 30000);
 	assert_int_equal(rc, -ETIMEDOUT);
-	assert_message("after answers that came late");
+	assert_message("earlier answers were late");
 	T->close(f.handle);
 }
 

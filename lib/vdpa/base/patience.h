@@ -53,6 +53,13 @@ vdpa_patience_begin(struct vdpa_patience *p, int64_t now_us)
 	return RTE_MIN(limit_us, p->timeout_us);
 }
 
+/* By how much waits were longer than what each has free, less what has grown back since. */
+static inline int64_t
+vdpa_patience_late_us(const struct vdpa_patience *p)
+{
+	return VDPA_PATIENCE_TIMEOUTS * p->timeout_us - p->left_us;
+}
+
 /* It has lasted until now; may be said again later. How long that is, in microseconds. */
 static inline int64_t
 vdpa_patience_draw(struct vdpa_patience *p, int64_t now_us)

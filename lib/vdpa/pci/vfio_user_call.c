@@ -266,10 +266,18 @@ timed_out(struct vfu_conn *c, int64_t waited_us, bool sent)
 {
 	const struct vfio_user_header *hdr = (const struct vfio_user_header *)c->rx;
 
+	vdpa_patience_draw(&c->patience, vdpa_now_us());
+	/* Less than a time-out was left. */
 	if (waited_us / 1000 < c->timeout_ms)
 		return fail(c, ETIMEDOUT,
-			    "no answer in %" PRId64 " ms, after answers that came late for %u ms",
-			    waited_us / 1000, VDPA_PATIENCE_TIMEOUTS * c->timeout_ms);
+			    "no answer in %" PRId64
+			    " ms, and earlier answers were late: all together by %" PRId64
+			    " ms, counted from %" PRId64
+			    " ms after each request, where %u ms (%d times timeout_ms %u) are the "
+			    "limit; the connection is ended",
+			    waited_us / 1000, vdpa_patience_late_us(&c->patience) / 1000,
+			    c->patience.free_us / 1000, VDPA_PATIENCE_TIMEOUTS * c->timeout_ms,
+			    VDPA_PATIENCE_TIMEOUTS, c->timeout_ms);
 	if (!sent)
 		return fail(c, ETIMEDOUT, "the server has not read for %u ms", c->timeout_ms);
 	if (c->rx_len >= sizeof(*hdr))
