@@ -37,7 +37,8 @@
 #define TAKE_BURST  64u
 /* An answer that takes longer is none. */
 #define ANSWER_MS   2000
-#define DRAIN_NS    2000000000ull
+/* A device of which nothing comes for so long is asked whether it has failed. */
+#define SILENCE_NS  100000000ull
 
 struct bench {
 	struct target *t;
@@ -50,7 +51,8 @@ struct bench {
 	uint16_t nlanes;
 	uint64_t disk_places; /* units on the disk */
 	uint64_t seq;
-	uint64_t *samples; /* ns */
+	uint64_t seen, seen_ns; /* units that had come back, and when there was one more */
+	uint64_t *samples;	/* ns */
 	unsigned int n;
 	json_t *json;
 	FILE *out;
@@ -164,6 +166,31 @@ start(struct bench *b, unsigned int flags)
 	return rc;
 }
 
+/*
+ * The end of a session. rc: 0, or what went wrong. Figures of a device that failed meanwhile, or
+ * does not stop, are none: then this is an error, with the device's cause in place of another.
+ */
+static int
+finish(struct bench *b, int rc)
+{
+	char text[512];
+	int alive = 0, stopped;
+
+	snprintf(text, sizeof(text), "%s", rc < 0 ? vdpa_error_message() : "");
+	if (b->s.started && rc != -EOPNOTSUPP)
+		alive = target_check_alive(b->t);
+	if (alive < 0)
+		snprintf(text, sizeof(text), "%s", vdpa_error_message());
+	stopped = session_fini(&b->s);
+	if (alive < 0) {
+		rc = alive;
+	} else if (rc == 0 && stopped < 0) {
+		rc = stopped;
+		snprintf(text, sizeof(text), "the device does not stop: %s", vdpa_error_message());
+	}
+	return rc < 0 ? vdpa_error(rc, "%s", text) : 0;
+}
+
 static int
 broken_ring(const struct queue *q)
 {
@@ -237,6 +264,22 @@ put(struct bench *b, const char *name, double value, const char *unit)
 	json_object_set_new(b->json, name, json_pack("{s:f, s:s}", "value", value, "unit", unit));
 }
 
+/* When nothing comes back any more the measurement need not go on. */
+static int
+look_for_failure(struct bench *b, uint64_t done)
+{
+	uint64_t now = now_ns();
+
+	if (done != b->seen) {
+		b->seen = done;
+		b->seen_ns = now;
+	}
+	if (now - b->seen_ns < SILENCE_NS)
+		return 0;
+	b->seen_ns = now;
+	return target_check_alive(b->t);
+}
+
 static int
 throughput(struct bench *b)
 {
@@ -251,11 +294,16 @@ throughput(struct bench *b)
 				ring_driver_no_calls(&b->s.q[i].ring);
 	from = now_ns();
 	end = from + (uint64_t)b->o->duration_ms * 1000000;
-	while (rc == 0 && now_ns() < end)
+	b->seen = 0;
+	b->seen_ns = from;
+	while (rc == 0 && now_ns() < end) {
 		for (unsigned int i = 0; rc == 0 && i < 16; i++)
 			rc = one_round(b, &done, &returned, true);
+		if (rc == 0)
+			rc = look_for_failure(b, done);
+	}
 	seconds = (double)(now_ns() - from) / 1e9;
-	session_fini(&b->s);
+	rc = finish(b, rc);
 	if (rc < 0)
 		return rc;
 	if (done == 0)
@@ -319,10 +367,8 @@ kick_to_call(struct bench *b, bool doorbell)
 	b->nlanes = 1;
 	b->n = 0;
 	rc = start(b, 0);
-	if (rc < 0) {
-		session_fini(&b->s);
+	if (rc < 0)
 		goto out;
-	}
 	q = tx_queue(b, 0);
 	if (doorbell)
 		rc = session_use_doorbell(&b->s, q->idx);
@@ -353,8 +399,8 @@ kick_to_call(struct bench *b, bool doorbell)
 		/* The next one meets a device that sleeps, as a guest's mostly does. */
 		rc = one_round(b, &done, &returned, false);
 	}
-	session_fini(&b->s);
 out:
+	rc = finish(b, rc);
 	b->nlanes = nlanes;
 	if (rc == 0)
 		percentiles(b, doorbell ? "kick_doorbell" : "kick_relay",
@@ -397,7 +443,7 @@ paced(struct bench *b)
 		}
 		rc = one_round(b, &done, &returned, false);
 	}
-	session_fini(&b->s);
+	rc = finish(b, rc);
 	b->timed = false;
 	if (rc < 0)
 		return rc;
@@ -420,11 +466,14 @@ start_and_stop(struct bench *b)
 		rc = session_start(&b->s);
 		if (rc == 0) {
 			sample(b, b->s.start_ns);
+			rc = target_check_alive(b->t);
+		}
+		if (rc == 0) {
 			rc = session_stop(&b->s);
 			stops[i] = b->s.stop_ns;
 		}
 	}
-	session_fini(&b->s);
+	rc = finish(b, rc);
 	if (rc < 0)
 		return rc;
 	percentiles(b, "start", "status 0 to DRIVER_OK");
@@ -450,7 +499,7 @@ swap_calls(struct bench *b)
 		rc = b->t->ops->set_call(b->t, 0, fds[i % 2]);
 		sample(b, now_ns() - from);
 	}
-	session_fini(&b->s);
+	rc = finish(b, rc);
 	for (int i = 0; i < 2; i++)
 		if (fds[i] >= 0)
 			close(fds[i]);

@@ -133,7 +133,7 @@ find_doorbell(struct target *t, char *words, size_t len)
 	const struct session_params params = {.n = target_lane_vqs(t)};
 	struct vdpa_notification_area area;
 	struct session s;
-	int rc = session_init(&s, t, &params);
+	int rc = session_init(&s, t, &params), stopped;
 
 	if (rc < 0) {
 		snprintf(words, len, "unknown: %s", vdpa_error_message());
@@ -152,8 +152,19 @@ find_doorbell(struct target *t, char *words, size_t len)
 		else
 			snprintf(words, len, "unknown: %s", vdpa_error_message());
 	}
-	session_fini(&s);
-	return rc == -EOPNOTSUPP ? 0 : rc;
+	if (rc == -EOPNOTSUPP)
+		rc = 0;
+	if (rc == 0) {
+		rc = target_check_alive(t);
+		if (rc < 0)
+			snprintf(words, len, "unknown: %s", vdpa_error_message());
+	}
+	stopped = session_fini(&s);
+	if (rc == 0 && stopped < 0) {
+		snprintf(words, len, "unknown: the device does not stop: %s", vdpa_error_message());
+		rc = stopped;
+	}
+	return rc;
 }
 
 json_t *

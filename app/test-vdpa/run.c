@@ -18,9 +18,6 @@
 #include "vhost_user_proto.h"
 #include "virtio_compat.h"
 
-#define STATUS_NEEDS_RESET 0x40
-#define CAUSE_MS	   200u
-
 static void
 set_verdict(struct run *r, int verdict, const char *fmt, va_list ap)
 {
@@ -81,27 +78,8 @@ run_expired(const struct run *r)
 int
 run_check_alive(struct run *r)
 {
-	char why[256] = "";
-	int status;
-
 	r->step = "reading the status";
-	r->t->ops->failure(r->t, why, sizeof(why));
-	if (why[0] != '\0')
-		return run_fail(r, "the device failed: %s", why);
-	status = r->t->ops->get_status(r->t);
-	if (status == -EOPNOTSUPP)
-		return 0;
-	if (status < 0)
-		return run_failed_call(r, status, "the status cannot be read");
-	if (!(status & STATUS_NEEDS_RESET))
-		return 0;
-	/* The bit is seen at once, its cause is found out a little later. */
-	for (unsigned int i = 0; i < CAUSE_MS && why[0] == '\0'; i++) {
-		sleep_us(1000);
-		r->t->ops->failure(r->t, why, sizeof(why));
-	}
-	return run_fail(r, "status 0x%02x: the device says DEVICE_NEEDS_RESET%s%s", status,
-			why[0] != '\0' ? ": " : "", why);
+	return target_check_alive(r->t) < 0 ? run_fail(r, "%s", vdpa_error_message()) : 0;
 }
 
 int

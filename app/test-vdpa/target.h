@@ -103,6 +103,10 @@ int target_core_open(struct target *t, const char *words);
 int target_vhu_open(struct target *t, const char *path, uint32_t device_id, bool status,
 		    unsigned int scale);
 
+/* 0, or a negative errno with vdpa_error_message(): the device says that it failed or needs a
+ * reset, or cannot be asked any more. */
+int target_check_alive(struct target *t);
+
 static inline bool
 target_has(const struct target *t, unsigned int bit)
 {

@@ -511,7 +511,8 @@ vhu_failure(struct target *t, char *buf, size_t len)
 	int status;
 
 	buf[0] = '\0';
-	if (c->fd < 0) {
+	/* Nothing else says so where there is no status to ask for. */
+	if (c->fd < 0 || vhu_client_is_closed(c)) {
 		snprintf(buf, len, "the connection has ended");
 		return;
 	}

@@ -271,6 +271,14 @@ vhu_client_serve(struct vhu_client *c, int timeout_ms)
 	}
 }
 
+bool
+vhu_client_is_closed(const struct vhu_client *c)
+{
+	struct pollfd pfd = {.fd = c->fd, .events = POLLRDHUP};
+
+	return poll(&pfd, 1, 0) > 0;
+}
+
 static int
 await_reply(struct vhu_client *c, struct vhu_msg *msg, const char *what)
 {

@@ -75,6 +75,8 @@ int vhu_client_ask(struct vhu_client *c, enum vhu_request request, void *payload
 int vhu_client_set_log(struct vhu_client *c, int fd, uint64_t size);
 /* Give the back end a channel for messages of its own. */
 int vhu_client_open_backend_channel(struct vhu_client *c);
+/* Whether the back end has hung up; asks nothing of it. The connection is open. */
+bool vhu_client_is_closed(const struct vhu_client *c);
 /* Serve that channel, at most so long. */
 void vhu_client_serve(struct vhu_client *c, int timeout_ms);
 

@@ -8,6 +8,7 @@ Each run also says which cases must have been skipped and no others, so that a c
 does not pass for one that does.
 """
 
+import concurrent.futures
 import contextlib
 import glob
 import json
@@ -359,6 +360,45 @@ class Output(unittest.TestCase):
             self.assertEqual(outcome.code, 0, outcome.text())
             self.assertGreater(outcome.json()['returned']['value'], 0)
             self.assertGreater(outcome.json()['kick_doorbell']['samples'], 0)
+
+    def dying(self, command, device, process, end):
+        """A command during which a device ends that is seen to run in a process."""
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            run = pool.submit(Outcome, command)
+            harness.wait_for(lambda: run.done() or process.show(device)['state'] == 'running', 'a device that runs')
+            end()
+            return run.result()
+
+    def test_bench_of_a_device_that_dies(self):
+        """An error that says so, and no figures; long before the time of the measurement is over."""
+        def started(words, **kw):
+            process = harness.Daemon([words], **kw)
+            self.addCleanup(process.cleanup)
+            process.start()
+            self.addCleanup(process.kill)
+            return process
+
+        function = 'name m0 mgmtdev sim_net vfio_user {dir}/m0.vfu'
+        for measure in (['--measure', 'throughput'], ['--measure', 'kicks'], ['--rate', '10']):
+            # The last notices it at its end only: a status is a message, and an idle device is measured.
+            bench = ['--duration', '5' if measure[0] == '--rate' else '60', *measure]
+            for by in ('its own process', 'the socket', 'the socket without status', 'behind the socket'):
+                with self.subTest(by, measure=measure):
+                    other = started(function, app=MODEL)
+                    dev = f'mgmtdev vfio-user/{other.dir}/m0.vfu'
+                    if by == 'its own process':
+                        outcome = self.dying(['bench', '--dev', dev, *bench], 'm0', other, other.kill)
+                        said = 'the server hung up'
+                    else:
+                        app = started(f'name d0 {dev} socket {{dir}}/d0.sock')
+                        status = ['--no-status'] if by == 'the socket without status' else []
+                        outcome = self.dying(['bench', '--socket', app.socket('d0'), *status, *bench], 'd0', app,
+                                             other.kill if by == 'behind the socket' else app.kill)
+                        said = 'connection|NEEDS_RESET|closed'
+                    self.assertEqual(outcome.code, 1, outcome.text())
+                    self.assertRegex(outcome.err, rf'(?m)^test-vdpa: bench: .*({said})')
+                    self.assertNotRegex(outcome.out, r'(?m)^(sent|rate|kick_relay) ')
+                    self.assertLess(outcome.seconds, 50)
 
     def test_leaves_nothing_behind(self):
         outcome = conformance(self.DEV, *cases('split_wraps'))

@@ -14,7 +14,7 @@ import threading
 import unittest
 
 import vhost_user_client as vu
-from conformance_tool import cases, conformance
+from conformance_tool import Outcome, cases, conformance
 
 SECONDS = 40.0
 HOST_NOTIFIER_MSG = 3
@@ -103,6 +103,25 @@ class HostileBackEnd(unittest.TestCase):
 
     def test_back_end_that_never_uses_a_buffer(self):
         self.check(lambda *_: None, 'no progress for', 'queue_enable_moves')
+
+    def test_back_end_whose_device_fails_once_it_runs(self):
+        """info starts the device to see its doorbell: that it fails then is an error too."""
+        asked = []
+
+        def spoil(server, request, payload):
+            if request == vu.SET_VRING_ENABLE:
+                asked.clear()
+            elif request == vu.GET_STATUS:
+                asked.append(request)
+                # The first is of the start.
+                return reply(request, struct.pack('<Q', 0x4F)) if len(asked) > 1 else None
+            return None
+
+        server = BackEnd(spoil)
+        self.addCleanup(server.close)
+        outcome = Outcome(['info', '--socket', server.path])
+        self.assertEqual(outcome.code, 1, outcome.text())
+        self.assertRegex(outcome.err, 'test-vdpa: doorbell unknown: .*DEVICE_NEEDS_RESET')
 
     def test_silence(self):
         self.check(lambda s, request, p: b'' if request == vu.GET_FEATURES else None, 'timed out')
