@@ -119,7 +119,7 @@ static const struct command commands[] = {
 
 static const char options_help[] =
 	"       OPTIONS := { -V[ersion] | -j[son] | -p[retty] | -s[tatistics] | -h[elp]\n"
-	"                   | -S[ocket] PATH | --name INSTANCE }\n";
+	"                   | -S[ocket] PATH | --control PATH | --name INSTANCE }\n";
 
 bool
 ctl_is(const char *word, const char *name)
@@ -339,6 +339,8 @@ parse_options(struct ctl *ctl, int argc, char **argv, bool *help, bool *version)
 		{"statistics", no_argument, NULL, 's'},
 		{"help", no_argument, NULL, 'h'},
 		{"socket", required_argument, NULL, 'S'},
+		/* As the daemon's option is called that says where it is. */
+		{"control", required_argument, NULL, 'S'},
 		{"name", required_argument, NULL, OPT_NAME},
 		{"count", required_argument, NULL, 'n'},
 		{"delay", required_argument, NULL, 'd'},

@@ -28,7 +28,7 @@ _vdpactl()
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		word=${COMP_WORDS[i]}
 		case $word in
-		-S | --socket | --name)
+		-S | --socket | --control | --name)
 			options+=("$word" "${COMP_WORDS[i + 1]}")
 			i=$((i + 1))
 			;;
@@ -39,14 +39,14 @@ _vdpactl()
 	done
 
 	case $prev in
-	-S | --socket | -o | --output)
+	-S | --socket | --control | -o | --output)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return
 		;;
 	--name | -n | --count | -d | --delay) return ;;
 	esac
 	if [[ $cur == -* ]]; then
-		local all='--json --pretty --statistics --socket --name --help --Version'
+		local all='--json --pretty --statistics --socket --control --name --help --Version'
 		case ${words[0]-} in
 		top) all+=' --count --delay' ;;
 		monitor) all+=' --count' ;;

@@ -316,6 +316,8 @@ class Errors(Test):
         self.assertIn('XDG_RUNTIME_DIR', error())
         self.assertIn("--name '../x'", error('--name', '../x', XDG_RUNTIME_DIR='/nowhere'))
         self.assertIn('too long', error(XDG_RUNTIME_DIR='/' + 'x' * 100))
+        for option in '-S', '--socket', '--control':
+            self.assertIn('/nowhere/c.sock: ', error(option, '/nowhere/c.sock'))
         self.serve({})
         os.chmod(self.server.path, 0)
         self.assertIn("Permission denied: root and the daemon's --control-group may connect\n",

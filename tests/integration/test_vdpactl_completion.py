@@ -86,6 +86,8 @@ class Completion(unittest.TestCase):
         self.assertEqual(self.complete('top --d'), ['--delay'])
         self.assertEqual(self.complete('metrics --o'), ['--output'])
         self.assertEqual(self.complete('-S contr'), ['control.sock'])
+        self.assertEqual(self.complete('--contr'), ['--control'])
+        self.assertEqual(self.complete('--control contr'), ['control.sock'])
 
     def test_without_a_daemon(self):
         self.assertEqual(self.complete('dev show ', '-S', '/nonexistent'), [])

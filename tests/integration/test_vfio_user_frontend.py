@@ -56,6 +56,20 @@ class Frontend(ModelTest):
                 self.assertEqual(os.stat(path).st_mode & 0o777, int(mode[5:], 8))
                 self.model.delete('new')
 
+    def test_words_in_force_are_shown(self):
+        for words, shown in (
+                ('', {'suspend': 'off', 'dma_logging': 'off', 'doorbell': 'poll', 'notify': 'page', 'poll_us': '20'}),
+                ('suspend on dma_logging on doorbell trap notify shared',
+                 {'suspend': 'on', 'dma_logging': 'on', 'doorbell': 'trap', 'notify': 'shared'}),
+                ('poll_us 50', {'suspend': 'off', 'dma_logging': 'off', 'doorbell': 'poll', 'notify': 'page', 'poll_us': '50'})):
+            with self.subTest(words):
+                self.model.add(f'name new {NET} vfio_user {self.model.socket("new")} {words}')
+                self.assertEqual(self.model.show('new')['frontend_words'], shown)
+                with self.model.control() as client:
+                    self.assertEqual(client.show('new')['frontend_words'], shown)
+                self.model.delete('new')
+        self.assertNotIn('frontend_words', self.model.show('vhu'))
+
     def test_second_client_is_refused_and_the_first_goes_on(self):
         net = self.net().start()
         with Client(self.model.socket('m0'), version=False) as second:

@@ -70,6 +70,26 @@ values_of_every_type_are_taken(void **state)
 	assert_int_equal(vdpa_args_u64(&args, "other", 7), 7);
 }
 
+/* As the words of front ends: each has its own `mode`. */
+static void
+a_word_of_two_tables_is_listed_once(void **state)
+{
+	static const struct vdpa_param others[] = {
+		{.name = "mode", .type = VDPA_PARAM_MODE, .metavar = "MODE"},
+		{.name = "label", .type = VDPA_PARAM_STRING, .metavar = "TEXT"},
+		{.name = "client", .type = VDPA_PARAM_FLAG},
+		{.name = NULL},
+	};
+	const struct vdpa_param_table tables[] = {{.params = params}, {.params = others}};
+
+	vdpa_words_free(&words);
+	assert_int_equal(vdpa_words_split("colour red", &words), 0);
+	assert_int_equal(vdpa_args_parse(&words, 0, tables, 2, &args), -EINVAL);
+	assert_string_equal(vdpa_error_message(),
+			    "unknown word 'colour': allowed are client, serial, mtu, features, "
+			    "size, mode, mac, backend, label");
+}
+
 static void
 every_refusal_names_the_word_and_what_is_allowed(void **state)
 {
@@ -133,6 +153,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(values_of_every_type_are_taken),
+		cmocka_unit_test(a_word_of_two_tables_is_listed_once),
 		cmocka_unit_test(every_refusal_names_the_word_and_what_is_allowed),
 		cmocka_unit_test(random_text_never_upsets_the_parser),
 	};

@@ -191,18 +191,6 @@ list_choices(const struct vdpa_param *param, char *buf, size_t len)
 					 c->metavar ? c->metavar : "");
 }
 
-static void
-list_words(const struct vdpa_param_table *tables, unsigned int n, char *buf, size_t len)
-{
-	size_t used = 0;
-
-	buf[0] = '\0';
-	for (unsigned int t = 0; t < n; t++)
-		for (const struct vdpa_param *p = tables[t].params; p && p->name && used < len; p++)
-			used += (size_t)snprintf(buf + used, len - used, "%s%s", used ? ", " : "",
-						 p->name);
-}
-
 static const struct vdpa_param *
 find_param(const struct vdpa_param_table *tables, unsigned int n, const char *word,
 	   unsigned int *table)
@@ -215,6 +203,21 @@ find_param(const struct vdpa_param_table *tables, unsigned int n, const char *wo
 				return p;
 			}
 	return NULL;
+}
+
+/* A word of several tables once, as it is found. */
+static void
+list_words(const struct vdpa_param_table *tables, unsigned int n, char *buf, size_t len)
+{
+	unsigned int first;
+	size_t used = 0;
+
+	buf[0] = '\0';
+	for (unsigned int t = 0; t < n; t++)
+		for (const struct vdpa_param *p = tables[t].params; p && p->name && used < len; p++)
+			if (find_param(tables, n, p->name, &first) == p)
+				used += (size_t)snprintf(buf + used, len - used, "%s%s",
+							 used ? ", " : "", p->name);
 }
 
 /* Parse a CHOICE: its name, and its own value where it has one. Returns the words used. */

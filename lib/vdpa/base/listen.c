@@ -197,6 +197,34 @@ err_close:
 }
 
 int
+vdpa_socket_path(const char *word, const char *given, char **path)
+{
+	const size_t max = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1;
+	char *folder = given[0] == '/' ? NULL : getcwd(NULL, 0);
+	int len;
+
+	*path = NULL;
+	if (given[0] != '/' && folder == NULL)
+		return vdpa_error(errno, "%s '%s': the folder that it is in: %m", word, given);
+	len = folder != NULL
+		      ? asprintf(path, "%s/%s", strcmp(folder, "/") == 0 ? "" : folder, given)
+		      : asprintf(path, "%s", given);
+	free(folder);
+	if (len < 0) {
+		*path = NULL;
+		return vdpa_error(ENOMEM, "out of memory");
+	}
+	if ((size_t)len <= max)
+		return 0;
+	vdpa_error(ENAMETOOLONG,
+		   "%s '%s': is a path of %d characters from the root, allowed are %zu", word,
+		   given, len, max);
+	free(*path);
+	*path = NULL;
+	return -ENAMETOOLONG;
+}
+
+int
 vdpa_listen_open(struct vdpa_listen *l, const char *path, mode_t mode, gid_t group, int backlog)
 {
 	struct sockaddr_un un = {.sun_family = AF_UNIX};

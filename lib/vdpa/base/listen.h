@@ -21,6 +21,15 @@ struct vdpa_listen {
 };
 
 /*
+ * The path of a socket that a word of dev add gives, from the root: a relative one is one of the
+ * folder that the process is in now, and stays that wherever the process goes. It is what is shown,
+ * compared with other devices' and removed. *path is the caller's to free. Returns 0, or a negative
+ * errno with a message that names the word: -ENAMETOOLONG where the whole path does not fit a
+ * socket's address, -ENOMEM, or what getcwd(3) says. From any thread.
+ */
+int vdpa_socket_path(const char *word, const char *given, char **path);
+
+/*
  * Listen at a path whose folder exists, by a descriptor that does not block.
  *
  * mode: permissions of the file, whatever umask(2) is. group: its group; (gid_t)-1: the process's.

@@ -253,6 +253,7 @@ show_words(struct control_conn *conn, const json_t *params, json_t **result)
 	"'state':{'type':'string','enum':['adding','idle','configuring','running','suspended',"    \
 	"'failed','removed','removing']},'status':" STRING ",'failure':" STRING ","                \
 	"'driver':" STRING ",'frontend':{'type':['string','null']},'frontend_info':" STRING ","    \
+	"'frontend_words':{'type':'object','additionalProperties':" STRING "},"                    \
 	"'socket':" STRING ",'socket_mode':{'type':'string','enum':['server','client']},"          \
 	"'device_features':" STRING ",'negotiated_features':" STRING ","                           \
 	"'device_features_names':" FEATURES ",'negotiated_features_names':" FEATURES ","           \

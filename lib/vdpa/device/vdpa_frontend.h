@@ -73,6 +73,12 @@ struct vdpa_frontend_ops {
 	 */
 	const char *(*socket)(struct vdpa_device *vdev, bool *client);
 	/**
+	 * Optional: its words that are in force for the device, with defaults, for dev show: the
+	 * name of the i-th, counted from 0, and its value as text; NULL from the number of them on.
+	 * As describe().
+	 */
+	const char *(*word)(struct vdpa_device *vdev, unsigned int i, char *value, size_t len);
+	/**
 	 * Optional: what can be said of the words of dev add before there is a device, beyond
 	 * params, such as a group that this machine does not have. A negative errno with
 	 * vdpa_error(). From any thread, with the management lock held: it waits for nobody.

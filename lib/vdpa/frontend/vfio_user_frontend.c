@@ -22,6 +22,7 @@
 #include <rte_common.h>
 
 #include "error_priv.h"
+#include "listen.h"
 #include "vdpa_consumer.h"
 #include "vdpa_log.h"
 #include "vfio_user.h"
@@ -273,10 +274,11 @@ vfio_user_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 	dev->vdev = vdev;
 	dev->ext = extension;
 	dev->jobs = dev->ext->queue != NULL ? dev->ext->queue : vdpa_get_work_queue(vdev);
-	dev->path = strdup(path);
 	dev->own = calloc(1, dev->ext->own_size + 1);
-	rc = dev->path != NULL && dev->own != NULL ? init_function(dev, args)
-						   : vdpa_error(ENOMEM, "out of memory");
+	rc = dev->own != NULL ? vdpa_socket_path("vfio_user", path, &dev->path)
+			      : vdpa_error(ENOMEM, "out of memory");
+	if (rc == 0)
+		rc = init_function(dev, args);
 	if (rc < 0)
 		goto err_free;
 	rc = init_doorbells(dev, args);
@@ -367,6 +369,43 @@ vfio_user_socket(struct vdpa_device *vdev, bool *client)
 	return dev != NULL ? dev->path : NULL;
 }
 
+static const char *
+on_or_off(bool on)
+{
+	return on ? "on" : "off";
+}
+
+static const char *
+vfio_user_word(struct vdpa_device *vdev, unsigned int i, char *value, size_t len)
+{
+	const struct vfu_device *dev = vdpa_get_drvdata(vdev);
+	const struct vp_params *params = dev != NULL ? &dev->vp.params : NULL;
+	const unsigned int poll_us = dev != NULL ? dev->doorbells.poll_us : 0;
+
+	if (dev == NULL)
+		return NULL;
+	switch (i) {
+	case 0:
+		snprintf(value, len, "%s",
+			 on_or_off((params->features & RTE_BIT64(VIRTIO_F_SUSPEND)) != 0));
+		return "suspend";
+	case 1:
+		snprintf(value, len, "%s", on_or_off(dev->dma_logging));
+		return "dma_logging";
+	case 2:
+		snprintf(value, len, "%s", dev->passes ? "pass" : poll_us != 0 ? "poll" : "trap");
+		return "doorbell";
+	case 3:
+		snprintf(value, len, "%s", params->notify_mult == VP_PAGE ? "page" : "shared");
+		return "notify";
+	case 4:
+		snprintf(value, len, "%u", poll_us);
+		return poll_us != 0 ? "poll_us" : NULL;
+	default:
+		return NULL;
+	}
+}
+
 static const struct vdpa_frontend_ops vfio_user_ops = {
 	.probe = vfio_user_probe,
 	.remove = vfio_user_remove,
@@ -374,6 +413,7 @@ static const struct vdpa_frontend_ops vfio_user_ops = {
 	.failed = vfio_user_failed,
 	.describe = vfio_user_describe,
 	.socket = vfio_user_socket,
+	.word = vfio_user_word,
 };
 
 static const struct vdpa_param_choice doorbell_choices[] = {

@@ -20,6 +20,7 @@
 #include <rte_common.h>
 
 #include "error_priv.h"
+#include "listen.h"
 #include "tree.h"
 #include "vdpa_event.h"
 #include "vdpa_log.h"
@@ -164,16 +165,10 @@ vhost_user_check(const struct vdpa_args *args)
 	return find_group(args, &gid);
 }
 
-/* The word device_info. A path that is read elsewhere must not depend on where this process runs.
- */
+/* The word device_info. */
 static int
 parse_info(struct vhu_device *dev, const char *info)
 {
-	if (*dev->path != '/')
-		return vdpa_error(EINVAL,
-				  "device_info: needs socket '%s' as an absolute path, which is "
-				  "what the file says",
-				  dev->path);
 	dev->files.info = strdup(info);
 	return dev->files.info == NULL ? vdpa_error(ENOMEM, "out of memory") : 0;
 }
@@ -214,6 +209,7 @@ parse(struct vhu_device *dev, const struct vdpa_args *args)
 	const struct vdpa_arg *inflight = vdpa_args_find(args, "inflight");
 	const struct vdpa_arg *state = vdpa_args_find(args, "device_state");
 	const char *path = vdpa_args_str(args, "socket", NULL);
+	int rc;
 
 	if (path == NULL)
 		return vdpa_error(EINVAL, "the front end vhost-user needs socket PATH");
@@ -226,10 +222,8 @@ parse(struct vhu_device *dev, const struct vdpa_args *args)
 					  : vdpa_get_device_id(dev->vdev) == VIRTIO_ID_NET;
 	if (parse_doorbells(dev, args) < 0)
 		return -EINVAL;
-	dev->path = strdup(path);
-	if (dev->path == NULL)
-		return vdpa_error(ENOMEM, "out of memory");
-	return parse_files(dev, args);
+	rc = vdpa_socket_path("socket", path, &dev->path);
+	return rc == 0 ? parse_files(dev, args) : rc;
 }
 
 /* Under the lock. What and path name the key, for the message. */

@@ -156,6 +156,23 @@ shown_status(const struct vdpa_device_core *core, enum vdpa_device_state state)
 	return state == VDPA_STATE_FAILED ? status | VIRTIO_CONFIG_S_NEEDS_RESET : status;
 }
 
+/* Under the show lock. */
+static void
+show_frontend_words(struct vdpa_device *vdev, json_t *obj)
+{
+	const struct vdpa_frontend_ops *ops = vdev->core->fe->ops;
+	const char *name;
+	char value[64];
+	json_t *words;
+
+	if (ops->word == NULL)
+		return;
+	words = json_object();
+	for (unsigned int i = 0; (name = ops->word(vdev, i, value, sizeof(value))) != NULL; i++)
+		json_object_set_new(words, name, json_string(value));
+	json_object_set_new(obj, "frontend_words", words);
+}
+
 static void
 show_frontend(struct vdpa_device *vdev, json_t *obj)
 {
@@ -175,6 +192,8 @@ show_frontend(struct vdpa_device *vdev, json_t *obj)
 		core->fe->ops->describe(vdev, text, sizeof(text));
 		json_object_set_new(obj, "frontend_info", json_string(text));
 	}
+	if (core->fe != NULL)
+		show_frontend_words(vdev, obj);
 	pthread_mutex_unlock(&core->show_lock);
 }
 
