@@ -51,7 +51,7 @@ struct bench {
 	uint16_t nlanes;
 	uint64_t disk_places; /* units on the disk */
 	uint64_t seq;
-	uint64_t seen, seen_ns; /* units that had come back, and when there was one more */
+	uint64_t seen, seen_ns; /* units that had come back, and until when all was well */
 	uint64_t *samples;	/* ns */
 	unsigned int n;
 	json_t *json;
@@ -264,13 +264,20 @@ put(struct bench *b, const char *name, double value, const char *unit)
 	json_object_set_new(b->json, name, json_pack("{s:f, s:s}", "value", value, "unit", unit));
 }
 
-/* When nothing comes back any more the measurement need not go on. */
+/*
+ * Where nothing comes back any more of what is under way, the device is asked whether it has
+ * failed: the measurement need not go on. One that is idle is left alone, as that may be what is
+ * measured.
+ */
 static int
 look_for_failure(struct bench *b, uint64_t done)
 {
 	uint64_t now = now_ns();
+	bool idle = true;
 
-	if (done != b->seen) {
+	for (uint16_t lane = 0; lane < b->nlanes; lane++)
+		idle = idle && tx_queue(b, lane)->nfree == tx_queue(b, lane)->nslots;
+	if (idle || done != b->seen) {
 		b->seen = done;
 		b->seen_ns = now;
 	}
@@ -436,12 +443,15 @@ paced(struct bench *b)
 	b->n = 0;
 	b->timed = true;
 	rc = start(b, 0);
-	for (from = now_ns(); rc == 0 && ns < length; ns = now_ns() - from) {
+	b->seen = 0;
+	for (from = b->seen_ns = now_ns(); rc == 0 && ns < length; ns = now_ns() - from) {
 		if (ns >= units * 1000000000 / RTE_MAX(b->o->rate, 1u) && b->o->rate != 0) {
 			post_timed(b, tx_queue(b, 0));
 			units++;
 		}
 		rc = one_round(b, &done, &returned, false);
+		if (rc == 0)
+			rc = look_for_failure(b, done);
 	}
 	rc = finish(b, rc);
 	b->timed = false;
