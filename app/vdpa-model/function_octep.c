@@ -31,6 +31,7 @@
 #include <rte_byteorder.h>
 #include <rte_common.h>
 
+#include "le_bytes.h"
 #include "model_function.h"
 #include "vdpa_args.h"
 #include "vdpa_virtqueue.h"
@@ -142,38 +143,6 @@ look(struct job *job)
 /* The list of capabilities. */
 
 static void
-put16(uint8_t *p, uint16_t value)
-{
-	value = rte_cpu_to_le_16(value);
-	memcpy(p, &value, sizeof(value));
-}
-
-static void
-put32(uint8_t *p, uint32_t value)
-{
-	value = rte_cpu_to_le_32(value);
-	memcpy(p, &value, sizeof(value));
-}
-
-static uint16_t
-get16(const uint8_t *p)
-{
-	uint16_t value;
-
-	memcpy(&value, p, sizeof(value));
-	return rte_le_to_cpu_16(value);
-}
-
-static uint32_t
-get32(const uint8_t *p)
-{
-	uint32_t value;
-
-	memcpy(&value, p, sizeof(value));
-	return rte_le_to_cpu_32(value);
-}
-
-static void
 set_ids(uint32_t type, struct vp_ids *ids)
 {
 	*ids = (struct vp_ids){VENDOR_CAVIUM, DEVICE_CN106K, VENDOR_CAVIUM, DEVICE_CN106K};
@@ -184,7 +153,7 @@ forget(struct octep *own)
 {
 	memset(own->selectors, 0, sizeof(own->selectors));
 	memset(own->mbox, 0, sizeof(own->mbox));
-	put32(own->mbox + MBOX_STATUS, MBOX_DONE);
+	le_put32(own->mbox + MBOX_STATUS, MBOX_DONE);
 	own->request = (struct job){0};
 }
 
@@ -205,9 +174,9 @@ init(struct vp_function *vp)
 	at = vdpa_vp_add_cap(own->caps, &end, PCI_CAP_ID_VNDR, CAP_VENDOR_LEN);
 	own->caps[at + VIRTIO_PCI_CAP_LEN] = CAP_VENDOR_LEN;
 	own->caps[at + VIRTIO_PCI_CAP_CFG_TYPE] = 9;
-	put16(own->caps + at + CAP_VENDOR_ID, VENDOR_CAVIUM);
+	le_put16(own->caps + at + CAP_VENDOR_ID, VENDOR_CAVIUM);
 	own->caps[at + CAP_VENDOR_WHAT] = 0;
-	put32(own->caps + at + CAP_VENDOR_VAL, vp->params.device_id);
+	le_put32(own->caps + at + CAP_VENDOR_VAL, vp->params.device_id);
 	vp->common_cap = vdpa_vp_add_virtio_caps(vp, own->caps, &end);
 	forget(own);
 	return 0;
@@ -244,8 +213,8 @@ fill_caps(struct vp_function *vp, uint8_t caps[CAPS_LEN])
 
 	memcpy(caps, own->caps, CAPS_LEN);
 	vdpa_vp_spoil_cap(vp, caps);
-	put32(caps, wrong ? ~SIGNATURE_KIND : SIGNATURE_KIND);
-	put32(caps + 4, is_ready(vp) ? SIGNATURE_OK : 0);
+	le_put32(caps, wrong ? ~SIGNATURE_KIND : SIGNATURE_KIND);
+	le_put32(caps + 4, is_ready(vp) ? SIGNATURE_OK : 0);
 }
 
 /* Selectors. */
@@ -284,7 +253,7 @@ write_selector(struct vp_function *vp, uint64_t offset, const uint8_t *buf, size
 
 		if (at != selectors[i].at || len != selectors[i].len)
 			continue;
-		value = get16(buf);
+		value = le_get16(buf);
 		/* Without the bit nothing tells the firmware of it. */
 		if ((value & SELECT_PENDING) == 0)
 			return true;
@@ -346,7 +315,7 @@ static int
 serve(struct vp_function *vp, uint8_t *mbox)
 {
 	const struct vp_ops *ops = vp->params.ops;
-	uint32_t idx = get32(mbox + MBOX_DATA);
+	uint32_t idx = le_get32(mbox + MBOX_DATA);
 	uint8_t *word = mbox + MBOX_DATA + 4;
 	struct vdpa_vq_state state = {0};
 	int rc;
@@ -355,17 +324,17 @@ serve(struct vp_function *vp, uint8_t *mbox)
 		return EIO;
 	if (idx >= vp->params.nvqs)
 		return EINVAL;
-	switch (get16(mbox + MBOX_ID)) {
+	switch (le_get16(mbox + MBOX_ID)) {
 	case MBOX_SET_STATE:
 		if (vp->queues[idx].enabled && (vp->status & VIRTIO_CONFIG_S_DRIVER_OK) != 0)
 			return EBUSY;
-		state = state_of(vp, get32(word));
+		state = state_of(vp, le_get32(word));
 		ops->place_queue(vp->params.arg, (uint16_t)idx, &state);
 		return 0;
 	case MBOX_GET_STATE:
 		rc = ops->queue_place(vp->params.arg, (uint16_t)idx, &state);
-		put32(word, word_of(vp, &state));
-		put32(word + 4, 0);
+		le_put32(word, word_of(vp, &state));
+		le_put32(word + 4, 0);
 		return -rc;
 	default:
 		return EOPNOTSUPP;
@@ -382,8 +351,8 @@ settle(struct vp_function *vp)
 			select_now(vp, i, own->selectors[i].value);
 	if (!is_over(vp, &own->request, MODEL_FAULT_BIT(MAILBOX_NEVER)))
 		return;
-	put32(own->mbox + MBOX_STATUS, MBOX_ERROR(serve(vp, own->mbox)));
-	put16(own->mbox + MBOX_SIGNATURE, MBOX_RESPONSE);
+	le_put32(own->mbox + MBOX_STATUS, MBOX_ERROR(serve(vp, own->mbox)));
+	le_put16(own->mbox + MBOX_SIGNATURE, MBOX_RESPONSE);
 }
 
 static bool
@@ -397,12 +366,12 @@ write_mbox(struct vp_function *vp, uint64_t offset, const uint8_t *buf, size_t l
 		return false;
 	memcpy(own->mbox + at, buf + pos, n);
 	/* Free: what was asked before is forgotten, and a signature asks for nothing. */
-	if ((get32(own->mbox + MBOX_STATUS) & MBOX_DONE) != 0) {
+	if ((le_get32(own->mbox + MBOX_STATUS) & MBOX_DONE) != 0) {
 		own->request.pending = false;
 		return true;
 	}
 	if (at < MBOX_SIGNATURE + sizeof(uint16_t) && at + n > MBOX_SIGNATURE &&
-	    get16(own->mbox + MBOX_SIGNATURE) == MBOX_REQUEST && !own->request.pending)
+	    le_get16(own->mbox + MBOX_SIGNATURE) == MBOX_REQUEST && !own->request.pending)
 		begin(vp, &own->request, vp_has_fault(vp, MODEL_FAULT_BIT(MAILBOX_LATE)));
 	return true;
 }

@@ -245,7 +245,7 @@ stage_queue(const struct vp_function *vp, const struct part *part, struct staged
 			       .desc = rte_le_to_cpu_64(cfg.desc),
 			       .driver = rte_le_to_cpu_64(cfg.driver),
 			       .device = rte_le_to_cpu_64(cfg.device)};
-	return q->size != 0 && q->size <= vp->params.queue_size_max &&
+	return q->size != 0 && q->size <= vp_queue_size_max(vp, idx) &&
 	       (packed || rte_is_power_of_2(q->size)) && is_vector(vp, q->vector) &&
 	       rte_le_to_cpu_16(cfg.enabled) <= 1;
 }

@@ -17,8 +17,11 @@
 
 #include <cmocka.h>
 
+#include "args_priv.h"
 #include "device_test.h"
 #include "snapshot.h"
+#include "vfio_user.h"
+#include "vfio_user_device.h"
 
 static void
 a_failure_stops_the_device_once_and_names_the_cause(void **state)
@@ -387,6 +390,39 @@ a_kick_of_the_front_ends_reaches_the_device(void **state)
 	assert_int_equal(f->fake->vq[2].kicks, 0);
 }
 
+static void
+note_sizes(struct vfu_device *dev, void *arg)
+{
+	uint16_t *sizes = arg;
+
+	for (uint16_t i = 0; i < FAKE_VQS; i++)
+		sizes[i] = dev->vp.queues[i].size;
+}
+
+static void
+a_vfio_user_client_is_offered_each_queue_as_large_as_it_may_be(void **state)
+{
+	const struct vdpa_param_table table = {.params = vdpa_vfio_user_frontend.params};
+	char folder[] = "/tmp/uvdpa-front-end.XXXXXX", text[64];
+	struct fixture *f = *state;
+	uint16_t sizes[FAKE_VQS];
+	struct vdpa_words words;
+	struct vdpa_args args;
+
+	assert_non_null(mkdtemp(folder));
+	snprintf(text, sizeof(text), "vfio_user %s/s.sock", folder);
+	assert_int_equal(vdpa_words_split(text, &words), 0);
+	assert_int_equal(vdpa_args_parse(&words, 0, &table, 1, &args), 0);
+	f->vdev->core->vqs[1].num_max = 32;
+	assert_int_equal(vdpa_vfio_user_frontend.ops->probe(f->vdev, &args), 0);
+	assert_int_equal(vdpa_vfus_for_each(f->vdev->name, note_sizes, sizes), 1);
+	assert_int_equal(sizes[0], vdpa_get_vq_num_max(f->vdev));
+	assert_int_equal(sizes[1], 32);
+	vdpa_vfio_user_frontend.ops->remove(f->vdev);
+	vdpa_words_free(&words);
+	assert_int_equal(rmdir(folder), 0);
+}
+
 int
 main(void)
 {
@@ -403,6 +439,7 @@ main(void)
 		TEST(doorbells_that_change_again_and_again_are_told_once),
 		TEST(nobody_is_told_of_doorbells_after_the_end),
 		TEST(a_kick_of_the_front_ends_reaches_the_device),
+		TEST(a_vfio_user_client_is_offered_each_queue_as_large_as_it_may_be),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

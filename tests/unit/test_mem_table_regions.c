@@ -296,6 +296,71 @@ regions_come_one_by_one_and_go_again(void **state)
 	close(fd[1]);
 }
 
+/* Page i of a client that maps every other page, which keep their order. */
+static struct vdpa_mem_region_spec
+scattered(uint32_t i, int fd)
+{
+	return (struct vdpa_mem_region_spec){.iova = i * 2 * PAGE,
+					     .uaddr = i * 2 * PAGE,
+					     .size = PAGE,
+					     .offset = i % 2 * PAGE,
+					     .fd = fd,
+					     .in_order = true};
+}
+
+/* The most regions that a table gets of those scattered ones. */
+static struct vdpa_iotlb *
+take_all(struct vdpa_mem_region_spec *s, int fd)
+{
+	struct vdpa_iotlb *tlb = NULL, *now;
+
+	for (uint32_t n = 1000;; n += 1000) {
+		for (uint32_t i = 0; i < n; i++)
+			s[i] = scattered(i, fd);
+		if (n > VDPA_MEM_REGIONS_MAX || vdpa_iotlb_create(tlb, s, n, &now) < 0)
+			return tlb;
+		vdpa_iotlb_put(tlb);
+		tlb = now;
+	}
+}
+
+static void
+two_clients_that_map_all_they_can_leave_some_to_others(void **state)
+{
+	struct vdpa_mem_region_spec *s = calloc(VDPA_MEM_REGIONS_MAX + 1, sizeof(*s)), few[MANY];
+	int fd = file_of(MANY * PAGE);
+	unsigned int maps = mappings();
+	struct vdpa_iotlb *hostile[2], *other;
+	uint8_t *own;
+
+	assert_non_null(s);
+	hostile[0] = take_all(s, fd);
+	assert_non_null(strstr(vdpa_error_message(), "vm.max_map_count"));
+	hostile[1] = take_all(s, fd);
+	assert_non_null(hostile[0]);
+	assert_non_null(hostile[1]);
+	/* A device with memory slots, and 5000 mappings of whatever else. */
+	for (uint32_t i = 0; i < MANY; i++)
+		few[i] = many(i, fd);
+	assert_int_equal(vdpa_iotlb_create(NULL, few, MANY, &other), 0);
+	own = mmap(NULL, 10000 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+		   0);
+	assert_ptr_not_equal(own, MAP_FAILED);
+	for (uint32_t i = 0; i < 10000; i += 2)
+		assert_int_equal(mprotect(own + i * PAGE, PAGE, PROT_READ), 0);
+	munmap(own, 10000 * PAGE);
+	vdpa_iotlb_put(other);
+	vdpa_iotlb_put(hostile[1]);
+	/* What one gives back the next has. */
+	hostile[1] = take_all(s, fd);
+	assert_non_null(hostile[1]);
+	vdpa_iotlb_put(hostile[1]);
+	vdpa_iotlb_put(hostile[0]);
+	assert_int_equal(mappings(), maps);
+	free(s);
+	close(fd);
+}
+
 static void
 a_region_that_cannot_be_added_or_removed_is_said(void **state)
 {
@@ -699,6 +764,7 @@ main(void)
 		cmocka_unit_test(bad_regions_are_refused_and_leave_nothing),
 		cmocka_unit_test(hundreds_of_regions_are_found_and_share_a_descriptor),
 		cmocka_unit_test(regions_come_one_by_one_and_go_again),
+		cmocka_unit_test(two_clients_that_map_all_they_can_leave_some_to_others),
 		cmocka_unit_test(a_region_that_cannot_be_added_or_removed_is_said),
 		cmocka_unit_test(a_region_may_end_within_the_last_page_of_its_file),
 		cmocka_unit_test(an_unchanged_region_keeps_its_mapping),

@@ -142,6 +142,47 @@ queue_registers_are_the_selected_queues(void **state)
 	assert_int_equal(rd(o, VIRTIO_PCI_COMMON_NUMQ, 2), NVQS);
 }
 
+static uint16_t
+size_of_queue(void *arg, uint16_t idx)
+{
+	return idx == 1 ? QUEUE_MAX / 2 : QUEUE_MAX;
+}
+
+static void
+give_sizes(struct vp_params *params)
+{
+	static struct vp_ops sized;
+
+	sized = *params->ops;
+	sized.queue_size_max = size_of_queue;
+	params->ops = &sized;
+}
+
+static int
+setup_sizes(void **state)
+{
+	return setup_kind(state, NULL, VP_PAGE, give_sizes);
+}
+
+static void
+a_queue_is_as_large_as_it_may_be(void **state)
+{
+	struct owner *o = *state;
+
+	for (unsigned int round = 0; round < 2; round++) {
+		select_queue(o, 0);
+		assert_int_equal(rd(o, VIRTIO_PCI_COMMON_Q_SIZE, 2), QUEUE_MAX);
+		select_queue(o, 1);
+		assert_int_equal(rd(o, VIRTIO_PCI_COMMON_Q_SIZE, 2), QUEUE_MAX / 2);
+		wr(o, VIRTIO_PCI_COMMON_Q_SIZE, 2, QUEUE_MAX);
+		assert_int_equal(rd(o, VIRTIO_PCI_COMMON_Q_SIZE, 2), QUEUE_MAX / 2);
+		wr(o, VIRTIO_PCI_COMMON_Q_SIZE, 2, 16);
+		assert_int_equal(rd(o, VIRTIO_PCI_COMMON_Q_SIZE, 2), 16);
+		/* A reset gives it back its size. */
+		wr(o, VIRTIO_PCI_COMMON_STATUS, 1, 0);
+	}
+}
+
 static void
 enabled_queue_is_fixed(void **state)
 {
@@ -352,6 +393,8 @@ main(void)
 		WITH(device_that_does_not_start_needs_reset),
 		WITH(failure_is_told_to_a_running_driver_only),
 		WITH(queue_registers_are_the_selected_queues),
+		cmocka_unit_test_setup_teardown(a_queue_is_as_large_as_it_may_be, setup_sizes,
+						teardown),
 		WITH(enabled_queue_is_fixed),
 		WITH(queue_is_reset_and_enabled_again),
 		WITH(queue_reset_needs_its_feature),

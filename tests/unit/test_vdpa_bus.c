@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <signal.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,17 +17,34 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "kernel_call.h"
 #include "vdpa_bus.h"
 #include "vdpa_error.h"
 
 #define DEVICE "bus/vdpa/devices/net0"
 
 static char root[64], dev[80];
+static char held[128]; /* what another has open so that nobody else can; "" for nothing */
+
+int __real_open64(const char *path, int flags, ...);
+int __wrap_open64(const char *path, int flags, ...);
+
+int
+__wrap_open64(const char *path, int flags, ...)
+{
+	if (held[0] != '\0' && strcmp(path, held) == 0) {
+		errno = EBUSY;
+		return -1;
+	}
+	return __real_open64(path, flags, 0600);
+}
 
 static const char *
 at(const char *path)
@@ -198,6 +216,115 @@ one_that_does_not_bind_goes_back(void **state)
 	assert_string_equal(text_of("bus/vdpa/drivers/virtio_vdpa/bind"), "net0");
 }
 
+/* A pipe without a reader is opened as long as a probe may take. */
+static void
+a_probe_that_does_not_return_costs_its_caller_a_bound(void **state)
+{
+	const char *bind = "bus/vdpa/drivers/vhost_vdpa/bind";
+	int fd, rc = -EBUSY;
+
+	bound_to("vhost_vdpa");
+	assert_int_equal(unlink(at(DEVICE "/driver")), 0);
+	assert_int_equal(unlink(at(bind)), 0);
+	assert_int_equal(mkfifo(at(bind), 0600), 0);
+	vdpa_kernel_call_set_wait(100);
+	assert_int_equal(vdpa_bus_bind("net0", "vhost_vdpa"), -ETIMEDOUT);
+	assert_non_null(strstr(vdpa_error_message(), "the kernel is still at it"));
+	vdpa_kernel_call_set_wait(0);
+	/* There is no second one, which would wait behind it. */
+	assert_int_equal(vdpa_bus_bind("net0", "vhost_vdpa"), -EBUSY);
+	assert_non_null(strstr(vdpa_error_message(), "still at an earlier bind"));
+	/* It comes to an end, and so does the refusal. */
+	fd = __real_open64(at(bind), O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	assert_true(fd >= 0);
+	for (unsigned int i = 0; i < 60000 && rc == -EBUSY; i++) {
+		rc = vdpa_bus_bind("net0", "vhost_vdpa");
+		usleep(1000);
+	}
+	assert_int_equal(rc, 0);
+	close(fd);
+}
+
+static void
+what_is_in_use_is_not_taken_from_its_driver(void **state)
+{
+	bound_to("vhost_vdpa");
+	bound_to("virtio_vdpa");
+	make_dir(DEVICE "/virtio3/block/vda");
+	snprintf(held, sizeof(held), "%s/vda", dev);
+	assert_int_equal(vdpa_bus_bind("net0", "vhost_vdpa"), -EBUSY);
+	assert_non_null(strstr(vdpa_error_message(), "/vda is in use (mounted?): umount it"));
+	assert_string_equal(text_of("bus/vdpa/drivers/virtio_vdpa/unbind"), "");
+	held[0] = '\0';
+	assert_int_equal(vdpa_bus_bind("net0", "vhost_vdpa"), 0);
+	assert_string_equal(text_of("bus/vdpa/drivers/virtio_vdpa/unbind"), "net0");
+}
+
+static void
+a_netdev_that_is_up_is_in_use(void **state)
+{
+	bound_to("vhost_vdpa");
+	bound_to("virtio_vdpa");
+	make_dir(DEVICE "/virtio3/net/eth7");
+	make_dir("class/net/eth7");
+	make_file("class/net/eth7/flags", "0x1003\n");
+	assert_int_equal(vdpa_bus_check_unused("net0", false), 0);
+	assert_int_equal(vdpa_bus_bind("net0", "vhost_vdpa"), -EBUSY);
+	assert_non_null(strstr(vdpa_error_message(), "ip link set eth7 down"));
+	assert_string_equal(text_of("bus/vdpa/drivers/virtio_vdpa/unbind"), "");
+	make_file("class/net/eth7/flags", "0x1002\n");
+	assert_int_equal(vdpa_bus_bind("net0", "vhost_vdpa"), 0);
+}
+
+static void
+who_has_a_character_device_open_is_named(void **state)
+{
+	char path[128], who[64];
+	int pipes[2];
+	pid_t pid;
+	char c;
+
+	bound_to("virtio_vdpa");
+	bound_to("vhost_vdpa");
+	make_dir(DEVICE "/vhost-vdpa-3");
+	make_file("dev/vhost-vdpa-3", "");
+	snprintf(path, sizeof(path), "%s/vhost-vdpa-3", dev);
+	assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || __real_open64(path, O_RDWR) < 0 ||
+		    write(pipes[1], "", 1) != 1)
+			_exit(1);
+		pause();
+		_exit(0);
+	}
+	assert_int_equal(read(pipes[0], &c, 1), 1);
+	snprintf(held, sizeof(held), "%s", path);
+	assert_int_equal(vdpa_bus_bind("net0", "virtio_vdpa"), -EBUSY);
+	snprintf(who, sizeof(who), "/vhost-vdpa-3 is open in process %d (test_vdpa_bus)", (int)pid);
+	assert_non_null(strstr(vdpa_error_message(), who));
+	assert_string_equal(text_of("bus/vdpa/drivers/vhost_vdpa/unbind"), "");
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	held[0] = '\0';
+	assert_int_equal(vdpa_bus_bind("net0", "virtio_vdpa"), 0);
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
+static void
+a_kernel_without_the_bus_is_told_what_to_load(void **state)
+{
+	char driver[VDPA_BUS_NAME_MAX];
+
+	assert_int_equal(vdpa_bus_driver("net1", driver, sizeof(driver)), -ENODEV);
+	assert_null(strstr(vdpa_error_message(), "modprobe"));
+	vdpa_bus_set_roots("/nonexistent", NULL);
+	assert_int_equal(vdpa_bus_driver("net0", driver, sizeof(driver)), -ENODEV);
+	assert_non_null(strstr(vdpa_error_message(), "modprobe vhost_vdpa"));
+}
+
 static int
 note(const char *name, void *arg)
 {
@@ -230,6 +357,11 @@ main(void)
 		test(binding_writes_what_the_kernel_reads),
 		test(a_driver_that_is_not_loaded_is_named),
 		test(one_that_does_not_bind_goes_back),
+		test(a_probe_that_does_not_return_costs_its_caller_a_bound),
+		test(what_is_in_use_is_not_taken_from_its_driver),
+		test(a_netdev_that_is_up_is_in_use),
+		test(who_has_a_character_device_open_is_named),
+		test(a_kernel_without_the_bus_is_told_what_to_load),
 		test(names_are_listed),
 	};
 

@@ -6,257 +6,7 @@
  * finds, and messages and answers of ioctls that make no sense.
  */
 
-#include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
-#include <poll.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include <linux/virtio_blk.h>
-#include <linux/virtio_config.h>
-#include <linux/virtio_net.h>
-#include <rte_bitops.h>
-
-#include <cmocka.h>
-
-#include "test_util.h"
-#include "vdpa.h"
-#include "vdpa_bus.h"
-#include "vduse_priv.h"
-
-#define MEM_SIZE 0x100000
-#define IOVA	 0x10000
-#define QUEUES	 4
-#define ANSWER	 30000 /* ms */
-
-struct range {
-	uint64_t start, last, offset;
-	uint8_t perm;
-};
-
-/* The kernel's side of one device. */
-static struct {
-	bool exists, refuses;
-	_Alignas(8) char config[sizeof(struct vduse_dev_config) + 4096];
-	int ours; /* the other end of what the front end reads and writes */
-	uint64_t features;
-	struct vduse_vq_info vqs[QUEUES];
-	int mem;
-	struct range ranges[16];
-	unsigned int n_ranges, kickfds, irqs;
-	unsigned int *fuzz; /* ioctls answer at random by this seed */
-	uint32_t id;
-} kernel;
-
-static const struct vduse_dev_config *
-config(void)
-{
-	return (const struct vduse_dev_config *)kernel.config;
-}
-
-static int
-fake_open(const char *path, int flags)
-{
-	int pair[2];
-
-	if (strcmp(path, "/dev/vduse/control") == 0)
-		return memfd_create("control", MFD_CLOEXEC);
-	if (!kernel.exists) {
-		errno = ENOENT;
-		return -1;
-	}
-	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
-	assert_int_equal(fcntl(pair[0], F_SETFL, O_NONBLOCK), 0);
-	if (kernel.ours >= 0)
-		close(kernel.ours);
-	kernel.ours = pair[1];
-	return pair[0];
-}
-
-static int
-fail_with(int err)
-{
-	errno = err;
-	return -1;
-}
-
-static int
-get_fd(struct vduse_iotlb_entry *e)
-{
-	for (unsigned int i = 0; i < kernel.n_ranges; i++) {
-		const struct range *r = &kernel.ranges[i];
-
-		if (r->last < e->start)
-			continue;
-		*e = (struct vduse_iotlb_entry){
-			.offset = r->offset, .start = r->start, .last = r->last, .perm = r->perm};
-		return dup(kernel.mem);
-	}
-	return fail_with(EINVAL);
-}
-
-static int
-fake_ioctl(int fd, unsigned long request, void *arg)
-{
-	const struct vduse_dev_config *c = arg;
-	struct vduse_vq_info *info = arg;
-
-	/* A job may still be at it when the test goes on. */
-	unsigned int *fuzz = __atomic_load_n(&kernel.fuzz, __ATOMIC_RELAXED);
-
-	if (fuzz != NULL && rand_r(fuzz) % 16 == 0)
-		return fail_with(rand_r(fuzz) % 2 == 0 ? EPERM : ENOMEM);
-	switch (request) {
-	case VDUSE_CREATE_DEV:
-		if (kernel.exists)
-			return fail_with(EEXIST);
-		memcpy(kernel.config, c, sizeof(*c) + c->config_size);
-		kernel.exists = true;
-		return 0;
-	case VDUSE_DESTROY_DEV:
-		if (kernel.refuses)
-			return fail_with(EBUSY);
-		kernel.exists = false;
-		return 0;
-	case VDUSE_DEV_GET_FEATURES:
-		*(uint64_t *)arg = kernel.features;
-		return 0;
-	case VDUSE_VQ_GET_INFO:
-		if (info->index >= QUEUES)
-			return fail_with(EINVAL);
-		kernel.vqs[info->index].index = info->index;
-		*info = kernel.vqs[info->index];
-		return 0;
-	case VDUSE_VQ_SETUP_KICKFD:
-		kernel.kickfds++;
-		return 0;
-	case VDUSE_VQ_INJECT_IRQ:
-		kernel.irqs++;
-		return 0;
-	case VDUSE_IOTLB_GET_FD:
-		return get_fd(arg);
-	default:
-		return 0;
-	}
-}
-
-static char run_dir[64];
-static const struct vduse_kernel fake = {
-	.open = fake_open, .ioctl = fake_ioctl, .run_dir = run_dir};
-
-/* Send a request and wait for its answer; the result. */
-static uint32_t
-ask(struct vduse_dev_request *req, struct vduse_dev_response *resp)
-{
-	struct pollfd in = {.fd = kernel.ours, .events = POLLIN};
-
-	req->request_id = ++kernel.id;
-	assert_int_equal(write(kernel.ours, req, sizeof(*req)), sizeof(*req));
-	assert_int_equal(poll(&in, 1, ANSWER), 1);
-	assert_int_equal(read(kernel.ours, resp, sizeof(*resp)), sizeof(*resp));
-	assert_int_equal(resp->request_id, req->request_id);
-	return resp->result;
-}
-
-static uint32_t
-set_status(uint8_t status)
-{
-	struct vduse_dev_request req = {.type = VDUSE_SET_STATUS, .s.status = status};
-	struct vduse_dev_response resp;
-
-	return ask(&req, &resp);
-}
-
-static uint32_t
-update_iotlb(void)
-{
-	struct vduse_dev_request req = {.type = VDUSE_UPDATE_IOTLB, .iova.last = UINT64_MAX};
-	struct vduse_dev_response resp;
-
-	return ask(&req, &resp);
-}
-
-static struct vduse_dev_response
-get_vq_state(uint32_t idx)
-{
-	struct vduse_dev_request req = {.type = VDUSE_GET_VQ_STATE, .vq_state.index = idx};
-	struct vduse_dev_response resp;
-
-	(void)ask(&req, &resp);
-	return resp;
-}
-
-static enum vdpa_device_state
-state_of(const char *name)
-{
-	struct vdpa_device *vdev = vdpa_find_device(name);
-	enum vdpa_device_state state = vdpa_device_get_state(vdev);
-
-	vdpa_put_device(vdev);
-	return state;
-}
-
-static void
-wait_for(const char *name, enum vdpa_device_state state)
-{
-	for (unsigned int i = 0; i < ANSWER && state_of(name) != state; i++)
-		usleep(1000);
-	assert_int_equal(state_of(name), state);
-}
-
-static void
-add(const char *words)
-{
-	if (vdpa_dev_add(words) < 0)
-		fail_msg("dev add %s: %s", words, vdpa_error_message());
-}
-
-static void
-one_range(void)
-{
-	kernel.ranges[0] =
-		(struct range){.start = IOVA, .last = IOVA + MEM_SIZE - 1, .perm = VDUSE_ACCESS_RW};
-	kernel.n_ranges = 1;
-}
-
-static void
-ready_ring(uint16_t idx)
-{
-	uint64_t at = IOVA + idx * 0x8000u;
-
-	kernel.vqs[idx] = (struct vduse_vq_info){.num = 64,
-						 .desc_addr = at,
-						 .driver_addr = at + 0x2000,
-						 .device_addr = at + 0x4000,
-						 .ready = 1};
-}
-
-/* As a user of /dev/vhost-vdpa-N sets a device up. */
-static void
-start_device(const char *name)
-{
-	kernel.features = RTE_BIT64(VIRTIO_F_VERSION_1) | RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM);
-	one_range();
-	ready_ring(0);
-	assert_int_equal(set_status(0), VDUSE_REQ_RESULT_OK);
-	assert_int_equal(update_iotlb(), VDUSE_REQ_RESULT_OK);
-	assert_int_equal(set_status(3), VDUSE_REQ_RESULT_OK);
-	assert_int_equal(set_status(11), VDUSE_REQ_RESULT_OK);
-	assert_int_equal(set_status(15), VDUSE_REQ_RESULT_OK);
-	wait_for(name, VDPA_STATE_RUNNING);
-}
-
-#define BLK "name d0 mgmtdev sim_blk backend ram 1M frontend vduse mode none"
-#define NET "name n0 mgmtdev sim_net backend loopback frontend vduse mode none"
+#include "vduse_test.h"
 
 static void
 what_vduse_refuses_is_not_offered(void **state)
@@ -361,6 +111,138 @@ a_device_in_use_that_is_not_ours_is_refused(void **state)
 	kernel.exists = kernel.refuses = false;
 }
 
+/* The kernel's end of a device is shut, as where an answer came too late. */
+static void
+a_device_that_the_kernel_has_given_up_stops_and_is_not_taken_up(void **state)
+{
+	uint64_t offset;
+	ino_t ino;
+
+	on_the_bus("d0", "");
+	add(BLK);
+	start_device("d0");
+	close(kernel.ours);
+	kernel.ours = -1;
+	wait_for("d0", VDPA_STATE_IDLE);
+	/* By a job of its own, after which there is none. */
+	for (unsigned int i = 0; i < ANSWER && memory_at("d0", IOVA, &ino, &offset); i++)
+		usleep(1000);
+	assert_false(memory_at("d0", IOVA, &ino, &offset));
+	/* It goes, though the kernel has its own still. */
+	kernel.refuses = true;
+	assert_int_equal(vdpa_dev_del("d0"), 0);
+	assert_true(kernel.exists);
+	assert_int_equal(vdpa_dev_add(BLK), -EEXIST);
+	assert_non_null(strstr(vdpa_error_message(), "dead to the kernel"));
+	/* Taken off the bus, it is made anew. */
+	off_the_bus();
+	kernel.refuses = false;
+	add(BLK);
+	start_device("d0");
+	assert_int_equal(vdpa_dev_del("d0"), 0);
+}
+
+static void
+a_mounted_disk_is_not_taken_for_another_mode(void **state)
+{
+	char path[256];
+
+	on_the_bus("d0", "virtio_vdpa");
+	snprintf(path, sizeof(path), "%s/bus/vdpa/devices/d0/virtio0", sysfs);
+	assert_int_equal(mkdir(path, 0755), 0);
+	strcat(path, "/block");
+	assert_int_equal(mkdir(path, 0755), 0);
+	strcat(path, "/vda");
+	assert_int_equal(mkdir(path, 0755), 0);
+	asked.held = "/nonexistent/vda";
+	assert_int_equal(vdpa_dev_add("name d0 mgmtdev sim_blk backend ram 1M frontend vduse mode "
+				      "vhost"),
+			 -EBUSY);
+	assert_non_null(
+		strstr(vdpa_error_message(), "mode vhost takes the device from virtio_vdpa"));
+	assert_non_null(strstr(vdpa_error_message(), "umount"));
+	asked.held = NULL;
+	off_the_bus();
+	kernel.exists = false;
+	assert_int_equal(unlink(strcat(strcpy(path, run_dir), "/vduse-d0")) == 0 || errno == ENOENT,
+			 true);
+}
+
+/* Another process opens the node, closes it and opens it again. */
+static void
+a_node_that_is_opened_again_and_again_is_outlasted(void **state)
+{
+	add(BLK);
+	kernel.busy = 3;
+	assert_int_equal(vdpa_dev_del("d0"), 0);
+	assert_false(kernel.exists);
+	kernel.busy = 0;
+}
+
+static void
+names_that_no_node_can_have_are_refused(void **state)
+{
+	assert_int_equal(vdpa_dev_add("name control mgmtdev sim_blk backend ram 1M frontend vduse "
+				      "mode none"),
+			 -EINVAL);
+	assert_non_null(strstr(vdpa_error_message(), "/dev/vduse/NAME"));
+	assert_int_equal(vdpa_dev_add("name .d0 mgmtdev sim_blk backend ram 1M frontend vduse mode "
+				      "none"),
+			 -EINVAL);
+	assert_non_null(strstr(vdpa_error_message(), "begins with a dot"));
+	assert_false(kernel.exists);
+}
+
+/* No message sends its reader to a front end that he does not mean. */
+static void
+a_word_of_several_front_ends_asks_for_one(void **state)
+{
+	const char *all = "mode: is a word of the front ends ",
+		   *end = ": name one by frontend NAME";
+
+	/* Read as another front end's, this is no value. */
+	assert_int_equal(vdpa_dev_check("name d0 mgmtdev sim_blk backend ram 1M mode virtio"),
+			 -EINVAL);
+	assert_memory_equal(vdpa_error_message(), all, strlen(all));
+	assert_non_null(strstr(vdpa_error_message(), "vduse"));
+	assert_non_null(strstr(vdpa_error_message(), "vfio-user"));
+	assert_non_null(strstr(vdpa_error_message(), "vhost-user"));
+	assert_non_null(strstr(vdpa_error_message(), end));
+	assert_int_equal(vdpa_dev_check("name d0 mgmtdev sim_blk backend ram 1M mode 0600"),
+			 -EINVAL);
+	assert_memory_equal(vdpa_error_message(), all, strlen(all));
+	assert_int_equal(vdpa_dev_check("name d0 mgmtdev sim_blk backend ram 1M bounce 1M"),
+			 -EINVAL);
+	assert_string_equal(vdpa_error_message(),
+			    "bounce: is a word of the front end vduse: name it by frontend NAME");
+	assert_int_equal(vdpa_dev_check("name d0 mgmtdev sim_blk backend ram 1M frontend vduse "
+					"group root"),
+			 -EINVAL);
+	assert_non_null(strstr(vdpa_error_message(), ", not of vduse"));
+}
+
+static void
+each_queue_is_offered_as_large_as_it_may_be(void **state)
+{
+	const struct vdpa_param_table table = {.params = vdpa_vduse_frontend.params};
+	struct fake_device *f = fake_device_new("f0", false);
+	struct vdpa_device *vdev = &f->vdev;
+	struct vdpa_words words;
+	struct vdpa_args args;
+
+	assert_int_equal(vdpa_register_device(vdev), 0);
+	vdev->core->vqs[1].num_max = 32;
+	assert_int_equal(vdpa_words_split("mode none", &words), 0);
+	assert_int_equal(vdpa_args_parse(&words, 0, &table, 1, &args), 0);
+	assert_int_equal(vdpa_vduse_frontend.ops->probe(vdev, &args), 0);
+	assert_int_equal(kernel.sizes[0], vdpa_get_vq_num_max(vdev));
+	assert_int_equal(kernel.sizes[1], 32);
+	vdpa_vduse_frontend.ops->remove(vdev);
+	vdpa_words_free(&words);
+	vdpa_unregister_device(vdev);
+	vdpa_put_device(vdev);
+}
+
 /* 10^5 messages about a device whose kernel says what it likes. */
 static void
 nonsense_costs_its_own_device_only(void **state)
@@ -406,29 +288,6 @@ nonsense_costs_its_own_device_only(void **state)
 	assert_int_equal(vdpa_dev_del("d0"), 0);
 }
 
-static int
-group_setup(void **state)
-{
-	vdpa_bus_set_roots("/nonexistent", "/nonexistent");
-	snprintf(run_dir, sizeof(run_dir), "/tmp/uvdpa-vduse.XXXXXX");
-	assert_non_null(mkdtemp(run_dir));
-	kernel.ours = -1;
-	kernel.mem = memfd_create("user", MFD_CLOEXEC);
-	assert_int_equal(ftruncate(kernel.mem, MEM_SIZE), 0);
-	vdpa_vduse_kernel = &fake;
-	return vdpa_init(NULL);
-}
-
-static int
-group_teardown(void **state)
-{
-	vdpa_cleanup();
-	if (kernel.ours >= 0)
-		close(kernel.ours);
-	close(kernel.mem);
-	return rmdir(run_dir);
-}
-
 int
 main(void)
 {
@@ -440,6 +299,12 @@ main(void)
 		cmocka_unit_test(a_ring_that_leaves_the_memory_stops_and_others_are_unharmed),
 		cmocka_unit_test(a_successor_goes_on_with_a_device_in_use),
 		cmocka_unit_test(a_device_in_use_that_is_not_ours_is_refused),
+		cmocka_unit_test(a_device_that_the_kernel_has_given_up_stops_and_is_not_taken_up),
+		cmocka_unit_test(a_mounted_disk_is_not_taken_for_another_mode),
+		cmocka_unit_test(a_node_that_is_opened_again_and_again_is_outlasted),
+		cmocka_unit_test(names_that_no_node_can_have_are_refused),
+		cmocka_unit_test(a_word_of_several_front_ends_asks_for_one),
+		cmocka_unit_test(each_queue_is_offered_as_large_as_it_may_be),
 		cmocka_unit_test(nonsense_costs_its_own_device_only),
 	};
 

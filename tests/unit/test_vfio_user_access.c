@@ -210,6 +210,26 @@ the_server_signals_the_eventfd_of_a_vector(void **state)
 }
 
 static void
+memory_that_is_read_only_is_so_to_the_server(void **state)
+{
+	int fd = memfd_create("guest", MFD_CLOEXEC);
+	const struct vdpa_mem_region_spec spec = {
+		.iova = 0x100000, .uaddr = 0x100000, .size = 65536, .fd = fd, .readonly = true};
+	struct vdpa_iotlb *tlb;
+	struct function f;
+
+	assert_int_equal(ftruncate(fd, 65536), 0);
+	start_and_open(&f);
+	assert_int_equal(vdpa_iotlb_create(NULL, &spec, 1, &tlb), 0);
+	assert_int_equal(set_memory(&f, tlb), 0);
+	assert_int_equal(server.dma[0].m.flags, 1);
+	assert_int_equal(set_memory(&f, NULL), 0);
+	vdpa_iotlb_put(tlb);
+	T->close(f.handle);
+	close(fd);
+}
+
+static void
 memory_is_mapped_with_its_file_and_unmapped(void **state)
 {
 	struct vdpa_iotlb *tlb = guest_memory(65536, 4096);
@@ -625,6 +645,7 @@ main(void)
 		TEST(vectors_are_set_in_chunks_and_gaps_are_released),
 		TEST(a_server_that_says_nothing_gets_one_file_a_message),
 		TEST(the_server_signals_the_eventfd_of_a_vector),
+		TEST(memory_that_is_read_only_is_so_to_the_server),
 		TEST(memory_is_mapped_with_its_file_and_unmapped),
 		TEST(hundreds_of_regions_are_mapped_and_unmapped),
 		TEST(a_large_sparse_region_is_mapped_by_few_messages),

@@ -56,7 +56,8 @@ static struct {
 		bool open;
 		struct vdpa_dma_range mapped[MAPPINGS];
 		unsigned int n, maps, unmaps, gets;
-	} containers[FDS]; /* by descriptor */
+		uint32_t flags; /* of the last mapping */
+	} containers[FDS];	/* by descriptor */
 } kernel;
 
 static ino_t
@@ -214,6 +215,7 @@ map_dma(int fd, const struct vfio_iommu_type1_dma_map *m)
 			return fails(EINVAL);
 	assert_true(c->n < MAPPINGS);
 	c->mapped[c->n++] = r;
+	c->flags = m->flags;
 	c->maps++;
 	return 0;
 }
@@ -676,6 +678,32 @@ functions_of_one_group_serve_one_vm(void **state)
 	close_function(a);
 }
 
+static void
+memory_that_is_read_only_is_so_to_the_iommu(void **state)
+{
+	const uint32_t readonly = VFIO_DMA_MAP_FLAG_READ;
+	struct vdpa_mem_region_spec spec = {.size = MEM_SIZE, .readonly = true};
+	struct function *pci = open_function(0, "guest0");
+	struct vdpa_iotlb *tlb, *writable;
+
+	spec.fd = memfd_create("guest", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(spec.fd, MEM_SIZE), 0);
+	assert_int_equal(vdpa_iotlb_create(NULL, &spec, 1, &tlb), 0);
+	spec.readonly = false;
+	assert_int_equal(vdpa_iotlb_create(NULL, &spec, 1, &writable), 0);
+	close(spec.fd);
+	assert_int_equal(map(pci, tlb), 0);
+	assert_int_equal(in_container(0)->flags, readonly);
+	/* The same pages with another permission. */
+	assert_int_equal(map(pci, writable), 0);
+	assert_int_equal(in_container(0)->flags, readonly | VFIO_DMA_MAP_FLAG_WRITE);
+	assert_int_equal(in_container(0)->n, 1);
+	unmap(pci);
+	close_function(pci);
+	vdpa_iotlb_put(writable);
+	vdpa_iotlb_put(tlb);
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int
@@ -690,6 +718,7 @@ main(void)
 		test(one_that_is_cut_off_leaves_the_container),
 		test(one_whose_file_somebody_has_cannot_be_taken_out),
 		test(functions_of_one_group_serve_one_vm),
+		test(memory_that_is_read_only_is_so_to_the_iommu),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -21,6 +21,7 @@
 #include "device_priv.h"
 #include "mgmt.h"
 #include "test_util.h"
+#include "vdpa_bus.h"
 #include "vhost_vdpa_test.h"
 
 #define GUEST	 UINT64_C(0x100000)
@@ -340,6 +341,25 @@ a_change_of_memory_is_one_batch_and_is_taken_back_whole(void **state)
 }
 
 static void
+memory_that_is_read_only_is_so_to_the_parent(void **state)
+{
+	struct vdpa_mem_region_spec spec = {
+		.iova = GUEST, .uaddr = GUEST, .size = MEM_SIZE, .fd = f.mem_fd, .readonly = true};
+	struct vdpa_iotlb *tlb;
+
+	add_device("");
+	assert_int_equal(set_memory(1), 0);
+	assert_int_equal(find_map(0, GUEST)->perm, VHOST_ACCESS_RW);
+	assert_int_equal(vdpa_iotlb_create(NULL, &spec, 1, &tlb), 0);
+	assert_int_equal(vdpa_device_set_memory(f.vdev, tlb), 0);
+	assert_int_equal(find_map(0, GUEST)->perm, VHOST_ACCESS_RO);
+	/* It may be written to again. */
+	assert_int_equal(vdpa_device_set_memory(f.vdev, f.tlb), 0);
+	assert_int_equal(find_map(0, GUEST)->perm, VHOST_ACCESS_RW);
+	vdpa_iotlb_put(tlb);
+}
+
+static void
 memory_that_a_reset_has_taken_is_given_again(void **state)
 {
 	k.forgets = true;
@@ -463,6 +483,33 @@ a_parent_that_is_taken_away_is_let_go(void **state)
 	assert_int_equal(set_memory(2), -EIO);
 }
 
+/* The bus is there, and vhost_vdpa is not. */
+static void
+a_bus_without_the_driver(void)
+{
+	static const char *const folders[] = {"",
+					      "/bus",
+					      "/bus/vdpa",
+					      "/bus/vdpa/drivers",
+					      "/bus/vdpa/devices",
+					      "/bus/vdpa/devices/vdpa0"};
+	char root[] = "/tmp/uvdpa-test-bus.XXXXXX", path[96];
+
+	assert_non_null(mkdtemp(root));
+	for (unsigned int i = 1; i < sizeof(folders) / sizeof(folders[0]); i++) {
+		snprintf(path, sizeof(path), "%s%s", root, folders[i]);
+		assert_int_equal(mkdir(path, 0755), 0);
+	}
+	vdpa_bus_set_roots(root, NULL);
+	assert_int_equal(vdpa_dev_add("name a mgmtdev vhost-vdpa/vdpa0"), -ENOENT);
+	assert_non_null(strstr(vdpa_error_message(), "bound to no driver"));
+	assert_non_null(strstr(vdpa_error_message(), "modprobe vhost_vdpa"));
+	for (unsigned int i = sizeof(folders) / sizeof(folders[0]); i-- > 0;) {
+		snprintf(path, sizeof(path), "%s%s", root, folders[i]);
+		assert_int_equal(rmdir(path), 0);
+	}
+}
+
 static void
 what_cannot_be_opened_says_why(void **state)
 {
@@ -471,6 +518,13 @@ what_cannot_be_opened_says_why(void **state)
 	assert_int_equal(vdpa_dev_check("name a mgmtdev vhost-vdpa/vdpa0 rebind"), 0);
 	assert_int_equal(add("rebind"), -EINVAL);
 	assert_int_equal(vdpa_dev_add("name a mgmtdev vhost-vdpa//nonexistent"), -ENOENT);
+	vdpa_bus_set_roots("/nonexistent", NULL);
+	assert_int_equal(vdpa_dev_add("name a mgmtdev vhost-vdpa//nonexistent"), -ENOENT);
+	assert_non_null(strstr(vdpa_error_message(), "modprobe vhost_vdpa"));
+	assert_int_equal(vdpa_dev_add("name a mgmtdev vhost-vdpa/vdpa0"), -ENODEV);
+	assert_non_null(strstr(vdpa_error_message(), "modprobe vhost_vdpa"));
+	a_bus_without_the_driver();
+	vdpa_bus_set_roots(NULL, NULL);
 	assert_int_equal(add("max_vqp 3"), -EINVAL);
 	assert_int_equal(add("queue_size 256"), -EINVAL);
 	assert_int_equal(add("device_features 0x400000000"), -EINVAL);
@@ -519,6 +573,7 @@ main(void)
 		test(without_a_group_of_its_own_it_lies_beside_the_guest),
 		test(commands_that_are_refused_or_not_answered_end_the_start),
 		test(a_change_of_memory_is_one_batch_and_is_taken_back_whole),
+		test(memory_that_is_read_only_is_so_to_the_parent),
 		test(memory_that_a_reset_has_taken_is_given_again),
 		test(a_place_is_told_while_nothing_moves),
 		test(a_packed_place_lies_in_the_ring),

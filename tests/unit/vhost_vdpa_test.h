@@ -46,6 +46,7 @@ struct fake_vring {
 struct fake_map {
 	uint32_t asid;
 	uint64_t iova, size, va;
+	uint8_t perm;
 };
 
 struct fake_maps {
@@ -283,7 +284,8 @@ fake_iotlb(uint32_t asid, const struct vhost_iotlb_msg *m)
 		if (map != NULL)
 			return refuse(EEXIST);
 		must(k.maps.n < MAPPINGS);
-		k.maps.at[k.maps.n++] = (struct fake_map){asid, m->iova, m->size, m->uaddr};
+		k.maps.at[k.maps.n++] =
+			(struct fake_map){asid, m->iova, m->size, m->uaddr, m->perm};
 		break;
 	case VHOST_IOTLB_INVALIDATE:
 		if (map == NULL)

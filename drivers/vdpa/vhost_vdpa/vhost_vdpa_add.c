@@ -215,6 +215,11 @@ find_file(const char *parent, const struct vdpa_args *args, char *path, size_t s
 	}
 	rc = vdpa_bus_driver(parent, driver, sizeof(driver));
 	if (rc == 0 && strcmp(driver, VHOST_VDPA) != 0) {
+		if (!vdpa_bus_has_driver(VHOST_VDPA))
+			return vdpa_error(ENOENT,
+					  "vDPA device '%s' is bound to %s, and the kernel has no "
+					  "driver vhost_vdpa: modprobe vhost_vdpa",
+					  parent, driver[0] != '\0' ? driver : "no driver");
 		if (!vdpa_args_has(args, "rebind"))
 			return vdpa_error(
 				EBUSY,

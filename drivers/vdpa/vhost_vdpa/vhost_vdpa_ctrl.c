@@ -186,7 +186,7 @@ alloc_apart(struct vhost_vdpa *dev)
 		rc = vdpa_error(errno, "mmap: %s", strerror(errno));
 		goto err;
 	}
-	rc = vv_kernel_map(&dev->kernel, dev->ctrl.asid, new.iova, PAGE, new.va);
+	rc = vv_kernel_map(&dev->kernel, dev->ctrl.asid, new.iova, PAGE, new.va, false);
 	if (rc < 0) {
 		munmap(new.va, PAGE);
 		goto err;

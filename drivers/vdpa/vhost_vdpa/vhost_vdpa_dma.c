@@ -29,7 +29,7 @@ map(void *arg, const struct vdpa_dma_mapping *m)
 {
 	struct vhost_vdpa *dev = arg;
 
-	return vv_kernel_map(&dev->kernel, 0, m->iova, m->size, m->va);
+	return vv_kernel_map(&dev->kernel, 0, m->iova, m->size, m->va, m->readonly);
 }
 
 static int

@@ -77,6 +77,15 @@ open_error(const struct vv_kernel *k, int err)
 				  "%s: %s may not be opened by this user: chown or chmod it, or by "
 				  "a udev rule",
 				  k->name, k->path);
+	case ENOENT:
+	case ENXIO:
+	case ENODEV:
+		if (!vdpa_bus_has_driver("vhost_vdpa"))
+			return vdpa_error(err,
+					  "%s: %s: %s, and the kernel has no driver vhost_vdpa: "
+					  "modprobe vhost_vdpa",
+					  k->name, k->path, strerror(err));
+		/* fall through */
 	default:
 		return vdpa_error(err, "%s: %s: %s", k->name, k->path, strerror(err));
 	}
@@ -507,12 +516,12 @@ map_error(const struct vv_kernel *k, uint32_t asid, uint64_t iova, uint64_t size
 
 int
 vv_kernel_map(const struct vv_kernel *k, uint32_t asid, uint64_t iova, uint64_t size,
-	      const void *va)
+	      const void *va, bool readonly)
 {
 	const struct vhost_iotlb_msg msg = {.iova = iova,
 					    .size = size,
 					    .uaddr = (uintptr_t)va,
-					    .perm = VHOST_ACCESS_RW,
+					    .perm = readonly ? VHOST_ACCESS_RO : VHOST_ACCESS_RW,
 					    .type = VHOST_IOTLB_UPDATE};
 	int rc;
 

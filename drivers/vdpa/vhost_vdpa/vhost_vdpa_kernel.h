@@ -90,10 +90,10 @@ int vv_kernel_set_group_asid(const struct vv_kernel *k, uint32_t group, uint32_t
 
 /* IOTLB. asid 0 unless VHOST_BACKEND_F_IOTLB_ASID is there. */
 
-/* Readable and writable by the device, from now on or from the end of the batch. -ENOMEM, with
- * RLIMIT_MEMLOCK in the message where that is it. */
+/* Readable by the device, and writable unless it is read-only, from now on or from the end of the
+ * batch. -ENOMEM, with RLIMIT_MEMLOCK in the message where that is it. */
 int vv_kernel_map(const struct vv_kernel *k, uint32_t asid, uint64_t iova, uint64_t size,
-		  const void *va);
+		  const void *va, bool readonly);
 int vv_kernel_unmap(const struct vv_kernel *k, uint32_t asid, uint64_t iova, uint64_t size);
 /* No-ops without VHOST_BACKEND_F_IOTLB_BATCH. */
 int vv_kernel_batch_begin(const struct vv_kernel *k, uint32_t asid);

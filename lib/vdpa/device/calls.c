@@ -185,6 +185,12 @@ vdpa_get_vq_num_max(struct vdpa_device *vdev)
 	return vdev->config->get_vq_num_max(vdev);
 }
 
+uint16_t
+vdpa_get_vq_size_max(struct vdpa_device *vdev, uint16_t idx)
+{
+	return (uint16_t)vdev->core->vqs[idx].num_max;
+}
+
 uint64_t
 vdpa_get_device_features(struct vdpa_device *vdev)
 {

@@ -27,8 +27,12 @@ static int
 driver_map(void *arg, const struct vdpa_dma_mapping *m)
 {
 	struct vdpa_device *vdev = arg;
-	const struct vdpa_mem_region piece = {
-		.iova = m->iova, .size = m->size, .offset = m->offset, .va = m->va, .fd = m->fd};
+	const struct vdpa_mem_region piece = {.iova = m->iova,
+					      .size = m->size,
+					      .offset = m->offset,
+					      .va = m->va,
+					      .fd = m->fd,
+					      .readonly = m->readonly};
 
 	return VDPA_OP(vdev, -1, "dma_map", vdev->config->dma_map(vdev, 0, &piece));
 }

@@ -226,7 +226,7 @@ struct vdpa_config_ops {
 	 * earlier map and nothing else; a piece of which a part goes is kept until all of it does,
 	 * or other memory comes there: then it is unmapped, and what stays is mapped anew. A change
 	 * that fails half-way is taken back by the opposite calls. Reset takes all memory away
-	 * without a call.
+	 * without a call. A piece that is read-only the device must not be able to write to.
 	 */
 	int (*dma_map)(struct vdpa_device *vdev, uint32_t asid,
 		       const struct vdpa_mem_region *region);

@@ -124,8 +124,10 @@ struct vdpa_work_queue *vdpa_get_work_queue(struct vdpa_device *vdev);
 uint32_t vdpa_get_device_id(struct vdpa_device *vdev);
 uint32_t vdpa_get_vendor_id(struct vdpa_device *vdev);
 uint16_t vdpa_get_vq_count(struct vdpa_device *vdev);
-/** Largest size of a virtqueue. */
+/** Largest size of any virtqueue. */
 uint16_t vdpa_get_vq_num_max(struct vdpa_device *vdev);
+/** Largest size of this virtqueue, of vdpa_get_vq_count(). */
+uint16_t vdpa_get_vq_size_max(struct vdpa_device *vdev, uint16_t idx);
 uint64_t vdpa_get_device_features(struct vdpa_device *vdev);
 size_t vdpa_get_config_size(struct vdpa_device *vdev);
 

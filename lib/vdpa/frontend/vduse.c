@@ -48,6 +48,18 @@
 	 RTE_BIT64(VIRTIO_NET_F_GUEST_ANNOUNCE))
 #define BLK_REFUSED RTE_BIT64(VIRTIO_BLK_F_CONFIG_WCE)
 
+/* A device's node is /dev/vduse/NAME, beside the kernel's own, and it has a folder in sysfs. */
+static int
+check_name(const char *name)
+{
+	if (name[0] == '.' || strcmp(name, "control") == 0)
+		return vdpa_error(EINVAL,
+				  "name '%s': cannot be one of a VDUSE device, whose node is "
+				  "/dev/vduse/NAME: it is `control`, or begins with a dot",
+				  name);
+	return 0;
+}
+
 static int
 offer(struct vduse_device *dev)
 {
@@ -110,7 +122,7 @@ config_run(struct vdpa_work *work)
 	struct vduse_device *dev = work->arg;
 	const char *name = dev->vdev->name;
 
-	if (vdpa_vduse_dev_set_config(dev) < 0)
+	if (!vdpa_vduse_is_broken(dev) && vdpa_vduse_dev_set_config(dev) < 0)
 		VDPA_LOG_LIMITED(&dev->log, ERR, "%s: vduse: %s", name,
 				 vdpa_error_cause(vdpa_error_message(), name, -1));
 }
@@ -130,6 +142,7 @@ alloc_device(struct vdpa_device *vdev)
 	dev->vdev = vdev;
 	dev->nvqs = n;
 	dev->fd = dev->record.fd = dev->memory.bounce_fd = -1;
+	vdpa_vduse_memory_renew(dev);
 	dev->event = (struct vdpa_event){
 		.events = EPOLLIN | EPOLLONESHOT, .handler = vdpa_vduse_readable, .arg = dev};
 	dev->messages = (struct vdpa_work){.run = vdpa_vduse_messages_run, .arg = dev};
@@ -204,7 +217,9 @@ vduse_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 		return vdpa_error(ENOMEM, "%s: out of memory", vdev->name);
 	}
 	parse(dev, args);
-	rc = offer(dev);
+	rc = check_name(vdev->name);
+	if (rc == 0)
+		rc = offer(dev);
 	if (rc == 0)
 		rc = vdpa_vduse_dev_open(dev);
 	if (rc < 0) {
@@ -235,21 +250,23 @@ vduse_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 }
 
 /* The kernel's device is taken off the bus while ours still serves it: a disk writes what it has
- * cached. */
+ * cached. One that the kernel has given up goes without that, where nobody uses it. */
 static int
 vduse_withdraw(struct vdpa_device *vdev, bool leave)
 {
 	struct vduse_device *dev = vdpa_get_drvdata(vdev);
-	char user[128];
+	int rc;
 
-	if (dev == NULL || dev->broken)
+	if (dev == NULL)
 		return 0;
-	if (leave) {
-		vdpa_vduse_bus_user(dev, true, user, sizeof(user));
-		if (user[0] != '\0')
-			return vdpa_error(EBUSY, "%s: %s", vdev->name, user);
-	}
-	return vdpa_vduse_bus_del(dev);
+	rc = leave ? vdpa_vduse_bus_check_unused(dev, true) : 0;
+	if (rc == 0)
+		rc = vdpa_vduse_bus_del(dev);
+	if (rc == 0 || !vdpa_vduse_is_broken(dev))
+		return rc;
+	VDPA_LOG(NOTICE, "%s: vduse: the kernel keeps a dead device: %s", vdev->name,
+		 vdpa_error_cause(vdpa_error_message(), vdev->name, -1));
+	return 0;
 }
 
 static void
@@ -263,7 +280,12 @@ vduse_remove(struct vdpa_device *vdev)
 	vdpa_set_drvdata(vdev, NULL);
 	stays = vdpa_vduse_bus_has(dev);
 	stop_serving(dev);
-	if (stays)
+	if (stays && vdpa_vduse_is_broken(dev))
+		VDPA_LOG(NOTICE,
+			 "%s: vduse: the kernel's device is dead and cannot be taken up: `vdpa dev "
+			 "del %s` once nobody uses it",
+			 vdev->name, vdev->name);
+	else if (stays)
 		VDPA_LOG(NOTICE,
 			 "%s: vduse: the kernel still uses the device: it waits for one that is "
 			 "added by the same name and words, or for `vdpa dev del %s`",

@@ -19,15 +19,18 @@
 
 #include "clock.h"
 #include "error_priv.h"
+#include "vdpa_bus.h"
 #include "vdpa_error.h"
 #include "vdpa_log.h"
 #include "vduse_priv.h"
 
 #define CONTROL	 "/dev/vduse/control"
+#define NODE	 "/dev/vduse/%s"
 #define VQ_ALIGN 4096
 /* How long the node may take to come, and a process that was killed to let go of the device. */
 #define OPEN_US	 5000000
 #define NAP_NS	 10000000
+#define TRIES	 50
 
 static int
 kernel_open(const char *path, int flags)
@@ -41,7 +44,14 @@ kernel_ioctl(int fd, unsigned long request, void *arg)
 	return ioctl(fd, request, arg);
 }
 
-static const struct vduse_kernel the_kernel = {.open = kernel_open, .ioctl = kernel_ioctl};
+static bool
+kernel_is_domain(int fd)
+{
+	return vdpa_fd_is_anonymous(fd, "[vduse-domain]");
+}
+
+static const struct vduse_kernel the_kernel = {
+	.open = kernel_open, .ioctl = kernel_ioctl, .is_domain = kernel_is_domain};
 
 const struct vduse_kernel *vdpa_vduse_kernel = &the_kernel;
 
@@ -89,16 +99,38 @@ create(struct vduse_device *dev, int control)
 	return rc;
 }
 
-static int
-destroy(struct vduse_device *dev, int control)
+/* Who else has the device's node open. */
+static void
+find_opener(const struct vduse_device *dev, char *buf, size_t len)
 {
-	char name[VDUSE_NAME_MAX] = {0};
+	char path[96];
+
+	snprintf(path, sizeof(path), NODE, dev->vdev->name);
+	vdpa_bus_opener(path, buf, len);
+}
+
+/* How often it is tried where a process has its node open, which may do so again and again. */
+static int
+destroy(struct vduse_device *dev, int control, unsigned int tries)
+{
+	const struct timespec nap = {.tv_nsec = NAP_NS};
+	char name[VDUSE_NAME_MAX] = {0}, user[64];
 
 	snprintf(name, sizeof(name), "%s", dev->vdev->name);
-	if (vdpa_vduse_kernel->ioctl(control, VDUSE_DESTROY_DEV, name) == 0)
-		return 0;
-	return vdpa_error(errno, "%s: the VDUSE device stays: %s", dev->vdev->name,
-			  errno == EBUSY ? "the kernel or a process uses it" : strerror(errno));
+	for (unsigned int i = 0; i < tries; i++) {
+		if (i > 0)
+			nanosleep(&nap, NULL);
+		if (vdpa_vduse_kernel->ioctl(control, VDUSE_DESTROY_DEV, name) == 0)
+			return 0;
+		if (errno != EBUSY)
+			return vdpa_error(errno, "%s: the VDUSE device stays: %m", dev->vdev->name);
+	}
+	if (vdpa_vduse_bus_has(dev))
+		return vdpa_error(EBUSY, "%s: the VDUSE device stays: the kernel uses it",
+				  dev->vdev->name);
+	find_opener(dev, user, sizeof(user));
+	return vdpa_error(EBUSY, "%s: the VDUSE device stays: " NODE " is open in %s",
+			  dev->vdev->name, dev->vdev->name, user);
 }
 
 /* Open the node, which comes a moment after the device, and which a predecessor that was killed
@@ -107,18 +139,22 @@ static int
 open_node(struct vduse_device *dev)
 {
 	int64_t until = vdpa_now_us() + OPEN_US;
-	char path[96];
+	char path[96], user[64];
 
-	snprintf(path, sizeof(path), "/dev/vduse/%s", dev->vdev->name);
+	snprintf(path, sizeof(path), NODE, dev->vdev->name);
 	for (;;) {
 		struct timespec nap = {.tv_nsec = NAP_NS};
 
 		dev->fd = vdpa_vduse_kernel->open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 		if (dev->fd >= 0)
 			return 0;
+		if (errno == EBUSY && vdpa_now_us() > until) {
+			find_opener(dev, user, sizeof(user));
+			return vdpa_error(EBUSY, "%s: %s: %s serves it", dev->vdev->name, path,
+					  user);
+		}
 		if ((errno != ENOENT && errno != EBUSY) || vdpa_now_us() > until)
-			return vdpa_error(errno, "%s: %s: %m%s", dev->vdev->name, path,
-					  errno == EBUSY ? ": another process serves it" : "");
+			return vdpa_error(errno, "%s: %s: %m", dev->vdev->name, path);
 		nanosleep(&nap, NULL);
 	}
 }
@@ -128,7 +164,7 @@ set_up_vqs(struct vduse_device *dev)
 {
 	for (uint16_t i = 0; i < dev->nvqs; i++) {
 		struct vduse_vq_config config = {.index = i,
-						 .max_size = vdpa_get_vq_num_max(dev->vdev)};
+						 .max_size = vdpa_get_vq_size_max(dev->vdev, i)};
 
 		if (vdpa_vduse_kernel->ioctl(dev->fd, VDUSE_VQ_SETUP, &config) < 0)
 			return vdpa_error(errno, "%s: queue %u: %m", dev->vdev->name, i);
@@ -182,7 +218,7 @@ take_up(struct vduse_device *dev, int control)
 {
 	int rc;
 
-	if (!vdpa_vduse_bus_has(dev) && destroy(dev, control) == 0)
+	if (!vdpa_vduse_bus_has(dev) && destroy(dev, control, 1) == 0)
 		return create(dev, control);
 	rc = vdpa_vduse_record_open(dev, false);
 	if (rc < 0) {
@@ -219,7 +255,7 @@ vdpa_vduse_dev_open(struct vduse_device *dev)
 		rc = make(dev, control);
 		if (rc < 0) {
 			vdpa_error_save(&error);
-			(void)destroy(dev, control);
+			(void)destroy(dev, control, TRIES);
 			vdpa_error_restore(&error);
 		}
 	}
@@ -239,7 +275,7 @@ vdpa_vduse_dev_close(struct vduse_device *dev, bool destroys)
 	if (!destroys)
 		return;
 	control = open_control(dev);
-	if (control < 0 || destroy(dev, control) < 0)
+	if (control < 0 || destroy(dev, control, TRIES) < 0)
 		VDPA_LOG(WARNING, "%s", vdpa_error_message());
 	if (control >= 0)
 		close(control);

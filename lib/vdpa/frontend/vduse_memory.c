@@ -10,8 +10,8 @@
  * from. Pages of the bounce range are ours: a sealed memory file that is registered once, stays
  * mapped over resets, and can be mapped by VFIO or a vfio-user server too. The range appears when
  * the driver maps its first buffer, of which nothing tells but the first kick. Rings are freed at a
- * reset, and others may lie at the same place then, in a file with the same inode: a generation
- * tells them apart.
+ * reset, and others may lie at the same place then, in a file with the same inode, which the
+ * domains of all devices have: a generation tells them apart.
  *
  * Where /dev/vhost-vdpa-N is used the files are its user's, as of a vhost-user front end, and their
  * inodes are the identity of memory that stays.
@@ -38,6 +38,13 @@
 #include "vdpa_memory.h"
 #include "vduse_priv.h"
 
+#define TOO_MANY_WAIT                                                                              \
+	"files of the device's user wait for their end: no more are taken until they have it"
+
+/* Generations of all domains: their inode is one, so a domain's memory is told by this alone from
+ * that of another, also where two devices have one DMA domain. 0 is that of other files. */
+static uint64_t generations;
+
 /* The table as it is read, with a descriptor for each file. */
 struct walk {
 	struct vdpa_mem_region_spec *specs;
@@ -60,34 +67,72 @@ too_many(const struct vduse_device *dev)
 			  VDUSE_REGIONS_MAX, VDUSE_FILES_MAX);
 }
 
+/* Close a file of the device's user; no more of them are taken where too many wait for their end.
+ */
+static int
+close_file(struct vduse_device *dev, int fd)
+{
+	return vdpa_close_foreign(dev->fds, fd) == 0
+		       ? 0
+		       : vdpa_error(EBUSY, "%s: " TOO_MANY_WAIT, dev->vdev->name);
+}
+
+/* Close a file that is refused, vdpa_error() having said why. */
+static int
+refuse_file(struct vduse_device *dev, int fd, int rc)
+{
+	struct vdpa_error_saved why;
+
+	vdpa_error_save(&why);
+	if (vdpa_close_foreign(dev->fds, fd) == 0)
+		vdpa_error_restore(&why);
+	else
+		rc = vdpa_error(EBUSY, "%s: " TOO_MANY_WAIT, dev->vdev->name);
+	return rc;
+}
+
+/*
+ * Whether a file is the domain's own, which the kernel gives where a driver of its own has the
+ * device. With vhost_vdpa every file is one that its user has mapped, whatever it looks like.
+ */
+static bool
+is_domain(const struct vduse_device *dev, int fd)
+{
+	return vdpa_vduse_kernel->is_domain(fd) && !vdpa_vduse_bus_is_vhost(dev);
+}
+
 /* The file of a range, fd taken over: one that the walk has, or a new one. Negative: an errno. */
 static int
 file_of(struct vduse_device *dev, struct walk *w, int fd)
 {
+	/* Before its file system is asked anything: a process may be that, which does not answer.
+	 */
+	bool domain = is_domain(dev, fd);
 	struct stat st;
 	unsigned int i;
+	int rc;
 
-	if (fstat(fd, &st) < 0) {
-		int rc = vdpa_error(errno, "%s: file of memory: %m", dev->vdev->name);
-
-		(void)vdpa_close_foreign(dev->fds, fd);
-		return rc;
-	}
+	if (!domain && !vdpa_vhu_is_shm(fd))
+		return refuse_file(dev, fd,
+				   vdpa_error(EINVAL, "%s: " VHU_NOT_SHM, dev->vdev->name));
+	if (fstat(fd, &st) < 0)
+		return refuse_file(dev, fd,
+				   vdpa_error(errno, "%s: file of memory: %m", dev->vdev->name));
 	for (i = 0; i < w->nfiles; i++)
-		if (w->files[i].dev == st.st_dev && w->files[i].ino == st.st_ino)
+		if (w->files[i].domain == domain && w->files[i].dev == st.st_dev &&
+		    w->files[i].ino == st.st_ino)
 			break;
-	if (i < w->nfiles || i == VDUSE_FILES_MAX) {
-		(void)vdpa_close_foreign(dev->fds, fd);
-		return i < w->nfiles ? (int)i : too_many(dev);
+	if (i < w->nfiles) {
+		rc = close_file(dev, fd);
+		return rc < 0 ? rc : (int)i;
 	}
+	if (i == VDUSE_FILES_MAX)
+		return refuse_file(dev, fd, too_many(dev));
 	w->files[i].fd = fd;
 	w->files[i].dev = st.st_dev;
 	w->files[i].ino = st.st_ino;
-	/* The domain's inode is an anonymous one, without a type. */
-	w->files[i].domain = (st.st_mode & S_IFMT) == 0;
+	w->files[i].domain = domain;
 	w->nfiles++;
-	if (!w->files[i].domain && !vdpa_vhu_is_shm(fd))
-		return vdpa_error(EINVAL, "%s: " VHU_NOT_SHM, dev->vdev->name);
 	return (int)i;
 }
 
@@ -135,11 +180,11 @@ walk(struct vduse_device *dev, struct walk *w)
 			break;
 		if (fd < 0)
 			return vdpa_error(errno, "%s: ranges of memory: %m", dev->vdev->name);
-		if (e.last < e.start || e.last < pos) {
-			(void)vdpa_close_foreign(dev->fds, fd);
-			return vdpa_error(EPROTO, "%s: ranges of memory without an order",
-					  dev->vdev->name);
-		}
+		if (e.last < e.start || e.last < pos)
+			return refuse_file(dev, fd,
+					   vdpa_error(EPROTO,
+						      "%s: ranges of memory without an order",
+						      dev->vdev->name));
 		rc = add(dev, w, &e, fd);
 		if (e.last == UINT64_MAX)
 			break;
@@ -225,13 +270,22 @@ use_bounce(struct vduse_device *dev, struct walk *w)
 	return 0;
 }
 
+void
+vdpa_vduse_memory_renew(struct vduse_device *dev)
+{
+	dev->memory.generation = __atomic_add_fetch(&generations, 1, __ATOMIC_RELAXED);
+}
+
 int
 vdpa_vduse_memory_load(struct vduse_device *dev, bool *complete)
 {
-	struct walk *w = calloc(1, sizeof(*w));
+	struct walk *w;
 	int rc;
 
 	*complete = false;
+	if (vdpa_fd_account_full(dev->fds))
+		return vdpa_error(EBUSY, "%s: " TOO_MANY_WAIT, dev->vdev->name);
+	w = calloc(1, sizeof(*w));
 	if (w != NULL)
 		w->specs = calloc(VDUSE_REGIONS_MAX, sizeof(*w->specs));
 	if (w == NULL || w->specs == NULL) {

@@ -56,7 +56,7 @@ update_iotlb(struct vduse_device *dev)
 	bool complete;
 	int rc;
 
-	dev->memory.generation++;
+	vdpa_vduse_memory_renew(dev);
 	dev->memory.named = true;
 	rc = vdpa_vduse_memory_load(dev, &complete);
 	if (rc < 0)
@@ -107,12 +107,25 @@ vdpa_vduse_handle(struct vduse_device *dev, const struct vduse_dev_request *req,
 				 vdpa_error_cause(vdpa_error_message(), dev->vdev->name, -1));
 }
 
+/* The kernel takes nothing of the device any more; for good, so that no successor takes it up. From
+ * any thread. */
 static void
 give_up(struct vduse_device *dev, const char *why)
 {
-	dev->broken = true;
+	if (__atomic_exchange_n(&dev->broken, true, __ATOMIC_ACQ_REL))
+		return;
+	vdpa_vduse_record_break(dev);
 	VDPA_LOG(ERR, "%s: vduse: the device is dead to the kernel: %s; delete it and add it again",
 		 dev->vdev->name, why);
+}
+
+/* Nobody has the device any more: it stops, and reaches no memory. */
+static void
+end(struct vduse_device *dev)
+{
+	dev->status = 0;
+	vdpa_vduse_stop(dev);
+	vdpa_vduse_memory_forget(dev);
 }
 
 /* Read one request and answer it. False: there is none, or will be none. */
@@ -152,11 +165,16 @@ vdpa_vduse_messages_run(struct vdpa_work *work)
 	if (dev->resumes)
 		vdpa_vduse_resume(dev);
 	dev->resumes = false;
-	for (unsigned int i = 0; i < MESSAGES_MAX; i++) {
+	for (unsigned int i = 0; i < MESSAGES_MAX && !vdpa_vduse_is_broken(dev); i++) {
 		if (serve(dev))
 			continue;
-		if (!dev->broken)
-			vdpa_event_rearm(&dev->event);
+		if (vdpa_vduse_is_broken(dev))
+			break;
+		vdpa_event_rearm(&dev->event);
+		return;
+	}
+	if (vdpa_vduse_is_broken(dev)) {
+		end(dev);
 		return;
 	}
 	vdpa_work_post(vdpa_get_work_queue(dev->vdev), work);
@@ -168,10 +186,8 @@ vdpa_vduse_readable(struct vdpa_event *ev, uint32_t revents)
 {
 	struct vduse_device *dev = ev->arg;
 
-	/* The kernel says so when an answer did not come in time. */
-	if ((revents & EPOLLERR) != 0) {
+	/* The kernel says so when an answer did not come in time. The job stops the device. */
+	if ((revents & EPOLLERR) != 0)
 		give_up(dev, "an answer came too late");
-		return;
-	}
 	vdpa_work_post(vdpa_get_work_queue(dev->vdev), &dev->messages);
 }

@@ -49,7 +49,8 @@ enum vduse_tracking { VDUSE_INFLIGHT_AUTO, VDUSE_INFLIGHT_ON, VDUSE_INFLIGHT_OFF
 struct vduse_kernel {
 	int (*open)(const char *path, int flags);
 	int (*ioctl)(int fd, unsigned long request, void *arg);
-	const char *run_dir; /* NULL: where the control socket is */
+	bool (*is_domain)(int fd); /* whether a file is a VDUSE domain's own */
+	const char *run_dir;	   /* NULL: where the control socket is */
 };
 
 extern const struct vduse_kernel *vdpa_vduse_kernel;
@@ -67,7 +68,7 @@ struct vduse_vq {
 };
 
 struct vduse_memory {
-	uint64_t generation; /* of the domain's own pages */
+	uint64_t generation; /* of the domain's own pages, not 0 */
 	/* Whoever has the device now has named memory. Until then the kernel may have files of its
 	 * last user. */
 	bool named;
@@ -95,7 +96,7 @@ struct vduse_device {
 	int fd;		/* of /dev/vduse/NAME */
 	bool resumed;	/* the rings were begun by another process */
 	bool resumes;	/* to go on there is the first thing to do */
-	bool broken;	/* the kernel has given it up */
+	bool broken;	/* the kernel has given it up; atomic */
 	bool tracks;	/* the record has an inflight area */
 	uint8_t status; /* the kernel's */
 	unsigned int retries;
@@ -109,6 +110,12 @@ struct vduse_device {
 	struct vduse_vq vqs[];
 };
 
+static inline bool
+vdpa_vduse_is_broken(const struct vduse_device *dev)
+{
+	return __atomic_load_n(&dev->broken, __ATOMIC_ACQUIRE);
+}
+
 /* All that return an int: 0 or a negative errno with vdpa_error(). */
 
 /* vduse_dev.c: make the kernel's device, or take up the one that a predecessor left (resumed). */
@@ -121,10 +128,13 @@ int vdpa_vduse_dev_set_config(struct vduse_device *dev);
 /* vduse_bus.c: whether the device is on the kernel's bus; have it there, by the mode; take it away,
  * -EBUSY where somebody uses it. */
 bool vdpa_vduse_bus_has(const struct vduse_device *dev);
+/* Whether its user is one of /dev/vhost-vdpa-N: by the mode, or by the driver that it has. */
+bool vdpa_vduse_bus_is_vhost(const struct vduse_device *dev);
 int vdpa_vduse_bus_add(struct vduse_device *dev);
 int vdpa_vduse_bus_del(struct vduse_device *dev);
-/* What uses it there: "/dev/vda is in use"; "" for nobody. up: a netdev that is up counts too. */
-void vdpa_vduse_bus_user(const struct vduse_device *dev, bool up, char *buf, size_t len);
+/* Whether nobody uses it there; -EBUSY with a message that says who uses what, after some tries.
+ * up: a netdev that is up counts too. */
+int vdpa_vduse_bus_check_unused(const struct vduse_device *dev, bool up);
 /* Where it is seen: "/dev/vda", "netdev eth0", "/dev/vhost-vdpa-0", "not on the vDPA bus". */
 void vdpa_vduse_bus_describe(const struct vdpa_device *vdev, char *buf, size_t len);
 
@@ -145,7 +155,9 @@ void vdpa_vduse_resume(struct vduse_device *dev);
 void vdpa_vduse_stop(struct vduse_device *dev);
 void vdpa_vduse_kicked_run(struct vdpa_work *work);
 
-/* vduse_memory.c: tell the consumer of the domain's ranges; *complete: whether all of it is there,
+/* vduse_memory.c: what lies in the domain's own file from now on is other memory than before. */
+void vdpa_vduse_memory_renew(struct vduse_device *dev);
+/* Tell the consumer of the domain's ranges; *complete: whether all of it is there,
  * which a kernel's driver does not say before it uses a ring. */
 int vdpa_vduse_memory_load(struct vduse_device *dev, bool *complete);
 /* Nothing of it is in the device's reach any more: its owner may have taken it back. */
@@ -160,10 +172,12 @@ void vdpa_vduse_vq_disarm(struct vduse_vq *vq);
 void vdpa_vduse_retry(struct vdpa_timer *timer);
 
 /* vduse_record.c: open the file of a device, anew or as it is, -ENOENT where there is none or one
- * of another device. */
+ * of another device, -EIO where the kernel has given that up. */
 int vdpa_vduse_record_open(struct vduse_device *dev, bool anew);
 void vdpa_vduse_record_close(struct vduse_device *dev, bool keep);
 void vdpa_vduse_record_status(struct vduse_device *dev, uint8_t status);
+/* The kernel has given the device up: nobody can take it up. From any thread. */
+void vdpa_vduse_record_break(struct vduse_device *dev);
 uint8_t vdpa_vduse_record_get_status(const struct vduse_device *dev);
 /* The rings begin anew: no request is under way. */
 void vdpa_vduse_record_reset(struct vduse_device *dev);

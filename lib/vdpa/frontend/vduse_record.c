@@ -36,6 +36,7 @@ struct vduse_record_head {
 	uint32_t nvqs;
 	uint64_t stride; /* bytes of an inflight area; 0: none */
 	uint8_t status;
+	uint8_t broken; /* the kernel has given it up */
 };
 
 _Static_assert(sizeof(struct vduse_record_head) <= HEAD_SIZE, "one page");
@@ -103,6 +104,8 @@ check(struct vduse_device *dev, const struct vduse_record_head *want)
 				  "%s: %s is of a device with other words: features 0x%" PRIx64
 				  ", here 0x%" PRIx64,
 				  dev->vdev->name, dev->record.path, have.features, want->features);
+	if (have.broken != 0)
+		return vdpa_error(EIO, "%s: it is dead to the kernel", dev->vdev->name);
 	return 0;
 }
 
@@ -173,6 +176,12 @@ void
 vdpa_vduse_record_status(struct vduse_device *dev, uint8_t status)
 {
 	__atomic_store_n(&dev->record.head->status, status, __ATOMIC_RELEASE);
+}
+
+void
+vdpa_vduse_record_break(struct vduse_device *dev)
+{
+	__atomic_store_n(&dev->record.head->broken, 1, __ATOMIC_RELEASE);
 }
 
 uint8_t

@@ -228,7 +228,7 @@ vdpa_vduse_set_status(struct vduse_device *dev, uint8_t status)
 	if (status == 0) {
 		vdpa_vduse_stop(dev);
 		vdpa_vduse_record_reset(dev);
-		dev->memory.generation++;
+		vdpa_vduse_memory_renew(dev);
 		dev->resumed = false;
 		/* Linux keeps the files of a user that has closed /dev/vhost-vdpa-N. */
 		dev->memory.named = false;

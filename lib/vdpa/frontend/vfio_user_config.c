@@ -17,6 +17,7 @@
 #include <rte_byteorder.h>
 #include <rte_common.h>
 
+#include "le_bytes.h"
 #include "vfio_user_function.h"
 #include "vfio_user_function_priv.h"
 
@@ -34,29 +35,6 @@
 #define MSIX_ENTRY_LEN	     16
 #define VECTORS_PER_PBA_WORD 64
 
-static void
-put16(uint8_t *p, uint16_t value)
-{
-	value = rte_cpu_to_le_16(value);
-	memcpy(p, &value, sizeof(value));
-}
-
-static void
-put32(uint8_t *p, uint32_t value)
-{
-	value = rte_cpu_to_le_32(value);
-	memcpy(p, &value, sizeof(value));
-}
-
-static uint32_t
-get32(const uint8_t *p)
-{
-	uint32_t value;
-
-	memcpy(&value, p, sizeof(value));
-	return rte_le_to_cpu_32(value);
-}
-
 /* A BAR's own address, and which of its bits can be written: all above the size. */
 static void
 add_bar(struct vp_function *vp, unsigned int bar, uint64_t size, uint32_t flags)
@@ -65,10 +43,10 @@ add_bar(struct vp_function *vp, unsigned int bar, uint64_t size, uint32_t flags)
 	uint64_t mask = ~(size - 1);
 
 	vp->bar_size[bar] = size;
-	put32(vp->config + at, flags);
-	put32(vp->wmask + at, (uint32_t)mask);
+	le_put32(vp->config + at, flags);
+	le_put32(vp->wmask + at, (uint32_t)mask);
 	if ((flags & PCI_BASE_ADDRESS_MEM_TYPE_64) != 0)
-		put32(vp->wmask + at + 4, (uint32_t)(mask >> 32));
+		le_put32(vp->wmask + at + 4, (uint32_t)(mask >> 32));
 }
 
 uint8_t
@@ -108,7 +86,7 @@ vdpa_vp_add_virtio_caps(const struct vp_function *vp, uint8_t *space, uint8_t *e
 
 	at = add_virtio_cap(space, end, VIRTIO_PCI_CAP_NOTIFY_CFG, vp->bar, vp_notify_offset(vp),
 			    (uint32_t)vp->notify_len, sizeof(struct virtio_pci_notify_cap));
-	put32(space + at + VIRTIO_PCI_NOTIFY_CAP_MULT, vp->params.notify_mult);
+	le_put32(space + at + VIRTIO_PCI_NOTIFY_CAP_MULT, vp->params.notify_mult);
 	if (vp->device_len > 0)
 		add_virtio_cap(space, end, VIRTIO_PCI_CAP_DEVICE_CFG, vp->bar,
 			       vp->base + VP_DEVICE_OFFSET, vp->device_len, len);
@@ -122,8 +100,8 @@ void
 vdpa_vp_spoil_cap(const struct vp_function *vp, uint8_t *space)
 {
 	if (!vp_does(vp, VFU_STEP_CAPABILITY))
-		put32(space + vp->common_cap + VIRTIO_PCI_CAP_OFFSET,
-		      (uint32_t)vp->bar_size[vp->bar]);
+		le_put32(space + vp->common_cap + VIRTIO_PCI_CAP_OFFSET,
+			 (uint32_t)vp->bar_size[vp->bar]);
 }
 
 static void
@@ -132,10 +110,10 @@ add_msix(struct vp_function *vp, uint8_t *end)
 	uint8_t at = vdpa_vp_add_cap(vp->config, end, PCI_CAP_ID_MSIX, MSIX_CAP_LEN);
 
 	vp->msix_cap = at;
-	put16(vp->config + at + PCI_MSIX_FLAGS, (uint16_t)(vp->params.vectors - 1));
-	put32(vp->config + at + PCI_MSIX_TABLE, VP_BAR_MSIX);
-	put32(vp->config + at + PCI_MSIX_PBA, VP_BAR_PBA);
-	put16(vp->wmask + at + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL);
+	le_put16(vp->config + at + PCI_MSIX_FLAGS, (uint16_t)(vp->params.vectors - 1));
+	le_put32(vp->config + at + PCI_MSIX_TABLE, VP_BAR_MSIX);
+	le_put32(vp->config + at + PCI_MSIX_PBA, VP_BAR_PBA);
+	le_put16(vp->wmask + at + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL);
 }
 
 static void
@@ -144,12 +122,12 @@ add_pcie(struct vp_function *vp, uint8_t *end)
 	uint8_t at = vdpa_vp_add_cap(vp->config, end, PCI_CAP_ID_EXP, PCIE_CAP_LEN);
 
 	vp->pcie_cap = at;
-	put16(vp->config + at + PCI_EXP_FLAGS, 2 | PCI_EXP_TYPE_ENDPOINT << 4);
-	put32(vp->config + at + PCI_EXP_DEVCAP, PCI_EXP_DEVCAP_RBER | PCI_EXP_DEVCAP_FLR);
-	put16(vp->wmask + at + PCI_EXP_DEVCTL, 0x7fff);
+	le_put16(vp->config + at + PCI_EXP_FLAGS, 2 | PCI_EXP_TYPE_ENDPOINT << 4);
+	le_put32(vp->config + at + PCI_EXP_DEVCAP, PCI_EXP_DEVCAP_RBER | PCI_EXP_DEVCAP_FLR);
+	le_put16(vp->wmask + at + PCI_EXP_DEVCTL, 0x7fff);
 	/* One lane at 2.5 GT/s: the least that is valid. */
-	put32(vp->config + at + PCI_EXP_LNKCAP, PCI_EXP_LNKCAP_SLS_2_5GB | 1 << 4);
-	put16(vp->config + at + PCI_EXP_LNKSTA, PCI_EXP_LNKSTA_CLS_2_5GB | 1 << 4);
+	le_put32(vp->config + at + PCI_EXP_LNKCAP, PCI_EXP_LNKCAP_SLS_2_5GB | 1 << 4);
+	le_put16(vp->config + at + PCI_EXP_LNKSTA, PCI_EXP_LNKSTA_CLS_2_5GB | 1 << 4);
 }
 
 static uint32_t
@@ -194,9 +172,9 @@ add_access_cap(struct vp_function *vp, uint8_t *end)
 
 	vp->access_cap = at;
 	w[VIRTIO_PCI_CAP_BAR] = 0xff;
-	put32(w + VIRTIO_PCI_CAP_OFFSET, UINT32_MAX);
-	put32(w + VIRTIO_PCI_CAP_LENGTH, UINT32_MAX);
-	put32(w + sizeof(struct virtio_pci_cap), UINT32_MAX);
+	le_put32(w + VIRTIO_PCI_CAP_OFFSET, UINT32_MAX);
+	le_put32(w + VIRTIO_PCI_CAP_LENGTH, UINT32_MAX);
+	le_put32(w + sizeof(struct virtio_pci_cap), UINT32_MAX);
 }
 
 static void
@@ -226,15 +204,15 @@ vdpa_vp_config_init(struct vp_function *vp)
 	uint8_t *c = vp->config, *w = vp->wmask;
 
 	set_ids(vp);
-	put16(c + PCI_VENDOR_ID, vp->ids.vendor);
-	put16(c + PCI_DEVICE_ID, vp->ids.device);
-	put16(c + PCI_STATUS, PCI_STATUS_CAP_LIST);
-	put32(c + PCI_CLASS_REVISION, class_code(vp->params.device_id) << 8 | REVISION_MODERN);
-	put16(c + PCI_SUBSYSTEM_VENDOR_ID, vp->ids.sub_vendor);
-	put16(c + PCI_SUBSYSTEM_ID, vp->ids.sub_device);
+	le_put16(c + PCI_VENDOR_ID, vp->ids.vendor);
+	le_put16(c + PCI_DEVICE_ID, vp->ids.device);
+	le_put16(c + PCI_STATUS, PCI_STATUS_CAP_LIST);
+	le_put32(c + PCI_CLASS_REVISION, class_code(vp->params.device_id) << 8 | REVISION_MODERN);
+	le_put16(c + PCI_SUBSYSTEM_VENDOR_ID, vp->ids.sub_vendor);
+	le_put16(c + PCI_SUBSYSTEM_ID, vp->ids.sub_device);
 	c[PCI_INTERRUPT_PIN] = 1;
-	put16(w + PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_PARITY |
-				       PCI_COMMAND_SERR | PCI_COMMAND_INTX_DISABLE);
+	le_put16(w + PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_PARITY |
+					  PCI_COMMAND_SERR | PCI_COMMAND_INTX_DISABLE);
 	w[PCI_CACHE_LINE_SIZE] = 0xff;
 	w[PCI_INTERRUPT_LINE] = 0xff;
 
@@ -272,8 +250,8 @@ access_target(const struct vp_function *vp, unsigned int *bar, uint32_t *offset,
 	if (vp->access_cap == 0)
 		return false;
 	*bar = cap[VIRTIO_PCI_CAP_BAR];
-	*offset = get32(cap + VIRTIO_PCI_CAP_OFFSET);
-	*len = get32(cap + VIRTIO_PCI_CAP_LENGTH);
+	*offset = le_get32(cap + VIRTIO_PCI_CAP_OFFSET);
+	*len = le_get32(cap + VIRTIO_PCI_CAP_LENGTH);
 	return *bar < RTE_DIM(vp->bar_size) && (*len == 1 || *len == 2 || *len == 4) &&
 	       *offset % *len == 0 && *offset < vp->bar_size[*bar];
 }

@@ -549,7 +549,16 @@ update_intx(void *arg)
 	vdpa_vfus_device_update_intx(arg);
 }
 
+static uint16_t
+queue_size_max(void *arg, uint16_t idx)
+{
+	const struct vfu_device *dev = arg;
+
+	return vdpa_get_vq_size_max(dev->vdev, idx);
+}
+
 const struct vp_ops vdpa_vfus_vp_ops = {
+	.queue_size_max = queue_size_max,
 	.set_features = set_features,
 	.start = start_device,
 	.suspend = suspend_device,

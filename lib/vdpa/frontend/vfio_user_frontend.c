@@ -23,16 +23,16 @@
 
 #include "error_priv.h"
 #include "listen.h"
+#include "socket_words.h"
 #include "vdpa_consumer.h"
 #include "vdpa_log.h"
 #include "vfio_user.h"
 #include "vfio_user_device.h"
 #include "virtio_compat.h"
 
-#define SOCKET_MODE_DEFAULT 0600
-#define POLL_US_DEFAULT	    20u
-#define POLL_US_MAX	    100000u
-#define NOTIFY_SHARED	    4u /* bytes between doorbells of one page */
+#define POLL_US_DEFAULT 20u
+#define POLL_US_MAX	100000u
+#define NOTIFY_SHARED	4u /* bytes between doorbells of one page */
 
 static const struct vfu_extension no_extension;
 static const struct vfu_extension *extension = &no_extension;
@@ -243,17 +243,15 @@ free_device(struct vfu_device *dev)
 static int
 serve(struct vfu_device *dev, const struct vdpa_args *args)
 {
-	const char *group = vdpa_args_str(args, "group", NULL);
 	struct vfu_params server = {
 		.name = dev->vdev->name,
 		.path = dev->path,
-		.mode = (mode_t)vdpa_args_u64(args, "mode", SOCKET_MODE_DEFAULT),
-		.group = (gid_t)-1,
+		.mode = socket_words_mode(args),
 		.queue = dev->jobs,
 		.ops = &vdpa_vfus_client_ops,
 		.arg = dev,
 	};
-	int rc = group != NULL ? vdpa_group_find(group, &server.group) : 0;
+	int rc = socket_words_group(args, &server.group);
 
 	return rc < 0 ? rc : vdpa_vfus_server_create(&server, &dev->server);
 }
@@ -451,16 +449,7 @@ static const struct vdpa_param vfio_user_params[] = {
 	 .max = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1,
 	 .unique = true,
 	 .help = "UNIX socket to serve a virtio-pci function on; created"},
-	{.name = "mode",
-	 .type = VDPA_PARAM_MODE,
-	 .metavar = "MODE",
-	 .help = "permissions of the socket, octal; default 0600"},
-	{.name = "group",
-	 .type = VDPA_PARAM_STRING,
-	 .metavar = "NAME",
-	 .min = 1,
-	 .max = 255,
-	 .help = "group of the socket, by name or number; default: that of the process"},
+	SOCKET_WORDS,
 	{.name = "suspend",
 	 .type = VDPA_PARAM_CHOICE,
 	 .choices = suspend_choices,

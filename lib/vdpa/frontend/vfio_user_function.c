@@ -53,7 +53,8 @@ selected(struct vp_function *vp)
 static void
 queue_init(struct vp_function *vp, struct vp_queue *q)
 {
-	*q = (struct vp_queue){.size = vp->params.queue_size_max, .vector = VP_NO_VECTOR};
+	*q = (struct vp_queue){.size = vp_queue_size_max(vp, (uint16_t)(q - vp->queues)),
+			       .vector = VP_NO_VECTOR};
 }
 
 static void
@@ -80,9 +81,17 @@ check_params(const struct vp_params *params, const struct vp_kind *kind)
 	if (params->vectors > vectors_max)
 		return vdpa_error(EINVAL, "vectors %u: %s has at most %u", params->vectors,
 				  kind->name, vectors_max);
-	if (params->queue_size_max < kind->queue_size_min)
-		return vdpa_error(EINVAL, "queue_size %u: queues of %s have at least %u",
-				  params->queue_size_max, kind->name, kind->queue_size_min);
+	return 0;
+}
+
+static int
+check_queue(const struct vp_function *vp, uint16_t idx)
+{
+	uint16_t size = vp_queue_size_max(vp, idx);
+
+	if (size < vp->kind->queue_size_min)
+		return vdpa_error(EINVAL, "queue_size %u: queues of %s have at least %u", size,
+				  vp->kind->name, vp->kind->queue_size_min);
 	return 0;
 }
 
@@ -112,11 +121,14 @@ vdpa_vp_init(struct vp_function *vp, const struct vp_params *params)
 		return vdpa_error(ENOMEM, "out of memory");
 	}
 	table_init(vp);
-	for (uint16_t i = 0; i < vp_all_queues(params); i++)
+	for (uint16_t i = 0; rc == 0 && i < vp_all_queues(params); i++) {
 		queue_init(vp, &vp->queues[i]);
+		rc = check_queue(vp, i);
+	}
 	vp->config_vector = VP_NO_VECTOR;
 	vdpa_vp_config_init(vp);
-	rc = kind->init != NULL ? kind->init(vp) : 0;
+	if (rc == 0 && kind->init != NULL)
+		rc = kind->init(vp);
 	if (rc < 0)
 		vdpa_vp_fini(vp);
 	return rc;
@@ -432,7 +444,7 @@ write_queue(struct vp_function *vp, uint32_t offset, uint16_t value)
 		return;
 	switch (offset) {
 	case VIRTIO_PCI_COMMON_Q_SIZE:
-		if (!q->enabled && value != 0 && value <= vp->params.queue_size_max)
+		if (!q->enabled && value != 0 && value <= vp_queue_size_max(vp, vp->queue_select))
 			q->size = value;
 		break;
 	case VIRTIO_PCI_COMMON_Q_MSIX:

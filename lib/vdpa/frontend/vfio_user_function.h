@@ -51,6 +51,8 @@ struct vp_queue {
 
 /* What the owner does for the function. arg is its own. */
 struct vp_ops {
+	/* Optional: how large a queue may be, at most queue_size_max; NULL: that. Fixed. */
+	uint16_t (*queue_size_max)(void *arg, uint16_t idx);
 	/* FEATURES_OK is being set: 0 when the device takes them. */
 	int (*set_features)(void *arg, uint64_t features);
 	/* DRIVER_OK is being set; a negative errno: the device needs a reset. */
@@ -221,6 +223,17 @@ static inline uint16_t
 vp_all_queues(const struct vp_params *params)
 {
 	return (uint16_t)(params->nvqs + params->admin);
+}
+
+/* How large a queue may be. */
+static inline uint16_t
+vp_queue_size_max(const struct vp_function *vp, uint16_t idx)
+{
+	const struct vp_params *p = &vp->params;
+
+	return idx < p->nvqs && p->ops != NULL && p->ops->queue_size_max != NULL
+		       ? p->ops->queue_size_max(p->arg, idx)
+		       : p->queue_size_max;
 }
 
 /* 0; -EINVAL for parameters that no function has; -ENOMEM. */

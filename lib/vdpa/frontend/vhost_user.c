@@ -21,13 +21,12 @@
 
 #include "error_priv.h"
 #include "listen.h"
+#include "socket_words.h"
 #include "tree.h"
 #include "vdpa_event.h"
 #include "vdpa_log.h"
 #include "vhost_user.h"
 #include "vhost_user_priv.h"
-
-#define SOCKET_MODE_DEFAULT 0600
 
 static int
 compare_paths(const void *a, const void *b)
@@ -149,20 +148,11 @@ static const struct vdpa_param_choice device_state_choices[] = {
 };
 
 static int
-find_group(const struct vdpa_args *args, gid_t *gid)
-{
-	const char *group = vdpa_args_str(args, "group", NULL);
-
-	*gid = (gid_t)-1;
-	return group != NULL && vdpa_group_find(group, gid) < 0 ? -EINVAL : 0;
-}
-
-static int
 vhost_user_check(const struct vdpa_args *args)
 {
 	gid_t gid;
 
-	return find_group(args, &gid);
+	return socket_words_group(args, &gid);
 }
 
 /* The word device_info. */
@@ -188,8 +178,8 @@ parse_files(struct vhu_device *dev, const struct vdpa_args *args)
 	if (dev->client && !dev->files.with_folder && (group != NULL || label != NULL))
 		return vdpa_error(EINVAL, "%s is of what is created: with client, needs folder",
 				  group != NULL ? "group" : "label");
-	dev->mode = (mode_t)vdpa_args_u64(args, "mode", SOCKET_MODE_DEFAULT);
-	if (find_group(args, &dev->group) < 0)
+	dev->mode = socket_words_mode(args);
+	if (socket_words_group(args, &dev->group) < 0)
 		return -EINVAL;
 	if (label != NULL) {
 		int rc = vdpa_vhu_label_check(label);
@@ -465,16 +455,7 @@ static const struct vdpa_param vhost_user_params[] = {
 	{.name = "client",
 	 .type = VDPA_PARAM_FLAG,
 	 .help = "connect to the socket, again and again, instead of creating it"},
-	{.name = "mode",
-	 .type = VDPA_PARAM_MODE,
-	 .metavar = "MODE",
-	 .help = "permissions of the socket, octal; default 0600"},
-	{.name = "group",
-	 .type = VDPA_PARAM_STRING,
-	 .metavar = "NAME",
-	 .min = 1,
-	 .max = 255,
-	 .help = "group of the socket, by name or number; default: that of the process"},
+	SOCKET_WORDS,
 	{.name = "folder",
 	 .type = VDPA_PARAM_MODE,
 	 .metavar = "MODE",

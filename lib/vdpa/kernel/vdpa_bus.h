@@ -6,13 +6,14 @@
  * (vhost_vdpa gives it to user space, virtio_vdpa to the kernel itself), and the character device
  * of one that vhost_vdpa has. Devices are made and deleted by netlink (vdpa_netlink.h).
  *
- * Every function may be called from any thread, with no lock that others wait for: binding takes as
- * long as the kernel's drivers do. Errors come with vdpa_error().
+ * Every function may be called from any thread, with no lock that others wait for: what the kernel
+ * or a device's user may hold up is bounded by vdpa_kernel_call(). Errors come with vdpa_error().
  */
 
 #ifndef VDPA_KERNEL_BUS_H
 #define VDPA_KERNEL_BUS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* Longest name of a device on the bus, and of a driver, with its NUL; and of a path. */
@@ -30,16 +31,43 @@
 int vdpa_bus_char_path(const char *name, char *buf, size_t len);
 
 /* The driver that has it: "vhost_vdpa", "virtio_vdpa", another, "" for none. 0; -EINVAL, -ENODEV,
- * -ENAMETOOLONG as above. */
+ * -ENAMETOOLONG as above; where the kernel has no vDPA bus at all, the message says so. */
 int vdpa_bus_driver(const char *name, char *buf, size_t len);
+
+/* Whether the kernel has a driver for devices of the bus. */
+bool vdpa_bus_has_driver(const char *driver);
+
+/* What the kernel has made of a device, for those who use it. */
+enum vdpa_bus_kind {
+	VDPA_BUS_NOTHING,
+	VDPA_BUS_CHAR,	 /* /dev/vhost-vdpa-N */
+	VDPA_BUS_DISK,	 /* /dev/vda */
+	VDPA_BUS_NETDEV, /* eth0 */
+};
+
+/* Its kind, and its path, or the netdev's name; "" for VDPA_BUS_NOTHING. */
+enum vdpa_bus_kind vdpa_bus_find_node(const char *name, char *buf, size_t len);
+
+/*
+ * Whether nobody uses what the kernel has made of a device; its character device is opened for
+ * that, which resets the device where nobody does. up: a netdev that is up counts as used.
+ * 0; -EBUSY, the message says who uses what; -ETIMEDOUT where the kernel does not say.
+ */
+int vdpa_bus_check_unused(const char *name, bool up);
+
+/* Who has a file open beside this process: "process 123 (qemu)", or "another process" where that is
+ * not to be seen. */
+void vdpa_bus_opener(const char *path, char *buf, size_t len);
 
 /*
  * Bind it to a driver, unbinding it from what has it; no-op where that driver has it. An override
  * (driver_override) that names another driver is changed. On failure the driver that had it has it
  * again, as far as the kernel lets it.
  * 0; -EINVAL, -ENODEV as above; -ENOENT where the driver is not loaded, the message says modprobe
- * which; -EBUSY for one that a process holds by its character device: the kernel would wait until
- * that is closed; -EACCES where the process may not write to sysfs; what the driver's probe says.
+ * which; -EBUSY for one that is in use, a netdev that is up included, since the kernel would take
+ * it away or wait for its user, and where the kernel is still at what was given up before;
+ * -ETIMEDOUT where a driver's probe or the end of one does not come back, which the kernel goes on
+ * with; -EACCES where the process may not write to sysfs; what the driver's probe says.
  */
 int vdpa_bus_bind(const char *name, const char *driver);
 

@@ -1,27 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copyright (c) 2026 uvdpa contributors */
 
-/*
- * Generic netlink of the kernel's vDPA bus. Owns the thread of a call, which may outlive the wait
- * for it: a device whose user does not let go of it keeps the kernel in the system call.
- */
+/* Generic netlink of the kernel's vDPA bus. */
 
 #include <errno.h>
 #include <linux/genetlink.h>
 #include <linux/vdpa.h>
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <libmnl/libmnl.h>
 
+#include "kernel_call.h"
 #include "vdpa_error.h"
 #include "vdpa_netlink.h"
 
@@ -30,23 +23,11 @@
 
 struct call {
 	uint8_t cmd;
+	const char *what;
 	char name[256];
-	char mgmtdev[256]; /* "": none */
-
-	pthread_mutex_t lock;
-	pthread_cond_t ended;
-	bool done, abandoned;
-	int rc;		     /* negative errno */
+	char mgmtdev[256];   /* "": none */
 	char text[TEXT_MAX]; /* what the kernel said, or where it failed */
 };
-
-static void
-call_free(struct call *c)
-{
-	pthread_cond_destroy(&c->ended);
-	pthread_mutex_destroy(&c->lock);
-	free(c);
-}
 
 static int __attribute__((format(printf, 3, 4))) say(struct call *c, int err, const char *fmt, ...)
 {
@@ -162,124 +143,39 @@ converse(struct call *c, struct mnl_socket *nl)
 	return talk(c, nl, nlh, NULL);
 }
 
-static void *
+static int
 run(void *arg)
 {
-	struct mnl_socket *nl;
 	struct call *c = arg;
-	bool abandoned;
-	int rc;
+	struct mnl_socket *nl = mnl_socket_open2(NETLINK_GENERIC, SOCK_CLOEXEC);
+	int rc = nl == NULL ? say(c, errno, "netlink: %s", strerror(errno)) : converse(c, nl);
 
-	/* A thread that the kernel holds must not keep the descriptors of this process open when
-	 * that ends: the successor's device would be busy. */
-	if (unshare(CLONE_FILES) < 0 || close_range(STDERR_FILENO + 1, ~0U, 0) < 0) {
-		rc = say(c, errno, "own descriptors for a thread: %s", strerror(errno));
-	} else {
-		nl = mnl_socket_open2(NETLINK_GENERIC, SOCK_CLOEXEC);
-		rc = nl == NULL ? say(c, errno, "netlink: %s", strerror(errno)) : converse(c, nl);
-		if (nl != NULL)
-			(void)mnl_socket_close(nl);
-	}
-	pthread_mutex_lock(&c->lock);
-	c->rc = rc;
-	c->done = true;
-	abandoned = c->abandoned;
-	pthread_cond_signal(&c->ended);
-	pthread_mutex_unlock(&c->lock);
-	if (abandoned)
-		call_free(c);
-	return NULL;
-}
-
-static int
-start(struct call *c)
-{
-	sigset_t all, old;
-	pthread_attr_t attr;
-	pthread_t thread;
-	int rc;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	rc = pthread_create(&thread, &attr, run, c);
-	pthread_attr_destroy(&attr);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return -rc;
-}
-
-/* Whether it has ended within the bound; else it is its thread's from now on. */
-static bool
-wait(struct call *c)
-{
-	struct timespec until;
-	bool done;
-
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += VDPA_NETLINK_WAIT_MS / 1000;
-	pthread_mutex_lock(&c->lock);
-	while (!c->done && pthread_cond_timedwait(&c->ended, &c->lock, &until) == 0)
-		;
-	done = c->done;
-	c->abandoned = !done;
-	pthread_mutex_unlock(&c->lock);
-	return done;
-}
-
-static struct call *
-call_new(uint8_t cmd, const char *name, const char *mgmtdev)
-{
-	struct call *c = calloc(1, sizeof(*c));
-	pthread_condattr_t attr;
-
-	if (c == NULL)
-		return NULL;
-	c->cmd = cmd;
-	snprintf(c->name, sizeof(c->name), "%s", name);
-	snprintf(c->mgmtdev, sizeof(c->mgmtdev), "%s", mgmtdev);
-	pthread_mutex_init(&c->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&c->ended, &attr);
-	pthread_condattr_destroy(&attr);
-	return c;
-}
-
-static int
-call(uint8_t cmd, const char *verb, const char *name, const char *mgmtdev)
-{
-	struct call *c = call_new(cmd, name, mgmtdev);
-	int rc;
-
-	rc = c == NULL ? -ENOMEM : start(c);
-	if (rc < 0) {
-		if (c != NULL)
-			call_free(c);
-		return vdpa_error(rc, "%s: vdpa dev %s: %s", name, verb, strerror(-rc));
-	}
-	if (!wait(c))
-		return vdpa_error(
-			ETIMEDOUT,
-			"%s: vdpa dev %s: the kernel is still at it after %d s: who uses the "
-			"device?",
-			name, verb, VDPA_NETLINK_WAIT_MS / 1000);
-	rc = c->rc;
+	if (nl != NULL)
+		(void)mnl_socket_close(nl);
 	if (rc < 0)
-		rc = vdpa_error(rc, "%s: vdpa dev %s: %s", name, verb,
+		rc = vdpa_error(rc, "%s: %s: %s", c->name, c->what,
 				c->text[0] != '\0' ? c->text : strerror(-rc));
-	call_free(c);
 	return rc;
+}
+
+static int
+call(uint8_t cmd, const char *what, const char *name, const char *mgmtdev)
+{
+	struct call c = {.cmd = cmd, .what = what};
+
+	snprintf(c.name, sizeof(c.name), "%s", name);
+	snprintf(c.mgmtdev, sizeof(c.mgmtdev), "%s", mgmtdev);
+	return vdpa_kernel_call(name, what, run, &c, sizeof(c));
 }
 
 int
 vdpa_netlink_dev_add(const char *name, const char *mgmtdev)
 {
-	return call(VDPA_CMD_DEV_NEW, "add", name, mgmtdev);
+	return call(VDPA_CMD_DEV_NEW, "vdpa dev add", name, mgmtdev);
 }
 
 int
 vdpa_netlink_dev_del(const char *name)
 {
-	return call(VDPA_CMD_DEV_DEL, "del", name, "");
+	return call(VDPA_CMD_DEV_DEL, "vdpa dev del", name, "");
 }

@@ -51,7 +51,8 @@ map_range(struct vdpa_dma_domain *dom, const struct vdpa_mem_region *r, uint64_t
 					   .size = last - first + 1,
 					   .va = r->va + (first - r->iova),
 					   .fd = r->fd,
-					   .offset = r->offset + (first - r->iova)};
+					   .offset = r->offset + (first - r->iova),
+					   .readonly = r->readonly};
 	struct dma_entry e = {.id = dma_id_of(r)};
 
 	e.wanted = dma_claimed_bytes(dom, NULL, first, last, &e.id);

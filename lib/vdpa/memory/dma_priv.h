@@ -28,12 +28,14 @@
 #include "page_holders.h"
 #include "vdpa_dma.h"
 
-/* What makes memory at an IOVA the same memory: the file, and where in it IOVA 0 would be. */
+/* What makes memory at an IOVA the same memory: the file, where in it IOVA 0 would be, and what the
+ * device may do there. */
 struct dma_id {
 	dev_t dev;
 	ino_t ino;
 	uint64_t generation;
 	uint64_t shift; /* offset - iova, modulo 2^64 */
+	bool readonly;
 };
 
 /* One mapping of the transport. */
@@ -144,7 +146,7 @@ static inline bool
 dma_id_equal(const struct dma_id *a, const struct dma_id *b)
 {
 	return a->ino == b->ino && a->dev == b->dev && a->generation == b->generation &&
-	       a->shift == b->shift;
+	       a->shift == b->shift && a->readonly == b->readonly;
 }
 
 static inline struct dma_id
@@ -153,7 +155,8 @@ dma_id_of(const struct vdpa_mem_region *r)
 	return (struct dma_id){.dev = r->dev,
 			       .ino = r->ino,
 			       .generation = r->generation,
-			       .shift = r->offset - r->iova};
+			       .shift = r->offset - r->iova,
+			       .readonly = r->readonly};
 }
 
 /* An entry that is this memory and can be relied on. */

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "fault.h"
+#include "mem_budget.h"
 #include "mem_region.h"
 #include "vdpa_error.h"
 #include "vdpa_fd.h"
@@ -104,11 +105,13 @@ mem_region_put(struct vdpa_mem_region *r)
 		vdpa_fault_unguard(r->map);
 		munmap(r->map, r->map_len);
 	}
+	mem_budget_give(r->mappings);
 	file_put(r->file);
 	free(r);
 }
 
-/* Map a region anew; `old` and `now` may have its file. */
+/* Map a region anew; `old` and `now` may have its file, and `now` is the table that it is for, or,
+ * NULL, `old` is what that had. */
 int
 mem_region_map(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now,
 	       const struct mem_region_request *req, struct vdpa_mem_region **out)
@@ -132,9 +135,16 @@ mem_region_map(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now,
 	r->generation = s->generation;
 	r->refcnt = 1;
 
-	ret = file_get(old, now, req, &r->file);
+	if (now == NULL)
+		now = old;
+	r->mappings = s->in_order ? MEM_BUDGET_WINDOW : MEM_BUDGET_REGION;
+	ret = mem_budget_take(s->iova, r->mappings,
+			      (uint64_t)(now != NULL ? now->n : 0) * r->mappings);
 	if (ret < 0)
 		goto err_free;
+	ret = file_get(old, now, req, &r->file);
+	if (ret < 0)
+		goto err_budget;
 	r->fd = r->file->fd;
 	/* hugetlbfs maps and unmaps whole pages of its own size only. */
 	if (fstatfs(r->fd, &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC && fs.f_bsize > 0)
@@ -171,6 +181,8 @@ err_unmap:
 	munmap(r->map, r->map_len);
 err_file:
 	file_put(r->file);
+err_budget:
+	mem_budget_give(r->mappings);
 err_free:
 	free(r);
 	return ret;

@@ -3,8 +3,8 @@
 
 /*
  * Regions of guest memory, between the files that own them: mem_window.c (places in our address
- * space that keep the order of IOVAs), mem_region.c (files and mappings) and mem_table.c (tables),
- * each using those before it.
+ * space that keep the order of IOVAs), mem_budget.c (how many mappings there may be), mem_region.c
+ * (files and mappings) and mem_table.c (tables), each using those before it.
  */
 
 #ifndef MEM_REGION_H
@@ -41,7 +41,8 @@ void mem_window_leave(struct vdpa_mem_region *r);
 
 /* What is wrong with one region by itself. The request receives the specification and the file. */
 int mem_region_check(struct mem_region_request *req, const struct vdpa_mem_region_spec *s);
-/* Map a region anew; `old` and `now` may have its file. */
+/* Map a region anew; `old` and `now` may have its file, and `now` is the table that it is for, or,
+ * NULL, `old` is what that had. */
 int mem_region_map(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now,
 		   const struct mem_region_request *req, struct vdpa_mem_region **out);
 struct vdpa_mem_region *mem_region_get(struct vdpa_mem_region *r);

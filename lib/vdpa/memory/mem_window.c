@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 
 #include "fault.h"
+#include "mem_budget.h"
 #include "mem_region.h"
 
 /* A window's regions are found by the part that has them, so that none looks at all of them. */
@@ -83,11 +84,14 @@ window_alloc(uint64_t iova)
 
 	if (w == NULL)
 		return NULL;
+	/* The addresses before its first region, or behind it. */
+	if (mem_budget_take(iova, 1, 0) < 0)
+		goto err_free;
 	w->iova = window_iova(iova);
 	w->base = mmap(NULL, VDPA_MEM_WINDOW, PROT_NONE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (w->base == MAP_FAILED)
-		goto err_free;
+		goto err_budget;
 	if (vdpa_fault_guard(w->base, VDPA_MEM_WINDOW, &w->faulted) < 0)
 		goto err_unmap;
 	pthread_mutex_init(&w->lock, NULL);
@@ -95,6 +99,8 @@ window_alloc(uint64_t iova)
 
 err_unmap:
 	munmap(w->base, VDPA_MEM_WINDOW);
+err_budget:
+	mem_budget_give(1);
 err_free:
 	free(w);
 	return NULL;
@@ -105,6 +111,7 @@ window_free(struct vdpa_mem_window *w)
 {
 	vdpa_fault_unguard(w->base);
 	munmap(w->base, VDPA_MEM_WINDOW);
+	mem_budget_give(1);
 	pthread_mutex_destroy(&w->lock);
 	free(w);
 }

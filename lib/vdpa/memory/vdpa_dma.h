@@ -9,7 +9,8 @@
  * unmap; a driver without map ops of its own gives the domain to the core (struct vdpa_device.dma),
  * which is a user of it (struct vdpa_dma_user) for as long as the device is registered. A user has
  * a table of the guest's memory in the domain, vdpa_dma_set(); it is replaced by another table by
- * differences of ranges (IOVA, file, offset in the file), however they are cut into regions.
+ * differences of ranges (IOVA, file, offset in the file, whether the device may write), however
+ * they are cut into regions.
  *
  * Several devices may share a domain (functions of one IOMMU group must), and then serve one guest:
  * memory that two tables have is mapped once, and stays until neither has it.
@@ -47,6 +48,7 @@ struct vdpa_dma_mapping {
 	void *va;	 /**< our mapping of it; VFIO pins by this */
 	int fd;		 /**< shared memory file, not -1; vfio-user sends this */
 	uint64_t offset; /**< of va in fd, bytes */
+	bool readonly;	 /**< the device must not be able to write there */
 };
 
 /**
@@ -59,8 +61,8 @@ struct vdpa_dma_mapping {
  * the file.
  */
 struct vdpa_dma_ops {
-	/** Readable and writable by the device on return. 0 or a negative errno with vdpa_error().
-	 */
+	/** Readable by the device on return, and writable unless it is read-only. 0 or a negative
+	 * errno with vdpa_error(). */
 	int (*map)(void *arg, const struct vdpa_dma_mapping *m);
 	/**
 	 * By iova and size, those of an earlier map; va is NULL and fd -1.

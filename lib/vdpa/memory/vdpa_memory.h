@@ -31,8 +31,9 @@ extern "C" {
 #endif
 
 /** Regions in one table, at most: as many as VFIO's type1 maps for one device by default. Each is
- * a mapping of the process, of which vm.max_map_count allows hardly more. A front end's own limit
- * is the front end's to check. */
+ * one or two mappings of the process, which has vm.max_map_count of them for all tables: a large
+ * table leaves some to the others (-ENOSPC). A front end's own limit is the front end's to check.
+ */
 #define VDPA_MEM_REGIONS_MAX 65535
 /** Bytes of one guest's memory, at most. */
 #define VDPA_MEM_SIZE_MAX    (UINT64_C(8) << 40)
@@ -83,6 +84,7 @@ struct vdpa_mem_region {
 	size_t map_len;
 	struct vdpa_mem_file *file;	  /**< whose fd it is */
 	struct vdpa_mem_window *window;	  /**< where it is mapped in order; NULL: by itself */
+	uint32_t mappings;		  /**< of the process, that count as its own */
 	LIST_ENTRY(vdpa_mem_region) live; /**< of the window */
 	uint32_t refcnt;
 	bool faulted; /**< set by the SIGBUS handler; read with __atomic */
@@ -109,8 +111,9 @@ struct vdpa_iotlb {
  * @param out   receives the table, with one reference for the caller.
  * @return 0; -EINVAL for a region of size 0, one that wraps around, is not aligned to 8 bytes,
  * overlaps another (in IOVA or in front-end addresses) or lies past the last page of its file;
- * -E2BIG for n over VDPA_MEM_REGIONS_MAX or more than VDPA_MEM_SIZE_MAX; -EBADF for a bad fd;
- * -ENOMEM or another errno of mmap(2). Nothing is left then. From any thread.
+ * -E2BIG for n over VDPA_MEM_REGIONS_MAX or more than VDPA_MEM_SIZE_MAX; -ENOSPC for more mappings
+ * than are left to a table; -EBADF for a bad fd; -ENOMEM or another errno of mmap(2). Nothing is
+ * left then. From any thread.
  */
 int vdpa_iotlb_create(const struct vdpa_iotlb *old, const struct vdpa_mem_region_spec *specs,
 		      unsigned int n, struct vdpa_iotlb **out);

@@ -77,6 +77,62 @@ vdpa_words_migration_name(enum vdpa_migration mode)
 	return migration_choices[mode].name;
 }
 
+static bool
+has_word(const struct vdpa_frontend *fe, const char *word)
+{
+	for (const struct vdpa_param *p = fe->params; p != NULL && p->name != NULL; p++)
+		if (strcmp(p->name, word) == 0)
+			return true;
+	return false;
+}
+
+/* A word of front ends of which none was chosen, or another. */
+static int
+refuse_word(const char *word, struct vdpa_frontend *const *fes, unsigned int n,
+	    const struct vdpa_frontend *chosen)
+{
+	const struct vdpa_frontend *only = NULL;
+	unsigned int found = 0;
+	char names[128] = "";
+	size_t len = 0;
+
+	for (unsigned int i = 0; i < n; i++) {
+		if (!has_word(fes[i], word))
+			continue;
+		only = fes[i];
+		if (len < sizeof(names))
+			len += (size_t)snprintf(names + len, sizeof(names) - len, "%s%s",
+						found > 0 ? ", " : "", fes[i]->name);
+		found++;
+	}
+	if (chosen != NULL)
+		return vdpa_error(EINVAL, "%s: is a word of the front end%s %s, not of %s", word,
+				  found > 1 ? "s" : "", names, chosen->name);
+	if (found == 1 && only->implied_by != NULL)
+		return vdpa_error(EINVAL, "%s: is a word of the front end %s, which needs %s", word,
+				  only->name, only->implied_by);
+	return vdpa_error(EINVAL, "%s: is a word of the front end%s %s: name %s by frontend NAME",
+			  word, found > 1 ? "s" : "", names, found > 1 ? "one" : "it");
+}
+
+/* Words were refused, of which one may have been read as that of a front end that nobody meant: its
+ * value says nothing then, and which front end is meant has to be said. */
+static int
+refuse_meaningless(const struct vdpa_add_request *req, struct vdpa_frontend *const *fes,
+		   unsigned int n, int rc)
+{
+	/* Behind name NAME mgmtdev MGMTDEV. */
+	for (unsigned int w = 4; w < req->words.n; w++) {
+		unsigned int found = 0;
+
+		for (unsigned int i = 0; i < n; i++)
+			found += has_word(fes[i], req->words.word[w]);
+		if (found > 1)
+			return refuse_word(req->words.word[w], fes, n, NULL);
+	}
+	return rc;
+}
+
 /* The front end that was named, or whose words were given. */
 static int
 choose_frontend(struct vdpa_add_request *req, struct vdpa_frontend *const *fes,
@@ -99,10 +155,7 @@ choose_frontend(struct vdpa_add_request *req, struct vdpa_frontend *const *fes,
 		return vdpa_error(EINVAL, "frontend '%s': allowed are %s", named, known);
 	for (unsigned int i = 0; i < n; i++)
 		if (used[i] != NULL && fes[i] != req->fe)
-			return vdpa_error(EINVAL, "%s: is a word of the front end %s%s%s", used[i],
-					  fes[i]->name,
-					  fes[i]->implied_by != NULL ? ", which needs " : "",
-					  fes[i]->implied_by != NULL ? fes[i]->implied_by : "");
+			return refuse_word(used[i], fes, n, req->fe);
 	return 0;
 }
 
@@ -169,6 +222,8 @@ vdpa_words_parse(struct vdpa_add_request *req, const struct vdpa_param *const *m
 			(struct vdpa_param_table){.params = fes[i]->params, .used = &used[i]};
 	req->fe = NULL;
 	rc = vdpa_args_parse(&req->words, 0, tables, at, &req->args);
+	if (rc < 0 && meant == NULL)
+		rc = refuse_meaningless(req, fes, n_fes, rc);
 	if (rc == 0)
 		rc = choose_frontend(req, fes, used, n_fes);
 	if (rc == 0)

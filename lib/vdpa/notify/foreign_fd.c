@@ -52,7 +52,8 @@
 #define ROOM	     (VDPA_FD_WAITING_MAX + 576)
 
 #define TITLES	      "/proc/self/fd"
-#define EVENTFD_TITLE "anon_inode:[eventfd]"
+#define ANONYMOUS     "anon_inode:"
+#define EVENTFD_TITLE ANONYMOUS "[eventfd]"
 #define PIPE_TITLE    "pipe:["
 /* Its devices null, zero, full, random and urandom have nothing to do at their end. */
 #define MEM_MAJOR     1
@@ -83,7 +84,7 @@ static pthread_once_t questions_once = PTHREAD_ONCE_INIT;
 /* The beginning of the descriptor's title, as the kernel tells it. What has a name in a file system
  * begins with a slash or with a parenthesis, so no file can be called like one of ours. */
 struct title {
-	char text[sizeof(EVENTFD_TITLE)];
+	char text[64];
 };
 
 /* Of a forked process the directory is another one; the one held is its parent's. */
@@ -217,8 +218,16 @@ vdpa_fd_is_pipe(int fd)
 	return begins_with(&title, PIPE_TITLE);
 }
 
+bool
+vdpa_fd_is_anonymous(int fd, const char *kind)
+{
+	struct title title = title_of(fd);
+
+	return begins_with(&title, ANONYMOUS) && strcmp(title.text + strlen(ANONYMOUS), kind) == 0;
+}
+
 static bool
-is_anonymous(int fd, int (*get_name)(int fd, struct sockaddr *addr, socklen_t *len))
+is_nameless(int fd, int (*get_name)(int fd, struct sockaddr *addr, socklen_t *len))
 {
 	struct sockaddr_un name;
 	socklen_t len = sizeof(name);
@@ -236,7 +245,7 @@ vdpa_fd_can_be_kept(int fd)
 	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &dlen) < 0 || domain != AF_UNIX)
 		return true;
 	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &tlen) == 0 && type == SOCK_STREAM &&
-	       is_anonymous(fd, getsockname) && is_anonymous(fd, getpeername) &&
+	       is_nameless(fd, getsockname) && is_nameless(fd, getpeername) &&
 	       shutdown(fd, SHUT_RD) == 0 && ioctl(fd, FIONREAD, &queued) == 0 && queued == 0;
 }
 

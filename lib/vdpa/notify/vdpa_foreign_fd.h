@@ -79,6 +79,9 @@ bool vdpa_fd_can_be_kept(int fd);
 bool vdpa_fd_is_eventfd(int fd);
 /** Whether fd is a pipe without a name. */
 bool vdpa_fd_is_pipe(int fd);
+/** Whether fd is a file of the kernel's that no file system has, of this kind, such as
+ * "[vduse-domain]". Asks the file nothing. */
+bool vdpa_fd_is_anonymous(int fd, const char *kind);
 
 #ifdef __cplusplus
 }

@@ -53,12 +53,13 @@ type1_map(void *arg, const struct vdpa_dma_mapping *m)
 {
 	struct vfio_container *c = arg;
 	struct vfio_iommu_type1_dma_map map = {.argsz = sizeof(map),
-					       .flags = VFIO_DMA_MAP_FLAG_READ |
-							VFIO_DMA_MAP_FLAG_WRITE,
+					       .flags = VFIO_DMA_MAP_FLAG_READ,
 					       .vaddr = (uintptr_t)m->va,
 					       .iova = m->iova,
 					       .size = m->size};
 
+	if (!m->readonly)
+		map.flags |= VFIO_DMA_MAP_FLAG_WRITE;
 	if (ioctl(c->fd, VFIO_IOMMU_MAP_DMA, &map) < 0)
 		return vdpa_vfio_map_error(c->name, m, errno);
 	return 0;

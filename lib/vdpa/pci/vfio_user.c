@@ -40,7 +40,7 @@ vfu_dma_map(void *arg, const struct vdpa_dma_mapping *m)
 	struct vfu_device *dev = arg;
 	const struct vfio_user_dma_map map = {
 		.argsz = sizeof(map),
-		.flags = VFIO_USER_DMA_READABLE | VFIO_USER_DMA_WRITABLE,
+		.flags = VFIO_USER_DMA_READABLE | (m->readonly ? 0 : VFIO_USER_DMA_WRITABLE),
 		.offset = m->offset,
 		.address = m->iova,
 		.size = m->size,
