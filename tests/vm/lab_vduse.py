@@ -4,8 +4,7 @@
 """
 Inside the laboratory: the front end vduse. The kernel has a disk and netdevs of our devices, be they
 simulated, functions of vdpa-model or QEMU's functions on vfio-pci; it loses nothing when the daemon is
-killed; and it has /dev/vhost-vdpa-N, which a QEMU gives a guest and a hostile user may not make
-anything of.
+killed; and it has /dev/vhost-vdpa-N, which a hostile user may not make anything of.
 
 usage: lab_vduse.py MODULES PART...
 """
@@ -28,9 +27,7 @@ import threading
 import time
 import unittest
 
-import guest
 import lab_inside as inside
-import qmp
 
 MODULES = sys.argv.pop(1)
 MIB = 1 << 20
@@ -42,9 +39,6 @@ PACKED = 1 << 34  # VIRTIO_F_RING_PACKED
 # The slots that test_lab_vduse.py gives functions to, and the far end of the network.
 VFIO_NET, VFIO_BLK = "0000:00:04.0", "0000:00:05.0"
 GATEWAY = "10.0.2.2"
-MAC = "52:54:00:00:00:12"
-# Every instruction is emulated twice: what takes two seconds takes a minute, several on a busy host.
-GUEST_TIMEOUT = 500  # seconds
 RESTART_TIMEOUT = 60  # seconds until what waited for a daemon goes on
 
 
@@ -570,49 +564,6 @@ class VhostVdpa:
         os.close(self.fd)
         for fd in self.kicks:
             os.close(fd)
-
-
-class Guest(LabVduse):
-    """QEMU as it is gives a guest what /dev/vhost-vdpa-N is."""
-
-    PINGS = 10
-
-    def test_pings_through_vhost_vdpa(self):
-        d = self.daemon(f"name g0 mgmtdev sim_net mac {MAC} backend echo frontend vduse mode vhost")
-        looks = []
-        devices = ["-netdev", f"vhost-vdpa,vhostdev={self.frontend_info(d, 'g0')},id=n0",
-                   "-device", f"virtio-net-pci,id=net0,netdev=n0,mac={MAC},vectors=0,romfile=",
-                   # The firmware of QEMU's smallest machine: the usual one takes twenty seconds here.
-                   "-bios", "qboot.rom", *qmp.arguments(f"{self.folder}/qmp")]
-
-        def look():
-            with qmp.Qmp(f"{self.folder}/qmp", 60) as monitor:
-                looks.append((d.show("g0"), d.refusal("dev.del", name="g0"), monitor(
-                    "x-query-virtio-status", path="/machine/peripheral/net0/virtio-backend")))
-
-        with guest.Guest(self.folder, "inner", f"""
-                nic=$(nic {MAC})
-                ip link set $nic up
-                ip addr add 10.1.0.1/24 dev $nic
-                ping -c 1 -W 20 10.1.0.2 >/dev/null || true
-                host running
-                ping_all {self.PINGS} 10.1.0.2 ping
-                result kernel $(uname -r)
-                """, devices, memory=128, ext4=False) as g:
-            begun = time.monotonic()
-            results = g.run({"running": look}, timeout=GUEST_TIMEOUT)
-        show, refusal, theirs = looks[0]
-        print(f"{self.id()}: Linux {results['kernel']} in {time.monotonic() - begun:.0f} s: "
-              f"{results['ping']} ms", flush=True)
-        self.assertEqual(show["state"], "running")
-        self.assertIn("is open in another process", refusal)
-        self.assertTrue(theirs["vhost-started"])
-        self.assertIn("VIRTIO_CONFIG_S_DRIVER_OK: Driver setup and ready", theirs["status"]["statuses"])
-        counts = d.stats("g0")
-        for name in "rx_packets", "tx_packets":
-            self.assertGreater(counts["totals"][name], self.PINGS)
-        inside.until(lambda: d.show("g0")["state"] == "idle", "the device to stop", RESTART_TIMEOUT)
-        d.delete("g0")
 
 
 class Vhost(LabVduse):
