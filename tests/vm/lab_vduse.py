@@ -51,9 +51,9 @@ def load(folder):
                                stderr=subprocess.DEVNULL)
 
 
-def run(*argv, check=True):
+def run(*argv):
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if check and done.returncode != 0:
+    if done.returncode != 0:
         raise AssertionError(f"{' '.join(argv)}: {done.stdout}{done.stderr}")
     return done.stdout
 
@@ -83,10 +83,10 @@ class LabVduse(unittest.TestCase):
 
     def model(self, *devices):
         """The management devices of vdpa-model's functions m0, m1, ...: words behind mgmtdev."""
-        words = [f"name m{i} mgmtdev {device} vfio_user {{dir}}/m{i}.vfu"
-                 for i, device in enumerate(devices)]
+        words = [f"name m{i} mgmtdev {device} vfio_user {{dir}}/m{i}.vfu" for i, device in enumerate(devices)]
         model = self.process(inside.harness.Daemon(words, eal=[inside.LCORES], app=MODEL))
-        return [f"vfio-user/{model.dir}/m{i}.vfu" for i in range(len(devices))]
+        # A busy machine may let the model wait.
+        return [f"vfio-user/{model.dir}/m{i}.vfu timeout_ms 10000" for i in range(len(devices))]
 
     def end(self, d):
         if d.process.poll() is None:
@@ -125,8 +125,9 @@ def serve_tcp(listener, size, digest):
         conn.sendall(digest.digest())
 
 
-def ping(count, far="10.1.0.2", check=True):
-    return run("ping", "-c", str(count), "-i", "0.05", "-W", "10", far, check=check)
+def ping(count, far="10.1.0.2"):
+    """Until so many are answered: a busy machine may let some wait longer than the next."""
+    run("ping", "-c", str(count), "-i", "0.05", "-w", str(RESTART_TIMEOUT), far)
 
 
 class Echo:
@@ -186,8 +187,7 @@ class Netdevs(LabVduse):
         d.kill()
         d = self.daemon(words)
         self.assertEqual(netdev(name), dev)
-        inside.until(lambda: " 0% packet loss" in ping(2, far, check=False), "the netdev to go on",
-                     RESTART_TIMEOUT)
+        ping(2, far)
         return d
 
     def pings_and_outlives_a_kill(self, mgmtdev, packed, more=""):
@@ -195,7 +195,7 @@ class Netdevs(LabVduse):
         d = self.daemon(words)
         dev = self.up("n0", "10.1.0.1/24")
         self.assertEqual(self.frontend_info(d, "n0"), f"netdev {dev}")
-        self.assertIn(" 0% packet loss", ping(5))
+        ping(5)
         self.rings_are(d, "n0", packed)
         d = self.outlives_a_kill(d, words, "n0")
         self.rings_are(d, "n0", packed)
@@ -240,7 +240,7 @@ class Net(Netdevs):
         d = self.daemon(words)
         dev = self.up("n0", "10.1.0.1/24")
         self.assertEqual(self.frontend_info(d, "n0"), f"netdev {dev}")
-        self.assertIn(" 0% packet loss", ping(5))
+        ping(5)
         # What made the device shows it as iproute2 does.
         theirs = json.loads(run("vdpa", "-j", "dev", "show", "n0"))["dev"]["n0"]
         ours = json.loads(run(os.environ["UVDPA_VDPACTL"], "-S", d.control_path, "-j", "dev", "show",
@@ -459,7 +459,7 @@ class Vfio(Netdevs, Disks):
         d = self.daemon(words)
         dev = self.up("n0", "10.0.2.15/24")
         self.assertEqual(self.frontend_info(d, "n0"), f"netdev {dev}")
-        self.assertIn(" 0% packet loss", ping(5, GATEWAY))
+        ping(5, GATEWAY)
         self.rings_are(d, "n0", packed)
         echo, kills = Echo((GATEWAY, int(os.environ["UVDPA_LAB_PORT"]))), inside.harness.count(2, 20)
         for _ in range(kills):
@@ -645,7 +645,7 @@ class Vhost(LabVduse):
         user.close()
         self.assertLess(refused, count)
         self.assertIsNone(d.process.poll())
-        self.assertIn(" 0% packet loss", ping(3))
+        ping(3)
         print(f"{count} calls, {refused} refused", flush=True)
         for name in "v0", "n1":
             d.delete(name)
