@@ -63,10 +63,10 @@ class Vduse(vmtest.LabTest):
         self.lab("lab", script, devices, env=env).run(handlers, timeout=timeout + 60)
 
     def test_simulated(self):
-        self.inside(["Net", "Blk", "Vhost"], vmtest.count(400, 3000))
+        self.inside(["Net", "Blk", "Vhost"], vmtest.count(900, 5000))
 
     def test_model(self):
-        self.inside(["Model"], vmtest.count(400, 3000))
+        self.inside(["Model"], vmtest.count(900, 5000))
 
     def test_vfio(self):
         image = f"{self.folder}/disk.img"
@@ -79,7 +79,7 @@ class Vduse(vmtest.LabTest):
 
         server = EchoServer()
         self.addCleanup(server.close)
-        self.inside(["Vfio"], vmtest.count(400, 3000),
+        self.inside(["Vfio"], vmtest.count(900, 5000),
                     lab.net(4, "user", vmtest.MAC0, ",packed=on") + lab.blk(5, image, ",packed=on"),
                     {"UVDPA_LAB_PORT": server.port},
                     {"blocks": lambda: f"{os.stat(image).st_blocks}", "image": digest})
