@@ -28,6 +28,8 @@ import time
 import unittest
 
 import lab_inside as inside
+import qmp
+import qtest
 
 MODULES = sys.argv.pop(1)
 MIB = 1 << 20
@@ -39,6 +41,7 @@ PACKED = 1 << 34  # VIRTIO_F_RING_PACKED
 # The slots that test_lab_vduse.py gives functions to, and the far end of the network.
 VFIO_NET, VFIO_BLK = "0000:00:04.0", "0000:00:05.0"
 GATEWAY = "10.0.2.2"
+MAC = "52:54:00:00:00:12"
 RESTART_TIMEOUT = 60  # seconds until what waited for a daemon goes on
 
 
@@ -595,6 +598,33 @@ class Vhost(LabVduse):
         user.close()
         inside.until(lambda: d.call("dev.show", name="v0")["dev"]["v0"]["state"] == "idle",
                      "the device to stop")
+        d.delete("v0")
+
+    def test_a_qemu_has_it(self):
+        """An unmodified QEMU with -netdev vhost-vdpa. It has no guest, as that takes minutes here
+        (lab_vduse_guest): what drives its function is its qtest socket."""
+        d = self.daemon(self.WORDS)
+        netdev = f"vhost-vdpa,vhostdev={self.frontend_info(d, 'v0')}"
+        ours, theirs, requests = bytes([10, 1, 0, 1]), bytes([10, 1, 0, 2]), 3 * qtest.NUM
+        mac = bytes.fromhex(MAC.replace(":", ""))
+        with qtest.Qtest(self.folder, netdev, MAC, qmp.arguments(f"{self.folder}/qmp")) as qemu:
+            driver = qtest.NetDriver(qemu)
+            driver.start()
+            inside.until(lambda: d.show("v0")["state"] == "running", "the device to run", RESTART_TIMEOUT)
+            self.assertIn("is open in another process", d.refusal("dev.del", name="v0"))
+            with qmp.Qmp(f"{self.folder}/qmp", 60) as monitor:
+                status = monitor("x-query-virtio-status", path="/machine/peripheral/net0/virtio-backend")
+            self.assertTrue(status["vhost-started"])
+            for _ in range(requests):
+                driver.send(qtest.arp_request(mac, ours, theirs))
+                frame = inside.until(driver.receive, "an answer", RESTART_TIMEOUT)
+                # To us, ARP, an answer, of the address that was asked for.
+                self.assertEqual((frame[:6], frame[12:14], frame[20:22], frame[28:32]),
+                                 (mac, b"\x08\x06", b"\0\2", theirs))
+            self.assertEqual(driver.used(1), requests)
+            counts = d.stats("v0")["totals"]
+            self.assertEqual((counts["rx_packets"], counts["tx_packets"]), (requests, requests))
+        inside.until(lambda: d.show("v0")["state"] == "idle", "the device to stop", RESTART_TIMEOUT)
         d.delete("v0")
 
     def nonsense(self, rng, user):
