@@ -622,7 +622,7 @@ class Vhost(LabVduse):
                 self.assertEqual((frame[:6], frame[12:14], frame[20:22], frame[28:32]),
                                  (mac, b"\x08\x06", b"\0\2", theirs))
             self.assertEqual(driver.used(1), requests)
-            counts = d.stats("v0")["totals"]
+            counts = d.stats("v0")["device"]
             self.assertEqual((counts["rx_packets"], counts["tx_packets"]), (requests, requests))
         inside.until(lambda: d.show("v0")["state"] == "idle", "the device to stop", RESTART_TIMEOUT)
         d.delete("v0")

@@ -55,9 +55,9 @@ class Guest(lab_vduse.LabVduse):
         self.assertIn("is open in another process", refusal)
         self.assertTrue(theirs["vhost-started"])
         self.assertIn("VIRTIO_CONFIG_S_DRIVER_OK: Driver setup and ready", theirs["status"]["statuses"])
-        counts = d.stats("g0")
+        counts = d.stats("g0")["device"]
         for name in "rx_packets", "tx_packets":
-            self.assertGreater(counts["totals"][name], PINGS)
+            self.assertGreater(counts[name], PINGS)
         inside.until(lambda: d.show("g0")["state"] == "idle", "the device to stop", lab_vduse.RESTART_TIMEOUT)
         d.delete("g0")
 
