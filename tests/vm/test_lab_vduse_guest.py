@@ -3,8 +3,8 @@
 # Copyright (c) 2026 uvdpa contributors
 """
 A guest inside the laboratory, whose QEMU has a device of ours by VDUSE and /dev/vhost-vdpa-N, as it has
-any vendor's. Once, since a guest in an emulated machine takes its time. What runs there is
-lab_vduse_guest.py.
+any vendor's. In a long run only: a guest in an emulated machine takes many minutes on a busy host, and lab_vduse
+has a QEMU without one. What runs there is lab_vduse_guest.py.
 """
 
 import guest
@@ -23,6 +23,8 @@ class Guest(vmtest.LabTest):
 
 
 def missing():
+    if not vmtest.LONG:
+        return "UVDPA_TEST_LONG=1 is not set"
     if lab.missing() is None and machine.fetched("vdpa") is None:
         return "no modules: run scripts/fetch-guest vdpa"
     return lab.missing() or guest.missing()
