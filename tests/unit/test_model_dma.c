@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -75,6 +76,8 @@ static void
 bad_ranges_change_nothing(void **state)
 {
 	int fd = memory(), sealed = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING), ro;
+	/* A file of the kernel's that is no VDUSE domain. */
+	int event = eventfd(0, EFD_CLOEXEC);
 	char path[32];
 	unsigned int fds;
 
@@ -101,6 +104,7 @@ bad_ranges_change_nothing(void **state)
 	/* What the core could not map, or not write. */
 	assert_int_equal(vdpa_vfus_dma_map(&table, 8 * MB, 4096, 0, ro), -EACCES);
 	assert_int_equal(vdpa_vfus_dma_map(&table, 8 * MB, 4096, 0, 99), -EINVAL);
+	assert_int_equal(vdpa_vfus_dma_map(&table, 8 * MB, 4096, 0, event), -EINVAL);
 	assert_int_equal(vdpa_vfus_dma_map(&table, 8 * MB, 4096, 0, sealed), -EACCES);
 	assert_int_equal(vdpa_vfus_dma_unmap(&table, 2 * MB + 8, MB), -EINVAL);
 	assert_int_equal(vdpa_vfus_dma_unmap(&table, MB, 8), -EINVAL);
@@ -115,6 +119,7 @@ bad_ranges_change_nothing(void **state)
 	assert_int_equal(vdpa_vfus_dma_unmap(&table, UINT64_MAX - 4095, 4096), 0);
 	vdpa_vfus_dma_clear(&table);
 	close(ro);
+	close(event);
 	close(sealed);
 	close(fd);
 }

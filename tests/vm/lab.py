@@ -50,8 +50,8 @@ def net(slot, netdev, mac, extra=""):
 
 
 def blk(slot, image, extra=""):
-    """The same for a virtio-blk function on a raw image of the host's."""
-    return ["-blockdev", f"driver=file,filename={image},node-name=blk{slot:x},cache.direct=off",
+    """The same for a virtio-blk function on a raw image of the host's, which loses what is discarded."""
+    return ["-blockdev", f"driver=file,filename={image},node-name=blk{slot:x},cache.direct=off,discard=unmap",
             "-device", f"virtio-blk-pci,id=dev{slot:x},addr={slot:#x},drive=blk{slot:x}"
                        f"{MODERN}{extra}"]
 

@@ -13,7 +13,9 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <search.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,6 +26,7 @@
 struct vfu_dma_range {
 	uint64_t first, last; /* addresses */
 	uint64_t offset;
+	uint64_t generation; /* of memory in a kernel's file; else 0 */
 	bool readonly;
 	struct vfu_dma_file *file; /* NULL: cannot be reached */
 	struct vfu_dma *table;	   /* whose searches are counted */
@@ -99,8 +102,10 @@ spec_of(const struct vfu_dma_range *r)
 		.size = r->last - r->first + 1,
 		.offset = r->offset,
 		.fd = r->file->fd,
-		.in_order = true,
+		.in_order = !r->file->kernel,
 		.readonly = r->readonly,
+		.kernel_file = r->file->kernel,
+		.generation = r->generation,
 	};
 }
 
@@ -132,6 +137,9 @@ insert(struct vfu_dma *t, const struct vfu_dma_range *range)
 	if (r == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	*r = *range;
+	/* The kernel may have put other pages where some were: they are mapped anew. */
+	if (r->file != NULL && r->file->kernel)
+		r->generation = ++t->generation;
 	if (tsearch(r, &t->ranges, compare) == NULL) {
 		free(r);
 		return vdpa_error(ENOMEM, "out of memory");
@@ -158,23 +166,40 @@ check_bounds(uint64_t address, uint64_t size)
 		       : 0;
 }
 
+/* The file of a VDUSE domain, in which rings of a kernel's driver lie: a client that serves VDUSE has
+ * it from its kernel. It has neither seals nor a size; the kernel itself serves accesses. */
+static bool
+is_vduse_domain(int fd)
+{
+	static const char name[] = "anon_inode:[vduse-domain]";
+	char path[32], link[sizeof(name)];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	n = readlink(path, link, sizeof(link));
+	return n == (ssize_t)sizeof(name) - 1 && memcmp(link, name, sizeof(name) - 1) == 0;
+}
+
 /* Whether the core will be able to map it: nothing of that is found out only when it does. */
 static int
-check_file(const struct vfu_dma *t, const struct vfu_dma_range *r, int fd, struct stat *st)
+check_file(const struct vfu_dma *t, const struct vfu_dma_range *r, int fd, struct stat *st,
+	   bool *kernel)
 {
 	uint64_t size = r->last - r->first + 1, page = (uint64_t)sysconf(_SC_PAGESIZE), end;
 	/* An access to a file of another kind waits for whoever serves it. Only memory files have
 	 * seals. */
 	int seals = fcntl(fd, F_GET_SEALS), flags = fcntl(fd, F_GETFL);
 
-	if (seals < 0)
+	*kernel = seals < 0 && is_vduse_domain(fd);
+	if (seals < 0 && !*kernel)
 		return vdpa_error(EINVAL,
 				  "DMA range 0x%" PRIx64
 				  ": the file is not a shared memory file: use a memfd, or a "
 				  "file in /dev/shm or of huge pages (QEMU: "
 				  "memory-backend-memfd,share=on)",
 				  r->first);
-	if ((flags & O_ACCMODE) != O_RDWR || (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0)
+	if ((flags & O_ACCMODE) != O_RDWR ||
+	    (!*kernel && (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0))
 		return vdpa_error(EACCES,
 				  "DMA range 0x%" PRIx64 ": the file cannot be read and written",
 				  r->first);
@@ -190,6 +215,8 @@ check_file(const struct vfu_dma *t, const struct vfu_dma_range *r, int fd, struc
 				  VDPA_MEM_SIZE_MAX >> 40);
 	if (fstat(fd, st) < 0)
 		return vdpa_error(errno, "DMA range 0x%" PRIx64 ": %m", r->first);
+	if (*kernel)
+		return 0;
 	/* Its last page is there as a whole, and clients map whole pages. */
 	end = ((uint64_t)st->st_size + page - 1) & ~(page - 1);
 	if (r->offset > end || size > end - r->offset)
@@ -200,9 +227,10 @@ check_file(const struct vfu_dma *t, const struct vfu_dma_range *r, int fd, struc
 	return 0;
 }
 
-/* The table's entry of the file, perhaps one without ranges yet. */
+/* The table's entry of the file, perhaps one without ranges yet. All VDUSE domains have one inode, and
+ * a client's function serves one. */
 static int
-find_file(struct vfu_dma *t, int fd, const struct stat *st, struct vfu_dma_file **out)
+find_file(struct vfu_dma *t, int fd, const struct stat *st, bool kernel, struct vfu_dma_file **out)
 {
 	struct vfu_dma_file *room = NULL;
 
@@ -219,7 +247,10 @@ find_file(struct vfu_dma *t, int fd, const struct stat *st, struct vfu_dma_file 
 	if (room == NULL)
 		return vdpa_error(ENOSPC, "DMA ranges in more than %u files", VFU_DMA_FILES_MAX);
 	*room = (struct vfu_dma_file){
-		.fd = vdpa_fd_dup(fd, "a DMA range"), .dev = st->st_dev, .ino = st->st_ino};
+		.fd = vdpa_fd_dup(fd, "a DMA range"),
+		.dev = st->st_dev,
+		.ino = st->st_ino,
+		.kernel = kernel};
 	if (room->fd < 0)
 		return room->fd;
 	*out = room;
@@ -240,6 +271,8 @@ joins(const struct vfu_dma_range *a, const struct vfu_dma_range *b)
 {
 	if (a != NULL && b != NULL && a->file != NULL && b->first % VDPA_MEM_WINDOW == 0 &&
 	    in_window(a) && in_window(b))
+		return false;
+	if (a != NULL && a->file != NULL && a->file->kernel)
 		return false;
 	return a != NULL && b != NULL && a->file == b->file && a->readonly == b->readonly &&
 	       (a->file == NULL || a->offset + (a->last - a->first + 1) == b->offset);
@@ -292,6 +325,7 @@ map_range(struct vfu_dma *t, uint64_t address, uint64_t size, uint64_t offset, i
 				      .table = t};
 	const struct vfu_dma_range *other;
 	struct stat st;
+	bool kernel;
 	int rc;
 
 	rc = check_bounds(address, size);
@@ -305,9 +339,9 @@ map_range(struct vfu_dma *t, uint64_t address, uint64_t size, uint64_t offset, i
 				  address, size, other->first);
 	if (fd < 0)
 		return join(t, &range);
-	rc = check_file(t, &range, fd, &st);
+	rc = check_file(t, &range, fd, &st, &kernel);
 	if (rc == 0)
-		rc = find_file(t, fd, &st, &range.file);
+		rc = find_file(t, fd, &st, kernel, &range.file);
 	if (rc < 0)
 		return rc;
 	rc = join(t, &range);
