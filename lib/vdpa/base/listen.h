@@ -2,7 +2,7 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * A UNIX stream socket that listens at a path: what a dead process left there is replaced, what
+ * A UNIX socket that listens at a path, of streams or packets: what a dead process left there is replaced, what
  * somebody listens on is not, and nobody can connect before its permissions are set.
  */
 
@@ -33,6 +33,9 @@ struct vdpa_listen {
  */
 int vdpa_listen_open(struct vdpa_listen *l, const char *path, mode_t mode, gid_t group,
 		     int backlog);
+
+/* The same for a socket of sequenced packets; its group is the process's. */
+int vdpa_listen_open_packets(struct vdpa_listen *l, const char *path, mode_t mode, int backlog);
 
 /*
  * chmod(2) of what a descriptor is of that was opened with O_PATH: nobody can swap it for another
