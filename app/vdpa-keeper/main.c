@@ -144,9 +144,6 @@ bound_max(unsigned int max)
 		return max;
 	if (limit.rlim_cur <= OWN_FDS)
 		return 0;
-	say("RLIMIT_NOFILE is %llu: %llu descriptors are held at most; raise it: ulimit -Hn or "
-	    "LimitNOFILE=",
-	    (unsigned long long)limit.rlim_cur, (unsigned long long)(limit.rlim_cur - OWN_FDS));
 	return (unsigned int)(limit.rlim_cur - OWN_FDS);
 }
 
