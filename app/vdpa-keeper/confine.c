@@ -4,6 +4,7 @@
 /* The system calls of a keeper that serves (confine.h). */
 
 #include <errno.h>
+#include <sched.h>
 #include <stddef.h>
 
 #include <seccomp.h>
@@ -39,8 +40,6 @@ static const int allowed[] = {
 	SCMP_SYS(mprotect),
 	SCMP_SYS(madvise),
 	SCMP_SYS(futex),
-	SCMP_SYS(clone3),
-	SCMP_SYS(clone),
 	SCMP_SYS(set_robust_list),
 	SCMP_SYS(rseq),
 	SCMP_SYS(sched_getaffinity),
@@ -63,6 +62,13 @@ confine(void)
 
 	for (size_t i = 0; rc == 0 && i < sizeof(allowed) / sizeof(allowed[0]); i++)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
+	/* Threads and no processes. What clone3(2) is asked for no filter can see: libraries fall
+	 * back to clone(2). */
+	if (rc == 0)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
+				      SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
+	if (rc == 0)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
 	if (rc == 0)
 		rc = seccomp_load(ctx);
 	seccomp_release(ctx);

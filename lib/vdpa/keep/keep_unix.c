@@ -257,8 +257,9 @@ check_peer(const struct keeper *s)
 
 /* Connect, and hear whether it serves this process. -EBUSY: not yet. */
 static int
-greet(struct keeper *s, int64_t deadline_us)
+greet(struct keeper *s)
 {
+	int64_t deadline_us = vdpa_now_us() + (int64_t)KEEP_PATIENCE_MS * 1000;
 	struct sockaddr_un un = {.sun_family = AF_UNIX};
 	struct keeper_msg msg;
 	size_t len;
@@ -343,7 +344,7 @@ keep_unix_open(struct vdpa_keep *k, const char *path, const struct keep_ops **op
 	if (s == NULL)
 		return vdpa_error(ENOMEM, "keep: out of memory");
 	strcpy(s->path, path);
-	while ((rc = greet(s, deadline_us)) == -EBUSY && vdpa_now_us() < deadline_us) {
+	while ((rc = greet(s)) == -EBUSY && vdpa_now_us() < deadline_us) {
 		close(s->fd);
 		usleep(BUSY_US);
 	}
