@@ -292,7 +292,9 @@ greet(struct keeper *s)
 		return unreached(s, EPROTO, "does not say that it is a keeper");
 	if (msg.result == -EBUSY)
 		return vdpa_error(EBUSY, "keeper '%s': it serves process %u", s->path, msg.id);
-	return msg.result < 0 ? unreached(s, msg.result, strerror(-msg.result)) : 0;
+	if (msg.result == -EPERM)
+		return unreached(s, EPERM, "does not serve this user");
+	return msg.result < 0 ? unreached(s, EPROTO, "does not say why it does not serve") : 0;
 }
 
 /* All that is there, by answers of many names. */
