@@ -34,6 +34,7 @@ a_message_that_is_none_ends_the_connection(void **state)
 {
 	struct keeper_msg msg, answer;
 	int fds[2] = {eventfd(0, EFD_CLOEXEC), eventfd(0, EFD_CLOEXEC)};
+	/* The first test: nothing from before is still being closed. */
 	unsigned int before = count_fds();
 	struct vdpa_keep *k;
 
