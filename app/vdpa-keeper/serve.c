@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "fd_message.h"
 #include "keep_priv.h"
 #include "keeper_proto.h"
 #include "serve.h"
@@ -55,26 +56,10 @@ say(const char *fmt, ...)
 static bool
 answer(int conn, const struct keeper_msg *msg, const char *more, size_t len, int fd)
 {
-	union {
-		struct cmsghdr align;
-		char buf[CMSG_SPACE(sizeof(int))];
-	} control = {.buf = {0}};
 	struct iovec iov[2] = {{(void *)(uintptr_t)msg, sizeof(*msg)},
 			       {(void *)(uintptr_t)more, len}};
-	struct msghdr mh = {.msg_iov = iov, .msg_iovlen = 2};
 
-	if (fd >= 0) {
-		struct cmsghdr *cmsg;
-
-		mh.msg_control = control.buf;
-		mh.msg_controllen = sizeof(control.buf);
-		cmsg = CMSG_FIRSTHDR(&mh);
-		cmsg->cmsg_level = SOL_SOCKET;
-		cmsg->cmsg_type = SCM_RIGHTS;
-		cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
-	}
-	return sendmsg(conn, &mh, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+	return vdpa_send_fd(conn, iov, 2, fd, MSG_DONTWAIT) >= 0;
 }
 
 static bool

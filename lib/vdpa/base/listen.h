@@ -2,8 +2,8 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * A UNIX socket that listens at a path, of streams or packets: what a dead process left there is replaced, what
- * somebody listens on is not, and nobody can connect before its permissions are set.
+ * A UNIX socket that listens at a path, of streams or packets: what a dead process left there is
+ * replaced, what somebody listens on is not, and nobody can connect before its permissions are set.
  */
 
 #ifndef LISTEN_H

@@ -39,6 +39,7 @@
 #include <linux/kcmp.h>
 
 #include "clock.h"
+#include "fd_message.h"
 #include "keep_priv.h"
 #include "tlv.h"
 #include "tree.h"
@@ -114,29 +115,10 @@ find_named(const struct systemd *s, const char *name)
 static int
 notify(const struct systemd *s, const char *words, int fd)
 {
-	union {
-		struct cmsghdr align;
-		char buf[CMSG_SPACE(sizeof(int))];
-	} control = {.buf = {0}};
 	struct iovec iov = {(void *)(uintptr_t)words, strlen(words)};
-	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
-	ssize_t n;
-
-	if (fd >= 0) {
-		struct cmsghdr *cmsg;
-
-		mh.msg_control = control.buf;
-		mh.msg_controllen = sizeof(control.buf);
-		cmsg = CMSG_FIRSTHDR(&mh);
-		cmsg->cmsg_level = SOL_SOCKET;
-		cmsg->cmsg_type = SCM_RIGHTS;
-		cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
-	}
 	/* The socket has a time-out. */
-	do {
-		n = sendmsg(s->sock, &mh, MSG_NOSIGNAL);
-	} while (n < 0 && errno == EINTR);
+	ssize_t n = vdpa_send_fd(s->sock, &iov, 1, fd, 0);
+
 	if (n >= 0)
 		return 0;
 	if (errno == EAGAIN)

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "fd_message.h"
 #include "keep_priv.h"
 #include "keeper_proto.h"
 #include "vdpa_error.h"
@@ -102,32 +103,16 @@ receive(struct keeper *s, struct keeper_msg *msg, char *more, size_t size, size_
 static int
 send_request(struct keeper *s, const struct keeper_msg *msg, int fd, int64_t deadline_us)
 {
-	union {
-		struct cmsghdr align;
-		char buf[CMSG_SPACE(sizeof(int))];
-	} control = {.buf = {0}};
 	struct iovec iov = {(void *)(uintptr_t)msg, sizeof(*msg)};
-	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
 	ssize_t n;
 	int rc;
 
-	if (fd >= 0) {
-		struct cmsghdr *cmsg;
-
-		mh.msg_control = control.buf;
-		mh.msg_controllen = sizeof(control.buf);
-		cmsg = CMSG_FIRSTHDR(&mh);
-		cmsg->cmsg_level = SOL_SOCKET;
-		cmsg->cmsg_type = SCM_RIGHTS;
-		cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
-	}
 	do {
 		rc = wait_for(s, POLLOUT, deadline_us);
 		if (rc < 0)
 			return rc;
-		n = sendmsg(s->fd, &mh, MSG_DONTWAIT | MSG_NOSIGNAL);
-	} while (n < 0 && (errno == EINTR || errno == EAGAIN));
+		n = vdpa_send_fd(s->fd, &iov, 1, fd, MSG_DONTWAIT);
+	} while (n < 0 && errno == EAGAIN);
 	if (n >= 0)
 		return 0;
 	/* The descriptor's fault, and nothing was sent. */
