@@ -67,6 +67,18 @@ print_failed(const json_t *failed)
 }
 
 int
+cmd_shutdown(struct ctl *ctl, int argc, char **argv)
+{
+	json_t *answer;
+
+	if (no_words(argc, argv) < 0)
+		return EXIT_FAILURE;
+	answer = ctl_call(ctl, "daemon.shutdown", NULL);
+	json_decref(answer);
+	return answer != NULL ? 0 : EXIT_FAILURE;
+}
+
+int
 cmd_reload(struct ctl *ctl, int argc, char **argv)
 {
 	json_t *answer;

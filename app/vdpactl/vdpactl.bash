@@ -58,7 +58,7 @@ _vdpactl()
 
 	local reply=
 	case "${words[*]}" in
-	'') reply='mgmtdev dev monitor top metrics reload save version methods call help' ;;
+	'') reply='mgmtdev dev monitor top metrics reload save shutdown version methods call help' ;;
 	mgmtdev) reply='show list help' ;;
 	dev) reply='show list add del config vstats set info stats queues help' ;;
 	'dev config' | 'dev vstats') reply='show help' ;;

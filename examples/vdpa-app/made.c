@@ -93,7 +93,8 @@ app_made_start(const struct app_config *c)
 	for (unsigned int i = 0; rc == 0 && i < c->n_devs; i++) {
 		const struct app_dev *dev = &c->devs[i];
 
-		rc = vdpa_dev_add(dev->words);
+		/* One that a former daemon has left goes on already. */
+		rc = running_id(dev->name) != 0 ? 0 : vdpa_dev_add(dev->words);
 		if (rc == 0 && dev->of_file)
 			rc = note(&now, dev->name, dev->words, running_id(dev->name));
 		if (rc < 0) {

@@ -20,6 +20,7 @@
 #include <vdpa.h>
 #include <vdpa_control.h>
 #include <vdpa_fd.h>
+#include <vdpa_restart.h>
 #include <vdpa_uvdpad.h>
 
 #include "config_methods.h"
@@ -32,6 +33,7 @@
 #include "program.h"
 #include "reload.h"
 #include "report.h"
+#include "restart.h"
 #include "runtime_dir.h"
 
 /* Exit codes; see --help. */
@@ -140,11 +142,12 @@ handle_signal(const struct app_options *opts, int signum)
 	return true;
 }
 
-/* Until a signal asks to stop. */
-static void
+/* Until a signal asks to stop: which one. */
+static int
 run(const struct app_options *opts, const sigset_t *signals)
 {
 	int64_t stats_us = INT64_MAX, alive_us = now_us(), period_us;
+	int signum;
 
 	if (opts->stats_s > 0)
 		stats_us = now_us() + (int64_t)opts->stats_s * 1000000;
@@ -157,7 +160,9 @@ run(const struct app_options *opts, const sigset_t *signals)
 			period_us = app_notify_alive();
 			alive_us = period_us < 0 ? INT64_MAX : now_us() + period_us;
 		}
-	} while (handle_signal(opts, wait_for_signal(signals, RTE_MIN(stats_us, alive_us))));
+		signum = wait_for_signal(signals, RTE_MIN(stats_us, alive_us));
+	} while (handle_signal(opts, signum));
+	return signum;
 }
 
 static void
@@ -180,7 +185,7 @@ serve(const struct app_options *opts, const sigset_t *signals)
 		.n_poll_lcores = opts->n_poll_lcores,
 		.poll_us = opts->poll_us,
 	};
-	int ret;
+	int ret, signum;
 
 	ret = check_poll_lcores(opts);
 	if (ret < 0)
@@ -195,6 +200,8 @@ serve(const struct app_options *opts, const sigset_t *signals)
 	if (ret < 0)
 		app_log(LOG_ERR, NULL, "cannot start: %s", vdpa_error_message());
 	else
+		ret = app_restart_take_over(opts);
+	if (ret == 0)
 		ret = app_made_start(&opts->config);
 	if (ret == 0) {
 		ret = app_config_methods_add();
@@ -206,14 +213,17 @@ serve(const struct app_options *opts, const sigset_t *signals)
 	if (ret == 0)
 		ret = app_uvdpad_start(opts);
 	if (ret == 0) {
+		app_restart_settle(opts);
 		app_report_devices();
 		/* A client that asks for a reload before is refused. */
 		app_reload_init(opts);
 		report_ready();
-		run(opts, signals);
+		signum = run(opts, signals);
 		app_notify_stopping();
 		app_log(LOG_INFO, NULL, "stopping");
 		app_reload_fini();
+		if (signum == SIGTERM)
+			app_restart_leave(opts);
 		app_notify_fini();
 		if (opts->json)
 			app_report_json();
@@ -226,6 +236,7 @@ serve(const struct app_options *opts, const sigset_t *signals)
 	if (app_program.stop != NULL)
 		app_program.stop();
 	vdpa_cleanup();
+	vdpa_restart_end();
 	if (ret == 0)
 		return APP_STOPPED;
 	return ret == -EINVAL ? APP_USAGE : APP_FAILED;
@@ -271,7 +282,9 @@ main(int argc, char **argv)
 	block_signals(&signals);
 	/* Every virtqueue costs two or three. */
 	vdpa_fd_raise_limit();
-	ret = app_eal_start(&opts);
+	ret = app_restart_begin(&opts);
+	if (ret == 0)
+		ret = app_eal_start(&opts);
 	if (ret < 0) {
 		code = ret == -EINVAL ? APP_USAGE : APP_FAILED;
 		goto out;

@@ -57,6 +57,7 @@ static const struct option long_options[] = {
 	SETTING(APP_CONTROL_READ_GROUP, "control-read-group"),
 	SETTING(APP_UVDPAD, "uvdpad"),
 	SETTING(APP_UVDPAD_MAP, "uvdpad-map"),
+	SETTING(APP_KEEP, "keep"),
 	{0},
 };
 
@@ -94,6 +95,11 @@ app_usage(void)
 	       "  --uvdpad-map \"ID WORDS\"\n"
 	       "                      words that make the device that is asked for by ID; may be "
 	       "repeated\n"
+	       "  --keep STORE        keep devices for the next daemon, which goes on with them "
+	       "and "
+	       "their connections:\n"
+	       "                      systemd, or unix:PATH of a vdpa-keeper (off); see "
+	       "guide-restart.md\n"
 	       "  --poll-lcores LIST  CPUs that poll simulated devices and never sleep, e.g. 1 or "
 	       "2-3,5 (none)\n"
 	       "  --poll-us N         without them: microseconds to look for more work before "
@@ -331,6 +337,7 @@ apply_settings(struct app_options *opts)
 	opts->control_group = in_force(opts, APP_CONTROL_GROUP);
 	opts->control_read_group = in_force(opts, APP_CONTROL_READ_GROUP);
 	opts->uvdpad = in_force(opts, APP_UVDPAD);
+	opts->keep = in_force(opts, APP_KEEP);
 	return join_values(opts, APP_UVDPAD_MAP, &opts->uvdpad_map, &opts->n_uvdpad_map);
 }
 

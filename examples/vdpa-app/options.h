@@ -38,6 +38,7 @@ struct app_options {
 	const char *name;
 	const char *control, *control_group, *control_read_group;
 	const char *uvdpad;
+	const char *keep;	 /* the store of devices that outlive the daemon */
 	const char **uvdpad_map; /* "ID WORDS" */
 	unsigned int n_uvdpad_map;
 

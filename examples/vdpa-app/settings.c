@@ -219,6 +219,18 @@ check_uvdpad_map(const char *name, const char *text)
 	return rc;
 }
 
+/* The store of devices that outlive the daemon. */
+static int
+check_keep(const char *name, const char *text)
+{
+	if (strcmp(text, "systemd") == 0 || strncmp(text, "unix:/", strlen("unix:/")) == 0)
+		return 0;
+	return vdpa_error(EINVAL,
+			  "%s: '%s': allowed are systemd, or unix: and the absolute path of a "
+			  "vdpa-keeper's socket",
+			  name, text);
+}
+
 static int
 check_file(const char *name, const char *text)
 {
@@ -239,6 +251,7 @@ const struct app_setting_row app_setting_rows[APP_SETTINGS] = {
 			    .many = true,
 			    .words = true,
 			    .check = check_uvdpad_map},
+	[APP_KEEP] = {.name = "keep", .check = check_keep},
 	[APP_EAL] =
 		{.name = "eal", .many = true, .words = true, .file_only = true, .check = check_eal},
 	[APP_PLUGIN] = {.name = "plugin", .many = true, .file_only = true, .check = check_file},

@@ -29,6 +29,7 @@ enum app_setting {
 	APP_CONTROL_READ_GROUP,
 	APP_UVDPAD,
 	APP_UVDPAD_MAP,
+	APP_KEEP,
 	APP_EAL,    /* arguments of EAL; on the command line they stand before "--" */
 	APP_PLUGIN, /* on the command line: -d */
 	APP_SETTINGS,

@@ -20,7 +20,7 @@ from plugin_tool import BUILD, SOURCE, run
 
 UNITS = ['uvdpa.service', 'uvdpa@.service', 'uvdpa-metrics.service', 'uvdpa-metrics.timer',
          'uvdpa-metrics@.service', 'uvdpa-metrics@.timer']
-PROGRAMS = ['vdpa-app', 'vdpa-model', 'test-vdpa', 'vdpactl']
+PROGRAMS = ['vdpa-app', 'vdpa-keeper', 'vdpa-model', 'test-vdpa', 'vdpactl']
 # Below the prefix; LIB is the folder of libraries.
 INSTALLED = [
     *(f'bin/{name}' for name in PROGRAMS),

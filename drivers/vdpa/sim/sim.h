@@ -263,6 +263,8 @@ struct sim_class {
 	int (*save_state)(struct sim_device *dev, void *buf, size_t room);
 	/** With it: vdpa_config_ops.load_state, before start(). reset() forgets it. */
 	int (*load_state)(struct sim_device *dev, const void *buf, size_t len);
+	/** vdpa_config_ops.can_restart. */
+	int (*can_restart)(struct sim_device *dev);
 };
 
 /** Words that every class has: put these rows in front of its own. The core reads them. */

@@ -564,6 +564,14 @@ sim_announce(struct vdpa_device *vdev, const uint8_t mac[6])
 	return sim_on_worker(work_announce, (struct sim_work){.dev = dev, .buf = mac});
 }
 
+static int
+sim_can_restart(struct vdpa_device *vdev)
+{
+	struct sim_device *dev = sim_dev(vdev);
+
+	return dev->class->can_restart(dev);
+}
+
 /* Memory. */
 
 /* A class that completes later holds addresses of the old table: let it come to an end. */
@@ -665,5 +673,6 @@ const struct vdpa_config_ops sim_ops = {
 	.log_stop = sim_log_stop,
 	.save_state = sim_save_state,
 	.load_state = sim_load_state,
+	.can_restart = sim_can_restart,
 	.free = sim_free,
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Copyright (c) 2026 uvdpa contributors */
 
-/* The default path of the control socket. */
+/* The default paths of the daemon's sockets. */
 
 #include <errno.h>
 #include <stdbool.h>
@@ -26,7 +26,7 @@ is_name(const char *name)
 }
 
 int
-vdpa_control_default_path(const char *name, char *buf, size_t size)
+vdpa_runtime_path(const char *name, const char *file, char *buf, size_t size)
 {
 	const char *base = geteuid() == 0 ? "/run" : getenv("XDG_RUNTIME_DIR");
 	bool named = name != NULL && name[0] != '\0';
@@ -36,9 +36,15 @@ vdpa_control_default_path(const char *name, char *buf, size_t size)
 		return -EINVAL;
 	if (base == NULL || base[0] != '/')
 		return -ENOENT;
-	len = snprintf(buf, size, "%s/uvdpa/%s%scontrol.sock", base, named ? name : "",
-		       named ? "/" : "");
+	len = snprintf(buf, size, "%s/uvdpa/%s%s%s", base, named ? name : "", named ? "/" : "",
+		       file);
 	if (len >= (int)sizeof(((struct sockaddr_un *)NULL)->sun_path) || (size_t)len >= size)
 		return -ENAMETOOLONG;
 	return 0;
+}
+
+int
+vdpa_control_default_path(const char *name, char *buf, size_t size)
+{
+	return vdpa_runtime_path(name, "control.sock", buf, size);
 }

@@ -21,4 +21,7 @@
  */
 int vdpa_control_default_path(const char *name, char *buf, size_t size);
 
+/* The same for another socket: a file beside the control socket. */
+int vdpa_runtime_path(const char *name, const char *file, char *buf, size_t size);
+
 #endif /* CONTROL_PATH_H */

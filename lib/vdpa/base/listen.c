@@ -169,14 +169,14 @@ set_permissions(struct vdpa_listen *l, mode_t mode, gid_t group)
  * whole process': so the mode is the socket's before it has a name, which Linux makes the file's.
  */
 static int
-listen_at(struct vdpa_listen *l, const struct sockaddr_un *un, mode_t mode, gid_t group,
+listen_at(struct vdpa_listen *l, const struct sockaddr_un *un, int type, mode_t mode, gid_t group,
 	  int backlog)
 {
 	int rc = clear_path(l->path, un);
 
 	if (rc < 0)
 		return rc;
-	l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	l->fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (l->fd < 0)
 		return vdpa_error(errno, "socket '%s': %m", l->path);
 	if (fchmod(l->fd, mode & 0600) < 0 ||
@@ -224,8 +224,9 @@ vdpa_socket_path(const char *word, const char *given, char **path)
 	return -ENAMETOOLONG;
 }
 
-int
-vdpa_listen_open(struct vdpa_listen *l, const char *path, mode_t mode, gid_t group, int backlog)
+static int
+listen_open(struct vdpa_listen *l, const char *path, int type, mode_t mode, gid_t group,
+	    int backlog)
 {
 	struct sockaddr_un un = {.sun_family = AF_UNIX};
 	size_t len = strlen(path);
@@ -239,10 +240,22 @@ vdpa_listen_open(struct vdpa_listen *l, const char *path, mode_t mode, gid_t gro
 	memcpy(l->path, path, len + 1);
 	memcpy(un.sun_path, path, len + 1);
 	lock = lock_folder(path);
-	rc = listen_at(l, &un, mode, group, backlog);
+	rc = listen_at(l, &un, type, mode, group, backlog);
 	if (lock >= 0)
 		close(lock);
 	return rc;
+}
+
+int
+vdpa_listen_open(struct vdpa_listen *l, const char *path, mode_t mode, gid_t group, int backlog)
+{
+	return listen_open(l, path, SOCK_STREAM, mode, group, backlog);
+}
+
+int
+vdpa_listen_open_packets(struct vdpa_listen *l, const char *path, mode_t mode, int backlog)
+{
+	return listen_open(l, path, SOCK_SEQPACKET, mode, (gid_t)-1, backlog);
 }
 
 void

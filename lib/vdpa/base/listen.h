@@ -2,8 +2,8 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * A UNIX stream socket that listens at a path: what a dead process left there is replaced, what
- * somebody listens on is not, and nobody can connect before its permissions are set.
+ * A UNIX socket that listens at a path, of streams or packets: what a dead process left there is
+ * replaced, what somebody listens on is not, and nobody can connect before its permissions are set.
  */
 
 #ifndef LISTEN_H
@@ -42,6 +42,9 @@ int vdpa_socket_path(const char *word, const char *given, char **path);
  */
 int vdpa_listen_open(struct vdpa_listen *l, const char *path, mode_t mode, gid_t group,
 		     int backlog);
+
+/* The same for a socket of sequenced packets; its group is the process's. */
+int vdpa_listen_open_packets(struct vdpa_listen *l, const char *path, mode_t mode, int backlog);
 
 /*
  * chmod(2) of what a descriptor is of that was opened with O_PATH: nobody can swap it for another

@@ -470,6 +470,23 @@ vdpa_consumer_get_features(struct vdpa_consumer *c)
 	return c->features == CONSUMER_NOT_SET ? 0 : c->features;
 }
 
+bool
+vdpa_consumer_has_features(struct vdpa_consumer *c, uint64_t *features)
+{
+	CONSUMER_LOCKED(c);
+
+	*features = c->features;
+	return c->features != CONSUMER_NOT_SET;
+}
+
+uint8_t
+vdpa_consumer_driver_status(struct vdpa_consumer *c)
+{
+	CONSUMER_LOCKED(c);
+
+	return c->status;
+}
+
 uint16_t
 vdpa_consumer_usable_vqs(struct vdpa_consumer *c)
 {

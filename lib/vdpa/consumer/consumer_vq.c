@@ -410,6 +410,29 @@ vdpa_consumer_announce_vq(struct vdpa_consumer *c, uint16_t idx)
 	consumer_vq_update(c, idx);
 }
 
+void
+vdpa_consumer_get_vq_facts(struct vdpa_consumer *c, uint16_t idx,
+			   struct vdpa_consumer_vq_facts *facts)
+{
+	CONSUMER_LOCKED(c);
+	const struct consumer_vq *vq = &c->vqs[idx];
+
+	*facts = (struct vdpa_consumer_vq_facts){
+		.announced = vq->state != CONSUMER_VQ_ABSENT,
+		.runs = vq->state == CONSUMER_VQ_STARTED || vq->state == CONSUMER_VQ_SET_UP,
+		.refused = vq->state == CONSUMER_VQ_REFUSED,
+		.enabled = vq->enabled,
+		.has_addr = vq->user.desc != CONSUMER_NOT_SET,
+		.has_base = vq->base != CONSUMER_NOT_SET,
+		.has_kick = vq->kick_fd != CONSUMER_FD_NOT_SET,
+		.num = vq->num,
+		.base = (uint32_t)vq->base,
+		.addr = vq->user,
+		.kick_fd = vq->kick_fd == CONSUMER_FD_NOT_SET ? -1 : vq->kick_fd,
+		.call_fd = vq->call_fd,
+	};
+}
+
 /* The end. */
 
 /* Where a queue stands whose device has failed, as well as it can be known. */

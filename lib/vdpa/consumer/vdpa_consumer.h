@@ -209,6 +209,27 @@ void vdpa_consumer_advance(struct vdpa_consumer *c);
  * area: they stay in there, as vdpa_device_hand_over_vq() has it.
  */
 uint32_t vdpa_consumer_get_vq_base(struct vdpa_consumer *c, uint16_t idx, bool hand_over);
+/** What is known of a ring, for a process that is to go on with it. */
+struct vdpa_consumer_vq_facts {
+	bool announced; /**< the front end has spoken of it */
+	bool runs;	/**< the device has it, or may have it from an advance on: it is set up */
+	bool refused;	/**< the device did not take it, or has lost its memory */
+	bool enabled;	/**< vdpa_consumer_enable_vq() */
+	bool has_addr;	/**< vdpa_consumer_set_vq_addr() */
+	bool has_base;	/**< vdpa_consumer_set_vq_base(), or it has stopped there */
+	bool has_kick;	/**< vdpa_consumer_set_vq_kick(), be it without a descriptor */
+	uint32_t num;	/**< 0: not set */
+	uint32_t base;
+	struct vdpa_consumer_vq_addr addr;
+	int kick_fd; /**< the consumer's; -1: none */
+	int call_fd;
+};
+void vdpa_consumer_get_vq_facts(struct vdpa_consumer *c, uint16_t idx,
+				struct vdpa_consumer_vq_facts *facts);
+/** Features, as vdpa_consumer_set_features() has them. False: not set. */
+bool vdpa_consumer_has_features(struct vdpa_consumer *c, uint64_t *features);
+/** The status that the front end has set, without what the device adds. */
+uint8_t vdpa_consumer_driver_status(struct vdpa_consumer *c);
 /** Whether the device runs; whether it runs and has the queue. */
 bool vdpa_consumer_is_running(struct vdpa_consumer *c);
 bool vdpa_consumer_has_vq(struct vdpa_consumer *c, uint16_t idx);

@@ -10,6 +10,7 @@
 #include "device_priv.h"
 #include "figures.h"
 #include "steps.h"
+#include "vdpa_error.h"
 
 const struct vdpa_path vdpa_path_direct = {.name = "direct"};
 
@@ -89,6 +90,19 @@ bool
 vdpa_device_tracks_inflight(const struct vdpa_device *vdev)
 {
 	return vdev->core->can.inflight && vdev->core->migration != VDPA_MIGRATION_RELAY;
+}
+
+int
+vdpa_device_can_restart(struct vdpa_device *vdev)
+{
+	if (vdev->config->can_restart == NULL)
+		return vdpa_error(EOPNOTSUPP, "devices of this driver start anew in this version");
+	if (!vdpa_device_tracks_inflight(vdev) || vdev->core->migration == VDPA_MIGRATION_SHADOW)
+		return vdpa_error(
+			EOPNOTSUPP,
+			"with `migration relay` or `shadow` its rings are executed by way "
+			"of memory that ends with the process");
+	return vdev->config->can_restart(vdev);
 }
 
 const char *

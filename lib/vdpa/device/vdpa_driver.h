@@ -299,6 +299,14 @@ struct vdpa_config_ops {
 	 * trusted. -EINVAL for a version, a kind of device or features that it cannot take.
 	 */
 	int (*load_state)(struct vdpa_device *vdev, const void *buf, size_t len);
+
+	/**
+	 * Optional: whether another process goes on with the device, once this one was killed, from
+	 * the front end's rings, memory and inflight areas alone: all else that the device is must
+	 * follow from its words. Constant from the registration on. 0; a negative errno with a
+	 * message. NULL: it does not.
+	 */
+	int (*can_restart)(struct vdpa_device *vdev);
 };
 
 /** Bytes that save_state gives, at most. */

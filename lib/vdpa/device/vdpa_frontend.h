@@ -379,6 +379,10 @@ bool vdpa_device_can_migrate(const struct vdpa_device *vdev);
  * relayed it cannot: what it has used the guest may not have seen. */
 bool vdpa_device_tracks_inflight(const struct vdpa_device *vdev);
 
+/** Whether another process can go on with the device where this one was killed
+ * (vdpa_config_ops.can_restart). 0; -EOPNOTSUPP or another negative errno, with a message. */
+int vdpa_device_can_restart(struct vdpa_device *vdev);
+
 /**
  * The path of a queue now, a static word: "direct", "relay", "shadow".
  * @param stats  receives up to *n statistics of the path; *n becomes how many there are.

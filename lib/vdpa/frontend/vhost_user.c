@@ -261,6 +261,7 @@ remove_device(struct vhu_device *dev)
 static void
 free_device(struct vhu_device *dev)
 {
+	vdpa_vhu_kept_fini(dev);
 	vdpa_fd_account_destroy(dev->fds);
 	pthread_mutex_destroy(&dev->lock);
 	vdpa_vhu_files_free(&dev->files);
@@ -315,9 +316,11 @@ vhost_user_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 	if (rc < 0)
 		goto err_free;
 	vdpa_set_drvdata(vdev, dev);
+	vdpa_vhu_kept_init(dev);
 	rc = appear(dev);
 	if (rc == 0)
 		return 0;
+	vdpa_vhu_kept_end(dev);
 	vdpa_set_drvdata(vdev, NULL);
 	remove_device(dev);
 err_free:
@@ -329,12 +332,16 @@ static void
 vhost_user_remove(struct vdpa_device *vdev)
 {
 	struct vhu_device *dev = vdpa_get_drvdata(vdev);
+	bool leaves;
 
 	if (dev == NULL)
 		return;
+	leaves = vdpa_vhu_kept_leaves(dev);
 	/* Whoever reads the file may connect. */
-	vdpa_vhu_info_remove(dev);
+	if (!leaves)
+		vdpa_vhu_info_remove(dev);
 	stop_serving(dev);
+	vdpa_vhu_kept_end(dev);
 	vdpa_set_drvdata(vdev, NULL);
 	remove_device(dev);
 	vdpa_vhu_stream_close(dev->stream);

@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -27,6 +28,7 @@
 #include <rte_common.h>
 
 #include "clock.h"
+#include "restart.h"
 #include "vdpa_fd.h"
 #include "vdpa_log.h"
 #include "vhost_user_priv.h"
@@ -63,6 +65,7 @@ static const char *
 take_fds(struct vhu_conn *conn, struct msghdr *hdr)
 {
 	const char *why = NULL;
+	unsigned int n_read = 0;
 
 	if ((hdr->msg_flags & MSG_CTRUNC) != 0)
 		why = NO_ROOM;
@@ -87,6 +90,9 @@ take_fds(struct vhu_conn *conn, struct msghdr *hdr)
 				      "queued";
 			/* Of a message that is refused the job closes them, soon: to ask for what
 			 * 253 of them are would hold the control loop up. */
+			if (conn->kept && conn->session->dev->kept.on)
+				conn->ids[conn->nfds + conn->nfds_later] =
+					vdpa_vhu_kept_fd_id(conn->session->dev, n_read++);
 			conn->fds[conn->nfds + conn->nfds_later++] = fd;
 		}
 	}
@@ -184,6 +190,7 @@ drop_message(struct vhu_conn *conn, size_t len)
 {
 	conn->at += len;
 	memmove(conn->fds, &conn->fds[conn->nfds], conn->nfds_later * sizeof(conn->fds[0]));
+	memmove(conn->ids, &conn->ids[conn->nfds], conn->nfds_later * sizeof(conn->ids[0]));
 	conn->nfds = 0;
 	if (conn->nfds_later > 0 && conn->at == conn->later_at) {
 		conn->nfds = conn->nfds_later;
@@ -208,6 +215,7 @@ receive(struct vhu_conn *conn)
 				     .msg_iovlen = 1,
 				     .msg_control = control.buf,
 				     .msg_controllen = CMSG_LEN(VHU_RIGHTS_MAX * sizeof(int))};
+		unsigned int nfds;
 		ssize_t n;
 
 		conn->end -= conn->at;
@@ -215,7 +223,8 @@ receive(struct vhu_conn *conn)
 		conn->at = 0;
 		iov.iov_base = conn->input + conn->end;
 		iov.iov_len = sizeof(conn->input) - conn->end;
-		n = recvmsg(conn->fd, &hdr, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+		n = conn->kept ? vdpa_vhu_kept_look(conn, &hdr)
+			       : recvmsg(conn->fd, &hdr, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
@@ -226,8 +235,13 @@ receive(struct vhu_conn *conn)
 		if (n == 0)
 			return conn->end > 0 ? refuse(conn, "it is cut") : INPUT_END;
 		conn->end += (size_t)n;
-		if (conn->nfds_later > 0)
+		nfds = conn->nfds_later;
+		if (nfds > 0)
 			give_fds(conn);
+		if (conn->kept &&
+		    !vdpa_vhu_kept_take(conn, (size_t)n, nfds,
+					conn->nfds_later > 0 ? conn->later_at : conn->at))
+			return refuse(conn, "its bytes cannot be kept");
 		if (conn->nfds > VHU_MSG_FDS_MAX)
 			return refuse(conn, NO_ROOM);
 	}
@@ -242,7 +256,8 @@ reply(struct vhu_conn *conn, int fd)
 	ssize_t n;
 
 	conn->msg.flags = VHU_FLAGS_VERSION | VHU_FLAGS_REPLY;
-	n = vdpa_vhu_send(conn->fd, &conn->msg, fd);
+	n = conn->kept ? vdpa_vhu_kept_reply(conn, &conn->msg, fd)
+		       : vdpa_vhu_send(conn->fd, &conn->msg, fd);
 	if (n == (ssize_t)len)
 		return true;
 	if (n >= 0 || errno == EAGAIN)
@@ -252,6 +267,12 @@ reply(struct vhu_conn *conn, int fd)
 
 ssize_t
 vdpa_vhu_send(int socket, const struct vhu_msg *msg, int fd)
+{
+	return vdpa_vhu_send_noted(socket, msg, fd, NULL);
+}
+
+ssize_t
+vdpa_vhu_send_noted(int socket, const struct vhu_msg *msg, int fd, struct mmsghdr *note)
 {
 	struct iovec iov = {.iov_base = (void *)(uintptr_t)msg,
 			    .iov_len = VHU_HDR_SIZE + msg->size};
@@ -272,20 +293,28 @@ vdpa_vhu_send(int socket, const struct vhu_msg *msg, int fd)
 		cmsg->cmsg_len = CMSG_LEN(sizeof(fd));
 		memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
 	}
-	return sendmsg(socket, &hdr, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (note == NULL)
+		return sendmsg(socket, &hdr, MSG_DONTWAIT | MSG_NOSIGNAL);
+	note->msg_hdr = hdr;
+	return sendmmsg(socket, note, 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1 ? (ssize_t)note->msg_len
+									   : -1;
 }
 
 /* Handle the message that is complete. False: the connection is to end. */
 static bool
 handle(struct vhu_conn *conn)
 {
-	struct vhu_received req = {
-		.s = conn->session, .msg = &conn->msg, .nfds = conn->nfds, .reply_fd = -1};
+	struct vhu_received req = {.s = conn->session,
+				   .msg = &conn->msg,
+				   .len = VHU_HDR_SIZE + conn->msg.size,
+				   .nfds = conn->nfds,
+				   .reply_fd = -1};
 	enum vhu_verdict verdict;
 	bool sent = true;
 
 	memcpy(req.fds, conn->fds, sizeof(req.fds));
-	drop_message(conn, VHU_HDR_SIZE + conn->msg.size);
+	memcpy(req.ids, conn->ids, sizeof(req.ids));
+	drop_message(conn, req.len);
 	verdict = vdpa_vhu_handle(&req);
 	conn->answered = verdict == VHU_VERDICT_REPLY;
 	conn->rests = req.rests;
@@ -358,6 +387,7 @@ static void
 end(struct vhu_device *dev)
 {
 	struct vhu_conn *conn = &dev->conn;
+	bool leaves = conn->kept && vdpa_vhu_kept_leaves(dev);
 	int fd;
 
 	vdpa_consumer_leaves(conn->session->consumer);
@@ -367,7 +397,10 @@ end(struct vhu_device *dev)
 	pthread_mutex_lock(&dev->lock);
 	dev->session = NULL;
 	pthread_mutex_unlock(&dev->lock);
-	VDPA_LOG_LIMITED(&dev->log, INFO, "%s: vhost-user: disconnected", dev->vdev->name);
+	VDPA_LOG_LIMITED(&dev->log, INFO, "%s: vhost-user: %s", dev->vdev->name,
+			 leaves ? "left to the next process" : "disconnected");
+	if (conn->kept)
+		vdpa_vhu_kept_disconnected(dev, conn->session->kept);
 	vdpa_vhu_session_free(conn->session);
 	conn->session = NULL;
 	conn->at = conn->end = 0;
@@ -377,8 +410,31 @@ end(struct vhu_device *dev)
 	fd = conn->fd;
 	conn->fd = -1;
 	pthread_mutex_unlock(&dev->lock);
-	(void)vdpa_close_connection(dev->fds, fd);
+	conn->kept = false;
+	/* The store has it, too: this is not its end. */
+	if (leaves)
+		close(fd);
+	else
+		(void)vdpa_close_connection(dev->fds, fd);
 	vdpa_vhu_socket_resume(dev);
+}
+
+/* The job of a connection that is kept has all to itself: the loop only says that there is
+ * something to read. What is left to the next process stays where it is. */
+static enum input
+begin_job(struct vhu_device *dev)
+{
+	struct vhu_conn *conn = &dev->conn;
+
+	if (vdpa_vhu_kept_leaves(dev))
+		return INPUT_NONE;
+	if (conn->begins) {
+		conn->begins = false;
+		conn->event.events = EPOLLIN | EPOLLONESHOT;
+		if (!conn->resumed)
+			vdpa_vhu_kept_connected(dev);
+	}
+	return receive(conn);
 }
 
 /* The job: a message is complete, or the connection has ended. */
@@ -388,10 +444,14 @@ serve(struct vdpa_work *work)
 	struct vhu_device *dev = work->arg;
 	struct vhu_conn *conn = &dev->conn;
 
-	for (unsigned int i = 0; !conn->ended && i < MESSAGES_MAX; i++) {
-		enum input input = handle(conn) ? receive_next(conn) : INPUT_END;
+	enum input input = conn->kept ? begin_job(dev) : INPUT_MESSAGE;
 
+	for (unsigned int i = 0; !conn->ended && i < MESSAGES_MAX; i++) {
+		if (input == INPUT_MESSAGE)
+			input = handle(conn) ? receive_next(conn) : INPUT_END;
 		conn->ended = input == INPUT_END;
+		if (conn->kept && vdpa_vhu_kept_leaves(dev))
+			return;
 		if (input == INPUT_NONE) {
 			vdpa_event_rearm(&conn->event);
 			return;
@@ -409,8 +469,13 @@ readable(struct vdpa_event *event, uint32_t revents)
 {
 	struct vhu_device *dev = event->arg;
 	struct vhu_conn *conn = &dev->conn;
-	enum input input = receive(conn);
+	enum input input;
 
+	if (conn->kept) {
+		vdpa_work_post(vdpa_get_work_queue(dev->vdev), &conn->work);
+		return;
+	}
+	input = receive(conn);
 	if (input == INPUT_NONE) {
 		vdpa_event_rearm(event);
 		return;
@@ -427,11 +492,32 @@ vdpa_vhu_conn_init(struct vhu_device *dev)
 	dev->conn = (struct vhu_conn){.fd = -1, .work = {.run = serve, .arg = dev}};
 }
 
+/* Have it read. The job of one that is kept begins at once: a socket can be written to. */
+static int
+watch(struct vhu_device *dev)
+{
+	struct vhu_conn *conn = &dev->conn;
+	int rc;
+
+	conn->begins = conn->kept;
+	vdpa_device_add_connections(dev->vdev, 1);
+	conn->event =
+		(struct vdpa_event){.fd = conn->fd,
+				    .events = EPOLLIN | EPOLLONESHOT | (conn->kept ? EPOLLOUT : 0),
+				    .handler = readable,
+				    .arg = dev};
+	rc = vdpa_event_add(vdpa_event_loop_control(), &conn->event);
+	if (rc < 0) {
+		conn->ended = true;
+		vdpa_work_post(vdpa_get_work_queue(dev->vdev), &conn->work);
+	}
+	return rc;
+}
+
 int
 vdpa_vhu_conn_open(struct vhu_device *dev, int fd, const struct vdpa_peer *peer)
 {
 	struct vhu_conn *conn = &dev->conn;
-	int rc;
 
 	conn->session = vdpa_vhu_session_new(dev, peer);
 	if (conn->session == NULL) {
@@ -443,16 +529,19 @@ vdpa_vhu_conn_open(struct vhu_device *dev, int fd, const struct vdpa_peer *peer)
 	conn->fd = fd;
 	dev->session = conn->session;
 	pthread_mutex_unlock(&dev->lock);
-	vdpa_device_add_connections(dev->vdev, 1);
+	conn->kept = conn->session->kept != NULL;
+	conn->resumed = false;
 	VDPA_LOG_LIMITED(&dev->log, INFO, "%s: vhost-user: connected", dev->vdev->name);
-	conn->event = (struct vdpa_event){
-		.fd = fd, .events = EPOLLIN | EPOLLONESHOT, .handler = readable, .arg = dev};
-	rc = vdpa_event_add(vdpa_event_loop_control(), &conn->event);
-	if (rc < 0) {
-		conn->ended = true;
-		vdpa_work_post(vdpa_get_work_queue(dev->vdev), &conn->work);
-	}
-	return rc;
+	return watch(dev);
+}
+
+int
+vdpa_vhu_conn_resume(struct vhu_device *dev)
+{
+	dev->conn.kept = dev->conn.resumed = true;
+	VDPA_LOG_LIMITED(&dev->log, INFO, "%s: vhost-user: goes on with its connection",
+			 dev->vdev->name);
+	return watch(dev);
 }
 
 void

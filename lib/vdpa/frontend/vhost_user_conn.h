@@ -15,6 +15,7 @@
 #include "vdpa_timer.h"
 #include "vdpa_work.h"
 #include "vhost_user_proto.h"
+#include "vhost_user_record.h"
 
 /* Linux' SCM_MAX_FD: what one message can bring. All are received, so that all can be closed. */
 #define VHU_RIGHTS_MAX 253
@@ -42,12 +43,16 @@ struct vhu_conn {
 	/* Of that message, and behind them those of a later one, which begins at later_at: a read
 	 * ends with the bytes that descriptors came with, so there is one such at most. */
 	int fds[VHU_MSG_FDS_MAX + VHU_RIGHTS_MAX];
+	vhu_kept_id ids[VHU_MSG_FDS_MAX + VHU_RIGHTS_MAX]; /* of a connection that is kept */
 	unsigned int nfds, nfds_later;
 	size_t later_at;
 	struct vhu_msg msg;	     /* the next one, once it is complete; then its reply */
 	bool answered;		     /* the last message */
 	bool rests;		     /* no message is to be expected behind the last one */
 	bool ended;		     /* hung up, broken or refused */
+	bool kept;		     /* its job alone reads, since that may wait */
+	bool begins;		     /* of such a one: its job has not run yet */
+	bool resumed;		     /* of such a one: a former process has begun it */
 	unsigned int spin_skip;	     /* messages before which the job does not spin */
 	unsigned int spin_skip_next; /* how many those are when it spins in vain once more */
 };
@@ -68,6 +73,8 @@ void vdpa_vhu_conn_init(struct vhu_device *dev);
 /* Serve the connection fd of a process, which is taken over, also on failure. On the control loop,
  * while there is no other. */
 int vdpa_vhu_conn_open(struct vhu_device *dev, int fd, const struct vdpa_peer *peer);
+/* Serve the connection that vdpa_vhu_kept_resume() has taken over. */
+int vdpa_vhu_conn_resume(struct vhu_device *dev);
 /* End it, if there is one; no job of it runs afterwards. Not from a job of the device. */
 void vdpa_vhu_conn_close(struct vhu_device *dev);
 

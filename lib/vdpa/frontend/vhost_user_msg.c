@@ -140,6 +140,24 @@ close_fds(struct vhu_received *req)
 	return false;
 }
 
+/* Of a connection that is kept: the message was carried out, and this is its reply. What follows
+ * from it is for the next process, too, should this one not come to it. */
+static void
+record(struct vhu_received *req, enum vhu_verdict verdict)
+{
+	struct vhu_session *s = req->s;
+	struct vhu_msg reply;
+
+	if (!s->dev->kept.on || s->kept == NULL || verdict == VHU_VERDICT_CLOSE)
+		return;
+	s->kept->done += req->len;
+	reply = *req->msg;
+	reply.flags = VHU_FLAGS_VERSION | VHU_FLAGS_REPLY;
+	if (vdpa_vhu_record_write(s->dev, verdict == VHU_VERDICT_REPLY ? &reply : NULL,
+				  req->reply_id) < 0)
+		vdpa_vhu_kept_stop(s->dev, vdpa_vhu_why(s->dev, -1));
+}
+
 enum vhu_verdict
 vdpa_vhu_handle(struct vhu_received *req)
 {
@@ -156,7 +174,10 @@ vdpa_vhu_handle(struct vhu_received *req)
 		rc = req->row->handle(req);
 	if (rc < 0) {
 		verdict = refuse(req, rc, idx);
-		return close_fds(req) ? verdict : VHU_VERDICT_CLOSE;
+		if (!close_fds(req))
+			return VHU_VERDICT_CLOSE;
+		record(req, verdict);
+		return verdict;
 	}
 	if (idx >= 0)
 		VDPA_LOG(DEBUG, "%s: vhost-user: queue %" PRId64 ": %s 0x%" PRIx64,
@@ -166,10 +187,15 @@ vdpa_vhu_handle(struct vhu_received *req)
 			 value);
 	if (!close_fds(req))
 		return VHU_VERDICT_CLOSE;
+	if (s->dev->kept.on && s->kept != NULL)
+		vdpa_vhu_record_note(req);
+	if ((req->row->effect & VHU_EFFECT_REPLY) != 0)
+		verdict = VHU_VERDICT_REPLY;
+	/* What was negotiated by this very message counts: SET_PROTOCOL_FEATURES may ask, too. */
+	else if (wants_ack(req))
+		verdict = acknowledge(req, true);
+	record(req, verdict);
 	if ((req->row->effect & VHU_EFFECT_ADVANCE) != 0)
 		vdpa_vhu_session_advance(s);
-	if ((req->row->effect & VHU_EFFECT_REPLY) != 0)
-		return VHU_VERDICT_REPLY;
-	/* What was negotiated by this very message counts: SET_PROTOCOL_FEATURES may ask, too. */
-	return wants_ack(req) ? acknowledge(req, true) : VHU_VERDICT_DONE;
+	return verdict;
 }

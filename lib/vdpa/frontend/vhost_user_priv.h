@@ -14,6 +14,8 @@
  *   vhost_user_files.c    what there is beside the socket: its folder, label, device-info file
  *   vhost_user_session.c  one connection: the consumer that it is to the core, its files
  *   vhost_user_call.c     calls by a socket in place of an eventfd
+ *   vhost_user_kept.c     a connection that outlives the process: its bytes and descriptors
+ *   vhost_user_record.c   and what the front end has said
  *   vhost_user_shm.c      files of the front end other than guest memory
  *   vhost_user_state.c    the device's state, saved and loaded
  *   vhost_user_stream.c   its bytes, through a file descriptor of the front end's
@@ -38,6 +40,7 @@
 #include "vdpa_foreign_fd.h"
 #include "vhost_user_conn.h"
 #include "vhost_user_files.h"
+#include "vhost_user_kept.h"
 #include "vhost_user_request.h"
 
 /* A connection that has been refused this many messages is closed. */
@@ -99,6 +102,7 @@ struct vhu_session {
 	struct vdpa_peer channel; /* (S) who made it */
 	bool message_lost;	  /* (S) the last message on it was lost */
 
+	struct vhu_kept_session *kept; /* NULL: it is not kept */
 	uint16_t nrings;
 	struct vhu_call **calls; /* by ring; NULL: its call descriptor is an eventfd */
 	enum vhu_move move;	 /* what the device's stream is for */
@@ -136,6 +140,7 @@ struct vhu_device {
 	struct vdpa_fd_account *fds;   /* of all who can connect; what waits to be closed */
 	struct vhu_stream *stream;     /* of the session's, or one before that has not ended yet */
 
+	struct vhu_kept kept;
 	struct vhu_socket socket;
 	struct vhu_conn conn;
 	pthread_mutex_t lock;
@@ -149,6 +154,14 @@ enum vhu_verdict vdpa_vhu_handle(struct vhu_received *req);
 /* vhost_user_conn.c: send a message with a file descriptor (-1: none), at once or not at all; as
  * sendmsg(2). */
 ssize_t vdpa_vhu_send(int socket, const struct vhu_msg *msg, int fd);
+
+/* The same; note->msg_len says, in memory that may outlive the process, how much was sent. */
+ssize_t vdpa_vhu_send_noted(int socket, const struct vhu_msg *msg, int fd, struct mmsghdr *note);
+
+/* vhost_user_requests.c: what a message brings that another process has taken. The descriptor of
+ * the channel is taken over, that of an inflight area is the caller's. */
+int vdpa_vhu_set_channel(struct vhu_session *s, int fd);
+int vdpa_vhu_set_inflight(struct vhu_session *s, int fd, const struct vhu_inflight *inflight);
 
 /* vhost_user_session.c: 0 or a negative errno with vdpa_error_message(). */
 

@@ -12,6 +12,7 @@
 #include <rte_bitops.h>
 
 #include "vhost_user_proto.h"
+#include "vhost_user_record.h"
 
 #define VHU_PROTOCOL(feature) RTE_BIT64(VHOST_USER_PROTOCOL_F_##feature)
 
@@ -22,9 +23,12 @@ struct vhu_received {
 	struct vhu_session *s;
 	struct vhu_msg *msg; /* where it has a reply of its own, the handler leaves that here */
 	const struct vhu_row *row;
+	size_t len; /* bytes of the message */
 	int fds[VHU_MSG_FDS_MAX];
+	vhu_kept_id ids[VHU_MSG_FDS_MAX]; /* their names, of a connection that is kept */
 	unsigned int nfds;
 	int reply_fd; /* goes with the reply and is closed behind it; -1: none */
+	vhu_kept_id reply_id;
 	uint16_t idx; /* of the queue it is about */
 	bool rests;   /* the handler: nothing is to be expected behind it */
 };

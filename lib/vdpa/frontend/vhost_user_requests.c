@@ -276,6 +276,7 @@ get_vring_base(struct vhu_received *req)
 			  (req->s->protocol & VHU_PROTOCOL(GET_VRING_BASE_SKIP_DRAIN)) == 0);
 
 	vdpa_vhu_take_doorbell(req->s, req->idx);
+	vdpa_vhu_kept_drain(req->s, req->idx, false);
 	req->msg->payload.state.num =
 		vdpa_consumer_get_vq_base(req->s->consumer, req->idx, hand_over);
 	req->msg->size = sizeof(req->msg->payload.state);
@@ -326,10 +327,17 @@ static int
 set_vring_enable(struct vhu_received *req)
 {
 	uint32_t enable = req->msg->payload.state.num;
+	int rc;
 
 	if (enable > 1)
 		return vdpa_error(EINVAL, "enable %u, allowed are 0 and 1", enable);
-	return vdpa_consumer_enable_vq(req->s->consumer, req->idx, enable != 0);
+	if (enable == 0)
+		vdpa_vhu_kept_drain(req->s, req->idx, false);
+	rc = vdpa_consumer_enable_vq(req->s->consumer, req->idx, enable != 0);
+	/* So that the next process finds nothing under way in a ring that does not move. */
+	if (rc == 0 && enable == 0)
+		vdpa_vhu_kept_drain(req->s, req->idx, true);
+	return rc;
 }
 
 static int
@@ -405,26 +413,33 @@ net_set_mtu(struct vhu_received *req)
 	return 0;
 }
 
-static int
-set_backend_req_fd(struct vhu_received *req)
+int
+vdpa_vhu_set_channel(struct vhu_session *s, int fd)
 {
-	struct vhu_session *s = req->s;
 	struct vdpa_peer made_by;
 	int old;
 
 	/* Other families do not all keep to MSG_DONTWAIT. */
-	if (!vdpa_vhu_is_stream(req->fds[0]))
+	if (!vdpa_vhu_is_stream(fd)) {
+		(void)vdpa_close_foreign(s->dev->fds, fd);
 		return vdpa_error(EINVAL,
 				  "the file descriptor is no socket of AF_UNIX and SOCK_STREAM");
+	}
 	/* One of an unknown process carries all but doorbells. */
-	(void)vdpa_peer_of_socket(req->fds[0], &made_by);
+	(void)vdpa_peer_of_socket(fd, &made_by);
 	pthread_mutex_lock(&s->dev->lock);
 	old = s->backend_fd;
 	s->channel = made_by;
-	s->backend_fd = take_fd(req, 0);
+	s->backend_fd = fd;
 	pthread_mutex_unlock(&s->dev->lock);
 	(void)vdpa_close_foreign(s->dev->fds, old);
 	return 0;
+}
+
+static int
+set_backend_req_fd(struct vhu_received *req)
+{
+	return vdpa_vhu_set_channel(req->s, take_fd(req, 0));
 }
 
 static int
@@ -474,13 +489,11 @@ set_config(struct vhu_received *req)
 
 /* Queues and size of an inflight area, checked. */
 static int
-check_inflight(struct vhu_received *req)
+check_inflight(const struct vhu_session *s, const struct vhu_inflight *inflight)
 {
-	const struct vhu_inflight *inflight = &req->msg->payload.inflight;
-
-	if (inflight->num_queues == 0 || inflight->num_queues > req->s->nrings)
+	if (inflight->num_queues == 0 || inflight->num_queues > s->nrings)
 		return vdpa_error(EINVAL, "%u queues, the device has %u", inflight->num_queues,
-				  req->s->nrings);
+				  s->nrings);
 	if (inflight->queue_size == 0 || inflight->queue_size > VHU_VRING_NUM_MAX)
 		return vdpa_error(EINVAL, "queue size %u, allowed are 1 to %d",
 				  inflight->queue_size, VHU_VRING_NUM_MAX);
@@ -488,21 +501,20 @@ check_inflight(struct vhu_received *req)
 }
 
 static size_t
-inflight_stride(const struct vhu_received *req)
+inflight_stride(const struct vhu_session *s, const struct vhu_inflight *inflight)
 {
-	uint64_t features = vdpa_consumer_get_features(req->s->consumer);
+	uint64_t features = vdpa_consumer_get_features(s->consumer);
 
 	return vdpa_vhu_inflight_stride((features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0,
-					req->msg->payload.inflight.queue_size);
+					inflight->queue_size);
 }
 
 /* Use the area from now on, or unmap it. */
 static int
-keep_inflight(struct vhu_received *req, struct vhu_shm *area)
+keep_inflight(struct vhu_session *s, const struct vhu_inflight *inflight, struct vhu_shm *area)
 {
-	struct vhu_session *s = req->s;
-	int rc = vdpa_consumer_set_inflight(s->consumer, area->addr, inflight_stride(req),
-					    req->msg->payload.inflight.num_queues);
+	int rc = vdpa_consumer_set_inflight(s->consumer, area->addr, inflight_stride(s, inflight),
+					    inflight->num_queues);
 
 	if (rc < 0) {
 		vdpa_vhu_shm_unmap(area);
@@ -522,17 +534,17 @@ get_inflight_fd(struct vhu_received *req)
 	uint64_t size;
 	int fd, rc;
 
-	rc = check_inflight(req);
+	rc = check_inflight(req->s, inflight);
 	if (rc < 0)
 		return rc;
-	size = inflight_stride(req) * inflight->num_queues;
+	size = inflight_stride(req->s, inflight) * inflight->num_queues;
 	fd = memfd_create("vhost-user-inflight", MFD_CLOEXEC);
 	if (fd < 0)
 		return vdpa_error(errno, "memfd: %m");
 	rc = ftruncate(fd, (off_t)size) < 0 ? vdpa_error(errno, "memfd: %m")
 					    : vdpa_vhu_shm_map(&area, fd, 0, size);
 	if (rc == 0)
-		rc = keep_inflight(req, area);
+		rc = keep_inflight(req->s, inflight, area);
 	if (rc < 0) {
 		close(fd);
 		return rc;
@@ -543,20 +555,25 @@ get_inflight_fd(struct vhu_received *req)
 	return 0;
 }
 
-static int
-set_inflight_fd(struct vhu_received *req)
+int
+vdpa_vhu_set_inflight(struct vhu_session *s, int fd, const struct vhu_inflight *inflight)
 {
-	const struct vhu_inflight *inflight = &req->msg->payload.inflight;
 	struct vhu_shm *area;
-	int rc = check_inflight(req);
+	int rc = check_inflight(s, inflight);
 
 	if (rc < 0)
 		return rc;
-	if (inflight->mmap_size < inflight_stride(req) * inflight->num_queues)
+	if (inflight->mmap_size < inflight_stride(s, inflight) * inflight->num_queues)
 		return vdpa_error(EINVAL, "%" PRIu64 " bytes do not hold %u queues of %u entries",
 				  inflight->mmap_size, inflight->num_queues, inflight->queue_size);
-	rc = vdpa_vhu_shm_map(&area, req->fds[0], inflight->mmap_offset, inflight->mmap_size);
-	return rc < 0 ? rc : keep_inflight(req, area);
+	rc = vdpa_vhu_shm_map(&area, fd, inflight->mmap_offset, inflight->mmap_size);
+	return rc < 0 ? rc : keep_inflight(s, inflight, area);
+}
+
+static int
+set_inflight_fd(struct vhu_received *req)
+{
+	return vdpa_vhu_set_inflight(req->s, req->fds[0], &req->msg->payload.inflight);
 }
 
 static int
@@ -565,8 +582,11 @@ set_status(struct vhu_received *req)
 	if (req->msg->payload.u64 > UINT8_MAX)
 		return vdpa_error(EINVAL, "status 0x%" PRIx64 " is more than 8 bits",
 				  req->msg->payload.u64);
-	if (req->msg->payload.u64 == 0)
+	if (req->msg->payload.u64 == 0) {
 		take_doorbells(req);
+		for (uint16_t i = 0; i < req->s->nrings; i++)
+			vdpa_vhu_kept_drain(req->s, i, false);
+	}
 	vdpa_consumer_set_status(req->s->consumer, (uint8_t)req->msg->payload.u64);
 	/* A start or a stop is complete. */
 	req->rests = req->msg->payload.u64 == 0 ||

@@ -38,7 +38,10 @@ alloc_session(struct vhu_device *dev)
 	s->backend_fd = -1;
 	s->nrings = dev->nvqs;
 	s->calls = calloc(dev->nvqs, sizeof(*s->calls));
-	if (vdpa_vhu_doorbells_init(s) == 0 && s->calls != NULL)
+	if (dev->kept.on)
+		s->kept = vdpa_vhu_kept_session_new(dev->nvqs);
+	if (vdpa_vhu_doorbells_init(s) == 0 && s->calls != NULL &&
+	    (s->kept != NULL || !dev->kept.on))
 		s->consumer = vdpa_consumer_new(dev->vdev, &consumer_ops, s);
 	return s;
 }
@@ -49,6 +52,7 @@ free_session(struct vhu_session *s)
 {
 	if (s == NULL)
 		return;
+	vdpa_vhu_kept_session_free(s->kept);
 	free(s->doorbells);
 	free(s->doorbell_changed);
 	free(s->calls);
@@ -72,6 +76,9 @@ vdpa_vhu_session_new(struct vhu_device *dev, const struct vdpa_peer *peer)
 	}
 	vdpa_consumer_limit_memory(s->consumer, VHU_MEM_SLOTS_MAX);
 	s->peer = *peer;
+	if (s->kept != NULL)
+		(void)vdpa_consumer_set_inflight(s->consumer, dev->kept.areas->addr,
+						 dev->kept.stride, dev->nvqs);
 	return s;
 }
 

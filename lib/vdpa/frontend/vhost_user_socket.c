@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -245,19 +246,29 @@ vdpa_vhu_socket_resume(struct vhu_device *dev)
 		vdpa_event_rearm(&dev->socket.event);
 }
 
+/* A socket of our own, or a former process' one. */
 static int
 listen_at(struct vhu_device *dev)
+{
+	int rc = vdpa_vhu_kept_listener(dev);
+
+	if (rc == 0)
+		return 0;
+	rc = vdpa_vhu_label_begin(dev->files.label);
+	if (rc < 0)
+		return rc;
+	rc = vdpa_listen_open(&dev->socket.listen, dev->path, dev->mode, dev->group, BACKLOG);
+	vdpa_vhu_label_end(dev->files.label);
+	return rc;
+}
+
+/* From now on somebody may connect. */
+static int
+accept_there(struct vhu_device *dev)
 {
 	struct vhu_socket *sock = &dev->socket;
 	int rc;
 
-	rc = vdpa_vhu_label_begin(dev->files.label);
-	if (rc < 0)
-		return rc;
-	rc = vdpa_listen_open(&sock->listen, dev->path, dev->mode, dev->group, BACKLOG);
-	vdpa_vhu_label_end(dev->files.label);
-	if (rc < 0)
-		return rc;
 	sock->event = (struct vdpa_event){.fd = sock->listen.fd,
 					  .events = EPOLLIN | EPOLLONESHOT,
 					  .handler = incoming,
@@ -274,11 +285,24 @@ listen_at(struct vhu_device *dev)
 int
 vdpa_vhu_socket_open(struct vhu_device *dev)
 {
+	bool resumed;
+	int rc;
+
 	dev->socket = (struct vhu_socket){.listen.fd = -1, .retry = {.expired = retry, .arg = dev}};
+	rc = dev->client ? 0 : listen_at(dev);
+	if (rc < 0)
+		return rc;
+	resumed = vdpa_vhu_kept_resume(dev);
+	vdpa_vhu_kept_listens(dev);
+	free(dev->kept.former);
+	dev->kept.former = NULL;
+	if (resumed)
+		(void)vdpa_vhu_conn_resume(dev);
 	if (!dev->client)
-		return listen_at(dev);
+		return accept_there(dev);
 	/* On the loop, as every later attempt. */
-	vdpa_timer_start(&dev->socket.retry, 0);
+	if (!resumed)
+		vdpa_timer_start(&dev->socket.retry, 0);
 	return 0;
 }
 
@@ -286,13 +310,20 @@ void
 vdpa_vhu_socket_close(struct vhu_device *dev)
 {
 	struct vhu_socket *sock = &dev->socket;
+	int fd;
 
 	vdpa_timer_stop(&sock->retry);
 	vdpa_event_del(&sock->event);
-	if (sock->listen.fd < 0)
+	fd = sock->listen.fd;
+	sock->listen.fd = -1;
+	if (fd >= 0 && vdpa_vhu_kept_leaves(dev)) {
+		close(fd);
+		return;
+	}
+	vdpa_vhu_kept_listens_no_more(dev);
+	if (fd < 0)
 		return;
 	vdpa_listen_unlink(&sock->listen);
 	/* Those who were not accepted may have sent something. */
-	(void)vdpa_close_connection(dev->fds, sock->listen.fd);
-	sock->listen.fd = -1;
+	(void)vdpa_close_connection(dev->fds, fd);
 }

@@ -15,6 +15,7 @@
 #include "kept_words.h"
 #include "pci_parent.h"
 #include "registry.h"
+#include "restart.h"
 #include "snapshot.h"
 #include "vdpa_fd.h"
 
@@ -174,7 +175,10 @@ vdpa_dev_add(const char *words)
 	rc = reserve(words, &req);
 	if (rc < 0)
 		return rc;
+	vdpa_restart_set_words(req.name, req.entry->words);
 	rc = make_device(&req);
+	if (rc < 0)
+		vdpa_restart_forget_words(req.name);
 	vdpa_registry_release(req.entry);
 	vdpa_words_free(&req.words);
 	return rc;
@@ -224,6 +228,8 @@ set_attr(struct vdpa_bus_entry *e, struct vdpa_device *vdev, const struct vdpa_w
 	rc = mdev->ops->dev_set_attr(mdev, vdev, &args);
 	vdpa_device_unlock(vdev);
 	if (rc == 0) {
+		if (kept != NULL)
+			vdpa_restart_set_words(vdev->name, kept);
 		vdpa_bus_set_words(e, kept);
 		vdpa_snapshot_refresh(vdev);
 	} else {

@@ -25,6 +25,7 @@
 #include "pci_name.h"
 #include "pci_parent.h"
 #include "registry.h"
+#include "restart.h"
 #include "tree.h"
 #include "vdpa_error.h"
 #include "vdpa_log.h"
@@ -234,6 +235,7 @@ vdpa_registry_remove(struct vdpa_bus_entry *e, struct vdpa_device *vdev)
 		vdev->mdev->ops->dev_del(vdev->mdev, vdev);
 	else
 		vdpa_unregister_device(vdev);
+	vdpa_restart_forget_words(vdev->name);
 	vdpa_put_device(vdev);
 	vdpa_registry_release(e);
 }

@@ -20,6 +20,7 @@
 #include "device_priv.h"
 #include "saved_state.h"
 #include "steps.h"
+#include "tlv.h"
 #include "virtio_type.h"
 
 static const uint8_t magic[8] = {'u', 'v', 'd', 'p', 'a', 'd', 'e', 'v'};
@@ -37,11 +38,8 @@ enum record_type {
 	RECORD_TYPES,
 };
 
-#define HEADER_SIZE   16
-#define RECORD_HEADER 8
-#define QUEUE_SIZE    12
-/* Flag of a record: a reader that does not know its type must not go on. */
-#define RECORD_NEEDED 1
+#define HEADER_SIZE 16
+#define QUEUE_SIZE  12
 
 /* Of each type: its name, its length (0: any), and which field of the configuration it is. */
 static const struct {
@@ -61,29 +59,6 @@ static const struct {
 };
 
 /* Writing. */
-
-static uint8_t *
-put(uint8_t *p, uint64_t value, unsigned int bytes)
-{
-	for (unsigned int i = 0; i < bytes; i++)
-		*p++ = (uint8_t)(value >> 8 * i);
-	return p;
-}
-
-static uint8_t *
-put_record(uint8_t *p, enum record_type type, size_t len)
-{
-	p = put(p, type, 2);
-	p = put(p, RECORD_NEEDED, 2);
-	return put(p, len, 4);
-}
-
-static uint8_t *
-put_value(uint8_t *p, enum record_type type, uint64_t value)
-{
-	p = put_record(p, type, records[type].len);
-	return put(p, value, records[type].len);
-}
 
 static unsigned int
 count_known(const struct vdpa_saved_state *s)
@@ -109,63 +84,68 @@ vdpa_saved_state_size(const struct vdpa_saved_state *s)
 	for (unsigned int type = RECORD_DEVICE; type < RECORD_TYPES; type++)
 		if (records[type].len != 0 &&
 		    (records[type].field == 0 || (s->has & records[type].field) != 0))
-			size += RECORD_HEADER + records[type].len;
-	size += RECORD_HEADER + queues_size(s);
+			size += VDPA_TLV_HEADER + records[type].len;
+	size += VDPA_TLV_HEADER + queues_size(s);
 	if (s->driver_len > 0)
-		size += RECORD_HEADER + s->driver_len;
+		size += VDPA_TLV_HEADER + s->driver_len;
 	return size;
+}
+
+/* The buffer has room for all of them. */
+static void
+put_value(struct vdpa_tlv_buf *buf, enum record_type type, uint64_t value)
+{
+	vdpa_tlv_put_number(buf, type, VDPA_TLV_CRITICAL, value, records[type].len);
+}
+
+static void
+put_queues(struct vdpa_tlv_buf *buf, const struct vdpa_saved_state *s)
+{
+	uint8_t queues[VDPA_VQ_MAX * QUEUE_SIZE], *p = queues;
+
+	for (unsigned int i = 0; i < RTE_DIM(s->vqs); i++) {
+		if (!s->vqs[i].known)
+			continue;
+		p = vdpa_le_put(p, i, 2);
+		p = vdpa_le_put(p, 0, 2);
+		p = vdpa_le_put(p, s->vqs[i].num, 4);
+		p = vdpa_le_put(p, s->vqs[i].base, 4);
+	}
+	vdpa_tlv_put(buf, RECORD_QUEUES, VDPA_TLV_CRITICAL, queues, (uint32_t)(p - queues));
 }
 
 void
 vdpa_saved_state_write(const struct vdpa_saved_state *s, uint8_t *p)
 {
+	size_t size = vdpa_saved_state_size(s) - HEADER_SIZE;
+	struct vdpa_tlv_buf buf = {.data = p + HEADER_SIZE, .size = size};
+	uint8_t device[10];
+
 	memcpy(p, magic, sizeof(magic));
-	p = put(p + sizeof(magic), VDPA_SAVED_VERSION, 4);
-	p = put(p, vdpa_saved_state_size(s) - HEADER_SIZE, 4);
-	p = put_record(p, RECORD_DEVICE, records[RECORD_DEVICE].len);
-	p = put(p, s->device_id, 4);
-	p = put(p, s->config_size, 4);
-	p = put(p, s->data_vqs, 2);
-	p = put_value(p, RECORD_FEATURES, s->features);
-	if ((s->has & VDPA_SAVED_MAC) != 0) {
-		p = put_record(p, RECORD_MAC, sizeof(s->mac));
-		memcpy(p, s->mac, sizeof(s->mac));
-		p += sizeof(s->mac);
-	}
+	p = vdpa_le_put(p + sizeof(magic), VDPA_SAVED_VERSION, 4);
+	vdpa_le_put(p, size, 4);
+	p = vdpa_le_put(device, s->device_id, 4);
+	p = vdpa_le_put(p, s->config_size, 4);
+	vdpa_le_put(p, s->data_vqs, 2);
+	vdpa_tlv_put(&buf, RECORD_DEVICE, VDPA_TLV_CRITICAL, device, sizeof(device));
+	put_value(&buf, RECORD_FEATURES, s->features);
+	if ((s->has & VDPA_SAVED_MAC) != 0)
+		vdpa_tlv_put(&buf, RECORD_MAC, VDPA_TLV_CRITICAL, s->mac, sizeof(s->mac));
 	if ((s->has & VDPA_SAVED_PAIRS) != 0)
-		p = put_value(p, RECORD_PAIRS, s->max_pairs);
+		put_value(&buf, RECORD_PAIRS, s->max_pairs);
 	if ((s->has & VDPA_SAVED_MTU) != 0)
-		p = put_value(p, RECORD_MTU, s->mtu);
+		put_value(&buf, RECORD_MTU, s->mtu);
 	if ((s->has & VDPA_SAVED_CAPACITY) != 0)
-		p = put_value(p, RECORD_CAPACITY, s->capacity);
+		put_value(&buf, RECORD_CAPACITY, s->capacity);
 	if ((s->has & VDPA_SAVED_BLK_SIZE) != 0)
-		p = put_value(p, RECORD_BLK_SIZE, s->blk_size);
-	p = put_record(p, RECORD_QUEUES, queues_size(s));
-	for (unsigned int i = 0; i < RTE_DIM(s->vqs); i++) {
-		if (!s->vqs[i].known)
-			continue;
-		p = put(p, i, 2);
-		p = put(p, 0, 2);
-		p = put(p, s->vqs[i].num, 4);
-		p = put(p, s->vqs[i].base, 4);
-	}
-	if (s->driver_len > 0) {
-		p = put_record(p, RECORD_DRIVER, s->driver_len);
-		memcpy(p, s->driver, s->driver_len);
-	}
+		put_value(&buf, RECORD_BLK_SIZE, s->blk_size);
+	put_queues(&buf, s);
+	if (s->driver_len > 0)
+		vdpa_tlv_put(&buf, RECORD_DRIVER, VDPA_TLV_CRITICAL, s->driver,
+			     (uint32_t)s->driver_len);
 }
 
 /* Reading. */
-
-static uint64_t
-get(const uint8_t *p, unsigned int bytes)
-{
-	uint64_t value = 0;
-
-	for (unsigned int i = 0; i < bytes; i++)
-		value |= (uint64_t)p[i] << 8 * i;
-	return value;
-}
 
 static int
 read_queues(struct vdpa_saved_state *s, const uint8_t *p, uint32_t len)
@@ -176,15 +156,15 @@ read_queues(struct vdpa_saved_state *s, const uint8_t *p, uint32_t len)
 				  "multiple of %u",
 				  len, QUEUE_SIZE);
 	for (uint32_t at = 0; at < len; at += QUEUE_SIZE) {
-		uint16_t idx = (uint16_t)get(p + at, 2);
+		uint16_t idx = (uint16_t)vdpa_le_get(p + at, 2);
 
 		if (idx >= RTE_DIM(s->vqs) || s->vqs[idx].known)
 			return vdpa_error(EPROTO,
 					  "queue %u of the state comes twice, or is more than %zu",
 					  idx, RTE_DIM(s->vqs) - 1);
 		s->vqs[idx].known = true;
-		s->vqs[idx].num = (uint32_t)get(p + at + 4, 4);
-		s->vqs[idx].base = (uint32_t)get(p + at + 8, 4);
+		s->vqs[idx].num = (uint32_t)vdpa_le_get(p + at + 4, 4);
+		s->vqs[idx].base = (uint32_t)vdpa_le_get(p + at + 8, 4);
 	}
 	return 0;
 }
@@ -195,27 +175,27 @@ read_record(struct vdpa_saved_state *s, enum record_type type, const uint8_t *p,
 	s->has |= records[type].field;
 	switch (type) {
 	case RECORD_DEVICE:
-		s->device_id = (uint32_t)get(p, 4);
-		s->config_size = (uint32_t)get(p + 4, 4);
-		s->data_vqs = (uint16_t)get(p + 8, 2);
+		s->device_id = (uint32_t)vdpa_le_get(p, 4);
+		s->config_size = (uint32_t)vdpa_le_get(p + 4, 4);
+		s->data_vqs = (uint16_t)vdpa_le_get(p + 8, 2);
 		break;
 	case RECORD_FEATURES:
-		s->features = get(p, len);
+		s->features = vdpa_le_get(p, len);
 		break;
 	case RECORD_MAC:
 		memcpy(s->mac, p, sizeof(s->mac));
 		break;
 	case RECORD_PAIRS:
-		s->max_pairs = (uint16_t)get(p, len);
+		s->max_pairs = (uint16_t)vdpa_le_get(p, len);
 		break;
 	case RECORD_MTU:
-		s->mtu = (uint16_t)get(p, len);
+		s->mtu = (uint16_t)vdpa_le_get(p, len);
 		break;
 	case RECORD_CAPACITY:
-		s->capacity = get(p, len);
+		s->capacity = vdpa_le_get(p, len);
 		break;
 	case RECORD_BLK_SIZE:
-		s->blk_size = (uint32_t)get(p, len);
+		s->blk_size = (uint32_t)vdpa_le_get(p, len);
 		break;
 	case RECORD_QUEUES:
 		return read_queues(s, p, len);
@@ -229,51 +209,38 @@ read_record(struct vdpa_saved_state *s, enum record_type type, const uint8_t *p,
 	return 0;
 }
 
+/* A record of a type that is known here. */
+static int
+read_known(struct vdpa_saved_state *s, const struct vdpa_tlv *tlv, uint32_t *seen)
+{
+	if ((*seen & 1u << tlv->type) != 0)
+		return vdpa_error(EPROTO, "the record '%s' of the state comes twice",
+				  records[tlv->type].name);
+	if (records[tlv->type].len != 0 && tlv->len != records[tlv->type].len)
+		return vdpa_error(EPROTO, "the record '%s' of the state has %u bytes, expected %u",
+				  records[tlv->type].name, tlv->len, records[tlv->type].len);
+	*seen |= 1u << tlv->type;
+	return read_record(s, tlv->type, tlv->data, tlv->len);
+}
+
 static int
 read_records(struct vdpa_saved_state *s, const uint8_t *p, size_t left)
 {
+	struct vdpa_tlv_reader reader = {.data = p, .left = left, .what = "the state"};
+	struct vdpa_tlv tlv;
 	uint32_t seen = 0;
+	int rc;
 
-	while (left > 0) {
-		uint16_t type, flags;
-		uint32_t len;
-		int rc;
-
-		if (left < RECORD_HEADER)
-			return vdpa_error(EPROTO,
-					  "the state ends with %zu bytes that are no record", left);
-		type = (uint16_t)get(p, 2);
-		flags = (uint16_t)get(p + 2, 2);
-		len = (uint32_t)get(p + 4, 4);
-		p += RECORD_HEADER;
-		left -= RECORD_HEADER;
-		if (len > left)
-			return vdpa_error(EPROTO,
-					  "record %u of the state has %u bytes, and %zu are left",
-					  type, len, left);
-		if (type == 0 || type >= RECORD_TYPES) {
-			if ((flags & RECORD_NEEDED) != 0)
-				return vdpa_error(
-					EPROTO,
-					"record %u of the state is of a later version and "
-					"must be known; known are 1 to %u",
-					type, RECORD_TYPES - 1);
-		} else if ((seen & 1u << type) != 0) {
-			return vdpa_error(EPROTO, "the record '%s' of the state comes twice",
-					  records[type].name);
-		} else if (records[type].len != 0 && len != records[type].len) {
-			return vdpa_error(EPROTO,
-					  "the record '%s' of the state has %u bytes, expected %u",
-					  records[type].name, len, records[type].len);
-		} else {
-			rc = read_record(s, type, p, len);
-			if (rc < 0)
-				return rc;
-			seen |= 1u << type;
-		}
-		p += len;
-		left -= len;
+	while ((rc = vdpa_tlv_next(&reader, &tlv)) > 0) {
+		if (tlv.type == 0 || tlv.type >= RECORD_TYPES)
+			rc = vdpa_tlv_unknown(&reader, &tlv, RECORD_TYPES - 1);
+		else
+			rc = read_known(s, &tlv, &seen);
+		if (rc < 0)
+			break;
 	}
+	if (rc < 0)
+		return rc;
 	for (unsigned int type = RECORD_DEVICE; type < RECORD_TYPES; type++)
 		if ((seen & 1u << type) == 0 && records[type].field == 0 && type != RECORD_DRIVER)
 			return vdpa_error(EPROTO, "the state has no record '%s'",
@@ -294,8 +261,8 @@ vdpa_saved_state_read(struct vdpa_saved_state *s, const uint8_t *buf, size_t len
 				  HEADER_SIZE);
 	if (memcmp(buf, magic, sizeof(magic)) != 0)
 		return vdpa_error(EPROTO, "the state is none of this framework's");
-	version = (uint32_t)get(buf + 8, 4);
-	follows = (uint32_t)get(buf + 12, 4);
+	version = (uint32_t)vdpa_le_get(buf + 8, 4);
+	follows = (uint32_t)vdpa_le_get(buf + 12, 4);
 	if (version != VDPA_SAVED_VERSION)
 		return vdpa_error(EPROTO, "the state has version %u, this build reads version %d",
 				  version, VDPA_SAVED_VERSION);

@@ -7,9 +7,8 @@
  * on from it. saved_state.c; the driver's own part is device_state.c.
  *
  * The stream, little endian: a header of 16 bytes (8 of magic, u32 version, u32 bytes that follow),
- * then records of u16 type, u16 flags, u32 length and so many bytes. A record that a reader does
- * not know is skipped, unless its flags say that it must be known. What is new in a later version
- * is such a record; the version changes only when an old reader would go wrong.
+ * then records as in tlv.h. What is new in a later version is such a record; the version changes
+ * only when an old reader would go wrong.
  */
 
 #ifndef VDPA_SAVED_STATE_H

@@ -146,6 +146,31 @@ vdpa_vq_inflight_store(const struct vdpa_vq_inflight *inflight, uint32_t num, ui
 	return 0;
 }
 
+unsigned int
+vdpa_vq_inflight_count(const struct vdpa_vq_inflight *inflight, bool packed, uint32_t num,
+		       uint64_t below, uint64_t *next)
+{
+	const struct inflight_split *split = inflight->addr;
+	const struct inflight_packed *ring = inflight->addr;
+	uint64_t last = 0;
+	unsigned int n = 0;
+
+	if (inflight->size < vdpa_vq_inflight_size(packed, num))
+		num = 0;
+	for (uint32_t i = 0; i < num; i++) {
+		const uint64_t *at = packed ? &ring->desc[i].counter : &split->desc[i].counter;
+		const uint8_t *flag = packed ? &ring->desc[i].inflight : &split->desc[i].inflight;
+		bool taken = __atomic_load_n(flag, __ATOMIC_ACQUIRE) != 0;
+		uint64_t counter = __atomic_load_n(at, __ATOMIC_RELAXED);
+
+		n += taken && counter < below;
+		last = RTE_MAX(last, counter);
+	}
+	if (next != NULL)
+		*next = last + 1;
+	return n;
+}
+
 static int
 split_recover(struct vdpa_virtqueue *vq, struct vdpa_vq_tracker *t, struct vdpa_vq_state *state)
 {

@@ -103,6 +103,15 @@ size_t vdpa_vq_inflight_size(bool packed, uint32_t num);
 int vdpa_vq_inflight_store(const struct vdpa_vq_inflight *inflight, uint32_t num, uint16_t used,
 			   const uint16_t *heads, unsigned int n);
 
+/**
+ * How many chains an area of num entries says to be taken and not returned, of those that were
+ * taken before the one with the number `below` (UINT64_MAX: of all). From any thread, also while
+ * the virtqueue runs.
+ * @param next  receives the number that the next chain is to have; NULL: nobody asks.
+ */
+unsigned int vdpa_vq_inflight_count(const struct vdpa_vq_inflight *inflight, bool packed,
+				    uint32_t num, uint64_t below, uint64_t *next);
+
 /** What vdpa_vq_setup() needs. */
 struct vdpa_vq_params {
 	uint64_t features; /**< negotiated; the ring's bits are looked at, others ignored */

@@ -398,6 +398,17 @@ blk_stats(struct sim_device *dev, struct vdpa_stat *stats, unsigned int n)
 	return count;
 }
 
+static int
+blk_can_restart(struct sim_device *dev)
+{
+	const struct sim_blk *blk = dev->priv;
+
+	if (blk->be->outlives)
+		return 0;
+	return vdpa_error(EOPNOTSUPP, "the disk of backend %s ends with the process",
+			  blk->be->ops->name);
+}
+
 const struct sim_class sim_blk_class = {
 	.name = "sim_blk",
 	.help = "simulated block device",
@@ -420,6 +431,7 @@ const struct sim_class sim_blk_class = {
 	.set_config = blk_set_config,
 	.save_state = blk_save_state,
 	.load_state = blk_load_state,
+	.can_restart = blk_can_restart,
 	.vq_stats = blk_vq_stats,
 	.stats = blk_stats,
 };

@@ -74,6 +74,7 @@ struct sim_blk_backend {
 	bool can_discard;
 	bool can_write_zeroes;
 	bool may_unmap;		 /**< WRITE_ZEROES with unmap does deallocate */
+	bool outlives;		 /**< another process finds the same sectors, once opened anew */
 	uint32_t max_discard;	 /**< sectors in one DISCARD */
 	uint32_t max_write_zero; /**< sectors in one WRITE_ZEROES */
 };

@@ -250,6 +250,7 @@ sim_blk_file_open(const struct sim_blk_backend_params *params, struct sim_blk_ba
 		goto close_file;
 
 	file->be.ops = &sim_blk_file_ops;
+	file->be.outlives = true;
 	file->be.max_discard = FILE_MAX_DISCARD;
 	file->be.max_write_zero = FILE_MAX_WRITE_ZERO;
 	if (!params->read_only) {

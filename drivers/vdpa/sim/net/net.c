@@ -548,6 +548,14 @@ net_stats(struct sim_device *dev, struct vdpa_stat *stats, unsigned int n)
 	return sim_stat(stats, n, i, "announces", &nd->announces);
 }
 
+/* What the guest sets by the control queue is the front end's to look at: where that keeps the
+ * queue, all of the device is in its words. */
+static int
+net_can_restart(struct sim_device *dev)
+{
+	return 0;
+}
+
 const struct sim_class sim_net_class = {
 	.name = "sim_net",
 	.help = "simulated network device",
@@ -577,4 +585,5 @@ const struct sim_class sim_net_class = {
 	.announce = net_announce,
 	.save_state = net_save_state,
 	.load_state = net_load_state,
+	.can_restart = net_can_restart,
 };

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Devices that outlive the daemon, where --keep says in which store. What a former daemon has left
+ * is made first, by the words that it had; the configuration has a say in whether it may go on.
+ */
+
+#include <errno.h>
+
+#include <vdpa.h>
+#include <vdpa_restart.h>
+
+#include "config_file.h"
+#include "log.h"
+#include "restart.h"
+
+int
+app_restart_begin(const struct app_options *opts)
+{
+	int rc = opts->keep != NULL ? vdpa_restart_begin(opts->keep) : 0;
+
+	if (rc < 0)
+		app_log(LOG_ERR, NULL, "keep: %s", vdpa_error_message());
+	return rc;
+}
+
+static int
+take_over(const char *name, const char *words, void *arg)
+{
+	const struct app_options *opts = arg;
+	const struct app_dev *dev = app_config_find(&opts->config, name);
+	int rc = dev != NULL ? vdpa_words_compare(words, dev->words, NULL) : VDPA_WORDS_SAME;
+
+	if (rc == -ENOMEM)
+		return rc;
+	if (rc != VDPA_WORDS_SAME) {
+		app_log(LOG_WARNING, name, "restart: %s: does not go on: its words have changed",
+			name);
+		vdpa_restart_drop(name);
+		return 0;
+	}
+	if (vdpa_dev_add(words) < 0) {
+		app_log(LOG_ERR, name, "restart: %s: does not go on: %s", name,
+			vdpa_error_message());
+		vdpa_restart_drop(name);
+	}
+	return 0;
+}
+
+int
+app_restart_take_over(const struct app_options *opts)
+{
+	int rc = 0;
+
+	if (opts->keep != NULL)
+		rc = vdpa_restart_each(take_over, (void *)(uintptr_t)opts);
+	if (rc < 0)
+		app_log(LOG_ERR, NULL, "restart: %s", vdpa_error_message());
+	return rc;
+}
+
+void
+app_restart_settle(const struct app_options *opts)
+{
+	unsigned int n;
+
+	if (opts->keep == NULL)
+		return;
+	n = vdpa_restart_settle();
+	app_log(LOG_INFO, NULL, "took over %u device%s", n, n == 1 ? "" : "s");
+}
+
+void
+app_restart_leave(const struct app_options *opts)
+{
+	unsigned int n;
+
+	if (opts->keep == NULL)
+		return;
+	n = vdpa_restart_leave();
+	app_log(LOG_INFO, NULL, "leaves %u device%s to the next process", n, n == 1 ? "" : "s");
+}

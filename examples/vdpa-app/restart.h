@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* Devices that outlive the daemon: --keep. */
+
+#ifndef APP_RESTART_H
+#define APP_RESTART_H
+
+#include "options.h"
+
+/* Before EAL: reach the store. 0, or a negative errno with one line in the log. */
+int app_restart_begin(const struct app_options *opts);
+
+/* Make the devices that a former process has left, before those of the configuration: one whose
+ * words have changed is not made, and one line says so. 0, or -ENOMEM with one line. */
+int app_restart_take_over(const struct app_options *opts);
+/* Behind app_made_start(): what nobody has made ends. */
+void app_restart_settle(const struct app_options *opts);
+
+/* The daemon ends by SIGTERM: devices are left to the next one, where they are kept. */
+void app_restart_leave(const struct app_options *opts);
+
+#endif /* APP_RESTART_H */

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * A connection that outlives the process (vhost_user_kept.c): what of a device is kept beside the
+ * record of what its front end has said (vhost_user_record.h), and how the next process goes on.
+ *
+ * Nothing here is for the control loop, since the store is waited for. What a connection has is its
+ * job's, or whoever makes or ends it.
+ */
+
+#ifndef VHOST_USER_KEPT_H
+#define VHOST_USER_KEPT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+#include "vhost_user_record.h"
+
+struct vhu_conn;
+struct vhu_device;
+struct vhu_msg;
+struct vhu_shm;
+struct vhu_wire;
+
+/* What of a device is kept, beside its session's. */
+struct vhu_kept {
+	bool on;   /* it goes on in the next process */
+	bool said; /* that its connection does not was logged */
+	/* The connection's bytes; inflight areas for front ends that have none. */
+	struct vhu_shm *wire_file, *areas;
+	struct vhu_wire *wire;	   /* in wire_file */
+	size_t stride;		   /* bytes of an area */
+	uint64_t serial;	   /* of the connection: in the names of its descriptors */
+	struct vhu_record *former; /* of the process before; NULL: none */
+};
+
+/* Errors are negative, with vdpa_error_message(). */
+
+/* Once its words are known, before its socket is there: keep the device, where the process keeps
+ * devices and this one can be. One that cannot be kept is served as ever, and one line says why. */
+void vdpa_vhu_kept_init(struct vhu_device *dev);
+/* The last of these. */
+void vdpa_vhu_kept_fini(struct vhu_device *dev);
+/* Whether the process ends and leaves the device, its socket and its connection to the next one. */
+bool vdpa_vhu_kept_leaves(const struct vhu_device *dev);
+/* The device is deleted: forget it, unless it is left to the next process. */
+void vdpa_vhu_kept_end(struct vhu_device *dev);
+/* It is not kept from now on: logged with the reason. */
+void vdpa_vhu_kept_stop(struct vhu_device *dev, const char *why);
+
+/* The listening socket of a former process, into dev->socket.listen; -ENOENT: there is none. */
+int vdpa_vhu_kept_listener(struct vhu_device *dev);
+/* The device listens, or waits to connect; it does no more. */
+void vdpa_vhu_kept_listens(struct vhu_device *dev);
+void vdpa_vhu_kept_listens_no_more(struct vhu_device *dev);
+
+/* Go on with the connection of a former process, before there is another. True: it is there, with
+ * its session, and its job is to run. */
+bool vdpa_vhu_kept_resume(struct vhu_device *dev);
+/* A new connection, with its session; its end, behind which nobody finds the session. */
+void vdpa_vhu_kept_connected(struct vhu_device *dev);
+void vdpa_vhu_kept_disconnected(struct vhu_device *dev, const struct vhu_kept_session *s);
+
+/* Look at what has come, as recvmsg(2): nothing leaves the socket, and the descriptors are in the
+ * store. Then take the n bytes of it, with nfds descriptors that are of the message that begins at
+ * this place of conn->input. False: the connection is not worth going on. */
+ssize_t vdpa_vhu_kept_look(struct vhu_conn *conn, struct msghdr *hdr);
+bool vdpa_vhu_kept_take(struct vhu_conn *conn, size_t n, unsigned int nfds, size_t message);
+/* vdpa_vhu_send() of the reply to the message that was recorded last. */
+ssize_t vdpa_vhu_kept_reply(struct vhu_conn *conn, const struct vhu_msg *msg, int fd);
+
+/*
+ * A ring with an area of ours is to stop, and the area goes no further: wait until what a former
+ * process had under way there is done; all: until nothing is under way. For a bounded time, and as
+ * long as the device has the ring.
+ */
+void vdpa_vhu_kept_drain(struct vhu_session *s, uint16_t idx, bool all);
+
+/* Descriptors of the connection in the store. One of ours, which goes with the reply to the message
+ * at hand; one of a former process, to be closed. */
+int vdpa_vhu_kept_own_fd(struct vhu_device *dev, int fd, vhu_kept_id *id);
+int vdpa_vhu_kept_take_fd(struct vhu_device *dev, vhu_kept_id id);
+void vdpa_vhu_kept_del_fd(struct vhu_device *dev, vhu_kept_id id);
+/* The name of the n-th descriptor, from 0, of the read that is looked at. */
+vhu_kept_id vdpa_vhu_kept_fd_id(const struct vhu_device *dev, unsigned int n);
+
+#endif /* VHOST_USER_KEPT_H */

@@ -1,0 +1,666 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * What the process keeps for the next one, and what it finds of a former one. Owns the store, the
+ * journal and the words of devices. One lock guards all of it; it is innermost, and held while the
+ * store is waited for.
+ */
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/queue.h>
+#include <unistd.h>
+
+#include "error_priv.h"
+#include "restart.h"
+#include "tlv.h"
+#include "vdpa_error.h"
+#include "vdpa_journal.h"
+#include "vdpa_keep.h"
+#include "vdpa_log.h"
+#include "vdpa_restart.h"
+
+/* Records of a device begin with its words; what follows is its front end's. */
+#define TYPE_WORDS 1
+
+#define DEVICES_MAX  4096
+#define JOURNAL_NAME "journal"
+/* The words take part of a slot: a line of a configuration file at most. */
+#define SLOT_SIZE    (VDPA_RESTART_RECORD_MAX + 16384u)
+
+/* A device of this process. */
+struct device {
+	char *name;
+	char *words;
+	bool written; /* its record is this process' */
+	/* What this process has put into the store; vdpa_keep.h lists a former one's alone. */
+	char (*put)[VDPA_RESTART_WHAT_MAX];
+	unsigned int nput, room;
+	TAILQ_ENTRY(device) next;
+};
+
+static struct {
+	pthread_mutex_t lock;
+	struct vdpa_keep *keep; /* NULL: nothing is kept */
+	struct vdpa_journal *journal;
+	bool failed; /* the store: it was said, and nothing is kept any more */
+	bool leaves;
+	unsigned int taken; /* devices of a former process */
+	TAILQ_HEAD(, device) devices;
+	uint8_t *slot; /* SLOT_SIZE bytes, for records that are put together */
+} state = {.lock = PTHREAD_MUTEX_INITIALIZER, .devices = TAILQ_HEAD_INITIALIZER(state.devices)};
+
+static void
+lock(void)
+{
+	pthread_mutex_lock(&state.lock);
+}
+
+static void
+unlock(void)
+{
+	pthread_mutex_unlock(&state.lock);
+}
+
+bool
+vdpa_restart_is_on(void)
+{
+	bool on;
+
+	lock();
+	on = state.keep != NULL && !state.failed;
+	unlock();
+	return on;
+}
+
+bool
+vdpa_restart_leaves(void)
+{
+	return __atomic_load_n(&state.leaves, __ATOMIC_ACQUIRE);
+}
+
+/* Under the lock, as all that follow up to the calls. */
+
+static struct device *
+find(const char *name)
+{
+	struct device *d;
+
+	TAILQ_FOREACH (d, &state.devices, next)
+		if (strcmp(d->name, name) == 0)
+			return d;
+	return NULL;
+}
+
+static int
+not_kept(void)
+{
+	return vdpa_error(EPIPE, "nothing is kept for the next process");
+}
+
+/* The store does not keep any more, so what the journal says of it is worth nothing. */
+static int
+store_failed(int rc)
+{
+	if (!state.failed)
+		VDPA_LOG(ERR,
+			 "restart: nothing is kept for the next process any more, devices go on "
+			 "here: %s",
+			 vdpa_error_message());
+	state.failed = true;
+	return rc;
+}
+
+static void
+full_name(char buf[VDPA_KEEP_NAME_MAX + 1], const char *device, const char *what)
+{
+	snprintf(buf, VDPA_KEEP_NAME_MAX + 1, "%s:%s", device, what);
+}
+
+/* The part of a store's name behind the device's; NULL: it is of another one. */
+static const char *
+what_of(const char *name, const char *device)
+{
+	size_t len = strlen(device);
+
+	return strncmp(name, device, len) == 0 && name[len] == ':' ? name + len + 1 : NULL;
+}
+
+static unsigned int
+find_put(const struct device *d, const char *what)
+{
+	unsigned int i = 0;
+
+	while (i < d->nput && strcmp(d->put[i], what) != 0)
+		i++;
+	return i;
+}
+
+static int
+note_put(struct device *d, const char *what)
+{
+	if (strlen(what) >= VDPA_RESTART_WHAT_MAX)
+		return vdpa_error(EINVAL, "%s: '%s' is too long", d->name, what);
+	if (find_put(d, what) < d->nput)
+		return 0;
+	if (d->nput == d->room) {
+		unsigned int room = d->room * 2 + 16;
+		void *put = reallocarray(d->put, room, sizeof(d->put[0]));
+
+		if (put == NULL)
+			return vdpa_error(ENOMEM, "out of memory");
+		d->put = put;
+		d->room = room;
+	}
+	strcpy(d->put[d->nput++], what);
+	return 0;
+}
+
+static void
+note_del(struct device *d, const char *what)
+{
+	unsigned int i = find_put(d, what);
+
+	if (i < d->nput)
+		memmove(d->put[i], d->put[--d->nput], sizeof(d->put[0]));
+}
+
+static void
+drop_put(struct device *d)
+{
+	char name[VDPA_KEEP_NAME_MAX + 1];
+
+	for (unsigned int i = 0; i < d->nput; i++) {
+		full_name(name, d->name, d->put[i]);
+		(void)vdpa_keep_del(state.keep, name);
+	}
+	d->nput = 0;
+}
+
+struct prune {
+	const char *device; /* NULL: any */
+	bool (*wanted)(const char *what, void *arg);
+	void *arg;
+};
+
+static int
+prune_one(const char *name, void *arg)
+{
+	const struct prune *p = arg;
+	const char *what = p->device != NULL ? what_of(name, p->device) : name;
+
+	if (what != NULL && strcmp(name, JOURNAL_NAME) != 0 &&
+	    (p->wanted == NULL || !p->wanted(what, p->arg)))
+		(void)vdpa_keep_del(state.keep, name);
+	return 0;
+}
+
+static void
+prune(const struct prune *p)
+{
+	if (state.keep != NULL && !state.failed)
+		(void)vdpa_keep_for_each(state.keep, prune_one, (void *)(uintptr_t)p);
+}
+
+/* The record with the words in front. */
+static int
+write_record(struct device *d, const void *record, size_t len)
+{
+	struct vdpa_tlv_buf buf = {.data = state.slot, .size = SLOT_SIZE};
+	int rc;
+
+	(void)vdpa_tlv_put(&buf, TYPE_WORDS, VDPA_TLV_CRITICAL, d->words,
+			   (uint32_t)strlen(d->words));
+	if (buf.overflow || len > buf.size - buf.len)
+		return vdpa_error(EMSGSIZE, "%s: %zu bytes of state are more than are kept",
+				  d->name, len);
+	memcpy(buf.data + buf.len, record, len);
+	rc = vdpa_journal_write(state.journal, d->name, buf.data, buf.len + len);
+	if (rc == 0)
+		d->written = true;
+	return rc;
+}
+
+/* A record that is in the journal: its words, and where what follows begins. All of it lies in
+ * state.slot. */
+static int
+read_record(const char *device, struct vdpa_tlv *words, struct vdpa_tlv_reader *rest)
+{
+	int len = vdpa_journal_read(state.journal, device, state.slot, SLOT_SIZE);
+
+	if (len < 0)
+		return len;
+	*rest = (struct vdpa_tlv_reader){
+		.data = state.slot, .left = (size_t)len, .what = "the record"};
+	if (vdpa_tlv_next(rest, words) != 1 || words->type != TYPE_WORDS || words->len == 0 ||
+	    memchr(words->data, '\0', words->len) != NULL)
+		return vdpa_error(EPROTO, "%s: its record does not begin with its words", device);
+	return 0;
+}
+
+/* Calls. */
+
+void
+vdpa_restart_set_words(const char *device, const char *words)
+{
+	struct vdpa_tlv_reader rest;
+	struct vdpa_tlv old;
+	struct device *d;
+	char *copy;
+
+	if (!vdpa_restart_is_on())
+		return;
+	copy = strdup(words);
+	lock();
+	d = find(device);
+	if (d == NULL && copy != NULL) {
+		d = calloc(1, sizeof(*d));
+		if (d != NULL)
+			d->name = strdup(device);
+		if (d != NULL && d->name != NULL) {
+			TAILQ_INSERT_TAIL(&state.devices, d, next);
+		} else {
+			free(d);
+			d = NULL;
+		}
+	}
+	if (d == NULL || copy == NULL) {
+		free(copy);
+		VDPA_LOG(ERR, "%s: restart: out of memory: it is not kept", device);
+		unlock();
+		return;
+	}
+	free(d->words);
+	d->words = copy;
+	if (d->written && read_record(device, &old, &rest) == 0) {
+		uint8_t *record = malloc(rest.left);
+
+		if (record != NULL) {
+			memcpy(record, rest.data, rest.left);
+			if (write_record(d, record, rest.left) < 0)
+				VDPA_LOG(ERR, "%s: restart: %s", device, vdpa_error_message());
+		}
+		free(record);
+	}
+	unlock();
+}
+
+void
+vdpa_restart_forget_words(const char *device)
+{
+	struct device *d;
+
+	lock();
+	d = find(device);
+	if (d != NULL) {
+		TAILQ_REMOVE(&state.devices, d, next);
+		free(d->name);
+		free(d->words);
+		free(d->put);
+		free(d);
+	}
+	unlock();
+}
+
+int
+vdpa_restart_put(const char *device, const char *what, int fd)
+{
+	char name[VDPA_KEEP_NAME_MAX + 1];
+	struct device *d;
+	int rc;
+
+	full_name(name, device, what);
+	lock();
+	d = find(device);
+	if (state.keep == NULL || state.failed || d == NULL)
+		rc = not_kept();
+	else
+		rc = note_put(d, what);
+	if (rc == 0) {
+		rc = vdpa_keep_put(state.keep, name, fd);
+		if (rc < 0)
+			store_failed(rc);
+	}
+	unlock();
+	return rc;
+}
+
+void
+vdpa_restart_del(const char *device, const char *what)
+{
+	char name[VDPA_KEEP_NAME_MAX + 1];
+	struct device *d;
+
+	full_name(name, device, what);
+	lock();
+	d = find(device);
+	if (d != NULL)
+		note_del(d, what);
+	if (state.keep != NULL && !state.failed) {
+		int rc = vdpa_keep_del(state.keep, name);
+
+		if (rc < 0)
+			store_failed(rc);
+	}
+	unlock();
+}
+
+int
+vdpa_restart_take(const char *device, const char *what)
+{
+	char name[VDPA_KEEP_NAME_MAX + 1];
+	int rc;
+
+	full_name(name, device, what);
+	lock();
+	rc = state.keep == NULL ? not_kept() : vdpa_keep_take(state.keep, name);
+	unlock();
+	return rc;
+}
+
+int
+vdpa_restart_write(const char *device, const void *record, size_t len)
+{
+	struct device *d;
+	int rc;
+
+	lock();
+	d = find(device);
+	if (state.keep == NULL || state.failed)
+		rc = not_kept();
+	else if (d == NULL)
+		rc = vdpa_error(EOPNOTSUPP, "%s: an application made it without words", device);
+	else
+		rc = write_record(d, record, len);
+	unlock();
+	return rc;
+}
+
+int
+vdpa_restart_read(const char *device, void *buf, size_t size)
+{
+	const struct device *d;
+	struct vdpa_tlv_reader rest;
+	struct vdpa_tlv words;
+	int rc;
+
+	lock();
+	d = find(device);
+	if (state.keep == NULL || (d != NULL && d->written))
+		rc = vdpa_error(ENOENT, "%s: no former process has left it", device);
+	else
+		rc = read_record(device, &words, &rest);
+	if (rc == 0 && rest.left > size)
+		rc = vdpa_error(EPROTO, "%s: its record is too long", device);
+	if (rc == 0) {
+		memcpy(buf, rest.data, rest.left);
+		rc = (int)rest.left;
+	}
+	unlock();
+	return rc;
+}
+
+void
+vdpa_restart_forget(const char *device)
+{
+	const struct prune all = {.device = device};
+	struct device *d;
+
+	lock();
+	d = find(device);
+	if (d != NULL)
+		d->written = false;
+	if (state.keep != NULL && !state.failed) {
+		(void)vdpa_journal_remove(state.journal, device);
+		if (d != NULL)
+			drop_put(d);
+		prune(&all);
+	}
+	unlock();
+}
+
+void
+vdpa_restart_prune(const char *device, bool (*wanted)(const char *what, void *arg), void *arg)
+{
+	const struct prune p = {.device = device, .wanted = wanted, .arg = arg};
+
+	lock();
+	prune(&p);
+	unlock();
+}
+
+void
+vdpa_restart_taken(const char *device)
+{
+	(void)device;
+	lock();
+	state.taken++;
+	unlock();
+}
+
+/* The application's. */
+
+/* Under the lock. The former process' journal, or a new one. */
+static int
+open_journal(void)
+{
+	const struct prune all = {.device = NULL};
+	int fd = vdpa_keep_take(state.keep, JOURNAL_NAME), rc = fd < 0 ? fd : 0;
+
+	if (fd >= 0) {
+		rc = vdpa_journal_open(fd, &state.journal);
+		close(fd);
+		if (rc == 0 && vdpa_journal_slot_size(state.journal) < SLOT_SIZE) {
+			vdpa_journal_close(state.journal);
+			rc = vdpa_error(EPROTO, "its records are shorter than this version's");
+		}
+		if (rc == 0)
+			return 0;
+	}
+	if (fd >= 0 || rc != -ENOENT)
+		VDPA_LOG(ERR, "restart: nothing of a former process goes on: %s",
+			 vdpa_error_message());
+	prune(&all);
+	rc = vdpa_journal_create(DEVICES_MAX, SLOT_SIZE, &state.journal);
+	if (rc < 0)
+		return rc;
+	rc = vdpa_keep_put(state.keep, JOURNAL_NAME, vdpa_journal_fd(state.journal));
+	if (rc == 0)
+		rc = vdpa_keep_barrier(state.keep, 0);
+	if (rc < 0)
+		vdpa_journal_close(state.journal);
+	return rc;
+}
+
+int
+vdpa_restart_begin(const char *where)
+{
+	int rc;
+
+	lock();
+	if (state.keep != NULL) {
+		unlock();
+		return vdpa_error(EALREADY, "devices are kept already");
+	}
+	state.slot = malloc(SLOT_SIZE);
+	rc = state.slot == NULL ? vdpa_error(ENOMEM, "out of memory")
+				: vdpa_keep_open(where, &state.keep);
+	if (rc == 0) {
+		rc = open_journal();
+		if (rc < 0) {
+			struct vdpa_error_saved error;
+
+			vdpa_error_save(&error);
+			vdpa_keep_close(state.keep);
+			vdpa_error_restore(&error);
+		}
+	}
+	if (rc < 0) {
+		free(state.slot);
+		state.slot = NULL;
+		state.keep = NULL;
+		state.journal = NULL;
+	}
+	state.failed = state.leaves = false;
+	state.taken = 0;
+	unlock();
+	return rc;
+}
+
+struct names {
+	char **name;
+	unsigned int n;
+};
+
+static int
+collect(const char *device, void *arg)
+{
+	struct names *all = arg;
+	char **name = reallocarray(all->name, all->n + 1, sizeof(*name));
+	char *copy = strdup(device);
+
+	if (name != NULL)
+		all->name = name;
+	if (name == NULL || copy == NULL) {
+		free(copy);
+		return vdpa_error(ENOMEM, "out of memory");
+	}
+	all->name[all->n++] = copy;
+	return 0;
+}
+
+/* Devices of a former process which this one does not have. */
+static int
+collect_former(struct names *all)
+{
+	struct names both = {.n = 0};
+	int rc;
+
+	*all = (struct names){.n = 0};
+	lock();
+	rc = state.keep == NULL ? 0 : vdpa_journal_for_each(state.journal, collect, &both);
+	for (unsigned int i = 0; rc == 0 && i < both.n; i++)
+		if (find(both.name[i]) == NULL)
+			rc = collect(both.name[i], all);
+	unlock();
+	for (unsigned int i = 0; i < both.n; i++)
+		free(both.name[i]);
+	free(both.name);
+	return rc;
+}
+
+static void
+free_names(struct names *all)
+{
+	for (unsigned int i = 0; i < all->n; i++)
+		free(all->name[i]);
+	free(all->name);
+}
+
+/* The words of a former process' device; NULL: it has no such record any more, or out of memory. */
+static char *
+former_words(const char *device)
+{
+	struct vdpa_tlv_reader rest;
+	struct vdpa_tlv words;
+	char *text = NULL;
+
+	lock();
+	if (read_record(device, &words, &rest) == 0)
+		text = strndup((const char *)words.data, words.len);
+	unlock();
+	return text;
+}
+
+int
+vdpa_restart_each(int (*fn)(const char *name, const char *words, void *arg), void *arg)
+{
+	struct names all;
+	int rc = collect_former(&all);
+
+	for (unsigned int i = 0; rc == 0 && i < all.n; i++) {
+		char *words = former_words(all.name[i]);
+
+		if (words != NULL)
+			rc = fn(all.name[i], words, arg);
+		free(words);
+	}
+	free_names(&all);
+	return rc;
+}
+
+void
+vdpa_restart_drop(const char *name)
+{
+	vdpa_restart_forget(name);
+}
+
+/* Whether a descriptor of the store is one of a device of this process. */
+static bool
+has_owner(const char *name, void *arg)
+{
+	const struct device *d;
+
+	(void)arg;
+	TAILQ_FOREACH (d, &state.devices, next)
+		if (d->written && what_of(name, d->name) != NULL)
+			return true;
+	return false;
+}
+
+unsigned int
+vdpa_restart_settle(void)
+{
+	const struct prune strays = {.wanted = has_owner};
+	struct names all;
+	unsigned int taken;
+
+	if (collect_former(&all) == 0)
+		for (unsigned int i = 0; i < all.n; i++) {
+			VDPA_LOG(WARNING, "%s: restart: does not go on: nobody has made it again",
+				 all.name[i]);
+			vdpa_restart_forget(all.name[i]);
+		}
+	free_names(&all);
+	lock();
+	prune(&strays);
+	taken = state.taken;
+	unlock();
+	return taken;
+}
+
+unsigned int
+vdpa_restart_leave(void)
+{
+	const struct device *d;
+	unsigned int n = 0;
+
+	lock();
+	if (state.keep != NULL && !state.failed) {
+		__atomic_store_n(&state.leaves, true, __ATOMIC_RELEASE);
+		TAILQ_FOREACH (d, &state.devices, next)
+			n += d->written;
+	}
+	unlock();
+	return n;
+}
+
+void
+vdpa_restart_end(void)
+{
+	lock();
+	if (state.keep != NULL) {
+		(void)vdpa_keep_barrier(state.keep, 0);
+		vdpa_journal_close(state.journal);
+		vdpa_keep_close(state.keep);
+		free(state.slot);
+		state.keep = NULL;
+		state.journal = NULL;
+		state.slot = NULL;
+	}
+	unlock();
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * What the process keeps of its devices for the next one (vdpa_restart.h): descriptors in a store
+ * (vdpa_keep.h), and a record of each device in a journal (vdpa_journal.h), which names them. A
+ * record is the words of the device, which are kept here, and what its front end writes. restart.c.
+ *
+ * Descriptors are put before the record that names them is written, and dropped behind one that
+ * names them no more: whenever the process dies, the store has all that the journal names.
+ *
+ * A store that fails is given up, with one line: the devices go on as if nothing were kept.
+ *
+ * Each function may be called from any thread. Those that reach the store wait for it, for a
+ * bounded time (vdpa_keep.h): none is called on the control loop. Errors are negative, with
+ * vdpa_error_message().
+ */
+
+#ifndef RESTART_H
+#define RESTART_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Bytes of a record, at most: 509 memory regions, 256 queues, and the words. */
+#define VDPA_RESTART_RECORD_MAX 98304u
+/* Characters of what a descriptor of a device is, at most. */
+#define VDPA_RESTART_WHAT_MAX	48
+
+/* Whether devices are kept: vdpa_restart_begin() was called, and the store has not failed. */
+bool vdpa_restart_is_on(void);
+/* Whether the process ends and leaves its devices to the next one. */
+bool vdpa_restart_leaves(void);
+
+/* The words of a device, from the beginning to its end; management's to say. They become part of
+ * its record, at once where there is one already. */
+void vdpa_restart_set_words(const char *device, const char *words);
+void vdpa_restart_forget_words(const char *device);
+
+/* The descriptor of a device that is called `what`; `what` is [A-Za-z0-9.-]. It stays the caller's.
+ * 0; -EPIPE where the store has failed. */
+int vdpa_restart_put(const char *device, const char *what, int fd);
+void vdpa_restart_del(const char *device, const char *what);
+/* The same of a former process: a descriptor of the caller's; -ENOENT. It remains in the store. */
+int vdpa_restart_take(const char *device, const char *what);
+
+/* Write the device's record in place of the one it has: after it, the device goes on in the next
+ * process. 0; -EMSGSIZE, -ENOSPC: the one from before remains. */
+int vdpa_restart_write(const char *device, const void *record, size_t len);
+/* What a former process has written last: its length; -ENOENT, also once this process has written
+ * its own; -EPROTO for what is no record. */
+int vdpa_restart_read(const char *device, void *buf, size_t size);
+
+/* The device does not go on in the next process: its record and then all of its descriptors are
+ * dropped. */
+void vdpa_restart_forget(const char *device);
+/* Of a former process' descriptors of this device, drop those that nobody wants. */
+void vdpa_restart_prune(const char *device, bool (*wanted)(const char *what, void *arg), void *arg);
+/* This process goes on with a device of a former one: it is counted. */
+void vdpa_restart_taken(const char *device);
+
+#endif /* RESTART_H */

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/**
+ * @file vdpa_restart.h
+ * Devices that outlive the process: another process goes on with them, and their front ends see no
+ * end of their connections.
+ *
+ * A store outside of the process keeps the descriptors of each such device and a journal of its
+ * state: systemd's file descriptor store, or a vdpa-keeper. A process that begins with
+ * vdpa_restart_begin() keeps what it serves there from then on, and finds what a former one has
+ * left, however that one ended: it calls vdpa_dev_add() with the words of each device that is to go
+ * on (vdpa_restart_each()), and then vdpa_restart_settle().
+ *
+ * What goes on in this version: devices of sim_net and sim_blk (not its back end ram) with the
+ * front end vhost-user. Others are served as ever and start anew in the next process; one line of
+ * the log says why.
+ *
+ * The functions may be called from any thread, one at a time; none from inside a uvdpa callback.
+ * Those that return an int return 0 or a negative errno with vdpa_error_message().
+ */
+
+#ifndef VDPA_RESTART_H
+#define VDPA_RESTART_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/**
+ * Reach the store and read what a former process has left. Once, before rte_eal_init() and before
+ * the process has threads, since systemd's descriptors are found by numbers and environment.
+ *
+ * @param where  "systemd"; "unix:PATH" of a vdpa-keeper; NULL: whichever is there.
+ * @return 0; -EALREADY when it was called before; -EINVAL for another text; -ENOENT where there is
+ * no store; -ENOSPC for one without room; -EBUSY for a keeper that serves another process; -EPERM
+ * for one of another user; -EPROTO for one of another version; -ETIMEDOUT; -ENOMEM. A journal that
+ * this version cannot read is no failure: one line says so, and nothing of a former process goes
+ * on.
+ */
+int vdpa_restart_begin(const char *where);
+
+/**
+ * Call fn for each device that a former process has left, in the order in which they were made,
+ * while it returns 0. fn may call vdpa_dev_add() and vdpa_restart_drop().
+ * @return 0; what fn returned; -ENOMEM.
+ */
+int vdpa_restart_each(int (*fn)(const char *name, const char *words, void *arg), void *arg);
+
+/**
+ * A device of a former process does not go on: what the store has of it is dropped, so that its
+ * front end sees the end of its connection. One that is not there is no failure. Not for a device
+ * that this process has.
+ */
+void vdpa_restart_drop(const char *name);
+
+/**
+ * All devices that were to go on have been added: what the store still has of a former process is
+ * dropped, with a line for each device.
+ * @return how many devices this process has taken over.
+ */
+unsigned int vdpa_restart_settle(void);
+
+/**
+ * The process ends and another one is to go on: from now on devices that are kept stand still, and
+ * vdpa_dev_del() and vdpa_cleanup() leave them in the store, with their sockets. Other devices end
+ * as ever.
+ * @return how many devices are left to the next process.
+ */
+unsigned int vdpa_restart_leave(void);
+
+/** Let go of the store, after vdpa_cleanup(). No-op when vdpa_restart_begin() was not called. */
+void vdpa_restart_end(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* VDPA_RESTART_H */

@@ -1,0 +1,375 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+"""A daemon that is killed or restarted under traffic: the next one goes on, on the same connections.
+
+The guests number what they send and write. Their front ends never connect a second time, and every
+request of a disk comes back once; what was written is read back.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+import unittest
+
+import harness
+import vhost_user_client as vu
+from restarting import Host, KeptBlock, KeptNet
+
+KILLS = harness.count(20, 100)
+RESTARTS = 5
+AT_LEAST = 8  # requests under way at a kill that counts
+SEED = int(os.environ.get('UVDPA_TEST_SEED', '0')) or random.SystemRandom().randrange(1, 1 << 32)
+DISK = 'mgmtdev sim_blk backend file {folder}/disk0.disk queues 2 delay_ms 10'
+
+
+class Crash(unittest.TestCase):
+    def blocks(self, packed, end, times, words=DISK):
+        rng = random.Random(f'{SEED} {packed} {end}')
+        counted = under_way = 0
+        with Host({'disk0': words}) as host, KeptBlock(rng, packed) as guest:
+            guest.connect(host.app.socket('disk0')).start()
+            for _ in range(times):
+                stop = time.monotonic() + rng.random() * 0.1
+                while time.monotonic() < stop or len(guest.pending) < AT_LEAST:
+                    guest.work()
+                counted += len(guest.pending) >= AT_LEAST
+                under_way += len(guest.pending)
+                getattr(host, end)(taken=1)
+                guest.check_connection()
+            guest.settle()
+            guest.read_back()
+            guest.check()
+            self.assertFalse(guest.has_failed())
+            harness.figure(f'seed {SEED}: {times} times {end}, {under_way} requests under way; {guest.account()}')
+
+    def frames(self, packed, end, times):
+        rng = random.Random(f'{SEED} {packed} {end}')
+        with Host({'net0': 'mgmtdev sim_net backend loopback'}) as host, KeptNet(rng, packed) as guest:
+            guest.connect(host.app.socket('net0')).start()
+            for _ in range(times):
+                guest.work(rng.random() * 0.1)
+                getattr(host, end)(taken=1)
+                guest.check_connection()
+            guest.work(0.1)
+            guest.settle()
+            guest.check()
+            self.assertFalse(guest.has_failed())
+            if end == 'restart':
+                self.assertEqual(guest.again, 0, guest.account())
+            harness.figure(f'seed {SEED}: {times} times {end}: {guest.account()}')
+
+    def test_a_disk_with_split_rings_outlives_kills(self):
+        self.blocks(False, 'crash', KILLS)
+
+    def test_a_disk_with_packed_rings_outlives_kills(self):
+        self.blocks(True, 'crash', KILLS)
+
+    def test_frames_of_split_rings_outlive_kills(self):
+        self.frames(False, 'crash', KILLS)
+
+    def test_frames_of_packed_rings_outlive_kills(self):
+        self.frames(True, 'crash', KILLS)
+
+    def test_a_disk_outlives_restarts(self):
+        for packed in False, True:
+            with self.subTest(packed=packed):
+                self.blocks(packed, 'restart', RESTARTS)
+
+    def test_frames_outlive_restarts(self):
+        for packed in False, True:
+            with self.subTest(packed=packed):
+                self.frames(packed, 'restart', RESTARTS)
+
+
+class Messages(unittest.TestCase):
+    """Kills while the front end talks: stops, starts, a migration's log, other memory. Each request is
+    answered, and once: whatever comes out of step fails the guest."""
+
+    def talks(self, guest_class, packed, words, name, inflight=False):
+        rng = random.Random(f'{SEED} {packed} {words}')
+        with Host({name: words}) as host, guest_class(rng, packed) as guest:
+            guest.connect(host.app.socket(name))
+            if inflight:
+                guest.give_area()
+            guest.start()
+            failure, done = [], threading.Event()
+
+            def kill():
+                try:
+                    for _ in range(KILLS):
+                        time.sleep(rng.random() * 0.05)
+                        host.crash(taken=1)
+                except BaseException as error:  # pylint: disable=broad-except
+                    failure.append(error)
+                done.set()
+
+            killer = threading.Thread(target=kill)
+            killer.start()
+            rounds = 0
+            try:
+                while not done.is_set():
+                    guest.work(rng.random() * 0.01)
+                    if rng.random() < 0.3:
+                        guest.log_on()
+                        guest.work()
+                        guest.log_off()
+                    guest.stop()
+                    guest.check_connection()
+                    guest.start()
+                    rounds += 1
+            finally:
+                killer.join()
+            self.assertEqual(failure, [])
+            guest.settle()
+            if hasattr(guest, 'read_back'):
+                guest.read_back()
+            guest.check()
+            self.assertFalse(guest.has_failed())
+            harness.figure(f'seed {SEED}: {KILLS} kills in {rounds} stops and starts; {guest.account()}')
+
+    def test_of_a_disk(self):
+        for packed in False, True:
+            with self.subTest(packed=packed):
+                self.talks(KeptBlock, packed, DISK, 'disk0')
+
+    def test_of_a_net_device(self):
+        for packed in False, True:
+            with self.subTest(packed=packed):
+                self.talks(KeptNet, packed, 'mgmtdev sim_net backend loopback', 'net0')
+
+    def test_of_a_front_end_with_an_inflight_area(self):
+        for packed in False, True:
+            with self.subTest(packed=packed):
+                self.talks(KeptBlock, packed, DISK, 'disk0', inflight=True)
+
+
+class Steps(unittest.TestCase):
+    """Killed before each system call of a take-over, and of messages."""
+
+    DEVICES = {'disk0': DISK, 'net0': 'mgmtdev sim_net backend loopback'}
+
+    def begin(self, host):
+        rng = random.Random(f'{SEED} steps')
+        guests = [host.enter_context(KeptBlock(rng, packed=True)).connect(host.app.socket('disk0')),
+                  host.enter_context(KeptNet(rng)).connect(host.app.socket('net0'))]
+        for guest in guests:
+            guest.start()
+        return guests
+
+    def check(self, host, guests):
+        for guest in guests:
+            guest.check_connection()
+            guest.work(0.05)
+            guest.settle()
+            guest.check()
+            self.assertFalse(guest.has_failed())
+        guests[0].read_back()
+
+    def test_of_a_take_over(self):
+        with Host(self.DEVICES) as host:
+            guests = self.begin(host)
+            step, stride = 0, harness.count(3, 1)
+            while True:
+                for guest in guests:
+                    guest.work()
+                host.app.kill()
+                step += stride
+                if not host.fails(step):
+                    break
+                if step % (8 * stride) == 0:
+                    host.next(taken=2)
+                    for guest in guests:
+                        guest.check_connection()
+            # It was up before it came to so many.
+            self.assertGreater(step, 20)
+            host.crash(taken=2)
+            self.check(host, guests)
+            harness.figure(f'killed at every {stride} of {step} steps of a take-over')
+
+    def test_of_messages(self):
+        with Host(self.DEVICES) as host:
+            guests = self.begin(host)
+            arm, kills = f'{host.folder}/arm', 0
+            for step in range(1, 180, harness.count(9, 1)):
+                host.app.kill()
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(arm)
+                self.assertFalse(host.fails(step, arm))
+                talk = threading.Thread(target=self.talk, args=(guests,))
+                with open(arm, 'wb'):
+                    talk.start()
+                talk.join(harness.TIMEOUT / 10)
+                while talk.is_alive() and host.app.process.poll() is None:
+                    talk.join(0.05)
+                if host.app.process.poll() is not None:
+                    kills += 1
+                    host.crash(taken=2)
+                talk.join()
+            self.assertGreater(kills, 10)
+            host.crash(taken=2)
+            self.check(host, guests)
+            harness.figure(f'{kills} kills at steps of messages')
+
+    def talk(self, guests):
+        for guest in guests:
+            guest.work()
+            guest.stop()
+            guest.check_connection()
+            guest.start()
+
+
+class Words(unittest.TestCase):
+    """Which devices go on, and what is said of those that do not."""
+
+    NET = 'mgmtdev sim_net backend loopback'
+
+    def stays(self, guest):
+        guest.work(0.05)
+        guest.settle()
+        guest.check_connection()
+        guest.check()
+
+    def ends(self, guest):
+        self.assertTrue(guest.client.is_closed())
+
+    def said(self, host, pattern):
+        host.app.err.wait(pattern)
+
+    def guests(self, host, *names):
+        return [host.enter_context(KeptNet(random.Random(name))).connect(host.app.socket(name)).start()
+                for name in names]
+
+    def test_several_devices_and_one_added_by_hand_go_on(self):
+        with Host({f'net{i}': self.NET for i in range(4)}) as host:
+            host.app.add(f'name hand {self.NET} socket {host.app.dir}/hand.sock')
+            guests = self.guests(host, 'net0', 'net1', 'net3', 'hand')
+            # One that was deleted is not made again, and one that nobody is connected to is.
+            host.app.delete('net3')
+            self.ends(guests[2])
+            host.crash(taken=4)
+            for guest in (guests[0], guests[1], guests[3]):
+                self.stays(guest)
+            # What was in the configuration is made as ever.
+            self.guests(host, 'net2', 'net3')
+            host.restart(taken=5)
+            self.stays(guests[3])
+
+    def test_a_word_that_was_set_goes_on(self):
+        with Host({'net0': self.NET}) as host:
+            host.app.set('net0', 'link down')
+            guest, = self.guests(host, 'net0') if os.path.exists(host.app.socket('net0')) else (None,)
+            self.assertIsNone(guest)
+            host.app.add(f'name hand {self.NET} socket {host.app.dir}/hand.sock')
+            host.app.set('hand', 'link down')
+            host.crash()
+            self.assertEqual(host.app.show('hand')['link'], 'down')
+
+    def test_a_device_whose_words_have_changed_starts_anew(self):
+        with Host({'net0': self.NET, 'net1': self.NET}) as host:
+            one, other = self.guests(host, 'net0', 'net1')
+            for i, word in enumerate(host.app.command):
+                if word.startswith('name net0'):
+                    host.app.command[i] = word + ' mtu 2000'
+            host.crash(taken=1)
+            self.said(host, 'net0: does not go on: its words have changed')
+            self.ends(one)
+            self.stays(other)
+            self.guests(host, 'net0')
+
+    def test_what_cannot_go_on_says_so_and_starts_anew(self):
+        with Host({'ram': 'mgmtdev sim_blk backend ram 8388608', 'net0': self.NET,
+                   'shadow': f'{self.NET} migration shadow'}) as host:
+            self.said(host, 'ram: vhost-user: starts anew in the next process: the disk of backend ram ends')
+            self.said(host, 'shadow: vhost-user: starts anew in the next process: with `migration')
+            with KeptBlock(random.Random(1), queues=1) as disk:
+                disk.connect(host.app.socket('ram'))
+                guest, = self.guests(host, 'net0')
+                host.crash(taken=1)
+                self.ends(disk)
+                self.stays(guest)
+
+    def test_a_front_end_that_left_the_control_queue_to_the_device_ends(self):
+        with Host({'net0': self.NET}) as host, vu.Client(host.app.socket('net0')) as client:
+            client.negotiate(vu.F_VERSION_1 | vu.F_CTRL_VQ)
+            self.said(host, 'net0: vhost-user: this connection ends with the process: the device has its control')
+            host.crash(taken=0)
+            self.said(host, 'net0: vhost-user: its connection does not go on: the device has its control queue')
+            self.assertTrue(client.is_closed())
+            # The device does.
+            self.stays(*self.guests(host, 'net0'))
+
+    def test_shutdown_and_sigint_end_all(self):
+        for end in 'shutdown', 'SIGINT':
+            with self.subTest(end), Host({'net0': self.NET}) as host:
+                guest, = self.guests(host, 'net0')
+                if end == 'shutdown':
+                    host.app.call('daemon.shutdown')
+                    self.assertEqual(host.app.process.wait(harness.TIMEOUT), 0)
+                    host.app.kill()
+                else:
+                    self.assertEqual(host.app.stop(signal.SIGINT), 0)
+                self.ends(guest)
+                self.assertFalse(os.path.exists(host.app.socket('net0')))
+                host.next(taken=0)
+                self.stays(*self.guests(host, 'net0'))
+
+    def test_a_keeper_that_dies_takes_no_traffic_with_it(self):
+        with Host({'net0': self.NET}) as host:
+            guest, = self.guests(host, 'net0')
+            host.keeper.process.kill()
+            host.keeper.process.wait()
+            guest.stop()
+            guest.start()
+            self.stays(guest)
+            self.said(host, 'restart: nothing is kept for the next process any more')
+            self.assertEqual(host.app.stop(), 0)
+            self.ends(guest)
+            self.assertFalse(os.path.exists(host.app.socket('net0')))
+
+    def test_a_daemon_without_its_store_does_not_start(self):
+        for where, code, why in (('unix:/nowhere', 1, 'no vdpa-keeper listens there'), ('systemd', 1, 'NOTIFY_SOCKET'),
+                                 ('elsewhere', 2, 'allowed are systemd, or unix:')):
+            done = subprocess.run([harness.APP, '--', '--keep', where], capture_output=True, text=True, check=False,
+                                  timeout=harness.TIMEOUT, env={**os.environ, 'NOTIFY_SOCKET': ''})
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertIn(why, done.stderr)
+
+    def test_front_ends_that_left_meanwhile_and_come_anew(self):
+        with Host({'net0': self.NET, 'net1': self.NET}) as host:
+            one, _ = self.guests(host, 'net0', 'net1')
+            host.app.kill()
+            one.disconnect()
+            # Nobody takes it up, and the listening socket is there all the same.
+            client = vu.Client(host.app.socket('net0'))
+            host.next(taken=2)
+            self.assertTrue(client.ask_u64(vu.GET_FEATURES))
+            client.close()
+
+    def test_descriptors_do_not_pile_up(self):
+        with Host({'net0': self.NET}) as host:
+            guest, = self.guests(host, 'net0')
+            pid, counts = host.keeper.process.pid, []
+            for _ in range(6):
+                for _ in range(3):
+                    guest.work()
+                    guest.stop()
+                    guest.start()
+                guest.disconnect()
+                guest.connect(host.app.socket('net0')).start()
+                host.crash(taken=1)
+                counts.append(len(os.listdir(f'/proc/{pid}/fd')))
+            self.stays(guest)
+            # The keeper's own come and go; each of these rounds has brought a dozen.
+            self.assertLessEqual(max(counts), counts[0] + 2, counts)
+
+
+load_tests = harness.load_tests
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)

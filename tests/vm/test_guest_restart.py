@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+"""A daemon that is killed and restarted under a guest: QEMU keeps its connections, without a word to
+come back by, the guest's kernel logs nothing, and what it wrote is there."""
+
+import os
+import pathlib
+import subprocess
+import time
+
+import daemon
+import vmtest
+
+MIB = 1 << 20
+KILLS = vmtest.count(4, 20)
+RESTARTS = vmtest.count(2, 5)
+
+SCRIPT = """
+disk=$(disk s0)
+net=$(nic %(mac)s)
+net_up $net 10.0.0.1/24 fd00::1/64
+mkfs.ext4 -q -F /dev/$disk
+mount -t ext4 /dev/$disk /mnt
+dmesg >/tmp/before
+(
+    n=0
+    while [ ! -e /tmp/stop ]; do
+        n=$((n + 1))
+        write_random /mnt/data$((n %% 4)) 1 >/tmp/sum$((n %% 4))
+        sync
+    done
+    echo $n >/tmp/rounds
+) &
+writer=$!
+( while [ ! -e /tmp/stop ]; do ping -c 1 -W 60 10.0.0.2 >/dev/null || echo lost >>/tmp/lost; done ) &
+pinger=$!
+for end in %(ends)s; do
+    sleep 2
+    host $end
+done
+sleep 2
+touch /tmp/stop
+wait $writer || fail "the writer"
+wait $pinger
+[ ! -e /tmp/lost ] || fail "echoes are lost: $(wc -l </tmp/lost)"
+drop_caches
+for n in 0 1 2 3; do
+    [ ! -e /tmp/sum$n ] || [ "$(sha256sum </mnt/data$n)" = "$(cat /tmp/sum$n)" ] || fail "data$n differs"
+done
+umount /mnt
+mount -t ext4 /dev/$disk /mnt
+for n in 0 1 2 3; do
+    [ ! -e /tmp/sum$n ] || [ "$(sha256sum </mnt/data$n)" = "$(cat /tmp/sum$n)" ] || fail "data$n differs after a mount"
+done
+# Mounts and the word to drop caches are logged; nothing else is to be.
+dmesg | grep -v -e "EXT4-fs (" -e drop_caches: >/tmp/after
+grep -v -e "EXT4-fs (" -e drop_caches: /tmp/before >/tmp/was
+cmp -s /tmp/was /tmp/after || fail "the kernel has logged: $(diff /tmp/was /tmp/after)"
+result rounds "$(cat /tmp/rounds)"
+"""
+
+
+class Restart(vmtest.GuestTest):
+    def keeper(self):
+        path = f"{self.folder}/keeper"
+        keeper = subprocess.Popen([pathlib.Path(vmtest.BUILD) / "app/vdpa-keeper/vdpa-keeper", "--socket", path],
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(keeper.wait)
+        self.addCleanup(keeper.kill)
+        deadline = time.monotonic() + daemon.START_TIMEOUT
+        while not os.path.exists(path):
+            self.assertLess(time.monotonic(), deadline, "no keeper")
+            time.sleep(0.02)
+        return path
+
+    def test_a_guest_notices_nothing(self):
+        with open(f"{self.folder}/disk.img", "wb") as image:
+            image.truncate(64 * MIB)
+        d = daemon.Daemon(vmtest.BUILD, self.folder, [
+            "name disk0 mgmtdev sim_blk backend file %s/disk.img serial s0 socket %s/disk0.sock",
+            f"name net0 mgmtdev sim_net mac {vmtest.MAC0} backend echo socket %s/net0.sock",
+        ], ["--keep", f"unix:{self.keeper()}"])
+        d.start()
+        self.addCleanup(d.kill)
+        starts = []
+
+        def again():
+            starts.append(1)
+            d.start()
+            deadline = time.monotonic() + daemon.START_TIMEOUT
+            while d.log.read_text().count("took over 2 devices") < len(starts):
+                self.assertLess(time.monotonic(), deadline, d.log_text())
+                time.sleep(0.02)
+
+        def crash():
+            d.kill()
+            again()
+
+        def restart():
+            d.proc.terminate()
+            self.assertEqual(d.proc.wait(daemon.STOP_TIMEOUT), 0, d.log_text())
+            again()
+
+        # A connection that ended would not come back.
+        devices = [arg.replace(",reconnect=1", "")
+                   for arg in self.blk("disk0") + self.net("net0", vmtest.MAC0)]
+        g = self.guest("restart", SCRIPT % {"mac": vmtest.MAC0,
+                                            "ends": "crash " * KILLS + "restart " * RESTARTS}, devices)
+        results = g.run({"crash": crash, "restart": restart})
+        self.assertGreater(int(results["rounds"]), KILLS)
+        self.assertEqual(d.stats("disk0")["io_errors"], 0)
+
+
+if __name__ == "__main__":
+    vmtest.main()
