@@ -75,7 +75,8 @@ store(int fd, const char *name)
 		return;
 	}
 	systemd.store[systemd.n].fd = fd;
-	snprintf(systemd.store[systemd.n++].name, NAME_SIZE, "%s", name);
+	/* It is a name of the store. */
+	memcpy(systemd.store[systemd.n++].name, name, strlen(name) + 1);
 }
 
 static inline void
