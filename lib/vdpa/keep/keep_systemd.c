@@ -608,7 +608,8 @@ adopt(struct systemd *s, struct vdpa_keep *k, struct handed_list *list)
 			 "systemd's store: %u descriptors are left without a table of names: they "
 			 "are dropped",
 			 list->n);
-	qsort(list->fds, list->n, sizeof(*list->fds), compare_handed);
+	if (list->n > 0)
+		qsort(list->fds, list->n, sizeof(*list->fds), compare_handed);
 	if (table)
 		rc = vdpa_journal_for_each(s->table, adopt_name, &a);
 	if (rc == 0)
