@@ -70,7 +70,7 @@ __wrap_pwrite64(int fd, const void *buf, size_t len, off_t at)
 		if (!(condition)) {                                                                \
 			fprintf(stderr, "line %d: %s: %s\n", __LINE__, #condition,                 \
 				vdpa_error_message());                                             \
-			exit(1);                                                                   \
+			_exit(1);                                                                  \
 		}                                                                                  \
 	} while (0)
 
@@ -311,7 +311,7 @@ find_nothing_more(void)
 	files += take_count(k, "next") == 21;
 	files += take_count(k, "shared:0") == 3 || take_count(k, "shared:1") == 3;
 	files += take_count(k, "shared:0") == 13;
-	exit(100 + (int)files);
+	_exit(100 + (int)files);
 }
 
 static void
@@ -663,6 +663,9 @@ live(const char *name, const char *steps)
 		if (strcmp(lives[i].name, name) != 0)
 			continue;
 		lives[i].live();
+		/* Most end in the middle; where all was closed, a leak is one. */
+		if (lives[i].live != drop_all)
+			_exit(0);
 		return 0;
 	}
 	return 98;
