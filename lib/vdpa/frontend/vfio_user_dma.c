@@ -166,8 +166,8 @@ check_bounds(uint64_t address, uint64_t size)
 		       : 0;
 }
 
-/* The file of a VDUSE domain, in which rings of a kernel's driver lie: a client that serves VDUSE has
- * it from its kernel. It has neither seals nor a size; the kernel itself serves accesses. */
+/* The file of a VDUSE domain, in which rings of a kernel's driver lie: a client that serves VDUSE
+ * has it from its kernel. It has neither seals nor a size; the kernel itself serves accesses. */
 static bool
 is_vduse_domain(int fd)
 {
@@ -227,8 +227,8 @@ check_file(const struct vfu_dma *t, const struct vfu_dma_range *r, int fd, struc
 	return 0;
 }
 
-/* The table's entry of the file, perhaps one without ranges yet. All VDUSE domains have one inode, and
- * a client's function serves one. */
+/* The table's entry of the file, perhaps one without ranges yet. All VDUSE domains have one inode,
+ * and a client's function serves one. */
 static int
 find_file(struct vfu_dma *t, int fd, const struct stat *st, bool kernel, struct vfu_dma_file **out)
 {
@@ -246,11 +246,10 @@ find_file(struct vfu_dma *t, int fd, const struct stat *st, bool kernel, struct 
 	}
 	if (room == NULL)
 		return vdpa_error(ENOSPC, "DMA ranges in more than %u files", VFU_DMA_FILES_MAX);
-	*room = (struct vfu_dma_file){
-		.fd = vdpa_fd_dup(fd, "a DMA range"),
-		.dev = st->st_dev,
-		.ino = st->st_ino,
-		.kernel = kernel};
+	*room = (struct vfu_dma_file){.fd = vdpa_fd_dup(fd, "a DMA range"),
+				      .dev = st->st_dev,
+				      .ino = st->st_ino,
+				      .kernel = kernel};
 	if (room->fd < 0)
 		return room->fd;
 	*out = room;
