@@ -34,6 +34,7 @@
 #include "args_priv.h"
 #include "device_priv.h"
 #include "fake_device.h"
+#include "test_util.h"
 #include "vdpa.h"
 #include "vdpa_args.h"
 #include "vdpa_bus.h"
