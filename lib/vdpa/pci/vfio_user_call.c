@@ -235,10 +235,12 @@ come_soon(struct pollfd *pfd, int64_t deadline_us)
 	int64_t until_us = RTE_MIN(vdpa_now_us() + LOOK_US, deadline_us);
 	int n = poll(pfd, 1, 0);
 
-	while (n == 0 && vdpa_now_us() < until_us) {
+	while (n == 0) {
 		/* On the same CPU, the server answers now. */
 		sched_yield();
 		n = poll(pfd, 1, 0);
+		if (vdpa_now_us() >= until_us)
+			break;
 	}
 	return n > 0;
 }
