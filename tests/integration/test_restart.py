@@ -20,8 +20,8 @@ import harness
 import vhost_user_client as vu
 from restarting import Host, KeptBlock, KeptNet
 
-KILLS = harness.count(20, 100)
-RESTARTS = 5
+KILLS = harness.count(6, 100)
+RESTARTS = harness.count(3, 5)
 AT_LEAST = 8  # requests under way at a kill that counts
 SEED = int(os.environ.get('UVDPA_TEST_SEED', '0')) or random.SystemRandom().randrange(1, 1 << 32)
 DISK = 'mgmtdev sim_blk backend file {folder}/disk0.disk queues 2 delay_ms 10'
@@ -173,7 +173,7 @@ class Steps(unittest.TestCase):
     def test_of_a_take_over(self):
         with Host(self.DEVICES) as host:
             guests = self.begin(host)
-            step, stride = 0, harness.count(3, 1)
+            step, stride = 0, harness.count(9, 1)
             while True:
                 for guest in guests:
                     guest.work()
@@ -181,7 +181,7 @@ class Steps(unittest.TestCase):
                 step += stride
                 if not host.fails(step):
                     break
-                if step % (8 * stride) == 0:
+                if step % (4 * stride) == 0:
                     host.next(taken=2)
                     for guest in guests:
                         guest.check_connection()
@@ -195,7 +195,7 @@ class Steps(unittest.TestCase):
         with Host(self.DEVICES) as host:
             guests = self.begin(host)
             arm, kills = f'{host.folder}/arm', 0
-            for step in range(1, 180, harness.count(9, 1)):
+            for step in range(1, 180, harness.count(18, 1)):
                 host.app.kill()
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(arm)
