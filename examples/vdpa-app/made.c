@@ -85,7 +85,7 @@ running_id(const char *name)
 }
 
 int
-app_made_start(const struct app_config *c)
+app_made_start(const struct app_config *c, bool keeps)
 {
 	char where[512];
 	int rc = 0;
@@ -94,7 +94,7 @@ app_made_start(const struct app_config *c)
 		const struct app_dev *dev = &c->devs[i];
 
 		/* One that a former daemon has left goes on already. */
-		rc = running_id(dev->name) != 0 ? 0 : vdpa_dev_add(dev->words);
+		rc = keeps && running_id(dev->name) != 0 ? 0 : vdpa_dev_add(dev->words);
 		if (rc == 0 && dev->of_file)
 			rc = note(&now, dev->name, dev->words, running_id(dev->name));
 		if (rc < 0) {

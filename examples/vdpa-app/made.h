@@ -13,9 +13,10 @@
 
 #include "config_file.h"
 
-/* At the start: make all devices, in order. 0, or a negative errno with one line in the log; what
+/* At the start: make all devices, in order. keeps: one that there is already was left by a former
+ * process and goes on, else it is an error. 0, or a negative errno with one line in the log; what
  * was made stays. */
-int app_made_start(const struct app_config *c);
+int app_made_start(const struct app_config *c, bool keeps);
 
 /*
  * Turn the devices of files into those of c, which has been checked, and do no more than that

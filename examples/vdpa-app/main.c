@@ -202,7 +202,7 @@ serve(const struct app_options *opts, const sigset_t *signals)
 	else
 		ret = app_restart_take_over(opts);
 	if (ret == 0)
-		ret = app_made_start(&opts->config);
+		ret = app_made_start(&opts->config, opts->keep != NULL);
 	if (ret == 0) {
 		ret = app_config_methods_add();
 		if (ret < 0)
@@ -228,6 +228,9 @@ serve(const struct app_options *opts, const sigset_t *signals)
 		if (opts->json)
 			app_report_json();
 	}
+	/* One that did not start ends nobody's connection. */
+	if (ret < 0)
+		app_restart_leave(opts);
 	/* Before what its methods use. */
 	vdpa_uvdpad_stop();
 	vdpa_control_stop();

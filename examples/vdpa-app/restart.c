@@ -7,6 +7,7 @@
  */
 
 #include <errno.h>
+#include <unistd.h>
 
 #include <vdpa.h>
 #include <vdpa_restart.h>
@@ -15,6 +16,9 @@
 #include "log.h"
 #include "restart.h"
 
+#define IN_USE_MS 10000u
+#define LOOK_MS	  20u
+
 int
 app_restart_begin(const struct app_options *opts)
 {
@@ -22,6 +26,19 @@ app_restart_begin(const struct app_options *opts)
 
 	if (rc < 0)
 		app_log(LOG_ERR, NULL, "keep: %s", vdpa_error_message());
+	return rc;
+}
+
+/* A disk's last requests have its file until the kernel has ended them. */
+static int
+add(const char *words)
+{
+	int rc = vdpa_dev_add(words);
+
+	for (unsigned int i = 0; rc == -EBUSY && i < IN_USE_MS / LOOK_MS; i++) {
+		usleep(LOOK_MS * 1000);
+		rc = vdpa_dev_add(words);
+	}
 	return rc;
 }
 
@@ -40,7 +57,9 @@ take_over(const char *name, const char *words, void *arg)
 		vdpa_restart_drop(name);
 		return 0;
 	}
-	if (vdpa_dev_add(words) < 0) {
+	if (dev == NULL)
+		app_log(LOG_NOTICE, name, "restart: %s: goes on, in no configuration", name);
+	if (add(words) < 0) {
 		app_log(LOG_ERR, name, "restart: %s: does not go on: %s", name,
 			vdpa_error_message());
 		vdpa_restart_drop(name);

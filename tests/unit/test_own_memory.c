@@ -490,9 +490,15 @@ pieces_of_what_was_reserved_are_one_region(void **state)
 	end_change(f);
 	assert_int_equal(f->fake->tlb->n, 2);
 	assert_true(device_has(f, TOP - 4 * PAGE, 4 * PAGE));
-	/* A piece that was freed is nobody's until all are. */
-	c = piece(f, PAGE);
-	assert_int_equal(c->iova, TOP - 5 * PAGE);
+	/* A piece that was freed is there again, empty; no more is mapped for what may come. */
+	c = alloc_with(f, PAGE, 8 * PAGE);
+	assert_int_equal(c->iova, TOP - 4 * PAGE);
+	for (unsigned int i = 0; i < PAGE; i++)
+		assert_int_equal(((uint8_t *)c->va)[i], 0);
+	drop(f, c, false);
+	c = alloc_with(f, 2 * PAGE, 8 * PAGE);
+	assert_int_equal(c->iova, TOP - 6 * PAGE);
+	assert_int_equal(c->area->dma.size, 2 * PAGE);
 	drop(f, c, false);
 	/* A piece that the device may reach: all of it stays, out of the device's table or not. */
 	drop(f, b, true);
@@ -557,6 +563,24 @@ a_start_maps_once_for_all_queues(void **state)
 }
 
 static void
+queues_of_a_start_lie_apart_where_no_hole_is_for_all(void **state)
+{
+	struct fixture *f = *state;
+
+	f->vdev->core->ops.get_iova_range = get_iova_range;
+	reach = (struct vdpa_iova_range){.first = GUEST - PAGE,
+					 .last = GUEST + FILE_SIZE + PAGE - 1};
+	vdpa_device_set_migration(f->vdev, VDPA_MIGRATION_SHADOW);
+	f->start.iotlb = f->tlb;
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	assert_int_equal(f->fake->tlb->n, 3);
+	assert_true(device_has(f, GUEST - PAGE, PAGE));
+	assert_true(device_has(f, GUEST + FILE_SIZE, PAGE));
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	f->vdev->core->ops.get_iova_range = NULL;
+}
+
+static void
 a_driver_that_maps_ranges_gets_it_as_one_more(void **state)
 {
 	struct fixture *f = *state;
@@ -593,6 +617,7 @@ main(void)
 		T(pieces_of_what_was_reserved_are_one_region),
 		T(what_is_likely_to_come_is_mapped_with_it_where_it_can_be),
 		T(a_start_maps_once_for_all_queues),
+		T(queues_of_a_start_lie_apart_where_no_hole_is_for_all),
 		T_RANGES(a_driver_that_maps_ranges_gets_it_as_one_more),
 	};
 

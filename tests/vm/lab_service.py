@@ -333,6 +333,31 @@ class Service(unittest.TestCase):
             traffic.passes()
         self.assertIn("Watchdog timeout", journal())
 
+    def test_devices_outlive_a_restart_and_a_crash(self):
+        DEFAULTS.write_text('UVDPA_OPTIONS="--keep systemd"\n')
+        self.addCleanup(DEFAULTS.unlink)
+        pids = [self.start("net0")]
+        with Traffic(RUN / "net0.sock") as traffic:
+            traffic.passes()
+            systemctl("restart", UNIT)
+            pids.append(int(show("MainPID")))
+            traffic.passes()
+            os.kill(pids[-1], signal.SIGKILL)
+            until(lambda: show("NRestarts") == "1" and show("ActiveState") == "active", "another process", TIMEOUT)
+            pids.append(int(show("MainPID")))
+            traffic.passes()
+            # Whoever comes anew finds the socket.
+            self.assertTrue((RUN / "net0.sock").is_socket())
+        self.assertEqual(len(set(pids)), 3)
+        self.assertEqual(journal().count("took over 1 device"), 2)
+        # Stopped for good, it leaves nothing to the next.
+        systemctl("stop", UNIT)
+        self.assertIn(show("NFileDescriptorStore"), ("0", ""))
+        self.start("net0")
+        self.assertIn("took over 0 devices", journal())
+        with Traffic(RUN / "net0.sock") as traffic:
+            traffic.passes()
+
     def test_an_instance_is_a_process_of_its_own(self):
         unit, folder = "uvdpa@vm1.service", RUN / "vm1"
         pid = self.start("net0")

@@ -39,6 +39,10 @@ class FarGuest(NetGuest):
         self.late = 0
         self.came = set()
 
+    def is_of_another(self, n):
+        """The far end keeps the order: what a test before this one has sent comes before ours."""
+        return not self.came and n not in self.missing
+
     def account_for(self, n):
         assert n not in self.came, f"frame {n} comes twice: {self.account()}, stop {self.stops}"
         self.came.add(n)

@@ -612,7 +612,7 @@ class Vhost(LabVduse):
             driver = qtest.NetDriver(qemu)
             driver.start()
             inside.until(lambda: d.show("v0")["state"] == "running", "the device to run", RESTART_TIMEOUT)
-            self.assertIn("is open in another process", d.refusal("dev.del", name="v0"))
+            self.assertRegex(d.refusal("dev.del", name="v0"), r"is open in process \d+ \(qemu-system")
             with qmp.Qmp(f"{self.folder}/qmp", 60) as monitor:
                 status = monitor("x-query-virtio-status", path="/machine/peripheral/net0/virtio-backend")
             self.assertTrue(status["vhost-started"])

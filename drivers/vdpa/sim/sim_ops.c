@@ -569,7 +569,7 @@ sim_can_restart(struct vdpa_device *vdev)
 {
 	struct sim_device *dev = sim_dev(vdev);
 
-	return dev->class->can_restart(dev);
+	return dev->class->can_restart != NULL ? dev->class->can_restart(dev) : -EOPNOTSUPP;
 }
 
 /* Memory. */

@@ -21,6 +21,7 @@
 /* What each wait has free, as one part in so many of a time-out: more than a busy host takes to
  * give both sides a CPU. */
 #define VDPA_PATIENCE_FREE     20
+#define VDPA_PATIENCE_FREE_US  50000 /* at most */
 
 struct vdpa_patience {
 	int64_t timeout_us;
@@ -34,7 +35,7 @@ static inline void
 vdpa_patience_init(struct vdpa_patience *p, unsigned int timeout_ms, int64_t now_us)
 {
 	p->timeout_us = (int64_t)timeout_ms * 1000;
-	p->free_us = p->timeout_us / VDPA_PATIENCE_FREE;
+	p->free_us = RTE_MIN(p->timeout_us / VDPA_PATIENCE_FREE, VDPA_PATIENCE_FREE_US);
 	p->left_us = VDPA_PATIENCE_TIMEOUTS * p->timeout_us;
 	p->begin_us = now_us;
 }

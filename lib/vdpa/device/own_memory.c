@@ -122,7 +122,7 @@ vdpa_own_compose(struct vdpa_device *vdev, struct vdpa_iotlb *tlb, struct vdpa_i
 	int rc;
 
 	LIST_FOREACH (own, &vdev->core->own, next) {
-		if (own->lost)
+		if (own->retired)
 			continue;
 		struct vdpa_mem_region_spec spec = {.iova = own->dma.iova,
 						    .uaddr = UADDR_BASE + own->dma.iova,
@@ -214,6 +214,12 @@ map(struct vdpa_device *vdev, size_t size)
 static void
 unmap(struct vdpa_device *vdev, struct vdpa_own_area *area)
 {
+	struct vdpa_own_buf *buf;
+
+	while ((buf = LIST_FIRST(&area->freed)) != NULL) {
+		LIST_REMOVE(buf, next);
+		free(buf);
+	}
 	LIST_REMOVE(area, next);
 	if (domain(vdev) != NULL)
 		vdpa_dma_free(domain(vdev), &area->dma);
@@ -222,32 +228,46 @@ unmap(struct vdpa_device *vdev, struct vdpa_own_area *area)
 	free(area);
 }
 
-/* One with so many bytes left; NULL: none. */
+/* One with so many bytes that nobody has had; NULL: none. */
 static struct vdpa_own_area *
 find_room(const struct vdpa_device *vdev, size_t size)
 {
 	struct vdpa_own_area *area;
 
 	LIST_FOREACH (area, &vdev->core->own, next)
-		if (!area->lost && size <= area->dma.size - area->taken)
+		if (!area->retired && size <= area->dma.size - area->taken)
 			return area;
+	return NULL;
+}
+
+/* A piece that was freed, of this size or (0) of any; NULL: none. */
+static struct vdpa_own_buf *
+find_freed(const struct vdpa_device *vdev, size_t size)
+{
+	struct vdpa_own_area *area;
+	struct vdpa_own_buf *buf;
+
+	LIST_FOREACH (area, &vdev->core->own, next)
+		LIST_FOREACH (buf, &area->freed, next)
+			if (!area->retired && (size == 0 || buf->size == size))
+				return buf;
 	return NULL;
 }
 
 /* The last piece of it was freed. */
 static void
-give_up(struct vdpa_device *vdev, struct vdpa_own_area *area)
+retire(struct vdpa_device *vdev, struct vdpa_own_area *area)
 {
 	if (vdev->core->own_changing)
 		return;
 	if (domain(vdev) == NULL) {
 		/* Out of the device's table first; where that fails it may be used still. */
 		LIST_REMOVE(area, next);
-		area->lost = area->reachable || remap(vdev) < 0;
+		area->retired = area->reachable || remap(vdev) < 0;
 		LIST_INSERT_HEAD(&vdev->core->own, area, next);
 	}
 	/* From a domain it is unmapped whatever the device does. */
-	if (!area->lost)
+	if (!area->retired)
 		unmap(vdev, area);
 }
 
@@ -257,8 +277,9 @@ vdpa_own_size(size_t size)
 	return RTE_ALIGN_CEIL(size, PAGE);
 }
 
-struct vdpa_own_buf *
-vdpa_own_alloc(struct vdpa_device *vdev, size_t size, size_t more)
+/* A piece that nobody has had, of an area that has room or is mapped for it. */
+static struct vdpa_own_buf *
+cut(struct vdpa_device *vdev, size_t size, size_t more)
 {
 	struct vdpa_own_buf *buf = calloc(1, sizeof(*buf));
 	struct vdpa_own_area *area;
@@ -268,7 +289,6 @@ vdpa_own_alloc(struct vdpa_device *vdev, size_t size, size_t more)
 		errno = ENOMEM;
 		return NULL;
 	}
-	size = vdpa_own_size(size);
 	area = find_room(vdev, size);
 	if (area == NULL && more > 0)
 		area = map(vdev, size + vdpa_own_size(more));
@@ -283,7 +303,24 @@ vdpa_own_alloc(struct vdpa_device *vdev, size_t size, size_t more)
 				     .size = size,
 				     .area = area};
 	area->taken += size;
-	area->pieces++;
+	return buf;
+}
+
+struct vdpa_own_buf *
+vdpa_own_alloc(struct vdpa_device *vdev, size_t size, size_t more)
+{
+	struct vdpa_own_buf *buf;
+
+	size = vdpa_own_size(size);
+	buf = find_freed(vdev, size);
+	if (buf != NULL) {
+		LIST_REMOVE(buf, next);
+		memset(buf->va, 0, buf->size);
+	} else {
+		buf = cut(vdev, size, find_freed(vdev, 0) == NULL ? more : 0);
+	}
+	if (buf != NULL)
+		buf->area->pieces++;
 	return buf;
 }
 
@@ -295,10 +332,13 @@ vdpa_own_free(struct vdpa_device *vdev, struct vdpa_own_buf *buf, bool reachable
 	if (buf == NULL)
 		return;
 	area = buf->area;
-	free(buf);
 	area->reachable = area->reachable || reachable;
+	if (reachable)
+		free(buf);
+	else
+		LIST_INSERT_HEAD(&area->freed, buf, next);
 	if (--area->pieces == 0)
-		give_up(vdev, area);
+		retire(vdev, area);
 }
 
 void
@@ -311,13 +351,13 @@ vdpa_own_settle(struct vdpa_device *vdev)
 		return;
 
 	LIST_FOREACH (area, &vdev->core->own, next)
-		any = any || area->lost;
+		any = any || area->retired;
 	/* Of a device that keeps them in its table they stay ours. */
 	if (!any || (domain(vdev) == NULL && vdev->core->iotlb != NULL && remap(vdev) < 0))
 		return;
 	for (area = LIST_FIRST(&vdev->core->own); area != NULL; area = next) {
 		next = LIST_NEXT(area, next);
-		if (area->lost)
+		if (area->retired)
 			unmap(vdev, area);
 	}
 }
@@ -339,14 +379,15 @@ vdpa_own_reserve(struct vdpa_device *vdev, size_t size)
 	return area != NULL ? 0 : -errno;
 }
 
-/* What was reserved and not taken is lost like what was freed. */
+/* What was reserved and not taken goes like what was freed. A start or a change has stopped or
+ * reset the queues before, so that the device reaches none of it. */
 static void
-lose_unused(struct vdpa_device *vdev)
+retire_unused(struct vdpa_device *vdev)
 {
 	struct vdpa_own_area *area;
 
 	LIST_FOREACH (area, &vdev->core->own, next)
-		area->lost = area->pieces == 0;
+		area->retired = area->pieces == 0;
 	vdev->core->own_changing = false;
 }
 
@@ -357,7 +398,7 @@ vdpa_own_end_change(struct vdpa_device *vdev)
 
 	/* The caller may be on its way to report something else. */
 	vdpa_error_save(&error);
-	lose_unused(vdev);
+	retire_unused(vdev);
 	vdpa_own_settle(vdev);
 	vdpa_error_restore(&error);
 }
@@ -365,7 +406,7 @@ vdpa_own_end_change(struct vdpa_device *vdev)
 void
 vdpa_own_abandon_change(struct vdpa_device *vdev)
 {
-	lose_unused(vdev);
+	retire_unused(vdev);
 	/* The domain may go; of a table they are freed when it has gone. */
 	if (domain(vdev) != NULL)
 		vdpa_own_settle(vdev);

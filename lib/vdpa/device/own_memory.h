@@ -11,28 +11,34 @@
 
 struct vdpa_device;
 
-/* What is mapped at once; pieces of it are taken from its beginning on. It goes when the last of
- * them is freed. */
-struct vdpa_own_area {
-	struct vdpa_dma_buf dma;
-	size_t taken; /* bytes */
-	unsigned int pieces;
-	bool reachable; /* a piece was freed while the device may reach it */
-	bool lost;	/* without pieces, and the device may reach it: nobody gets any of it */
-	LIST_ENTRY(vdpa_own_area) next;
-};
-
-/* A piece, in whole pages. */
+/* A piece of an area, in whole pages. */
 struct vdpa_own_buf {
 	void *va;
 	uint64_t iova;
 	size_t size; /* bytes */
 	struct vdpa_own_area *area;
+	LIST_ENTRY(vdpa_own_buf) next;
+};
+
+/*
+ * What is mapped at once. Pieces of it are taken from its beginning on, or are those that were
+ * freed, but for what the device may reach still. It is unmapped when all are freed, or, where it
+ * may not be yet, retired.
+ */
+struct vdpa_own_area {
+	struct vdpa_dma_buf dma;
+	size_t taken;	     /* bytes that pieces have had */
+	unsigned int pieces; /* that are in use */
+	bool reachable;	     /* a piece was freed while the device may reach it */
+	bool retired;	     /* nobody gets any of it: unmapped by vdpa_own_settle() */
+	LIST_HEAD(, vdpa_own_buf) freed;
+	LIST_ENTRY(vdpa_own_area) next;
 };
 
 /*
  * Allocate size bytes, zeroed, where no guest memory is, for the device to read and write. Where an
- * area has to be mapped for it, it gets so many bytes more for what comes next, if it can. NULL
+ * area has to be mapped for it, it gets so many bytes more for what comes next, if it can and no
+ * piece was freed yet. NULL
  * with vdpa_error_message() and errno: ENOMEM, ENOSPC where there is no room among the IOVAs, or
  * what mapping says.
  */

@@ -47,7 +47,7 @@ kernel_ioctl(int fd, unsigned long request, void *arg)
 static bool
 kernel_is_domain(int fd)
 {
-	return vdpa_fd_is_anonymous(fd, "[vduse-domain]");
+	return vdpa_fd_is_vduse_domain(fd);
 }
 
 static const struct vduse_kernel the_kernel = {

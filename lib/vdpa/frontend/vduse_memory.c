@@ -41,10 +41,6 @@
 #define TOO_MANY_WAIT                                                                              \
 	"files of the device's user wait for their end: no more are taken until they have it"
 
-/* Generations of all domains: their inode is one, so a domain's memory is told by this alone from
- * that of another, also where two devices have one DMA domain. 0 is that of other files. */
-static uint64_t generations;
-
 /* The table as it is read, with a descriptor for each file. */
 struct walk {
 	struct vdpa_mem_region_spec *specs;
@@ -273,7 +269,9 @@ use_bounce(struct vduse_device *dev, struct walk *w)
 void
 vdpa_vduse_memory_renew(struct vduse_device *dev)
 {
-	dev->memory.generation = __atomic_add_fetch(&generations, 1, __ATOMIC_RELAXED);
+	/* The inode of all domains is one: this alone tells one's memory from another's, also where
+	 * two devices have one DMA domain. */
+	dev->memory.generation = vdpa_mem_generation_new();
 }
 
 int

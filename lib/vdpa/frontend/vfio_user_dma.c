@@ -22,6 +22,7 @@
 #include "vfio_user_dma.h"
 #include "vdpa_args.h"
 #include "vdpa_fd.h"
+#include "vdpa_foreign_fd.h"
 
 struct vfu_dma_range {
 	uint64_t first, last; /* addresses */
@@ -139,7 +140,7 @@ insert(struct vfu_dma *t, const struct vfu_dma_range *range)
 	*r = *range;
 	/* The kernel may have put other pages where some were: they are mapped anew. */
 	if (r->file != NULL && r->file->kernel)
-		r->generation = ++t->generation;
+		r->generation = vdpa_mem_generation_new();
 	if (tsearch(r, &t->ranges, compare) == NULL) {
 		free(r);
 		return vdpa_error(ENOMEM, "out of memory");
@@ -166,20 +167,6 @@ check_bounds(uint64_t address, uint64_t size)
 		       : 0;
 }
 
-/* The file of a VDUSE domain, in which rings of a kernel's driver lie: a client that serves VDUSE
- * has it from its kernel. It has neither seals nor a size; the kernel itself serves accesses. */
-static bool
-is_vduse_domain(int fd)
-{
-	static const char name[] = "anon_inode:[vduse-domain]";
-	char path[32], link[sizeof(name)];
-	ssize_t n;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	n = readlink(path, link, sizeof(link));
-	return n == (ssize_t)sizeof(name) - 1 && memcmp(link, name, sizeof(name) - 1) == 0;
-}
-
 /* Whether the core will be able to map it: nothing of that is found out only when it does. */
 static int
 check_file(const struct vfu_dma *t, const struct vfu_dma_range *r, int fd, struct stat *st,
@@ -190,7 +177,8 @@ check_file(const struct vfu_dma *t, const struct vfu_dma_range *r, int fd, struc
 	 * seals. */
 	int seals = fcntl(fd, F_GET_SEALS), flags = fcntl(fd, F_GETFL);
 
-	*kernel = seals < 0 && is_vduse_domain(fd);
+	/* The rings of a kernel's driver; the kernel itself serves accesses. */
+	*kernel = seals < 0 && vdpa_fd_is_vduse_domain(fd);
 	if (seals < 0 && !*kernel)
 		return vdpa_error(EINVAL,
 				  "DMA range 0x%" PRIx64

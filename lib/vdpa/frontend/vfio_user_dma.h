@@ -44,7 +44,6 @@ struct vfu_dma {
 	struct vfu_dma_file files[VFU_DMA_FILES_MAX];
 	struct vdpa_iotlb *iotlb; /* as it was asked for last; NULL: none */
 	bool follows;		  /* it has every change of the ranges since */
-	uint64_t generation;	  /* of the last range that a kernel's file has got */
 	uint64_t steps;		  /* ranges looked at in all searches */
 	uint64_t builds;	  /* how often the iotlb was made of all ranges */
 };

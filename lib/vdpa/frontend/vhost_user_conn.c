@@ -387,7 +387,7 @@ static void
 end(struct vhu_device *dev)
 {
 	struct vhu_conn *conn = &dev->conn;
-	bool leaves = conn->kept && vdpa_vhu_kept_leaves(dev);
+	bool kept = conn->kept, leaves = kept && vdpa_vhu_kept_leaves(dev);
 	int fd;
 
 	vdpa_consumer_leaves(conn->session->consumer);
@@ -399,18 +399,19 @@ end(struct vhu_device *dev)
 	pthread_mutex_unlock(&dev->lock);
 	VDPA_LOG_LIMITED(&dev->log, INFO, "%s: vhost-user: %s", dev->vdev->name,
 			 leaves ? "left to the next process" : "disconnected");
-	if (conn->kept)
+	if (kept)
 		vdpa_vhu_kept_disconnected(dev, conn->session->kept);
 	vdpa_vhu_session_free(conn->session);
 	conn->session = NULL;
 	conn->at = conn->end = 0;
 	conn->ended = false;
 	conn->spin_skip = conn->spin_skip_next = 0;
+	/* From then on the loop may have the next connection. */
+	conn->kept = false;
 	pthread_mutex_lock(&dev->lock);
 	fd = conn->fd;
 	conn->fd = -1;
 	pthread_mutex_unlock(&dev->lock);
-	conn->kept = false;
 	/* The store has it, too: this is not its end. */
 	if (leaves)
 		close(fd);

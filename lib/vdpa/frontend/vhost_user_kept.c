@@ -21,6 +21,7 @@
  */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -125,6 +126,8 @@ vdpa_vhu_kept_stop(struct vhu_device *dev, const char *why)
 	dev->kept.on = false;
 	VDPA_LOG(WARNING, "%s: vhost-user: does not go on in the next process: %s", dev->vdev->name,
 		 why);
+	if (dev->kept.wire != NULL)
+		WIRE_SET(dev->kept.wire->magic, 0);
 	vdpa_restart_forget(dev->vdev->name);
 }
 
@@ -138,8 +141,10 @@ make_file(struct vhu_device *dev, const char *what, size_t size, struct vhu_shm 
 
 	if (fd < 0)
 		return vdpa_error(errno, "memfd: %m");
-	rc = ftruncate(fd, (off_t)size) < 0 ? vdpa_error(errno, "memfd: %m")
-					    : vdpa_vhu_shm_map(shm, fd, 0, size);
+	rc = ftruncate(fd, (off_t)size) < 0 ||
+			     fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0
+		     ? vdpa_error(errno, "memfd: %m")
+		     : vdpa_vhu_shm_map(shm, fd, 0, size);
 	if (rc == 0) {
 		rc = vdpa_restart_put(dev->vdev->name, what, fd);
 		if (rc < 0) {
@@ -350,7 +355,7 @@ vdpa_vhu_kept_listens_no_more(struct vhu_device *dev)
 /* The connection. */
 
 static bool
-nobody_wants(const char *what, void *arg)
+is_no_front_ends(const char *what, void *arg)
 {
 	return strncmp(what, FD_PREFIX, strlen(FD_PREFIX)) != 0;
 }
@@ -388,7 +393,7 @@ vdpa_vhu_kept_disconnected(struct vhu_device *dev, const struct vhu_kept_session
 	for (unsigned int i = 0; s != NULL && i < s->nlive; i++)
 		vdpa_vhu_kept_del_fd(dev, s->live[i].id);
 	/* Those of a former process, too. */
-	vdpa_restart_prune(dev->vdev->name, nobody_wants, NULL);
+	vdpa_restart_prune(dev->vdev->name, is_no_front_ends, NULL);
 }
 
 static int
@@ -584,38 +589,54 @@ note_under_way(struct vhu_session *s, const struct vhu_record *former)
 
 /* The next process. */
 
-/* Bytes that were taken and not carried out, and their descriptors. */
+/* Bytes that were taken and not carried out. What the wire says is read once: whoever else has it
+ * may change it meanwhile. *received: bytes that have left the socket. */
 static int
-resume_input(struct vhu_device *dev, uint64_t done)
+resume_input(struct vhu_device *dev, uint64_t done, uint64_t *received)
 {
 	struct vhu_wire *wire = dev->kept.wire;
 	struct vhu_conn *conn = &dev->conn;
 	uint32_t last = __atomic_load_n(&wire->in.msg_len, __ATOMIC_ACQUIRE);
+	uint64_t in_at = __atomic_load_n(&wire->in_at, __ATOMIC_ACQUIRE);
+	uint64_t got = __atomic_load_n(&wire->received, __ATOMIC_ACQUIRE);
 
 	if (last > 0)
-		wire->received = wire->in_at + last;
-	WIRE_SET(wire->in.msg_len, 0);
-	if (last > VHU_INPUT_MAX || wire->received < done || wire->received - done > VHU_INPUT_MAX)
+		got = in_at + last;
+	if (last > VHU_INPUT_MAX || got < done || got - done > VHU_INPUT_MAX)
 		return vdpa_error(EPROTO, "the bytes of its connection are not what was kept");
+	WIRE_SET(wire->received, got);
+	WIRE_SET(wire->in.msg_len, 0);
 	conn->at = 0;
-	conn->end = (size_t)(wire->received - done);
+	conn->end = (size_t)(got - done);
 	for (size_t i = 0; i < conn->end; i++)
 		conn->input[i] = wire->input[(done + i) & (WIRE_INPUT - 1)];
+	*received = got;
 	return 0;
 }
 
 static int
-resume_fds(struct vhu_device *dev, struct vhu_session *s, uint64_t done)
+compare_reads(const void *a, const void *b)
 {
-	struct vhu_wire *wire = dev->kept.wire;
-	struct vhu_conn *conn = &dev->conn;
+	const struct wire_fds *x = a, *y = b;
 
+	return x->read < y->read ? -1 : x->read > y->read;
+}
+
+/* Their descriptors, in the order in which they came. */
+static int
+resume_fds(struct vhu_device *dev, struct vhu_session *s, uint64_t done, uint64_t received)
+{
+	struct vhu_conn *conn = &dev->conn;
+	struct wire_fds reads[WIRE_FDS];
+
+	memcpy(reads, dev->kept.wire->fds, sizeof(reads));
+	qsort(reads, WIRE_FDS, sizeof(reads[0]), compare_reads);
 	for (unsigned int pass = 0; pass < 2; pass++)
 		for (unsigned int i = 0; i < WIRE_FDS; i++) {
-			const struct wire_fds *f = &wire->fds[i];
+			const struct wire_fds *f = &reads[i];
 			bool first = f->message == done;
 
-			if (f->n == 0 || f->read >= wire->received || f->message < done ||
+			if (f->n == 0 || f->read >= received || f->message < done ||
 			    first != (pass == 0))
 				continue;
 			if (f->n > VHU_MSG_FDS_MAX || f->message - done >= conn->end ||
@@ -636,7 +657,7 @@ resume_fds(struct vhu_device *dev, struct vhu_session *s, uint64_t done)
 					conn->nfds++;
 				else
 					conn->nfds_later++;
-				if (note_live(s->kept, id, wire->received) < 0)
+				if (note_live(s->kept, id, received) < 0)
 					return -ENOMEM;
 			}
 			if (!first)
@@ -683,7 +704,7 @@ is_wanted(const char *what, void *arg)
 	const struct wanted *w = arg;
 	char name[VDPA_RESTART_WHAT_MAX];
 
-	if (nobody_wants(what, NULL))
+	if (is_no_front_ends(what, NULL))
 		return true;
 	for (unsigned int i = 0; i < w->s->nlive; i++) {
 		fd_name(name, w->dev->kept.serial, w->s->live[i].id);
@@ -718,15 +739,15 @@ note_named(struct vhu_kept_session *s, const struct vhu_record *r)
 static int
 resume_messages(struct vhu_device *dev, struct vhu_session *s, const struct vhu_record *former)
 {
-	uint64_t done = former->connection.done;
+	uint64_t done = former->connection.done, received = done;
 	struct wanted w = {.dev = dev, .s = s->kept};
 	int rc;
 
 	rc = note_named(s->kept, former);
 	if (rc == 0)
-		rc = resume_input(dev, done);
+		rc = resume_input(dev, done, &received);
 	if (rc == 0)
-		rc = resume_fds(dev, s, done);
+		rc = resume_fds(dev, s, done, received);
 	if (rc == 0)
 		rc = vdpa_vhu_record_write(dev, former->has_reply ? &former->reply : NULL,
 					   former->reply_fd);
@@ -780,6 +801,9 @@ vdpa_vhu_kept_resume(struct vhu_device *dev)
 	if (!dev->kept.on || former == NULL)
 		return false;
 	if (!former->has_connection) {
+		/* What a process that was killed had not given up yet. */
+		vdpa_restart_del(dev->vdev->name, CONNECTION);
+		vdpa_restart_prune(dev->vdev->name, is_no_front_ends, NULL);
 		vdpa_restart_taken(dev->vdev->name);
 		return false;
 	}
@@ -805,6 +829,6 @@ vdpa_vhu_kept_resume(struct vhu_device *dev)
 	if (s != NULL)
 		vdpa_vhu_session_free(s);
 	vdpa_restart_del(dev->vdev->name, CONNECTION);
-	vdpa_restart_prune(dev->vdev->name, nobody_wants, NULL);
+	vdpa_restart_prune(dev->vdev->name, is_no_front_ends, NULL);
 	return false;
 }

@@ -80,7 +80,8 @@ receive(struct keeper *s, struct keeper_msg *msg, char *more, size_t size, size_
 		if (rc < 0)
 			return rc;
 		mh.msg_control = control.buf;
-		mh.msg_controllen = sizeof(control.buf);
+		/* Without room for a second descriptor. */
+		mh.msg_controllen = CMSG_LEN(sizeof(int));
 		n = recvmsg(s->fd, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	} while (n < 0 && (errno == EINTR || errno == EAGAIN));
 	cmsg = n > 0 ? CMSG_FIRSTHDR(&mh) : NULL;

@@ -61,8 +61,9 @@ run(void *arg)
 	int rc;
 
 	/* A thread that the kernel holds must not keep the descriptors of this process open when
-	 * that ends: the successor's device would be busy. */
-	if (unshare(CLONE_FILES) < 0 || close_range(STDERR_FILENO + 1, ~0U, 0) < 0)
+	 * that ends: the successor's device would be busy. They are not copied first: closing the
+	 * copy of a front end's file may wait for whoever serves it. */
+	if (close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_UNSHARE) < 0)
 		rc = vdpa_error(errno, "own descriptors for a thread: %s", strerror(errno));
 	else
 		rc = c->run(c->arg);

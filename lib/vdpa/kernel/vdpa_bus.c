@@ -198,11 +198,15 @@ write_attribute(void *arg)
 	const struct attribute *a = arg;
 	size_t len = strlen(a->text);
 	int fd = open(a->path, O_WRONLY | O_CLOEXEC), rc = 0;
+	ssize_t n;
 
 	if (fd < 0)
 		return vdpa_error(errno, "%s: %s", a->path, strerror(errno));
-	if (write(fd, a->text, len) != (ssize_t)len)
+	n = write(fd, a->text, len);
+	if (n < 0)
 		rc = vdpa_error(errno, "%s: %s", a->path, strerror(errno));
+	else if ((size_t)n < len)
+		rc = vdpa_error(EIO, "%s: takes %zd of %zu bytes", a->path, n, len);
 	close(fd);
 	return rc;
 }
@@ -233,14 +237,17 @@ static int
 read_attribute(void *arg)
 {
 	struct attribute *a = arg;
-	int fd = open(a->path, O_RDONLY | O_CLOEXEC);
+	int fd = open(a->path, O_RDONLY | O_CLOEXEC), rc = 0;
 	ssize_t n = fd >= 0 ? read(fd, a->text, sizeof(a->text) - 1) : -1;
 
+	/* Kernels without it have none. */
+	if (n < 0 && errno != ENOENT)
+		rc = vdpa_error(errno, "%s: %s", a->path, strerror(errno));
 	if (fd >= 0)
 		close(fd);
 	a->text[n > 0 ? n : 0] = '\0';
 	a->text[strcspn(a->text, "\n")] = '\0';
-	return 0;
+	return rc;
 }
 
 /* What the override says; "" for nothing, also where the kernel has none. */

@@ -87,6 +87,14 @@ file_get(const struct vdpa_iotlb *old, const struct vdpa_iotlb *now,
 	return 0;
 }
 
+uint64_t
+vdpa_mem_generation_new(void)
+{
+	static uint64_t last;
+
+	return __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+}
+
 struct vdpa_mem_region *
 mem_region_get(struct vdpa_mem_region *r)
 {

@@ -101,6 +101,12 @@ struct vdpa_iotlb {
 };
 
 /**
+ * A generation that no memory of this process has had, for vdpa_mem_region_spec.generation: of
+ * files of the kernel's that share an inode. Never 0. From any thread.
+ */
+uint64_t vdpa_mem_generation_new(void);
+
+/**
  * Make a table: take over what `old` has unchanged, map the rest.
  *
  * A region may end within the last page of its file: the bytes behind the file's end in that page

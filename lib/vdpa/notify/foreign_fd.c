@@ -54,6 +54,7 @@
 #define TITLES	      "/proc/self/fd"
 #define ANONYMOUS     "anon_inode:"
 #define EVENTFD_TITLE ANONYMOUS "[eventfd]"
+#define DOMAIN_TITLE  ANONYMOUS "[vduse-domain]"
 #define PIPE_TITLE    "pipe:["
 /* Its devices null, zero, full, random and urandom have nothing to do at their end. */
 #define MEM_MAJOR     1
@@ -219,11 +220,11 @@ vdpa_fd_is_pipe(int fd)
 }
 
 bool
-vdpa_fd_is_anonymous(int fd, const char *kind)
+vdpa_fd_is_vduse_domain(int fd)
 {
 	struct title title = title_of(fd);
 
-	return begins_with(&title, ANONYMOUS) && strcmp(title.text + strlen(ANONYMOUS), kind) == 0;
+	return begins_with(&title, DOMAIN_TITLE);
 }
 
 static bool
@@ -265,7 +266,7 @@ closes_at_once(int fd)
 	if (is_memory_device(fd))
 		return true;
 	title = title_of(fd);
-	return begins_with(&title, EVENTFD_TITLE);
+	return begins_with(&title, EVENTFD_TITLE) || begins_with(&title, DOMAIN_TITLE);
 }
 
 /* Under the lock, but while close(2) waits. */

@@ -79,9 +79,9 @@ bool vdpa_fd_can_be_kept(int fd);
 bool vdpa_fd_is_eventfd(int fd);
 /** Whether fd is a pipe without a name. */
 bool vdpa_fd_is_pipe(int fd);
-/** Whether fd is a file of the kernel's that no file system has, of this kind, such as
- * "[vduse-domain]". Asks the file nothing. */
-bool vdpa_fd_is_anonymous(int fd, const char *kind);
+/** Whether fd is the memory of a VDUSE device that its kernel's driver uses, in which rings lie: a
+ * file that no file system has, without seals and size. Asks the file nothing. */
+bool vdpa_fd_is_vduse_domain(int fd);
 
 #ifdef __cplusplus
 }

@@ -73,7 +73,8 @@ free_parts(struct vdpa_device *vdev, struct vdpa_mover_path *path, bool reachabl
 	free(path);
 }
 
-/* Queues that come one by one to a device that runs have each twice as many mapped as there are. */
+/* To queues that come one by one: what as many need as there are on movers, which are fewer maps.
+ */
 static size_t
 for_others(const struct vdpa_device *vdev, size_t size)
 {

@@ -322,7 +322,8 @@ vdpa_restart_put(const char *device, const char *what, int fd)
 		rc = note_put(d, what);
 	if (rc == 0) {
 		rc = vdpa_keep_put(state.keep, name, fd);
-		if (rc < 0)
+		/* What one device has too much of costs that device. */
+		if (rc == -EPIPE || rc == -ETIMEDOUT)
 			store_failed(rc);
 	}
 	unlock();
@@ -343,7 +344,7 @@ vdpa_restart_del(const char *device, const char *what)
 	if (state.keep != NULL && !state.failed) {
 		int rc = vdpa_keep_del(state.keep, name);
 
-		if (rc < 0)
+		if (rc == -EPIPE || rc == -ETIMEDOUT)
 			store_failed(rc);
 	}
 	unlock();
@@ -414,8 +415,11 @@ vdpa_restart_forget(const char *device)
 	d = find(device);
 	if (d != NULL)
 		d->written = false;
-	if (state.keep != NULL && !state.failed) {
+	/* The journal is memory of ours: a record that nobody keeps up any more goes, too, where
+	 * the store does not answer. */
+	if (state.journal != NULL)
 		(void)vdpa_journal_remove(state.journal, device);
+	if (state.keep != NULL && !state.failed) {
 		if (d != NULL)
 			drop_put(d);
 		prune(&all);
@@ -461,6 +465,9 @@ open_journal(void)
 		if (rc == 0)
 			return 0;
 	}
+	/* What passes takes nothing from anybody. */
+	if (rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM || rc == -ETIMEDOUT || rc == -EPIPE)
+		return rc;
 	if (fd >= 0 || rc != -ENOENT)
 		VDPA_LOG(ERR, "restart: nothing of a former process goes on: %s",
 			 vdpa_error_message());

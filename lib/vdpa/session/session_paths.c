@@ -56,20 +56,42 @@ change_alone(struct vdpa_device *vdev, uint16_t idx)
 	return rc;
 }
 
+/* The memory of the paths that these queues change to: at once, or, where IOVAs have no hole for
+ * all, each by itself. */
+static int
+reserve(struct vdpa_device *vdev, const bool changes[])
+{
+	const struct vdpa_core_vq *vqs = vdev->core->vqs;
+	size_t size = 0, all = 0;
+	int rc = 0;
+
+	for (uint16_t i = 0; rc == 0 && i < vdev->core->nvqs; i++)
+		if (changes[i])
+			rc = vdpa_session_add_memory(vdev, i, &vqs[i].conf, &all);
+	if (rc < 0 || vdpa_own_reserve(vdev, all) == 0)
+		return rc;
+	for (uint16_t i = 0; rc == 0 && i < vdev->core->nvqs; i++) {
+		if (!changes[i])
+			continue;
+		size = 0;
+		rc = vdpa_session_add_memory(vdev, i, &vqs[i].conf, &size);
+		if (rc == 0)
+			rc = vdpa_own_reserve(vdev, size);
+	}
+	return rc;
+}
+
 /* All queues at once. */
 static int
 change_by_restart(struct vdpa_device *vdev)
 {
-	const struct vdpa_core_vq *vqs = vdev->core->vqs;
+	bool changes[VDPA_VQ_MAX] = {false};
 	int64_t begun_us;
-	size_t size = 0;
-	int rc = 0;
+	int rc;
 
-	for (uint16_t i = 0; rc == 0 && i < vdev->core->nvqs; i++)
-		if (vqs[i].conf.num != 0)
-			rc = vdpa_session_add_memory(vdev, i, &vqs[i].conf, &size);
-	if (rc == 0)
-		rc = vdpa_own_reserve(vdev, size);
+	for (uint16_t i = 0; i < vdev->core->nvqs; i++)
+		changes[i] = vdev->core->vqs[i].conf.num != 0;
+	rc = reserve(vdev, changes);
 	if (rc < 0)
 		return rc;
 	begun_us = vdpa_now_us();
@@ -99,18 +121,12 @@ is_to_change(const struct vdpa_core_vq *vq, bool from_direct)
 static int
 change_all_alone(struct vdpa_device *vdev, bool from_direct)
 {
-	const struct vdpa_core_vq *vqs = vdev->core->vqs;
 	bool changes[VDPA_VQ_MAX] = {false};
-	size_t size = 0;
-	int rc = 0;
+	int rc;
 
-	for (uint16_t i = 0; rc == 0 && i < vdev->core->nvqs; i++) {
-		changes[i] = is_to_change(&vqs[i], from_direct);
-		if (changes[i])
-			rc = vdpa_session_add_memory(vdev, i, &vqs[i].conf, &size);
-	}
-	if (rc == 0)
-		rc = vdpa_own_reserve(vdev, size);
+	for (uint16_t i = 0; i < vdev->core->nvqs; i++)
+		changes[i] = is_to_change(&vdev->core->vqs[i], from_direct);
+	rc = reserve(vdev, changes);
 	for (uint16_t i = 0; rc == 0 && i < vdev->core->nvqs; i++)
 		if (changes[i])
 			rc = change_alone(vdev, i);

@@ -405,7 +405,7 @@ blk_can_restart(struct sim_device *dev)
 
 	if (blk->be->outlives)
 		return 0;
-	return vdpa_error(EOPNOTSUPP, "the disk of backend %s ends with the process",
+	return vdpa_error(EOPNOTSUPP, "the disk of backend %s ends with the process, or is shared",
 			  blk->be->ops->name);
 }
 

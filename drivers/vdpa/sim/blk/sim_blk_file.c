@@ -250,7 +250,8 @@ sim_blk_file_open(const struct sim_blk_backend_params *params, struct sim_blk_ba
 		goto close_file;
 
 	file->be.ops = &sim_blk_file_ops;
-	file->be.outlives = true;
+	/* Without the lock an old process' last writes may come after the new one's first. */
+	file->be.outlives = !params->share_rw;
 	file->be.max_discard = FILE_MAX_DISCARD;
 	file->be.max_write_zero = FILE_MAX_WRITE_ZERO;
 	if (!params->read_only) {
