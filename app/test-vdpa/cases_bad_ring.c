@@ -83,7 +83,7 @@ bad_ring(struct run *r, enum bad bad, unsigned int flags)
 	/* Disabled first would be too kind: the device meets it while it runs. */
 	post_bad(&s, q, bad);
 	queue_kick_always(q);
-	end_at = now_ns() + run_ms(r, BAD_MS) * 1000000;
+	end_at = now_ns() + run_quiet_ms(r, BAD_MS) * 1000000;
 	while (now_ns() < end_at) {
 		char why[256] = "";
 

@@ -53,7 +53,7 @@ queue_disable(struct run *r)
 		while ((rc = traffic_step(&x)) > 0)
 			;
 		was = x.lanes[0].completed;
-		for (unsigned int ms = 0; rc == 0 && ms < run_ms(r, QUIET_MS) / 5; ms++) {
+		for (unsigned int ms = 0; rc == 0 && ms < run_quiet_ms(r, QUIET_MS) / 5; ms++) {
 			queue_kick_always(q);
 			sleep_us(1000);
 			rc = traffic_step(&x);
@@ -402,7 +402,7 @@ stop_during_traffic(struct run *r)
 		memory = copy_memory(&s.mem, NULL);
 		if (memory == NULL)
 			return run_finish(r, &s, run_fail(r, "out of memory"));
-		sleep_us((unsigned int)run_ms(r, QUIET_MS) * 1000);
+		sleep_us((unsigned int)run_quiet_ms(r, QUIET_MS) * 1000);
 		if (copy_memory(&s.mem, memory) == NULL)
 			rc = run_fail(r, "guest memory changed after the device was stopped");
 		free(memory);

@@ -183,7 +183,7 @@ check_silent(struct run *r, struct log_case *c, struct target_log *log, const ch
 	if (rc == 0)
 		rc = traffic_drain(&c->x);
 	if (rc == 0)
-		sleep_us((unsigned int)run_ms(r, SILENCE_MS) * 1000);
+		sleep_us((unsigned int)run_quiet_ms(r, SILENCE_MS) * 1000);
 	for (uint64_t page = 0; rc == 0 && page < c->wrote.n; page++)
 		if (dirty_log_has(log, page))
 			rc = run_fail(r, "page 0x%llx is set in the dirty log %s",

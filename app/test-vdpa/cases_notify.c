@@ -140,7 +140,7 @@ spurious_interrupts(struct run *r)
 			was[i] = s.q[i].calls;
 		}
 		r->step = "counting interrupts of an idle device";
-		sleep_us((unsigned int)run_ms(r, IDLE_MS) * 1000);
+		sleep_us((unsigned int)run_quiet_ms(r, IDLE_MS) * 1000);
 		for (uint16_t i = 0; i < params.n; i++)
 			queue_take_calls(&s.q[i]);
 		for (uint16_t i = 0; rc == 0 && i < params.n; i++) {
@@ -150,7 +150,7 @@ spurious_interrupts(struct run *r)
 		}
 	} else if (rc == RUN_SKIPPED) {
 		/* Nothing is known of its traffic: an idle device is silent all the same. */
-		sleep_us((unsigned int)run_ms(r, IDLE_MS) * 1000);
+		sleep_us((unsigned int)run_quiet_ms(r, IDLE_MS) * 1000);
 		queue_take_calls(&s.q[0]);
 		r->verdict = 0;
 		rc = check_spurious(r, &s.q[0], 0, SPURIOUS_FREE);

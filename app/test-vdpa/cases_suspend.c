@@ -24,7 +24,7 @@ stand_still(struct run *r, struct traffic *x)
 	while ((rc = traffic_step(x)) > 0)
 		;
 	was = x->lanes[0].completed;
-	for (unsigned int ms = 0; rc == 0 && ms < run_ms(r, QUIET_MS) / 5; ms++) {
+	for (unsigned int ms = 0; rc == 0 && ms < run_quiet_ms(r, QUIET_MS) / 5; ms++) {
 		queue_kick_always(x->lanes[0].tx);
 		sleep_us(1000);
 		rc = traffic_step(x);

@@ -12,6 +12,8 @@
 #include <linux/virtio_net.h>
 #include <linux/virtio_ring.h>
 
+#include <rte_common.h>
+
 #include <vdpa.h>
 
 #include "traffic.h"
@@ -67,6 +69,12 @@ uint64_t
 run_ms(const struct run *r, unsigned int ms)
 {
 	return (uint64_t)ms * r->scale / 100;
+}
+
+uint64_t
+run_quiet_ms(const struct run *r, unsigned int ms)
+{
+	return RTE_MIN(run_ms(r, ms), (uint64_t)ms);
 }
 
 bool

@@ -45,6 +45,8 @@ int run_failed_call(struct run *r, int rc, const char *what);
 
 /* Milliseconds of a wait, stretched as the user asked. */
 uint64_t run_ms(const struct run *r, unsigned int ms);
+/* A time for which nothing is to happen: a scale above 100 % makes none of these longer. */
+uint64_t run_quiet_ms(const struct run *r, unsigned int ms);
 bool run_expired(const struct run *r);
 
 /* A case: what every test program of this kind calls one test. */
