@@ -1,0 +1,480 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * Records of a vhost-user connection that anybody may have made, and descriptors beside them that
+ * are others: a session is brought to what they say, or refused, and the device is mapped no memory
+ * but that of the files. The store is played by the test.
+ *
+ * UVDPA_TEST_LONG=1: 100,000 of them; UVDPA_TEST_SEED: others.
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "restart.h"
+#include "test_util.h"
+#include "tlv.h"
+#include "vdpa_error.h"
+#include "vhost_user_test.h"
+
+#define REGIONS	 2
+#define LOG_SIZE 0x4000u
+#define AREA	 0x1000u
+
+/* Places of descriptors in the store, which are their names. */
+enum {
+	NONE,
+	MEMORY,
+	LOG = MEMORY + REGIONS,
+	INFLIGHT,
+	CHANNEL,
+	KICK,
+	CALL = KICK + FAKE_VQS,
+	ERR = CALL + FAKE_VQS,
+	FILE_OF_NO_KIND = ERR + FAKE_VQS,
+	PLACES
+};
+
+static struct {
+	int fd[PLACES];
+	uint8_t record[VDPA_RESTART_RECORD_MAX];
+	size_t len;
+	bool swapped; /* descriptors are found under each other's names */
+} store;
+
+static uint64_t seed = 1;
+
+static uint64_t
+next_random(void)
+{
+	/* xorshift64* */
+	seed ^= seed >> 12;
+	seed ^= seed << 25;
+	seed ^= seed >> 27;
+	return seed * UINT64_C(2685821657736338717);
+}
+
+static uint64_t
+below(uint64_t n)
+{
+	return next_random() % n;
+}
+
+int __wrap_vdpa_restart_take(const char *device, const char *what);
+int __wrap_vdpa_restart_read(const char *device, void *buf, size_t size);
+int __wrap_vdpa_restart_write(const char *device, const void *record, size_t len);
+void __wrap_vdpa_restart_del(const char *device, const char *what);
+
+int
+__wrap_vdpa_restart_take(const char *device, const char *what)
+{
+	unsigned int serial, id;
+
+	(void)device;
+	if (sscanf(what, "fd.%x.%x", &serial, &id) != 2 || id == NONE || id >= PLACES)
+		return vdpa_error(ENOENT, "%s is not kept", what);
+	if (store.swapped && below(8) == 0)
+		id = 1 + (unsigned int)below(PLACES - 1);
+	return fcntl(store.fd[id], F_DUPFD_CLOEXEC, 0);
+}
+
+int
+__wrap_vdpa_restart_read(const char *device, void *buf, size_t size)
+{
+	(void)device;
+	assert_in_range(store.len, 0, size);
+	memcpy(buf, store.record, store.len);
+	return (int)store.len;
+}
+
+int
+__wrap_vdpa_restart_write(const char *device, const void *record, size_t len)
+{
+	(void)device;
+	assert_in_range(len, 0, sizeof(store.record));
+	memcpy(store.record, record, len);
+	store.len = len;
+	return 0;
+}
+
+void
+__wrap_vdpa_restart_del(const char *device, const char *what)
+{
+	(void)device;
+	(void)what;
+}
+
+static int
+file_of(size_t size)
+{
+	int fd = memfd_create("test", MFD_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, (off_t)size), 0);
+	return fd;
+}
+
+static struct {
+	uint64_t bytes, most;
+	unsigned int maps;
+} mapped;
+
+/* What is mapped is there, to its last byte. */
+static int
+map_files(void *arg, const struct vdpa_dma_mapping *m)
+{
+	const volatile uint8_t *p = m->va;
+
+	(void)arg;
+	mapped.bytes += m->size;
+	mapped.most = RTE_MAX(mapped.most, mapped.bytes);
+	mapped.maps++;
+	assert_in_range(m->size, 1, MEM_SIZE);
+	(void)p[0];
+	(void)p[m->size - 1];
+	return 0;
+}
+
+static int
+unmap_files(void *arg, const struct vdpa_dma_mapping *m)
+{
+	(void)arg;
+	mapped.bytes -= m->size;
+	return 0;
+}
+
+static struct vhu_kept_region
+region_of(unsigned int i)
+{
+	return (struct vhu_kept_region){
+		.region = {.guest_addr = 0x10000 + i * 2 * (uint64_t)MEM_SIZE,
+			   .user_addr = UADDR + i * 2 * (uint64_t)MEM_SIZE,
+			   .size = MEM_SIZE},
+		.id = MEMORY + i,
+	};
+}
+
+static void
+open_session(struct fixture *f)
+{
+	struct vdpa_peer peer;
+
+	vdpa_peer_self(&peer);
+	f->s = vdpa_vhu_session_new(&f->dev, &peer);
+	assert_non_null(f->s);
+	f->dev.session = f->s;
+}
+
+static void
+close_session(struct fixture *f)
+{
+	f->dev.session = NULL;
+	vdpa_vhu_session_free(f->s);
+	f->s = NULL;
+}
+
+/* A record of a connection that has said all there is to say. */
+static void
+write_record(struct fixture *f)
+{
+	const struct vhu_msg reply = {
+		.request = VHU_GET_FEATURES, .flags = 5, .size = 8, .payload.u64 = V1};
+	struct vdpa_mem_region_spec specs[REGIONS];
+	struct vhu_kept_session *k;
+
+	open_session(f);
+	k = f->s->kept;
+	f->s->protocol = f->dev.protocol;
+	assert_int_equal(vdpa_consumer_set_features(f->s->consumer, f->dev.features), 0);
+	for (unsigned int i = 0; i < REGIONS; i++) {
+		k->regions[i] = region_of(i);
+		specs[i] = (struct vdpa_mem_region_spec){.iova = k->regions[i].region.guest_addr,
+							 .uaddr = k->regions[i].region.user_addr,
+							 .size = MEM_SIZE,
+							 .fd = store.fd[MEMORY + i]};
+	}
+	k->nregions = REGIONS;
+	assert_int_equal(vdpa_consumer_set_memory(f->s->consumer, specs, REGIONS), 0);
+	k->log = LOG;
+	k->log_area = (struct vhu_log){.mmap_size = LOG_SIZE};
+	k->inflight = INFLIGHT;
+	k->inflight_area = (struct vhu_inflight){
+		.mmap_size = (uint64_t)AREA * FAKE_VQS, .num_queues = FAKE_VQS, .queue_size = 64};
+	k->configs[0] = (struct vhu_config){.offset = 2, .size = 4};
+	k->nconfigs = 1;
+	for (uint16_t i = 0; i < FAKE_VQS; i++)
+		vdpa_consumer_announce_vq(f->s->consumer, i);
+	for (uint16_t i = 0; i < FAKE_VQS; i++) {
+		k->rings[i].kick = KICK + i;
+		k->rings[i].call = CALL + i;
+		k->rings[i].err = ERR + i;
+		set_up_ring(f, i);
+		enable_ring(f, i);
+	}
+	k->done = 0x1000;
+	assert_int_equal(vdpa_vhu_record_write(&f->dev, &reply, 0), 0);
+	assert_true(store.len > 0);
+	close_session(f);
+}
+
+/* Bring a session to the record, as the next process does. */
+static int
+go_on(struct fixture *f)
+{
+	struct vhu_record *r;
+	int rc;
+
+	mapped.most = mapped.bytes;
+	open_session(f);
+	rc = vdpa_vhu_record_read(&f->dev, &r);
+	if (rc == 0) {
+		rc = vdpa_vhu_record_apply(&f->dev, f->s, r);
+		if (rc == 0)
+			rc = vdpa_vhu_record_start(&f->dev, f->s, r);
+		free(r);
+	}
+	if (rc < 0)
+		assert_string_not_equal(vdpa_error_message(), "");
+	return rc;
+}
+
+static int
+set_config(struct vdpa_device *vdev, size_t offset, const void *buf, size_t len)
+{
+	struct fake_device *fake = RTE_PTR_SUB(vdev, offsetof(struct fake_device, vdev));
+
+	assert_in_range(offset, 0, sizeof(fake->config));
+	assert_in_range(len, 0, sizeof(fake->config) - offset);
+	memcpy(fake->config + offset, buf, len);
+	return 0;
+}
+
+static int
+setup_record(void **state)
+{
+	static struct vdpa_config_ops config_ops;
+	static const struct vdpa_dma_ops ops = {.map = map_files, .unmap = unmap_files};
+	static struct vhu_shm areas;
+	struct vdpa_dma_limits limits = {.page_size = 4096};
+	struct fixture *f = calloc(1, sizeof(*f));
+	int pair[2];
+
+	assert_non_null(f);
+	assert_int_equal(group_setup(NULL), 0);
+	assert_int_equal(vdpa_dma_domain_create("iommu", &ops, NULL, &limits, &f->dma), 0);
+	f->fake = fake_hardware_new("fake0", f->dma, true);
+	f->fake->freed = &f->freed;
+	f->fake->tells_places = true;
+	f->fake->resets_vqs = true;
+	config_ops = *f->fake->vdev.config;
+	config_ops.set_config = set_config;
+	f->fake->vdev.config = &config_ops;
+	assert_int_equal(vdpa_register_device(&f->fake->vdev), 0);
+	f->dev = (struct vhu_device){.vdev = &f->fake->vdev,
+				     .nvqs = FAKE_VQS,
+				     .features = V1 | RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES),
+				     .protocol = VHU_PROTOCOL(REPLY_ACK) | VHU_PROTOCOL(MQ)};
+	f->dev.fds = vdpa_fd_account_create();
+	pthread_mutex_init(&f->dev.lock, NULL);
+	f->dev.kept.on = true;
+	f->dev.kept.serial = 1;
+	f->dev.kept.stride = AREA;
+	areas.addr = calloc(FAKE_VQS, AREA);
+	assert_non_null(areas.addr);
+	f->dev.kept.areas = &areas;
+
+	for (unsigned int i = 0; i < REGIONS; i++)
+		store.fd[MEMORY + i] = file_of(MEM_SIZE);
+	store.fd[LOG] = file_of(LOG_SIZE);
+	store.fd[INFLIGHT] = file_of((size_t)AREA * FAKE_VQS);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+	store.fd[CHANNEL] = pair[0];
+	store.fd[FILE_OF_NO_KIND] = pair[1];
+	for (unsigned int i = KICK; i < FILE_OF_NO_KIND; i++)
+		store.fd[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	write_record(f);
+	*state = f;
+	return 0;
+}
+
+static int
+teardown_record(void **state)
+{
+	struct fixture *f = *state;
+
+	vdpa_unregister_device(&f->fake->vdev);
+	free(f->dev.kept.areas->addr);
+	vdpa_fd_account_destroy(f->dev.fds);
+	vdpa_put_device(&f->fake->vdev);
+	assert_int_equal(f->freed, 1);
+	assert_int_equal(mapped.bytes, 0);
+	vdpa_dma_domain_destroy(f->dma);
+	pthread_mutex_destroy(&f->dev.lock);
+	for (unsigned int i = NONE + 1; i < PLACES; i++)
+		close(store.fd[i]);
+	free(f);
+	return group_teardown(NULL);
+}
+
+static void
+what_was_written_goes_on(void **state)
+{
+	struct fixture *f = *state;
+
+	if (go_on(f) < 0)
+		fail_msg("%s", vdpa_error_message());
+	assert_true(vdpa_consumer_is_running(f->s->consumer));
+	assert_int_equal(mapped.most, REGIONS * MEM_SIZE + LOG_SIZE);
+	for (unsigned int i = 0; i < FAKE_VQS; i++)
+		assert_true(f->fake->vq[i].ready);
+	close_session(f);
+}
+
+/* A number that is near another one, or near where numbers end. */
+static uint64_t
+near_number(uint64_t was)
+{
+	static const uint64_t ends[] = {
+		0,	 1,	     0xff,	 0x100,	     0x7fff,
+		0xffff,	 0x7fffffff, 0xffffffff, MEM_SIZE,   2 * (uint64_t)MEM_SIZE,
+		1 << 31, UADDR,	     INT64_MAX,	 UINT64_MAX, UINT64_MAX - 0xfff,
+	};
+
+	switch (below(4)) {
+	case 0:
+		return was + below(17) - 8;
+	case 1:
+		return was ^ (UINT64_C(1) << below(64));
+	case 2:
+		return next_random();
+	default:
+		return ends[below(RTE_DIM(ends))] - below(2);
+	}
+}
+
+/* A part as it lies in the record. */
+struct place {
+	size_t at, len;
+};
+
+static unsigned int
+find_parts(struct place *parts, unsigned int max)
+{
+	size_t at = 0;
+	unsigned int n = 0;
+
+	while (at + VDPA_TLV_HEADER <= store.len && n < max) {
+		size_t len = VDPA_TLV_HEADER + vdpa_le_get(store.record + at + 4, 4);
+
+		if (len > store.len - at)
+			break;
+		parts[n++] = (struct place){.at = at, .len = len};
+		at += len;
+	}
+	return n;
+}
+
+static void
+mutate(void)
+{
+	struct place parts[32], p, q;
+	unsigned int n = find_parts(parts, RTE_DIM(parts));
+	unsigned int bytes = 1u << below(4);
+	uint8_t copy[4096];
+	size_t at;
+
+	if (n == 0)
+		return;
+	p = parts[below(n)];
+	q = parts[below(n)];
+	switch (below(8)) {
+	case 0: /* a part that is shorter or longer than it says */
+		vdpa_le_put(store.record + p.at + 4, near_number(p.len - VDPA_TLV_HEADER), 4);
+		break;
+	case 1: /* its type, its flags */
+		vdpa_le_put(store.record + p.at + 2 * below(2), near_number(16), 2);
+		break;
+	case 2: /* twice; what follows is overwritten or moved */
+		if (p.len <= sizeof(copy) && store.len + p.len <= sizeof(store.record)) {
+			memcpy(copy, store.record + p.at, p.len);
+			memmove(store.record + q.at + p.len, store.record + q.at, store.len - q.at);
+			memcpy(store.record + q.at, copy, p.len);
+			store.len += p.len;
+		}
+		break;
+	case 3: /* left out */
+		memmove(store.record + p.at, store.record + p.at + p.len, store.len - p.at - p.len);
+		store.len -= p.len;
+		break;
+	case 4:
+		if (below(16) == 0)
+			store.len = below(store.len + 1);
+		break;
+	default: /* a number in it */
+		if (p.len < VDPA_TLV_HEADER + bytes)
+			break;
+		at = p.at + VDPA_TLV_HEADER + below((p.len - VDPA_TLV_HEADER) / bytes) * bytes;
+		vdpa_le_put(store.record + at, near_number(vdpa_le_get(store.record + at, bytes)),
+			    bytes);
+		break;
+	}
+}
+
+static void
+what_others_wrote_is_refused_or_goes_on(void **state)
+{
+	struct fixture *f = *state;
+	const char *other = getenv("UVDPA_TEST_SEED");
+	unsigned int count = getenv("UVDPA_TEST_LONG") != NULL ? 100000 : 4000;
+	unsigned int went_on = 0, refused = 0;
+	static uint8_t good[sizeof(store.record)];
+	size_t len = store.len;
+
+	seed = other != NULL ? strtoull(other, NULL, 0) : 1;
+	memcpy(good, store.record, len);
+	for (unsigned int i = 0; i < count; i++) {
+		memcpy(store.record, good, len);
+		store.len = len;
+		store.swapped = below(4) == 0;
+		for (uint64_t n = 1 + below(4); n > 0; n--)
+			mutate();
+		if (go_on(f) == 0)
+			went_on++;
+		else
+			refused++;
+		/* No more than each region of each table that a file has memory for. */
+		assert_in_range(f->s->kept->nregions, 0, VHU_MEM_SLOTS_MAX);
+		close_session(f);
+		assert_int_equal(f->fake->vdev.config->get_status(&f->fake->vdev), 0);
+	}
+	store.swapped = false;
+	memcpy(store.record, good, len);
+	store.len = len;
+	print_message("%u records: %u went on, %u were refused, %u mappings\n", count, went_on,
+		      refused, mapped.maps);
+	assert_true(went_on > count / 20);
+	assert_true(refused > count / 20);
+	/* And nothing of them is left. */
+	what_was_written_goes_on(state);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_was_written_goes_on),
+		cmocka_unit_test(what_others_wrote_is_refused_or_goes_on),
+	};
+
+	return cmocka_run_group_tests(tests, setup_record, teardown_record);
+}
