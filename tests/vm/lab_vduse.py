@@ -358,7 +358,7 @@ class Disks(LabVduse):
         """Nothing is lost, whatever happens to the daemon meanwhile. digest(): of the blocks as the image
         has them."""
         d = self.daemon(words)
-        path, kills = disk("d0"), inside.harness.count(4, 40)
+        path, kills = disk("d0"), inside.harness.count(2, 40)
         writers = Writers(path)
         for _ in range(kills):
             writers.go_on()
