@@ -63,11 +63,11 @@ corrupt_queues(struct vfu_device *dev)
 {
 	bool packed = (dev->vp.driver_features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
 
-	if (dev->dma.iotlb == NULL)
+	if (dev->dma.iotlb == NULL || dev->consumer == NULL)
 		return;
 	model_of(dev)->fault_round++;
 	for (uint16_t i = 0; i < dev->vp.params.nvqs; i++) {
-		if (!dev->queues[i].started)
+		if (!vdpa_consumer_has_vq(dev->consumer, i))
 			continue;
 		if (packed)
 			corrupt_packed(dev, &dev->vp.queues[i]);
@@ -94,7 +94,7 @@ run_tick(struct vdpa_work *work)
 	struct vfu_device *dev = work->arg;
 	uint32_t mask = __atomic_load_n(&model_of(dev)->function.fault, __ATOMIC_RELAXED);
 
-	if (!dev->running)
+	if (!vfu_runs(dev))
 		return;
 	if ((mask & MODEL_FAULT_BIT(WRONG_USED_INDEX)) != 0)
 		corrupt_queues(dev);
@@ -112,7 +112,7 @@ run_tick(struct vdpa_work *work)
 void
 model_faults_update(struct vfu_device *dev)
 {
-	bool on = dev->running && model_has_fault(&model_of(dev)->function, TICKING);
+	bool on = vfu_runs(dev) && model_has_fault(&model_of(dev)->function, TICKING);
 	const struct itimerspec when = {.it_interval.tv_nsec = on ? TICK_MS * 1000000L : 0,
 					.it_value.tv_nsec = on ? TICK_MS * 1000000L : 0};
 
@@ -127,7 +127,7 @@ model_faults_change(struct vfu_device *dev, uint32_t mask)
 
 	vdpa_vfus_device_route(dev);
 	model_faults_update(dev);
-	if ((added & MODEL_FAULT_BIT(NEEDS_RESET)) != 0 && dev->running)
+	if ((added & MODEL_FAULT_BIT(NEEDS_RESET)) != 0 && vfu_runs(dev))
 		vdpa_device_fail(dev->vdev, -1, EIO, "fault needs_reset");
 	if ((added & MODEL_FAULT_BIT(DISCONNECT)) != 0)
 		vdpa_vfus_server_disconnect(dev->server);

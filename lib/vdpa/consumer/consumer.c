@@ -95,7 +95,8 @@ vdpa_consumer_queue_num(struct vdpa_device *vdev)
 static uint16_t
 usable_vqs(const struct vdpa_consumer *c)
 {
-	return c->features == CONSUMER_NOT_SET || consumer_has(c, VIRTIO_NET_F_CTRL_VQ)
+	return c->function || c->features == CONSUMER_NOT_SET ||
+			       consumer_has(c, VIRTIO_NET_F_CTRL_VQ)
 		       ? c->nvqs
 		       : vdpa_consumer_data_vqs(c->vdev);
 }
@@ -103,9 +104,11 @@ usable_vqs(const struct vdpa_consumer *c)
 uint64_t
 consumer_device_features(const struct vdpa_consumer *c, uint64_t features)
 {
-	uint64_t own = vdpa_path_offered_features(c->vdev, vdpa_get_device_features(c->vdev));
+	uint64_t own = c->function ? vdpa_consumer_function_features(c->vdev)
+				   : vdpa_path_offered_features(
+					     c->vdev, vdpa_get_device_features(c->vdev));
 
-	if ((features & RTE_BIT64(VIRTIO_NET_F_CTRL_VQ)) == 0)
+	if (!c->function && (features & RTE_BIT64(VIRTIO_NET_F_CTRL_VQ)) == 0)
 		own &= ~virtio_type(vdpa_get_device_id(c->vdev))->ctrl;
 	/* Ring addresses reach the device through the core's translation, always. */
 	return (features & own) | (own & RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM));
@@ -127,7 +130,10 @@ wanted_log(const struct vdpa_consumer *c, uint64_t used[VDPA_VQ_MAX])
 {
 	for (uint16_t i = 0; i < VDPA_VQ_MAX; i++)
 		used[i] = i < c->nvqs ? c->vqs[i].user.log : UINT64_MAX;
-	return consumer_has(c, VHOST_F_LOG_ALL) ? c->log : NULL;
+	for (uint16_t i = 0; c->logs_rings && i < c->nvqs; i++)
+		if (c->vqs[i].user.desc != CONSUMER_NOT_SET)
+			used[i] = c->vqs[i].user.device;
+	return c->function || consumer_has(c, VHOST_F_LOG_ALL) ? c->log : NULL;
 }
 
 /* A page that the front end's log has no bit for would be missed at the other end. */
@@ -137,7 +143,8 @@ consumer_check_log(const struct vdpa_consumer *c, const struct vdpa_dirty_log *l
 {
 	uint64_t need = vdpa_dirty_log_bytes(tlb);
 
-	if (log == NULL || RTE_ALIGN_CEIL(log->size, UINT64_C(8)) >= need)
+	/* The size of a function's log is its driver's to choose. */
+	if (log == NULL || c->function || RTE_ALIGN_CEIL(log->size, UINT64_C(8)) >= need)
 		return 0;
 	return vdpa_error(EINVAL, "%s: a dirty log of %" PRIu64 " bytes, the memory needs %" PRIu64,
 			  c->vdev->name, log->size, need);
@@ -171,7 +178,8 @@ consumer_stop(struct vdpa_consumer *c)
 
 	vdpa_timer_stop(&c->settle);
 	c->nready = 0;
-	if (c->state == CONSUMER_RUNNING || c->state == CONSUMER_FAILED) {
+	/* The driver of a function has had the device asked for features before its start. */
+	if (c->state == CONSUMER_RUNNING || c->state == CONSUMER_FAILED || c->function) {
 		/* The dirty log ends with it: not before, as the device writes until then. */
 		rc = vdpa_device_stop(c->vdev);
 		if (rc < 0 && rc != -ENODEV)
@@ -230,8 +238,8 @@ start(struct vdpa_consumer *c)
 		vqs[i].kick_fd = vqs[i].call_fd = -1;
 		if (takes_disabled ? vq->state != CONSUMER_VQ_SET_UP : !consumer_vq_is_ready(c, vq))
 			continue;
-		vq->state = CONSUMER_VQ_STARTED;
-		if (rc == 0)
+		vq->state = c->held ? CONSUMER_VQ_PARKED : CONSUMER_VQ_STARTED;
+		if (rc == 0 && !c->held)
 			rc = consumer_vq_config(c, i, &vqs[i]);
 	}
 	if (rc == 0)
@@ -260,6 +268,10 @@ may_start(struct vdpa_consumer *c)
 		announced += c->vqs[i].state != CONSUMER_VQ_ABSENT;
 		ready += consumer_vq_is_ready(c, &c->vqs[i]);
 	}
+	/* Its driver may enable queues, and map memory, later. */
+	if (c->function)
+		return c->features != CONSUMER_NOT_SET &&
+		       (c->status & VIRTIO_CONFIG_S_DRIVER_OK) != 0;
 	if (c->features == CONSUMER_NOT_SET || c->iotlb == NULL || ready == 0) {
 		c->state = CONSUMER_STOPPED;
 		c->nready = 0;
@@ -288,6 +300,10 @@ join(struct vdpa_consumer *c, uint16_t idx)
 	struct vdpa_vq_config conf;
 	int rc;
 
+	if (c->held) {
+		vq->state = CONSUMER_VQ_PARKED;
+		return;
+	}
 	vq->state = CONSUMER_VQ_STARTED;
 	rc = consumer_vq_config(c, idx, &conf);
 	/* The log knows its used ring before it writes there. */
@@ -295,7 +311,9 @@ join(struct vdpa_consumer *c, uint16_t idx)
 		rc = -EIO;
 	if (rc == 0)
 		rc = vdpa_device_start_vq(c->vdev, idx, &conf);
-	if (rc == -EOPNOTSUPP && vdpa_device_get_state(c->vdev) == VDPA_STATE_RUNNING) {
+	/* A function's queue whose rings are nonsense is its driver's fault. */
+	if ((rc == -EOPNOTSUPP || (rc < 0 && c->function)) &&
+	    vdpa_device_get_state(c->vdev) == VDPA_STATE_RUNNING) {
 		vq->state = CONSUMER_VQ_REFUSED;
 		VDPA_LOG_LIMITED(&c->vdev->core->log, ERR, "%s: queue %u: does not start: %s",
 				 c->vdev->name, idx,
@@ -315,8 +333,8 @@ has_settled(const struct vdpa_consumer *c)
 	       vdpa_now_us() - c->ready_us >= VDPA_CONSUMER_SETTLE_MS * 1000;
 }
 
-static void
-advance(struct vdpa_consumer *c)
+void
+consumer_advance(struct vdpa_consumer *c)
 {
 	consumer_runs(c);
 	if (c->state == CONSUMER_STOPPED || c->state == CONSUMER_SETTLING) {
@@ -327,6 +345,8 @@ advance(struct vdpa_consumer *c)
 	for (uint16_t i = 0; c->state == CONSUMER_RUNNING && i < usable_vqs(c); i++)
 		if (consumer_vq_is_ready(c, &c->vqs[i]))
 			join(c, i);
+	if (c->function)
+		consumer_resume_parked(c);
 }
 
 void
@@ -334,7 +354,7 @@ vdpa_consumer_advance(struct vdpa_consumer *c)
 {
 	CONSUMER_LOCKED(c);
 
-	advance(c);
+	consumer_advance(c);
 }
 
 /* On the control loop. */
@@ -353,7 +373,7 @@ settled_run(struct vdpa_work *work)
 	bool started;
 
 	pthread_mutex_lock(&c->lock);
-	advance(c);
+	consumer_advance(c);
 	started = c->state == CONSUMER_RUNNING;
 	pthread_mutex_unlock(&c->lock);
 	if (started && c->ops != NULL && c->ops->started != NULL)
@@ -362,10 +382,9 @@ settled_run(struct vdpa_work *work)
 
 /* The connection. */
 
-struct vdpa_consumer *
-vdpa_consumer_new(struct vdpa_device *vdev, const struct vdpa_consumer_ops *ops, void *arg)
+static struct vdpa_consumer *
+consumer_new(struct vdpa_device *vdev, uint16_t n, const struct vdpa_consumer_ops *ops, void *arg)
 {
-	uint16_t n = vdpa_consumer_vq_count(vdev);
 	struct vdpa_consumer *c = calloc(1, sizeof(*c) + n * sizeof(c->vqs[0]));
 
 	if (c == NULL)
@@ -385,6 +404,22 @@ vdpa_consumer_new(struct vdpa_device *vdev, const struct vdpa_consumer_ops *ops,
 	for (uint16_t i = 0; i < n; i++)
 		consumer_vq_init(&c->vqs[i]);
 	vdpa_notice(VDPA_NOTICE_CONNECTED, vdev->name, NULL);
+	return c;
+}
+
+struct vdpa_consumer *
+vdpa_consumer_new(struct vdpa_device *vdev, const struct vdpa_consumer_ops *ops, void *arg)
+{
+	return consumer_new(vdev, vdpa_consumer_vq_count(vdev), ops, arg);
+}
+
+struct vdpa_consumer *
+vdpa_consumer_new_function(struct vdpa_device *vdev)
+{
+	struct vdpa_consumer *c = consumer_new(vdev, vdpa_get_vq_count(vdev), NULL, NULL);
+
+	if (c != NULL)
+		c->function = c->reports_status = true;
 	return c;
 }
 
@@ -424,7 +459,8 @@ vdpa_consumer_free(struct vdpa_consumer *c)
 	vdpa_timer_stop(&c->settle);
 	vdpa_work_cancel(&c->settled);
 	/* A failed device is stopped already, and shows why until it is started again. */
-	if (vdpa_device_get_state(c->vdev) != VDPA_STATE_FAILED)
+	if (vdpa_device_get_state(c->vdev) != VDPA_STATE_FAILED &&
+	    !(c->function && c->state == CONSUMER_STOPPED))
 		consumer_stop(c);
 	/* The next front end finds nothing of this one's. Where this one had nothing to give, as
 	 * one that is refused, nobody waits for the device and its domain. */
@@ -495,8 +531,8 @@ vdpa_consumer_usable_vqs(struct vdpa_consumer *c)
 	return usable_vqs(c);
 }
 
-static void
-reset(struct vdpa_consumer *c, bool keep_bases)
+void
+consumer_reset(struct vdpa_consumer *c, bool keep_bases)
 {
 	if (keep_bases && consumer_stops_as_a_whole(c))
 		consumer_take_driver_state(c);
@@ -506,8 +542,14 @@ reset(struct vdpa_consumer *c, bool keep_bases)
 	if (keep_bases && !consumer_stops_as_a_whole(c))
 		consumer_take_driver_state(c);
 	consumer_stop(c);
-	for (uint16_t i = 0; i < c->nvqs; i++)
+	for (uint16_t i = 0; i < c->nvqs; i++) {
+		/* The driver of a function routes its interrupts anew. */
+		if (c->function)
+			consumer_vq_close(c, i);
 		consumer_vq_forget(c, i, keep_bases);
+	}
+	if (c->function)
+		c->features = CONSUMER_NOT_SET;
 	if (!keep_bases) {
 		consumer_forget_driver_state(c);
 		c->arrived = c->announces = false;
@@ -520,7 +562,7 @@ vdpa_consumer_reset(struct vdpa_consumer *c)
 {
 	CONSUMER_LOCKED(c);
 
-	reset(c, false);
+	consumer_reset(c, false);
 }
 
 void
@@ -539,7 +581,7 @@ vdpa_consumer_set_status(struct vdpa_consumer *c, uint8_t status)
 	/* QEMU 7.2 to 8.0 stops a device by status 0 first and asks where its queues stand after.
 	 */
 	if (status == 0)
-		reset(c, true);
+		consumer_reset(c, true);
 	c->status = status;
 }
 

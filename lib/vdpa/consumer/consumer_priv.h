@@ -3,9 +3,9 @@
 
 /*
  * A consumer inside. consumer.c decides about the device, consumer_vq.c keeps what was said of a
- * ring, consumer_state.c saves and loads what moves to another host. Everything is under the
- * consumer's lock, but for the error eventfds, which have one of their own: a device that fails is
- * reported while another call may wait for it.
+ * ring, consumer_function.c has what differs for a function, consumer_state.c saves and loads what
+ * moves to another host. Everything is under the consumer's lock, but for the error eventfds, which
+ * have one of their own: a device that fails is reported while another call may wait for it.
  */
 
 #ifndef CONSUMER_PRIV_H
@@ -20,12 +20,13 @@
 /*
  * A ring, from the first word about it on.
  *
- *   ABSENT ----> ANNOUNCED ----> SET_UP ----> STARTED
- *                  ^  ^            |            |
- *                  |  |            +-> REFUSED <+
- *                  |  |                   |     |
- *                  |  +-------------------+     |
- *                  +----------------------------+
+ *   ABSENT ----> ANNOUNCED ----> SET_UP ----> STARTED <----> PARKED
+ *                  ^  ^            |  |         |              ^ |
+ *                  |  |            |  +---------|--------------+ |
+ *                  |  |            +-> REFUSED <+                |
+ *                  |  |                   |     |                |
+ *                  |  +-------------------+     |                |
+ *                  +----------------------------+----------------+
  *
  *   ABSENT to ANNOUNCED     any fact about it
  *   ANNOUNCED to SET_UP     it has a size, addresses and a kick descriptor, or the word for none
@@ -33,7 +34,9 @@
  *                           the device failed or not
  *   SET_UP to REFUSED       the device runs and does not take it
  *   STARTED to REFUSED      its rings have left the memory, and the others go on
- *   back to ANNOUNCED       GET_VRING_BASE, reset
+ *   to PARKED               of a function: its rings are not in the memory, or all queues are held
+ *   PARKED to STARTED       they are in the memory, and no queue is held
+ *   back to ANNOUNCED       GET_VRING_BASE, a stop, reset
  */
 /* clang-format on */
 enum consumer_vq_state {
@@ -42,6 +45,7 @@ enum consumer_vq_state {
 	CONSUMER_VQ_SET_UP,
 	CONSUMER_VQ_STARTED,
 	CONSUMER_VQ_REFUSED,
+	CONSUMER_VQ_PARKED,
 };
 
 /* The protocol's feature bit; linux/vhost.h has the ioctls' only. */
@@ -60,6 +64,8 @@ struct consumer_vq {
 	struct vdpa_consumer_vq_addr user; /* desc: or not set */
 	uint64_t base;			   /* as SET_VRING_BASE has it, or not set */
 	uint32_t place_num;		   /* size of the ring that base is a place of */
+	bool placed;			   /* of a function: it starts at place, not at base */
+	struct vdpa_vq_state place;
 	int kick_fd; /* -1: there is none, the driver expects us to poll; or not set */
 	int call_fd;
 	int err_fd;		       /* err_lock */
@@ -97,6 +103,9 @@ struct vdpa_consumer {
 	const struct vdpa_consumer_ops *ops;
 	void *arg;
 
+	bool function; /* it is one of vdpa_consumer_new_function() */
+	bool held;     /* no queue of it moves */
+
 	pthread_mutex_t lock;
 	struct vdpa_peer peer;
 	enum consumer_state state;
@@ -108,6 +117,7 @@ struct vdpa_consumer {
 	uint32_t max_regions;	  /* that one by one are added to it */
 	bool gave_memory;	  /* the device may have some of this connection's */
 	const struct vdpa_dirty_log *log;
+	bool logs_rings; /* of a function: their addresses in the log are their own */
 	bool logging;
 	uint8_t *inflight;
 	size_t inflight_stride;
@@ -179,6 +189,14 @@ int consumer_update_log(struct vdpa_consumer *c);
 /* Whether the device runs, after a look whether it has failed meanwhile. */
 bool consumer_runs(struct vdpa_consumer *c);
 
+/* consumer.c, under the lock. Start what has become ready. */
+void consumer_advance(struct vdpa_consumer *c);
+/* Stop the device and forget the rings; keep_bases: but for where they stopped. */
+void consumer_reset(struct vdpa_consumer *c, bool keep_bases);
+
+/* consumer_function.c, under the lock. Queues that stood still go on where they may. */
+void consumer_resume_parked(struct vdpa_consumer *c);
+
 /* consumer_state.c, under the lock. The device runs and stops next: take what its driver keeps. */
 void consumer_take_driver_state(struct vdpa_consumer *c);
 void consumer_forget_driver_state(struct vdpa_consumer *c);
@@ -200,7 +218,14 @@ int consumer_vq_translate(const struct vdpa_consumer *c, const struct vdpa_iotlb
 			  struct consumer_vq *vq);
 /* What the device is to know of it. */
 int consumer_vq_config(struct vdpa_consumer *c, uint16_t idx, struct vdpa_vq_config *conf);
-/* Stop it, keep where it stands. */
+/* Keep where it stands; of a function: as the device says it. */
+void consumer_vq_keep_place(struct vdpa_consumer *c, uint16_t idx,
+			    const struct vdpa_vq_state *state);
+/* Where it starts. */
+struct vdpa_vq_state consumer_vq_place(const struct vdpa_consumer *c, const struct consumer_vq *vq);
+/* Take it from the device, keep where it stands. What was said of it stays. */
+void consumer_vq_halt(struct vdpa_consumer *c, uint16_t idx);
+/* The same, and it wants a kick descriptor again. */
 void consumer_vq_stop(struct vdpa_consumer *c, uint16_t idx);
 /* The device has stopped it by itself: keep where it stood. */
 void consumer_vq_stop_lost(struct vdpa_consumer *c, uint16_t idx);

@@ -141,6 +141,7 @@ apply_places(struct vdpa_consumer *c, const struct vdpa_saved_state *s)
 		if (!s->vqs[i].known)
 			continue;
 		c->vqs[i].base = s->vqs[i].base;
+		c->vqs[i].placed = false;
 		c->vqs[i].place_num = s->vqs[i].num;
 	}
 }

@@ -108,6 +108,36 @@ translate(const struct vdpa_iotlb *tlb, const char *what, uint64_t user, uint64_
 	return 0;
 }
 
+static int
+check_iova(const struct vdpa_iotlb *tlb, const char *what, uint64_t iova, uint64_t len)
+{
+	if (vdpa_iotlb_range(tlb, iova, len) == NULL)
+		return vdpa_error(EFAULT,
+				  "the %s at 0x%" PRIx64 " (%" PRIu64
+				  " bytes) does not lie in the memory",
+				  what, iova, len);
+	return 0;
+}
+
+/* A function's addresses are IOVAs. */
+static int
+translate_iovas(const struct vdpa_iotlb *tlb, bool packed, const struct vdpa_ring_size *size,
+		struct consumer_vq *vq)
+{
+	int rc;
+
+	vq->desc = vq->user.desc;
+	vq->driver = vq->user.driver;
+	vq->device = vq->user.device;
+	rc = check_iova(tlb, packed ? "descriptor ring" : "descriptor table", vq->desc, size->desc);
+	if (rc == 0)
+		rc = check_iova(tlb, packed ? "driver event structure" : "avail ring", vq->driver,
+				size->driver);
+	return rc < 0 ? rc
+		      : check_iova(tlb, packed ? "device event structure" : "used ring",
+				   vq->device, size->device);
+}
+
 int
 consumer_vq_translate(const struct vdpa_consumer *c, const struct vdpa_iotlb *tlb,
 		      struct consumer_vq *vq)
@@ -118,6 +148,8 @@ consumer_vq_translate(const struct vdpa_consumer *c, const struct vdpa_iotlb *tl
 
 	if (tlb == NULL)
 		return vdpa_error(EFAULT, "there is no memory table");
+	if (c->function)
+		return translate_iovas(tlb, packed, &size, vq);
 	rc = translate(tlb, packed ? "descriptor ring" : "descriptor table", vq->user.desc,
 		       size.desc, &vq->desc);
 	if (rc == 0)
@@ -177,6 +209,12 @@ base_to_state(const struct vdpa_consumer *c, const struct consumer_vq *vq)
 	return state;
 }
 
+struct vdpa_vq_state
+consumer_vq_place(const struct vdpa_consumer *c, const struct consumer_vq *vq)
+{
+	return vq->placed ? vq->place : base_to_state(c, vq);
+}
+
 static uint32_t
 state_to_base(const struct vdpa_consumer *c, const struct vdpa_vq_state *state)
 {
@@ -186,6 +224,16 @@ state_to_base(const struct vdpa_consumer *c, const struct vdpa_vq_state *state)
 	       (uint32_t)(state->packed.last_avail_counter & 1) << 15 |
 	       (state->packed.last_used_idx & 0x7fffu) << 16 |
 	       (uint32_t)(state->packed.last_used_counter & 1) << 31;
+}
+
+void
+consumer_vq_keep_place(struct vdpa_consumer *c, uint16_t idx, const struct vdpa_vq_state *state)
+{
+	struct consumer_vq *vq = &c->vqs[idx];
+
+	vq->base = state_to_base(c, state);
+	vq->placed = c->function;
+	vq->place = *state;
 }
 
 /* Where the device has no notion of enabling, and its queues cannot be started one by one, a ring
@@ -210,7 +258,7 @@ consumer_vq_config(struct vdpa_consumer *c, uint16_t idx, struct vdpa_vq_config 
 		.desc = vq->desc,
 		.driver = vq->driver,
 		.device = vq->device,
-		.state = base_to_state(c, vq),
+		.state = consumer_vq_place(c, vq),
 		.kick_fd = vq->kick_fd,
 		.call_fd = vq->call_fd,
 	};
@@ -286,9 +334,10 @@ vdpa_consumer_set_vq_addr(struct vdpa_consumer *c, uint16_t idx,
 	/* While it runs only the log address may change: a migration begins or ends so. */
 	if (addr->desc != old.desc || addr->driver != old.driver || addr->device != old.device)
 		rc = check_stopped(vq);
-	if (rc == 0)
+	/* What of a function's is at fault its start says: its memory may come later. */
+	if (rc == 0 && !c->function)
 		rc = consumer_vq_translate(c, c->iotlb, &now);
-	if (rc == 0)
+	if (rc == 0 && !c->function)
 		rc = vdpa_check_vq_align(c->vdev, idx, consumer_is_packed(c), now.desc, now.driver,
 					 now.device);
 	if (rc < 0)
@@ -311,6 +360,7 @@ vdpa_consumer_set_vq_base(struct vdpa_consumer *c, uint16_t idx, uint32_t base)
 	if (rc < 0)
 		return rc;
 	c->vqs[idx].base = base;
+	c->vqs[idx].placed = false;
 	consumer_vq_update(c, idx);
 	return 0;
 }
@@ -442,30 +492,35 @@ keep_failed_base(struct vdpa_consumer *c, struct consumer_vq *vq)
 	uint16_t used;
 
 	if (!consumer_is_packed(c) && c->iotlb != NULL &&
-	    vdpa_ring_used_idx(c->iotlb, vq->device, &used))
+	    vdpa_ring_used_idx(c->iotlb, vq->device, &used)) {
 		vq->base = used;
+		vq->placed = false;
+	}
+}
+
+void
+consumer_vq_halt(struct vdpa_consumer *c, uint16_t idx)
+{
+	struct vdpa_vq_state state;
+	bool runs = consumer_runs(c);
+	int rc = runs ? vdpa_device_stop_vq(c->vdev, idx, &state) : -EIO;
+
+	if (runs && rc < 0)
+		VDPA_LOG_LIMITED(&c->vdev->core->log, ERR, "%s: queue %u: stop: %s", c->vdev->name,
+				 idx, vdpa_error_cause(vdpa_error_message(), c->vdev->name, idx));
+	if (rc < 0)
+		keep_failed_base(c, &c->vqs[idx]);
+	else
+		consumer_vq_keep_place(c, idx, &state);
 }
 
 void
 consumer_vq_stop(struct vdpa_consumer *c, uint16_t idx)
 {
 	struct consumer_vq *vq = &c->vqs[idx];
-	struct vdpa_vq_state state;
-	int rc;
 
-	if (vq->state == CONSUMER_VQ_STARTED) {
-		bool runs = consumer_runs(c);
-
-		rc = runs ? vdpa_device_stop_vq(c->vdev, idx, &state) : -EIO;
-		if (runs && rc < 0)
-			VDPA_LOG_LIMITED(
-				&c->vdev->core->log, ERR, "%s: queue %u: stop: %s", c->vdev->name,
-				idx, vdpa_error_cause(vdpa_error_message(), c->vdev->name, idx));
-		if (rc < 0)
-			keep_failed_base(c, vq);
-		else
-			vq->base = state_to_base(c, &state);
-	}
+	if (vq->state == CONSUMER_VQ_STARTED)
+		consumer_vq_halt(c, idx);
 	/* A start wants a kick again. */
 	close_fd(&vq->kick_fd, CONSUMER_FD_NOT_SET);
 	if (vq->state != CONSUMER_VQ_ABSENT)
@@ -479,7 +534,7 @@ consumer_vq_stop_lost(struct vdpa_consumer *c, uint16_t idx)
 	struct vdpa_vq_state state;
 
 	if (vdpa_device_stop_vq(c->vdev, idx, &state) == 0)
-		vq->base = state_to_base(c, &state);
+		consumer_vq_keep_place(c, idx, &state);
 	vq->state = CONSUMER_VQ_REFUSED;
 }
 

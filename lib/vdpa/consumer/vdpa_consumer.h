@@ -16,6 +16,11 @@
  * starts with the first ready one, and the others join it. Another starts when all queues that the
  * front end has spoken of are ready, or when none has become ready for VDPA_CONSUMER_SETTLE_MS.
  *
+ * A front end that shows its peer the device as a whole, as the registers of a function, has a
+ * consumer of another kind (vdpa_consumer_new_function()): all queues are the driver's, addresses
+ * are IOVAs, the memory is a table that changes by ranges, and a queue whose memory goes stands
+ * still until it is back.
+ *
  * Each call takes the consumer's lock, which is outside the device's. From any thread; a call may
  * wait for the device as long as its ops do. Calls that return an int return 0 or a negative errno
  * with vdpa_error_message(), and have had no effect then.
@@ -237,6 +242,56 @@ bool vdpa_consumer_has_vq(struct vdpa_consumer *c, uint16_t idx);
 /** The device has failed (vdpa_frontend_ops.failed): signal the error eventfds of queue qidx, or of
  * all (-1). Never waits. */
 void vdpa_consumer_signal_errors(struct vdpa_consumer *c, int qidx);
+
+/*
+ * Of a function. It reports the status: the device starts at DRIVER_OK, with the queues that are
+ * ready, be it none, and others join. Of vdpa_consumer_set_vq_addr() the addresses are IOVAs, `log`
+ * counts for nothing, and nothing is checked before the queue starts. A queue that does not start
+ * then is refused; at DRIVER_OK the start fails for it. A queue stands still, and goes on by itself
+ * where it stood, while it may not move: all of them by vdpa_consumer_hold(), one while its rings
+ * are not in the memory. Where one does not go on, the device fails.
+ *
+ * These are for such a consumer only. For it there is none of set_features, set_memory, add_memory,
+ * remove_memory, set_log, set_vq_base, resume_vq and get_vq_base; vdpa_consumer_reset() is the
+ * driver's reset, which ends what was said of all queues, and comes before vdpa_consumer_free().
+ */
+
+/** A new connection, as vdpa_consumer_new(), with vdpa_get_vq_count() queues. */
+struct vdpa_consumer *vdpa_consumer_new_function(struct vdpa_device *vdev);
+/** FEATURES_OK: ask the device itself, as its driver would. 0; -EBUSY once it was started; what
+ * vdpa_set_driver_features() says, and there are no features then. */
+int vdpa_consumer_negotiate(struct vdpa_consumer *c, uint64_t features);
+/** No queue moves from now on, or those that stood still for it go on. A stop of all queues is none
+ * of the device. */
+void vdpa_consumer_hold(struct vdpa_consumer *c, bool held);
+/** A queue stops where it runs, and is ready no more; it keeps its place. */
+void vdpa_consumer_stop_vq(struct vdpa_consumer *c, uint16_t idx);
+/** Where a queue is to start; NULL: at the beginning. Without effect on one that runs. */
+void vdpa_consumer_place_vq(struct vdpa_consumer *c, uint16_t idx,
+			    const struct vdpa_vq_state *state);
+/** Where a queue stands, or is to start. One that runs goes on. 0; -EFAULT where its used ring is
+ * not in the memory; the error of a queue that did not go on, and the device has failed. */
+int vdpa_consumer_get_vq_place(struct vdpa_consumer *c, uint16_t idx, struct vdpa_vq_state *state);
+/**
+ * The memory from now on, and the queues that it lets go on; of a device that does not run, with
+ * its next start. NULL: none.
+ * @return 0, or what vdpa_device_set_memory() says: queues whose rings were not to be in it stand
+ * still, and the next call lets them go on.
+ */
+int vdpa_consumer_use_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb);
+/** A device that does not run has none, not even what stayed in its reach since it ran. What
+ * vdpa_device_set_memory() returns. */
+int vdpa_consumer_drop_memory(struct vdpa_consumer *c);
+/**
+ * Where dirty pages are to be marked from now on and after each start; NULL: nowhere. The log is of
+ * any size, and the front end's to keep until there is another.
+ * @param rings  used rings are marked too, at their own addresses.
+ */
+int vdpa_consumer_set_function_log(struct vdpa_consumer *c, const struct vdpa_dirty_log *log,
+				   bool rings);
+/** The device does not let go of memory, or of a descriptor: it is failed with that cause, stopped,
+ * and left without memory. The driver's reset follows. what: what was under way. */
+void vdpa_consumer_give_up(struct vdpa_consumer *c, int err, const char *what);
 
 #ifdef __cplusplus
 }

@@ -12,7 +12,6 @@
 
 #include <rte_common.h>
 
-#include "notice.h"
 #include "vdpa.h"
 #include "vdpa_log.h"
 #include "vfio_user_device.h"
@@ -30,12 +29,20 @@ connected(void *arg, const struct vdpa_peer *peer)
 		vdpa_device_failure(dev->vdev, why, sizeof(why));
 		return vdpa_error(ENODEV, "%s", why);
 	}
-	rc = vdpa_device_admit(dev->vdev, peer);
+	rc = vdpa_consumer_admit(dev->vdev, peer);
 	if (rc < 0)
 		return rc;
+	dev->consumer = vdpa_consumer_new_function(dev->vdev);
+	if (dev->consumer == NULL)
+		return vdpa_error(ENOMEM, "out of memory");
+	rc = vdpa_consumer_set_peer(dev->consumer, peer);
+	if (rc < 0) {
+		vdpa_consumer_free(dev->consumer);
+		dev->consumer = NULL;
+		return rc;
+	}
 	dev->peer = *peer;
 	vdpa_device_add_connections(dev->vdev, 1);
-	vdpa_notice(VDPA_NOTICE_CONNECTED, dev->vdev->name, NULL);
 	__atomic_store_n(&dev->connected, true, __ATOMIC_RELAXED);
 	return 0;
 }
@@ -45,15 +52,16 @@ disconnected(void *arg)
 {
 	struct vfu_device *dev = arg;
 
+	vdpa_consumer_leaves(dev->consumer);
 	vdpa_vp_function_reset(&dev->vp);
 	if (dev->log.own != NULL)
 		(void)vdpa_vfus_dma_log_stop(dev);
 	vdpa_vfus_bells_renew(&dev->doorbells);
 	vdpa_vfus_irqs_clear(&dev->irqs);
-	(void)vdpa_device_set_memory(dev->vdev, NULL);
+	vdpa_consumer_free(dev->consumer);
+	dev->consumer = NULL;
 	vdpa_vfus_dma_clear(&dev->dma);
 	dev->peer = (struct vdpa_peer){0};
-	vdpa_notice(VDPA_NOTICE_DISCONNECTED, dev->vdev->name, NULL);
 	__atomic_store_n(&dev->connected, false, __ATOMIC_RELAXED);
 }
 
@@ -309,7 +317,7 @@ dma_unmap(void *arg, const struct vfio_user_dma_unmap *unmap)
 	rc = vdpa_vfus_device_update_memory(dev);
 	if (rc < 0)
 		vdpa_vfus_device_give_up(dev, rc, "memory is taken away");
-	if (!dev->running)
+	if (!vfu_runs(dev))
 		vdpa_vfus_dma_drop_iotlb(&dev->dma);
 	return 0;
 }

@@ -2,9 +2,10 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * A vDPA device as a virtio-pci function: what the driver writes into registers (virtio_pci.c)
- * becomes calls of the core; its memory, and where its interrupts go. What the client asks for is
- * in vfio_user_client.c.
+ * A vDPA device as a virtio-pci function: what the driver writes into registers
+ * (vfio_user_function.c) is reported to the consumer, which decides when the device starts and which
+ * queues move; its memory, and where its interrupts go. What the client asks for is in
+ * vfio_user_client.c.
  *
  * All of it happens in jobs of the device's. Calls of the core from elsewhere (configuration
  * changed, device failed) post one.
@@ -25,16 +26,11 @@
 #include <rte_byteorder.h>
 #include <rte_common.h>
 
-#include "vdpa_consumer.h"
+#include "ring_index.h"
+#include "vdpa_fd.h"
 #include "vdpa_log.h"
 #include "virtio_compat.h"
 #include "vfio_user_device.h"
-
-static bool
-is_packed(const struct vfu_device *dev)
-{
-	return (dev->vp.driver_features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
-}
 
 /* The administration queue, of an extension that has it. */
 
@@ -74,17 +70,25 @@ call_fd_of(const struct vfu_device *dev, uint16_t idx)
 	return vdpa_vfus_irqs_fd(&dev->irqs, dev->vp.queues[idx].vector);
 }
 
+static int
+give_call(struct vfu_device *dev, uint16_t idx, int fd)
+{
+	int own = fd < 0 ? -1 : vdpa_fd_dup(fd, dev->vdev->name);
+
+	dev->queues[idx].call_fd = fd;
+	return fd >= 0 && own < 0 ? own : vdpa_consumer_set_vq_call(dev->consumer, idx, own);
+}
+
 void
 vdpa_vfus_device_route_queue(struct vfu_device *dev, uint16_t idx)
 {
 	struct vfu_queue *q = &dev->queues[idx];
 	int fd = call_fd_of(dev, idx), rc;
 
-	if (!q->started || q->call_fd == fd)
+	if (!q->told || q->call_fd == fd)
 		return;
-	q->call_fd = fd;
-	rc = vdpa_device_set_vq_call(dev->vdev, idx, fd);
-	/* The device may keep the descriptor before, which is closed now: it must not use it. */
+	rc = give_call(dev, idx, fd);
+	/* The device may keep the descriptor before, which the client has taken away. */
 	if (rc < 0 && vdpa_device_get_state(dev->vdev) != VDPA_STATE_FAILED)
 		vdpa_vfus_device_give_up(dev, rc, "an interrupt is routed elsewhere");
 }
@@ -139,46 +143,33 @@ may_run(const struct vfu_device *dev, uint16_t idx)
 	return dev->vp.queues[idx].enabled && vp_does(&dev->vp, VFU_STEP_QUEUE);
 }
 
-static struct vdpa_vq_state
-initial_state(const struct vfu_device *dev)
+static void
+forget_queues(struct vfu_device *dev)
 {
-	struct vdpa_vq_state state = {0};
-
-	if (is_packed(dev))
-		state.packed.last_avail_counter = state.packed.last_used_counter = 1;
-	return state;
+	for (uint16_t i = 0; i < dev->vp.params.nvqs; i++)
+		dev->queues[i] = (struct vfu_queue){.call_fd = -1};
+	dev->config_held = false;
 }
 
-/* A queue as the driver described it, from the beginning or from its place. */
-static struct vdpa_vq_config
-queue_config(struct vfu_device *dev, uint16_t idx)
+/* A queue as the driver described it: ready from now on. */
+static int
+tell_queue(struct vfu_device *dev, uint16_t idx)
 {
 	const struct vp_queue *q = &dev->vp.queues[idx];
-	struct vfu_queue *mq = &dev->queues[idx];
-	struct vdpa_vq_config conf = {
-		.ready = true,
-		.enabled = true,
-		.num = q->size,
-		.desc = q->desc,
-		.driver = q->driver,
-		.device = q->device,
-		.state = mq->placed ? mq->state : initial_state(dev),
-		.kick_fd = dev->doorbells.queues[idx].kick_fd,
-		.call_fd = call_fd_of(dev, idx),
-	};
+	const struct vdpa_consumer_vq_addr addr = {
+		.desc = q->desc, .driver = q->driver, .device = q->device, .log = UINT64_MAX};
+	int rc = vdpa_consumer_set_vq_num(dev->consumer, idx, q->size), kick;
 
-	mq->call_fd = conf.call_fd;
-	return conf;
-}
-
-/* What the device itself is to know of the negotiated features: addresses reach it through the
- * core's translation, always, and kicks by eventfd. */
-static uint64_t
-own_features(struct vfu_device *dev, uint64_t features)
-{
-	uint64_t own = vdpa_consumer_function_features(dev->vdev);
-
-	return (features & own) | (own & RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM));
+	if (rc == 0)
+		rc = vdpa_consumer_set_vq_addr(dev->consumer, idx, &addr);
+	if (rc == 0)
+		rc = give_call(dev, idx, call_fd_of(dev, idx));
+	if (rc < 0)
+		return rc;
+	kick = vdpa_fd_dup(dev->doorbells.queues[idx].kick_fd, dev->vdev->name);
+	rc = kick < 0 ? kick : vdpa_consumer_set_vq_kick(dev->consumer, idx, kick);
+	dev->queues[idx].told = rc == 0;
+	return rc;
 }
 
 /* Ask the device itself, as its driver would. */
@@ -186,16 +177,9 @@ static int
 set_features(void *arg, uint64_t features)
 {
 	struct vfu_device *dev = arg;
-	uint8_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
-	int rc;
+	int rc = dev->consumer != NULL ? vdpa_consumer_negotiate(dev->consumer, features)
+				       : vdpa_error(ENOTCONN, "no client is connected");
 
-	rc = vdpa_reset(dev->vdev);
-	if (rc == 0)
-		rc = vdpa_set_status(dev->vdev, status);
-	if (rc == 0)
-		rc = vdpa_set_driver_features(dev->vdev, own_features(dev, features));
-	if (rc == 0)
-		rc = vdpa_set_status(dev->vdev, status | VIRTIO_CONFIG_S_FEATURES_OK);
 	if (rc < 0)
 		VDPA_LOG_LIMITED(&dev->log.lines, NOTICE,
 				 "%s: vfio-user: features 0x%" PRIx64 " refused: %s",
@@ -203,76 +187,74 @@ set_features(void *arg, uint64_t features)
 	return rc;
 }
 
-void
-vdpa_vfus_queues_forget(struct vfu_device *dev)
+/* A queue is taken from the device, and keeps its place. */
+static void
+stop_queue(void *arg, uint16_t idx)
 {
-	for (uint16_t i = 0; i < dev->vp.params.nvqs; i++)
-		dev->queues[i] = (struct vfu_queue){.call_fd = -1};
-	dev->running = dev->config_held = false;
-}
-
-int
-vdpa_vfus_queue_start(struct vfu_device *dev, uint16_t idx)
-{
-	struct vdpa_vq_config conf;
-	int rc;
-
-	if (idx >= dev->vp.params.nvqs)
-		return dev->running ? admin_start(dev) : 0;
-	if (!dev->running || dev->queues[idx].started || !may_run(dev, idx))
-		return 0;
-	if (!vfu_may_move(dev)) {
-		dev->queues[idx].parked = true;
-		return 0;
-	}
-	/* A log of its DMA has its used ring from the first buffer on. */
-	if (dev->log.own != NULL)
-		vdpa_vfus_log_update(dev, dev->dma.iotlb);
-	conf = queue_config(dev, idx);
-	rc = vdpa_device_start_vq(dev->vdev, idx, &conf);
-	if (rc < 0) {
-		VDPA_LOG_LIMITED(&dev->log.lines, ERR, "%s: vfio-user: queue %u: start: %s",
-				 dev->vdev->name, idx, vdpa_error_message());
-		return rc;
-	}
-	dev->queues[idx].started = true;
-	dev->queues[idx].parked = false;
-	return 0;
-}
-
-void
-vdpa_vfus_queue_stop(struct vfu_device *dev, uint16_t idx)
-{
-	struct vfu_queue *q = &dev->queues[idx];
-	int rc;
+	struct vfu_device *dev = arg;
 
 	if (idx >= dev->vp.params.nvqs) {
 		if (dev->ext->admin_stop != NULL)
 			dev->ext->admin_stop(dev);
 		return;
 	}
-	q->parked = false;
-	if (!q->started)
-		return;
-	q->started = false;
-	q->placed = true;
-	q->call_fd = -1;
-	rc = vdpa_device_stop_vq(dev->vdev, idx, &q->state);
-	if (rc < 0 && vdpa_device_get_state(dev->vdev) != VDPA_STATE_FAILED)
-		VDPA_LOG_LIMITED(&dev->log.lines, ERR, "%s: vfio-user: queue %u: stop: %s",
-				 dev->vdev->name, idx, vdpa_error_message());
+	dev->queues[idx] = (struct vfu_queue){.call_fd = -1};
+	if (dev->consumer != NULL)
+		vdpa_consumer_stop_vq(dev->consumer, idx);
 }
 
-/* What queues write is logged from the first buffer on: they start when the log runs. */
+/* One that the device does not take is not enabled. */
 static int
-start_logged(struct vfu_device *dev)
+start_queue(void *arg, uint16_t idx)
 {
-	int rc = 0;
+	struct vfu_device *dev = arg;
+	struct vdpa_consumer_vq_facts facts;
+	int rc;
 
-	vdpa_vfus_log_update(dev, dev->dma.iotlb);
+	if (idx >= dev->vp.params.nvqs)
+		return vfu_runs(dev) ? admin_start(dev) : 0;
+	if (!vfu_runs(dev) || dev->queues[idx].told || !may_run(dev, idx))
+		return 0;
+	rc = tell_queue(dev, idx);
+	if (rc < 0) {
+		VDPA_LOG_LIMITED(&dev->log.lines, ERR, "%s: vfio-user: queue %u: start: %s",
+				 dev->vdev->name, idx, vdpa_error_message());
+		return rc;
+	}
+	vdpa_consumer_advance(dev->consumer);
+	vdpa_consumer_get_vq_facts(dev->consumer, idx, &facts);
+	if (!facts.refused && vfu_runs(dev))
+		return 0;
+	stop_queue(dev, idx);
+	return -EIO;
+}
+
+static void
+forget_device(struct vfu_device *dev)
+{
+	if (dev->consumer != NULL)
+		vdpa_consumer_reset(dev->consumer);
+	forget_queues(dev);
+	vdpa_vfus_log_forget(dev);
+}
+
+/* What the consumer is told before the driver's DRIVER_OK. */
+static int
+tell_device(struct vfu_device *dev)
+{
+	struct vdpa_iotlb *tlb;
+	int rc = vdpa_vfus_dma_iotlb(&dev->dma, &tlb);
+
+	if (rc == 0)
+		rc = vdpa_consumer_use_memory(dev->consumer, tlb);
+	if (rc == 0)
+		vdpa_vfus_log_update(dev, tlb);
 	for (uint16_t i = 0; rc == 0 && i < dev->vp.params.nvqs; i++)
-		if (dev->queues[i].parked)
-			rc = vdpa_vfus_queue_start(dev, i);
+		if (may_run(dev, i))
+			rc = tell_queue(dev, i);
+	if (rc < 0)
+		VDPA_LOG_LIMITED(&dev->log.lines, ERR, "%s: vfio-user: start: %s", dev->vdev->name,
+				 vdpa_error_message());
 	return rc;
 }
 
@@ -280,58 +262,30 @@ static int
 start_device(void *arg)
 {
 	struct vfu_device *dev = arg;
-	uint16_t nvqs = dev->vp.params.nvqs;
-	struct vdpa_vq_config vqs[VDPA_VQ_MAX];
-	struct vdpa_start_config conf = {
-		.peer = &dev->peer,
-		.features = own_features(dev, dev->vp.driver_features),
-		.vqs = vqs,
-		.nvqs = nvqs,
-	};
 	int rc;
 
-	if (!vp_does(&dev->vp, VFU_STEP_START))
+	if (!vp_does(&dev->vp, VFU_STEP_START) || dev->consumer == NULL)
 		return -EIO;
-	rc = vdpa_vfus_dma_iotlb(&dev->dma, &conf.iotlb);
-	if (rc < 0) {
-		VDPA_LOG_LIMITED(&dev->log.lines, ERR, "%s: vfio-user: start: %s", dev->vdev->name,
-				 vdpa_error_message());
+	rc = tell_device(dev);
+	if (rc < 0)
 		return rc;
-	}
-	for (uint16_t i = 0; i < nvqs; i++) {
-		vqs[i] = (struct vdpa_vq_config){.kick_fd = -1, .call_fd = -1};
-		if (!may_run(dev, i))
-			continue;
-		if (vfu_may_move(dev) && !dev->log.asked)
-			vqs[i] = queue_config(dev, i);
-		else
-			dev->queues[i].parked = true;
-	}
 	if (!vdpa_vp_bus_master(&dev->vp))
 		VDPA_LOG_LIMITED(
 			&dev->log.lines, WARNING,
 			"%s: vfio-user: started without bus master: its queues stand still until "
 			"the driver sets it",
 			dev->vdev->name);
-	rc = vdpa_device_start(dev->vdev, &conf);
+	vdpa_consumer_hold(dev->consumer, !vfu_may_move(dev));
+	vdpa_consumer_set_status(dev->consumer, VIRTIO_CONFIG_S_DRIVER_OK);
+	vdpa_consumer_advance(dev->consumer);
+	if (!vfu_runs(dev))
+		return -EIO;
+	rc = admin_start(dev);
 	if (rc < 0) {
-		VDPA_LOG_LIMITED(&dev->log.lines, ERR, "%s: vfio-user: start: %s", dev->vdev->name,
-				 vdpa_error_message());
+		forget_device(dev);
 		return rc;
 	}
-	for (uint16_t i = 0; i < nvqs; i++)
-		dev->queues[i].started = vqs[i].ready;
-	dev->running = true;
-	rc = dev->log.asked ? start_logged(dev) : 0;
-	if (rc == 0)
-		rc = admin_start(dev);
-	if (rc < 0) {
-		vdpa_vfus_queues_forget(dev);
-		(void)vdpa_device_stop(dev->vdev);
-		vdpa_vfus_log_forget(dev);
-		return rc;
-	}
-	/* What was routed meanwhile may have changed since queue_config(). */
+	/* What was routed meanwhile may have changed since tell_queue(). */
 	vdpa_vfus_device_route(dev);
 	vdpa_vfus_bells_start(&dev->doorbells);
 	moved(dev);
@@ -344,13 +298,8 @@ static void
 reset_device(void *arg)
 {
 	struct vfu_device *dev = arg;
-	int rc = vdpa_device_stop(dev->vdev);
 
-	if (rc < 0 && rc != -ENODEV)
-		VDPA_LOG_LIMITED(&dev->log.lines, ERR, "%s: vfio-user: reset: %s", dev->vdev->name,
-				 vdpa_error_message());
-	vdpa_vfus_queues_forget(dev);
-	vdpa_vfus_log_forget(dev);
+	forget_device(dev);
 	if (dev->ext->admin_reset != NULL)
 		dev->ext->admin_reset(dev);
 	vdpa_vfus_bells_stop(&dev->doorbells);
@@ -358,30 +307,12 @@ reset_device(void *arg)
 }
 
 static int
-start_queue(void *arg, uint16_t idx)
-{
-	return vdpa_vfus_queue_start(arg, idx);
-}
-
-static void
-stop_queue(void *arg, uint16_t idx)
-{
-	vdpa_vfus_queue_stop(arg, idx);
-}
-
-/* Where queues stand then, those that go on begin. What a net device has taken to transmit may come
- * back by the queue before: that one stops after it. */
-static int
 suspend_device(void *arg)
 {
 	struct vfu_device *dev = arg;
 
-	for (uint16_t i = dev->vp.params.nvqs; i-- > 0;) {
-		bool goes_on = dev->queues[i].started || dev->queues[i].parked;
-
-		vdpa_vfus_queue_stop(dev, i);
-		dev->queues[i].parked = goes_on;
-	}
+	if (dev->consumer != NULL)
+		vdpa_consumer_hold(dev->consumer, true);
 	if (vdpa_device_get_state(dev->vdev) == VDPA_STATE_FAILED)
 		return -EIO;
 	__atomic_add_fetch(&dev->suspensions, 1, __ATOMIC_RELAXED);
@@ -392,49 +323,18 @@ static void
 place_queue(void *arg, uint16_t idx, const struct vdpa_vq_state *state)
 {
 	struct vfu_device *dev = arg;
-	struct vfu_queue *q = &dev->queues[idx];
 
-	if (idx >= dev->vp.params.nvqs || q->started)
-		return;
-	q->placed = state != NULL;
-	if (state != NULL)
-		q->state = *state;
+	if (idx < dev->vp.params.nvqs && dev->consumer != NULL)
+		vdpa_consumer_place_vq(dev->consumer, idx, state);
 }
 
-/* How far a split ring was used; false: it is not in the memory. */
-static bool
-read_used(const struct vfu_device *dev, uint16_t idx, struct vdpa_vq_state *state)
-{
-	const uint16_t *used = NULL;
-
-	if (dev->dma.iotlb != NULL)
-		used = vdpa_iotlb_range(dev->dma.iotlb, dev->vp.queues[idx].device + 2,
-					sizeof(*used));
-	if (used == NULL)
-		return false;
-	*state = (struct vdpa_vq_state){0};
-	state->split.avail_index = rte_le_to_cpu_16(__atomic_load_n(used, __ATOMIC_ACQUIRE));
-	return true;
-}
-
-/* A packed ring does not say by itself: the queue stops, and goes on. */
 static int
 queue_place(void *arg, uint16_t idx, struct vdpa_vq_state *state)
 {
 	struct vfu_device *dev = arg;
-	struct vfu_queue *q = &dev->queues[idx];
-	int rc = 0;
 
-	if (q->started && !is_packed(dev))
-		return read_used(dev, idx, state) ? 0 : -EFAULT;
-	if (q->started) {
-		vdpa_vfus_queue_stop(dev, idx);
-		rc = vdpa_vfus_queue_start(dev, idx);
-		if (rc < 0)
-			vdpa_device_fail(dev->vdev, idx, rc, "it does not start again");
-	}
-	*state = q->placed ? q->state : initial_state(dev);
-	return rc;
+	return dev->consumer != NULL ? vdpa_consumer_get_vq_place(dev->consumer, idx, state)
+				     : -ENOTCONN;
 }
 
 /* Of a packed ring nothing is known: it begins at its beginning. */
@@ -442,11 +342,12 @@ static void
 place_by_ring(void *arg, uint16_t idx)
 {
 	struct vfu_device *dev = arg;
-	struct vdpa_vq_state state;
+	struct vdpa_vq_state state = {0};
 	struct vdpa_iotlb *tlb;
 
-	if (!is_packed(dev) && vdpa_vfus_dma_iotlb(&dev->dma, &tlb) == 0 &&
-	    read_used(dev, idx, &state))
+	if ((dev->vp.driver_features & RTE_BIT64(VIRTIO_F_RING_PACKED)) == 0 &&
+	    vdpa_vfus_dma_iotlb(&dev->dma, &tlb) == 0 &&
+	    vdpa_ring_used_idx(tlb, dev->vp.queues[idx].device, &state.split.avail_index))
 		place_queue(dev, idx, &state);
 }
 
@@ -513,7 +414,8 @@ resume_device(void *arg)
 {
 	struct vfu_device *dev = arg;
 
-	vdpa_vfus_queues_resume(dev);
+	if (dev->consumer != NULL)
+		vdpa_consumer_hold(dev->consumer, !vfu_may_move(dev));
 	if (dev->ext->admin_resume != NULL)
 		dev->ext->admin_resume(dev);
 	if (dev->config_held)
@@ -528,8 +430,12 @@ bus_master(void *arg)
 {
 	struct vfu_device *dev = arg;
 
-	vdpa_vfus_queues_park(dev, dev->dma.iotlb);
-	vdpa_vfus_queues_resume(dev);
+	if (vfu_runs(dev) && !vdpa_vp_bus_master(&dev->vp))
+		VDPA_LOG_LIMITED(&dev->log.lines, INFO,
+				 "%s: vfio-user: its queues stand still: no bus master",
+				 dev->vdev->name);
+	if (dev->consumer != NULL)
+		vdpa_consumer_hold(dev->consumer, !vfu_may_move(dev));
 }
 
 static void
@@ -581,6 +487,35 @@ const struct vp_ops vdpa_vfus_vp_ops = {
 	.write_flag = write_flag,
 };
 
+/* Memory. */
+
+int
+vdpa_vfus_device_update_memory(struct vfu_device *dev)
+{
+	struct vdpa_iotlb *tlb;
+	int rc;
+
+	/* One that is started later takes what there is by then; until then it has none, and the
+	 * table of a client that maps much before is not made. */
+	if (!vfu_runs(dev))
+		return vdpa_consumer_drop_memory(dev->consumer);
+	rc = vdpa_vfus_dma_iotlb(&dev->dma, &tlb);
+	if (rc < 0)
+		return rc;
+	if (dev->ext->admin_update_memory != NULL)
+		dev->ext->admin_update_memory(dev, tlb);
+	vdpa_vfus_log_update(dev, tlb);
+	return vdpa_consumer_use_memory(dev->consumer, tlb);
+}
+
+void
+vdpa_vfus_device_give_up(struct vfu_device *dev, int err, const char *what)
+{
+	vdpa_consumer_give_up(dev->consumer, err, what);
+	if (vdpa_vp_needs_reset(&dev->vp))
+		vdpa_vfus_config_interrupt(dev);
+}
+
 /* Told from elsewhere. */
 
 static void
@@ -588,9 +523,9 @@ run_config(struct vdpa_work *work)
 {
 	struct vfu_device *dev = work->arg;
 
-	if (dev->running && (dev->vp.suspended || dev->vp.stopped))
+	if (vfu_runs(dev) && (dev->vp.suspended || dev->vp.stopped))
 		dev->config_held = true;
-	else if (dev->running)
+	else if (vfu_runs(dev))
 		vdpa_vfus_config_interrupt(dev);
 }
 
@@ -600,9 +535,9 @@ run_failed(struct vdpa_work *work)
 	struct vfu_device *dev = work->arg;
 
 	/* The driver may have reset it since. */
-	if (!dev->running || vdpa_device_get_state(dev->vdev) != VDPA_STATE_FAILED)
+	if (dev->consumer == NULL || vdpa_device_get_state(dev->vdev) != VDPA_STATE_FAILED ||
+	    (vdpa_consumer_get_status(dev->consumer) & VIRTIO_CONFIG_S_NEEDS_RESET) == 0)
 		return;
-	vdpa_vfus_queues_forget(dev);
 	if (vdpa_vp_needs_reset(&dev->vp))
 		vdpa_vfus_config_interrupt(dev);
 	moved(dev);
@@ -625,7 +560,7 @@ vdpa_vfus_device_init(struct vfu_device *dev)
 	dev->queues = calloc(nvqs, sizeof(*dev->queues));
 	if (dev->queues == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
-	vdpa_vfus_queues_forget(dev);
+	forget_queues(dev);
 	dev->relay_work = (struct vdpa_work){.run = run_relay, .arg = dev};
 	dev->config_work = (struct vdpa_work){.run = run_config, .arg = dev};
 	dev->failed_work = (struct vdpa_work){.run = run_failed, .arg = dev};

@@ -5,8 +5,7 @@
  * The front end "vfio-user", by file.
  *
  *   vfio_user_frontend.c   its words, its devices, what the core calls
- *   vfio_user_device.c     what a driver writes into registers becomes calls of the core
- *   vfio_user_memory.c     which queues stand still while memory changes
+ *   vfio_user_device.c     what a driver writes into registers is reported to the consumer
  *   vfio_user_client.c     what a client asks for: accesses, interrupts, memory
  *   vfio_user_log.c        dirty logs
  *   vfio_user_flag.c       interrupts of functions that have flags for them
@@ -35,18 +34,15 @@
 #include "vfio_user_doorbell.h"
 #include "vfio_user_interrupt.h"
 #include "log_limit.h"
+#include "vdpa_consumer.h"
 #include "vdpa_event.h"
-#include "vdpa_frontend.h"
 #include "vfio_user_server.h"
 #include "vfio_user_function.h"
 
-/* What the core has of a queue. */
+/* What the consumer was told of a queue. */
 struct vfu_queue {
-	bool started;
-	bool parked; /* it ran, and goes on when its memory is back */
-	bool placed; /* it starts at state, where it stopped or the driver put it */
-	int call_fd; /* what the device was given */
-	struct vdpa_vq_state state;
+	bool told;
+	int call_fd; /* whose duplicate it has */
 };
 
 /* A queue's interrupts on their way to its flag. */
@@ -128,7 +124,8 @@ struct vfu_device {
 	struct vdpa_work_queue *jobs;
 	const struct vfu_extension *ext; /* never NULL */
 	void *own;			 /* the extension's */
-	struct vdpa_peer peer;		 /* who is connected */
+	struct vdpa_peer peer;		 /* who is connected, */
+	struct vdpa_consumer *consumer;	 /* and what he has said; NULL: nobody is */
 	struct vp_function vp;
 	struct vfu_bells doorbells;
 	struct vfu_irqs irqs;
@@ -137,7 +134,6 @@ struct vfu_device {
 	uint64_t suspensions; /* completed; atomic */
 	struct vfu_server *server;
 	struct vfu_queue *queues; /* without the administration queue */
-	bool running;		  /* the core runs it */
 	bool dma_logging;	  /* by word: its DMA can be logged */
 	bool passes;		  /* by word: clients map the device's own doorbells */
 	bool config_held;	  /* the configuration changed while it was suspended */
@@ -174,26 +170,21 @@ void vdpa_vfus_device_route(struct vfu_device *dev);
 /* The INTx line as the registers have it. */
 void vdpa_vfus_device_update_intx(struct vfu_device *dev);
 
-/*
- * Use the memory of the table as it is now. Queues whose rings are not in it stand still until they
- * are again. A negative errno: the device goes on using what it used, as far as it does.
- */
+/* The table has changed: the consumer has its memory. A negative errno: the device goes on using
+ * what it used, as far as it does. */
 int vdpa_vfus_device_update_memory(struct vfu_device *dev);
 /* The device does not let go of memory, or of a descriptor: it is stopped, and its driver is to
  * reset it. what: what was under way. */
 void vdpa_vfus_device_give_up(struct vfu_device *dev, int err, const char *what);
-
-/* Queues of a device that runs, which keep their places: one starts where it may move, else stands
- * still until it may; one stops. 0 or a negative errno, logged. */
-int vdpa_vfus_queue_start(struct vfu_device *dev, uint16_t idx);
-void vdpa_vfus_queue_stop(struct vfu_device *dev, uint16_t idx);
-/* The device is stopped, and so are all queues. */
-void vdpa_vfus_queues_forget(struct vfu_device *dev);
-/* Those stand still whose rings are not in this memory, or without bus master all; or go on. */
-void vdpa_vfus_queues_park(struct vfu_device *dev, const struct vdpa_iotlb *tlb);
-void vdpa_vfus_queues_resume(struct vfu_device *dev);
 /* The configuration's interrupt. */
 void vdpa_vfus_config_interrupt(struct vfu_device *dev);
+
+/* Whether the device runs. */
+static inline bool
+vfu_runs(const struct vfu_device *dev)
+{
+	return dev->consumer != NULL && vdpa_consumer_is_running(dev->consumer);
+}
 
 /* Whether queues may move at all. */
 static inline bool
@@ -202,7 +193,8 @@ vfu_may_move(const struct vfu_device *dev)
 	return vdpa_vp_bus_master(&dev->vp) && !dev->vp.suspended && !dev->vp.stopped;
 }
 
-/* The log on or off; the memory that it lies in is tlb from now on, or the device has started. */
+/* The log on or off; of a device that runs, or is about to: the memory that it lies in is tlb from
+ * now on. */
 void vdpa_vfus_log_set(struct vfu_device *dev, bool on, uint64_t start, uint64_t end);
 void vdpa_vfus_log_update(struct vfu_device *dev, struct vdpa_iotlb *tlb);
 /* The device was stopped, and uses it no more. */

@@ -35,7 +35,7 @@ run_queue(struct vdpa_work *work)
 
 	vdpa_event_rearm(&flag->ev);
 	/* What is left of a queue that was stopped is nobody's. */
-	if (!rung || !dev->running)
+	if (!rung || !vfu_runs(dev))
 		return;
 	vdpa_vfus_bells_set_flag(&dev->doorbells, flag->idx, 1);
 	if (dev->irqs.msix_on)

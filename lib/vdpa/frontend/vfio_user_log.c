@@ -51,11 +51,9 @@ turn_off(struct vfu_device *dev)
 {
 	struct vfu_log *log = &dev->log;
 
-	if (!log->on)
-		return;
 	log->on = false;
-	if (vdpa_device_set_log(dev->vdev, NULL, NULL) < 0 &&
-	    vdpa_device_get_state(dev->vdev) == VDPA_STATE_RUNNING)
+	if (dev->consumer != NULL &&
+	    vdpa_consumer_set_function_log(dev->consumer, NULL, false) < 0 && vfu_runs(dev))
 		VDPA_LOG_LIMITED(&dev->log.lines, ERR, "%s: vfio-user: dirty log: %s",
 				 dev->vdev->name, vdpa_error_message());
 	keep(log, NULL);
@@ -67,7 +65,7 @@ turn_on(struct vfu_device *dev, struct vdpa_iotlb *tlb, uint8_t *bitmap)
 	struct vfu_log *log = &dev->log;
 	const struct vdpa_dirty_log next = {
 		.bitmap = bitmap, .size = log->end - log->start, .fd = -1, .past = &log->past};
-	uint64_t used_iova[VDPA_VQ_MAX];
+	int rc;
 
 	/* The table may be a new one with the same mapping. */
 	if (log->on && log->own == NULL && log->dirty.bitmap == bitmap &&
@@ -75,18 +73,17 @@ turn_on(struct vfu_device *dev, struct vdpa_iotlb *tlb, uint8_t *bitmap)
 		keep(log, tlb);
 		return;
 	}
+	log->dirty = next;
 	/* Of what a function logs itself, the rings are the driver's to mark. */
-	for (unsigned int i = 0; i < VDPA_VQ_MAX; i++)
-		used_iova[i] = log->own != NULL && i < dev->vp.params.nvqs
-				       ? dev->vp.queues[i].device
-				       : UINT64_MAX;
-	if (vdpa_device_set_log(dev->vdev, &next, used_iova) < 0) {
+	rc = vdpa_device_can_migrate(dev->vdev)
+		     ? vdpa_consumer_set_function_log(dev->consumer, &log->dirty, log->own != NULL)
+		     : vdpa_error(EOPNOTSUPP, "%s: has no dirty log", dev->vdev->name);
+	if (rc < 0) {
 		VDPA_LOG_LIMITED(&dev->log.lines, ERR, "%s: vfio-user: dirty log: %s",
 				 dev->vdev->name, vdpa_error_message());
 		turn_off(dev);
 		return;
 	}
-	log->dirty = next;
 	log->on = true;
 	keep(log, tlb);
 }
@@ -97,8 +94,6 @@ vdpa_vfus_log_update(struct vfu_device *dev, struct vdpa_iotlb *tlb)
 	struct vfu_log *log = &dev->log;
 	uint8_t *bitmap = NULL;
 
-	if (!dev->running)
-		return;
 	if (log->asked)
 		bitmap = log->own != NULL ? log->own : bitmap_in(tlb, log->start, log->end);
 	if (bitmap != NULL) {
@@ -123,21 +118,21 @@ vdpa_vfus_log_set(struct vfu_device *dev, bool on, uint64_t start, uint64_t end)
 	dev->log.asked = on;
 	dev->log.start = start;
 	dev->log.end = end;
-	vdpa_vfus_log_update(dev, dev->dma.iotlb);
+	if (vfu_runs(dev))
+		vdpa_vfus_log_update(dev, dev->dma.iotlb);
 }
 
 void
 vdpa_vfus_log_forget(struct vfu_device *dev)
 {
-	dev->log.on = false;
+	turn_off(dev);
 	dev->log.asked = dev->log.own != NULL;
-	keep(&dev->log, NULL);
 }
 
 bool
 vdpa_vfus_log_is_pending(const struct vfu_device *dev)
 {
-	return dev->log.asked && dev->running && !dev->log.on;
+	return dev->log.asked && vfu_runs(dev) && !dev->log.on;
 }
 
 /* Of the function's DMA. */
@@ -176,7 +171,8 @@ vdpa_vfus_dma_log_start(struct vfu_device *dev, const struct vfio_user_dma_log_r
 	log->start = 0;
 	log->end = bytes;
 	log->asked = true;
-	vdpa_vfus_log_update(dev, dev->dma.iotlb);
+	if (vfu_runs(dev))
+		vdpa_vfus_log_update(dev, dev->dma.iotlb);
 	return 0;
 }
 
@@ -228,8 +224,7 @@ vdpa_vfus_dma_log_stop(struct vfu_device *dev)
 	if (log->own == NULL)
 		return vdpa_error(EINVAL, "DMA_LOGGING_STOP: no log runs");
 	log->asked = false;
-	if (dev->running)
-		turn_off(dev);
+	turn_off(dev);
 	free(log->own);
 	log->own = NULL;
 	return 0;

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The consumer of a function, whose driver writes registers and whose memory comes and goes by
+ * ranges: what it has that no other consumer has. Queues stand still while they may not move, and
+ * go on; the memory is a table that the front end brings up to date.
+ */
+
+#include <errno.h>
+#include <stdio.h>
+
+#include <linux/virtio_config.h>
+
+#include "consumer_priv.h"
+#include "ring_index.h"
+#include "vdpa_log.h"
+
+/* A queue that runs stands still, keeps its place and what was said of it. */
+static void
+park(struct vdpa_consumer *c, uint16_t idx)
+{
+	consumer_vq_halt(c, idx);
+	c->vqs[idx].state = CONSUMER_VQ_PARKED;
+}
+
+static bool
+rings_are_in(const struct vdpa_consumer *c, uint16_t idx, const struct vdpa_iotlb *tlb)
+{
+	struct consumer_vq vq = c->vqs[idx];
+
+	return consumer_vq_translate(c, tlb, &vq) == 0;
+}
+
+/* One that stood still starts where it stood. What does not go on, as it did before, fails. */
+static int
+resume(struct vdpa_consumer *c, uint16_t idx)
+{
+	struct vdpa_vq_config conf;
+	int rc = consumer_vq_config(c, idx, &conf);
+	char why[VDPA_ERROR_MAX];
+
+	c->vqs[idx].state = CONSUMER_VQ_STARTED;
+	if (rc == 0)
+		rc = consumer_update_log(c);
+	if (rc == 0)
+		rc = vdpa_device_start_vq(c->vdev, idx, &conf);
+	if (rc == 0)
+		return 0;
+	snprintf(why, sizeof(why), "%s", vdpa_error_message());
+	vdpa_device_fail(c->vdev, idx, rc, "it does not start again: %s",
+			 vdpa_error_cause(why, c->vdev->name, idx));
+	(void)consumer_runs(c);
+	return rc;
+}
+
+void
+consumer_resume_parked(struct vdpa_consumer *c)
+{
+	for (uint16_t i = 0; i < c->nvqs && !c->held && consumer_runs(c); i++)
+		if (c->vqs[i].state == CONSUMER_VQ_PARKED && rings_are_in(c, i, c->iotlb))
+			(void)resume(c, i);
+}
+
+/* What a net device has taken to transmit may come back by the queue before: that one stops after
+ * it. */
+void
+vdpa_consumer_hold(struct vdpa_consumer *c, bool held)
+{
+	CONSUMER_LOCKED(c);
+
+	c->held = held;
+	for (uint16_t i = c->nvqs; held && i-- > 0;)
+		if (c->vqs[i].state == CONSUMER_VQ_STARTED)
+			park(c, i);
+	if (!held)
+		consumer_resume_parked(c);
+}
+
+int
+vdpa_consumer_negotiate(struct vdpa_consumer *c, uint64_t features)
+{
+	CONSUMER_LOCKED(c);
+	const uint8_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+	int rc = 0;
+
+	if (c->state != CONSUMER_STOPPED)
+		return vdpa_error(EBUSY, "%s: features change while the device runs",
+				  c->vdev->name);
+	rc = vdpa_reset(c->vdev);
+	if (rc == 0)
+		rc = vdpa_set_status(c->vdev, status);
+	if (rc == 0)
+		rc = vdpa_set_driver_features(c->vdev, consumer_device_features(c, features));
+	if (rc == 0)
+		rc = vdpa_set_status(c->vdev, status | VIRTIO_CONFIG_S_FEATURES_OK);
+	if (rc == 0)
+		c->features = features;
+	return rc;
+}
+
+/* Queues. */
+
+void
+vdpa_consumer_stop_vq(struct vdpa_consumer *c, uint16_t idx)
+{
+	CONSUMER_LOCKED(c);
+
+	consumer_vq_stop(c, idx);
+}
+
+void
+vdpa_consumer_place_vq(struct vdpa_consumer *c, uint16_t idx, const struct vdpa_vq_state *state)
+{
+	CONSUMER_LOCKED(c);
+	struct consumer_vq *vq = &c->vqs[idx];
+
+	if (vq->state == CONSUMER_VQ_STARTED)
+		return;
+	if (state != NULL) {
+		consumer_vq_keep_place(c, idx, state);
+	} else {
+		vq->base = CONSUMER_NOT_SET;
+		vq->placed = false;
+	}
+	consumer_vq_update(c, idx);
+}
+
+int
+vdpa_consumer_get_vq_place(struct vdpa_consumer *c, uint16_t idx, struct vdpa_vq_state *state)
+{
+	CONSUMER_LOCKED(c);
+	const struct consumer_vq *vq = &c->vqs[idx];
+	bool runs = consumer_runs(c) && vq->state == CONSUMER_VQ_STARTED;
+	int rc = 0;
+
+	*state = (struct vdpa_vq_state){0};
+	if (runs && !consumer_is_packed(c))
+		return vdpa_ring_used_idx(c->iotlb, vq->device, &state->split.avail_index)
+			       ? 0
+			       : vdpa_error(EFAULT, "%s: queue %u: its used ring is not in memory",
+					    c->vdev->name, idx);
+	/* A packed ring does not say by itself: the queue stops, and goes on. */
+	if (runs) {
+		park(c, idx);
+		rc = resume(c, idx);
+	}
+	*state = consumer_vq_place(c, vq);
+	return rc;
+}
+
+/* Memory. */
+
+int
+vdpa_consumer_use_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
+{
+	CONSUMER_LOCKED(c);
+	struct vdpa_iotlb *old = c->iotlb;
+	int rc = 0;
+
+	if (tlb != NULL)
+		c->gave_memory = true;
+	for (uint16_t i = 0; tlb != old && consumer_runs(c) && i < c->nvqs; i++) {
+		if (c->vqs[i].state != CONSUMER_VQ_STARTED || rings_are_in(c, i, tlb))
+			continue;
+		VDPA_LOG_LIMITED(&c->vdev->core->log, INFO,
+				 "%s: queue %u: stands still: its memory was unmapped",
+				 c->vdev->name, i);
+		park(c, i);
+	}
+	if (consumer_runs(c))
+		rc = vdpa_device_set_memory(c->vdev, tlb);
+	if (rc == 0) {
+		c->iotlb = tlb != NULL ? vdpa_iotlb_get(tlb) : NULL;
+		vdpa_iotlb_put(old);
+		consumer_resume_parked(c);
+	}
+	return rc;
+}
+
+int
+vdpa_consumer_drop_memory(struct vdpa_consumer *c)
+{
+	CONSUMER_LOCKED(c);
+
+	vdpa_iotlb_put(c->iotlb);
+	c->iotlb = NULL;
+	return vdpa_device_set_memory(c->vdev, NULL);
+}
+
+int
+vdpa_consumer_set_function_log(struct vdpa_consumer *c, const struct vdpa_dirty_log *log,
+			       bool rings)
+{
+	CONSUMER_LOCKED(c);
+	const struct vdpa_dirty_log *old = c->log;
+	bool old_rings = c->logs_rings;
+	int rc;
+
+	c->log = log;
+	c->logs_rings = rings;
+	rc = consumer_update_log(c);
+	/* One that is taken away is gone, whatever the device says. */
+	if (rc < 0 && log != NULL) {
+		c->log = old;
+		c->logs_rings = old_rings;
+	}
+	return rc;
+}
+
+void
+vdpa_consumer_give_up(struct vdpa_consumer *c, int err, const char *what)
+{
+	CONSUMER_LOCKED(c);
+
+	vdpa_device_fail(c->vdev, -1, err, "%s: %s", what, vdpa_error_message());
+	(void)consumer_runs(c);
+	if (vdpa_device_stop(c->vdev) < 0)
+		VDPA_LOG_LIMITED(&c->vdev->core->log, ERR, "%s: stop: %s", c->vdev->name,
+				 vdpa_error_cause(vdpa_error_message(), c->vdev->name, -1));
+	(void)vdpa_device_set_memory(c->vdev, NULL);
+	vdpa_iotlb_put(c->iotlb);
+	c->iotlb = NULL;
+}
