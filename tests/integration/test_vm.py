@@ -17,6 +17,7 @@ import threading
 import unittest
 
 import harness
+import vfio_user_client as vfio
 import vhost_user_client as vu
 
 DEVICES = 8
@@ -36,6 +37,17 @@ try:
 except ConnectionError:
     print("refused")
 '''
+# The same by vfio-user: its first message is VERSION.
+CONNECT_FUNCTION = '''
+import socket, struct, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+s.connect(sys.argv[1])
+try:
+    s.sendall(struct.pack("<HHIII", 1, 1, 20, 0, 0) + struct.pack("<HH", 0, 1))
+    print("served" if s.recv(64) else "refused")
+except ConnectionError:
+    print("refused")
+'''
 
 
 def maps(daemon):
@@ -44,6 +56,10 @@ def maps(daemon):
         lines = [line for line in f if vu.MEM_NAME in line]
     sizes = [int(b, 16) - int(a, 16) for a, b in (line.split()[0].split("-") for line in lines)]
     return len(sizes), sum(sizes)
+
+
+def function_words(i, more="", vm="vm guest0"):
+    return f"name n{i} mgmtdev sim_net backend loopback {vm} {more} vfio_user {{dir}}/n{i}.sock"
 
 
 def words(i, vm="vm guest0"):
@@ -130,6 +146,99 @@ class Vm(unittest.TestCase):
         with harness.Daemon([words(0)]) as d:
             answer = d.refusal("dev.add", words="name x mgmtdev sim_net vm a/b socket /tmp/x.sock")
             self.assertIn("vm 'a/b': allowed are", answer)
+
+
+class Functions(unittest.TestCase):
+    """Devices of one VM behind vfio-user."""
+
+    def guest(self, size=GUEST):
+        memory = vu.Memory(size)
+        self.addCleanup(memory.close)
+        return memory
+
+    def attach(self, daemon, i, memory, start=True):
+        net = vfio.NetDriver(daemon.socket(f"n{i}"), memory=memory)
+        self.addCleanup(net.close)
+        if start:
+            net.start()
+            net.exchange()
+        return net
+
+    def test_the_memory_is_mapped_once(self):
+        memory = self.guest()
+        with harness.Daemon([function_words(i) for i in range(DEVICES)]) as d:
+            nets = [self.attach(d, i, memory) for i in range(DEVICES)]
+            self.assertEqual(maps(d), (1, GUEST))
+            shown = d.show("n3")
+            self.assertEqual((shown["vm"], shown["vm_devices"]), ("guest0", DEVICES))
+            nets[0].close()
+            # The ranges change under all of them, one after the other.
+            for net in nets[1:]:
+                net.client.dma_unmap(memory.GPA + memory.size - 4096, 4096)
+                net.exchange()
+            self.assertEqual(maps(d), (1, GUEST - 4096))
+            for net in nets[1:]:
+                net.exchange()
+                net.close()
+            harness.wait_for(lambda: maps(d) == (0, 0), "the memory to be unmapped")
+
+    def test_devices_of_which_nobody_said_so_do_not_share(self):
+        memory = self.guest()
+        with harness.Daemon([function_words(0), function_words(1, vm="vm b"),
+                             function_words(2, vm=""), function_words(3, vm="")]) as d:
+            nets = [self.attach(d, i, memory) for i in range(4)]
+            self.assertGreaterEqual(maps(d)[0], 4)
+            for net in nets:
+                net.exchange()
+
+    def test_one_front_end_beside_the_other(self):
+        memory = self.guest()
+        with harness.Daemon([words(0), function_words(1)]) as d:
+            net = vu.NetDriver(d.socket("n0"), memory=memory)
+            self.addCleanup(net.client.close)
+            net.start()
+            net.exchange()
+            function = self.attach(d, 1, memory)
+            net.exchange()
+            function.exchange()
+            self.assertEqual(d.show("n1")["vm_devices"], 2)
+
+    def test_memory_that_contradicts_fails_a_start_and_a_map(self):
+        memory, other = self.guest(), self.guest()
+        with harness.Daemon([function_words(0), function_words(1)]) as d:
+            net = self.attach(d, 0, memory)
+            # Nothing is in the device's reach before DRIVER_OK, and nothing contradicts.
+            wrong = self.attach(d, 1, other, start=False)
+            wrong.start()
+            self.assertTrue(wrong.function.status() & vfio.NEEDS_RESET)
+            harness.wait_for(lambda: "contradicts that of n0" in d.err.text() and
+                             "of VM guest0" in d.err.text(), "the line")
+            wrong.close()
+            right = self.attach(d, 1, memory)
+            with self.assertRaises(vfio.Refused):
+                right.client.dma_map(memory.GPA + (1 << 30), GUEST, memory.fd) or \
+                    net.client.dma_map(memory.GPA + (1 << 30), GUEST, other.fd)
+            right.exchange()
+            net.exchange()
+
+    @unittest.skipUnless(os.getuid() == 0, "changes the user")
+    def test_a_client_of_another_user_is_refused(self):
+        def connect(uid):
+            return subprocess.run(
+                ["setpriv", f"--reuid={uid}", "--clear-groups", sys.executable, "-c", CONNECT_FUNCTION,
+                 d.socket("n1")], capture_output=True, text=True, check=True).stdout.strip()
+
+        with harness.Daemon([function_words(i, "mode 0666") for i in range(2)]) as d:
+            os.chmod(d.dir, 0o755)
+            net = self.attach(d, 0, self.guest())
+            self.assertEqual(connect(OTHER_UID), "refused")
+            line = (f"the front end has uid {OTHER_UID}, and that of n0, of the same VM guest0, has "
+                    "uid 0")
+            harness.wait_for(lambda: line in d.err.text(), "the line")
+            self.assertEqual(connect(0), "served")
+            net.exchange()
+            net.close()
+            harness.wait_for(lambda: connect(OTHER_UID) == "served", "the other user's turn")
 
 
 class Many(unittest.TestCase):

@@ -391,9 +391,11 @@ class NetDriver:
     """A net function driven over one queue pair: what is sent comes back (back end loopback)."""
 
     def __init__(self, path, ring=SplitRing, features=0, trap=False, msix=True, pair=0, timeout=TIMEOUT_S,
-                 function=Function):
+                 function=Function, memory=None):
+        """memory: the caller's, of a guest with several devices; else its own."""
         self.client = Client(path, timeout)
-        self.memory = Memory()
+        self.own_memory = memory is None
+        self.memory = Memory() if memory is None else memory
         self.area = None
         self.msix = msix
         self.trap = trap
@@ -462,7 +464,8 @@ class NetDriver:
         if self.area is not None:
             self.area.close()
         self.client.close()
-        self.memory.close()
+        if self.own_memory:
+            self.memory.close()
 
     def __enter__(self):
         return self

@@ -151,16 +151,60 @@ vdpa_consumer_get_vq_place(struct vdpa_consumer *c, uint16_t idx, struct vdpa_vq
 
 /* Memory. */
 
+bool
+vdpa_consumer_shares_memory(const struct vdpa_consumer *c)
+{
+	return c != NULL && c->vm != NULL;
+}
+
+int
+vdpa_consumer_build_table(struct vdpa_consumer *c, const struct vdpa_iotlb *old,
+			  const struct vdpa_mem_region_spec *specs, unsigned int n,
+			  struct vdpa_iotlb **out)
+{
+	return vdpa_consumer_shares_memory(c) ? vdpa_vm_table_build(c->vm, old, specs, n, out)
+					      : vdpa_iotlb_create(old, specs, n, out);
+}
+
+int
+vdpa_consumer_grow_table(struct vdpa_consumer *c, const struct vdpa_iotlb *old,
+			 const struct vdpa_mem_region_spec *spec, struct vdpa_iotlb **out)
+{
+	return vdpa_consumer_shares_memory(c) ? vdpa_vm_table_grow(c->vm, old, spec, out)
+					      : vdpa_iotlb_add(old, spec, out);
+}
+
+/* Under the lock. */
+static void
+settle(struct vdpa_consumer *c)
+{
+	if (c->vm != NULL)
+		vdpa_vm_table_settle(c->vm, c->iotlb);
+}
+
+/* Under the lock. The consumer has a table, or none; the device's is another matter. */
+static void
+take_table(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
+{
+	struct vdpa_iotlb *old = c->iotlb;
+
+	c->iotlb = tlb != NULL ? vdpa_iotlb_get(tlb) : NULL;
+	vdpa_iotlb_put(old);
+}
+
 int
 vdpa_consumer_use_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
 {
 	CONSUMER_LOCKED(c);
-	struct vdpa_iotlb *old = c->iotlb;
 	int rc = 0;
 
+	if (tlb != NULL && c->vm != NULL)
+		rc = vdpa_vm_table_propose(c->vm, tlb);
+	if (rc < 0)
+		return rc;
 	if (tlb != NULL)
 		c->gave_memory = true;
-	for (uint16_t i = 0; tlb != old && consumer_runs(c) && i < c->nvqs; i++) {
+	for (uint16_t i = 0; tlb != c->iotlb && consumer_runs(c) && i < c->nvqs; i++) {
 		if (c->vqs[i].state != CONSUMER_VQ_STARTED || rings_are_in(c, i, tlb))
 			continue;
 		VDPA_LOG_LIMITED(&c->vdev->core->log, INFO,
@@ -170,11 +214,11 @@ vdpa_consumer_use_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
 	}
 	if (consumer_runs(c))
 		rc = vdpa_device_set_memory(c->vdev, tlb);
-	if (rc == 0) {
-		c->iotlb = tlb != NULL ? vdpa_iotlb_get(tlb) : NULL;
-		vdpa_iotlb_put(old);
+	if (rc == 0)
+		take_table(c, tlb);
+	settle(c);
+	if (rc == 0)
 		consumer_resume_parked(c);
-	}
 	return rc;
 }
 
@@ -182,10 +226,11 @@ int
 vdpa_consumer_drop_memory(struct vdpa_consumer *c)
 {
 	CONSUMER_LOCKED(c);
+	int rc = vdpa_device_set_memory(c->vdev, NULL);
 
-	vdpa_iotlb_put(c->iotlb);
-	c->iotlb = NULL;
-	return vdpa_device_set_memory(c->vdev, NULL);
+	take_table(c, NULL);
+	settle(c);
+	return rc;
 }
 
 int
@@ -219,6 +264,6 @@ vdpa_consumer_give_up(struct vdpa_consumer *c, int err, const char *what)
 		VDPA_LOG_LIMITED(&c->vdev->core->log, ERR, "%s: stop: %s", c->vdev->name,
 				 vdpa_error_cause(vdpa_error_message(), c->vdev->name, -1));
 	(void)vdpa_device_set_memory(c->vdev, NULL);
-	vdpa_iotlb_put(c->iotlb);
-	c->iotlb = NULL;
+	take_table(c, NULL);
+	settle(c);
 }

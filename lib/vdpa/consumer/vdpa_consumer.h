@@ -275,10 +275,21 @@ int vdpa_consumer_get_vq_place(struct vdpa_consumer *c, uint16_t idx, struct vdp
 /**
  * The memory from now on, and the queues that it lets go on; of a device that does not run, with
  * its next start. NULL: none.
- * @return 0, or what vdpa_device_set_memory() says: queues whose rings were not to be in it stand
+ * @return 0; -EBUSY when it contradicts that of another device of the same VM, and all is as it
+ * was; or what vdpa_device_set_memory() says: queues whose rings were not to be in it stand
  * still, and the next call lets them go on.
  */
 int vdpa_consumer_use_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb);
+/** Whether the device is one of a VM, which has one memory for all: regions are then shared with
+ * its other devices, but for those that are asked for in order. c NULL: not so. */
+bool vdpa_consumer_shares_memory(const struct vdpa_consumer *c);
+/** vdpa_iotlb_create() and vdpa_iotlb_add(), of a table for vdpa_consumer_use_memory(). c NULL: as
+ * these. */
+int vdpa_consumer_build_table(struct vdpa_consumer *c, const struct vdpa_iotlb *old,
+			      const struct vdpa_mem_region_spec *specs, unsigned int n,
+			      struct vdpa_iotlb **out);
+int vdpa_consumer_grow_table(struct vdpa_consumer *c, const struct vdpa_iotlb *old,
+			     const struct vdpa_mem_region_spec *spec, struct vdpa_iotlb **out);
 /** A device that does not run has none, not even what stayed in its reach since it ran. What
  * vdpa_device_set_memory() returns. */
 int vdpa_consumer_drop_memory(struct vdpa_consumer *c);

@@ -302,8 +302,7 @@ check_others(const struct vdpa_vm_member *m, const struct vdpa_iotlb *tlb, bool 
 }
 
 /*
- * A new table is the device's next one if no other's contradicts it; else it is dropped. When a
- * guest ends, its devices leave one after the other, and the next guest may have the first of them
+ * A new table is the device's next one if no other's contradicts it. When a guest ends, its devices leave one after the other, and the next guest may have the first of them
  * already: it waits for the rest.
  */
 static int
@@ -319,13 +318,22 @@ propose(struct vdpa_vm_member *m, struct vdpa_iotlb *tlb)
 		rc = check_others(m, tlb, &leaves);
 	while (rc < 0 && leaves &&
 	       pthread_cond_timedwait(&m->vm->table_gone, &m->vm->table_lock, &until) == 0);
-	if (rc < 0) {
-		vdpa_iotlb_put(tlb);
+	if (rc < 0)
 		return rc;
-	}
 	vdpa_iotlb_put(m->proposed);
 	m->proposed = vdpa_iotlb_get(tlb);
 	return 0;
+}
+
+int
+vdpa_vm_table_propose(struct vdpa_vm_member *m, struct vdpa_iotlb *tlb)
+{
+	int rc;
+
+	pthread_mutex_lock(&m->vm->table_lock);
+	rc = propose(m, tlb);
+	pthread_mutex_unlock(&m->vm->table_lock);
+	return rc;
 }
 
 /* Add a table to the list unless it has what the last one has, as tables of one VM do most often.
@@ -366,21 +374,52 @@ list_others(const struct vdpa_vm_member *m, unsigned int *n)
 	return tlbs;
 }
 
+static int
+create(const struct vdpa_vm_member *m, const struct vdpa_iotlb *old,
+       const struct vdpa_mem_region_spec *specs, unsigned int n, struct vdpa_iotlb **out)
+{
+	unsigned int n_tlbs;
+	const struct vdpa_iotlb **tlbs = list_others(m, &n_tlbs);
+	int rc = vdpa_iotlb_create_shared(old, tlbs, n_tlbs, specs, n, out);
+
+	free(tlbs);
+	return rc;
+}
+
+static int
+add(const struct vdpa_vm_member *m, const struct vdpa_iotlb *old,
+    const struct vdpa_mem_region_spec *spec, struct vdpa_iotlb **out)
+{
+	unsigned int n_tlbs;
+	const struct vdpa_iotlb **tlbs = list_others(m, &n_tlbs);
+	int rc = vdpa_iotlb_add_shared(old, tlbs, n_tlbs, spec, out);
+
+	free(tlbs);
+	return rc;
+}
+
+/* One that is refused is dropped. */
+static int
+propose_new(struct vdpa_vm_member *m, struct vdpa_iotlb *tlb)
+{
+	int rc = propose(m, tlb);
+
+	if (rc < 0)
+		vdpa_iotlb_put(tlb);
+	return rc;
+}
+
 int
 vdpa_vm_table_create(struct vdpa_vm_member *m, const struct vdpa_iotlb *old,
 		     const struct vdpa_mem_region_spec *specs, unsigned int n,
 		     struct vdpa_iotlb **out)
 {
-	const struct vdpa_iotlb **tlbs;
-	unsigned int n_tlbs;
 	int rc;
 
 	pthread_mutex_lock(&m->vm->table_lock);
-	tlbs = list_others(m, &n_tlbs);
-	rc = vdpa_iotlb_create_shared(old, tlbs, n_tlbs, specs, n, out);
-	rc = rc < 0 ? rc : propose(m, *out);
+	rc = create(m, old, specs, n, out);
+	rc = rc < 0 ? rc : propose_new(m, *out);
 	pthread_mutex_unlock(&m->vm->table_lock);
-	free(tlbs);
 	return rc;
 }
 
@@ -388,16 +427,37 @@ int
 vdpa_vm_table_add(struct vdpa_vm_member *m, const struct vdpa_iotlb *old,
 		  const struct vdpa_mem_region_spec *spec, struct vdpa_iotlb **out)
 {
-	const struct vdpa_iotlb **tlbs;
-	unsigned int n_tlbs;
 	int rc;
 
 	pthread_mutex_lock(&m->vm->table_lock);
-	tlbs = list_others(m, &n_tlbs);
-	rc = vdpa_iotlb_add_shared(old, tlbs, n_tlbs, spec, out);
-	rc = rc < 0 ? rc : propose(m, *out);
+	rc = add(m, old, spec, out);
+	rc = rc < 0 ? rc : propose_new(m, *out);
 	pthread_mutex_unlock(&m->vm->table_lock);
-	free(tlbs);
+	return rc;
+}
+
+int
+vdpa_vm_table_build(struct vdpa_vm_member *m, const struct vdpa_iotlb *old,
+		    const struct vdpa_mem_region_spec *specs, unsigned int n,
+		    struct vdpa_iotlb **out)
+{
+	int rc;
+
+	pthread_mutex_lock(&m->vm->table_lock);
+	rc = create(m, old, specs, n, out);
+	pthread_mutex_unlock(&m->vm->table_lock);
+	return rc;
+}
+
+int
+vdpa_vm_table_grow(struct vdpa_vm_member *m, const struct vdpa_iotlb *old,
+		   const struct vdpa_mem_region_spec *spec, struct vdpa_iotlb **out)
+{
+	int rc;
+
+	pthread_mutex_lock(&m->vm->table_lock);
+	rc = add(m, old, spec, out);
+	pthread_mutex_unlock(&m->vm->table_lock);
 	return rc;
 }
 

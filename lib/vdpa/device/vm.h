@@ -65,6 +65,14 @@ int vdpa_vm_table_create(struct vdpa_vm_member *m, const struct vdpa_iotlb *old,
 			 struct vdpa_iotlb **out);
 int vdpa_vm_table_add(struct vdpa_vm_member *m, const struct vdpa_iotlb *old,
 		      const struct vdpa_mem_region_spec *spec, struct vdpa_iotlb **out);
+/* The same without a proposal: a table that is only made, by steps that nobody is to hear of; */
+int vdpa_vm_table_build(struct vdpa_vm_member *m, const struct vdpa_iotlb *old,
+			const struct vdpa_mem_region_spec *specs, unsigned int n,
+			struct vdpa_iotlb **out);
+int vdpa_vm_table_grow(struct vdpa_vm_member *m, const struct vdpa_iotlb *old,
+		       const struct vdpa_mem_region_spec *spec, struct vdpa_iotlb **out);
+/* and the proposal, of one that was made so. -EBUSY as above. */
+int vdpa_vm_table_propose(struct vdpa_vm_member *m, struct vdpa_iotlb *tlb);
 /* The device's table from now on, be it the next one or the one before; NULL: none. */
 void vdpa_vm_table_settle(struct vdpa_vm_member *m, struct vdpa_iotlb *tlb);
 

@@ -41,6 +41,7 @@ connected(void *arg, const struct vdpa_peer *peer)
 		dev->consumer = NULL;
 		return rc;
 	}
+	dev->dma.consumer = dev->consumer;
 	dev->peer = *peer;
 	vdpa_device_add_connections(dev->vdev, 1);
 	__atomic_store_n(&dev->connected, true, __ATOMIC_RELAXED);
@@ -59,7 +60,7 @@ disconnected(void *arg)
 	vdpa_vfus_bells_renew(&dev->doorbells);
 	vdpa_vfus_irqs_clear(&dev->irqs);
 	vdpa_consumer_free(dev->consumer);
-	dev->consumer = NULL;
+	dev->consumer = dev->dma.consumer = NULL;
 	vdpa_vfus_dma_clear(&dev->dma);
 	dev->peer = (struct vdpa_peer){0};
 	__atomic_store_n(&dev->connected, false, __ATOMIC_RELAXED);

@@ -94,6 +94,8 @@ remove_region(struct vfu_dma *t, const struct vfu_dma_range *r)
 	follow(t, rc, now);
 }
 
+/* A client behind an IOMMU that translates has buffers across ranges, which keep their order; in a
+ * VM the devices have one memory and share its ranges. */
 static struct vdpa_mem_region_spec
 spec_of(const struct vfu_dma_range *r)
 {
@@ -103,7 +105,7 @@ spec_of(const struct vfu_dma_range *r)
 		.size = r->last - r->first + 1,
 		.offset = r->offset,
 		.fd = r->file->fd,
-		.in_order = !r->file->kernel,
+		.in_order = !r->file->kernel && !vdpa_consumer_shares_memory(r->table->consumer),
 		.readonly = r->readonly,
 		.kernel_file = r->file->kernel,
 		.generation = r->generation,
@@ -121,7 +123,7 @@ add_region(struct vfu_dma *t, const struct vfu_dma_range *r)
 	if (!t->follows || r->file == NULL)
 		return;
 	spec = spec_of(r);
-	rc = vdpa_iotlb_add(t->iotlb, &spec, &now);
+	rc = vdpa_consumer_grow_table(t->consumer, t->iotlb, &spec, &now);
 	follow(t, rc, now);
 }
 
@@ -463,7 +465,7 @@ vdpa_vfus_dma_iotlb(struct vfu_dma *t, struct vdpa_iotlb **iotlb)
 		if (specs.at == NULL)
 			return vdpa_error(ENOMEM, "out of memory");
 		twalk_r(t->ranges, add_spec, &specs);
-		rc = vdpa_iotlb_create(t->iotlb, specs.at, specs.n, &now);
+		rc = vdpa_consumer_build_table(t->consumer, t->iotlb, specs.at, specs.n, &now);
 		free(specs.at);
 	}
 	if (rc < 0)
@@ -489,7 +491,10 @@ vdpa_vfus_dma_unmap_all(struct vfu_dma *t)
 	for (unsigned int i = 0; i < VFU_DMA_FILES_MAX; i++)
 		if (t->files[i].ranges > 0)
 			close(t->files[i].fd);
-	*t = (struct vfu_dma){.iotlb = t->iotlb, .steps = t->steps, .builds = t->builds};
+	*t = (struct vfu_dma){.consumer = t->consumer,
+			      .iotlb = t->iotlb,
+			      .steps = t->steps,
+			      .builds = t->builds};
 }
 
 void

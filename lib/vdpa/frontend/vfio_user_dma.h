@@ -18,7 +18,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "vdpa_memory.h"
+#include "vdpa_consumer.h"
 
 /* Ranges of one client that do not join, those that cannot be mapped included. */
 #define VFU_DMA_RANGES_MAX 65536
@@ -37,6 +37,7 @@ struct vfu_dma_file {
 
 /* Zero-initialise it. */
 struct vfu_dma {
+	struct vdpa_consumer *consumer; /* whose memory it is; NULL: nobody's yet */
 	void *ranges; /* of tsearch(3): struct vfu_dma_range, disjoint */
 	unsigned int n;
 	unsigned int n_mapped; /* of them, those with a file */

@@ -482,6 +482,7 @@ struct vdpa_frontend vdpa_vfio_user_frontend = {
 	.ops = &vfio_user_ops,
 	.params = vfio_user_params,
 	.implied_by = "vfio_user",
+	.tells_uid = true,
 };
 
 int
