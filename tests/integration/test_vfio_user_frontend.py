@@ -5,9 +5,12 @@
 devices; its sockets; devices that fail, go, and are hardware behind the daemon.
 """
 
+import errno
 import os
+import re
 import select
 import socket
+import struct
 import subprocess
 import time
 import unittest
@@ -58,10 +61,10 @@ class Frontend(ModelTest):
 
     def test_words_in_force_are_shown(self):
         for words, shown in (
-                ('', {'suspend': 'off', 'dma_logging': 'off', 'doorbell': 'poll', 'notify': 'page', 'poll_us': '20'}),
-                ('suspend on dma_logging on doorbell trap notify shared',
-                 {'suspend': 'on', 'dma_logging': 'on', 'doorbell': 'trap', 'notify': 'shared'}),
-                ('poll_us 50', {'suspend': 'off', 'dma_logging': 'off', 'doorbell': 'poll', 'notify': 'page', 'poll_us': '50'})):
+                ('', {'suspend': 'off', 'dma_logging': 'off', 'device_state': 'off', 'doorbell': 'poll', 'notify': 'page', 'poll_us': '20'}),
+                ('suspend on dma_logging on device_state on doorbell trap notify shared',
+                 {'suspend': 'on', 'dma_logging': 'on', 'device_state': 'on', 'doorbell': 'trap', 'notify': 'shared'}),
+                ('poll_us 50', {'suspend': 'off', 'dma_logging': 'off', 'device_state': 'off', 'doorbell': 'poll', 'notify': 'page', 'poll_us': '50'})):
             with self.subTest(words):
                 self.model.add(f'name new {NET} vfio_user {self.model.socket("new")} {words}')
                 self.assertEqual(self.model.show('new')['frontend_words'], shown)
@@ -98,6 +101,191 @@ class Frontend(ModelTest):
             self.assertIn('vfio_user PATH', got)
             # The model's own.
             self.assertNotIn('  fault ', got)
+
+
+class Moves(ModelTest):
+    """The state of a function, by MIG_DEVICE_STATE and MIG_DATA_*, from one device to another."""
+
+    SERVER = Server
+    STATE = 'frontend vfio-user device_state on'
+    DEVICES = (f'name m0 mgmtdev sim_net max_vqp 2 mac 52:54:00:00:00:01 {STATE}', f'name healthy {NET}',
+               f'name to mgmtdev sim_net max_vqp 2 mac 52:54:00:00:00:01 {STATE} suspend off doorbell trap',
+               f'name other mgmtdev sim_net max_vqp 2 mac 52:54:00:00:00:02 {STATE}',
+               f'name one mgmtdev sim_net mac 52:54:00:00:00:01 {STATE}',
+               f'name blk mgmtdev sim_blk backend ram 1M {STATE}')
+
+    def client(self, device='m0', **kw):
+        """The client before may still be on its way out."""
+        wait_until(lambda: not self.model.is_connected(device), TIMEOUT_S)
+        return super().client(device=device, **kw)
+
+    def net(self, device='m0', **kw):
+        wait_until(lambda: not self.model.is_connected(device), TIMEOUT_S)
+        return super().net(device=device, **kw)
+
+    def arrive(self, net, state, name='to', size=4096):
+        """The guest of net goes on with another device."""
+        client = self.client(device=name)
+        function = Function(client)
+        client.dma_map(net.memory.GPA, net.memory.size, net.memory.fd)
+        client.set_vectors(0, [net.config_fd, net.rx.call_fd, net.tx.call_fd])
+        client.load(state, size)
+        net.arrived_by, net.client, net.function, net.area = net.client, client, function, None
+        net.doorbells = [Doorbell(function, ring.index, None) for ring in (net.rx, net.tx)]
+        self.closers.append(net.arrived_by)
+        return client
+
+    def test_a_guest_goes_on_with_another_device(self):
+        for ring in SplitRing, PackedRing:
+            for size in 4096, 100:
+                with self.subTest(ring=ring.__name__, size=size):
+                    net = self.net(ring=ring)
+                    net.start()
+                    for _ in range(300):
+                        net.exchange()
+                    state = net.client.save()
+                    self.assertEqual(net.client.state(), STATE_STOP_COPY)
+                    registers = [net.client.read(4, at, 2) for at in range(8, 56, 2)]
+                    table, config = net.client.read(1, 0, 48), net.client.read(CONFIG_REGION, 0, 256)
+                    client = self.arrive(net, state, size=size)
+                    self.assertEqual(client.state(), STATE_STOP)
+                    self.assertEqual([client.read(4, at, 2) for at in range(8, 56, 2)], registers)
+                    self.assertEqual(client.read(1, 0, 48), table)
+                    self.assertEqual(client.read(CONFIG_REGION, 0, 256), config)
+                    # It can be taken on before it has run.
+                    self.assertEqual(client.save(), state)
+                    client.set_state(STATE_RUNNING)
+                    for _ in range(300):
+                        net.exchange()
+                    self.assertEqual(self.model.show('to')['state'], 'running')
+                    client.close()
+                    net.arrived_by.close()
+
+    def test_no_queue_moves_while_it_stands_still(self):
+        net = self.net().start()
+        net.exchange()
+        net.client.set_state(STATE_STOP)
+        net.count += 1
+        net.rx.add(net.rx_buf, 4096, True)
+        net.tx.add(net.tx_buf, NET_HDR + 64, False)
+        for doorbell in net.doorbells:
+            doorbell.ring()
+        time.sleep(0.3)
+        self.assertIsNone(net.tx.poll())
+        # Its registers answer.
+        self.assertEqual(net.function.status(), ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)
+        net.client.set_state(STATE_RUNNING)
+        self.assertTrue(wait_until(lambda: net.tx.poll() is not None, TIMEOUT_S))
+        self.assertTrue(wait_until(net.rx.poll, TIMEOUT_S))
+        net.exchange()
+
+    def test_what_was_made_available_before_is_used_after(self):
+        net = self.net().start()
+        net.exchange()
+        net.client.set_state(STATE_STOP)
+        frame = bytes(12) + b'\x88\xb5' + bytes(50)
+        net.memory.write(net.tx_buf, bytes(NET_HDR) + frame)
+        net.rx.add(net.rx_buf, 4096, True)
+        net.tx.add(net.tx_buf, NET_HDR + len(frame), False)
+        self.arrive(net, net.client.save()).set_state(STATE_RUNNING)
+        # Nobody rings a doorbell.
+        self.assertEqual(wait_until(net.rx.poll, TIMEOUT_S), NET_HDR + len(frame))
+        self.assertTrue(net.interrupted(net.rx.call_fd))
+
+    def test_states(self):
+        client = self.client()
+        self.assertEqual(client.feature(FEATURE_GET | MIGRATION), struct.pack('<Q', 1))
+        for flags in FEATURE_GET | MIGRATION, (FEATURE_GET | FEATURE_SET) | MIG_DEVICE_STATE:
+            self.assertEqual(client.feature(FEATURE_PROBE | flags), b'')
+        self.refused(errno.ENOTTY, client.feature, FEATURE_PROBE | FEATURE_SET | MIGRATION)
+        self.refused(errno.EINVAL, client.feature, FEATURE_GET | FEATURE_SET | MIG_DEVICE_STATE, bytes(8))
+        self.refused(errno.EINVAL, client.feature, FEATURE_SET | MIG_DEVICE_STATE, bytes(4))
+        self.assertEqual(client.state(), STATE_RUNNING)
+        states = STATE_RUNNING, STATE_STOP, STATE_STOP_COPY
+        for a in states:
+            for b in states:
+                client.set_state(a)
+                client.set_state(b)
+                self.assertEqual(client.state(), b)
+        for state in STATE_ERROR, STATE_RUNNING_P2P, 6, 7, 1 << 31:
+            self.refused(errno.EINVAL, client.set_state, state)
+        client.set_state(STATE_STOP)
+        self.refused(errno.EINVAL, client.read_state)
+        self.refused(errno.EINVAL, client.write_state, b'x')
+        client.set_state(STATE_STOP_COPY)
+        self.refused(errno.EINVAL, client.read_state, 4097)
+        self.refused(errno.EINVAL, client.write_state, b'x')
+        self.assertEqual(client.read_state(1 << 8), client.save() or client.read_state())
+
+    def test_nothing_of_a_state_that_is_wrong_is_taken(self):
+        with self.net() as net:
+            net.start()
+            net.exchange()
+            state = net.client.save()
+        client = self.client(device='to')
+        wrong = [state[:n] for n in range(0, len(state), 7)] + [state + b'x', bytes(len(state))]
+        wrong += [state[:at] + bytes([state[at] ^ 0xFF]) + state[at + 1:] for at in range(0, 16)]
+        for data in wrong:
+            client.set_state(STATE_RESUMING)
+            client.write_state(data)
+            with self.assertRaises(Refused):
+                client.set_state(STATE_STOP)
+            self.assertEqual(client.state(), STATE_ERROR)
+            self.refused(errno.EINVAL, client.set_state, STATE_RUNNING)
+            client.reset()
+            self.assertEqual((client.state(), Function(client).status()), (STATE_RUNNING, 0))
+        # Whatever byte of it differs: taken, or refused.
+        for at in range(len(state)):
+            client.set_state(STATE_RESUMING)
+            client.write_state(state[:at] + bytes([state[at] ^ 1 << at % 8]) + state[at + 1:])
+            try:
+                client.set_state(STATE_RUNNING)
+            except Refused:
+                self.assertEqual(client.state(), STATE_ERROR)
+            client.reset()
+        self.healthy.exchange()
+
+    def test_a_state_of_another_device_is_refused_with_what_differs(self):
+        with self.net() as net:
+            net.start()
+            state = net.client.save()
+        for name, line in (('other', 'the state has the MAC'), ('one', 'is of another function'),
+                           ('blk', 'is of another function')):
+            with self.client(device=name) as client:
+                with self.assertRaises(Refused):
+                    client.load(state)
+                harness.wait_for(lambda pattern=f'{name}: vfio-user: state .*{line}':
+                                 re.search(pattern, self.model.err.text()), f'{name}: {line}')
+
+    def test_a_state_is_bounded(self):
+        client = self.client()
+        client.set_state(STATE_RESUMING)
+        with self.assertRaises(Refused) as refused:
+            for _ in range(1024):
+                client.write_state(bytes(4096))
+        self.assertEqual(refused.exception.errno, errno.E2BIG)
+        client.reset()
+        self.assertEqual(client.state(), STATE_RUNNING)
+
+    def test_a_client_that_goes_leaves_nothing_of_it(self):
+        with self.net() as net:
+            net.start()
+            state = net.client.save()
+        with self.client() as client:
+            client.set_state(STATE_RESUMING)
+            client.write_state(state)
+        wait_until(lambda: not self.model.is_connected('m0'))
+        with self.net() as net:
+            self.assertEqual(net.client.state(), STATE_RUNNING)
+            net.start()
+            net.exchange()
+
+    def test_without_the_word_there_is_none(self):
+        client = self.healthy.client
+        self.refused(errno.ENOTTY, client.feature, FEATURE_GET | MIGRATION)
+        self.refused(errno.ENOTTY, client.set_state, STATE_STOP)
+        self.refused(errno.ENOTSUP, client.read_state)
+        self.refused(errno.ENOTSUP, client.write_state, b'x')
 
 
 class ConfigFile(unittest.TestCase):

@@ -29,6 +29,9 @@ GET_IRQ_INFO, SET_IRQS, REGION_READ, REGION_WRITE = 7, 8, 9, 10
 DMA_READ, DMA_WRITE, RESET, WRITE_MULTI, DEVICE_FEATURE, MIG_READ, MIG_WRITE = 11, 12, 13, 15, 16, 17, 18
 CMD, REPLY, NO_REPLY, ERROR = 0, 1, 1 << 4, 1 << 5
 
+FEATURE_GET, FEATURE_SET, FEATURE_PROBE = 1 << 16, 1 << 17, 1 << 18
+MIGRATION, MIG_DEVICE_STATE = 1, 2
+STATE_ERROR, STATE_STOP, STATE_RUNNING, STATE_STOP_COPY, STATE_RESUMING, STATE_RUNNING_P2P = range(6)
 CONFIG_REGION = 7
 INTX, MSIX = 0, 2
 DATA_NONE, DATA_BOOL, DATA_EVENTFD, ACTION_MASK, ACTION_UNMASK, ACTION_TRIGGER = (1 << i for i in range(6))
@@ -198,6 +201,45 @@ class Client:
 
     def reset(self):
         self.ask(RESET)
+
+    def feature(self, flags, data=b''):
+        """DEVICE_FEATURE: the data of the reply."""
+        got = self.ask(DEVICE_FEATURE, struct.pack('<II', 4096, flags) + data)
+        assert struct.unpack_from('<I', got, 4) == (flags,)
+        return got[8:]
+
+    def set_state(self, state):
+        self.feature(FEATURE_SET | MIG_DEVICE_STATE, struct.pack('<II', state, 0xFFFFFFFF))
+
+    def state(self):
+        return struct.unpack('<II', self.feature(FEATURE_GET | MIG_DEVICE_STATE))[0]
+
+    def read_state(self, size=4096):
+        """All that is left of the stream."""
+        data = b''
+        while True:
+            got = self.ask(MIG_READ, struct.pack('<II', 8 + size, size))
+            argsz, n = struct.unpack_from('<II', got)
+            assert argsz == len(got) == 8 + n, (argsz, n, len(got))
+            data += got[8:]
+            if n < size:
+                return data
+
+    def write_state(self, data, size=4096):
+        for at in range(0, len(data), size):
+            part = data[at:at + size]
+            assert self.ask(MIG_WRITE, struct.pack('<II', 8 + len(part), len(part)) + part) == b''
+
+    def save(self):
+        """Stop the device; its state."""
+        self.set_state(STATE_STOP_COPY)
+        return self.read_state()
+
+    def load(self, data, size=4096):
+        """The device stands still with that state."""
+        self.set_state(STATE_RESUMING)
+        self.write_state(data, size)
+        self.set_state(STATE_STOP)
 
     def is_closed(self, timeout=TIMEOUT_S):
         end = wait_until(lambda: select.select([self.sock], [], [], 0.05)[0] or None, timeout)
@@ -560,9 +602,9 @@ class ModelTest(unittest.TestCase):
         self.serve()
         harness.nothing_left(self.model.pid, self.baseline)
 
-    def client(self, **kw):
-        """A client of m0 that is closed at the end."""
-        client = Client(self.model.socket('m0'), **kw)
+    def client(self, device='m0', **kw):
+        """A client that is closed at the end."""
+        client = Client(self.model.socket(device), **kw)
         self.closers.append(client)
         return client
 

@@ -32,6 +32,14 @@ rings_are_in(const struct vdpa_consumer *c, uint16_t idx, const struct vdpa_iotl
 	return consumer_vq_translate(c, tlb, &vq) == 0;
 }
 
+/* The core stops it, perhaps later; it has failed from now on. */
+static void
+has_failed(struct vdpa_consumer *c)
+{
+	c->state = CONSUMER_FAILED;
+	c->logging = false;
+}
+
 /* One that stood still starts where it stood. What does not go on, as it did before, fails. */
 static int
 resume(struct vdpa_consumer *c, uint16_t idx)
@@ -50,7 +58,7 @@ resume(struct vdpa_consumer *c, uint16_t idx)
 	snprintf(why, sizeof(why), "%s", vdpa_error_message());
 	vdpa_device_fail(c->vdev, idx, rc, "it does not start again: %s",
 			 vdpa_error_cause(why, c->vdev->name, idx));
-	(void)consumer_runs(c);
+	has_failed(c);
 	return rc;
 }
 
@@ -69,10 +77,17 @@ vdpa_consumer_hold(struct vdpa_consumer *c, bool held)
 {
 	CONSUMER_LOCKED(c);
 
+	/* What the driver keeps is taken where a queue's stop is a reset before that, else after. */
+	if (held && consumer_stops_as_a_whole(c))
+		consumer_take_driver_state(c);
 	c->held = held;
 	for (uint16_t i = c->nvqs; held && i-- > 0;)
 		if (c->vqs[i].state == CONSUMER_VQ_STARTED)
 			park(c, i);
+	if (held)
+		consumer_take_driver_state(c);
+	else if (consumer_runs(c))
+		consumer_forget_driver_state(c);
 	if (!held)
 		consumer_resume_parked(c);
 }
@@ -259,7 +274,7 @@ vdpa_consumer_give_up(struct vdpa_consumer *c, int err, const char *what)
 	CONSUMER_LOCKED(c);
 
 	vdpa_device_fail(c->vdev, -1, err, "%s: %s", what, vdpa_error_message());
-	(void)consumer_runs(c);
+	has_failed(c);
 	if (vdpa_device_stop(c->vdev) < 0)
 		VDPA_LOG_LIMITED(&c->vdev->core->log, ERR, "%s: stop: %s", c->vdev->name,
 				 vdpa_error_cause(vdpa_error_message(), c->vdev->name, -1));

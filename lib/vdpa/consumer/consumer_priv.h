@@ -221,6 +221,8 @@ int consumer_vq_config(struct vdpa_consumer *c, uint16_t idx, struct vdpa_vq_con
 /* Keep where it stands; of a function: as the device says it. */
 void consumer_vq_keep_place(struct vdpa_consumer *c, uint16_t idx,
 			    const struct vdpa_vq_state *state);
+/* Its base, of a ring of that format, is where it starts as it is: both halves were saved. */
+void consumer_vq_load_place(struct vdpa_consumer *c, uint16_t idx, bool packed);
 /* Where it starts. */
 struct vdpa_vq_state consumer_vq_place(const struct vdpa_consumer *c, const struct consumer_vq *vq);
 /* Take it from the device, keep where it stands. What was said of it stays. */

@@ -69,7 +69,10 @@ consumer_stops_as_a_whole(const struct vdpa_consumer *c)
 static int
 check_still(struct vdpa_consumer *c)
 {
-	if (consumer_runs(c) || c->state == CONSUMER_SETTLING)
+	bool runs = consumer_runs(c) || c->state == CONSUMER_SETTLING;
+
+	/* A function's queues stand still. */
+	if (c->function ? runs && !c->held : runs)
 		return vdpa_error(EBUSY, "%s: the device runs; its queues must be stopped first",
 				  c->vdev->name);
 	return 0;
@@ -91,12 +94,27 @@ collect_places(const struct vdpa_consumer *c, struct vdpa_saved_state *s)
 	}
 }
 
+/* Of virtio alone; of a function, those of the device behind it. */
+static uint64_t
+saved_features(const struct vdpa_consumer *c)
+{
+	if (c->features == CONSUMER_NOT_SET)
+		return 0;
+	if (c->function)
+		return c->features & vdpa_consumer_function_features(c->vdev);
+	return c->features &
+	       ~(RTE_BIT64(VHOST_F_LOG_ALL) | RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES));
+}
+
 static int
 save_state(struct vdpa_consumer *c, uint8_t **buf, size_t *len)
 {
 	struct vdpa_saved_state s;
 	int rc = check_still(c);
 
+	/* One that has been held since its start. */
+	if (rc == 0 && c->function)
+		consumer_take_driver_state(c);
 	if (rc == 0 && c->driver_state_lost) {
 		vdpa_error_restore(&c->driver_state_error);
 		rc = -EIO;
@@ -105,10 +123,7 @@ save_state(struct vdpa_consumer *c, uint8_t **buf, size_t *len)
 		rc = vdpa_saved_state_of(c->vdev, &s);
 	if (rc < 0)
 		return rc;
-	s.features = c->features == CONSUMER_NOT_SET
-			     ? 0
-			     : c->features & ~(RTE_BIT64(VHOST_F_LOG_ALL) |
-					       RTE_BIT64(VHOST_USER_F_PROTOCOL_FEATURES));
+	s.features = saved_features(c);
 	collect_places(c, &s);
 	s.driver = c->driver_state;
 	s.driver_len = c->driver_state_len;
@@ -137,11 +152,15 @@ vdpa_consumer_save_state(struct vdpa_consumer *c, uint8_t **buf, size_t *len)
 static void
 apply_places(struct vdpa_consumer *c, const struct vdpa_saved_state *s)
 {
+	bool packed = (s->features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
+
 	for (uint16_t i = 0; i < c->nvqs; i++) {
 		if (!s->vqs[i].known)
 			continue;
 		c->vqs[i].base = s->vqs[i].base;
 		c->vqs[i].placed = false;
+		if (c->function)
+			consumer_vq_load_place(c, i, packed);
 		c->vqs[i].place_num = s->vqs[i].num;
 	}
 }
@@ -156,8 +175,11 @@ load_state(struct vdpa_consumer *c, const uint8_t *buf, size_t len)
 	if (rc == 0)
 		rc = vdpa_saved_state_read(&s, buf, len);
 	if (rc == 0)
-		rc = vdpa_saved_state_check(c->vdev, vdpa_consumer_offered_features(c->vdev, true),
-					    c->nvqs, &s);
+		rc = vdpa_saved_state_check(
+			c->vdev,
+			c->function ? vdpa_consumer_function_features(c->vdev)
+				    : vdpa_consumer_offered_features(c->vdev, true),
+			c->nvqs, &s);
 	if (rc == 0)
 		rc = vdpa_device_try_driver_state(c->vdev, consumer_device_features(c, s.features),
 						  s.driver, s.driver_len);

@@ -184,6 +184,18 @@ packed_is_unused(const struct vdpa_consumer *c, const struct consumer_vq *vq)
 	return true;
 }
 
+static struct vdpa_vq_state
+packed_state(uint32_t base)
+{
+	struct vdpa_vq_state state = {0};
+
+	state.packed.last_avail_idx = base & 0x7fff;
+	state.packed.last_avail_counter = (base >> 15) & 1;
+	state.packed.last_used_idx = (base >> 16) & 0x7fff;
+	state.packed.last_used_counter = (uint8_t)(base >> 31);
+	return state;
+}
+
 /* Base as SET_VRING_BASE and GET_VRING_BASE have it: split, the avail index; packed, avail index
  * and wrap counter in the lower 16 bits, used ones in the upper. */
 static struct vdpa_vq_state
@@ -202,11 +214,20 @@ base_to_state(const struct vdpa_consumer *c, const struct consumer_vq *vq)
 	 * it) leave it 0. A ring that was stopped has used what it has taken. */
 	else if (base >> 16 == 0)
 		base |= base << 16;
-	state.packed.last_avail_idx = base & 0x7fff;
-	state.packed.last_avail_counter = (base >> 15) & 1;
-	state.packed.last_used_idx = (base >> 16) & 0x7fff;
-	state.packed.last_used_counter = (uint8_t)(base >> 31);
-	return state;
+	return packed_state(base);
+}
+
+void
+consumer_vq_load_place(struct vdpa_consumer *c, uint16_t idx, bool packed)
+{
+	struct consumer_vq *vq = &c->vqs[idx];
+
+	vq->placed = true;
+	vq->place = (struct vdpa_vq_state){0};
+	if (packed)
+		vq->place = packed_state((uint32_t)vq->base);
+	else
+		vq->place.split.avail_index = (uint16_t)vq->base;
 }
 
 struct vdpa_vq_state

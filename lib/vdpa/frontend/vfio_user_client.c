@@ -41,6 +41,7 @@ connected(void *arg, const struct vdpa_peer *peer)
 		dev->consumer = NULL;
 		return rc;
 	}
+	vdpa_consumer_keep_state(dev->consumer, dev->moves);
 	dev->dma.consumer = dev->consumer;
 	dev->peer = *peer;
 	vdpa_device_add_connections(dev->vdev, 1);
@@ -54,6 +55,7 @@ disconnected(void *arg)
 	struct vfu_device *dev = arg;
 
 	vdpa_consumer_leaves(dev->consumer);
+	vdpa_vfus_migration_reset(dev);
 	vdpa_vp_function_reset(&dev->vp);
 	if (dev->log.own != NULL)
 		(void)vdpa_vfus_dma_log_stop(dev);
@@ -328,6 +330,7 @@ reset_function(void *arg)
 {
 	struct vfu_device *dev = arg;
 
+	vdpa_vfus_migration_reset(dev);
 	vdpa_vp_function_reset(&dev->vp);
 }
 
@@ -365,6 +368,40 @@ dma_log_stop(void *arg)
 	return vdpa_vfus_dma_log_stop(arg);
 }
 
+static bool
+moves(void *arg)
+{
+	const struct vfu_device *dev = arg;
+
+	return dev->moves;
+}
+
+static uint32_t
+get_state(void *arg)
+{
+	const struct vfu_device *dev = arg;
+
+	return dev->migration.state;
+}
+
+static int
+set_state(void *arg, uint32_t state)
+{
+	return vdpa_vfus_migration_set(arg, state);
+}
+
+static int
+read_state(void *arg, void *buf, uint32_t size, uint32_t *n)
+{
+	return vdpa_vfus_migration_read(arg, buf, size, n);
+}
+
+static int
+write_state(void *arg, const void *buf, uint32_t size)
+{
+	return vdpa_vfus_migration_write(arg, buf, size);
+}
+
 const struct vfu_ops vdpa_vfus_client_ops = {
 	.connected = connected,
 	.disconnected = disconnected,
@@ -381,5 +418,10 @@ const struct vfu_ops vdpa_vfus_client_ops = {
 	.dma_log_start = dma_log_start,
 	.dma_log_report = dma_log_report,
 	.dma_log_stop = dma_log_stop,
+	.moves = moves,
+	.get_state = get_state,
+	.set_state = set_state,
+	.read_state = read_state,
+	.write_state = write_state,
 	.reply = reply,
 };

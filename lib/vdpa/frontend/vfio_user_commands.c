@@ -281,7 +281,7 @@ do_reset(struct call *c)
 	return 0;
 }
 
-/* DEVICE_FEATURE: the log of DMA, and nothing else. */
+/* DEVICE_FEATURE: the log of DMA, the state that moves, and nothing else. */
 
 #define LOG_PAGE 4096u
 
@@ -327,26 +327,143 @@ report_dma_log(struct call *c, const void *data, size_t len)
 }
 
 static int
+do_dma_log(struct call *c, uint32_t index)
+{
+	const struct vfio_user_device_feature *f = c->in;
+
+	if (index == VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP)
+		return c->s->params.ops->dma_log_stop(c->s->params.arg);
+	if (index == VFIO_DEVICE_FEATURE_DMA_LOGGING_START)
+		return start_dma_log(c, f + 1, c->in_len - sizeof(*f));
+	return report_dma_log(c, f + 1, c->in_len - sizeof(*f));
+}
+
+static int
+do_migration(struct call *c)
+{
+	struct {
+		struct vfio_user_device_feature feature;
+		uint64_t flags;
+	} __attribute__((packed)) *reply = c->out;
+
+	reply->feature.argsz = sizeof(*reply);
+	reply->flags = VFIO_MIGRATION_STOP_COPY;
+	c->out_len = sizeof(*reply);
+	return 0;
+}
+
+static int
+do_device_state(struct call *c)
+{
+	const struct vfio_user_device_feature *f = c->in;
+	const struct vfu_ops *ops = c->s->params.ops;
+	struct {
+		struct vfio_user_device_feature feature;
+		struct vfio_user_mig_state state;
+	} __attribute__((packed)) *reply = c->out;
+
+	c->out_len = sizeof(*reply);
+	if ((f->flags & VFIO_DEVICE_FEATURE_SET) != 0) {
+		if (c->in_len < sizeof(*reply))
+			return vdpa_error(EINVAL, "MIG_DEVICE_STATE of %zu bytes", c->in_len);
+		memcpy(&reply->state, f + 1, sizeof(reply->state));
+		return ops->set_state(c->s->params.arg, reply->state.device_state);
+	}
+	reply->feature.argsz = sizeof(*reply);
+	reply->state = (struct vfio_user_mig_state){
+		.device_state = ops->get_state(c->s->params.arg), .data_fd = UINT32_MAX};
+	return 0;
+}
+
+/* What of a feature there is: VFIO_DEVICE_FEATURE_GET and _SET. */
+static uint32_t
+feature_methods(const struct call *c, uint32_t index)
+{
+	const struct vfu_ops *ops = c->s->params.ops;
+	bool logs = ops->logs_dma(c->s->params.arg), moves = ops->moves(c->s->params.arg);
+
+	switch (index) {
+	case VFIO_DEVICE_FEATURE_MIGRATION:
+		return moves ? VFIO_DEVICE_FEATURE_GET : 0;
+	case VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE:
+		return moves ? VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET : 0;
+	case VFIO_DEVICE_FEATURE_DMA_LOGGING_START:
+	case VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP:
+		return logs ? VFIO_DEVICE_FEATURE_SET : 0;
+	case VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT:
+		return logs ? VFIO_DEVICE_FEATURE_GET : 0;
+	default:
+		return 0;
+	}
+}
+
+static int
 do_feature(struct call *c)
 {
 	const struct vfio_user_device_feature *f = c->in;
-	const uint32_t set = VFIO_DEVICE_FEATURE_SET, get = VFIO_DEVICE_FEATURE_GET;
-	uint32_t what = f->flags & ~VFIO_DEVICE_FEATURE_PROBE;
-	bool known = what == (set | VFIO_DEVICE_FEATURE_DMA_LOGGING_START) ||
-		     what == (set | VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP) ||
-		     what == (get | VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT);
+	const uint32_t both = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET;
+	const uint32_t known = VFIO_DEVICE_FEATURE_MASK | both | VFIO_DEVICE_FEATURE_PROBE;
+	uint32_t index = f->flags & VFIO_DEVICE_FEATURE_MASK, what = f->flags & both;
+	uint32_t has = feature_methods(c, index);
 
-	if (!known || !c->s->params.ops->logs_dma(c->s->params.arg))
+	if (has == 0 || (what & ~has) != 0 || (f->flags & ~known) != 0)
 		return vdpa_error(ENOTTY, "DEVICE_FEATURE 0x%x", f->flags);
 	memcpy(c->out, f, sizeof(*f));
 	c->out_len = sizeof(*f);
 	if ((f->flags & VFIO_DEVICE_FEATURE_PROBE) != 0)
 		return 0;
-	if (what == (set | VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP))
-		return c->s->params.ops->dma_log_stop(c->s->params.arg);
-	if (what == (set | VFIO_DEVICE_FEATURE_DMA_LOGGING_START))
-		return start_dma_log(c, f + 1, c->in_len - sizeof(*f));
-	return report_dma_log(c, f + 1, c->in_len - sizeof(*f));
+	if (what == 0 || what == both)
+		return vdpa_error(EINVAL, "DEVICE_FEATURE 0x%x", f->flags);
+	switch (index) {
+	case VFIO_DEVICE_FEATURE_MIGRATION:
+		return do_migration(c);
+	case VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE:
+		return do_device_state(c);
+	default:
+		return do_dma_log(c, index);
+	}
+}
+
+/* The state's bytes. */
+
+static int
+check_data(const struct call *c, const struct vfio_user_mig_data *data)
+{
+	if (!c->s->params.ops->moves(c->s->params.arg))
+		return vdpa_error(ENOTSUP, "MIG_DATA: the state stays here (device_state off)");
+	if (data->size > VFIO_USER_XFER_MAX)
+		return vdpa_error(EINVAL, "MIG_DATA of %u bytes, allowed are %u", data->size,
+				  VFIO_USER_XFER_MAX);
+	return 0;
+}
+
+static int
+do_data_read(struct call *c)
+{
+	const struct vfio_user_mig_data *asked = c->in;
+	struct vfio_user_mig_data *reply = c->out;
+	uint32_t n = 0;
+	int rc = check_data(c, asked);
+
+	if (rc == 0)
+		rc = c->s->params.ops->read_state(c->s->params.arg, reply + 1, asked->size, &n);
+	reply->size = n;
+	reply->argsz = (uint32_t)sizeof(*reply) + n;
+	c->out_len = reply->argsz;
+	return rc;
+}
+
+static int
+do_data_write(struct call *c)
+{
+	const struct vfio_user_mig_data *data = c->in;
+	int rc = check_data(c, data);
+
+	if (rc == 0 && c->in_len - sizeof(*data) < data->size)
+		rc = vdpa_error(EINVAL, "MIG_DATA_WRITE of %u bytes with %zu", data->size,
+				c->in_len - sizeof(*data));
+	return rc < 0 ? rc
+		      : c->s->params.ops->write_state(c->s->params.arg, data + 1, data->size);
 }
 
 static const struct command {
@@ -373,6 +490,10 @@ static const struct command {
 	[VFIO_USER_DEVICE_RESET] = {"RESET", do_reset, 0, 0},
 	[VFIO_USER_DEVICE_FEATURE] = {"DEVICE_FEATURE", do_feature,
 				      sizeof(struct vfio_user_device_feature), 0},
+	[VFIO_USER_MIG_DATA_READ] = {"MIG_DATA_READ", do_data_read,
+				     sizeof(struct vfio_user_mig_data), 0},
+	[VFIO_USER_MIG_DATA_WRITE] = {"MIG_DATA_WRITE", do_data_write,
+				      sizeof(struct vfio_user_mig_data), 0},
 };
 
 static int

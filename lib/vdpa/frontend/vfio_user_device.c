@@ -299,6 +299,7 @@ reset_device(void *arg)
 {
 	struct vfu_device *dev = arg;
 
+	dev->migration.loaded = false;
 	forget_device(dev);
 	if (dev->ext->admin_reset != NULL)
 		dev->ext->admin_reset(dev);
@@ -306,17 +307,23 @@ reset_device(void *arg)
 	moved(dev);
 }
 
+int
+vdpa_vfus_device_stand_still(struct vfu_device *dev)
+{
+	if (dev->consumer != NULL)
+		vdpa_consumer_hold(dev->consumer, true);
+	return vdpa_device_get_state(dev->vdev) == VDPA_STATE_FAILED ? -EIO : 0;
+}
+
 static int
 suspend_device(void *arg)
 {
 	struct vfu_device *dev = arg;
+	int rc = vdpa_vfus_device_stand_still(dev);
 
-	if (dev->consumer != NULL)
-		vdpa_consumer_hold(dev->consumer, true);
-	if (vdpa_device_get_state(dev->vdev) == VDPA_STATE_FAILED)
-		return -EIO;
-	__atomic_add_fetch(&dev->suspensions, 1, __ATOMIC_RELAXED);
-	return 0;
+	if (rc == 0)
+		__atomic_add_fetch(&dev->suspensions, 1, __ATOMIC_RELAXED);
+	return rc;
 }
 
 static void
@@ -409,19 +416,25 @@ write_device(void *arg, size_t offset, const void *buf, size_t len)
 	return rc;
 }
 
-static int
-resume_device(void *arg)
+int
+vdpa_vfus_device_go_on(struct vfu_device *dev)
 {
-	struct vfu_device *dev = arg;
-
 	if (dev->consumer != NULL)
 		vdpa_consumer_hold(dev->consumer, !vfu_may_move(dev));
+	if (vfu_is_still(dev))
+		return 0;
 	if (dev->ext->admin_resume != NULL)
 		dev->ext->admin_resume(dev);
 	if (dev->config_held)
 		vdpa_vfus_config_interrupt(dev);
 	dev->config_held = false;
 	return vdpa_device_get_state(dev->vdev) == VDPA_STATE_FAILED ? -EIO : 0;
+}
+
+static int
+resume_device(void *arg)
+{
+	return vdpa_vfus_device_go_on(arg);
 }
 
 /* Without it a function neither reads nor writes memory. */
@@ -523,7 +536,7 @@ run_config(struct vdpa_work *work)
 {
 	struct vfu_device *dev = work->arg;
 
-	if (vfu_runs(dev) && (dev->vp.suspended || dev->vp.stopped))
+	if (vfu_runs(dev) && vfu_is_still(dev))
 		dev->config_held = true;
 	else if (vfu_runs(dev))
 		vdpa_vfus_config_interrupt(dev);

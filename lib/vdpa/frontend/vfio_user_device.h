@@ -8,6 +8,8 @@
  *   vfio_user_device.c     what a driver writes into registers is reported to the consumer
  *   vfio_user_client.c     what a client asks for: accesses, interrupts, memory
  *   vfio_user_log.c        dirty logs
+ *   vfio_user_migration.c  its state for another host, by messages
+ *   vfio_user_saved.c      the registers in it
  *   vfio_user_flag.c       interrupts of functions that have flags for them
  *   vfio_user_server.c     the socket and its messages
  *   vfio_user_commands.c   what each message means
@@ -80,6 +82,15 @@ struct vfu_dma_counts {
 	uint64_t bytes_mapped, bytes_unmapped;
 };
 
+/* The state on its way to another host, or from there. */
+struct vfu_migration {
+	uint32_t state; /* enum vfio_device_mig_state */
+	bool loaded;	/* the registers came from elsewhere, and have not run since */
+	uint8_t *buf;	/* the stream; NULL: none */
+	size_t len, room;
+	size_t at; /* how far it was read */
+};
+
 struct vfu_device;
 
 /*
@@ -135,10 +146,12 @@ struct vfu_device {
 	struct vfu_server *server;
 	struct vfu_queue *queues; /* without the administration queue */
 	bool dma_logging;	  /* by word: its DMA can be logged */
+	bool moves;		  /* by word: its state can be saved and loaded */
 	bool passes;		  /* by word: clients map the device's own doorbells */
 	bool config_held;	  /* the configuration changed while it was suspended */
 	bool connected;		  /* atomic */
 
+	struct vfu_migration migration;
 	struct vfu_log log;
 	struct vfu_flag *flags; /* of a function with flags; NULL: none */
 	uint16_t n_flags;
@@ -186,12 +199,32 @@ vfu_runs(const struct vfu_device *dev)
 	return dev->consumer != NULL && vdpa_consumer_is_running(dev->consumer);
 }
 
+/* Whether the device stands still: no queue moves, and no configuration changes. */
+static inline bool
+vfu_is_still(const struct vfu_device *dev)
+{
+	return dev->vp.suspended || dev->vp.stopped ||
+	       dev->migration.state != VFIO_DEVICE_STATE_RUNNING;
+}
+
 /* Whether queues may move at all. */
 static inline bool
 vfu_may_move(const struct vfu_device *dev)
 {
-	return vdpa_vp_bus_master(&dev->vp) && !dev->vp.suspended && !dev->vp.stopped;
+	return vdpa_vp_bus_master(&dev->vp) && !vfu_is_still(dev);
 }
+
+/* The device stands still from now on, or goes on where vfu_is_still() does not hold it up. 0; -EIO:
+ * it has failed. */
+int vdpa_vfus_device_stand_still(struct vfu_device *dev);
+int vdpa_vfus_device_go_on(struct vfu_device *dev);
+
+/* The state of a function that moves: another; as it is without a client. */
+int vdpa_vfus_migration_set(struct vfu_device *dev, uint32_t state);
+void vdpa_vfus_migration_reset(struct vfu_device *dev);
+/* The stream: up to size bytes of it, *n of them; more of it. */
+int vdpa_vfus_migration_read(struct vfu_device *dev, void *buf, uint32_t size, uint32_t *n);
+int vdpa_vfus_migration_write(struct vfu_device *dev, const void *buf, uint32_t size);
 
 /* The log on or off; of a device that runs, or is about to: the memory that it lies in is tlb from
  * now on. */

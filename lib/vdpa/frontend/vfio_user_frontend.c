@@ -98,6 +98,7 @@ init_function(struct vfu_device *dev, const struct vdpa_args *args)
 	int rc;
 
 	dev->dma_logging = choice_is(args, "dma_logging", "on");
+	dev->moves = choice_is(args, "device_state", "on");
 	dev->passes = choice_is(args, "doorbell", "pass");
 	/* The driver may say more with a kick than the device hears, unless the device hears it. */
 	if (!dev->passes)
@@ -106,6 +107,10 @@ init_function(struct vfu_device *dev, const struct vdpa_args *args)
 	if (choice_is(args, "suspend", "on"))
 		params.features |= RTE_BIT64(VIRTIO_F_SUSPEND);
 	rc = dev->ext->parse != NULL ? dev->ext->parse(dev, args, &params) : 0;
+	/* What a kind has of its own is not saved. */
+	if (rc == 0 && dev->moves && (params.kind != &vdpa_vp_kind_virtio || params.admin))
+		rc = vdpa_error(EINVAL, "device_state on is of the function virtio, without an "
+					"administration queue");
 	if (rc < 0)
 		return rc;
 	if (params.kind->vectors_max != 0)
@@ -270,6 +275,7 @@ vfio_user_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 	if (dev == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	dev->vdev = vdev;
+	dev->migration.state = VFIO_DEVICE_STATE_RUNNING;
 	dev->ext = extension;
 	dev->jobs = dev->ext->queue != NULL ? dev->ext->queue : vdpa_get_work_queue(vdev);
 	dev->own = calloc(1, dev->ext->own_size + 1);
@@ -391,12 +397,15 @@ vfio_user_word(struct vdpa_device *vdev, unsigned int i, char *value, size_t len
 		snprintf(value, len, "%s", on_or_off(dev->dma_logging));
 		return "dma_logging";
 	case 2:
+		snprintf(value, len, "%s", on_or_off(dev->moves));
+		return "device_state";
+	case 3:
 		snprintf(value, len, "%s", dev->passes ? "pass" : poll_us != 0 ? "poll" : "trap");
 		return "doorbell";
-	case 3:
+	case 4:
 		snprintf(value, len, "%s", params->notify_mult == VP_PAGE ? "page" : "shared");
 		return "notify";
-	case 4:
+	case 5:
 		snprintf(value, len, "%u", poll_us);
 		return poll_us != 0 ? "poll_us" : NULL;
 	default:
@@ -441,6 +450,12 @@ static const struct vdpa_param_choice dma_logging_choices[] = {
 	{0},
 };
 
+static const struct vdpa_param_choice device_state_choices[] = {
+	{.name = "on", .help = "its client can take the device's state to another host"},
+	{.name = "off"},
+	{0},
+};
+
 static const struct vdpa_param vfio_user_params[] = {
 	{.name = "vfio_user",
 	 .type = VDPA_PARAM_STRING,
@@ -458,6 +473,10 @@ static const struct vdpa_param vfio_user_params[] = {
 	 .type = VDPA_PARAM_CHOICE,
 	 .choices = dma_logging_choices,
 	 .help = "whether its DMA is logged for its client, by DMA_LOGGING_* (default off)"},
+	{.name = "device_state",
+	 .type = VDPA_PARAM_CHOICE,
+	 .choices = device_state_choices,
+	 .help = "whether its state can be saved and loaded, by MIG_DEVICE_STATE (default off)"},
 	{.name = "doorbell",
 	 .type = VDPA_PARAM_CHOICE,
 	 .choices = doorbell_choices,

@@ -72,6 +72,14 @@ struct vfu_ops {
 	int (*dma_log_report)(void *arg, const struct vfio_user_dma_log_report *report,
 			      uint64_t *bitmap);
 	int (*dma_log_stop)(void *arg);
+	/* Whether its state can be saved and loaded (MIG_DEVICE_STATE, MIG_DATA_*); without it the
+	 * rest is not called. States are enum vfio_device_mig_state. */
+	bool (*moves)(void *arg);
+	uint32_t (*get_state)(void *arg);
+	int (*set_state)(void *arg, uint32_t state);
+	/* Up to size bytes of the state, *n of them: fewer are the end. */
+	int (*read_state)(void *arg, void *buf, uint32_t size, uint32_t *n);
+	int (*write_state)(void *arg, const void *buf, uint32_t size);
 	/* Optional: a reply is about to be sent; change it, and how many milliseconds it waits
 	 * before. The bytes to send; 0: none. */
 	size_t (*reply)(void *arg, uint8_t *msg, size_t len, unsigned int *delay_ms);

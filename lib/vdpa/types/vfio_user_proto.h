@@ -158,4 +158,18 @@ struct vfio_user_dma_log_report {
 } __attribute__((packed));
 _Static_assert(sizeof(struct vfio_user_dma_log_report) == 24, "vfio-user, DMA_LOGGING_REPORT");
 
+/* MIG_DEVICE_STATE. */
+struct vfio_user_mig_state {
+	uint32_t device_state; /* enum vfio_device_mig_state */
+	uint32_t data_fd;      /* of no use here: the bytes go by MIG_DATA_READ and _WRITE */
+} __attribute__((packed));
+_Static_assert(sizeof(struct vfio_user_mig_state) == 8, "vfio-user, MIG_DEVICE_STATE");
+
+/* MIG_DATA_READ and _WRITE; data follows in a write and in the reply of a read. */
+struct vfio_user_mig_data {
+	uint32_t argsz;
+	uint32_t size; /* of the data: in the reply of a read, less than was asked for is the end */
+} __attribute__((packed));
+_Static_assert(sizeof(struct vfio_user_mig_data) == 8, "vfio-user, MIG_DATA_READ");
+
 #endif /* VFIO_USER_PROTO_H */
