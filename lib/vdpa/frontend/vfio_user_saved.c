@@ -36,6 +36,7 @@ enum {
 	RECORD_MSIX,
 	RECORD_COMMON,
 	RECORD_QUEUES,
+	RECORD_SEEN, /* device configuration as the driver has seen it last: its generation is of it */
 	RECORD_LAST = VFU_SAVED_DEVICE,
 };
 
@@ -54,7 +55,8 @@ queues_len(const struct vp_function *vp)
 size_t
 vdpa_vp_saved_size(const struct vp_function *vp)
 {
-	return 4 * VDPA_TLV_HEADER + CONFIG_LEN + msix_len(vp) + COMMON_LEN + queues_len(vp);
+	return 5 * VDPA_TLV_HEADER + CONFIG_LEN + msix_len(vp) + COMMON_LEN + queues_len(vp) +
+	       vp->params.device_size;
 }
 
 static void
@@ -95,6 +97,8 @@ vdpa_vp_save(const struct vp_function *vp, struct vdpa_tlv_buf *buf)
 	vdpa_tlv_put(buf, RECORD_MSIX, VDPA_TLV_CRITICAL, vp->msix_table, msix_len(vp));
 	put_common(vp, buf);
 	vdpa_tlv_put(buf, RECORD_QUEUES, VDPA_TLV_CRITICAL, queues, queues_len(vp));
+	vdpa_tlv_put(buf, RECORD_SEEN, VDPA_TLV_CRITICAL, vp->device_config,
+		     (uint32_t)vp->params.device_size);
 	free(queues);
 	return 0;
 }
@@ -188,6 +192,9 @@ read_record(const struct vp_function *vp, const struct vdpa_tlv *tlv, struct vp_
 		return read_common(vp, tlv->data, s);
 	case RECORD_QUEUES:
 		return read_queues(vp, tlv->data, s->queues);
+	case RECORD_SEEN:
+		s->seen = tlv->data;
+		return 0;
 	default:
 		s->device = tlv->data;
 		s->device_len = tlv->len;
@@ -199,7 +206,8 @@ int
 vdpa_vp_saved_read(const struct vp_function *vp, const uint8_t *bytes, size_t len,
 		   struct vp_saved *s)
 {
-	const uint32_t lens[] = {0, CONFIG_LEN, msix_len(vp), COMMON_LEN, queues_len(vp)};
+	const uint32_t lens[] = {0, CONFIG_LEN, msix_len(vp), COMMON_LEN, queues_len(vp),
+				 (uint32_t)vp->params.device_size};
 	struct vdpa_tlv_reader reader = {.data = bytes, .left = len, .what = "the state"};
 	unsigned int seen = 0;
 	struct vdpa_tlv tlv;
@@ -246,6 +254,7 @@ vdpa_vp_saved_apply(struct vp_function *vp, const struct vp_saved *s)
 					  (s->config[i] & vp->wmask[i]));
 	memcpy(vp->msix_table, s->msix, msix_len(vp));
 	memcpy(vp->queues, s->queues, vp->params.nvqs * sizeof(*vp->queues));
+	memcpy(vp->device_config, s->seen, vp->params.device_size);
 	vp->device_feature_select = s->device_feature_select;
 	vp->driver_feature_select = s->driver_feature_select;
 	vp->driver_features = s->features;

@@ -10,11 +10,11 @@
 #include "vfio_user_function.h"
 
 /* Type of the record that has what is behind the registers, whose bytes are the consumer's. */
-#define VFU_SAVED_DEVICE 5
+#define VFU_SAVED_DEVICE 6
 
-/* Registers that were read, and checked. config, msix and device point into the bytes. */
+/* Registers that were read, and checked. config, msix, seen and device point into the bytes. */
 struct vp_saved {
-	const uint8_t *config, *msix, *device;
+	const uint8_t *config, *msix, *seen, *device;
 	size_t device_len;
 	uint32_t device_feature_select, driver_feature_select;
 	uint64_t features;
