@@ -105,8 +105,8 @@ uint64_t
 consumer_device_features(const struct vdpa_consumer *c, uint64_t features)
 {
 	uint64_t own = c->function ? vdpa_consumer_function_features(c->vdev)
-				   : vdpa_path_offered_features(
-					     c->vdev, vdpa_get_device_features(c->vdev));
+				   : vdpa_path_offered_features(c->vdev,
+								vdpa_get_device_features(c->vdev));
 
 	if (!c->function && (features & RTE_BIT64(VIRTIO_NET_F_CTRL_VQ)) == 0)
 		own &= ~virtio_type(vdpa_get_device_id(c->vdev))->ctrl;

@@ -77,7 +77,8 @@ vdpa_consumer_hold(struct vdpa_consumer *c, bool held)
 {
 	CONSUMER_LOCKED(c);
 
-	/* What the driver keeps is taken where a queue's stop is a reset before that, else after. */
+	/* What the driver keeps is taken where a queue's stop is a reset before that, else after.
+	 */
 	if (held && consumer_stops_as_a_whole(c))
 		consumer_take_driver_state(c);
 	c->held = held;

@@ -175,11 +175,11 @@ load_state(struct vdpa_consumer *c, const uint8_t *buf, size_t len)
 	if (rc == 0)
 		rc = vdpa_saved_state_read(&s, buf, len);
 	if (rc == 0)
-		rc = vdpa_saved_state_check(
-			c->vdev,
-			c->function ? vdpa_consumer_function_features(c->vdev)
-				    : vdpa_consumer_offered_features(c->vdev, true),
-			c->nvqs, &s);
+		rc = vdpa_saved_state_check(c->vdev,
+					    c->function
+						    ? vdpa_consumer_function_features(c->vdev)
+						    : vdpa_consumer_offered_features(c->vdev, true),
+					    c->nvqs, &s);
 	if (rc == 0)
 		rc = vdpa_device_try_driver_state(c->vdev, consumer_device_features(c, s.features),
 						  s.driver, s.driver_len);

@@ -134,8 +134,8 @@ translate_iovas(const struct vdpa_iotlb *tlb, bool packed, const struct vdpa_rin
 		rc = check_iova(tlb, packed ? "driver event structure" : "avail ring", vq->driver,
 				size->driver);
 	return rc < 0 ? rc
-		      : check_iova(tlb, packed ? "device event structure" : "used ring",
-				   vq->device, size->device);
+		      : check_iova(tlb, packed ? "device event structure" : "used ring", vq->device,
+				   size->device);
 }
 
 int

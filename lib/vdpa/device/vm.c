@@ -302,8 +302,9 @@ check_others(const struct vdpa_vm_member *m, const struct vdpa_iotlb *tlb, bool 
 }
 
 /*
- * A new table is the device's next one if no other's contradicts it. When a guest ends, its devices leave one after the other, and the next guest may have the first of them
- * already: it waits for the rest.
+ * A new table is the device's next one if no other's contradicts it. When a guest ends, its devices
+ * leave one after the other, and the next guest may have the first of them already: it waits for
+ * the rest.
  */
 static int
 propose(struct vdpa_vm_member *m, struct vdpa_iotlb *tlb)

@@ -462,8 +462,7 @@ do_data_write(struct call *c)
 	if (rc == 0 && c->in_len - sizeof(*data) < data->size)
 		rc = vdpa_error(EINVAL, "MIG_DATA_WRITE of %u bytes with %zu", data->size,
 				c->in_len - sizeof(*data));
-	return rc < 0 ? rc
-		      : c->s->params.ops->write_state(c->s->params.arg, data + 1, data->size);
+	return rc < 0 ? rc : c->s->params.ops->write_state(c->s->params.arg, data + 1, data->size);
 }
 
 static const struct command {

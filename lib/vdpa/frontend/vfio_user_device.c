@@ -3,8 +3,8 @@
 
 /*
  * A vDPA device as a virtio-pci function: what the driver writes into registers
- * (vfio_user_function.c) is reported to the consumer, which decides when the device starts and which
- * queues move; its memory, and where its interrupts go. What the client asks for is in
+ * (vfio_user_function.c) is reported to the consumer, which decides when the device starts and
+ * which queues move; its memory, and where its interrupts go. What the client asks for is in
  * vfio_user_client.c.
  *
  * All of it happens in jobs of the device's. Calls of the core from elsewhere (configuration

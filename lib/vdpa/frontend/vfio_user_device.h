@@ -214,8 +214,8 @@ vfu_may_move(const struct vfu_device *dev)
 	return vdpa_vp_bus_master(&dev->vp) && !vfu_is_still(dev);
 }
 
-/* The device stands still from now on, or goes on where vfu_is_still() does not hold it up. 0; -EIO:
- * it has failed. */
+/* The device stands still from now on, or goes on where vfu_is_still() does not hold it up. 0;
+ * -EIO: it has failed. */
 int vdpa_vfus_device_stand_still(struct vfu_device *dev);
 int vdpa_vfus_device_go_on(struct vfu_device *dev);
 

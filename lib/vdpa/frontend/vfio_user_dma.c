@@ -491,10 +491,8 @@ vdpa_vfus_dma_unmap_all(struct vfu_dma *t)
 	for (unsigned int i = 0; i < VFU_DMA_FILES_MAX; i++)
 		if (t->files[i].ranges > 0)
 			close(t->files[i].fd);
-	*t = (struct vfu_dma){.consumer = t->consumer,
-			      .iotlb = t->iotlb,
-			      .steps = t->steps,
-			      .builds = t->builds};
+	*t = (struct vfu_dma){
+		.consumer = t->consumer, .iotlb = t->iotlb, .steps = t->steps, .builds = t->builds};
 }
 
 void

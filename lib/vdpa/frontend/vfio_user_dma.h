@@ -38,7 +38,7 @@ struct vfu_dma_file {
 /* Zero-initialise it. */
 struct vfu_dma {
 	struct vdpa_consumer *consumer; /* whose memory it is; NULL: nobody's yet */
-	void *ranges; /* of tsearch(3): struct vfu_dma_range, disjoint */
+	void *ranges;			/* of tsearch(3): struct vfu_dma_range, disjoint */
 	unsigned int n;
 	unsigned int n_mapped; /* of them, those with a file */
 	uint64_t mapped_size;  /* and their bytes */

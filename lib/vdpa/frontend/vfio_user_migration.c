@@ -12,8 +12,8 @@
  *
  * While it does not run no queue moves, and its registers are answered. The stream is made when
  * STOP_COPY begins and taken as a whole when RESUMING ends: a header of 16 bytes (8 of magic, u32
- * version, u32 bytes that follow), then records. What is loaded starts with RUNNING, when the client
- * has mapped its memory.
+ * version, u32 bytes that follow), then records. What is loaded starts with RUNNING, when the
+ * client has mapped its memory.
  */
 
 #include <errno.h>

@@ -19,12 +19,13 @@
 #include "vfio_user_saved.h"
 #include "virtio_compat.h"
 
-#define CONFIG_LEN	256
-#define COMMON_LEN	25 /* u32 selects of device and driver features, u64 features, u16 vector
-			    * of the configuration, u16 selected queue, u8 status, generation, ISR,
-			    * suspended, u8 0 */
-#define QUEUE_LEN	29 /* u16 size, u16 vector, u8 enabled, u64 addresses */
-#define MSIX_ENTRY_LEN	16
+#define CONFIG_LEN 256
+#define COMMON_LEN                                                                                 \
+	25		  /* u32 selects of device and driver features, u64 features, u16 vector   \
+			   * of the configuration, u16 selected queue, u8 status, generation, ISR, \
+			   * suspended, u8 0 */
+#define QUEUE_LEN      29 /* u16 size, u16 vector, u8 enabled, u64 addresses */
+#define MSIX_ENTRY_LEN 16
 #define STATUS_BITS                                                                                \
 	(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_DRIVER_OK |        \
 	 VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET |      \
@@ -36,7 +37,8 @@ enum {
 	RECORD_MSIX,
 	RECORD_COMMON,
 	RECORD_QUEUES,
-	RECORD_SEEN, /* device configuration as the driver has seen it last: its generation is of it */
+	RECORD_SEEN, /* device configuration as the driver has seen it last: its generation is of it
+		      */
 	RECORD_LAST = VFU_SAVED_DEVICE,
 };
 
@@ -140,14 +142,15 @@ read_common(const struct vp_function *vp, const uint8_t *p, struct vp_saved *s)
 	s->suspended = p[23] != 0;
 	if ((s->status & needed) != 0 && ((s->features & ~vp->params.features) != 0 ||
 					  (s->features & BIT64(VIRTIO_F_VERSION_1)) == 0))
-		return vdpa_error(EINVAL, "the state has features 0x%" PRIx64
-					  ", here 0x%" PRIx64 " are offered",
+		return vdpa_error(EINVAL,
+				  "the state has features 0x%" PRIx64 ", here 0x%" PRIx64
+				  " are offered",
 				  s->features, vp->params.features);
 	if ((s->status & ~STATUS_BITS) != 0 || !is_vector(vp, s->config_vector) ||
 	    ((s->status & VIRTIO_CONFIG_S_DRIVER_OK) != 0 && (s->status & needed) == 0) ||
-	    (s->suspended && ((s->status & VIRTIO_CONFIG_S_SUSPEND) == 0 ||
-			      (s->status & needed) == 0 ||
-			      (s->features & BIT64(VIRTIO_F_SUSPEND)) == 0)))
+	    (s->suspended &&
+	     ((s->status & VIRTIO_CONFIG_S_SUSPEND) == 0 || (s->status & needed) == 0 ||
+	      (s->features & BIT64(VIRTIO_F_SUSPEND)) == 0)))
 		return vdpa_error(EINVAL,
 				  "the state has status 0x%x, vector %u of the configuration, "
 				  "which do not go together",
@@ -206,8 +209,8 @@ int
 vdpa_vp_saved_read(const struct vp_function *vp, const uint8_t *bytes, size_t len,
 		   struct vp_saved *s)
 {
-	const uint32_t lens[] = {0, CONFIG_LEN, msix_len(vp), COMMON_LEN, queues_len(vp),
-				 (uint32_t)vp->params.device_size};
+	const uint32_t lens[] = {0,	     CONFIG_LEN,     msix_len(vp),
+				 COMMON_LEN, queues_len(vp), (uint32_t)vp->params.device_size};
 	struct vdpa_tlv_reader reader = {.data = bytes, .left = len, .what = "the state"};
 	unsigned int seen = 0;
 	struct vdpa_tlv tlv;
@@ -250,8 +253,8 @@ void
 vdpa_vp_saved_apply(struct vp_function *vp, const struct vp_saved *s)
 {
 	for (unsigned int i = 0; i < CONFIG_LEN; i++)
-		vp->config[i] = (uint8_t)((vp->config[i] & ~vp->wmask[i]) |
-					  (s->config[i] & vp->wmask[i]));
+		vp->config[i] =
+			(uint8_t)((vp->config[i] & ~vp->wmask[i]) | (s->config[i] & vp->wmask[i]));
 	memcpy(vp->msix_table, s->msix, msix_len(vp));
 	memcpy(vp->queues, s->queues, vp->params.nvqs * sizeof(*vp->queues));
 	memcpy(vp->device_config, s->seen, vp->params.device_size);
