@@ -19,12 +19,12 @@
 #include "vfio_user_saved.h"
 #include "virtio_compat.h"
 
-#define CONFIG_LEN 256
-#define COMMON_LEN                                                                                 \
-	25		  /* u32 selects of device and driver features, u64 features, u16 vector   \
-			   * of the configuration, u16 selected queue, u8 status, generation, ISR, \
-			   * suspended, u8 0 */
-#define QUEUE_LEN      29 /* u16 size, u16 vector, u8 enabled, u64 addresses */
+/* Bytes of records, and of what is in them. COMMON: u32 selects of device and driver features, u64
+ * features, u16 vector of the configuration, u16 selected queue, u8 status, generation, ISR,
+ * suspended, 0. A queue: u16 size, u16 vector, u8 enabled, three u64 addresses. */
+#define CONFIG_LEN     256
+#define COMMON_LEN     25
+#define QUEUE_LEN      29
 #define MSIX_ENTRY_LEN 16
 #define STATUS_BITS                                                                                \
 	(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_DRIVER_OK |        \
