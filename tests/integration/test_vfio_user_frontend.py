@@ -175,6 +175,9 @@ class Moves(ModelTest):
         net.tx.add(net.tx_buf, NET_HDR + 64, False)
         for doorbell in net.doorbells:
             doorbell.ring()
+        # The driver's bits do not let them go on.
+        net.function.set_command(2)
+        net.function.set_command(6)
         time.sleep(0.3)
         self.assertIsNone(net.tx.poll())
         # Its registers answer.
@@ -196,6 +199,19 @@ class Moves(ModelTest):
         # Nobody rings a doorbell.
         self.assertEqual(wait_until(net.rx.poll, TIMEOUT_S), NET_HDR + len(frame))
         self.assertTrue(net.interrupted(net.rx.call_fd))
+
+    def test_each_queue_interrupts_once_on_arrival(self):
+        net = self.net().start()
+        net.exchange()
+        state = net.client.save()
+        client = self.arrive(net, state)
+        for ring in net.rx, net.tx:
+            while net.interrupted(ring.call_fd, 0):
+                pass
+        # Nothing is used: an interrupt may have been lost with the device before.
+        client.set_state(STATE_RUNNING)
+        for ring in net.rx, net.tx:
+            self.assertTrue(net.interrupted(ring.call_fd))
 
     def test_states(self):
         client = self.client()
