@@ -27,7 +27,7 @@
 #include "fence.h"
 #include "vdpa_keep.h"
 
-#define STACK_SIZE ((size_t)256 << 10)
+#define STACK_SIZE     ((size_t)256 << 10)
 /* The kernel refuses a reset while somebody else uses the function's lock. */
 #define RESET_TRIES    5
 #define RESET_PAUSE_MS 10

@@ -96,9 +96,9 @@ greet(int conn, int result, pid_t pid)
 	return answer(conn, &msg, NULL, 0, -1);
 }
 
-/* "1 descriptor", "2 descriptors". */
+/* "1 descriptor is", "2 descriptors are". */
 struct amount {
-	char text[32];
+	char text[40];
 };
 
 static struct amount
@@ -106,7 +106,7 @@ amount(unsigned int n, const char *what)
 {
 	struct amount a;
 
-	snprintf(a.text, sizeof(a.text), "%u %s%s", n, what, n == 1 ? "" : "s");
+	snprintf(a.text, sizeof(a.text), "%u %s%s", n, what, n == 1 ? " is" : "s are");
 	return a;
 }
 
@@ -134,7 +134,7 @@ end_service(struct server *s, const char *why)
 	s->daemon = false;
 	s->fence_us = in_seconds(p->fence_s);
 	s->drop_us = in_seconds(p->hold_s);
-	say("process %d %s; held: %s", (int)s->pid, why, held(s).text);
+	say("process %d %s: %s kept", (int)s->pid, why, held(s).text);
 }
 
 /* The fence. */
@@ -161,7 +161,7 @@ fence(struct server *s, const char *why)
 	s->fence_us = 0;
 	done = hold_fence(s->params->hold, report_function, s);
 	if (done.fenced + done.failed > 0)
-		say("%s: %s fenced, %u not; held: %s", why, amount(done.fenced, "function").text,
+		say("%s: %s fenced, %u not; %s kept", why, amount(done.fenced, "function").text,
 		    done.failed, held(s).text);
 	return done;
 }
@@ -238,7 +238,7 @@ handle(struct server *s, struct keeper_msg *msg, int fd, bool truncated)
 		return fence_for(s, s->conn, s->pid, msg);
 	s->len = 0;
 	if (!s->daemon)
-		say("process %d is served; held: %s", (int)s->pid, held(s).text);
+		say("process %d is served: %s kept", (int)s->pid, held(s).text);
 	s->daemon = true;
 	s->fence_us = s->drop_us = 0;
 	switch (msg->op) {
@@ -444,7 +444,7 @@ expire(struct server *s, int64_t now_us)
 		fence(s, why);
 		dropped = held(s);
 		hold_drop_all(s->params->hold);
-		say("%s; dropped: %s", why, dropped.text);
+		say("%s: %s dropped", why, dropped.text);
 	}
 }
 
@@ -479,7 +479,7 @@ end(struct server *s)
 	/* One that lives has its functions itself. */
 	if (!s->daemon)
 		fence(s, "ends");
-	say("ends; dropped: %s", held(s).text);
+	say("ends: %s dropped", held(s).text);
 	if (s->conn >= 0)
 		close(s->conn);
 	for (unsigned int i = 0; i < CALLERS_MAX; i++)

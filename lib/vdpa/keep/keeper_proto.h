@@ -5,8 +5,8 @@
  * What is said on the socket of a vdpa-keeper, by a UNIX socket of sequenced packets: one message a
  * packet, in the host's byte order, since both ends are on one host.
  *
- * The keeper sends the first message, KEEPER_HELLO: result 0, -EBUSY (it serves another process), or
- * -EPERM (not this user) before it closes the connection. Then each request is answered by one
+ * The keeper sends the first message, KEEPER_HELLO: result 0, -EBUSY (it serves another process),
+ * or -EPERM (not this user) before it closes the connection. Then each request is answered by one
  * message with its op and id, in order. A message that is none of these ends the connection.
  */
 
@@ -52,8 +52,8 @@ _Static_assert(VDPA_KEEP_NAME_MAX < sizeof(((struct keeper_msg *)0)->name), "a n
 /* How long one that is not served has for KEEPER_FENCE. */
 #define KEEPER_CALL_MS 5000
 
-/* Bytes of names in an answer to KEEPER_LIST, at most: each with its end, in order. Of lines in one to
- * KEEPER_FENCE, each with its newline. */
+/* Bytes of names in an answer to KEEPER_LIST, at most: each with its end, in order. Of lines in one
+ * to KEEPER_FENCE, each with its newline. */
 #define KEEPER_LIST_MAX 32768
 
 #endif /* KEEPER_PROTO_H */
