@@ -160,7 +160,7 @@ class Program(unittest.TestCase):
         keeper = self.keeper('--hold', '1')
         front_end = self.killed_daemon()
         self.assertEqual(front_end.recv(16), b'')
-        keeper.log.wait('no daemon has come within 1 s: 3 descriptors were dropped')
+        keeper.log.wait('no daemon has come within 1 s: 3 descriptors are dropped')
         self.assertEqual(self.client().names(), [])
 
     def test_no_more_than_it_may_hold(self):
