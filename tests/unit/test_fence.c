@@ -541,6 +541,7 @@ functions_are_fenced_when_no_daemon_comes(void **state)
 static void
 connections_that_ask_for_nothing_are_no_daemon(void **state)
 {
+	struct keeper_msg msg;
 	int silent;
 
 	keeper.fence_s = 1;
@@ -549,7 +550,9 @@ connections_that_ask_for_nothing_are_no_daemon(void **state)
 	for (unsigned int i = 0; is_master(0); i++) {
 		if (i == 300)
 			fail_msg("connections that end put the fence off");
-		close(raw_connect());
+		silent = raw_connect();
+		assert_int_equal(recv(silent, &msg, sizeof(msg), 0), sizeof(msg));
+		close(silent);
 		usleep(100000);
 	}
 	leave_function(0);
