@@ -358,6 +358,33 @@ class Service(unittest.TestCase):
         with Traffic(RUN / "net0.sock") as traffic:
             traffic.passes()
 
+    def test_a_keeper_holds_what_a_failed_service_leaves_and_fences(self):
+        keeper, sock = "uvdpa-keeper.service", "/run/uvdpa-keeper/keeper.sock"
+        systemctl("start", keeper)
+        self.addCleanup(run, "systemctl", "stop", keeper)
+        DEFAULTS.write_text(f'UVDPA_OPTIONS="--keep unix:{sock}"\n')
+        self.addCleanup(DEFAULTS.unlink)
+        pid = self.start("net0")
+        with Traffic(RUN / "net0.sock") as traffic:
+            traffic.passes()
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: show("NRestarts") == "1" and show("ActiveState") == "active", "another process", TIMEOUT)
+            traffic.passes()
+        self.assertIn("took over 1 device", journal())
+        # A crash from which it is started again is none that is fenced; nor does anybody fence a living one.
+        self.assertNotIn("asks for a fence", journal(keeper))
+        self.assertNotEqual(run(program("vdpa-keeper"), "--fence", "--socket", sock).returncode, 0)
+        until(lambda: "is refused a fence" in journal(keeper), "the keeper's line", TIMEOUT)
+        # One that cannot start is.
+        self.configure("name net0 mgmtdev sim_nt\n")
+        self.assertNotEqual(run("systemctl", "restart", UNIT).returncode, 0)
+        until(lambda: "asks for a fence" in journal(keeper), "the fence", TIMEOUT)
+        until(lambda: show("Result", "uvdpa-fence.service") == "success", "its end", TIMEOUT)
+        # The keeper itself ends well, and has not died of its bounds.
+        systemctl("stop", keeper)
+        self.assertEqual((show("Result", keeper), show("NRestarts", keeper)), ("success", "0"))
+        self.assertRegex(journal(keeper), r"ends: \d+ descriptors? (is|are) dropped")
+
     def test_an_instance_is_a_process_of_its_own(self):
         unit, folder = "uvdpa@vm1.service", RUN / "vm1"
         pid = self.start("net0")
