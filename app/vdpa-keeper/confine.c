@@ -76,10 +76,10 @@ allow_fence(scmp_filter_ctx ctx)
 				      SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX, requests[i]));
 	if (rc == 0)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(pread64), 1,
-				      SCMP_A2(SCMP_CMP_EQ, sizeof(uint16_t)));
+				      SCMP_A2(SCMP_CMP_EQ, sizeof(uint16_t), 0));
 	if (rc == 0)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(pwrite64), 1,
-				      SCMP_A2(SCMP_CMP_EQ, sizeof(uint16_t)));
+				      SCMP_A2(SCMP_CMP_EQ, sizeof(uint16_t), 0));
 	return rc;
 }
 
