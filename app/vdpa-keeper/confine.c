@@ -6,7 +6,9 @@
 #include <errno.h>
 #include <sched.h>
 #include <stddef.h>
+#include <stdint.h>
 
+#include <linux/vfio.h>
 #include <seccomp.h>
 
 #include "confine.h"
@@ -29,7 +31,8 @@ static const int allowed[] = {
 	SCMP_SYS(readlink),
 	SCMP_SYS(readlinkat),
 	SCMP_SYS(io_submit),
-	/* Lines, time, memory, and the threads that close what may keep them waiting. */
+	/* Lines, time, memory, and the threads that fence and close what may keep them
+	 * waiting. */
 	SCMP_SYS(write),
 	SCMP_SYS(writev),
 	SCMP_SYS(clock_gettime),
@@ -55,6 +58,31 @@ static const int allowed[] = {
 	SCMP_SYS(exit_group),
 };
 
+/* What a fence asks of a function. */
+static const uint32_t requests[] = {
+	VFIO_DEVICE_GET_INFO,
+	VFIO_DEVICE_GET_REGION_INFO,
+	VFIO_DEVICE_RESET,
+};
+
+/* The requests, of whose number the kernel looks at 32 bits; and the command register, 16 bits. */
+static int
+allow_fence(scmp_filter_ctx ctx)
+{
+	int rc = 0;
+
+	for (size_t i = 0; rc == 0 && i < sizeof(requests) / sizeof(requests[0]); i++)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+				      SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX, requests[i]));
+	if (rc == 0)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(pread64), 1,
+				      SCMP_A2(SCMP_CMP_EQ, sizeof(uint16_t), 0));
+	if (rc == 0)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(pwrite64), 1,
+				      SCMP_A2(SCMP_CMP_EQ, sizeof(uint16_t), 0));
+	return rc;
+}
+
 int
 confine(void)
 {
@@ -63,6 +91,8 @@ confine(void)
 
 	for (size_t i = 0; rc == 0 && i < sizeof(allowed) / sizeof(allowed[0]); i++)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
+	if (rc == 0)
+		rc = allow_fence(ctx);
 	/* Threads and no processes. What clone3(2) is asked for no filter can see: libraries fall
 	 * back to clone(2). */
 	if (rc == 0)

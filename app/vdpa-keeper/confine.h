@@ -8,9 +8,10 @@
 
 /*
  * From here on this process, and each thread that it starts, may only receive, hold, send and close
- * descriptors, and what its libraries need for that: anything else is EPERM. It opens no file and
- * no socket, and starts no process. 0, or a negative errno: -EINVAL where the kernel has no
- * seccomp filters. For a process of one thread.
+ * descriptors, fence functions (fence.h: three requests of VFIO, and two bytes read and written at
+ * a place of a file), and what its libraries need for that: anything else is EPERM. It opens no
+ * file and no socket, and starts no process. 0, or a negative errno: -EINVAL where the kernel has
+ * no seccomp filters. For a process of one thread.
  */
 int confine(void);
 

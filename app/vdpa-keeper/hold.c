@@ -15,6 +15,7 @@
 #include <sys/queue.h>
 #include <unistd.h>
 
+#include "fence.h"
 #include "hold.h"
 #include "keep_priv.h"
 #include "tree.h"
@@ -32,6 +33,7 @@ struct held {
 	char name[VDPA_KEEP_NAME_MAX + 1];
 	int fd;
 	struct device *device;
+	SLIST_ENTRY(held) chosen; /* by a fence */
 };
 
 struct hold {
@@ -244,6 +246,97 @@ unsigned int
 hold_count(const struct hold *h)
 {
 	return h->n;
+}
+
+/* A fence of what is held. */
+struct fencing {
+	fence_report *report;
+	void *arg;
+	struct hold_fenced result;
+	SLIST_HEAD(, held) functions;
+	SLIST_HEAD(, held) others; /* that serve functions alone */
+};
+
+/* Groups and containers by the names that a daemon gives them: whose they are is no matter, since
+ * all functions are closed. A name may go on behind a period. */
+static bool
+serves_functions(const struct held *held)
+{
+	static const char *const kinds[] = {"vfio-device", "vfio-group", "vfio-container"};
+	const char *what = strrchr(held->name, ':');
+
+	for (unsigned int i = 0; what != NULL && i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		size_t len = strlen(kinds[i]);
+
+		if (strncmp(what + 1, kinds[i], len) == 0 &&
+		    (what[len + 1] == '\0' || what[len + 1] == '.'))
+			return true;
+	}
+	return false;
+}
+
+static void
+count_outcome(void *arg, const char *name, const struct fence_outcome *outcome)
+{
+	struct fencing *f = arg;
+
+	if (outcome->fenced)
+		f->result.fenced++;
+	else
+		f->result.failed++;
+	f->report(f->arg, name, outcome);
+}
+
+static void
+choose(const void *node, VISIT visit, void *arg)
+{
+	struct held *held = *(struct held *const *)node;
+	struct fencing *f = arg;
+
+	if (visit != postorder && visit != leaf)
+		return;
+	if (fence_may_be_function(held->fd))
+		SLIST_INSERT_HEAD(&f->functions, held, chosen);
+	else if (serves_functions(held))
+		SLIST_INSERT_HEAD(&f->others, held, chosen);
+}
+
+/* One after the other, where there is no memory to do it at the same time. */
+static void
+fence_here(struct fencing *f, const struct held *held)
+{
+	enum fence_step step = FENCE_WAITS;
+	struct fence_outcome outcome;
+
+	fence_function(held->fd, &step, &outcome);
+	count_outcome(f, held->name, &outcome);
+}
+
+struct hold_fenced
+hold_fence(struct hold *h, fence_report *report, void *arg)
+{
+	struct fencing f = {.report = report, .arg = arg};
+	struct fence *fence = fence_create();
+	struct held *held;
+
+	twalk_r(h->names.root, choose, &f);
+	while ((held = SLIST_FIRST(&f.functions)) != NULL) {
+		SLIST_REMOVE_HEAD(&f.functions, chosen);
+		if (fence != NULL && fence_add(fence, held->name, held->fd) == 0)
+			held->fd = -1;
+		else
+			fence_here(&f, held);
+		drop_held(h, held);
+	}
+	if (fence != NULL)
+		fence_run(fence, count_outcome, &f);
+	fence_destroy(fence);
+	while ((held = SLIST_FIRST(&f.others)) != NULL) {
+		SLIST_REMOVE_HEAD(&f.others, chosen);
+		drop_held(h, held);
+	}
+	sweep_devices(h);
+	return f.result;
 }
 
 void

@@ -2,14 +2,16 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * What a keeper holds: descriptors under names. It has what it is given and looks into none of it.
- * One thread.
+ * What a keeper holds: descriptors under names. It has what it is given, and looks into none of it
+ * but for a fence. One thread.
  */
 
 #ifndef KEEPER_HOLD_H
 #define KEEPER_HOLD_H
 
 #include <stddef.h>
+
+#include "fence.h"
 
 struct hold;
 
@@ -39,10 +41,21 @@ int hold_list(const struct hold *h, const char *after, char *buf, size_t size, s
 /* How many are held. */
 unsigned int hold_count(const struct hold *h);
 
+/* Functions of a fence. */
+struct hold_fenced {
+	unsigned int fenced;
+	unsigned int failed; /* what was done to each is in its report */
+};
+
 /*
- * Drop all that is held. What a function of a device needs before its descriptor is closed by its
- * last holder would be done here, one by one; nothing that is held in this version needs it.
+ * Fence the functions that are held (fence.h), whatever their names are, report each, and drop
+ * them, with the groups and containers, which serve functions alone: `vfio-device`, `vfio-group`
+ * and `vfio-container` behind the device's name. All else is held on. Waits for functions that are
+ * slow, FENCE_PATIENCE_MS for every FENCE_THREADS of them at most.
  */
+struct hold_fenced hold_fence(struct hold *h, fence_report *report, void *arg);
+
+/* Drop all that is held, as it is: hold_fence() first, unless a daemon has the functions too. */
 void hold_drop_all(struct hold *h);
 
 /* NULL: no-op. */

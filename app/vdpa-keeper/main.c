@@ -3,8 +3,9 @@
 
 /*
  * vdpa-keeper: a process that holds a daemon's file descriptors while the daemon is killed, crashes
- * or starts again. It knows nothing of devices, reads nothing of what it holds, and so has little
- * to die of.
+ * or starts again. It knows nothing of devices but how a function is stopped when no daemon comes
+ * (fence.h), reads nothing of what it holds, and so has little to die of. With --fence it is an
+ * operator's program that asks a keeper for that.
  */
 
 #include <errno.h>
@@ -18,6 +19,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "ask.h"
 #include "confine.h"
 #include "listen.h"
 #include "serve.h"
@@ -33,6 +35,8 @@
 #define MAX_DEFAULT 65536
 #define MAX_MAX	    1000000
 #define HOLD_MAX    86400
+/* Longer than a daemon takes to be started again, with as many devices as a host has. */
+#define FENCE_S	    60
 /* Descriptors of its own, and those of one message. */
 #define OWN_FDS	    300
 #define BACKLOG	    8
@@ -40,47 +44,62 @@
 struct options {
 	char path[128];
 	unsigned int hold_s;
+	unsigned int fence_s;
 	unsigned int max;
+	bool fence; /* ask a keeper for it */
+	bool force;
 };
 
 static void
 usage(void)
 {
 	printf("usage: vdpa-keeper [options]\n"
+	       "       vdpa-keeper --fence [--force] [--socket PATH]\n"
 	       "\n"
-	       "Hold the file descriptors of a daemon that ends and is started again.\n"
+	       "Hold the file descriptors of a daemon that ends and is started again. With "
+	       "--fence,\n"
+	       "have the keeper that listens at PATH stop the functions (VFIO) that it holds.\n"
 	       "\n"
 	       "  --socket PATH   where the daemon finds it: vdpa-app --keep unix:PATH\n"
 	       "                  (/run/uvdpa/keeper.sock; of users: "
 	       "$XDG_RUNTIME_DIR/uvdpa/keeper.sock)\n"
 	       "  --hold SECONDS  drop all when no daemon has come back for so long, 1 to %d "
 	       "(never)\n"
+	       "  --fence-after SECONDS\n"
+	       "                  stop and drop functions when no daemon has come back for so "
+	       "long, "
+	       "1 to\n"
+	       "                  %d, or 0 for never (%d)\n"
 	       "  --max N         descriptors that it holds, at most, 1 to %d (%d)\n"
+	       "  --fence         ask the keeper to stop and drop functions now\n"
+	       "  --force         also while it serves a daemon\n"
 	       "  --help          this text\n"
 	       "  --version       version of this program\n"
 	       "\n"
-	       "Exit code: 0 stopped by SIGINT or SIGTERM; 1 could not start; 2 wrong usage.\n",
-	       HOLD_MAX, MAX_MAX, MAX_DEFAULT);
+	       "Exit code: 0 stopped by SIGINT or SIGTERM, or no function is left to stop; 1 could "
+	       "not\n"
+	       "start, or could not stop all; 2 wrong usage.\n",
+	       HOLD_MAX, HOLD_MAX, FENCE_S, MAX_MAX, MAX_DEFAULT);
 }
 
 static bool
-read_count(const char *text, unsigned int max, unsigned int *value)
+read_count(const char *text, unsigned int min, unsigned int max, unsigned int *value)
 {
 	char *end;
 	unsigned long n;
 
 	errno = 0;
 	n = strtoul(text, &end, 10);
-	if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || n == 0 || n > max)
+	if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || n < min || n > max)
 		return false;
 	*value = (unsigned int)n;
 	return true;
 }
 
 static int
-wrong_count(const char *option, const char *text, unsigned int max)
+wrong_count(const char *option, const char *text, unsigned int min, unsigned int max)
 {
-	say("--%s: '%.64s': expected 1 to %u; see --help", option, text, max);
+	say("--%s: '%.64s': expected %u to %u; see --help", option, text, min, max);
 	return 2;
 }
 
@@ -89,9 +108,15 @@ static int
 read_options(int argc, char **argv, struct options *o)
 {
 	static const struct option options[] = {
-		{"socket", required_argument, NULL, 's'}, {"hold", required_argument, NULL, 'o'},
-		{"max", required_argument, NULL, 'm'},	  {"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, 'v'},	  {0},
+		{"socket", required_argument, NULL, 's'},
+		{"hold", required_argument, NULL, 'o'},
+		{"max", required_argument, NULL, 'm'},
+		{"fence-after", required_argument, NULL, 'a'},
+		{"fence", no_argument, NULL, 'f'},
+		{"force", no_argument, NULL, 'F'},
+		{"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'v'},
+		{0},
 	};
 	int opt;
 
@@ -105,12 +130,22 @@ read_options(int argc, char **argv, struct options *o)
 			strcpy(o->path, optarg);
 			break;
 		case 'o':
-			if (!read_count(optarg, HOLD_MAX, &o->hold_s))
-				return wrong_count("hold", optarg, HOLD_MAX);
+			if (!read_count(optarg, 1, HOLD_MAX, &o->hold_s))
+				return wrong_count("hold", optarg, 1, HOLD_MAX);
+			break;
+		case 'a':
+			if (!read_count(optarg, 0, HOLD_MAX, &o->fence_s))
+				return wrong_count("fence-after", optarg, 0, HOLD_MAX);
+			break;
+		case 'f':
+			o->fence = true;
+			break;
+		case 'F':
+			o->force = true;
 			break;
 		case 'm':
-			if (!read_count(optarg, MAX_MAX, &o->max))
-				return wrong_count("max", optarg, MAX_MAX);
+			if (!read_count(optarg, 1, MAX_MAX, &o->max))
+				return wrong_count("max", optarg, 1, MAX_MAX);
 			break;
 		case 'h':
 			usage();
@@ -124,6 +159,10 @@ read_options(int argc, char **argv, struct options *o)
 	}
 	if (optind < argc) {
 		say("unexpected '%.64s'; see --help", argv[optind]);
+		return 2;
+	}
+	if (o->force && !o->fence) {
+		say("--force goes with --fence; see --help");
 		return 2;
 	}
 	if (o->path[0] == '\0' && vdpa_keep_default_path(o->path, sizeof(o->path)) < 0) {
@@ -165,15 +204,18 @@ open_signals(void)
 int
 main(int argc, char **argv)
 {
-	struct options o = {.max = MAX_DEFAULT};
+	struct options o = {.max = MAX_DEFAULT, .fence_s = FENCE_S};
 	struct serve_params params = {.signal_fd = -1};
 	struct vdpa_listen listen;
 	int ret = read_options(argc, argv, &o), rc;
 
 	if (ret >= 0)
 		return ret;
+	if (o.fence)
+		return ask_for_fence(o.path, o.force) < 0 ? 1 : 0;
 	o.max = bound_max(o.max);
 	params.hold_s = o.hold_s;
+	params.fence_s = o.fence_s;
 	params.hold = hold_create(o.max);
 	params.signal_fd = open_signals();
 	if (o.max == 0 || params.hold == NULL || params.signal_fd < 0) {

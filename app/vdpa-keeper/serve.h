@@ -10,12 +10,14 @@
 
 struct serve_params {
 	int listen_fd;
-	int signal_fd;	     /* readable: end */
-	unsigned int hold_s; /* without a daemon; 0: for ever */
+	int signal_fd;	      /* readable: end */
+	unsigned int hold_s;  /* without a daemon, until all is dropped; 0: for ever */
+	unsigned int fence_s; /* without a daemon, until functions are fenced; 0: never */
 	struct hold *hold;
 };
 
-/* Serve until a signal comes. 0, or a negative errno after a line on standard error. */
+/* Serve until a signal comes; functions that are held without a daemon are fenced then. 0, or a
+ * negative errno after a line on standard error. */
 int serve(const struct serve_params *params);
 
 /* A line on standard error, after the program's name. */

@@ -160,8 +160,50 @@ class Program(unittest.TestCase):
         keeper = self.keeper('--hold', '1')
         front_end = self.killed_daemon()
         self.assertEqual(front_end.recv(16), b'')
-        keeper.log.wait('no daemon has come within 1 s: 3 descriptors were dropped')
+        keeper.log.wait('no daemon has come within 1 s: 3 descriptors are dropped')
         self.assertEqual(self.client().names(), [])
+
+    def fence(self, *args, wrapper=()):
+        return subprocess.run([*wrapper, KEEPER, '--fence', '--socket', self.path, *args], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=harness.TIMEOUT)
+
+    def test_an_operator_asks_for_a_fence(self):
+        """What is done to functions: tests/unit/test_fence.c, tests/vm/test_lab_fence.py."""
+        done = self.fence()
+        self.assertEqual((done.returncode, done.stdout), (1, ''))
+        self.assertIn('no vdpa-keeper listens there', done.stderr)
+        keeper = self.keeper()
+        # Nothing is a function by its name; groups and containers are dropped with the functions.
+        front_end = self.killed_daemon()
+        client = self.client()
+        null = os.open('/dev/null', os.O_RDONLY)
+        self.addCleanup(os.close, null)
+        for name in 'vfio-device', 'vfio-group', 'vfio-container':
+            self.assertEqual(client.ask(PUT, f'net0:{name}', [null])[0], 0)
+        done = self.fence()
+        self.assertEqual((done.returncode, done.stdout), (1, ''))
+        self.assertIn('--force fences all the same', done.stderr)
+        keeper.log.wait(f'process \\d+ is refused a fence: process {os.getpid()} is served')
+        self.assertEqual(len(client.names()), 6)
+        for args in ['--force'], []:
+            done = self.fence(*args)
+            self.assertEqual((done.returncode, done.stdout, done.stderr), (0, 'no function is held\n', ''))
+            self.assertEqual(self.client().names() if args == [] else client.names(),
+                             ['net0:conn:0', 'net0:mem:0', 'net0:mem:1'])
+            client.close()
+        front_end.setblocking(False)
+        self.assertRaises(BlockingIOError, front_end.recv, 16)
+
+    @unittest.skipUnless(os.geteuid() == 0, 'another user is what root alone can be')
+    def test_another_user_gets_no_fence(self):
+        os.chmod(self.dir, 0o711)
+        keeper = self.keeper()
+        os.chmod(self.path, 0o666)
+        done = self.fence(wrapper=['setpriv', f'--reuid={OTHER - 1}', '--clear-groups', '--'])
+        self.assertEqual((done.returncode, done.stdout), (1, ''))
+        self.assertIn('does not serve this user', done.stderr)
+        keeper.log.wait(f'user {OTHER - 1} is refused')
+        self.assertNotIn('asks for a fence', keeper.log.text())
 
     def test_no_more_than_it_may_hold(self):
         self.keeper('--max', '2')
@@ -221,13 +263,14 @@ class Program(unittest.TestCase):
 
     def test_its_command_line(self):
         for args in (['--hold', '0'], ['--hold', 'x'], ['--hold', '86401'], ['--max', '-1'], ['--max', ''],
+                     ['--fence-after', '-1'], ['--fence-after', '86401'], ['--force'],
                      ['--nothing'], ['path'], ['--socket', 'x' * 200]):
             done = self.run_it(*args)
             self.assertEqual((done.returncode, done.stdout), (2, ''), args)
             self.assertNotEqual(done.stderr, '', args)
         done = self.run_it('--help')
         self.assertEqual(done.returncode, 0)
-        for word in '--socket', '--hold', '--max':
+        for word in '--socket', '--hold', '--max', '--fence-after', '--fence', '--force':
             self.assertIn(word, done.stdout)
         self.assertRegex(self.run_it('--version').stdout, r'^vdpa-keeper \d+\.\d+\.\d+\n$')
         done = self.run_it('--socket', os.path.join(self.dir, 'none/keeper.sock'))

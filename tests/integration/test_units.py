@@ -19,7 +19,8 @@ import plugin_tool
 from plugin_tool import BUILD, SOURCE, run
 
 UNITS = ['uvdpa.service', 'uvdpa@.service', 'uvdpa-metrics.service', 'uvdpa-metrics.timer',
-         'uvdpa-metrics@.service', 'uvdpa-metrics@.timer']
+         'uvdpa-metrics@.service', 'uvdpa-metrics@.timer', 'uvdpa-keeper.service', 'uvdpa-keeper@.service',
+         'uvdpa-fence.service', 'uvdpa-fence@.service']
 PROGRAMS = ['vdpa-app', 'vdpa-keeper', 'vdpa-model', 'test-vdpa', 'vdpactl']
 # Below the prefix; LIB is the folder of libraries.
 INSTALLED = [
@@ -103,7 +104,7 @@ class Units(unittest.TestCase):
         folder = self.copies()
         with open(os.path.join(SOURCE, 'doc/guide-service.md')) as f:
             guide = f.read()
-        for name in 'uvdpa.service', 'uvdpa@vm1.service', 'uvdpa-metrics.service':
+        for name in 'uvdpa.service', 'uvdpa@vm1.service', 'uvdpa-metrics.service', 'uvdpa-keeper.service':
             source = os.path.join(folder, re.sub('@.*[.]', '@.', name))
             path = os.path.join(folder, name)
             if not os.path.exists(path):

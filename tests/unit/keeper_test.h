@@ -43,6 +43,7 @@ static struct {
 	int stop;
 	pthread_t thread;
 	bool runs;
+	unsigned int fence_s; /* of the next one that is started */
 } keeper;
 
 static inline void *
@@ -61,6 +62,7 @@ start_keeper(unsigned int max, unsigned int hold_s)
 		.listen_fd = keeper.listen.fd,
 		.signal_fd = keeper.stop,
 		.hold_s = hold_s,
+		.fence_s = keeper.fence_s,
 		.hold = hold_create(max),
 	};
 	assert_non_null(keeper.params.hold);

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -150,6 +151,68 @@ a_daemon_that_reads_no_answers_is_cut_off(void **state)
 	assert_true(errno == EPIPE || errno == ECONNRESET);
 	close(conn);
 	vdpa_keep_close(open_keep());
+}
+
+/* One that asks without an end: the keeper finds one more request whenever it looks. */
+static struct {
+	bool on;
+	int conn;
+	unsigned int asked, answered;
+} hasty;
+
+ssize_t __real_recvmsg(int sock, struct msghdr *mh, int flags);
+ssize_t __wrap_recvmsg(int sock, struct msghdr *mh, int flags);
+
+ssize_t
+__wrap_recvmsg(int sock, struct msghdr *mh, int flags)
+{
+	struct keeper_msg msg = message(KEEPER_NOOP, "");
+
+	if (!__atomic_load_n(&hasty.on, __ATOMIC_ACQUIRE) ||
+	    !pthread_equal(pthread_self(), keeper.thread))
+		return __real_recvmsg(sock, mh, flags);
+	/* It reads its answers. */
+	while (__atomic_load_n(&hasty.answered, __ATOMIC_ACQUIRE) < hasty.asked)
+		sched_yield();
+	hasty.asked++;
+	memcpy(mh->msg_iov[0].iov_base, &msg, sizeof(msg));
+	mh->msg_controllen = 0;
+	mh->msg_flags = 0;
+	return sizeof(msg);
+}
+
+static void *
+read_answers(void *arg)
+{
+	struct keeper_msg msg;
+
+	while (recv(hasty.conn, &msg, sizeof(msg), 0) > 0)
+		__atomic_add_fetch(&hasty.answered, 1, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* Whoever comes meanwhile is answered, if only that the keeper is busy. */
+static void
+a_daemon_that_goes_on_asking_holds_up_nobody(void **state)
+{
+	const struct timeval patience = {.tv_sec = 30};
+	struct keeper_msg msg, busy = {.result = 0};
+	int other;
+	pthread_t thread;
+
+	hasty.conn = raw_connect();
+	assert_int_equal(recv(hasty.conn, &msg, sizeof(msg), 0), sizeof(msg));
+	pthread_create(&thread, NULL, read_answers, NULL);
+	__atomic_store_n(&hasty.on, true, __ATOMIC_RELEASE);
+	other = raw_connect();
+	setsockopt(other, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	recv(other, &busy, sizeof(busy), 0);
+	__atomic_store_n(&hasty.on, false, __ATOMIC_RELEASE);
+	assert_int_equal(busy.result, -EBUSY);
+	close(other);
+	shutdown(hasty.conn, SHUT_RDWR);
+	pthread_join(thread, NULL);
+	close(hasty.conn);
 }
 
 static uint64_t rng = 0x9e3779b97f4a7c15;
@@ -413,6 +476,48 @@ a_list_that_is_broken_is_refused(void **state)
 	close(keeper.listen.fd);
 }
 
+/* A list of names, in order, without an end. */
+static void *
+run_endless_lister(void *arg)
+{
+	static struct {
+		struct keeper_msg msg;
+		char names[KEEPER_LIST_MAX];
+	} answer;
+	unsigned int *sent = arg, n;
+	int conn = accept_one();
+	size_t at;
+
+	answer.msg = message(KEEPER_HELLO, "");
+	raw_send(conn, &answer.msg, sizeof(answer.msg), NULL, 0);
+	while (recv(conn, &answer.msg, sizeof(answer.msg), 0) > 0) {
+		for (n = 0, at = 0; at + 16 <= sizeof(answer.names); n++)
+			at += (size_t)snprintf(answer.names + at, 16, "n%010u", (*sent)++) + 1;
+		answer.msg.result = (int32_t)n;
+		raw_send(conn, &answer, sizeof(answer.msg) + at, NULL, 0);
+	}
+	close(conn);
+	return NULL;
+}
+
+static void
+a_list_that_does_not_end_is_refused(void **state)
+{
+	unsigned int sent = 0;
+	struct vdpa_keep *k;
+	pthread_t thread;
+
+	assert_int_equal(vdpa_listen_open_packets(&keeper.listen, keeper.path, 0600, 8), 0);
+	pthread_create(&thread, NULL, run_endless_lister, &sent);
+	assert_int_equal(vdpa_keep_open(keeper.where, &k), -EPROTO);
+	assert_non_null(strstr(vdpa_error_message(), "does not end"));
+	pthread_join(thread, NULL);
+	/* No keeper has more, and what is beyond was not looked at. */
+	assert_true(sent > 0 && sent < 1100000);
+	vdpa_listen_unlink(&keeper.listen);
+	close(keeper.listen.fd);
+}
+
 #define WITH(test) cmocka_unit_test_setup_teardown(test, with_keeper, without_keeper)
 #define OWN(test)  cmocka_unit_test_teardown(test, without_keeper)
 
@@ -423,10 +528,12 @@ main(void)
 		WITH(a_message_that_is_none_ends_the_connection),
 		WITH(requests_that_are_wrong_are_answered_so),
 		WITH(a_daemon_that_reads_no_answers_is_cut_off),
+		WITH(a_daemon_that_goes_on_asking_holds_up_nobody),
 		WITH(no_messages_do_harm),
 		OWN(a_keeper_that_lies_is_given_up),
 		OWN(a_keeper_that_lies_at_first_is_not_used),
 		OWN(a_list_that_is_broken_is_refused),
+		OWN(a_list_that_does_not_end_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, group_start, group_end);

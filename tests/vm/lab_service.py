@@ -336,6 +336,7 @@ class Service(unittest.TestCase):
     def test_devices_outlive_a_restart_and_a_crash(self):
         DEFAULTS.write_text('UVDPA_OPTIONS="--keep systemd"\n')
         self.addCleanup(DEFAULTS.unlink)
+        before = journal().count("took over 1 device")
         pids = [self.start("net0")]
         with Traffic(RUN / "net0.sock") as traffic:
             traffic.passes()
@@ -349,7 +350,7 @@ class Service(unittest.TestCase):
             # Whoever comes anew finds the socket.
             self.assertTrue((RUN / "net0.sock").is_socket())
         self.assertEqual(len(set(pids)), 3)
-        self.assertEqual(journal().count("took over 1 device"), 2)
+        self.assertEqual(journal().count("took over 1 device"), before + 2)
         # Stopped for good, it leaves nothing to the next.
         systemctl("stop", UNIT)
         self.assertIn(show("NFileDescriptorStore"), ("0", ""))
@@ -357,6 +358,36 @@ class Service(unittest.TestCase):
         self.assertIn("took over 0 devices", journal())
         with Traffic(RUN / "net0.sock") as traffic:
             traffic.passes()
+
+    def test_a_keeper_holds_what_a_failed_service_leaves_and_fences(self):
+        keeper, sock = "uvdpa-keeper.service", "/run/uvdpa-keeper/keeper.sock"
+        systemctl("start", keeper)
+        # What it leaves is a keeper to uvdpa-fence.service.
+        self.addCleanup(lambda: pathlib.Path(sock).unlink(missing_ok=True))
+        self.addCleanup(run, "systemctl", "stop", keeper)
+        DEFAULTS.write_text(f'UVDPA_OPTIONS="--keep unix:{sock}"\n')
+        self.addCleanup(DEFAULTS.unlink)
+        before = journal().count("took over 1 device")
+        pid = self.start("net0")
+        with Traffic(RUN / "net0.sock") as traffic:
+            traffic.passes()
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: show("NRestarts") == "1" and show("ActiveState") == "active", "another process", TIMEOUT)
+            traffic.passes()
+        self.assertEqual(journal().count("took over 1 device"), before + 1)
+        # A crash from which it is started again is none that is fenced; nor does anybody fence a living one.
+        self.assertNotIn("asks for a fence", journal(keeper))
+        self.assertNotEqual(run(program("vdpa-keeper"), "--fence", "--socket", sock).returncode, 0)
+        until(lambda: "is refused a fence" in journal(keeper), "the keeper's line", TIMEOUT)
+        # One that cannot start is.
+        self.configure("name net0 mgmtdev sim_nt\n")
+        self.assertNotEqual(run("systemctl", "restart", UNIT).returncode, 0)
+        until(lambda: "asks for a fence" in journal(keeper), "the fence", TIMEOUT)
+        until(lambda: show("Result", "uvdpa-fence.service") == "success", "its end", TIMEOUT)
+        # The keeper itself ends well, and has not died of its bounds.
+        systemctl("stop", keeper)
+        self.assertEqual((show("Result", keeper), show("NRestarts", keeper)), ("success", "0"))
+        self.assertRegex(journal(keeper), r"ends: \d+ descriptors? (is|are) dropped")
 
     def test_an_instance_is_a_process_of_its_own(self):
         unit, folder = "uvdpa@vm1.service", RUN / "vm1"

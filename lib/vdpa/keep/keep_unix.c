@@ -25,7 +25,11 @@
 #include "vdpa_peer.h"
 
 /* Between two looks at a keeper that serves another process, which may just be ending. */
-#define BUSY_US 20000
+#define BUSY_US	      20000
+/* Names of a list, and how long all its answers may take: more than any keeper of ours has or needs
+ * (its --max). */
+#define NAMES_MAX     1000000
+#define LIST_PATIENCE 30000 /* ms */
 
 struct keeper {
 	int fd;
@@ -288,7 +292,9 @@ static int
 list(struct keeper *s, struct vdpa_keep *k)
 {
 	char *names = malloc(KEEPER_LIST_MAX), last[VDPA_KEEP_NAME_MAX + 1] = "";
+	int64_t deadline_us = vdpa_now_us() + LIST_PATIENCE * INT64_C(1000);
 	int rc = names == NULL ? vdpa_error(ENOMEM, "keep: out of memory") : 1;
+	unsigned int left = NAMES_MAX;
 
 	while (rc > 0) {
 		size_t len = 0, at = 0;
@@ -297,6 +303,9 @@ list(struct keeper *s, struct vdpa_keep *k)
 			 KEEP_PATIENCE_MS);
 		if (rc == 0 && len != 0)
 			rc = unreached(s, EPROTO, "its list is broken");
+		if (rc > 0 && ((unsigned int)rc > left || vdpa_now_us() > deadline_us))
+			rc = unreached(s, EPROTO, "its list does not end");
+		left -= rc > 0 ? (unsigned int)rc : 0;
 		for (int n = rc; rc > 0 && n > 0; n--) {
 			char *end = memchr(names + at, '\0', len - at);
 
