@@ -30,8 +30,8 @@ app_restart_begin(const struct app_options *opts)
 }
 
 /* A disk's last requests have its file until the kernel has ended them. */
-static int
-add(const char *words)
+int
+app_restart_add(const char *words)
 {
 	int rc = vdpa_dev_add(words);
 
@@ -59,7 +59,7 @@ take_over(const char *name, const char *words, void *arg)
 	}
 	if (dev == NULL)
 		app_log(LOG_NOTICE, name, "restart: %s: goes on, in no configuration", name);
-	if (add(words) < 0) {
+	if (app_restart_add(words) < 0) {
 		app_log(LOG_ERR, name, "restart: %s: does not go on: %s", name,
 			vdpa_error_message());
 		vdpa_restart_drop(name);

@@ -519,14 +519,18 @@ control_refuse(struct control_server *server, int fd, enum control_refusal why)
 void
 control_conn_close(struct control_conn *conn)
 {
+	/* The request that is being carried out has its reply, and is the last one. */
 	pthread_mutex_lock(&conn->lock);
-	conn->life = CONN_DEAD;
+	if (conn->life == CONN_OPEN)
+		conn->life = CONN_ENDING;
 	pthread_mutex_unlock(&conn->lock);
-	/* What posts the job first, then the job; nothing of them begins anew for one that is dead.
-	 */
+	/* What posts the job first, then the job; nothing of them begins anew for one that ends. */
 	vdpa_event_del(&conn->event);
 	vdpa_timer_stop(&conn->timer);
 	vdpa_work_cancel(&conn->work);
+	pthread_mutex_lock(&conn->lock);
+	conn->life = CONN_DEAD;
+	pthread_mutex_unlock(&conn->lock);
 	vdpa_timer_stop(&conn->timer);
 	vdpa_task_cancel(&conn->end);
 	conn_free(conn);

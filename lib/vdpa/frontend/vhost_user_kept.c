@@ -126,7 +126,8 @@ vdpa_vhu_kept_stop(struct vhu_device *dev, const char *why)
 	dev->kept.on = false;
 	VDPA_LOG(WARNING, "%s: vhost-user: does not go on in the next process: %s", dev->vdev->name,
 		 why);
-	if (dev->kept.wire != NULL)
+	vdpa_restart_says(dev->vdev->name, why);
+	if (dev->kept.wire != NULL && !vdpa_restart_holds())
 		WIRE_SET(dev->kept.wire->magic, 0);
 	vdpa_restart_forget(dev->vdev->name);
 }
@@ -253,6 +254,7 @@ vdpa_vhu_kept_init(struct vhu_device *dev)
 	if (rc < 0) {
 		VDPA_LOG(NOTICE, "%s: vhost-user: starts anew in the next process: %s",
 			 dev->vdev->name, vdpa_vhu_why(dev, -1));
+		vdpa_restart_says(dev->vdev->name, vdpa_vhu_why(dev, -1));
 		vdpa_restart_forget(dev->vdev->name);
 		drop_files(dev);
 		return;
@@ -824,7 +826,10 @@ vdpa_vhu_kept_resume(struct vhu_device *dev)
 		(void)vdpa_close_foreign(dev->fds, dev->conn.fds[i]);
 	dev->conn.nfds = dev->conn.nfds_later = 0;
 	dev->conn.at = dev->conn.end = 0;
-	if (fd >= 0)
+	/* Another process may yet go on with it. */
+	if (fd >= 0 && vdpa_restart_holds())
+		close(fd);
+	else if (fd >= 0)
 		(void)vdpa_close_connection(dev->fds, fd);
 	if (s != NULL)
 		vdpa_vhu_session_free(s);

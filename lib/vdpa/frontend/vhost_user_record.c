@@ -390,6 +390,8 @@ vdpa_vhu_record_write(struct vhu_device *dev, const struct vhu_msg *reply, vhu_k
 		VDPA_LOG_LIMITED(&dev->log, NOTICE,
 				 "%s: vhost-user: this connection ends with the process: %s",
 				 dev->vdev->name, cold);
+	if (dev->kept.said != (cold != NULL))
+		vdpa_restart_says(dev->vdev->name, cold);
 	dev->kept.said = cold != NULL;
 	rc = buf.overflow ? vdpa_error(EMSGSIZE, "its state is too long to be kept")
 			  : vdpa_restart_write(dev->vdev->name, buf.data, buf.len);
