@@ -2,6 +2,7 @@
 # Copyright (c) 2026 uvdpa contributors
 """A daemon that hands its devices over to another one: what a test has of both."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -54,9 +55,18 @@ class Upgrades(Host):
         return super().__enter__()
 
     def __exit__(self, *exc):
-        if self.app.process.poll() is None:
-            self.app.stop(signal.SIGINT)
+        # A test that has failed may not know all daemons.
+        with open(f'/proc/self/task/{os.getpid()}/children', encoding='ascii') as children:
+            for pid in children.read().split():
+                if int(pid) not in (self.app.pid, self.keeper.process.pid) and self.has_argument(pid, self.app.dir):
+                    os.kill(int(pid), signal.SIGKILL)
         return super().__exit__(*exc)
+
+    @staticmethod
+    def has_argument(pid, text):
+        with contextlib.suppress(FileNotFoundError), open(f'/proc/{pid}/cmdline', 'rb') as words:
+            return text.encode() in words.read()
+        return False
 
     def follow(self, pid):
         """The daemon with this pid has the devices; the one before ends, and well."""

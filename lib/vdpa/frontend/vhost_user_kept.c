@@ -228,28 +228,38 @@ find_former(struct vhu_device *dev)
 	if (rc == -ENOENT && k->former == NULL)
 		return rc;
 	if (rc < 0) {
+		struct vdpa_error_saved error;
+
+		vdpa_error_save(&error);
 		VDPA_LOG(ERR, "%s: vhost-user: what the former process has left does not go on: %s",
 			 dev->vdev->name, vdpa_vhu_why(dev, -1));
 		free(k->former);
 		k->former = NULL;
 		drop_files(dev);
+		vdpa_error_restore(&error);
 	}
 	return rc;
 }
 
-void
+int
 vdpa_vhu_kept_init(struct vhu_device *dev)
 {
 	struct vhu_kept *k = &dev->kept;
 	int rc;
 
 	if (!vdpa_restart_is_on())
-		return;
+		return 0;
 	rc = vdpa_device_can_restart(dev->vdev);
 	k->stride = area_stride(dev);
-	if (rc == 0 && find_former(dev) < 0) {
-		vdpa_restart_forget(dev->vdev->name);
-		rc = make_files(dev);
+	if (rc == 0) {
+		rc = find_former(dev);
+		/* The other process has it as it was. */
+		if (rc < 0 && rc != -ENOENT && vdpa_restart_holds())
+			return rc;
+		if (rc < 0) {
+			vdpa_restart_forget(dev->vdev->name);
+			rc = make_files(dev);
+		}
 	}
 	if (rc < 0) {
 		VDPA_LOG(NOTICE, "%s: vhost-user: starts anew in the next process: %s",
@@ -257,9 +267,10 @@ vdpa_vhu_kept_init(struct vhu_device *dev)
 		vdpa_restart_says(dev->vdev->name, vdpa_vhu_why(dev, -1));
 		vdpa_restart_forget(dev->vdev->name);
 		drop_files(dev);
-		return;
+		return 0;
 	}
 	k->on = true;
+	return 0;
 }
 
 void
