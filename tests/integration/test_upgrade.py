@@ -16,7 +16,7 @@ import unittest
 import harness
 import vhost_user_client as vu
 from restarting import KeptBlock, KeptNet
-from upgrading import Upgrades
+from upgrading import Upgrades, UpgradesOfService
 
 UPGRADES = harness.count(6, 100)
 NEXT = os.environ.get('UVDPA_APP_NEXT', '')
@@ -31,14 +31,15 @@ DEVICES = {'disk0': DISK, 'net0': NET}
 class Case(unittest.TestCase):
     """host: a daemon with a disk and a net device, whose guests work in another thread."""
 
-    def begin(self, packed=False, devices=None, args=()):
+    def begin(self, packed=False, devices=None, args=(), host=Upgrades):
         self.stack = contextlib.ExitStack()
         self.addCleanup(self.stack.close)
-        self.host = self.stack.enter_context(Upgrades(devices or DEVICES, args))
+        self.host = self.stack.enter_context(host(devices or DEVICES, args))
         rng = random.Random(f'{SEED} {packed}')
         self.guests = [self.stack.enter_context(KeptBlock(rng, packed)), self.stack.enter_context(KeptNet(rng, packed))]
         for guest, name in zip(self.guests, ('disk0', 'net0')):
             guest.connect(self.host.app.socket(name)).start()
+            guest.check_connection()
 
     @contextlib.contextmanager
     def traffic(self):
@@ -203,6 +204,55 @@ class Upgrade(Case):
             self.host.restart(taken=2)
             thread.join()
         self.assertIn('being stopped', str(errors))
+        self.check()
+
+
+class Service(Case):
+    """With systemd's store, which hears the main process alone."""
+
+    def test_the_new_daemon_is_the_main_process_and_has_the_store(self):
+        self.begin(host=UpgradesOfService)
+        systemd = self.host.keeper
+        names = systemd.names()
+        for _ in range(2):
+            before, said = self.host.app.pid, len(systemd.said)
+            with self.traffic():
+                answer = self.host.upgrade(devices=2)
+            harness.wait_for(lambda: len(systemd.said) >= said + 2, 'its words')
+            self.assertEqual(systemd.main, answer['pid'])
+            self.assertNotEqual(answer['pid'], before)
+            # The service is neither stopping nor starting.
+            self.assertEqual(systemd.said[said], [f'MAINPID={answer["pid"]}'])
+            self.assertEqual([words[0] for words in systemd.said[said + 1:]], ['READY=1'])
+        self.assertEqual(systemd.names(), names)
+        # Front ends bring descriptors, which the new daemon stores, and a device is added there.
+        self.host.app.add(f'name hand {NET} socket {self.host.app.dir}/hand.sock')
+        for guest in self.guests:
+            guest.stop()
+            guest.start()
+        with self.traffic():
+            self.host.crash(taken=3)
+        self.check()
+        self.host.upgrade(devices=3)
+        self.check()
+
+    def test_a_new_daemon_that_dies_leaves_the_store_as_it_was(self):
+        self.begin(host=UpgradesOfService)
+        systemd, lib = self.host.keeper, os.environ.get('UVDPA_KILL_AT_LIB', '')
+        names, pid = systemd.names(), self.host.app.pid
+        harness.skip_unless(lib and 'libasan' not in subprocess.run(
+            ['ldd', harness.APP], capture_output=True, text=True, check=False).stdout,
+            'no library can be loaded before a daemon with a sanitizer')
+        for step in 14, 28:
+            self.refused('was ended by signal 9', program=self.host.program(
+                'killed', f'LD_PRELOAD={lib} UVDPA_KILL_AT={step} exec {harness.APP} "$@"'))
+        self.assertEqual(systemd.main, pid)
+        self.assertFalse([words for words in systemd.said if words[0].startswith('MAINPID')])
+        self.check()
+        self.assertEqual(systemd.names(), names)
+        with self.traffic():
+            self.host.upgrade(devices=2)
+            self.host.crash(taken=2)
         self.check()
 
 
