@@ -411,8 +411,8 @@ parse_options(struct ctl *ctl, int argc, char **argv, bool *help, bool *version)
 			seconds = strtoul(optarg, &end, 10);
 			if (end == optarg || *end != '\0' || optarg[0] == '-' || seconds == 0 ||
 			    seconds > UPGRADE_SECONDS_MAX) {
-				fprintf(stderr, "--timeout '%s': not seconds from 1 to %u\n", optarg,
-					UPGRADE_SECONDS_MAX);
+				fprintf(stderr, "--timeout '%s': not seconds from 1 to %u\n",
+					optarg, UPGRADE_SECONDS_MAX);
 				return false;
 			}
 			ctl->timeout = (unsigned int)seconds;

@@ -98,8 +98,8 @@ call_upgrade(const char *params, char **result, void *arg)
 	const struct app_upgrade how = {
 		.program = json_string_value(json_object_get(object, "program")),
 		.force = json_is_true(json_object_get(object, "force")),
-		.timeout_s = timeout != NULL ? (unsigned int)json_integer_value(timeout)
-					     : APP_UPGRADE_S,
+		.timeout_s =
+			timeout != NULL ? (unsigned int)json_integer_value(timeout) : APP_UPGRADE_S,
 	};
 	int rc = app_upgrade(&how, &done);
 

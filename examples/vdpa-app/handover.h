@@ -2,8 +2,9 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * What two daemons say to each other while the one hands its devices over to the other: JSON objects
- * on a pair of sockets of sequenced packets, each with a descriptor at most. Members may be added.
+ * What two daemons say to each other while the one hands its devices over to the other: JSON
+ * objects on a pair of sockets of sequenced packets, each with a descriptor at most. Members may be
+ * added.
  *
  *   from the daemon that runs                   from the one that was started
  *   begin  protocol, format, keep, version;
@@ -35,8 +36,8 @@
  * vdpa_error(). */
 int app_handover_send(int sock, json_t *message, int fd);
 
-/* The next message, or NULL with errno set and vdpa_error(): ETIMEDOUT, EPIPE at the end, EPROTO. *fd:
- * its descriptor, the caller's; -1: none. timeout_ms: -1 for ever. */
+/* The next message, or NULL with errno set and vdpa_error(): ETIMEDOUT, EPIPE at the end, EPROTO.
+ * *fd: its descriptor, the caller's; -1: none. timeout_ms: -1 for ever. */
 json_t *app_handover_receive(int sock, int timeout_ms, int *fd);
 
 /* Whether a message is of this step. */

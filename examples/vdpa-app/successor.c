@@ -3,8 +3,8 @@
 
 /*
  * The new daemon of an upgrade (handover.h). It is told by the end of the socket when the other one
- * is gone: before `go` that one has given up, or is dead; after `taken` it may also have died on its
- * way to `go`, and then nobody else has the devices.
+ * is gone: before `go` that one has given up, or is dead; after `taken` it may also have died on
+ * its way to `go`, and then nobody else has the devices.
  */
 
 #include <errno.h>
@@ -55,7 +55,8 @@ compare_words(const struct app_options *opts, int fd, json_t *anew)
 	{
 		const char *name = json_string_value(json_object_get(device, "name"));
 		const char *words = json_string_value(json_object_get(device, "words"));
-		const struct app_dev *dev = name != NULL ? app_config_find(&opts->config, name) : NULL;
+		const struct app_dev *dev =
+			name != NULL ? app_config_find(&opts->config, name) : NULL;
 
 		if (rc < 0 || words == NULL || dev == NULL)
 			continue;
@@ -74,8 +75,9 @@ check(const struct app_options *opts, const json_t *begin, int fd, json_t *anew)
 	const char *keep = json_string_value(json_object_get(begin, "keep"));
 
 	if (!app_handover_is(begin, "begin") || protocol != APP_HANDOVER_PROTOCOL || fd < 0)
-		return vdpa_error(EPROTO, "the other daemon speaks version %d of the hand-over, this "
-					  "one version %d",
+		return vdpa_error(EPROTO,
+				  "the other daemon speaks version %d of the hand-over, this "
+				  "one version %d",
 				  (int)protocol, APP_HANDOVER_PROTOCOL);
 	if (format != vdpa_restart_format())
 		return vdpa_error(EPROTO,
@@ -150,14 +152,15 @@ app_successor_commit(const struct app_options *opts)
 				"which and why",
 				n, (int)expected);
 	if (rc == 0)
-		rc = app_handover_send(
-			opts->take_over,
-			json_pack("{s:s,s:i}", "step", "taken", "devices", (int)n), -1);
+		rc = app_handover_send(opts->take_over,
+				       json_pack("{s:s,s:i}", "step", "taken", "devices", (int)n),
+				       -1);
 	if (rc < 0)
 		return give_up();
 	message = app_handover_receive(opts->take_over, -1, &fd);
 	if (message == NULL)
-		app_log(LOG_WARNING, NULL, "take-over: the other daemon has died: this one goes on");
+		app_log(LOG_WARNING, NULL,
+			"take-over: the other daemon has died: this one goes on");
 	json_decref(message);
 	/* What it cannot keep it serves all the same, as one line has said. */
 	(void)vdpa_restart_go();
@@ -171,8 +174,8 @@ void
 app_successor_fail(const struct app_options *opts)
 {
 	if (opts->take_over != 0)
-		(void)app_handover_send(opts->take_over,
-					json_pack("{s:s,s:s}", "step", "failed", "error",
-						  vdpa_error_message()),
-					-1);
+		(void)app_handover_send(
+			opts->take_over,
+			json_pack("{s:s,s:s}", "step", "failed", "error", vdpa_error_message()),
+			-1);
 }

@@ -209,8 +209,8 @@ refuse_anew(const struct upgrade *u)
 static char **
 make_environment(void)
 {
-	static const char *const own[] = {"WATCHDOG_PID=", "LISTEN_PID=", "LISTEN_FDS=",
-					  "LISTEN_FDNAMES="};
+	static const char *const own[] = {
+		"WATCHDOG_PID=", "LISTEN_PID=", "LISTEN_FDS=", "LISTEN_FDNAMES="};
 	unsigned int n = 0, count = 0;
 	char **env;
 
@@ -460,7 +460,8 @@ free_saved(struct upgrade *u)
 	free(u->saved);
 }
 
-/* Devices stand still, and nobody is let in. Those that start anew end: their sockets become free. */
+/* Devices stand still, and nobody is let in. Those that start anew end: their sockets become free.
+ */
 static unsigned int
 leave(struct upgrade *u)
 {
@@ -471,8 +472,7 @@ leave(struct upgrade *u)
 	app_made_leave();
 	vdpa_uvdpad_stop();
 	u->still_us = now_us();
-	json_array_foreach(u->anew, i, name)
-		(void)vdpa_dev_del(json_string_value(name));
+	json_array_foreach(u->anew, i, name)(void) vdpa_dev_del(json_string_value(name));
 	expected = vdpa_restart_leave();
 	vdpa_dev_del_all();
 	return expected;
@@ -555,10 +555,11 @@ static int
 check_here(struct upgrade *u)
 {
 	if (options->keep == NULL)
-		return vdpa_error(EOPNOTSUPP,
-				  "this daemon was started without --keep, so its devices end with "
-				  "it: start it with --keep once, see guide-restart.md; upgrades go on "
-				  "from then");
+		return vdpa_error(
+			EOPNOTSUPP,
+			"this daemon was started without --keep, so its devices end with "
+			"it: start it with --keep once, see guide-restart.md; upgrades go on "
+			"from then");
 	if (vdpa_restart_check(note_anew, u) < 0)
 		return vdpa_error(EPIPE, "%s: start the daemon anew", vdpa_error_message());
 	return refuse_anew(u);

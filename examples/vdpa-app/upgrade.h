@@ -30,8 +30,8 @@ void app_upgrade_open(const struct app_options *opts);
 
 /*
  * Do it, on the caller's thread, which may wait. 0: the devices are another process', *result says
- * whose, and the main thread is told by SIGUSR2; else a negative errno with vdpa_error(), and all is
- * as before.
+ * whose, and the main thread is told by SIGUSR2; else a negative errno with vdpa_error(), and all
+ * is as before.
  */
 int app_upgrade(const struct app_upgrade *how, json_t **result);
 /* By SIGUSR2, on a thread of its own. */

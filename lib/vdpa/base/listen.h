@@ -44,8 +44,8 @@ int vdpa_listen_open(struct vdpa_listen *l, const char *path, mode_t mode, gid_t
 		     int backlog);
 
 /*
- * Go on with a socket that another process has made at the path, whose file is dev and ino: l->fd is
- * fd then. mode, group: as of vdpa_listen_open(). -EPROTO for one that does not listen there,
+ * Go on with a socket that another process has made at the path, whose file is dev and ino: l->fd
+ * is fd then. mode, group: as of vdpa_listen_open(). -EPROTO for one that does not listen there,
  * -ENOENT where its file is not there any more, or as vdpa_listen_open(); fd is still the caller's.
  */
 int vdpa_listen_adopt(struct vdpa_listen *l, int fd, dev_t dev, ino_t ino, const char *path,

@@ -66,9 +66,9 @@ struct vhu_socket {
 	unsigned int retry_ms;	   /* how long the last one waited */
 	/* Whoever connects, or has sent something, is heard once nobody else serves the device. */
 	struct vdpa_restart_waiter waiter;
-	bool resumed;		   /* with a connection of a former process */
-	bool refused_gone;	   /* that the device is gone was logged */
-	int logged_errno;	   /* of the last log line, so that each is logged once */
+	bool resumed;	   /* with a connection of a former process */
+	bool refused_gone; /* that the device is gone was logged */
+	int logged_errno;  /* of the last log line, so that each is logged once */
 };
 
 /* vhost_user_conn.c */

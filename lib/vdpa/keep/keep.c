@@ -38,9 +38,9 @@ struct vdpa_keep {
 	pthread_mutex_t lock;
 	const struct keep_ops *ops;
 	void *store;
-	bool gone;	       /* the store has not answered, or is not there any more */
-	bool handed;	       /* to another process: nothing but vdpa_keep_reopen() is allowed */
-	bool holds;	       /* changes wait for vdpa_keep_go() */
+	bool gone;   /* the store has not answered, or is not there any more */
+	bool handed; /* to another process: nothing but vdpa_keep_reopen() is allowed */
+	bool holds;  /* changes wait for vdpa_keep_go() */
 	TAILQ_HEAD(, held) held;
 	struct vdpa_tree left; /* of struct left: by a former life, not put or dropped since */
 	unsigned int n_left;

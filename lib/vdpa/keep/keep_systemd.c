@@ -407,7 +407,7 @@ struct handed {
 };
 
 struct handed_list {
-	char *names; /* what `name` points into */
+	char *names;	/* what `name` points into */
 	bool own_names; /* each of them is the list's */
 	struct handed *fds;
 	unsigned int n;

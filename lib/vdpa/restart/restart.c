@@ -8,8 +8,8 @@
  *
  * From a process that lives to the next one: the former copies the records before it hands the
  * store over, and the next one changes the store (vdpa_keep.h) and hears front ends
- * (vdpa_restart_when_it_goes()) only from vdpa_restart_go() on. So the former one may have back what
- * it had.
+ * (vdpa_restart_when_it_goes()) only from vdpa_restart_go() on. So the former one may have back
+ * what it had.
  */
 
 #include <errno.h>
@@ -69,7 +69,7 @@ static struct {
 	unsigned int ncopies;
 	bool handed;
 	struct vdpa_restart_waiter *calls; /* the one that is being called */
-	unsigned int taken; /* devices of a former process */
+	unsigned int taken;		   /* devices of a former process */
 	TAILQ_HEAD(, device) devices;
 	uint8_t *slot; /* SLOT_SIZE bytes, for records that are put together */
 } state = {.lock = PTHREAD_MUTEX_INITIALIZER,

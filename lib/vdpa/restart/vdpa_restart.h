@@ -90,18 +90,18 @@ int vdpa_restart_check(int (*fn)(const char *name, const char *why, void *arg), 
 int vdpa_restart_hand_over(int sock);
 
 /**
- * After vdpa_restart_leave() and vdpa_dev_del_all(): no other process goes on with the devices, be it
- * that none has begun or that one has ended before vdpa_restart_go(). This one has them again, as if
- * it had begun anew. It calls vdpa_dev_add() with the words of each, as
- * vdpa_restart_each() says them, and vdpa_restart_settle().
+ * After vdpa_restart_leave() and vdpa_dev_del_all(): no other process goes on with the devices, be
+ * it that none has begun or that one has ended before vdpa_restart_go(). This one has them again,
+ * as if it had begun anew. It calls vdpa_dev_add() with the words of each, as vdpa_restart_each()
+ * says them, and vdpa_restart_settle().
  * @return 0; else nothing is kept any more, which one line has said.
  */
 int vdpa_restart_take_back(void);
 
 /**
  * vdpa_restart_begin() with what a process that lives hands over by sock. Nothing of it is changed,
- * and no front end is heard, before vdpa_restart_go(): until then the other process may go on. After
- * rte_eal_init().
+ * and no front end is heard, before vdpa_restart_go(): until then the other process may go on.
+ * After rte_eal_init().
  * @param where  as the other process has it.
  * @return as vdpa_restart_begin(); -EPROTO for a journal that this version cannot read.
  */
