@@ -160,12 +160,16 @@ class Systemd:
             app.command, app.pass_fds = command, ()
 
 
+def adopt_orphans():
+    """What a daemon leaves behind when it ends becomes a child of this process."""
+    assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
 class Upgrades(Host):
     """app is the daemon that has the devices now."""
 
     def __enter__(self):
-        # What a daemon leaves behind when it ends becomes a child of this process.
-        assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+        adopt_orphans()
         return super().__enter__()
 
     def __exit__(self, *exc):

@@ -252,6 +252,11 @@ serve_one(struct control_conn *conn, size_t len)
 	if (conn->right != CONTROL_RIGHT_FULL)
 		conn->paid_us += READER_COST * (vdpa_now_us() - begun_us);
 	pthread_mutex_lock(&conn->lock);
+	/* Before the client reads the reply, since whoever sends a line looks whether anybody takes
+	 * part without this lock; the line itself waits for it, and so comes behind the reply. */
+	if (conn->changes)
+		join(conn, conn->wants);
+	conn->changes = false;
 	/* A request is served while less than a pause's worth waits. */
 	if (reply != NULL &&
 	    !append(conn, reply, strlen(reply), conn->server->setup.limits.output + OUTPUT_PAUSE)) {
@@ -260,9 +265,6 @@ serve_one(struct control_conn *conn, size_t len)
 				 conn->uid);
 		conn->life = CONN_DEAD;
 	}
-	if (conn->changes)
-		join(conn, conn->wants);
-	conn->changes = false;
 	pthread_mutex_unlock(&conn->lock);
 	free(reply);
 }
