@@ -256,8 +256,8 @@ const struct app_setting_row app_setting_rows[APP_SETTINGS] = {
 	[APP_PLUGIN] = {.name = "plugin", .many = true, .file_only = true, .check = check_file},
 };
 
-/* A value as it is kept: a relative path is one of the folder that the daemon is started in, and stays
- * that wherever the daemon, or the one that follows it, goes. NULL with errno. */
+/* A value as it is kept: a relative path is one of the folder that the daemon is started in, and
+ * stays that wherever the daemon, or the one that follows it, goes. NULL with errno. */
 static char *
 from_root(const struct app_setting_row *row, const char *value)
 {
