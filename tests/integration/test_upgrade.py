@@ -168,6 +168,16 @@ class Upgrade(Case):
         self.host.app.stop(signal.SIGINT)
         self.assertFalse(os.path.exists(path))
 
+    def test_no_telemetry_socket_is_left(self):
+        """Two daemons have two of them; the one that is killed leaves its own."""
+        self.begin()
+        folder = self.host.app.runtime_dir()
+        self.host.upgrade(devices=2)
+        self.assertEqual(os.listdir(folder), ['dpdk_telemetry.v2:1'])
+        self.host.crash(taken=2)
+        self.assertEqual(os.listdir(folder), ['dpdk_telemetry.v2'])
+        self.check()
+
     def test_devices_that_were_added_or_changed_go_over(self):
         self.begin()
         self.host.app.add(f'name hand {NET} socket {self.host.app.dir}/hand.sock')
