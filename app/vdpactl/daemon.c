@@ -6,9 +6,15 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "vdpactl.h"
 #include "write_file.h"
+
+/* What each step of an upgrade may take unless --timeout says otherwise. */
+#define UPGRADE_SECONDS 30u
+/* JSON-RPC's code for a method that there is not. */
+#define UNKNOWN_METHOD	(-32601)
 
 static int
 no_words(int argc, char **argv)
@@ -76,6 +82,76 @@ cmd_shutdown(struct ctl *ctl, int argc, char **argv)
 	answer = ctl_call(ctl, "daemon.shutdown", NULL);
 	json_decref(answer);
 	return answer != NULL ? 0 : EXIT_FAILURE;
+}
+
+/* The path of a program, from the root; *path is to be freed. */
+static int
+program_path(const char *given, char **path)
+{
+	char *folder = given[0] == '/' ? NULL : getcwd(NULL, 0);
+	int len = -1;
+
+	*path = NULL;
+	if (given[0] == '/' || folder != NULL)
+		len = asprintf(path, "%s%s%s", folder != NULL ? folder : "",
+			       folder != NULL ? "/" : "", given);
+	free(folder);
+	if (len >= 0)
+		return 0;
+	*path = NULL;
+	fprintf(stderr, "vdpactl: %s: no path of it\n", given);
+	return -1;
+}
+
+/* Two lines: what went over, and what starts anew. */
+static void
+print_upgrade(const json_t *answer)
+{
+	json_int_t n = json_integer_value(json_object_get(answer, "devices"));
+
+	printf("%" JSON_INTEGER_FORMAT " device%s went over to process %" JSON_INTEGER_FORMAT
+	       ", version ",
+	       n, n == 1 ? "" : "s", json_integer_value(json_object_get(answer, "pid")));
+	print_value(stdout, json_object_get(answer, "version"));
+	printf(", and stood still for %" JSON_INTEGER_FORMAT " ms\n",
+	       json_integer_value(json_object_get(answer, "gap_ms")));
+	print_names("started anew", json_object_get(answer, "anew"));
+}
+
+int
+cmd_upgrade(struct ctl *ctl, int argc, char **argv)
+{
+	unsigned int timeout = ctl->timeout != 0 ? ctl->timeout : UPGRADE_SECONDS;
+	struct client_error err;
+	json_t *params, *answer;
+	const char *program;
+	char *path = NULL;
+
+	if (ctl_one_name(argc, argv, &program) < 0 || ctl_connect(ctl) < 0)
+		return EXIT_FAILURE;
+	if (program != NULL && program_path(program, &path) < 0)
+		return EXIT_FAILURE;
+	params = json_pack("{s:b,s:i}", "force", ctl->force, "timeout_s", (int)timeout);
+	if (path != NULL)
+		json_object_set_new(params, "program", json_string(path));
+	free(path);
+	/* Each of both steps has so long, and the way back may take a while. */
+	client_set_timeout(ctl->client, 2 * timeout + CLIENT_CALL_SECONDS);
+	answer = client_call(ctl->client, "daemon.upgrade", params, &err);
+	if (answer == NULL && err.code == UNKNOWN_METHOD) {
+		fprintf(stderr, "uvdpa answers: this daemon is of a version that cannot hand its "
+				"devices over: start the new one anew\n");
+		return EXIT_FAILURE;
+	}
+	if (answer == NULL) {
+		ctl_print_error(&err);
+		return EXIT_FAILURE;
+	}
+	if (ctl->json)
+		return print_answer(ctl, answer);
+	print_upgrade(answer);
+	json_decref(answer);
+	return 0;
 }
 
 int

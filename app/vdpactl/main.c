@@ -111,6 +111,10 @@ static const struct command commands[] = {
 	{.name = "shutdown",
 	 .run = cmd_shutdown,
 	 .help = "end the daemon and its devices, also those that a restart would keep"},
+	{.name = "upgrade",
+	 .run = cmd_upgrade,
+	 .usage = "[ --force ] [ --timeout SECONDS ] [ PROGRAM ]",
+	 .help = "start the daemon's program anew and hand the devices over to it"},
 	{.name = "version", .run = cmd_version, .help = "versions of vdpactl and of the daemon"},
 	{.name = "methods", .run = cmd_methods, .help = "the methods of the control socket"},
 	{.name = "call",
@@ -119,6 +123,9 @@ static const struct command commands[] = {
 	 .help = "carry out a method with params, a JSON object"},
 	{.name = NULL},
 };
+
+/* Seconds that an upgrade may have, at most: daemon.upgrade's. */
+#define UPGRADE_SECONDS_MAX 600u
 
 static const char options_help[] =
 	"       OPTIONS := { -V[ersion] | -j[son] | -p[retty] | -s[tatistics] | -h[elp]\n"
@@ -333,7 +340,7 @@ ctl_one_name(int argc, char **argv, const char **name)
 static bool
 parse_options(struct ctl *ctl, int argc, char **argv, bool *help, bool *version)
 {
-	enum { OPT_NAME = 256 };
+	enum { OPT_NAME = 256, OPT_FORCE, OPT_TIMEOUT };
 	static const struct option options[] = {
 		{"Version", no_argument, NULL, 'V'},
 		{"version", no_argument, NULL, 'V'},
@@ -348,8 +355,11 @@ parse_options(struct ctl *ctl, int argc, char **argv, bool *help, bool *version)
 		{"count", required_argument, NULL, 'n'},
 		{"delay", required_argument, NULL, 'd'},
 		{"output", required_argument, NULL, 'o'},
+		{"force", no_argument, NULL, OPT_FORCE},
+		{"timeout", required_argument, NULL, OPT_TIMEOUT},
 		{NULL, 0, NULL, 0},
 	};
+	unsigned long seconds;
 	char *end;
 	int opt;
 
@@ -394,6 +404,19 @@ parse_options(struct ctl *ctl, int argc, char **argv, bool *help, bool *version)
 		case 'o':
 			ctl->output = optarg;
 			break;
+		case OPT_FORCE:
+			ctl->force = true;
+			break;
+		case OPT_TIMEOUT:
+			seconds = strtoul(optarg, &end, 10);
+			if (end == optarg || *end != '\0' || optarg[0] == '-' || seconds == 0 ||
+			    seconds > UPGRADE_SECONDS_MAX) {
+				fprintf(stderr, "--timeout '%s': not seconds from 1 to %u\n",
+					optarg, UPGRADE_SECONDS_MAX);
+				return false;
+			}
+			ctl->timeout = (unsigned int)seconds;
+			break;
 		default:
 			fprintf(stderr, "Unknown option.\n");
 			print_help(stderr, "", commands);
@@ -422,6 +445,8 @@ check_options(const struct ctl *ctl, int argc, char **argv)
 		fprintf(stderr, "-d is for top\n");
 	else if (ctl->output != NULL && strcmp(verb, "metrics") != 0)
 		fprintf(stderr, "-o is for metrics\n");
+	else if ((ctl->force || ctl->timeout != 0) && strcmp(verb, "upgrade") != 0)
+		fprintf(stderr, "--force and --timeout are for upgrade\n");
 	else
 		return true;
 	return false;

@@ -32,7 +32,7 @@ _vdpactl()
 			options+=("$word" "${COMP_WORDS[i + 1]}")
 			i=$((i + 1))
 			;;
-		-n | --count | -d | --delay | -o | --output) i=$((i + 1)) ;;
+		-n | --count | -d | --delay | -o | --output | --timeout) i=$((i + 1)) ;;
 		-*) ;;
 		*) words+=("$word") ;;
 		esac
@@ -43,7 +43,7 @@ _vdpactl()
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return
 		;;
-	--name | -n | --count | -d | --delay) return ;;
+	--name | -n | --count | -d | --delay | --timeout) return ;;
 	esac
 	if [[ $cur == -* ]]; then
 		local all='--json --pretty --statistics --socket --control --name --help --Version'
@@ -51,6 +51,7 @@ _vdpactl()
 		top) all+=' --count --delay' ;;
 		monitor) all+=' --count' ;;
 		metrics) all+=' --output' ;;
+		upgrade) all+=' --force --timeout' ;;
 		esac
 		mapfile -t COMPREPLY < <(compgen -W "$all" -- "$cur")
 		return
@@ -58,7 +59,7 @@ _vdpactl()
 
 	local reply=
 	case "${words[*]}" in
-	'') reply='mgmtdev dev monitor top metrics reload save shutdown version methods call help' ;;
+	'') reply='mgmtdev dev monitor top metrics reload save shutdown upgrade version methods call help' ;;
 	mgmtdev) reply='show list help' ;;
 	dev) reply='show list add del config vstats set info stats queues help' ;;
 	'dev config' | 'dev vstats') reply='show help' ;;
@@ -86,7 +87,7 @@ _vdpactl()
 			device.stopped device.failed device.link device.migration config.reloaded'
 		;;
 	call) reply=$(timeout 2 vdpactl "${options[@]}" methods 2>/dev/null </dev/null | cut -d' ' -f1) ;;
-	save)
+	save | upgrade)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return
 		;;

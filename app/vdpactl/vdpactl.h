@@ -25,6 +25,8 @@ struct ctl {
 	const char *output;   /* -o; NULL: stdout */
 	unsigned long count;  /* -n; 0: not given */
 	double delay;	      /* -d, seconds; 0: not given */
+	unsigned int timeout; /* --timeout, seconds; 0: not given */
+	bool force;	      /* --force */
 	char path[128];	      /* of the socket, once connected */
 	struct client *client;
 	struct out out;
@@ -72,6 +74,7 @@ int cmd_top(struct ctl *ctl, int argc, char **argv);
 int cmd_metrics(struct ctl *ctl, int argc, char **argv);
 int cmd_reload(struct ctl *ctl, int argc, char **argv);
 int cmd_shutdown(struct ctl *ctl, int argc, char **argv);
+int cmd_upgrade(struct ctl *ctl, int argc, char **argv);
 int cmd_save(struct ctl *ctl, int argc, char **argv);
 int cmd_version(struct ctl *ctl, int argc, char **argv);
 int cmd_methods(struct ctl *ctl, int argc, char **argv);

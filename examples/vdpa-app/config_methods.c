@@ -19,6 +19,7 @@
 #include "config_file.h"
 #include "config_methods.h"
 #include "reload.h"
+#include "upgrade.h"
 
 static int
 give(json_t *object, char **result)
@@ -89,6 +90,23 @@ call_shutdown(const char *params, char **result, void *arg)
 	return give(json_object(), result);
 }
 
+static int
+call_upgrade(const char *params, char **result, void *arg)
+{
+	json_t *object = json_loads(params, 0, NULL), *done;
+	const json_t *timeout = json_object_get(object, "timeout_s");
+	const struct app_upgrade how = {
+		.program = json_string_value(json_object_get(object, "program")),
+		.force = json_is_true(json_object_get(object, "force")),
+		.timeout_s =
+			timeout != NULL ? (unsigned int)json_integer_value(timeout) : APP_UPGRADE_S,
+	};
+	int rc = app_upgrade(&how, &done);
+
+	json_decref(object);
+	return rc == 0 ? give(done, result) : rc;
+}
+
 #define NAMES "{\"type\":\"array\",\"items\":{\"type\":\"string\"}}"
 
 static const struct vdpa_control_method methods[] = {
@@ -138,6 +156,28 @@ static const struct vdpa_control_method methods[] = {
 		.result = "{\"type\":\"object\",\"additionalProperties\":false}",
 		.changes = true,
 		.call = call_shutdown,
+	},
+	{
+		.name = "daemon.upgrade",
+		.help = "Start another daemon, hand the devices over to it, and end",
+		.params = "{\"type\":\"object\",\"properties\":{\"program\":{\"type\":\"string\","
+			  "\"minLength\":1,\"maxLength\":4095,\"description\":"
+			  "\"its absolute path; without it, the daemon's own\"},"
+			  "\"force\":{\"type\":\"boolean\","
+			  "\"description\":\"also if devices start anew\"},"
+			  "\"timeout_s\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":600,"
+			  "\"description\":\"for its start, and again for the take-over; 30\"}},"
+			  "\"additionalProperties\":false}",
+		.result = "{\"type\":\"object\",\"properties\":{"
+			  "\"pid\":{\"type\":\"integer\"},\"program\":{\"type\":\"string\"},"
+			  "\"version\":{\"type\":\"string\"},"
+			  "\"devices\":{\"type\":\"integer\",\"minimum\":0,"
+			  "\"description\":\"that went over\"},\"anew\":" NAMES
+			  ",\"gap_ms\":{\"type\":\"integer\",\"minimum\":0,"
+			  "\"description\":\"for which they stood still\"}},\"required\":[\"pid\","
+			  "\"program\",\"version\",\"devices\",\"anew\",\"gap_ms\"]}",
+		.changes = true,
+		.call = call_upgrade,
 	},
 };
 

@@ -12,6 +12,7 @@
 #include "control.h"
 #include "log.h"
 #include "program.h"
+#include "successor.h"
 
 int
 app_control_start(const struct app_options *opts)
@@ -24,13 +25,18 @@ app_control_start(const struct app_options *opts)
 		.group = opts->control_group,
 		.read_group = opts->control_read_group,
 	};
+	struct vdpa_control_params taken = params;
 	bool asked = opts->control != NULL || opts->control_group != NULL ||
 		     opts->control_read_group != NULL || opts->name != NULL;
 	int ret;
 
 	if (opts->control != NULL && strcmp(opts->control, "off") == 0)
 		return 0;
-	ret = vdpa_control_start(&params);
+	/* That of the daemon that hands over, unless the configuration has another by now. */
+	taken.handed = app_successor_control();
+	ret = taken.handed != NULL ? vdpa_control_start(&taken) : -ENOENT;
+	if (ret < 0)
+		ret = vdpa_control_start(&params);
 	if (ret == 0)
 		return 0;
 	app_log(asked ? LOG_ERR : LOG_WARNING, NULL, "%s%s",

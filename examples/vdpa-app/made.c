@@ -23,6 +23,7 @@ struct made {
 	char name[VDPA_NAME_MAX];
 	char *words; /* of the line */
 	uint64_t id;
+	bool left; /* by this number, to another daemon */
 };
 
 struct made_list {
@@ -448,6 +449,21 @@ app_made_change(const struct app_config *c, const bool *stop, json_t **result)
 	now = ch.after;
 	*result = ch.result;
 	return ch.rc;
+}
+
+void
+app_made_leave(void)
+{
+	for (unsigned int i = 0; i < now.n; i++)
+		now.made[i].left = running_id(now.made[i].name) == now.made[i].id;
+}
+
+void
+app_made_come_back(void)
+{
+	for (unsigned int i = 0; i < now.n; i++)
+		if (now.made[i].left)
+			now.made[i].id = running_id(now.made[i].name);
 }
 
 void

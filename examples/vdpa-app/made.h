@@ -30,6 +30,11 @@ int app_made_start(const struct app_config *c, bool keeps);
  */
 int app_made_change(const struct app_config *c, const bool *stop, json_t **result);
 
+/* The devices are left to another daemon; they are made again by their words instead: no number
+ * of theirs is what it was. Under the lock of reloads. */
+void app_made_leave(void);
+void app_made_come_back(void);
+
 /* After the last of these. */
 void app_made_fini(void);
 

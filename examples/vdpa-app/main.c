@@ -35,6 +35,8 @@
 #include "report.h"
 #include "restart.h"
 #include "runtime_dir.h"
+#include "successor.h"
+#include "upgrade.h"
 
 /* Exit codes; see --help. */
 enum {
@@ -52,6 +54,7 @@ block_signals(sigset_t *signals)
 	sigaddset(signals, SIGINT);
 	sigaddset(signals, SIGTERM);
 	sigaddset(signals, SIGHUP);
+	sigaddset(signals, SIGUSR2);
 	sigprocmask(SIG_BLOCK, signals, NULL);
 	signal(SIGPIPE, SIG_IGN);
 }
@@ -136,6 +139,13 @@ wait_for_signal(const sigset_t *signals, int64_t until_us)
 static bool
 handle_signal(const struct app_options *opts, int signum)
 {
+	if (signum == SIGUSR2) {
+		/* The upgrade says by the same signal that it is done. */
+		if (app_upgrade_is_done())
+			return false;
+		app_upgrade_begin();
+		return true;
+	}
 	if (signum != SIGHUP || !app_options_has_file(opts))
 		return signum == 0;
 	app_reload_begin();
@@ -186,6 +196,7 @@ serve(const struct app_options *opts, const sigset_t *signals)
 		.poll_us = opts->poll_us,
 	};
 	int ret, signum;
+	bool over;
 
 	ret = check_poll_lcores(opts);
 	if (ret < 0)
@@ -200,6 +211,8 @@ serve(const struct app_options *opts, const sigset_t *signals)
 	if (ret < 0)
 		app_log(LOG_ERR, NULL, "cannot start: %s", vdpa_error_message());
 	else
+		ret = app_successor_begin(opts);
+	if (ret == 0)
 		ret = app_restart_take_over(opts);
 	if (ret == 0)
 		ret = app_made_start(&opts->config, opts->keep != NULL);
@@ -211,26 +224,34 @@ serve(const struct app_options *opts, const sigset_t *signals)
 			ret = app_control_start(opts);
 	}
 	if (ret == 0)
-		ret = app_uvdpad_start(opts);
+		ret = app_successor_commit(opts);
+	/* Behind a take-over there is no way back, and the devices do not depend on it. */
+	if (ret == 0 && app_uvdpad_start(opts) < 0 && opts->take_over == 0)
+		ret = -EINVAL;
 	if (ret == 0) {
 		app_restart_settle(opts);
 		app_report_devices();
 		/* A client that asks for a reload before is refused. */
 		app_reload_init(opts);
+		app_upgrade_open(opts);
 		report_ready();
 		signum = run(opts, signals);
-		app_notify_stopping();
-		app_log(LOG_INFO, NULL, "stopping");
+		over = app_upgrade_fini();
+		if (!over)
+			app_notify_stopping();
+		app_log(LOG_INFO, NULL, over ? "another process has the devices" : "stopping");
 		app_reload_fini();
-		if (signum == SIGTERM)
+		if (signum == SIGTERM && !over)
 			app_restart_leave(opts);
 		app_notify_fini();
 		if (opts->json)
 			app_report_json();
 	}
 	/* One that did not start ends nobody's connection. */
-	if (ret < 0)
+	if (ret < 0) {
+		app_successor_fail(opts);
 		app_restart_leave(opts);
+	}
 	/* Before what its methods use. */
 	vdpa_uvdpad_stop();
 	vdpa_control_stop();
@@ -253,6 +274,7 @@ main(int argc, char **argv)
 	int ret, code;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	app_upgrade_init(argc, argv);
 	app_log_init();
 	if (app_program.register_words != NULL && app_program.register_words() < 0) {
 		app_log(LOG_ERR, NULL, "%s", vdpa_error_message());
@@ -285,7 +307,7 @@ main(int argc, char **argv)
 	block_signals(&signals);
 	/* Every virtqueue costs two or three. */
 	vdpa_fd_raise_limit();
-	ret = app_restart_begin(&opts);
+	ret = opts.take_over == 0 ? app_restart_begin(&opts) : 0;
 	if (ret == 0)
 		ret = app_eal_start(&opts);
 	if (ret < 0) {

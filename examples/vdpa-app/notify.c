@@ -28,6 +28,8 @@
 
 /* Calls in one period of the watchdog: what is late once is not dead yet. */
 #define CALLS_PER_PERIOD 4
+/* How long systemd may take to read what it was sent. */
+#define BARRIER_US	 5000000
 
 static struct {
 	struct vdpa_task task;
@@ -93,6 +95,14 @@ app_notify_stopping(void)
 	sd_notify(0, "STOPPING=1\nSTATUS=stopping");
 }
 
+void
+app_notify_successor(pid_t pid)
+{
+	sd_notifyf(0, "MAINPID=%d", (int)pid);
+	/* Until systemd has read it, what the new process says is not heard. */
+	(void)sd_notify_barrier(0, BARRIER_US);
+}
+
 static void
 answer(struct vdpa_task *task)
 {
@@ -155,6 +165,11 @@ app_notify_fini(void)
 }
 
 #else
+
+void
+app_notify_successor(pid_t pid)
+{
+}
 
 void
 app_notify_ready(void)

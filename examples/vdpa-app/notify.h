@@ -19,6 +19,8 @@ void app_notify_reloading(void);
 
 /* The end has begun. */
 void app_notify_stopping(void);
+/* Another process is the service's main one from now on; this one is not heard any more. */
+void app_notify_successor(pid_t pid);
 
 /*
  * By the main thread, when it is time: report that the daemon is alive, where the control loop has

@@ -29,6 +29,7 @@ enum {
 	OPT_LIST,
 	OPT_HELP,
 	OPT_VERSION,
+	OPT_TAKE_OVER,
 	OPT_SETTING, /* and those behind it, by enum app_setting */
 };
 
@@ -47,6 +48,8 @@ static const struct option long_options[] = {
 	{"list", no_argument, NULL, OPT_LIST},
 	{"help", no_argument, NULL, OPT_HELP},
 	{"version", no_argument, NULL, OPT_VERSION},
+	/* By a daemon that hands over (upgrade.c), and not by hand. */
+	{"take-over", required_argument, NULL, OPT_TAKE_OVER},
 	SETTING(APP_POLL_LCORES, "poll-lcores"),
 	SETTING(APP_POLL_US, "poll-us"),
 	SETTING(APP_STATS, "stats"),
@@ -246,6 +249,9 @@ parse_arguments(struct app_options *opts, int argc, char **argv, const char *hin
 			break;
 		case OPT_VERSION:
 			opts->version = true;
+			break;
+		case OPT_TAKE_OVER:
+			opts->take_over = (int)app_parse_number(optarg);
 			break;
 		case ':':
 			ret = usage_error("option '%s' needs a value; see --help",

@@ -42,7 +42,8 @@ struct app_options {
 	const char **uvdpad_map; /* "ID WORDS" */
 	unsigned int n_uvdpad_map;
 
-	bool json; /* statistics when stopping */
+	int take_over; /* a socket to the daemon that hands its devices over; 0: none */
+	bool json;     /* statistics when stopping */
 	bool help;
 	bool list;
 	bool version;

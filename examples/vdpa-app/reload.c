@@ -229,6 +229,18 @@ app_reload(json_t **result)
 	return rc;
 }
 
+bool
+app_reload_lock(void)
+{
+	return pthread_mutex_trylock(&reload_lock) == 0;
+}
+
+void
+app_reload_unlock(void)
+{
+	pthread_mutex_unlock(&reload_lock);
+}
+
 static void *
 run_background(void *arg)
 {

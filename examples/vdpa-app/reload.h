@@ -31,6 +31,10 @@ void app_reload_begin(void);
 /* What runs now as the text of a file: app_save(). Any thread. */
 int app_reload_save(char **text);
 
+/* Keep reloads out for a while; false where one is at work. */
+bool app_reload_lock(void);
+void app_reload_unlock(void);
+
 /* No reload works on return, or will: one that does ends at its next device. */
 void app_reload_fini(void);
 

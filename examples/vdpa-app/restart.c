@@ -7,9 +7,12 @@
  */
 
 #include <errno.h>
+#include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <vdpa.h>
+#include <vdpa_args.h>
 #include <vdpa_restart.h>
 
 #include "config_file.h"
@@ -30,8 +33,8 @@ app_restart_begin(const struct app_options *opts)
 }
 
 /* A disk's last requests have its file until the kernel has ended them. */
-static int
-add(const char *words)
+int
+app_restart_add(const char *words)
 {
 	int rc = vdpa_dev_add(words);
 
@@ -40,6 +43,18 @@ add(const char *words)
 		rc = vdpa_dev_add(words);
 	}
 	return rc;
+}
+
+/* Which device the error is of. */
+static int
+add_cause(const char *name)
+{
+	char why[512];
+
+	snprintf(why, sizeof(why), "%s", vdpa_error_message());
+	return strncmp(why, name, strlen(name)) == 0
+		       ? -EPROTO
+		       : vdpa_error(EPROTO, "%s does not go on: %s", name, why);
 }
 
 static int
@@ -51,6 +66,8 @@ take_over(const char *name, const char *words, void *arg)
 
 	if (rc == -ENOMEM)
 		return rc;
+	if (rc != VDPA_WORDS_SAME && opts->take_over != 0)
+		return vdpa_error(EPROTO, "%s: its words have changed", name);
 	if (rc != VDPA_WORDS_SAME) {
 		app_log(LOG_WARNING, name, "restart: %s: does not go on: its words have changed",
 			name);
@@ -59,7 +76,10 @@ take_over(const char *name, const char *words, void *arg)
 	}
 	if (dev == NULL)
 		app_log(LOG_NOTICE, name, "restart: %s: goes on, in no configuration", name);
-	if (add(words) < 0) {
+	if (app_restart_add(words) < 0) {
+		/* The daemon that has handed it over goes on with it. */
+		if (opts->take_over != 0)
+			return add_cause(name);
 		app_log(LOG_ERR, name, "restart: %s: does not go on: %s", name,
 			vdpa_error_message());
 		vdpa_restart_drop(name);

@@ -14,6 +14,8 @@ int app_restart_begin(const struct app_options *opts);
 /* Make the devices that a former process has left, before those of the configuration: one whose
  * words have changed is not made, and one line says so. 0, or -ENOMEM with one line. */
 int app_restart_take_over(const struct app_options *opts);
+/* vdpa_dev_add(), where what another process had of the device may need a moment to be free. */
+int app_restart_add(const char *words);
 /* Behind app_made_start(): what nobody has made ends. */
 void app_restart_settle(const struct app_options *opts);
 

@@ -92,6 +92,27 @@ is_at(const char *path, const struct stat *st)
 	return lstat(path, &now) == 0 && now.st_dev == st->st_dev && now.st_ino == st->st_ino;
 }
 
+/*
+ * Whoever has the folder to himself finds there what processes have left that were killed. The
+ * socket of the usual name is telemetry's to replace; one with a number behind it, as a second
+ * process in one folder has, nobody would.
+ */
+static void
+remove_stale(const char *path)
+{
+	DIR *dir = flock(folder_fd, LOCK_EX | LOCK_NB) == 0 ? opendir(path) : NULL;
+	struct dirent *entry;
+	struct stat st;
+
+	while (dir != NULL && (entry = readdir(dir)) != NULL)
+		if (strncmp(entry->d_name, SOCKET_NAME ":", sizeof(SOCKET_NAME)) == 0 &&
+		    fstatat(folder_fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+		    S_ISSOCK(st.st_mode))
+			unlinkat(folder_fd, entry->d_name, 0);
+	if (dir != NULL)
+		closedir(dir);
+}
+
 static int
 lock_folder(const char *path)
 {
@@ -105,7 +126,11 @@ lock_folder(const char *path)
 		fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 		if (fd >= 0 && flock(fd, LOCK_SH) == 0 && fstat(fd, &st) == 0 && is_at(path, &st)) {
 			folder_fd = fd;
-			return 0;
+			remove_stale(path);
+			/* Without the lock a folder may go that another program is about to use. */
+			if (flock(fd, LOCK_SH) == 0 && is_at(path, &st))
+				return 0;
+			folder_fd = -1;
 		}
 		if (fd >= 0)
 			close(fd);

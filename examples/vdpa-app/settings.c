@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <rte_common.h>
 #include <rte_log.h>
@@ -166,10 +167,6 @@ check_socket(const char *name, const char *text)
 		return vdpa_error(
 			EINVAL, "%s: '%s': %zu characters, allowed are a path of 1 to %zu, or off",
 			name, text, len, max);
-	/* Where it lies must not depend on the folder that the daemon is started in. */
-	if (text[0] != '/' && strcmp(text, "off") != 0)
-		return vdpa_error(EINVAL, "%s: '%s': allowed are an absolute path, or off", name,
-				  text);
 	return 0;
 }
 
@@ -223,10 +220,12 @@ check_uvdpad_map(const char *name, const char *text)
 static int
 check_keep(const char *name, const char *text)
 {
-	if (strcmp(text, "systemd") == 0 || strncmp(text, "unix:/", strlen("unix:/")) == 0)
+	if (strcmp(text, "systemd") == 0)
+		return 0;
+	if (strncmp(text, "unix:", strlen("unix:")) == 0 && text[strlen("unix:")] != '\0')
 		return 0;
 	return vdpa_error(EINVAL,
-			  "%s: '%s': allowed are systemd, or unix: and the absolute path of a "
+			  "%s: '%s': allowed are systemd, or unix: and the path of a "
 			  "vdpa-keeper's socket",
 			  name, text);
 }
@@ -243,19 +242,42 @@ const struct app_setting_row app_setting_rows[APP_SETTINGS] = {
 	[APP_STATS] = {.name = "stats", .check = check_stats},
 	[APP_LOG_LEVEL] = {.name = "log-level", .check = check_log_level, .at_runtime = true},
 	[APP_NAME] = {.name = "name", .line_only = true, .check = check_name},
-	[APP_CONTROL] = {.name = "control", .check = check_socket},
+	[APP_CONTROL] = {.name = "control", .path = "", .check = check_socket},
 	[APP_CONTROL_GROUP] = {.name = "control-group", .check = check_group},
 	[APP_CONTROL_READ_GROUP] = {.name = "control-read-group", .check = check_group},
-	[APP_UVDPAD] = {.name = "uvdpad", .check = check_socket},
+	[APP_UVDPAD] = {.name = "uvdpad", .path = "", .check = check_socket},
 	[APP_UVDPAD_MAP] = {.name = "uvdpad-map",
 			    .many = true,
 			    .words = true,
 			    .check = check_uvdpad_map},
-	[APP_KEEP] = {.name = "keep", .check = check_keep},
+	[APP_KEEP] = {.name = "keep", .path = "unix:", .check = check_keep},
 	[APP_EAL] =
 		{.name = "eal", .many = true, .words = true, .file_only = true, .check = check_eal},
 	[APP_PLUGIN] = {.name = "plugin", .many = true, .file_only = true, .check = check_file},
 };
+
+/* A value as it is kept: a relative path is one of the folder that the daemon is started in, and
+ * stays that wherever the daemon, or the one that follows it, goes. NULL with errno. */
+static char *
+from_root(const struct app_setting_row *row, const char *value)
+{
+	const char *path = value;
+	char *folder, *whole;
+	int len = 0;
+
+	if (row->path != NULL && strncmp(value, row->path, strlen(row->path)) == 0)
+		path = value + strlen(row->path);
+	if (row->path == NULL || path[0] == '/' || strcmp(value, "off") == 0 ||
+	    strcmp(value, "systemd") == 0)
+		return strdup(value);
+	folder = getcwd(NULL, 0);
+	if (folder == NULL)
+		return NULL;
+	len = asprintf(&whole, "%.*s%s/%s", (int)(path - value), value,
+		       strcmp(folder, "/") == 0 ? "" : folder, path);
+	free(folder);
+	return len < 0 ? NULL : whole;
+}
 
 enum app_setting
 app_setting_find(const char *name)
@@ -271,7 +293,8 @@ app_setting_find(const char *name)
 int
 app_settings_add(struct app_settings *s, enum app_setting which, const char *value)
 {
-	int rc = app_setting_rows[which].check(app_setting_rows[which].name, value);
+	const struct app_setting_row *row = &app_setting_rows[which];
+	int rc = row->check(row->name, value);
 	char **values, *copy;
 
 	if (rc < 0)
@@ -280,9 +303,15 @@ app_settings_add(struct app_settings *s, enum app_setting which, const char *val
 	if (values == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	s->of[which].value = values;
-	copy = strdup(value);
+	copy = from_root(row, value);
 	if (copy == NULL)
-		return vdpa_error(ENOMEM, "out of memory");
+		return vdpa_error(errno, "%s: '%s': %m", row->name, value);
+	/* As long as it is now. */
+	rc = row->check(row->name, copy);
+	if (rc < 0) {
+		free(copy);
+		return rc;
+	}
 	values[s->of[which].n++] = copy;
 	return 0;
 }

@@ -38,10 +38,12 @@ enum app_setting {
 /* What a setting is. */
 struct app_setting_row {
 	const char *name;
-	bool many;	 /* each value that is given counts, not the last alone */
-	bool words;	 /* its value is several words: the rest of the line */
-	bool file_only;	 /* the command line has it in a form of its own */
-	bool line_only;	 /* a file has it not */
+	bool many;	/* each value that is given counts, not the last alone */
+	bool words;	/* its value is several words: the rest of the line */
+	bool file_only; /* the command line has it in a form of its own */
+	bool line_only; /* a file has it not */
+	/* It is the path of a socket, behind this text; NULL: it is none. */
+	const char *path;
 	bool at_runtime; /* a reload applies it; others wait for the next start */
 	/* 0; -EINVAL with vdpa_error(), beginning with the setting's name; -ENOMEM. */
 	int (*check)(const char *name, const char *value);

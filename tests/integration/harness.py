@@ -286,6 +286,7 @@ class Daemon:
         if control and '--control' not in args:
             command += ['--control', self.control_path]
         self.command = command + list(args)
+        self.pass_fds = ()
         self.process = None
 
     def socket(self, name):
@@ -300,7 +301,7 @@ class Daemon:
         env = dict(os.environ, XDG_RUNTIME_DIR=self.dir)
         self.process = subprocess.Popen(
             self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, errors='replace', env=env)
+            stderr=subprocess.PIPE, text=True, errors='replace', env=env, pass_fds=self.pass_fds)
         self.out = Reader(self.process.stdout)
         self.err = Reader(self.process.stderr)
         try:

@@ -4,13 +4,15 @@
 /*
  * Loaded before a daemon (LD_PRELOAD): it kills itself right before the system call with the number
  * UVDPA_KILL_AT, from 1, of those by which it speaks with its store, its front ends and its event
- * loops. UVDPA_KILL_ARM: they are counted once that file is there.
+ * loops. UVDPA_KILL_ARM: they are counted once that file is there. UVDPA_KILL_BY=STOP: it stops
+ * instead.
  */
 
 #include <dlfcn.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -31,11 +33,11 @@ static void
 step(void)
 {
 	static unsigned long count;
-	const char *at = getenv("UVDPA_KILL_AT");
+	const char *at = getenv("UVDPA_KILL_AT"), *by = getenv("UVDPA_KILL_BY");
 
 	if (at != NULL && is_armed() &&
 	    __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED) == strtoul(at, NULL, 10))
-		kill(getpid(), SIGKILL);
+		kill(getpid(), by != NULL && strcmp(by, "STOP") == 0 ? SIGSTOP : SIGKILL);
 }
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))

@@ -23,6 +23,7 @@ class Keeper:
 
     def __init__(self, folder):
         self.path = f'{folder}/keeper'
+        self.where = f'unix:{self.path}'
 
     def __enter__(self):
         self.process = subprocess.Popen([KEEPER, '--socket', self.path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -51,11 +52,14 @@ class Host(contextlib.ExitStack):
         for name in self.devices:
             with open(f'{self.folder}/{name}.disk', 'wb') as disk:
                 disk.truncate(IMAGE)
-        self.keeper = self.enter_context(Keeper(self.folder))
+        self.keeper = self.enter_context(self.make_keeper())
         self.app = self.enter_context(harness.Daemon(
             [self.words(name) for name in self.devices],
-            args=('--keep', f'unix:{self.keeper.path}', *self.args)))
+            args=('--keep', self.keeper.where, *self.args)))
         return self
+
+    def make_keeper(self):
+        return Keeper(self.folder)
 
     def words(self, name):
         kind = self.devices[name].format(folder=self.folder)

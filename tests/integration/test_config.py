@@ -49,7 +49,7 @@ eal -l 0 -- --stats 1
 name other
 poll-lcores 1,1
 uvdpad-map sim0 mgmtdev sim_nt
-control control.sock
+control ''' + 'x' * 108 + '''
 name net3 mgmtdev sim_net socket /run/net3.sock group nobody-has-this-group
 '''
     # By line, in order.
@@ -70,7 +70,7 @@ name net3 mgmtdev sim_net socket /run/net3.sock group nobody-has-this-group
         (17, 'poll-lcores: 1 is given twice'),
         (18, 'uvdpad-map: needs uvdpad PATH'),
         (18, "uvdpad: device-id 'sim0': "),
-        (19, "control: 'control.sock': allowed are an absolute path, or off"),
+        (19, f"control: '{'x' * 108}': 108 characters, allowed are a path of 1 to 107, or off"),
         (20, "group 'nobody-has-this-group': there is none of that name"),
     )
 

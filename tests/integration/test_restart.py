@@ -331,13 +331,33 @@ class Words(unittest.TestCase):
             self.ends(guest)
             self.assertFalse(os.path.exists(host.app.socket('net0')))
 
+    def test_a_daemon_whose_keeper_has_died_leaves_nothing(self):
+        with Host({'net0': self.NET}) as host:
+            host.keeper.process.kill()
+            host.keeper.process.wait()
+            self.assertEqual(host.app.stop(), 0)
+            self.said(host, 'restart: nothing is kept for the next process any more')
+            self.assertNotIn('leaves 1', host.app.out.text())
+
     def test_a_daemon_without_its_store_does_not_start(self):
         for where, code, why in (('unix:/nowhere', 1, 'no vdpa-keeper listens there'), ('systemd', 1, 'NOTIFY_SOCKET'),
-                                 ('elsewhere', 2, 'allowed are systemd, or unix:')):
+                                 ('elsewhere', 2, 'allowed are systemd, or unix:'),
+                                 ('unix:', 2, 'allowed are systemd, or unix:')):
             done = subprocess.run([harness.APP, '--', '--keep', where], capture_output=True, text=True, check=False,
                                   timeout=harness.TIMEOUT, env={**os.environ, 'NOTIFY_SOCKET': ''})
             self.assertEqual(done.returncode, code, done.stderr)
             self.assertIn(why, done.stderr)
+
+    def test_relative_paths_are_of_the_folder_that_the_daemon_was_started_in(self):
+        with Host({'net0': self.NET}) as host, contextlib.chdir(host.folder):
+            host.app.kill()
+            command = host.app.command
+            command[command.index('--keep') + 1] = 'unix:keeper'
+            command[command.index('--control') + 1] = os.path.relpath(host.app.control_path)
+            host.next(taken=1)
+            self.assertEqual(host.app.call('dev.list')['names'], ['net0'])
+            with open(f'/proc/{host.app.pid}/cmdline', 'rb') as words:
+                self.assertIn(b'unix:keeper', words.read())
 
     def test_front_ends_that_left_meanwhile_and_come_anew(self):
         with Host({'net0': self.NET, 'net1': self.NET}) as host:

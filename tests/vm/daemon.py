@@ -14,6 +14,7 @@ import time
 sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "integration"))
 
 import harness  # noqa: E402
+import upgrading  # noqa: E402
 
 START_TIMEOUT = 60  # seconds until every socket is there
 STOP_TIMEOUT = 30
@@ -120,6 +121,17 @@ class Daemon:
                 client.call(method, **params)
         except (OSError, harness.ControlError) as error:
             raise DaemonError(f"{method} {params}: {error}") from None
+
+    def upgrade(self):
+        """The daemon hands over to another one of its program, which is this one from then on."""
+        upgrading.adopt_orphans()
+        with harness.Control(str(self.folder / "control"), timeout=START_TIMEOUT) as client:
+            answer = client.call("daemon.upgrade")
+        code = self.proc.wait(STOP_TIMEOUT)
+        if code != 0:
+            raise DaemonError(f"{self.program.name} handed over and ended with code {code}\n{self.log_text()}")
+        self.proc = upgrading.Successor(answer["pid"], self.proc)
+        return answer
 
     def stop(self):
         """SIGTERM: it must end with 0 and leave no socket."""

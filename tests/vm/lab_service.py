@@ -347,10 +347,21 @@ class Service(unittest.TestCase):
             until(lambda: show("NRestarts") == "1" and show("ActiveState") == "active", "another process", TIMEOUT)
             pids.append(int(show("MainPID")))
             traffic.passes()
+            # Handed over while it lives: another process of a unit that stays as it is.
+            self.assertRegex(vdpactl("upgrade").stdout, "^1 device went over to process")
+            until(lambda: int(show("MainPID")) not in pids, "another main process", TIMEOUT)
+            pids.append(int(show("MainPID")))
+            self.assertEqual((show("ActiveState"), show("SubState"), show("NRestarts")), ("active", "running", "1"))
+            traffic.passes()
+            until(lambda: not pathlib.Path(f"/proc/{pids[-2]}").exists(), "the end of the old one", TIMEOUT)
+            os.kill(pids[-1], signal.SIGKILL)
+            until(lambda: show("NRestarts") == "2" and show("ActiveState") == "active", "another process", TIMEOUT)
+            pids.append(int(show("MainPID")))
+            traffic.passes()
             # Whoever comes anew finds the socket.
             self.assertTrue((RUN / "net0.sock").is_socket())
-        self.assertEqual(len(set(pids)), 3)
-        self.assertEqual(journal().count("took over 1 device"), before + 2)
+        self.assertEqual(len(set(pids)), 5)
+        self.assertEqual(journal().count("took over 1 device"), before + 4)
         # Stopped for good, it leaves nothing to the next.
         systemctl("stop", UNIT)
         self.assertIn(show("NFileDescriptorStore"), ("0", ""))

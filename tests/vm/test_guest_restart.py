@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (c) 2026 uvdpa contributors
-"""A daemon that is killed and restarted under a guest: QEMU keeps its connections, without a word to
+"""A daemon that is killed, restarted and upgraded under a guest: QEMU keeps its connections, without a word to
 come back by, the guest's kernel logs nothing, and what it wrote is there."""
 
 import os
@@ -15,6 +15,7 @@ import vmtest
 MIB = 1 << 20
 KILLS = vmtest.count(4, 20)
 RESTARTS = vmtest.count(2, 5)
+UPGRADES = vmtest.count(2, 20)
 
 SCRIPT = """
 disk=$(disk s0)
@@ -102,12 +103,16 @@ class Restart(vmtest.GuestTest):
             self.assertEqual(d.proc.wait(daemon.STOP_TIMEOUT), 0, d.log_text())
             again()
 
+        def upgrade():
+            starts.append(1)
+            self.assertEqual(d.upgrade()["devices"], 2, d.log_text())
+
         # A connection that ended would not come back.
         devices = [arg.replace(",reconnect=1", "")
                    for arg in self.blk("disk0") + self.net("net0", vmtest.MAC0)]
         g = self.guest("restart", SCRIPT % {"mac": vmtest.MAC0,
-                                            "ends": "crash " * KILLS + "restart " * RESTARTS}, devices)
-        results = g.run({"crash": crash, "restart": restart})
+                                            "ends": "crash " * KILLS + "restart " * RESTARTS + "upgrade " * UPGRADES}, devices)
+        results = g.run({"crash": crash, "restart": restart, "upgrade": upgrade})
         self.assertGreater(int(results["rounds"]), KILLS)
         self.assertEqual(d.stats("disk0")["io_errors"], 0)
 

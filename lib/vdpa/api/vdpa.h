@@ -109,6 +109,10 @@ int vdpa_dev_add(const char *words);
  */
 int vdpa_dev_del(const char *name);
 
+/** Stop and remove all devices, the last one first, as vdpa_cleanup() does. One that another thread
+ * is adding, changing or removing is waited for. */
+void vdpa_dev_del_all(void);
+
 /**
  * Change attributes of a device while it exists, e.g. "net0 link down".
  * @param words  the device's name, then words and values.

@@ -252,6 +252,49 @@ vdpa_listen_open(struct vdpa_listen *l, const char *path, mode_t mode, gid_t gro
 	return listen_open(l, path, SOCK_STREAM, mode, group, backlog);
 }
 
+/* By a descriptor of the socket's file, of which the caller knows that it is the one. */
+static int
+change_permissions(const char *path, dev_t dev, ino_t ino, mode_t mode, gid_t group)
+{
+	int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC), rc = 0;
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		rc = vdpa_error(errno, "socket '%s': %m", path);
+	else if (!S_ISSOCK(st.st_mode) || st.st_dev != dev || st.st_ino != ino)
+		rc = vdpa_error(ENOENT, "socket '%s': somebody has removed or replaced it", path);
+	else if (group != (gid_t)-1 && st.st_gid != group &&
+		 fchownat(fd, "", (uid_t)-1, group, AT_EMPTY_PATH) < 0)
+		rc = vdpa_error(errno, "socket '%s': group: %m", path);
+	else if ((st.st_mode & 0777) != mode)
+		rc = vdpa_listen_chmod(fd, mode, "socket", path);
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
+
+int
+vdpa_listen_adopt(struct vdpa_listen *l, int fd, dev_t dev, ino_t ino, const char *path,
+		  mode_t mode, gid_t group)
+{
+	struct sockaddr_un un = {.sun_family = AF_UNSPEC};
+	socklen_t len = sizeof(un) - 1, optlen = sizeof(int);
+	int listens = 0, rc;
+
+	*l = (struct vdpa_listen){.fd = -1};
+	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &optlen) < 0 || !listens ||
+	    getsockname(fd, (struct sockaddr *)&un, &len) < 0 || un.sun_family != AF_UNIX ||
+	    strncmp(un.sun_path, path, sizeof(un.sun_path)) != 0)
+		return vdpa_error(EPROTO, "socket '%s': what was handed over does not listen there",
+				  path);
+	rc = change_permissions(path, dev, ino, mode, group);
+	if (rc < 0)
+		return rc;
+	*l = (struct vdpa_listen){.fd = fd, .dev = dev, .ino = ino};
+	snprintf(l->path, sizeof(l->path), "%s", path);
+	return 0;
+}
+
 int
 vdpa_listen_open_packets(struct vdpa_listen *l, const char *path, mode_t mode, int backlog)
 {

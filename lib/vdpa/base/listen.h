@@ -43,6 +43,14 @@ int vdpa_socket_path(const char *word, const char *given, char **path);
 int vdpa_listen_open(struct vdpa_listen *l, const char *path, mode_t mode, gid_t group,
 		     int backlog);
 
+/*
+ * Go on with a socket that another process has made at the path, whose file is dev and ino: l->fd
+ * is fd then. mode, group: as of vdpa_listen_open(). -EPROTO for one that does not listen there,
+ * -ENOENT where its file is not there any more, or as vdpa_listen_open(); fd is still the caller's.
+ */
+int vdpa_listen_adopt(struct vdpa_listen *l, int fd, dev_t dev, ino_t ino, const char *path,
+		      mode_t mode, gid_t group);
+
 /* The same for a socket of sequenced packets; its group is the process's. */
 int vdpa_listen_open_packets(struct vdpa_listen *l, const char *path, mode_t mode, int backlog);
 

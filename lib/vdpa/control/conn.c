@@ -252,6 +252,11 @@ serve_one(struct control_conn *conn, size_t len)
 	if (conn->right != CONTROL_RIGHT_FULL)
 		conn->paid_us += READER_COST * (vdpa_now_us() - begun_us);
 	pthread_mutex_lock(&conn->lock);
+	/* Before the client reads the reply, since whoever sends a line looks whether anybody takes
+	 * part without this lock; the line itself waits for it, and so comes behind the reply. */
+	if (conn->changes)
+		join(conn, conn->wants);
+	conn->changes = false;
 	/* A request is served while less than a pause's worth waits. */
 	if (reply != NULL &&
 	    !append(conn, reply, strlen(reply), conn->server->setup.limits.output + OUTPUT_PAUSE)) {
@@ -260,9 +265,6 @@ serve_one(struct control_conn *conn, size_t len)
 				 conn->uid);
 		conn->life = CONN_DEAD;
 	}
-	if (conn->changes)
-		join(conn, conn->wants);
-	conn->changes = false;
 	pthread_mutex_unlock(&conn->lock);
 	free(reply);
 }
@@ -519,14 +521,18 @@ control_refuse(struct control_server *server, int fd, enum control_refusal why)
 void
 control_conn_close(struct control_conn *conn)
 {
+	/* The request that is being carried out has its reply, and is the last one. */
 	pthread_mutex_lock(&conn->lock);
-	conn->life = CONN_DEAD;
+	if (conn->life == CONN_OPEN)
+		conn->life = CONN_ENDING;
 	pthread_mutex_unlock(&conn->lock);
-	/* What posts the job first, then the job; nothing of them begins anew for one that is dead.
-	 */
+	/* What posts the job first, then the job; nothing of them begins anew for one that ends. */
 	vdpa_event_del(&conn->event);
 	vdpa_timer_stop(&conn->timer);
 	vdpa_work_cancel(&conn->work);
+	pthread_mutex_lock(&conn->lock);
+	conn->life = CONN_DEAD;
+	pthread_mutex_unlock(&conn->lock);
 	vdpa_timer_stop(&conn->timer);
 	vdpa_task_cancel(&conn->end);
 	conn_free(conn);

@@ -91,6 +91,7 @@ struct control_server {
 
 	pthread_mutex_t lock; /* outside of a connection's */
 	bool closing;	      /* the listening socket is not armed any more */
+	bool left;	      /* to another process: nobody is let in, and its file remains */
 	struct control_conn_list conns;
 	unsigned int n_conns; /* of other users than the owner */
 	unsigned int n_owner;

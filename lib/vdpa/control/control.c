@@ -171,6 +171,16 @@ control_setup_fill(struct control_setup *setup, const struct vdpa_control_params
 }
 
 static int
+adopt_server(const struct control_setup *setup, const struct vdpa_control_listener *handed,
+	     struct control_server **out)
+{
+	const struct vdpa_listen from = {
+		.fd = handed->fd, .dev = (dev_t)handed->dev, .ino = (ino_t)handed->ino};
+
+	return control_server_adopt(setup, &from, out);
+}
+
+static int
 open_server(const struct vdpa_control_params *params, struct control_server **out)
 {
 	struct control_setup setup = {.service = &control_rpc_service};
@@ -188,7 +198,9 @@ open_server(const struct vdpa_control_params *params, struct control_server **ou
 	for (unsigned int i = 0; i < TRIES; i++) {
 		if (params->path == NULL)
 			rc = make_folders(path, params->name != NULL && params->name[0] != '\0');
-		if (rc == 0)
+		if (rc == 0 && params->handed != NULL)
+			rc = adopt_server(&setup, params->handed, out);
+		else if (rc == 0)
 			rc = control_server_open(&setup, out);
 		if (rc != -ENOENT || params->path != NULL)
 			break;
@@ -252,6 +264,34 @@ vdpa_control_stop(void)
 		remove_folders();
 	}
 	pthread_mutex_unlock(&start_lock);
+}
+
+int
+vdpa_control_hand_over(struct vdpa_control_listener *out)
+{
+	struct vdpa_listen l;
+	int rc = 0;
+
+	pthread_mutex_lock(&start_lock);
+	if (server == NULL) {
+		rc = vdpa_error(ENOENT, "there is no control socket");
+	} else {
+		control_server_leave(server, &l);
+		*out = (struct vdpa_control_listener){.fd = l.fd, .dev = l.dev, .ino = l.ino};
+	}
+	pthread_mutex_unlock(&start_lock);
+	return rc;
+}
+
+int
+vdpa_control_take_back(void)
+{
+	int rc;
+
+	pthread_mutex_lock(&start_lock);
+	rc = server != NULL ? control_server_listen(server) : 0;
+	pthread_mutex_unlock(&start_lock);
+	return rc;
 }
 
 int

@@ -153,8 +153,9 @@ incoming(struct vdpa_event *event, uint32_t revents)
 	vdpa_event_rearm(event);
 }
 
-int
-control_server_open(const struct control_setup *setup, struct control_server **out)
+static int
+open_server(const struct control_setup *setup, const struct vdpa_listen *from,
+	    struct control_server **out)
 {
 	struct control_server *server = calloc(1, sizeof(*server));
 	int rc;
@@ -171,15 +172,21 @@ control_server_open(const struct control_setup *setup, struct control_server **o
 		rc = vdpa_error(ENOMEM, "out of memory");
 		goto err_free;
 	}
-	rc = vdpa_listen_open(&server->listen, setup->path, setup->mode, setup->socket_group,
-			      BACKLOG);
+	server->left = from != NULL;
+	if (from == NULL)
+		rc = vdpa_listen_open(&server->listen, setup->path, setup->mode,
+				      setup->socket_group, BACKLOG);
+	else
+		rc = vdpa_listen_adopt(&server->listen, from->fd, from->dev, from->ino, setup->path,
+				       setup->mode, setup->socket_group);
 	if (rc < 0)
 		goto err_account;
 	server->event = (struct vdpa_event){.fd = server->listen.fd,
 					    .events = EPOLLIN | EPOLLONESHOT,
 					    .handler = incoming,
 					    .arg = server};
-	rc = vdpa_event_add(vdpa_event_loop_control(), &server->event);
+	if (!server->left)
+		rc = vdpa_event_add(vdpa_event_loop_control(), &server->event);
 	if (rc < 0)
 		goto err_listen;
 	*out = server;
@@ -194,6 +201,37 @@ err_free:
 	pthread_mutex_destroy(&server->lock);
 	free(server);
 	return rc;
+}
+
+int
+control_server_open(const struct control_setup *setup, struct control_server **server)
+{
+	return open_server(setup, NULL, server);
+}
+
+int
+control_server_adopt(const struct control_setup *setup, const struct vdpa_listen *from,
+		     struct control_server **server)
+{
+	return open_server(setup, from, server);
+}
+
+void
+control_server_leave(struct control_server *server, struct vdpa_listen *l)
+{
+	server->left = true;
+	vdpa_timer_stop(&server->retry);
+	vdpa_event_del(&server->event);
+	*l = server->listen;
+}
+
+int
+control_server_listen(struct control_server *server)
+{
+	if (!server->left)
+		return 0;
+	server->left = false;
+	return vdpa_event_add(vdpa_event_loop_control(), &server->event);
 }
 
 static struct control_conn *
@@ -227,13 +265,17 @@ control_server_close(struct control_server *server)
 	pthread_mutex_unlock(&server->lock);
 	vdpa_timer_stop(&server->retry);
 	vdpa_event_del(&server->event);
-	vdpa_listen_unlink(&server->listen);
+	if (!server->left)
+		vdpa_listen_unlink(&server->listen);
 	while ((conn = take_first(server)) != NULL)
 		control_conn_close(conn);
 	/* One that was at its end, on the loop, has come to it. */
 	vdpa_event_loop_call(vdpa_event_loop_control(), nothing, NULL);
 	/* Those who were not accepted may have sent something. */
-	(void)vdpa_close_connection(server->fds, server->listen.fd);
+	if (server->left)
+		close(server->listen.fd);
+	else
+		(void)vdpa_close_connection(server->fds, server->listen.fd);
 	vdpa_fd_account_destroy(server->fds);
 	pthread_mutex_destroy(&server->lock);
 	free(server);

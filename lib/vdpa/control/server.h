@@ -72,6 +72,17 @@ struct control_setup {
 /* Listen. 0, or a negative errno with a message, as vdpa_listen_open(). After vdpa_init(). */
 int control_server_open(const struct control_setup *setup, struct control_server **server);
 
+/*
+ * The same with the socket of another process, as vdpa_listen_adopt(). Nobody is let in before
+ * control_server_listen(), and until then the file remains at the end.
+ */
+int control_server_adopt(const struct control_setup *setup, const struct vdpa_listen *from,
+			 struct control_server **server);
+/* Let nobody in any more: *l is the socket, which is still the server's. Its file remains at the
+ * end, unless control_server_listen() is called before. */
+void control_server_leave(struct control_server *server, struct vdpa_listen *l);
+int control_server_listen(struct control_server *server);
+
 /* End it: on return no request runs or will. Waits for those that are being carried out. From any
  * thread but the library's; NULL: no-op. */
 void control_server_close(struct control_server *server);

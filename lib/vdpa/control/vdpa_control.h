@@ -20,6 +20,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "vdpa_error.h"
@@ -69,6 +70,12 @@ struct vdpa_control_params {
 	/** Bytes that may wait for a client to read them; a reply that is longer is replaced by an
 	 * error, and a client that does not read its events loses its connection. Default 4 MiB. */
 	size_t max_output;
+	/**
+	 * The socket of another process, made at the same path, instead of one of this process's:
+	 * it is not served before vdpa_control_take_back(), and its file remains at the end until
+	 * then. The descriptor is the library's where vdpa_control_start() returns 0. NULL: none.
+	 */
+	const struct vdpa_control_listener *handed;
 };
 
 /**
@@ -103,6 +110,26 @@ void vdpa_control_stop(void);
  *         -ENAMETOOLONG for what does not fit, in buf or in a socket's address.
  */
 int vdpa_control_default_path(const char *name, char *buf, size_t size);
+
+/** The control socket of a process that goes on in another one: for SCM_RIGHTS, and for
+ * vdpa_control_params.handed. */
+struct vdpa_control_listener {
+	int fd;		   /**< it listens */
+	uint64_t dev, ino; /**< its file */
+};
+
+/**
+ * Let nobody in any more: another process goes on with the socket. Who is connected stays so, and
+ * who connects meanwhile waits. vdpa_control_stop() leaves the file where it is then.
+ * @param l  its descriptor stays the library's.
+ * @return 0; -ENOENT where there is no control socket.
+ */
+int vdpa_control_hand_over(struct vdpa_control_listener *l);
+
+/** Let people in: again after vdpa_control_hand_over(), or for the first time after
+ * vdpa_control_start() with a socket that was handed over. No-op elsewhere.
+ * @return 0; -ENOMEM. */
+int vdpa_control_take_back(void);
 
 /** A method of an application's own. Texts and tables are the caller's, for as long as it is
  * registered. */

@@ -23,6 +23,7 @@
 #include <rte_common.h>
 
 #include "error_priv.h"
+#include "restart.h"
 #include "vdpa_error.h"
 #include "vdpa_log.h"
 #include "vduse.h"
@@ -228,6 +229,7 @@ vduse_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 	}
 	vdpa_device_add_connections(vdev, 1);
 	vdpa_set_drvdata(vdev, dev);
+	vdpa_restart_goes_by_itself(vdev->name);
 	rc = start_serving(dev);
 	if (rc == 0)
 		rc = vdpa_vduse_bus_add(dev);

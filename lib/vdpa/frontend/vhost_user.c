@@ -316,8 +316,9 @@ vhost_user_probe(struct vdpa_device *vdev, const struct vdpa_args *args)
 	if (rc < 0)
 		goto err_free;
 	vdpa_set_drvdata(vdev, dev);
-	vdpa_vhu_kept_init(dev);
-	rc = appear(dev);
+	rc = vdpa_vhu_kept_init(dev);
+	if (rc == 0)
+		rc = appear(dev);
 	if (rc == 0)
 		return 0;
 	vdpa_vhu_kept_end(dev);

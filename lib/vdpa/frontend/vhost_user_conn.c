@@ -539,7 +539,6 @@ vdpa_vhu_conn_open(struct vhu_device *dev, int fd, const struct vdpa_peer *peer)
 int
 vdpa_vhu_conn_resume(struct vhu_device *dev)
 {
-	dev->conn.kept = dev->conn.resumed = true;
 	VDPA_LOG_LIMITED(&dev->log, INFO, "%s: vhost-user: goes on with its connection",
 			 dev->vdev->name);
 	return watch(dev);

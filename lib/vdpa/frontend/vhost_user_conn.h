@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include "listen.h"
+#include "restart.h"
 #include "vdpa_event.h"
 #include "vdpa_peer.h"
 #include "vdpa_timer.h"
@@ -63,8 +64,11 @@ struct vhu_socket {
 	struct vdpa_event event;   /* somebody connects */
 	struct vdpa_timer retry;   /* accepts again after EMFILE, or connects again */
 	unsigned int retry_ms;	   /* how long the last one waited */
-	bool refused_gone;	   /* that the device is gone was logged */
-	int logged_errno;	   /* of the last log line, so that each is logged once */
+	/* Whoever connects, or has sent something, is heard once nobody else serves the device. */
+	struct vdpa_restart_waiter waiter;
+	bool resumed;	   /* with a connection of a former process */
+	bool refused_gone; /* that the device is gone was logged */
+	int logged_errno;  /* of the last log line, so that each is logged once */
 };
 
 /* vhost_user_conn.c */

@@ -126,7 +126,8 @@ vdpa_vhu_kept_stop(struct vhu_device *dev, const char *why)
 	dev->kept.on = false;
 	VDPA_LOG(WARNING, "%s: vhost-user: does not go on in the next process: %s", dev->vdev->name,
 		 why);
-	if (dev->kept.wire != NULL)
+	vdpa_restart_says(dev->vdev->name, why);
+	if (dev->kept.wire != NULL && !vdpa_restart_holds())
 		WIRE_SET(dev->kept.wire->magic, 0);
 	vdpa_restart_forget(dev->vdev->name);
 }
@@ -227,37 +228,49 @@ find_former(struct vhu_device *dev)
 	if (rc == -ENOENT && k->former == NULL)
 		return rc;
 	if (rc < 0) {
+		struct vdpa_error_saved error;
+
+		vdpa_error_save(&error);
 		VDPA_LOG(ERR, "%s: vhost-user: what the former process has left does not go on: %s",
 			 dev->vdev->name, vdpa_vhu_why(dev, -1));
 		free(k->former);
 		k->former = NULL;
 		drop_files(dev);
+		vdpa_error_restore(&error);
 	}
 	return rc;
 }
 
-void
+int
 vdpa_vhu_kept_init(struct vhu_device *dev)
 {
 	struct vhu_kept *k = &dev->kept;
 	int rc;
 
 	if (!vdpa_restart_is_on())
-		return;
+		return 0;
 	rc = vdpa_device_can_restart(dev->vdev);
 	k->stride = area_stride(dev);
-	if (rc == 0 && find_former(dev) < 0) {
-		vdpa_restart_forget(dev->vdev->name);
-		rc = make_files(dev);
+	if (rc == 0) {
+		rc = find_former(dev);
+		/* The other process has it as it was. */
+		if (rc < 0 && rc != -ENOENT && vdpa_restart_holds())
+			return rc;
+		if (rc < 0) {
+			vdpa_restart_forget(dev->vdev->name);
+			rc = make_files(dev);
+		}
 	}
 	if (rc < 0) {
 		VDPA_LOG(NOTICE, "%s: vhost-user: starts anew in the next process: %s",
 			 dev->vdev->name, vdpa_vhu_why(dev, -1));
+		vdpa_restart_says(dev->vdev->name, vdpa_vhu_why(dev, -1));
 		vdpa_restart_forget(dev->vdev->name);
 		drop_files(dev);
-		return;
+		return 0;
 	}
 	k->on = true;
+	return 0;
 }
 
 void
@@ -824,7 +837,10 @@ vdpa_vhu_kept_resume(struct vhu_device *dev)
 		(void)vdpa_close_foreign(dev->fds, dev->conn.fds[i]);
 	dev->conn.nfds = dev->conn.nfds_later = 0;
 	dev->conn.at = dev->conn.end = 0;
-	if (fd >= 0)
+	/* Another process may yet go on with it. */
+	if (fd >= 0 && vdpa_restart_holds())
+		close(fd);
+	else if (fd >= 0)
 		(void)vdpa_close_connection(dev->fds, fd);
 	if (s != NULL)
 		vdpa_vhu_session_free(s);

@@ -41,8 +41,9 @@ struct vhu_kept {
 /* Errors are negative, with vdpa_error_message(). */
 
 /* Once its words are known, before its socket is there: keep the device, where the process keeps
- * devices and this one can be. One that cannot be kept is served as ever, and one line says why. */
-void vdpa_vhu_kept_init(struct vhu_device *dev);
+ * devices and this one can be. One that cannot be kept is served as ever, and one line says why. An
+ * error only where another process that lives has left it, and this one cannot go on with it. */
+int vdpa_vhu_kept_init(struct vhu_device *dev);
 /* The last of these. */
 void vdpa_vhu_kept_fini(struct vhu_device *dev);
 /* Whether the process ends and leaves the device, its socket and its connection to the next one. */

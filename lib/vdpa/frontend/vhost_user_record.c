@@ -43,7 +43,12 @@ enum {
 	PART_INFLIGHT,
 	PART_CHANNEL,
 	PART_CONFIG,
+#ifdef UVDPA_NEXT
+	PART_NEXT, /* of the version after this one, which tests play */
+	PART_LAST = PART_NEXT,
+#else
 	PART_LAST = PART_CONFIG,
+#endif
 };
 
 struct part_listener {
@@ -386,10 +391,15 @@ vdpa_vhu_record_write(struct vhu_device *dev, const struct vhu_msg *reply, vhu_k
 		put_connection(&buf, s, reply, fd);
 	if (cold != NULL)
 		(void)vdpa_tlv_put(&buf, PART_COLD, 0, cold, (uint32_t)strlen(cold));
+#ifdef UVDPA_NEXT
+	(void)vdpa_tlv_put(&buf, PART_NEXT, UVDPA_NEXT, "next", 4);
+#endif
 	if (cold != NULL && !dev->kept.said)
 		VDPA_LOG_LIMITED(&dev->log, NOTICE,
 				 "%s: vhost-user: this connection ends with the process: %s",
 				 dev->vdev->name, cold);
+	if (dev->kept.said != (cold != NULL))
+		vdpa_restart_says(dev->vdev->name, cold);
 	dev->kept.said = cold != NULL;
 	rc = buf.overflow ? vdpa_error(EMSGSIZE, "its state is too long to be kept")
 			  : vdpa_restart_write(dev->vdev->name, buf.data, buf.len);
@@ -523,6 +533,11 @@ read_part(struct vhu_record *r, const struct vdpa_tlv *tlv)
 		snprintf(r->cold, sizeof(r->cold), "%.*s", (int)RTE_MIN(tlv->len, 255u),
 			 (const char *)tlv->data);
 		return tlv->len > 0;
+#ifdef UVDPA_NEXT
+	case PART_NEXT:
+		VDPA_LOG(NOTICE, "the next version's field is there");
+		return tlv->len == 4 && memcmp(tlv->data, "next", 4) == 0;
+#endif
 	case PART_REPLY:
 		return read_reply(r, tlv);
 	case PART_REGION:

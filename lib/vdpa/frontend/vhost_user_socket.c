@@ -282,28 +282,48 @@ accept_there(struct vhu_device *dev)
 	return rc;
 }
 
-int
-vdpa_vhu_socket_open(struct vhu_device *dev)
+/* The connection that there is, and those to come. */
+static int
+hear(struct vhu_device *dev)
 {
-	bool resumed;
-	int rc;
-
-	dev->socket = (struct vhu_socket){.listen.fd = -1, .retry = {.expired = retry, .arg = dev}};
-	rc = dev->client ? 0 : listen_at(dev);
-	if (rc < 0)
-		return rc;
-	resumed = vdpa_vhu_kept_resume(dev);
-	vdpa_vhu_kept_listens(dev);
-	free(dev->kept.former);
-	dev->kept.former = NULL;
-	if (resumed)
+	if (dev->socket.resumed)
 		(void)vdpa_vhu_conn_resume(dev);
 	if (!dev->client)
 		return accept_there(dev);
 	/* On the loop, as every later attempt. */
-	if (!resumed)
-		vdpa_timer_start(&dev->socket.retry, 0);
+	if (!dev->socket.resumed)
+		retry_after(dev, 0);
 	return 0;
+}
+
+static void
+hear_now(struct vdpa_restart_waiter *w)
+{
+	struct vhu_device *dev = w->arg;
+
+	if (hear(dev) < 0)
+		VDPA_LOG(ERR, "%s: vhost-user: nobody can connect to %s: %s", dev->vdev->name,
+			 dev->path, vdpa_error_message());
+}
+
+int
+vdpa_vhu_socket_open(struct vhu_device *dev)
+{
+	int rc;
+
+	dev->socket = (struct vhu_socket){.listen.fd = -1,
+					  .waiter = {.go = hear_now, .arg = dev},
+					  .retry = {.expired = retry, .arg = dev}};
+	rc = dev->client ? 0 : listen_at(dev);
+	if (rc < 0)
+		return rc;
+	dev->socket.resumed = vdpa_vhu_kept_resume(dev);
+	if (dev->socket.resumed)
+		dev->conn.kept = dev->conn.resumed = true;
+	vdpa_vhu_kept_listens(dev);
+	free(dev->kept.former);
+	dev->kept.former = NULL;
+	return vdpa_restart_when_it_goes(&dev->socket.waiter) ? 0 : hear(dev);
 }
 
 void
@@ -312,6 +332,7 @@ vdpa_vhu_socket_close(struct vhu_device *dev)
 	struct vhu_socket *sock = &dev->socket;
 	int fd;
 
+	vdpa_restart_waits_no_more(&sock->waiter);
 	vdpa_timer_stop(&sock->retry);
 	vdpa_event_del(&sock->event);
 	fd = sock->listen.fd;

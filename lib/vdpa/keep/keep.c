@@ -11,12 +11,14 @@
 #include <search.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/queue.h>
 #include <unistd.h>
 
 #include "control_path.h"
 #include "keep_priv.h"
 #include "tree.h"
 #include "vdpa_error.h"
+#include "vdpa_fd.h"
 #include "vdpa_log.h"
 
 #define UNIX_PREFIX "unix:"
@@ -25,11 +27,21 @@ struct left {
 	char name[VDPA_KEEP_NAME_MAX + 1];
 };
 
+/* What was put or dropped while another process may still go on with the store as it is. */
+struct held {
+	char name[VDPA_KEEP_NAME_MAX + 1];
+	int fd; /* -1: dropped */
+	TAILQ_ENTRY(held) next;
+};
+
 struct vdpa_keep {
 	pthread_mutex_t lock;
 	const struct keep_ops *ops;
 	void *store;
-	bool gone;	       /* the store has not answered, or is not there any more */
+	bool gone;   /* the store has not answered, or is not there any more */
+	bool handed; /* to another process: nothing but vdpa_keep_reopen() is allowed */
+	bool holds;  /* changes wait for vdpa_keep_go() */
+	TAILQ_HEAD(, held) held;
 	struct vdpa_tree left; /* of struct left: by a former life, not put or dropped since */
 	unsigned int n_left;
 };
@@ -112,10 +124,10 @@ drop_left(struct vdpa_keep *k, const char *name)
 }
 
 static int
-open_default(struct vdpa_keep *k)
+open_default(struct vdpa_keep *k, int sock)
 {
 	char path[128];
-	int rc = keep_systemd_open(k, &k->ops, &k->store);
+	int rc = keep_systemd_open(k, sock, &k->ops, &k->store);
 
 	/* A service without a store may have a keeper. */
 	if (rc != -ENOENT && rc != -ENOSPC)
@@ -125,8 +137,8 @@ open_default(struct vdpa_keep *k)
 	return keep_unix_open(k, path, &k->ops, &k->store);
 }
 
-int
-vdpa_keep_open(const char *where, struct vdpa_keep **out)
+static int
+open_store(const char *where, int sock, struct vdpa_keep **out)
 {
 	struct vdpa_keep *k = calloc(1, sizeof(*k));
 	int rc;
@@ -135,11 +147,13 @@ vdpa_keep_open(const char *where, struct vdpa_keep **out)
 	if (k == NULL)
 		return vdpa_error(ENOMEM, "keep: out of memory");
 	pthread_mutex_init(&k->lock, NULL);
+	TAILQ_INIT(&k->held);
 	k->left.compare = compare_left;
+	k->holds = sock >= 0;
 	if (where == NULL)
-		rc = open_default(k);
+		rc = open_default(k, sock);
 	else if (strcmp(where, "systemd") == 0)
-		rc = keep_systemd_open(k, &k->ops, &k->store);
+		rc = keep_systemd_open(k, sock, &k->ops, &k->store);
 	else if (strncmp(where, UNIX_PREFIX, strlen(UNIX_PREFIX)) == 0)
 		rc = keep_unix_open(k, where + strlen(UNIX_PREFIX), &k->ops, &k->store);
 	else
@@ -152,11 +166,58 @@ vdpa_keep_open(const char *where, struct vdpa_keep **out)
 	return 0;
 }
 
+int
+vdpa_keep_open(const char *where, struct vdpa_keep **k)
+{
+	return open_store(where, -1, k);
+}
+
+int
+vdpa_keep_open_handed(const char *where, int sock, struct vdpa_keep **k)
+{
+	return open_store(where, sock, k);
+}
+
 /* With the lock held, before the store is asked. */
 static int
 check_store(struct vdpa_keep *k)
 {
+	if (k->handed)
+		return vdpa_error(EPIPE, "keep: another process has the store");
 	return k->gone ? vdpa_error(EPIPE, "keep: the store was given up") : 0;
+}
+
+/* With the lock held: a change waits. */
+static int
+hold(struct vdpa_keep *k, const char *name, int fd)
+{
+	struct held *held = calloc(1, sizeof(*held));
+
+	if (held == NULL)
+		return vdpa_error(ENOMEM, "keep: out of memory");
+	held->fd = fd < 0 ? -1 : vdpa_fd_dup(fd, name);
+	if (fd >= 0 && held->fd < 0) {
+		int rc = held->fd;
+
+		free(held);
+		return rc;
+	}
+	strcpy(held->name, name);
+	TAILQ_INSERT_TAIL(&k->held, held, next);
+	return 0;
+}
+
+static void
+drop_held(struct vdpa_keep *k)
+{
+	struct held *held;
+
+	while ((held = TAILQ_FIRST(&k->held)) != NULL) {
+		TAILQ_REMOVE(&k->held, held, next);
+		if (held->fd >= 0)
+			close(held->fd);
+		free(held);
+	}
 }
 
 /* With the lock held, after the store has answered. */
@@ -182,7 +243,7 @@ vdpa_keep_put(struct vdpa_keep *k, const char *name, int fd)
 	pthread_mutex_lock(&k->lock);
 	rc = check_store(k);
 	if (rc == 0)
-		rc = judge(k, k->ops->put(k->store, name, fd));
+		rc = k->holds ? hold(k, name, fd) : judge(k, k->ops->put(k->store, name, fd));
 	if (rc == 0)
 		drop_left(k, name);
 	pthread_mutex_unlock(&k->lock);
@@ -199,7 +260,7 @@ vdpa_keep_del(struct vdpa_keep *k, const char *name)
 	pthread_mutex_lock(&k->lock);
 	rc = check_store(k);
 	if (rc == 0)
-		rc = judge(k, k->ops->del(k->store, name));
+		rc = k->holds ? hold(k, name, -1) : judge(k, k->ops->del(k->store, name));
 	if (rc == 0)
 		drop_left(k, name);
 	pthread_mutex_unlock(&k->lock);
@@ -270,11 +331,68 @@ vdpa_keep_barrier(struct vdpa_keep *k, int timeout_ms)
 
 	pthread_mutex_lock(&k->lock);
 	rc = check_store(k);
-	if (rc == 0)
+	if (rc == 0 && !k->holds)
 		rc = judge(k, k->ops->barrier(k->store,
 					      timeout_ms > 0 ? timeout_ms : KEEP_PATIENCE_MS));
 	pthread_mutex_unlock(&k->lock);
 	return rc;
+}
+
+int
+vdpa_keep_go(struct vdpa_keep *k)
+{
+	struct held *held;
+	int rc;
+
+	pthread_mutex_lock(&k->lock);
+	rc = check_store(k);
+	TAILQ_FOREACH (held, &k->held, next)
+		if (rc == 0)
+			rc = judge(k, held->fd < 0 ? k->ops->del(k->store, held->name)
+						   : k->ops->put(k->store, held->name, held->fd));
+	if (rc == 0)
+		rc = judge(k, k->ops->barrier(k->store, KEEP_PATIENCE_MS));
+	k->holds = false;
+	drop_held(k);
+	pthread_mutex_unlock(&k->lock);
+	return rc;
+}
+
+int
+vdpa_keep_hand_over(struct vdpa_keep *k, int sock)
+{
+	int rc;
+
+	pthread_mutex_lock(&k->lock);
+	rc = check_store(k);
+	if (rc == 0)
+		rc = judge(k, k->ops->barrier(k->store, KEEP_PATIENCE_MS));
+	k->handed = rc == 0;
+	if (rc == 0)
+		rc = k->ops->hand_over(k->store, sock);
+	pthread_mutex_unlock(&k->lock);
+	return rc;
+}
+
+int
+vdpa_keep_reopen(struct vdpa_keep *former, struct vdpa_keep **out)
+{
+	struct vdpa_keep *k = calloc(1, sizeof(*k));
+	int rc;
+
+	*out = NULL;
+	if (k == NULL)
+		return vdpa_error(ENOMEM, "keep: out of memory");
+	pthread_mutex_init(&k->lock, NULL);
+	TAILQ_INIT(&k->held);
+	k->left.compare = compare_left;
+	rc = former->ops->reopen(former->store, k, &k->ops, &k->store);
+	if (rc < 0) {
+		vdpa_keep_close(k);
+		return rc;
+	}
+	*out = k;
+	return 0;
 }
 
 void
@@ -282,6 +400,7 @@ vdpa_keep_close(struct vdpa_keep *k)
 {
 	if (k == NULL)
 		return;
+	drop_held(k);
 	if (k->ops != NULL)
 		k->ops->close(k->store);
 	tdestroy(k->left.root, free);

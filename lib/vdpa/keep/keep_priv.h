@@ -23,6 +23,11 @@ struct keep_ops {
 	/* The descriptor. Asked for names that keep_add_left() was called for. */
 	int (*take)(void *store, const char *name);
 	int (*barrier)(void *store, int timeout_ms);
+	/* Send what the next process needs to go on with the store: its keep_..._open() reads it
+	 * from the other end of the socket. What follows is reopen() or close(). */
+	int (*hand_over)(void *store, int sock);
+	/* The next process is not there any more: as the store was when it was handed over. */
+	int (*reopen)(void *store, struct vdpa_keep *k, const struct keep_ops **ops, void **out);
 	void (*close)(void *store);
 };
 
@@ -35,9 +40,10 @@ int keep_add_left(struct vdpa_keep *k, const char *name);
 
 /*
  * Reach a store. On success its ops and store are set, and keep_add_left() was called for all that
- * is in it. -ENOENT with a message: there is none; else as vdpa_keep_open().
+ * is in it. sock: where the process that has the store hands it over; -1: there is none such.
+ * -ENOENT with a message: there is none; else as vdpa_keep_open().
  */
-int keep_systemd_open(struct vdpa_keep *k, const struct keep_ops **ops, void **store);
+int keep_systemd_open(struct vdpa_keep *k, int sock, const struct keep_ops **ops, void **store);
 int keep_unix_open(struct vdpa_keep *k, const char *path, const struct keep_ops **ops,
 		   void **store);
 

@@ -363,7 +363,8 @@ free_stored(void *node)
 {
 	struct stored *stored = node;
 
-	close(stored->fd);
+	if (stored->fd >= 0)
+		close(stored->fd);
 	free(stored);
 }
 
@@ -372,7 +373,7 @@ systemd_close(void *store)
 {
 	struct systemd *s = store;
 
-	/* The store has each of them, so none of these is the last. */
+	/* The store has each of them, so none of these is the last; -1: it was taken back. */
 	tdestroy(s->files.root, free_stored);
 	tdestroy(s->names.root, free);
 	vdpa_journal_close(s->table);
@@ -382,11 +383,17 @@ systemd_close(void *store)
 	free(s);
 }
 
+static int systemd_hand_over(void *store, int sock);
+static int systemd_reopen(void *store, struct vdpa_keep *k, const struct keep_ops **ops,
+			  void **out);
+
 static const struct keep_ops systemd_ops = {
 	.put = systemd_put,
 	.del = systemd_del,
 	.take = systemd_take,
 	.barrier = systemd_barrier,
+	.hand_over = systemd_hand_over,
+	.reopen = systemd_reopen,
 	.close = systemd_close,
 };
 
@@ -400,7 +407,8 @@ struct handed {
 };
 
 struct handed_list {
-	char *names; /* what `name` points into */
+	char *names;	/* what `name` points into */
+	bool own_names; /* each of them is the list's */
 	struct handed *fds;
 	unsigned int n;
 };
@@ -499,6 +507,7 @@ struct adopting {
 	struct vdpa_keep *k;
 	struct systemd *s;
 	struct handed_list *list; /* sorted by number */
+	bool reopens;		  /* the table may have names of a process that has failed */
 };
 
 /* The descriptor of this number; NULL: none, or more than one. */
@@ -562,7 +571,9 @@ adopt_name(const char *name, void *arg)
 	if (handed != NULL)
 		stored = adopt_handed(a->s, handed);
 	if (stored == NULL) {
-		VDPA_LOG(WARNING, "systemd's store: '%s': its descriptor is not there", name);
+		if (!a->reopens)
+			VDPA_LOG(WARNING, "systemd's store: '%s': its descriptor is not there",
+				 name);
 		return vdpa_journal_remove(a->s->table, name);
 	}
 	rc = find_or_add_name(a->s, name, &named);
@@ -595,9 +606,9 @@ drop_rest(struct systemd *s, struct handed_list *list, bool table)
 }
 
 static int
-adopt(struct systemd *s, struct vdpa_keep *k, struct handed_list *list)
+adopt(struct systemd *s, struct vdpa_keep *k, struct handed_list *list, bool reopens)
 {
-	struct adopting a = {.k = k, .s = s, .list = list};
+	struct adopting a = {.k = k, .s = s, .list = list, .reopens = reopens};
 	bool table;
 	int rc = 0;
 
@@ -652,30 +663,240 @@ reach(struct systemd *s)
 	return 0;
 }
 
-int
-keep_systemd_open(struct vdpa_keep *k, const struct keep_ops **ops, void **store)
+/* From one process to the next, while both live. */
+
+/* What the new process has stored and this one has not heard of has numbers, too. */
+#define REOPEN_GAP (UINT64_C(1) << 32)
+/* The last message of a store that is handed over; no name of the store. */
+#define HANDED_END "."
+
+struct collecting {
+	struct handed_list *list;
+	bool take; /* the descriptors become the list's */
+};
+
+static void
+collect_one(const void *node, VISIT visit, void *arg)
+{
+	struct collecting *c = arg;
+	struct stored *stored;
+
+	if (visit != postorder && visit != leaf)
+		return;
+	stored = *(struct stored *const *)node;
+	c->list->fds[c->list->n++] = (struct handed){.name = stored->name, .fd = stored->fd};
+	if (c->take)
+		stored->fd = -1;
+}
+
+static void
+count_one(const void *node, VISIT visit, void *arg)
+{
+	if (visit == postorder || visit == leaf)
+		++*(unsigned int *)arg;
+}
+
+/* All that is stored but the table; names stay those of s. */
+static int
+collect_stored(struct systemd *s, struct handed_list *list, bool take)
+{
+	struct collecting c = {.list = list, .take = take};
+	unsigned int n = 0;
+
+	twalk_r(s->files.root, count_one, &n);
+	list->fds = calloc(n + 2, sizeof(*list->fds));
+	if (list->fds == NULL)
+		return vdpa_error(ENOMEM, "keep: out of memory");
+	twalk_r(s->files.root, collect_one, &c);
+	return 0;
+}
+
+static int
+hand_one(int sock, const char *name, int fd)
+{
+	struct iovec iov = {(void *)(uintptr_t)name, strlen(name)};
+
+	if (vdpa_send_fd(sock, &iov, 1, fd, 0) >= 0)
+		return 0;
+	return vdpa_error(errno, "systemd's store: '%s' is not handed over: %m", name);
+}
+
+static int
+systemd_hand_over(void *store, int sock)
+{
+	struct timeval patience = {.tv_sec = KEEP_PATIENCE_MS / 1000};
+	struct handed_list list = {.n = 0};
+	struct systemd *s = store;
+	int rc = collect_stored(s, &list, false);
+
+	if (rc == 0 && setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0)
+		rc = vdpa_error(errno, "systemd's store: %m");
+
+	if (rc == 0)
+		rc = hand_one(sock, TABLE_NAME, vdpa_journal_fd(s->table));
+	for (unsigned int i = 0; rc == 0 && i < list.n; i++)
+		rc = hand_one(sock, list.fds[i].name, list.fds[i].fd);
+	if (rc == 0)
+		rc = hand_one(sock, HANDED_END, -1);
+	free(list.fds);
+	return rc;
+}
+
+/* One message of them: its name in `name`, and its descriptor; -1: none came with it. */
+static int
+receive_one(int sock, char name[STORE_NAME_SIZE], int *fd)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = {name, STORE_NAME_SIZE - 1};
+	struct msghdr mh = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control.buf,
+		.msg_controllen = CMSG_LEN(sizeof(int)),
+	};
+	struct cmsghdr *cmsg;
+	ssize_t n;
+
+	do {
+		n = recvmsg(sock, &mh, MSG_CMSG_CLOEXEC);
+	} while (n < 0 && errno == EINTR);
+	*fd = -1;
+	if (n <= 0)
+		return vdpa_error(EPIPE, "systemd's store is not handed over: %s",
+				  n == 0 ? "the other process has ended" : strerror(errno));
+	name[n] = '\0';
+	cmsg = CMSG_FIRSTHDR(&mh);
+	if (cmsg != NULL && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS &&
+	    cmsg->cmsg_len == CMSG_LEN(sizeof(int)))
+		memcpy(fd, CMSG_DATA(cmsg), sizeof(int));
+	/* The kernel leaves out what there is no number for. */
+	return (mh.msg_flags & MSG_CTRUNC) != 0 ? vdpa_fd_error(EMFILE, "systemd's store") : 0;
+}
+
+static int
+add_handed(struct handed_list *list, const char *name, int fd)
+{
+	struct handed *fds;
+
+	if (list->n % 64 == 0) {
+		fds = reallocarray(list->fds, list->n + 64, sizeof(*fds));
+		if (fds == NULL)
+			return vdpa_error(ENOMEM, "keep: out of memory");
+		list->fds = fds;
+	}
+	list->fds[list->n] = (struct handed){.name = strdup(name), .fd = fd};
+	if (list->fds[list->n].name == NULL)
+		return vdpa_error(ENOMEM, "keep: out of memory");
+	list->n++;
+	return 0;
+}
+
+/* What the process that has the store hands over, with names that are the list's to free. */
+static int
+receive_handed(int sock, struct handed_list *list)
+{
+	struct timeval patience = {.tv_sec = KEEP_PATIENCE_MS / 1000};
+	char name[STORE_NAME_SIZE];
+	int fd, rc;
+
+	list->own_names = true;
+	if (setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0)
+		return vdpa_error(errno, "systemd's store: %m");
+	for (;;) {
+		rc = receive_one(sock, name, &fd);
+		if (rc < 0 || (fd < 0 && strcmp(name, HANDED_END) == 0))
+			return rc;
+		if (fd < 0 || strncmp(name, PREFIX, strlen(PREFIX)) != 0 || list->n == LISTEN_MAX)
+			rc = vdpa_error(EPROTO, "systemd's store: what is handed over is none");
+		else
+			rc = add_handed(list, name, fd);
+		if (rc < 0) {
+			if (fd >= 0)
+				close(fd);
+			return rc;
+		}
+	}
+}
+
+static void
+free_list(struct handed_list *list)
+{
+	for (unsigned int i = 0; list->own_names && i < list->n; i++)
+		free((char *)(uintptr_t)list->fds[i].name);
+	free(list->fds);
+	free(list->names);
+}
+
+static struct systemd *
+new_systemd(void)
 {
 	struct systemd *s = calloc(1, sizeof(*s));
-	struct handed_list list = {.n = 0};
-	int rc;
 
-	if (s == NULL)
-		return vdpa_error(ENOMEM, "keep: out of memory");
+	if (s != NULL)
+		s->ended = vdpa_fd_account_create();
+	if (s == NULL || s->ended == NULL) {
+		free(s);
+		vdpa_error(ENOMEM, "keep: out of memory");
+		return NULL;
+	}
 	s->sock = -1;
 	s->next = 1;
 	s->files.compare = compare_files;
 	s->names.compare = compare_names;
-	s->ended = vdpa_fd_account_create();
-	if (s->ended == NULL) {
-		free(s);
-		return vdpa_error(ENOMEM, "keep: out of memory");
+	return s;
+}
+
+static int
+systemd_reopen(void *store, struct vdpa_keep *k, const struct keep_ops **ops, void **out)
+{
+	struct systemd *former = store, *s = new_systemd();
+	struct handed_list list = {.n = 0};
+	int rc = s == NULL ? -ENOMEM : reach(s);
+
+	if (rc == 0)
+		rc = collect_stored(former, &list, true);
+	if (rc == 0) {
+		int fd = vdpa_fd_dup(vdpa_journal_fd(former->table), TABLE_NAME);
+
+		if (fd >= 0)
+			list.fds[list.n++] = (struct handed){.name = TABLE_NAME, .fd = fd};
+		rc = fd < 0 ? fd : adopt(s, k, &list, true);
 	}
+	if (rc == 0)
+		rc = systemd_barrier(s, KEEP_PATIENCE_MS);
+	/* A full store is as it was. */
+	if (rc == -ENOSPC)
+		rc = 0;
+	if (rc == 0) {
+		s->next += REOPEN_GAP;
+		*ops = &systemd_ops;
+		*out = s;
+	} else if (s != NULL) {
+		systemd_close(s);
+	}
+	free(list.fds);
+	return rc;
+}
+
+int
+keep_systemd_open(struct vdpa_keep *k, int sock, const struct keep_ops **ops, void **store)
+{
+	struct systemd *s = new_systemd();
+	struct handed_list list = {.n = 0};
+	int rc;
+
+	if (s == NULL)
+		return -ENOMEM;
 	rc = reach(s);
 	if (rc == 0)
-		rc = read_listen(&list);
+		rc = sock < 0 ? read_listen(&list) : receive_handed(sock, &list);
 	if (rc == 0)
-		rc = adopt(s, k, &list);
-	if (rc == 0) {
+		rc = adopt(s, k, &list, false);
+	/* systemd listens to the main process, which this one becomes by being handed the store. */
+	if (rc == 0 && sock < 0) {
 		rc = systemd_barrier(s, KEEP_PATIENCE_MS);
 		/* A store that is full has what a take-over needs. */
 		if (rc == -ENOSPC && s->names.root != NULL) {
@@ -692,7 +913,6 @@ keep_systemd_open(struct vdpa_keep *k, const struct keep_ops **ops, void **store
 				vdpa_close_foreign(s->ended, list.fds[i].fd);
 		systemd_close(s);
 	}
-	free(list.fds);
-	free(list.names);
+	free_list(&list);
 	return rc;
 }

@@ -210,6 +210,29 @@ unix_barrier(void *store, int timeout_ms)
 	return rc > 0 ? 0 : rc;
 }
 
+/* It serves one process at a time. */
+static int
+unix_hand_over(void *store, int sock)
+{
+	struct keeper *s = store;
+
+	(void)sock;
+	close(s->fd);
+	s->fd = -1;
+	return 0;
+}
+
+static int
+unix_reopen(void *store, struct vdpa_keep *k, const struct keep_ops **ops, void **out)
+{
+	struct keeper *s = store;
+
+	if (s->fd >= 0)
+		close(s->fd);
+	s->fd = -1;
+	return keep_unix_open(k, s->path, ops, out);
+}
+
 static void
 unix_close(void *store)
 {
@@ -225,6 +248,8 @@ static const struct keep_ops unix_ops = {
 	.del = unix_del,
 	.take = unix_take,
 	.barrier = unix_barrier,
+	.hand_over = unix_hand_over,
+	.reopen = unix_reopen,
 	.close = unix_close,
 };
 

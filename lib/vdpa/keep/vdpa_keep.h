@@ -87,6 +87,23 @@ int vdpa_keep_for_each(struct vdpa_keep *k, int (*fn)(const char *name, void *ar
  */
 int vdpa_keep_barrier(struct vdpa_keep *k, int timeout_ms);
 
+/*
+ * A store goes from one process to another while both live, connected by a socket pair of
+ * SOCK_SEQPACKET: the one calls vdpa_keep_hand_over(), the other vdpa_keep_open_handed(). Until
+ * that one calls vdpa_keep_go(), the store stays as it is: what is put and dropped waits in the
+ * process. Before, the first one may have the store back by vdpa_keep_reopen(), once the other has
+ * ended.
+ *
+ * Each 0, or a negative errno with a message. vdpa_keep_open_handed(): as vdpa_keep_open(); where
+ * must be what the first one was given. vdpa_keep_go(): as vdpa_keep_put() and vdpa_keep_barrier();
+ * what could not be put is missing.
+ */
+int vdpa_keep_hand_over(struct vdpa_keep *k, int sock);
+int vdpa_keep_open_handed(const char *where, int sock, struct vdpa_keep **k);
+int vdpa_keep_go(struct vdpa_keep *k);
+/* former is still to be closed. */
+int vdpa_keep_reopen(struct vdpa_keep *former, struct vdpa_keep **k);
+
 /* Let go of the store, which keeps what it has. NULL: no-op. */
 void vdpa_keep_close(struct vdpa_keep *k);
 

@@ -166,13 +166,24 @@ make_device(struct vdpa_add_request *req)
 	return rc;
 }
 
+/* Devices are being handed over: what is changed now would be lost. */
+static int
+check_stays(void)
+{
+	return vdpa_restart_leaves()
+		       ? vdpa_error(EBUSY, "the devices are being left to another process")
+		       : 0;
+}
+
 int
 vdpa_dev_add(const char *words)
 {
 	struct vdpa_add_request req;
 	int rc;
 
-	rc = reserve(words, &req);
+	rc = check_stays();
+	if (rc == 0)
+		rc = reserve(words, &req);
 	if (rc < 0)
 		return rc;
 	vdpa_restart_set_words(req.name, req.entry->words);
@@ -191,7 +202,9 @@ vdpa_dev_del(const char *name)
 	struct vdpa_device *vdev;
 	int rc;
 
-	rc = vdpa_bus_claim(name, VDPA_BUS_REMOVING, &e, &vdev);
+	rc = check_stays();
+	if (rc == 0)
+		rc = vdpa_bus_claim(name, VDPA_BUS_REMOVING, &e, &vdev);
 	if (rc < 0)
 		return rc;
 	rc = vdpa_registry_withdraw(vdev, false);
@@ -246,7 +259,9 @@ vdpa_dev_set(const char *text)
 	struct vdpa_words words;
 	int rc;
 
-	rc = vdpa_words_split(text, &words);
+	rc = check_stays();
+	if (rc == 0)
+		rc = vdpa_words_split(text, &words);
 	if (rc < 0)
 		return rc;
 	rc = vdpa_bus_claim(words.n > 0 ? words.word[0] : "", VDPA_BUS_CHANGING, &e, &vdev);

@@ -260,6 +260,12 @@ any_entry(const struct vdpa_bus_entry *e, const void *arg)
 	return true;
 }
 
+void
+vdpa_dev_del_all(void)
+{
+	remove_all(any_entry, NULL);
+}
+
 static bool
 made_by(const struct vdpa_bus_entry *e, const void *mdev)
 {

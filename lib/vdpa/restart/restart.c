@@ -5,6 +5,11 @@
  * What the process keeps for the next one, and what it finds of a former one. Owns the store, the
  * journal and the words of devices. One lock guards all of it; it is innermost, and held while the
  * store is waited for.
+ *
+ * From a process that lives to the next one: the former copies the records before it hands the
+ * store over, and the next one changes the store (vdpa_keep.h) and hears front ends
+ * (vdpa_restart_when_it_goes()) only from vdpa_restart_go() on. So the former one may have back
+ * what it had.
  */
 
 #include <errno.h>
@@ -37,10 +42,19 @@ struct device {
 	char *name;
 	char *words;
 	bool written; /* its record is this process' */
+	bool by_itself;
+	char *why; /* it, or its connection, does not go on; NULL: nobody has said so */
 	/* What this process has put into the store; vdpa_keep.h lists a former one's alone. */
 	char (*put)[VDPA_RESTART_WHAT_MAX];
 	unsigned int nput, room;
 	TAILQ_ENTRY(device) next;
+};
+
+/* A record as it was when the store was handed over. */
+struct copy {
+	char *device;
+	uint8_t *record;
+	size_t len;
 };
 
 static struct {
@@ -49,10 +63,21 @@ static struct {
 	struct vdpa_journal *journal;
 	bool failed; /* the store: it was said, and nothing is kept any more */
 	bool leaves;
-	unsigned int taken; /* devices of a former process */
+	bool holds; /* a former process may go on with what was taken over */
+	TAILQ_HEAD(, vdpa_restart_waiter) waiters;
+	struct copy *copies; /* once it was handed over */
+	unsigned int ncopies;
+	bool handed;
+	struct vdpa_restart_waiter *calls; /* the one that is being called */
+	unsigned int taken;		   /* devices of a former process */
 	TAILQ_HEAD(, device) devices;
 	uint8_t *slot; /* SLOT_SIZE bytes, for records that are put together */
-} state = {.lock = PTHREAD_MUTEX_INITIALIZER, .devices = TAILQ_HEAD_INITIALIZER(state.devices)};
+} state = {.lock = PTHREAD_MUTEX_INITIALIZER,
+	   .waiters = TAILQ_HEAD_INITIALIZER(state.waiters),
+	   .devices = TAILQ_HEAD_INITIALIZER(state.devices)};
+
+/* A waiter's call has ended. */
+static pthread_cond_t called = PTHREAD_COND_INITIALIZER;
 
 static void
 lock(void)
@@ -300,6 +325,7 @@ vdpa_restart_forget_words(const char *device)
 		TAILQ_REMOVE(&state.devices, d, next);
 		free(d->name);
 		free(d->words);
+		free(d->why);
 		free(d->put);
 		free(d);
 	}
@@ -438,6 +464,73 @@ vdpa_restart_prune(const char *device, bool (*wanted)(const char *what, void *ar
 }
 
 void
+vdpa_restart_says(const char *device, const char *why)
+{
+	char *copy = why != NULL ? strdup(why) : NULL;
+	struct device *d;
+
+	lock();
+	d = find(device);
+	if (d != NULL) {
+		free(d->why);
+		d->why = copy;
+		copy = NULL;
+	}
+	unlock();
+	free(copy);
+}
+
+void
+vdpa_restart_goes_by_itself(const char *device)
+{
+	struct device *d;
+
+	lock();
+	d = find(device);
+	if (d != NULL)
+		d->by_itself = true;
+	unlock();
+}
+
+bool
+vdpa_restart_holds(void)
+{
+	bool holds;
+
+	lock();
+	holds = state.holds;
+	unlock();
+	return holds;
+}
+
+bool
+vdpa_restart_when_it_goes(struct vdpa_restart_waiter *w)
+{
+	bool holds;
+
+	lock();
+	holds = state.holds;
+	w->waits = holds;
+	if (holds)
+		TAILQ_INSERT_TAIL(&state.waiters, w, next);
+	unlock();
+	return holds;
+}
+
+/* A waiter that is called is not waiting any more, and its call is waited for. */
+void
+vdpa_restart_waits_no_more(struct vdpa_restart_waiter *w)
+{
+	lock();
+	if (w->waits)
+		TAILQ_REMOVE(&state.waiters, w, next);
+	w->waits = false;
+	while (state.calls == w)
+		pthread_cond_wait(&called, &state.lock);
+	unlock();
+}
+
+void
 vdpa_restart_taken(const char *device)
 {
 	(void)device;
@@ -447,6 +540,24 @@ vdpa_restart_taken(const char *device)
 }
 
 /* The application's. */
+
+/* Under the lock. */
+static int
+create_journal(void)
+{
+	int rc = vdpa_journal_create(DEVICES_MAX, SLOT_SIZE, &state.journal);
+
+	if (rc < 0)
+		return rc;
+	rc = vdpa_keep_put(state.keep, JOURNAL_NAME, vdpa_journal_fd(state.journal));
+	if (rc == 0)
+		rc = vdpa_keep_barrier(state.keep, 0);
+	if (rc < 0) {
+		vdpa_journal_close(state.journal);
+		state.journal = NULL;
+	}
+	return rc;
+}
 
 /* Under the lock. The former process' journal, or a new one. */
 static int
@@ -471,20 +582,16 @@ open_journal(void)
 	if (fd >= 0 || rc != -ENOENT)
 		VDPA_LOG(ERR, "restart: nothing of a former process goes on: %s",
 			 vdpa_error_message());
+	/* Between two processes that live, the former one goes on. */
+	if (state.holds)
+		return rc == 0 || rc == -ENOENT ? vdpa_error(EPROTO, "no journal is handed over")
+						: rc;
 	prune(&all);
-	rc = vdpa_journal_create(DEVICES_MAX, SLOT_SIZE, &state.journal);
-	if (rc < 0)
-		return rc;
-	rc = vdpa_keep_put(state.keep, JOURNAL_NAME, vdpa_journal_fd(state.journal));
-	if (rc == 0)
-		rc = vdpa_keep_barrier(state.keep, 0);
-	if (rc < 0)
-		vdpa_journal_close(state.journal);
-	return rc;
+	return create_journal();
 }
 
-int
-vdpa_restart_begin(const char *where)
+static int
+begin(const char *where, int sock)
 {
 	int rc;
 
@@ -495,7 +602,9 @@ vdpa_restart_begin(const char *where)
 	}
 	state.slot = malloc(SLOT_SIZE);
 	rc = state.slot == NULL ? vdpa_error(ENOMEM, "out of memory")
-				: vdpa_keep_open(where, &state.keep);
+	     : sock < 0		? vdpa_keep_open(where, &state.keep)
+				: vdpa_keep_open_handed(where, sock, &state.keep);
+	state.holds = sock >= 0;
 	if (rc == 0) {
 		rc = open_journal();
 		if (rc < 0) {
@@ -511,9 +620,74 @@ vdpa_restart_begin(const char *where)
 		state.slot = NULL;
 		state.keep = NULL;
 		state.journal = NULL;
+		state.holds = false;
 	}
 	state.failed = state.leaves = false;
 	state.taken = 0;
+	unlock();
+	return rc;
+}
+
+int
+vdpa_restart_begin(const char *where)
+{
+	return begin(where, -1);
+}
+
+int
+vdpa_restart_begin_handed(const char *where, int sock)
+{
+	return begin(where, sock);
+}
+
+unsigned int
+vdpa_restart_format(void)
+{
+	return VDPA_JOURNAL_VERSION;
+}
+
+unsigned int
+vdpa_restart_count(void)
+{
+	unsigned int n;
+
+	lock();
+	n = state.taken;
+	unlock();
+	return n;
+}
+
+/* Call those that wait, each without the lock. */
+static void
+call_waiters(void)
+{
+	struct vdpa_restart_waiter *w;
+
+	while ((w = TAILQ_FIRST(&state.waiters)) != NULL) {
+		TAILQ_REMOVE(&state.waiters, w, next);
+		w->waits = false;
+		state.calls = w;
+		unlock();
+		w->go(w);
+		lock();
+		state.calls = NULL;
+		pthread_cond_broadcast(&called);
+	}
+}
+
+int
+vdpa_restart_go(void)
+{
+	int rc = 0;
+
+	lock();
+	if (state.keep != NULL && state.holds) {
+		rc = vdpa_keep_go(state.keep);
+		if (rc < 0)
+			store_failed(rc);
+		state.holds = false;
+		call_waiters();
+	}
 	unlock();
 	return rc;
 }
@@ -647,6 +821,13 @@ vdpa_restart_leave(void)
 	unsigned int n = 0;
 
 	lock();
+	/* A store that has died is noticed when it is asked. */
+	if (state.keep != NULL && !state.failed && !state.holds) {
+		int rc = vdpa_keep_barrier(state.keep, 0);
+
+		if (rc == -EPIPE || rc == -ETIMEDOUT)
+			store_failed(rc);
+	}
 	if (state.keep != NULL && !state.failed) {
 		__atomic_store_n(&state.leaves, true, __ATOMIC_RELEASE);
 		TAILQ_FOREACH (d, &state.devices, next)
@@ -656,18 +837,162 @@ vdpa_restart_leave(void)
 	return n;
 }
 
+struct told {
+	char *name, *why;
+};
+
+int
+vdpa_restart_check(int (*fn)(const char *name, const char *why, void *arg), void *arg)
+{
+	static const char other[] = "devices of its front end start anew in this version";
+	const struct device *d;
+	struct told *told = NULL;
+	unsigned int n = 0, room = 0;
+	int rc = 0;
+
+	lock();
+	if (state.keep == NULL || state.failed)
+		rc = not_kept();
+	TAILQ_FOREACH (d, &state.devices, next)
+		room++;
+	told = calloc(room + 1, sizeof(*told));
+	if (rc == 0 && told == NULL)
+		rc = vdpa_error(ENOMEM, "out of memory");
+	TAILQ_FOREACH (d, &state.devices, next) {
+		if (rc < 0 || d->by_itself || (d->written && d->why == NULL))
+			continue;
+		told[n].name = strdup(d->name);
+		told[n].why = strdup(d->why != NULL ? d->why : other);
+		n++;
+	}
+	unlock();
+	for (unsigned int i = 0; i < n; i++) {
+		if (rc == 0)
+			rc = told[i].name == NULL || told[i].why == NULL
+				     ? vdpa_error(ENOMEM, "out of memory")
+				     : fn(told[i].name, told[i].why, arg);
+		free(told[i].name);
+		free(told[i].why);
+	}
+	free(told);
+	return rc;
+}
+
+/* Under the lock. */
+static void
+free_copies(void)
+{
+	for (unsigned int i = 0; i < state.ncopies; i++) {
+		free(state.copies[i].device);
+		free(state.copies[i].record);
+	}
+	free(state.copies);
+	state.copies = NULL;
+	state.ncopies = 0;
+}
+
+/* Under the lock. */
+static int
+copy_record(const char *device, void *arg)
+{
+	struct copy *copies = reallocarray(state.copies, state.ncopies + 1, sizeof(*copies)), *c;
+	int len;
+
+	(void)arg;
+	if (copies == NULL)
+		return vdpa_error(ENOMEM, "out of memory");
+	state.copies = copies;
+	len = vdpa_journal_read(state.journal, device, state.slot, SLOT_SIZE);
+	if (len < 0)
+		return len;
+	c = &copies[state.ncopies++];
+	*c = (struct copy){.device = strdup(device), .record = malloc((size_t)len + 1)};
+	if (c->device == NULL || c->record == NULL)
+		return vdpa_error(ENOMEM, "out of memory");
+	memcpy(c->record, state.slot, (size_t)len);
+	c->len = (size_t)len;
+	return 0;
+}
+
+int
+vdpa_restart_hand_over(int sock)
+{
+	int rc;
+
+	lock();
+	free_copies();
+	if (state.keep == NULL || state.failed)
+		rc = not_kept();
+	else
+		rc = vdpa_journal_for_each(state.journal, copy_record, NULL);
+	if (rc == 0) {
+		state.handed = true;
+		rc = vdpa_keep_hand_over(state.keep, sock);
+	}
+	unlock();
+	return rc;
+}
+
+/* Under the lock. The store as it was when it was handed over, with the records of then. */
+static int
+reopen(void)
+{
+	struct vdpa_keep *keep;
+	int rc = vdpa_keep_reopen(state.keep, &keep);
+
+	if (rc < 0)
+		return rc;
+	vdpa_keep_close(state.keep);
+	vdpa_journal_close(state.journal);
+	state.keep = keep;
+	state.journal = NULL;
+	rc = create_journal();
+	for (unsigned int i = 0; rc == 0 && i < state.ncopies; i++)
+		rc = vdpa_journal_write(state.journal, state.copies[i].device,
+					state.copies[i].record, state.copies[i].len);
+	return rc;
+}
+
+int
+vdpa_restart_take_back(void)
+{
+	int rc = 0;
+
+	lock();
+	if (state.keep == NULL || state.failed)
+		rc = not_kept();
+	else if (!state.handed)
+		rc = vdpa_journal_for_each(state.journal, copy_record, NULL);
+	if (rc == 0)
+		rc = reopen();
+	if (rc < 0) {
+		store_failed(rc);
+		if (state.journal == NULL)
+			(void)vdpa_journal_create(DEVICES_MAX, SLOT_SIZE, &state.journal);
+	}
+	state.handed = false;
+	free_copies();
+	__atomic_store_n(&state.leaves, false, __ATOMIC_RELEASE);
+	state.taken = 0;
+	unlock();
+	return rc;
+}
+
 void
 vdpa_restart_end(void)
 {
 	lock();
+	free_copies();
 	if (state.keep != NULL) {
-		(void)vdpa_keep_barrier(state.keep, 0);
+		if (!state.handed)
+			(void)vdpa_keep_barrier(state.keep, 0);
 		vdpa_journal_close(state.journal);
 		vdpa_keep_close(state.keep);
 		free(state.slot);
 		state.keep = NULL;
 		state.journal = NULL;
 		state.slot = NULL;
+		state.handed = state.holds = false;
 	}
 	unlock();
 }

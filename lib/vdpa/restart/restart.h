@@ -22,6 +22,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 /* Bytes of a record, at most: 509 memory regions, 256 queues, and the words. */
 #define VDPA_RESTART_RECORD_MAX 98304u
@@ -57,6 +58,28 @@ int vdpa_restart_read(const char *device, void *buf, size_t size);
 void vdpa_restart_forget(const char *device);
 /* Of a former process' descriptors of this device, drop those that nobody wants. */
 void vdpa_restart_prune(const char *device, bool (*wanted)(const char *what, void *arg), void *arg);
+/* The device, or its connection, does not go on in the next process, and why; NULL: it does. */
+void vdpa_restart_says(const char *device, const char *why);
+/* Nothing of the device is kept, and it goes on all the same, by what the kernel has of it. */
+void vdpa_restart_goes_by_itself(const char *device);
+
+/*
+ * What is to happen once nobody else can go on with what was taken over: from vdpa_restart_go() on
+ * where a process that lives has handed it over, at once elsewhere. True: go() will be called, on
+ * another thread. False: it is the caller's to do. Behind vdpa_restart_waits_no_more() it neither
+ * runs nor will; not from go().
+ */
+struct vdpa_restart_waiter {
+	void (*go)(struct vdpa_restart_waiter *w);
+	void *arg;
+	bool waits;
+	TAILQ_ENTRY(vdpa_restart_waiter) next;
+};
+bool vdpa_restart_when_it_goes(struct vdpa_restart_waiter *w);
+/* Whether a process that lives may yet go on with what was taken over. */
+bool vdpa_restart_holds(void);
+void vdpa_restart_waits_no_more(struct vdpa_restart_waiter *w);
+
 /* This process goes on with a device of a former one: it is counted. */
 void vdpa_restart_taken(const char *device);
 

@@ -69,6 +69,57 @@ unsigned int vdpa_restart_settle(void);
  */
 unsigned int vdpa_restart_leave(void);
 
+/**
+ * Call fn for each device that does not go on in the next process, or whose connection does not,
+ * while it returns 0. Devices that an application has made without words are left out.
+ * @param why  the reason, as in the log.
+ * @return 0; what fn returned; -EPIPE where nothing is kept; -ENOMEM.
+ */
+int vdpa_restart_check(int (*fn)(const char *name, const char *why, void *arg), void *arg);
+
+/**
+ * Hand the devices over to a process that has been started for them: after vdpa_restart_leave() and
+ * vdpa_dev_del_all(). That process calls vdpa_restart_begin_handed() with the other end of sock. It
+ * waits for that process, some seconds at most. Then this process ends with vdpa_cleanup() and
+ * vdpa_restart_end(), or, where it fails or the other process ends first, calls
+ * vdpa_restart_take_back().
+ * @param sock  one of a pair of SOCK_SEQPACKET.
+ * @return 0; -EPIPE where nothing is kept, or the other process is gone; -ENOMEM; what sendmsg(2)
+ *         says.
+ */
+int vdpa_restart_hand_over(int sock);
+
+/**
+ * After vdpa_restart_leave() and vdpa_dev_del_all(): no other process goes on with the devices, be
+ * it that none has begun or that one has ended before vdpa_restart_go(). This one has them again,
+ * as if it had begun anew. It calls vdpa_dev_add() with the words of each, as vdpa_restart_each()
+ * says them, and vdpa_restart_settle().
+ * @return 0; else nothing is kept any more, which one line has said.
+ */
+int vdpa_restart_take_back(void);
+
+/**
+ * vdpa_restart_begin() with what a process that lives hands over by sock. Nothing of it is changed,
+ * and no front end is heard, before vdpa_restart_go(): until then the other process may go on.
+ * After rte_eal_init().
+ * @param where  as the other process has it.
+ * @return as vdpa_restart_begin(); -EPROTO for a journal that this version cannot read.
+ */
+int vdpa_restart_begin_handed(const char *where, int sock);
+
+/** Of the format of what is kept: a process goes on with what one of the same format has left. */
+unsigned int vdpa_restart_format(void);
+
+/** How many devices of a former process this one goes on with. */
+unsigned int vdpa_restart_count(void);
+
+/**
+ * The process that has handed its devices over does not come back to them: serve them. After
+ * vdpa_restart_each(), before vdpa_restart_settle(). No-op after vdpa_restart_begin().
+ * @return 0; else nothing is kept any more, which one line has said, and the devices are served.
+ */
+int vdpa_restart_go(void);
+
 /** Let go of the store, after vdpa_cleanup(). No-op when vdpa_restart_begin() was not called. */
 void vdpa_restart_end(void);
 

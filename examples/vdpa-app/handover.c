@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* Messages of a hand-over (handover.h). Owns nothing. */
+
+#include <errno.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <vdpa.h>
+#include <vdpa_args.h>
+
+#include "handover.h"
+
+#define MESSAGE_MAX 65536
+
+int
+app_handover_send(int sock, json_t *message, int fd)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} control = {.buf = {0}};
+	char *text = json_dumps(message, JSON_COMPACT);
+	struct iovec iov = {text, text != NULL ? strlen(text) : 0};
+	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
+	ssize_t n = -1;
+
+	json_decref(message);
+	if (text == NULL)
+		return vdpa_error(ENOMEM, "out of memory");
+	if (fd >= 0) {
+		struct cmsghdr *cmsg;
+
+		mh.msg_control = control.buf;
+		mh.msg_controllen = sizeof(control.buf);
+		cmsg = CMSG_FIRSTHDR(&mh);
+		cmsg->cmsg_level = SOL_SOCKET;
+		cmsg->cmsg_type = SCM_RIGHTS;
+		cmsg->cmsg_len = CMSG_LEN(sizeof(fd));
+		memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
+	}
+	/* There are few of them, and a socket has room for several. */
+	n = sendmsg(sock, &mh, MSG_NOSIGNAL | MSG_DONTWAIT);
+	free(text);
+	return n >= 0 ? 0 : vdpa_error(errno, "the other process is not there: %m");
+}
+
+json_t *
+app_handover_receive(int sock, int timeout_ms, int *fd)
+{
+	static char text[MESSAGE_MAX];
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = {text, sizeof(text)};
+	struct msghdr mh = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control.buf,
+		.msg_controllen = CMSG_LEN(sizeof(int)),
+	};
+	struct pollfd p = {.fd = sock, .events = POLLIN};
+	struct cmsghdr *cmsg;
+	json_t *message;
+	ssize_t n;
+
+	*fd = -1;
+	n = poll(&p, 1, timeout_ms);
+	if (n == 0 || (n < 0 && errno == EINTR)) {
+		errno = -vdpa_error(ETIMEDOUT, "the other process does not answer");
+		return NULL;
+	}
+	n = recvmsg(sock, &mh, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	if (n <= 0) {
+		errno = -vdpa_error(EPIPE, "the other process has ended");
+		return NULL;
+	}
+	cmsg = CMSG_FIRSTHDR(&mh);
+	if (cmsg != NULL && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS &&
+	    cmsg->cmsg_len == CMSG_LEN(sizeof(int)))
+		memcpy(fd, CMSG_DATA(cmsg), sizeof(int));
+	message = json_loadb(text, (size_t)n, 0, NULL);
+	if (json_is_object(message))
+		return message;
+	json_decref(message);
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+	errno = -vdpa_error(EPROTO, "the other process speaks no hand-over of this version's");
+	return NULL;
+}
+
+int
+app_handover_is(const json_t *message, const char *step)
+{
+	const char *is = json_string_value(json_object_get(message, "step"));
+
+	return is != NULL && strcmp(is, step) == 0;
+}

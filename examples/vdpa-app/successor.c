@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The new daemon of an upgrade (handover.h). It is told by the end of the socket when the other one
+ * is gone: before `go` that one has given up, or is dead; after `taken` it may also have died on
+ * its way to `go`, and then nobody else has the devices.
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include <vdpa.h>
+#include <vdpa_args.h>
+#include <vdpa_control.h>
+#include <vdpa_restart.h>
+
+#include "config_file.h"
+#include "handover.h"
+#include "log.h"
+#include "successor.h"
+
+/* The other daemon has sent it before this one was started. */
+#define BEGIN_MS 10000
+
+static struct vdpa_control_listener listener = {.fd = -1};
+static json_int_t expected;
+
+static int
+give_up(void)
+{
+	app_log(LOG_ERR, NULL, "take-over: %s", vdpa_error_message());
+	return -EPROTO;
+}
+
+const struct vdpa_control_listener *
+app_successor_control(void)
+{
+	return listener.fd >= 0 ? &listener : NULL;
+}
+
+/* The names of devices that do not go on by their words. */
+static int
+compare_words(const struct app_options *opts, int fd, json_t *anew)
+{
+	json_t *devices = json_loadfd(fd, 0, NULL), *device;
+	size_t i;
+	int rc = json_is_array(devices) ? 0 : vdpa_error(EPROTO, "there is no list of devices");
+
+	json_array_foreach(devices, i, device)
+	{
+		const char *name = json_string_value(json_object_get(device, "name"));
+		const char *words = json_string_value(json_object_get(device, "words"));
+		const struct app_dev *dev =
+			name != NULL ? app_config_find(&opts->config, name) : NULL;
+
+		if (rc < 0 || words == NULL || dev == NULL)
+			continue;
+		if (vdpa_words_compare(words, dev->words, NULL) != VDPA_WORDS_SAME)
+			json_array_append_new(anew, json_string(name));
+	}
+	json_decref(devices);
+	return rc;
+}
+
+static int
+check(const struct app_options *opts, const json_t *begin, int fd, json_t *anew)
+{
+	json_int_t protocol = json_integer_value(json_object_get(begin, "protocol"));
+	json_int_t format = json_integer_value(json_object_get(begin, "format"));
+	const char *keep = json_string_value(json_object_get(begin, "keep"));
+
+	if (!app_handover_is(begin, "begin") || protocol != APP_HANDOVER_PROTOCOL || fd < 0)
+		return vdpa_error(EPROTO,
+				  "the other daemon speaks version %d of the hand-over, this "
+				  "one version %d",
+				  (int)protocol, APP_HANDOVER_PROTOCOL);
+	if (format != vdpa_restart_format())
+		return vdpa_error(EPROTO,
+				  "the other daemon keeps devices in format %d, this one in format "
+				  "%u",
+				  (int)format, vdpa_restart_format());
+	if (keep == NULL || opts->keep == NULL || strcmp(keep, opts->keep) != 0)
+		return vdpa_error(EINVAL,
+				  "the other daemon keeps devices with `keep %s`, this one's "
+				  "configuration has `keep %s`",
+				  keep != NULL ? keep : "",
+				  opts->keep != NULL ? opts->keep : "off");
+	return compare_words(opts, fd, anew);
+}
+
+static int
+read_take(const json_t *take, int fd)
+{
+	if (!app_handover_is(take, "take"))
+		return vdpa_error(EPROTO, "the other daemon does not hand over");
+	expected = json_integer_value(json_object_get(take, "devices"));
+	listener = (struct vdpa_control_listener){
+		.fd = fd,
+		.dev = (uint64_t)json_integer_value(json_object_get(take, "dev")),
+		.ino = (uint64_t)json_integer_value(json_object_get(take, "ino"))};
+	return 0;
+}
+
+int
+app_successor_begin(const struct app_options *opts)
+{
+	json_t *message, *anew = json_array();
+	int fd, rc;
+
+	if (opts->take_over == 0) {
+		json_decref(anew);
+		return 0;
+	}
+	message = app_handover_receive(opts->take_over, BEGIN_MS, &fd);
+	rc = message == NULL ? -errno : check(opts, message, fd, anew);
+	json_decref(message);
+	if (fd >= 0)
+		close(fd);
+	if (rc == 0)
+		rc = app_handover_send(opts->take_over,
+				       json_pack("{s:s,s:s,s:O}", "step", "checked", "version",
+						 APP_VERSION, "anew", anew),
+				       -1);
+	json_decref(anew);
+	if (rc < 0)
+		return give_up();
+	message = app_handover_receive(opts->take_over, -1, &fd);
+	rc = message == NULL ? -errno : read_take(message, fd);
+	json_decref(message);
+	if (rc == 0)
+		rc = vdpa_restart_begin_handed(opts->keep, opts->take_over);
+	return rc < 0 ? give_up() : 0;
+}
+
+int
+app_successor_commit(const struct app_options *opts)
+{
+	unsigned int n = vdpa_restart_count();
+	json_t *message;
+	int fd, rc = 0;
+
+	if (opts->take_over == 0)
+		return 0;
+	if (n < expected)
+		rc = vdpa_error(EPROTO,
+				"%u of %d devices went over, and no more: lines of the log say "
+				"which and why",
+				n, (int)expected);
+	if (rc == 0)
+		rc = app_handover_send(opts->take_over,
+				       json_pack("{s:s,s:i}", "step", "taken", "devices", (int)n),
+				       -1);
+	if (rc < 0)
+		return give_up();
+	message = app_handover_receive(opts->take_over, -1, &fd);
+	if (message == NULL)
+		app_log(LOG_WARNING, NULL,
+			"take-over: the other daemon has died: this one goes on");
+	json_decref(message);
+	/* What it cannot keep it serves all the same, as one line has said. */
+	(void)vdpa_restart_go();
+	if (vdpa_control_take_back() < 0)
+		app_log(LOG_ERR, NULL, "take-over: control socket: %s", vdpa_error_message());
+	(void)app_handover_send(opts->take_over, json_pack("{s:s}", "step", "serving"), -1);
+	return 0;
+}
+
+void
+app_successor_fail(const struct app_options *opts)
+{
+	if (opts->take_over != 0)
+		(void)app_handover_send(
+			opts->take_over,
+			json_pack("{s:s,s:s}", "step", "failed", "error", vdpa_error_message()),
+			-1);
+}

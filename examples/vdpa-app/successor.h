@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/* A daemon that another one has started to hand its devices over: --take-over. Without that option
+ * these functions do nothing and return 0. */
+
+#ifndef APP_SUCCESSOR_H
+#define APP_SUCCESSOR_H
+
+#include "options.h"
+
+/* All that can fail without a device has been done: say so, and wait for the devices. 0, or a
+ * negative errno with one line in the log. */
+int app_successor_begin(const struct app_options *opts);
+/* The devices are here: say so, and serve them once the other daemon has agreed. */
+int app_successor_commit(const struct app_options *opts);
+/* The start has failed: say why. */
+void app_successor_fail(const struct app_options *opts);
+
+struct vdpa_control_listener;
+/* The control socket of the other daemon; NULL: it has none. */
+const struct vdpa_control_listener *app_successor_control(void);
+
+#endif /* APP_SUCCESSOR_H */

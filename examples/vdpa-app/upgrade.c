@@ -1,0 +1,683 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * An upgrade: the old daemon's part (handover.h). Owns the new process until it has the devices.
+ *
+ * First the new daemon is started and checks all that it can without a device; then the devices of
+ * this one stand still, and the store and the control socket go over; then the new one takes the
+ * devices up and says so; from then on there is no way back, and this process ends. If anything
+ * fails before, the new process is ended, and this one takes its own devices up again, as a next
+ * process would.
+ *
+ * It waits, so it has a thread of its own or that of whoever asks for it over the control socket,
+ * one at a time, and no reload beside it.
+ */
+
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <vdpa.h>
+#include <vdpa_args.h>
+#include <vdpa_control.h>
+#include <vdpa_restart.h>
+#include <vdpa_uvdpad.h>
+
+#include "control.h"
+#include "handover.h"
+#include "log.h"
+#include "made.h"
+#include "notify.h"
+#include "program.h"
+#include "reload.h"
+#include "restart.h"
+#include "upgrade.h"
+
+/* How often the end of this daemon is looked for, and how long a process that has said that it has
+ * failed may take to end. */
+#define LOOK_MS	    100
+#define END_MS	    2000
+/* How long the new daemon may take to say that it serves: for the figure alone. */
+#define SERVING_MS  5000
+/* Where the new process has its end of the socket. */
+#define SOCKET_FD   3
+#define OPTION	    "--take-over=3"
+#define REASONS_MAX 1024
+
+extern char **environ;
+
+static char own_path[PATH_MAX];
+static char **own_argv;
+static int own_argc;
+static const struct app_options *options; /* atomic; NULL: not yet */
+static bool stop;			  /* atomic */
+static bool done;			  /* atomic */
+
+/* Held while one is at work. */
+static pthread_mutex_t upgrade_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* The thread for signals. */
+static struct {
+	pthread_mutex_t lock;
+	pthread_t thread;
+	bool started; /* to be joined */
+	bool working;
+} background = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+struct saved {
+	char *name, *words;
+};
+
+/* One upgrade. */
+struct upgrade {
+	const struct app_upgrade *how;
+	const char *program;
+	int sock; /* to the new process */
+	pid_t pid;
+	int64_t deadline_us;
+	/* Devices that do not go on: names, and a text of names and reasons. */
+	json_t *anew;
+	char reasons[REASONS_MAX];
+	/* All devices, as they were when they were left. */
+	struct saved *saved;
+	unsigned int nsaved;
+	bool has_control;
+	int64_t still_us; /* since when */
+	char version[64];
+};
+
+static int64_t
+now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+void
+app_upgrade_init(int argc, char **argv)
+{
+	ssize_t n = readlink("/proc/self/exe", own_path, sizeof(own_path) - 1);
+
+	own_path[n > 0 ? n : 0] = '\0';
+	own_argv = argv;
+	own_argc = argc;
+}
+
+void
+app_upgrade_open(const struct app_options *opts)
+{
+	__atomic_store_n(&options, opts, __ATOMIC_RELEASE);
+}
+
+bool
+app_upgrade_is_done(void)
+{
+	return __atomic_load_n(&done, __ATOMIC_ACQUIRE);
+}
+
+/* What must not be started on a client's word. */
+
+/* A file or folder that nobody but root and this user can change; a sticky folder is one. */
+static int
+check_owner(const char *path, bool last)
+{
+	struct stat st;
+
+	if (lstat(path, &st) < 0)
+		return vdpa_error(errno, "program '%s': %m", path);
+	if (last && !S_ISREG(st.st_mode))
+		return vdpa_error(EACCES, "program '%s': is no file", path);
+	if ((st.st_uid != 0 && st.st_uid != geteuid()) ||
+	    ((st.st_mode & 022) != 0 && (last || (st.st_mode & S_ISVTX) == 0)))
+		return vdpa_error(EPERM,
+				  "program '%s': users other than root and the daemon's own may "
+				  "change it",
+				  path);
+	return 0;
+}
+
+static int
+check_program(const char *given, char path[PATH_MAX])
+{
+	char part[PATH_MAX];
+	int rc = 0;
+
+	if (given[0] != '/')
+		return vdpa_error(EINVAL, "program '%s': allowed is an absolute path", given);
+	if (realpath(given, path) == NULL)
+		return vdpa_error(errno, "program '%s': %m", given);
+	for (const char *p = path; rc == 0 && p != NULL; p = strchr(p + 1, '/')) {
+		snprintf(part, sizeof(part), "%.*s", p == path ? 1 : (int)(p - path), path);
+		rc = check_owner(part, false);
+	}
+	if (rc == 0)
+		rc = check_owner(path, true);
+	if (rc == 0 && access(path, X_OK) < 0)
+		rc = vdpa_error(errno, "program '%s': %m", path);
+	return rc;
+}
+
+/* What does not go on. */
+
+static int
+add_anew(struct upgrade *u, const char *name, const char *why)
+{
+	size_t used = strlen(u->reasons);
+
+	if (json_array_append_new(u->anew, json_string(name)) < 0)
+		return vdpa_error(ENOMEM, "out of memory");
+	snprintf(u->reasons + used, sizeof(u->reasons) - used, "%s%s (%s)", used > 0 ? ", " : "",
+		 name, why);
+	return 0;
+}
+
+static int
+note_anew(const char *name, const char *why, void *arg)
+{
+	return add_anew(arg, name, why);
+}
+
+static int
+refuse_anew(const struct upgrade *u)
+{
+	size_t n = json_array_size(u->anew);
+
+	if (n == 0 || u->how->force)
+		return 0;
+	return vdpa_error(EBUSY,
+			  "%zu device%s not go on, and with --force (force: true) start%s anew: %s",
+			  n, n == 1 ? " does" : "s do", n == 1 ? "s" : "", u->reasons);
+}
+
+/* The new process. */
+
+/* The environment but for what systemd has said of this process alone. */
+static char **
+make_environment(void)
+{
+	static const char *const own[] = {
+		"WATCHDOG_PID=", "LISTEN_PID=", "LISTEN_FDS=", "LISTEN_FDNAMES="};
+	unsigned int n = 0, count = 0;
+	char **env;
+
+	while (environ[count] != NULL)
+		count++;
+	env = calloc(count + 1, sizeof(*env));
+	for (unsigned int i = 0; env != NULL && i < count; i++) {
+		bool is_own = false;
+
+		for (unsigned int j = 0; j < sizeof(own) / sizeof(own[0]); j++)
+			is_own |= strncmp(environ[i], own[j], strlen(own[j])) == 0;
+		if (!is_own)
+			env[n++] = environ[i];
+	}
+	return env;
+}
+
+/* Of the descriptors it has the standard ones and the socket, and no signal is blocked. */
+static int
+spawn(struct upgrade *u, int sock, char **argv, char **env)
+{
+	posix_spawn_file_actions_t actions;
+	posix_spawnattr_t attr;
+	sigset_t none, defaults;
+	int rc;
+
+	sigemptyset(&none);
+	sigemptyset(&defaults);
+	sigaddset(&defaults, SIGPIPE);
+	posix_spawn_file_actions_init(&actions);
+	posix_spawnattr_init(&attr);
+	rc = posix_spawn_file_actions_adddup2(&actions, sock, SOCKET_FD);
+	if (rc == 0)
+		rc = posix_spawn_file_actions_addclosefrom_np(&actions, SOCKET_FD + 1);
+	posix_spawnattr_setsigmask(&attr, &none);
+	posix_spawnattr_setsigdefault(&attr, &defaults);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+	if (rc == 0)
+		rc = posix_spawn(&u->pid, u->program, &actions, &attr, argv, env);
+	posix_spawnattr_destroy(&attr);
+	posix_spawn_file_actions_destroy(&actions);
+	if (rc != 0)
+		u->pid = 0;
+	return rc == 0 ? 0 : vdpa_error(rc, "%s: %s", u->program, strerror(rc));
+}
+
+static int
+start_program(struct upgrade *u)
+{
+	char **argv = calloc((size_t)own_argc + 2, sizeof(*argv)), **env = make_environment();
+	int socks[2], rc = 0;
+
+	if (argv == NULL || env == NULL)
+		rc = vdpa_error(ENOMEM, "out of memory");
+	else if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, socks) < 0)
+		rc = vdpa_error(errno, "a socket to the new daemon: %m");
+	if (rc == 0) {
+		memcpy(argv, own_argv, (size_t)own_argc * sizeof(*argv));
+		argv[own_argc] = (char[]){OPTION};
+		u->sock = socks[0];
+		rc = spawn(u, socks[1], argv, env);
+		close(socks[1]);
+	}
+	free(argv);
+	free(env);
+	return rc;
+}
+
+/* How it has ended, in words. */
+static void
+describe_end(int status, char *buf, size_t size)
+{
+	if (WIFSIGNALED(status))
+		snprintf(buf, size, "was ended by signal %d", WTERMSIG(status));
+	else
+		snprintf(buf, size, "ended with exit code %d", WEXITSTATUS(status));
+}
+
+/* End it, if it has not ended: after a moment where it is about to. How it has ended, in buf. */
+static void
+end_program(struct upgrade *u, int patience_ms, char *buf, size_t size)
+{
+	int64_t until_us = now_us() + (int64_t)patience_ms * 1000;
+	pid_t rc = 0;
+	int status = 0;
+
+	snprintf(buf, size, "was not started");
+	if (u->pid == 0)
+		return;
+	while ((rc = waitpid(u->pid, &status, WNOHANG)) == 0 && now_us() < until_us)
+		usleep(1000);
+	if (rc == 0) {
+		kill(u->pid, SIGKILL);
+		rc = waitpid(u->pid, &status, 0);
+	}
+	u->pid = 0;
+	if (rc > 0)
+		describe_end(status, buf, size);
+}
+
+/* Wait for the next word of the new process, which is to be of this step. NULL with an error, which
+ * is the process' own where it has said one. */
+static json_t *
+expect(struct upgrade *u, const char *step, const char *what)
+{
+	json_t *message = NULL;
+	char end[64];
+	int fd = -1;
+
+	while (message == NULL) {
+		if (__atomic_load_n(&stop, __ATOMIC_ACQUIRE)) {
+			vdpa_error(ESHUTDOWN, "the daemon is being stopped");
+			return NULL;
+		}
+		message = app_handover_receive(u->sock, LOOK_MS, &fd);
+		if (message != NULL || errno == ETIMEDOUT) {
+			if (message == NULL && now_us() > u->deadline_us) {
+				vdpa_error(ETIMEDOUT, "%s has not %s within %u s", u->program, what,
+					   u->how->timeout_s);
+				return NULL;
+			}
+			continue;
+		}
+		end_program(u, END_MS, end, sizeof(end));
+		vdpa_error(EPIPE, "%s %s before it had %s; its own lines are in the log",
+			   u->program, end, what);
+		return NULL;
+	}
+	if (fd >= 0)
+		close(fd);
+	if (app_handover_is(message, step))
+		return message;
+	if (app_handover_is(message, "failed")) {
+		const char *error = json_string_value(json_object_get(message, "error"));
+
+		vdpa_error(ECANCELED, "%s: %s", u->program, error != NULL ? error : "has failed");
+		end_program(u, END_MS, end, sizeof(end));
+	} else {
+		vdpa_error(EPROTO, "%s speaks no hand-over of this version's", u->program);
+	}
+	json_decref(message);
+	return NULL;
+}
+
+/* First step: all that can be checked. */
+
+static int
+list_device(const char *name, uint64_t id, const char *words, void *arg)
+{
+	(void)id;
+	return json_array_append_new(arg, json_pack("{s:s,s:s}", "name", name, "words", words)) < 0
+		       ? vdpa_error(ENOMEM, "out of memory")
+		       : 0;
+}
+
+/* A file with the names and words of devices. */
+static int
+list_devices(void)
+{
+	int fd = memfd_create("devices", MFD_CLOEXEC), rc;
+	json_t *list = json_array();
+
+	rc = fd < 0 ? vdpa_error(errno, "memfd: %m") : vdpa_dev_words_each(list_device, list);
+	if (rc == 0 && (json_dumpfd(list, fd, JSON_COMPACT) < 0 || lseek(fd, 0, SEEK_SET) < 0))
+		rc = vdpa_error(ENOMEM, "out of memory");
+	json_decref(list);
+	if (rc == 0)
+		return fd;
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
+
+static int
+send_begin(struct upgrade *u)
+{
+	int fd = list_devices(), rc;
+
+	if (fd < 0)
+		return fd;
+	rc = app_handover_send(u->sock,
+			       json_pack("{s:s,s:i,s:i,s:s,s:s}", "step", "begin", "protocol",
+					 APP_HANDOVER_PROTOCOL, "format",
+					 (int)vdpa_restart_format(), "keep", options->keep,
+					 "version", APP_VERSION),
+			       fd);
+	close(fd);
+	return rc;
+}
+
+static int
+check_with_program(struct upgrade *u)
+{
+	json_t *checked, *name;
+	const char *version;
+	size_t i;
+	int rc;
+
+	u->deadline_us = now_us() + (int64_t)u->how->timeout_s * 1000000;
+	rc = start_program(u);
+	if (rc == 0)
+		rc = send_begin(u);
+	if (rc < 0)
+		return rc;
+	checked = expect(u, "checked", "checked everything");
+	if (checked == NULL)
+		return -ECANCELED;
+	version = json_string_value(json_object_get(checked, "version"));
+	snprintf(u->version, sizeof(u->version), "%s", version != NULL ? version : "?");
+	json_array_foreach(json_object_get(checked, "anew"), i, name)
+	{
+		const char *text = json_string_value(name);
+
+		if (rc == 0 && text != NULL)
+			rc = add_anew(u, text, "its words have changed");
+	}
+	json_decref(checked);
+	return rc == 0 ? refuse_anew(u) : rc;
+}
+
+/* Second step: the devices go over, or come back. */
+
+static int
+save_device(const char *name, uint64_t id, const char *words, void *arg)
+{
+	struct upgrade *u = arg;
+	struct saved *saved = reallocarray(u->saved, u->nsaved + 1, sizeof(*saved));
+
+	(void)id;
+	if (saved == NULL)
+		return vdpa_error(ENOMEM, "out of memory");
+	u->saved = saved;
+	saved[u->nsaved] = (struct saved){.name = strdup(name), .words = strdup(words)};
+	u->nsaved++;
+	return saved[u->nsaved - 1].name == NULL || saved[u->nsaved - 1].words == NULL
+		       ? vdpa_error(ENOMEM, "out of memory")
+		       : 0;
+}
+
+static void
+free_saved(struct upgrade *u)
+{
+	for (unsigned int i = 0; i < u->nsaved; i++) {
+		free(u->saved[i].name);
+		free(u->saved[i].words);
+	}
+	free(u->saved);
+}
+
+/* Devices stand still, and nobody is let in. Those that start anew end: their sockets become free.
+ */
+static unsigned int
+leave(struct upgrade *u)
+{
+	unsigned int expected;
+	json_t *name;
+	size_t i;
+
+	app_made_leave();
+	vdpa_uvdpad_stop();
+	u->still_us = now_us();
+	json_array_foreach(u->anew, i, name)(void) vdpa_dev_del(json_string_value(name));
+	expected = vdpa_restart_leave();
+	vdpa_dev_del_all();
+	return expected;
+}
+
+static int
+send_take(struct upgrade *u, unsigned int expected)
+{
+	struct vdpa_control_listener l = {.fd = -1};
+
+	u->has_control = vdpa_control_hand_over(&l) == 0;
+	return app_handover_send(u->sock,
+				 json_pack("{s:s,s:i,s:I,s:I}", "step", "take", "devices",
+					   (int)expected, "dev", (json_int_t)l.dev, "ino",
+					   (json_int_t)l.ino),
+				 l.fd);
+}
+
+static int
+hand_over(struct upgrade *u)
+{
+	unsigned int expected;
+	json_t *taken;
+	int rc;
+
+	u->deadline_us = now_us() + (int64_t)u->how->timeout_s * 1000000;
+	expected = leave(u);
+	rc = send_take(u, expected);
+	if (rc == 0)
+		rc = vdpa_restart_hand_over(u->sock);
+	taken = rc == 0 ? expect(u, "taken", "taken the devices over") : NULL;
+	json_decref(taken);
+	return rc < 0 ? rc : taken == NULL ? -ECANCELED : 0;
+}
+
+static void
+come_back(struct upgrade *u)
+{
+	unsigned int n;
+
+	(void)vdpa_restart_take_back();
+	for (unsigned int i = 0; i < u->nsaved; i++)
+		if (app_restart_add(u->saved[i].words) < 0)
+			app_log(LOG_ERR, u->saved[i].name, "upgrade: %s: cannot be made again: %s",
+				u->saved[i].name, vdpa_error_message());
+	n = vdpa_restart_settle();
+	app_made_come_back();
+	if (u->has_control && vdpa_control_take_back() < 0)
+		app_log(LOG_ERR, NULL, "upgrade: control socket: %s", vdpa_error_message());
+	(void)app_uvdpad_start(options);
+	app_log(LOG_NOTICE, NULL, "upgrade: this daemon goes on, with %u device%s", n,
+		n == 1 ? "" : "s");
+}
+
+/* Third step: from here on the new process has all. */
+static json_t *
+finish(struct upgrade *u)
+{
+	unsigned int n = 0;
+	json_t *message;
+	int fd, gap_ms;
+
+	__atomic_store_n(&done, true, __ATOMIC_RELEASE);
+	/* systemd listens to the main process alone, and the new one stores what it keeps. */
+	app_notify_successor(u->pid);
+	(void)app_handover_send(u->sock, json_pack("{s:s}", "step", "go"), -1);
+	message = app_handover_receive(u->sock, SERVING_MS, &fd);
+	json_decref(message);
+	gap_ms = (int)((now_us() - u->still_us + 999) / 1000);
+	n = u->nsaved - (unsigned int)json_array_size(u->anew);
+	app_log(LOG_NOTICE, NULL,
+		"upgrade: process %d, version %s, has %u device%s, which stood still for %d ms",
+		(int)u->pid, u->version, n, n == 1 ? "" : "s", gap_ms);
+	return json_pack("{s:i,s:s,s:s,s:i,s:O,s:i}", "pid", (int)u->pid, "program", u->program,
+			 "version", u->version, "devices", (int)n, "anew", u->anew, "gap_ms",
+			 gap_ms);
+}
+
+static int
+check_here(struct upgrade *u)
+{
+	if (options->keep == NULL)
+		return vdpa_error(
+			EOPNOTSUPP,
+			"this daemon was started without --keep, so its devices end with "
+			"it: start it with --keep once, see guide-restart.md; upgrades go on "
+			"from then");
+	if (vdpa_restart_check(note_anew, u) < 0)
+		return vdpa_error(EPIPE, "%s: start the daemon anew", vdpa_error_message());
+	return refuse_anew(u);
+}
+
+/* With both locks. */
+static int
+upgrade(struct upgrade *u, json_t **result)
+{
+	bool left = false;
+	char end[64];
+	int rc;
+
+	rc = check_here(u);
+	if (rc == 0)
+		rc = check_with_program(u);
+	if (rc == 0)
+		rc = vdpa_dev_words_each(save_device, u);
+	if (rc == 0) {
+		left = true;
+		rc = hand_over(u);
+	}
+	if (rc == 0) {
+		*result = finish(u);
+		return *result != NULL ? 0 : vdpa_error(ENOMEM, "out of memory");
+	}
+	app_log(LOG_ERR, NULL, "upgrade: %s", vdpa_error_message());
+	{
+		char *error = strdup(vdpa_error_message());
+
+		end_program(u, 0, end, sizeof(end));
+		if (left)
+			come_back(u);
+		if (error != NULL)
+			vdpa_error(-rc, "%s", error);
+		free(error);
+	}
+	return rc;
+}
+
+int
+app_upgrade(const struct app_upgrade *how, json_t **result)
+{
+	struct upgrade u = {.how = how, .program = own_path, .sock = -1};
+	char path[PATH_MAX];
+	int rc = 0;
+
+	*result = NULL;
+	if (__atomic_load_n(&options, __ATOMIC_ACQUIRE) == NULL)
+		return vdpa_error(EBUSY, "the daemon is being started");
+	if (how->program != NULL) {
+		rc = check_program(how->program, path);
+		u.program = path;
+	}
+	if (rc < 0)
+		return rc;
+	if (pthread_mutex_trylock(&upgrade_lock) != 0)
+		return vdpa_error(EBUSY, "an upgrade is at work");
+	if (__atomic_load_n(&stop, __ATOMIC_ACQUIRE) || app_upgrade_is_done()) {
+		rc = vdpa_error(ESHUTDOWN, "the daemon is being stopped");
+	} else if (!app_reload_lock()) {
+		rc = vdpa_error(EBUSY, "a reload is at work");
+	} else {
+		u.anew = json_array();
+		rc = u.anew == NULL ? vdpa_error(ENOMEM, "out of memory") : upgrade(&u, result);
+		json_decref(u.anew);
+		free_saved(&u);
+		if (u.sock >= 0)
+			close(u.sock);
+		app_reload_unlock();
+	}
+	if (app_upgrade_is_done())
+		kill(getpid(), SIGUSR2);
+	pthread_mutex_unlock(&upgrade_lock);
+	return rc;
+}
+
+static void *
+run_background(void *arg)
+{
+	const struct app_upgrade how = {.timeout_s = APP_UPGRADE_S};
+	json_t *result;
+
+	(void)arg;
+	(void)app_upgrade(&how, &result);
+	json_decref(result);
+	pthread_mutex_lock(&background.lock);
+	background.working = false;
+	pthread_mutex_unlock(&background.lock);
+	return NULL;
+}
+
+void
+app_upgrade_begin(void)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&background.lock);
+	if (!background.working) {
+		if (background.started)
+			pthread_join(background.thread, NULL);
+		rc = pthread_create(&background.thread, NULL, run_background, NULL);
+		background.started = background.working = rc == 0;
+	}
+	pthread_mutex_unlock(&background.lock);
+	if (rc != 0)
+		app_log(LOG_ERR, NULL, "upgrade: no thread for it: %s", strerror(rc));
+}
+
+bool
+app_upgrade_fini(void)
+{
+	__atomic_store_n(&stop, true, __ATOMIC_RELEASE);
+	if (background.started)
+		pthread_join(background.thread, NULL);
+	background.started = false;
+	/* One that a client has asked for. */
+	pthread_mutex_lock(&upgrade_lock);
+	pthread_mutex_unlock(&upgrade_lock);
+	return app_upgrade_is_done();
+}

@@ -1,0 +1,457 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+"""A daemon that hands its devices over to another one, which it starts, under traffic: the same
+connections go on, nothing is lost or done twice; and where the new one fails, the old one goes on."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+import unittest
+
+import harness
+import vhost_user_client as vu
+from restarting import KeptBlock, KeptNet
+from upgrading import Upgrades, UpgradesOfService
+
+UPGRADES = harness.count(3, 50)  # on rings of either kind
+NEXT = os.environ.get('UVDPA_APP_NEXT', '')
+LATER = os.environ.get('UVDPA_APP_LATER', '')
+VDPACTL = os.environ.get('UVDPA_VDPACTL', 'vdpactl')
+SEED = int(os.environ.get('UVDPA_TEST_SEED', '0')) or random.SystemRandom().randrange(1, 1 << 32)
+NET = 'mgmtdev sim_net backend loopback'
+DISK = 'mgmtdev sim_blk backend file {folder}/disk0.disk queues 2 delay_ms 10'
+DEVICES = {'disk0': DISK, 'net0': NET}
+
+
+class Case(unittest.TestCase):
+    """host: a daemon with a disk and a net device, whose guests work in another thread."""
+
+    def begin(self, packed=False, devices=None, args=(), host=Upgrades):
+        self.stack = contextlib.ExitStack()
+        self.addCleanup(self.stack.close)
+        self.host = self.stack.enter_context(host(devices or DEVICES, args))
+        rng = random.Random(f'{SEED} {packed}')
+        self.guests = [self.stack.enter_context(KeptBlock(rng, packed)), self.stack.enter_context(KeptNet(rng, packed))]
+        for guest, name in zip(self.guests, ('disk0', 'net0')):
+            guest.connect(self.host.app.socket(name)).start()
+            guest.check_connection()
+
+    @contextlib.contextmanager
+    def traffic(self):
+        """Both guests work meanwhile."""
+        failure, done = [], threading.Event()
+
+        def work():
+            try:
+                while not done.is_set():
+                    for guest in self.guests:
+                        guest.work(0.01)
+            except BaseException as error:  # pylint: disable=broad-except
+                failure.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+        self.assertEqual(failure, [])
+
+    def check(self):
+        """Nothing was lost, nothing came twice, and nobody has closed a connection."""
+        for guest in self.guests:
+            guest.work(0.05)
+            guest.settle()
+            guest.check_connection()
+            guest.check()
+            self.assertFalse(guest.has_failed())
+        self.guests[0].read_back()
+        self.assertEqual(self.guests[1].again, 0, self.guests[1].account())
+
+    def stays(self, pid):
+        """The daemon with this pid has the devices."""
+        self.assertEqual(self.host.app.pid, pid)
+        self.assertIsNone(self.host.app.process.poll())
+        self.assertEqual(sorted(self.host.app.call('dev.list')['names']), ['disk0', 'net0'])
+
+    def refused(self, pattern, **params):
+        """The upgrade is refused or fails, under traffic, and the old daemon goes on."""
+        pid = self.host.app.pid
+        with self.traffic():
+            self.assertRegex(self.host.app.refusal('daemon.upgrade', **params), pattern)
+            self.stays(pid)
+        # Nothing is left of the other one.
+        with open(f'/proc/{pid}/task/{pid}/children', encoding='ascii') as children:
+            self.assertEqual(children.read(), '')
+
+
+class Upgrade(Case):
+    def upgrades(self, packed):
+        self.begin(packed)
+        gaps = []
+        for _ in range(UPGRADES):
+            with self.traffic():
+                time.sleep(random.random() * 0.1)
+                gaps.append(self.host.upgrade(devices=2)['gap_ms'])
+            for guest in self.guests:
+                guest.check_connection()
+        self.check()
+        # A daemon that was handed the devices keeps them as any other does.
+        self.host.crash(taken=2)
+        self.check()
+        harness.figure(f'seed {SEED}: {UPGRADES} upgrades, {min(gaps)} to {max(gaps)} ms each; '
+                       + '; '.join(guest.account() for guest in self.guests))
+
+    def test_under_traffic_on_split_rings(self):
+        self.upgrades(False)
+
+    def test_under_traffic_on_packed_rings(self):
+        self.upgrades(True)
+
+    def test_by_a_signal(self):
+        self.begin()
+        with self.traffic():
+            os.kill(self.host.app.pid, signal.SIGUSR2)
+            match, _ = self.host.app.out.wait(r'upgrade: process (\d+), version .*, has 2 devices')
+            self.host.follow(int(match[1]))
+        self.check()
+
+    def test_by_vdpactl(self):
+        self.begin()
+        done = subprocess.run([VDPACTL, '-S', self.host.app.control_path, 'upgrade'], capture_output=True, text=True,
+                              check=False, timeout=harness.TIMEOUT * 2)
+        self.assertEqual((done.returncode, done.stderr), (0, ''))
+        self.assertRegex(done.stdout, r'^2 devices went over to process \d+, version \S+, and stood still for \d+ ms\n$')
+        self.host.follow(int(done.stdout.split()[6].rstrip(',')))
+        self.check()
+        done = subprocess.run([VDPACTL, '-S', self.host.app.control_path, 'upgrade', '/bin/false'],
+                              capture_output=True, text=True, check=False, timeout=harness.TIMEOUT * 2)
+        self.assertEqual((done.returncode, done.stdout), (1, ''))
+        self.assertIn('/bin/false ended with exit code 1', done.stderr)
+        self.check()
+
+    def test_the_control_socket_stays_where_it_is(self):
+        """Nobody who connects is refused, at any time."""
+        self.begin()
+        path, errors, done, n = self.host.app.control_path, [], threading.Event(), 0
+
+        def ask():
+            nonlocal n
+            while not done.is_set():
+                try:
+                    with harness.Control(path) as client:
+                        client.call('version')
+                except ConnectionError:
+                    pass  # the process that had let it in has ended
+                except OSError as error:
+                    errors.append(error)
+                n += 1
+
+        before, thread = os.stat(path), threading.Thread(target=ask)
+        thread.start()
+        try:
+            for _ in range(2):
+                self.host.upgrade(devices=2)
+        finally:
+            done.set()
+            thread.join()
+        self.assertEqual(errors, [])
+        self.assertGreater(n, 3)
+        self.assertEqual(os.stat(path).st_ino, before.st_ino)
+        self.check()
+        self.host.app.stop(signal.SIGINT)
+        self.assertFalse(os.path.exists(path))
+
+    def test_no_telemetry_socket_is_left(self):
+        """Two daemons have two of them; the one that is killed leaves its own."""
+        self.begin()
+        folder = self.host.app.runtime_dir()
+        self.host.upgrade(devices=2)
+        self.assertEqual(os.listdir(folder), ['dpdk_telemetry.v2:1'])
+        self.host.crash(taken=2)
+        self.assertEqual(os.listdir(folder), ['dpdk_telemetry.v2'])
+        self.check()
+
+    def test_devices_that_were_added_or_changed_go_over(self):
+        self.begin()
+        self.host.app.add(f'name hand {NET} socket {self.host.app.dir}/hand.sock')
+        with KeptNet(random.Random(3)) as guest:
+            guest.connect(self.host.app.socket('hand')).start()
+            guest.work(0.05)
+            self.host.upgrade(devices=3)
+            guest.work(0.05)
+            guest.settle()
+            guest.check()
+            guest.check_connection()
+            # Neither daemon has it afterwards.
+            self.host.app.delete('hand')
+            self.assertTrue(guest.client.is_closed())
+        self.host.upgrade(devices=2)
+        self.check()
+
+    def test_a_daemon_that_is_stopped_meanwhile(self):
+        """SIGTERM while the new daemon starts: it is ended, and devices are left as at any SIGTERM."""
+        self.begin()
+        hangs = self.host.program('hangs', f'touch {self.host.folder}/hangs.up; exec sleep 1000')
+        errors = []
+
+        def ask():
+            try:
+                self.host.app.call('daemon.upgrade', program=hangs)
+            except (harness.ControlError, ConnectionError) as error:
+                errors.append(error)
+
+        with self.traffic():
+            thread = threading.Thread(target=ask)
+            thread.start()
+            harness.wait_for(lambda: os.path.exists(f'{self.host.folder}/hangs.up'), 'the program')
+            self.host.restart(taken=2)
+            thread.join()
+        self.assertIn('being stopped', str(errors))
+        self.check()
+
+
+class Service(Case):
+    """With systemd's store, which hears the main process alone."""
+
+    def test_the_new_daemon_is_the_main_process_and_has_the_store(self):
+        self.begin(host=UpgradesOfService)
+        systemd = self.host.keeper
+        names = systemd.names()
+        for _ in range(2):
+            before, said = self.host.app.pid, len(systemd.said)
+            with self.traffic():
+                answer = self.host.upgrade(devices=2)
+            harness.wait_for(lambda: len(systemd.said) >= said + 2, 'its words')
+            self.assertEqual(systemd.main, answer['pid'])
+            self.assertNotEqual(answer['pid'], before)
+            # The service is neither stopping nor starting.
+            self.assertEqual(systemd.said[said], [f'MAINPID={answer["pid"]}'])
+            self.assertEqual([words[0] for words in systemd.said[said + 1:]], ['READY=1'])
+        self.assertEqual(systemd.names(), names)
+        # Front ends bring descriptors, which the new daemon stores, and a device is added there.
+        self.host.app.add(f'name hand {NET} socket {self.host.app.dir}/hand.sock')
+        for guest in self.guests:
+            guest.stop()
+            guest.start()
+        with self.traffic():
+            self.host.crash(taken=3)
+        self.check()
+        self.host.upgrade(devices=3)
+        self.check()
+
+    def test_a_new_daemon_that_dies_leaves_the_store_as_it_was(self):
+        self.begin(host=UpgradesOfService)
+        systemd, lib = self.host.keeper, os.environ.get('UVDPA_KILL_AT_LIB', '')
+        names, pid = systemd.names(), self.host.app.pid
+        harness.skip_unless(lib and 'libasan' not in subprocess.run(
+            ['ldd', harness.APP], capture_output=True, text=True, check=False).stdout,
+            'no library can be loaded before a daemon with a sanitizer')
+        for step in 14, 28:
+            self.refused('was ended by signal 9', program=self.host.program(
+                'killed', f'LD_PRELOAD={lib} UVDPA_KILL_AT={step} exec {harness.APP} "$@"'))
+        self.assertEqual(systemd.main, pid)
+        self.assertFalse([words for words in systemd.said if words[0].startswith('MAINPID')])
+        self.check()
+        self.assertEqual(systemd.names(), names)
+        with self.traffic():
+            self.host.upgrade(devices=2)
+            self.host.crash(taken=2)
+        self.check()
+
+
+class Versions(Case):
+    """The next version's records have a part that this one does not know."""
+
+    def test_there_and_back(self):
+        self.begin()
+        with self.traffic():
+            answer = self.host.upgrade(devices=2, program=NEXT)
+            self.assertRegex(answer['version'], '-next$')
+            self.assertRegex(self.host.app.call('version')['version'], '-next$')
+            # It writes the part, and reads it; what it starts by itself is its own program.
+            self.host.upgrade(devices=2)
+            self.host.app.err.wait("the next version's field is there")
+            # This version skips it.
+            answer = self.host.upgrade(devices=2, program=harness.APP)
+            self.assertNotRegex(answer['version'], '-next$')
+        self.check()
+
+    def test_what_must_be_known_is_refused_and_the_newer_one_goes_on(self):
+        self.begin()
+        with self.traffic():
+            self.host.upgrade(devices=2, program=LATER)
+        self.refused('0 does not go on: record .* is of a later version and must be known', program=harness.APP)
+        self.check()
+        with self.traffic():
+            self.host.upgrade(devices=2)
+        self.check()
+
+    def test_a_version_without_upgrades_is_refused(self):
+        """What such a daemon says of an option that it does not know."""
+        self.begin()
+        old = self.host.program('old', f'case "$*" in *take-over*) set -- --no-such-option;; esac\n'
+                                f'exec {harness.APP} "$@"')
+        self.refused('ended with exit code 2 before it had checked everything', program=old)
+        self.check()
+
+
+class Failures(Case):
+    def test_a_new_daemon_that_fails_at_any_time(self):
+        self.begin()
+        host = self.host
+        self.refused(r'false ended with exit code 1 before it had checked everything', program='/bin/false')
+        self.refused('Permission denied', program=host.program('no', 'exit 0') and self.unusable('no'))
+        self.refused('No such file', program='/nowhere/vdpa-app')
+        self.refused(r'has not checked everything within 1 s', program=host.program('hangs', 'exec sleep 1000'),
+                     timeout_s=1)
+        self.refused('was ended by signal 9 before it had checked everything',
+                     program=host.program('dies', 'kill -KILL $$'))
+        self.check()
+
+    def unusable(self, name):
+        path = f'{self.host.folder}/{name}'
+        os.chmod(path, 0o644)
+        return path
+
+    def test_a_new_daemon_that_dies_with_the_devices(self):
+        """Before each system call of the take-over that changes something."""
+        self.begin()
+        lib = os.environ.get('UVDPA_KILL_AT_LIB', '')
+        harness.skip_unless(lib and 'libasan' not in subprocess.run(
+            ['ldd', harness.APP], capture_output=True, text=True, check=False).stdout,
+            'no library can be loaded before a daemon with a sanitizer')
+        failed, stride, step = 0, harness.count(23, 1), 1
+        while True:
+            program = self.host.program('killed', f'LD_PRELOAD={lib} UVDPA_KILL_AT={step} exec {harness.APP} "$@"')
+            pid = self.host.app.pid
+            with self.traffic():
+                try:
+                    answer = self.host.app.call('daemon.upgrade', program=program)
+                except harness.ControlError as error:
+                    self.assertRegex(error.message, 'was ended by signal 9')
+                    self.stays(pid)
+                    failed += 1
+                else:
+                    break
+            step += stride
+        # This one has come further; it dies later, as one that crashes.
+        self.host.follow(answer['pid'])
+        self.assertGreater(failed, 1)
+        self.host.crash(taken=2)
+        self.check()
+        harness.figure(f'{failed} new daemons killed at every {stride} of {step} steps')
+
+    def test_one_that_hangs_with_the_devices(self):
+        self.begin()
+        lib = os.environ.get('UVDPA_KILL_AT_LIB', '')
+        harness.skip_unless(lib and 'libasan' not in subprocess.run(
+            ['ldd', harness.APP], capture_output=True, text=True, check=False).stdout,
+            'no library can be loaded before a daemon with a sanitizer')
+        program = self.host.program('stopped', f'LD_PRELOAD={lib} UVDPA_KILL_AT=25 UVDPA_KILL_BY=STOP '
+                                    f'exec {harness.APP} "$@"')
+        self.refused('has not taken the devices over within 2 s', program=program, timeout_s=2)
+        self.check()
+        # And it can be done all the same.
+        with self.traffic():
+            self.host.upgrade(devices=2)
+        self.check()
+
+
+class Refusals(Case):
+    def test_a_daemon_that_keeps_nothing(self):
+        with harness.Daemon([f'name net0 {NET} socket {{dir}}/net0.sock']) as app:
+            self.assertRegex(app.refusal('daemon.upgrade'), 'without --keep.*start it with --keep once')
+            os.kill(app.pid, signal.SIGUSR2)
+            app.err.wait('upgrade: .*without --keep')
+            self.assertEqual(app.call('dev.list')['names'], ['net0'])
+            done = subprocess.run([VDPACTL, '-S', app.control_path, 'upgrade'], capture_output=True, text=True,
+                                  check=False, timeout=harness.TIMEOUT)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn('start it with --keep once', done.stderr)
+
+    def test_devices_that_cannot_go_on_are_named(self):
+        self.begin(devices={**DEVICES, 'ram': 'mgmtdev sim_blk backend ram 8388608'})
+        pid = self.host.app.pid
+        with KeptBlock(random.Random(5), queues=1) as disk:
+            disk.connect(self.host.app.socket('ram')).start()
+            self.assertRegex(self.host.app.refusal('daemon.upgrade'),
+                             r'^1 device does not go on, and with --force \(force: true\) starts anew: ram \(.*backend ram')
+            disk.check_connection()
+            self.assertEqual(self.host.app.pid, pid)
+            with self.traffic():
+                answer = self.host.upgrade(devices=2, force=True)
+            self.assertEqual(answer['anew'], ['ram'])
+            self.assertTrue(disk.client.is_closed())
+        with KeptBlock(random.Random(5), queues=1) as disk:
+            disk.connect(self.host.app.socket('ram')).start()
+        self.check()
+
+    def test_devices_whose_words_have_changed_are_named(self):
+        self.begin(devices={'disk0': DISK, 'net0': NET, 'net1': NET})
+        self.host.app.set('net1', 'link down')
+        self.assertRegex(self.host.app.refusal('daemon.upgrade'),
+                         r'^1 device does not go on.*net1 \(its words have changed\)')
+        self.check()
+        with self.traffic():
+            answer = self.host.upgrade(devices=2, force=True)
+        self.assertEqual(answer['anew'], ['net1'])
+        self.check()
+
+    def test_a_connection_that_cannot_go_on(self):
+        self.begin(devices={**DEVICES, 'net1': NET})
+        with vu.Client(self.host.app.socket('net1')) as client:
+            client.negotiate(vu.F_VERSION_1 | vu.F_CTRL_VQ)
+            client.ask_u64(vu.GET_FEATURES)
+            self.assertRegex(self.host.app.refusal('daemon.upgrade'), r'net1 \(the device has its control queue')
+            self.assertTrue(client.ask_u64(vu.GET_FEATURES))
+        # Its end may not have been noticed yet.
+        with self.traffic():
+            harness.wait_for(self.is_upgraded, 'the end of the connection')
+        self.check()
+
+    def is_upgraded(self):
+        try:
+            self.host.upgrade(devices=3)
+        except harness.ControlError:
+            return False
+        return True
+
+    def test_programs_that_others_can_change(self):
+        self.begin()
+        self.refused('allowed is an absolute path', program='vdpa-app')
+        path = self.host.program('open', 'exit 0')
+        os.chmod(path, 0o777)
+        self.refused('users other than root', program=path)
+        os.chmod(path, 0o755)
+        folder = f'{self.host.folder}/open.d'
+        os.mkdir(folder)
+        os.chmod(folder, 0o777)
+        os.rename(path, f'{folder}/open')
+        self.refused('users other than root', program=f'{folder}/open')
+        self.refused('is no file', program=self.host.folder)
+        self.check()
+
+    def test_several_at_once(self):
+        self.begin()
+        hangs = self.host.program('hangs', f'touch {self.host.folder}/hangs.up; exec sleep 1000')
+        thread = threading.Thread(target=self.host.app.refusal, args=('daemon.upgrade',),
+                                  kwargs={'program': hangs, 'timeout_s': 2})
+        thread.start()
+        harness.wait_for(lambda: os.path.exists(f'{self.host.folder}/hangs.up'), 'the program')
+        self.assertIn('an upgrade is at work', self.host.app.refusal('daemon.upgrade'))
+        thread.join()
+        self.check()
+
+
+load_tests = harness.load_tests
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)
