@@ -399,6 +399,10 @@ end(struct vhu_device *dev)
 	pthread_mutex_unlock(&dev->lock);
 	VDPA_LOG_LIMITED(&dev->log, INFO, "%s: vhost-user: %s", dev->vdev->name,
 			 leaves ? "left to the next process" : "disconnected");
+	if (leaves) {
+		vdpa_vhu_leave_doorbells(conn->session);
+		vdpa_device_leave(dev->vdev);
+	}
 	if (kept)
 		vdpa_vhu_kept_disconnected(dev, conn->session->kept);
 	vdpa_vhu_session_free(conn->session);
