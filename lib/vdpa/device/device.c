@@ -349,8 +349,7 @@ vdpa_register_device(struct vdpa_device *vdev)
 	if (rc < 0)
 		goto err_fd;
 	core->is_left = ops->adopt != NULL && ops->adopt(vdev) == 0;
-	rc = core->is_left ? 0
-			   : VDPA_OP(vdev, -1, "the device does not reset", ops->reset(vdev));
+	rc = core->is_left ? 0 : VDPA_OP(vdev, -1, "the device does not reset", ops->reset(vdev));
 	if (rc < 0)
 		goto err_dma;
 	core->fail_open = true;

@@ -33,8 +33,8 @@ vdpa_dma_keep(struct vdpa_dma_domain *dom, void (*changed)(void *arg), void *arg
 }
 
 int
-vdpa_dma_kept_each(struct vdpa_dma_domain *dom,
-		   int (*fn)(const struct vdpa_dma_kept *m, void *arg), void *arg)
+vdpa_dma_kept_each(struct vdpa_dma_domain *dom, int (*fn)(const struct vdpa_dma_kept *m, void *arg),
+		   void *arg)
 {
 	int rc = 0;
 
@@ -60,8 +60,8 @@ vdpa_dma_kept_check(const char *name, uint64_t page_size, const struct vdpa_dma_
 	uint64_t next = 0;
 
 	for (size_t i = 0; i < n; i++) {
-		if (m[i].size == 0 || m[i].iova + (m[i].size - 1) < m[i].iova ||
-		    m[i].iova < next || (i > 0 && next == 0) ||
+		if (m[i].size == 0 || m[i].iova + (m[i].size - 1) < m[i].iova || m[i].iova < next ||
+		    (i > 0 && next == 0) ||
 		    ((m[i].iova | m[i].size | m[i].offset) & (page_size - 1)) != 0 ||
 		    m[i].offset > INT64_MAX || m[i].size > INT64_MAX - m[i].offset ||
 		    m[i].is_readonly > 1)
@@ -251,6 +251,24 @@ vdpa_dma_kept_own(struct vdpa_dma_domain *dom, uint64_t iova, int fd,
 	return rc;
 }
 
+/* One that its process was killed before it made, or after it took it away, is not there. */
+static int
+drop_entry(struct vdpa_dma_domain *dom, struct dma_entry *e)
+{
+	/* No memory of ours: it is not to stay. */
+	const struct vdpa_dma_mapping m = {.iova = e->first,
+					   .size = e->last - e->first + 1,
+					   .va = (void *)(uintptr_t)dom->page_size,
+					   .fd = -1};
+
+	dma_entry_set_kept(dom, e, false);
+	if (dom->adopt(dom->arg, &m) == -ENOENT) {
+		dma_entry_forget(dom, e);
+		return 0;
+	}
+	return dma_entry_unmap(dom, e);
+}
+
 int
 vdpa_dma_kept_drop(struct vdpa_dma_domain *dom)
 {
@@ -268,8 +286,7 @@ vdpa_dma_kept_drop(struct vdpa_dma_domain *dom)
 		if (more)
 			at = e->last + 1;
 		if (e != NULL && e->kept) {
-			dma_entry_set_kept(dom, e, false);
-			one = dma_entry_unmap(dom, e);
+			one = drop_entry(dom, e);
 			if (one < 0) {
 				VDPA_LOG(ERR, "%s: memory of a former process stays mapped: %s",
 					 dom->name, vdpa_error_message());

@@ -34,10 +34,10 @@ struct vdpa_pci {
 	unsigned int nr_vectors;
 	unsigned int msix_bars; /* bit by BAR: has the table or the pending bits */
 	unsigned int timeout_ms;
-	bool opened; /* vdpa_pci_open() has succeeded */
-	struct vdpa_pci_kept *kept;		/* NULL: it ends with the process */
-	struct vdpa_pci_transport *left_ops;	/* malloc; calls that do nothing */
-	bool is_left_behind;			/* the next process has it: left_ops are in force */
+	bool opened;			     /* vdpa_pci_open() has succeeded */
+	struct vdpa_pci_kept *kept;	     /* NULL: it ends with the process */
+	struct vdpa_pci_transport *left_ops; /* malloc; calls that do nothing */
+	bool is_left_behind;		     /* the next process has it: left_ops are in force */
 
 	pthread_mutex_t lock; /* the command register, new windows, and interrupts: */
 	bool command_known;

@@ -114,9 +114,9 @@ write_record(struct vdpa_pci_kept *k)
 	if (r->driver != NULL)
 		(void)vdpa_tlv_put(&buf, PART_DRIVER, VDPA_TLV_CRITICAL, r->driver,
 				   (uint32_t)r->driver_len);
-	rc = buf.overflow ? vdpa_error(EMSGSIZE, "%zu mappings are more than are kept",
-				       r->n_mappings)
-			  : vdpa_restart_write_part(k->device, PART, buf.data, buf.len);
+	rc = buf.overflow
+		     ? vdpa_error(EMSGSIZE, "%zu mappings are more than are kept", r->n_mappings)
+		     : vdpa_restart_write_part(k->device, PART, buf.data, buf.len);
 	free(buf.data);
 	return rc;
 }
@@ -126,8 +126,8 @@ static void
 end_keeping(struct vdpa_pci_kept *k)
 {
 	k->on = false;
-	VDPA_LOG(WARNING, "%s: %s: does not go on in the next process: %s", k->device,
-		 k->pci->name, vdpa_error_message());
+	VDPA_LOG(WARNING, "%s: %s: does not go on in the next process: %s", k->device, k->pci->name,
+		 vdpa_error_message());
 	vdpa_restart_remove_part(k->device, PART);
 	(void)k->pci->ops->keep(k->pci->handle, k->device, false);
 }
@@ -227,9 +227,9 @@ vdpa_pci_keep(struct vdpa_pci *pci)
 						 .subsystem = pci->id.subsystem};
 	snprintf(k->now.function.name, sizeof(k->now.function.name), "%s", pci->name);
 	/* What the former driver said holds until this one has taken over. */
-	rc = k->is_left && k->former.driver != NULL ? copy_driver(k, k->former.driver,
-								  k->former.driver_len)
-						    : 0;
+	rc = k->is_left && k->former.driver != NULL
+		     ? copy_driver(k, k->former.driver, k->former.driver_len)
+		     : 0;
 	k->on = rc == 0;
 	pthread_mutex_unlock(&k->lock);
 	if (rc < 0)
@@ -335,9 +335,9 @@ static int
 read_former(const struct vdpa_pci *pci, const char *device, struct record *r)
 {
 	uint8_t *bytes = malloc(VDPA_RESTART_RECORD_MAX);
-	int rc = bytes == NULL ? vdpa_error(ENOMEM, "out of memory")
-			       : vdpa_restart_read_part(device, PART, bytes,
-							VDPA_RESTART_RECORD_MAX);
+	int rc = bytes == NULL
+			 ? vdpa_error(ENOMEM, "out of memory")
+			 : vdpa_restart_read_part(device, PART, bytes, VDPA_RESTART_RECORD_MAX);
 
 	if (rc >= 0)
 		rc = read_parts(r, bytes, (size_t)rc);
@@ -414,8 +414,7 @@ vdpa_pci_kept_opened(struct vdpa_pci *pci, bool is_left)
 						.pid = h->pid,
 						.started = h->started};
 
-		vdpa_page_holders_restore(vdpa_dma_page_holders(pci->dma), &first,
-					  h->several != 0);
+		vdpa_page_holders_restore(vdpa_dma_page_holders(pci->dma), &first, h->several != 0);
 	}
 	return 0;
 }
@@ -432,8 +431,8 @@ vdpa_pci_kept_identified(struct vdpa_pci *pci)
 	/* As if they were parked: whoever enables as many has them as they are. */
 	pci->msix_parked = f->vectors;
 	if (f->vendor == pci->id.vendor && f->device == pci->id.device &&
-	    f->subsystem_vendor == pci->id.subsystem_vendor &&
-	    f->subsystem == pci->id.subsystem && f->vectors <= pci->nr_vectors)
+	    f->subsystem_vendor == pci->id.subsystem_vendor && f->subsystem == pci->id.subsystem &&
+	    f->vectors <= pci->nr_vectors)
 		return;
 	VDPA_LOG(WARNING, "%s: %s: starts anew: it is not the function that was recorded",
 		 k->device, pci->name);
@@ -515,7 +514,8 @@ begin_anew(struct vdpa_pci *pci)
 {
 	pci->msix_parked = 0;
 	for (unsigned int i = 0; i < VFIO_PCI_NUM_IRQS; i++)
-		(void)pci->ops->set_irqs(pci->handle, i, 0, 0, NULL);
+		if (pci->info.nr_irqs[i] > 0)
+			(void)pci->ops->set_irqs(pci->handle, i, 0, 0, NULL);
 	(void)vdpa_pci_set_bus_master(pci, false);
 	if (pci->info.can_reset)
 		(void)pci->ops->reset(pci->handle);

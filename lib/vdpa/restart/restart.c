@@ -438,8 +438,7 @@ vdpa_restart_read_part(const char *device, const char *part, void *buf, size_t s
 
 	part_name(name, device, part);
 	lock();
-	rc = state.keep == NULL ? not_kept()
-				: vdpa_journal_read(state.journal, name, buf, size);
+	rc = state.keep == NULL ? not_kept() : vdpa_journal_read(state.journal, name, buf, size);
 	unlock();
 	return rc;
 }

@@ -176,7 +176,7 @@ virtio_kept_find(struct virtio_device *dev, const struct vdpa_virtio_kind *kind,
 	if (!vdpa_pci_is_left(dev->hw.pci))
 		return false;
 	record = vdpa_pci_left_record(dev->hw.pci, &len);
-	rc = record == NULL	      ? vdpa_error(ENOENT, "it was never started")
+	rc = record == NULL	     ? vdpa_error(ENOENT, "it was never started")
 	     : virtio_kept_can(kind) ? take_record(dev, record, len)
 				     : vdpa_error(EOPNOTSUPP, "another driver drives it now");
 	if (rc == 0) {
@@ -198,9 +198,8 @@ virtio_kept_queue_info(struct virtio_device *dev, uint16_t idx, struct vdpa_virt
 
 	if (idx >= record->nvqs)
 		return vdpa_error(EPROTO, "its record has %u queues", record->nvqs);
-	*info = (struct vdpa_virtio_vq_info){.num_max = q->num_max,
-					     .doorbell = q->doorbell,
-					     .takes_data = q->takes_data != 0};
+	*info = (struct vdpa_virtio_vq_info){
+		.num_max = q->num_max, .doorbell = q->doorbell, .takes_data = q->takes_data != 0};
 	return virtio_pci_check_doorbell(&dev->hw, idx, info);
 }
 

@@ -308,8 +308,7 @@ virtio_pci_check_features(struct vdpa_virtio_pci *hw, uint64_t features)
 	for (unsigned int half = 0; half < 2; half++)
 		if (select_to(hw, VDPA_VIRTIO_SELECT_DRIVER_FEATURE, (uint16_t)half))
 			has |= (uint64_t)read32(hw, DRIVER_FEATURE) << (32 * half);
-	return has == features ? vdpa_virtio_pci_check(hw)
-			       : differs(hw, "features", has, features);
+	return has == features ? vdpa_virtio_pci_check(hw) : differs(hw, "features", has, features);
 }
 
 void
