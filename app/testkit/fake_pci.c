@@ -50,6 +50,11 @@ fake_dma_map(void *arg, const struct vdpa_dma_mapping *m)
 	if (f->map_err != 0)
 		return vdpa_error(f->map_err, "fake/%s: DMA not mapped", f->name);
 	assert_in_range(f->n_mapped, 0, 63);
+	for (unsigned int i = 0; i < f->n_mapped; i++)
+		if (m->iova <= f->mapped[i].iova + (f->mapped[i].size - 1) &&
+		    f->mapped[i].iova <= m->iova + (m->size - 1))
+			return vdpa_error(EEXIST, "fake/%s: IOVA 0x%lx is mapped", f->name,
+					  (unsigned long)m->iova);
 	f->mapped[f->n_mapped++] = *m;
 	return 0;
 }

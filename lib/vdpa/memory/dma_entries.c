@@ -212,6 +212,10 @@ dma_entry_unmap(struct vdpa_dma_domain *dom, struct dma_entry *e)
 		.iova = e->first, .size = e->last - e->first + 1, .fd = -1};
 	int rc;
 
+	if (e->kept && !dma_kept_is_there(dom, e)) {
+		dma_entry_forget(dom, e);
+		return 0;
+	}
 	rc = dom->ops->unmap(dom->arg, &m);
 	__atomic_add_fetch(&dom->stats.unmaps, 1, __ATOMIC_RELAXED);
 	if (rc < 0)

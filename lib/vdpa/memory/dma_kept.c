@@ -251,9 +251,8 @@ vdpa_dma_kept_own(struct vdpa_dma_domain *dom, uint64_t iova, int fd,
 	return rc;
 }
 
-/* One that its process was killed before it made, or after it took it away, is not there. */
-static int
-drop_entry(struct vdpa_dma_domain *dom, struct dma_entry *e)
+bool
+dma_kept_is_there(struct vdpa_dma_domain *dom, const struct dma_entry *e)
 {
 	/* No memory of ours: it is not to stay. */
 	const struct vdpa_dma_mapping m = {.iova = e->first,
@@ -261,12 +260,7 @@ drop_entry(struct vdpa_dma_domain *dom, struct dma_entry *e)
 					   .va = (void *)(uintptr_t)dom->page_size,
 					   .fd = -1};
 
-	dma_entry_set_kept(dom, e, false);
-	if (dom->adopt(dom->arg, &m) == -ENOENT) {
-		dma_entry_forget(dom, e);
-		return 0;
-	}
-	return dma_entry_unmap(dom, e);
+	return dom->adopt(dom->arg, &m) != -ENOENT;
 }
 
 int
@@ -286,8 +280,9 @@ vdpa_dma_kept_drop(struct vdpa_dma_domain *dom)
 		if (more)
 			at = e->last + 1;
 		if (e != NULL && e->kept) {
-			one = drop_entry(dom, e);
+			one = dma_entry_unmap(dom, e);
 			if (one < 0) {
+				dma_entry_set_kept(dom, e, false);
 				VDPA_LOG(ERR, "%s: memory of a former process stays mapped: %s",
 					 dom->name, vdpa_error_message());
 				dma_entry_set_stuck(dom, e, true, NULL);

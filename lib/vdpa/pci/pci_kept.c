@@ -345,7 +345,7 @@ read_former(const struct vdpa_pci *pci, const char *device, struct record *r)
 	if (rc == 0)
 		rc = vdpa_dma_kept_check(pci->name, 4096, r->mappings, r->n_mappings);
 	if (rc == 0 && strcmp(r->function.name, pci->name) != 0)
-		rc = vdpa_error(EPROTO, "it is of another function, %s", r->function.name);
+		rc = vdpa_error(EPROTO, "its record is of another function");
 	free(bytes);
 	if (rc < 0)
 		record_free(r);

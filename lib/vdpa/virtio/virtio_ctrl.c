@@ -416,13 +416,15 @@ take_over(struct virtio_device *dev)
 	bool was_on = virtio_kept_ctrl(dev, c);
 	int rc;
 
-	info.doorbell = c->doorbell;
 	if (!was_on || c->idx != virtio_type_ctrl_vq(dev->negotiated, dev->hw_pairs) ||
 	    c->num < CTRL_DESCS || c->num > CTRL_NUM || !rte_is_power_of_2(c->num) ||
 	    (is_packed(dev) && c->next + CTRL_DESCS > c->num) || c->next % (is_packed(dev) ? 2 : 1))
 		return vdpa_error(EPROTO, "%s: its control queue is not one that was recorded",
 				  dev->vdev->name);
-	rc = virtio_pci_check_doorbell(&dev->hw, c->idx, &info);
+	rc = virtio_pci_vq_info(&dev->hw, c->idx, &info);
+	if (rc == 0 && info.doorbell != c->doorbell)
+		rc = vdpa_error(EPROTO, "%s: its control queue has another doorbell",
+				dev->vdev->name);
 	if (rc == 0 && dev->hw.notification_data && !info.takes_data)
 		rc = vdpa_error(EPROTO, "%s: its control queue has no room for data",
 				dev->vdev->name);

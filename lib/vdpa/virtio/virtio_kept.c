@@ -149,10 +149,32 @@ check_function(struct virtio_device *dev, const struct kept_device *record)
 	return virtio_pci_check_features(&dev->hw, record->negotiated);
 }
 
+int
+virtio_kept_queue_info(struct virtio_device *dev, uint16_t idx, struct vdpa_virtio_vq_info *info)
+{
+	const struct kept_device *record = (const void *)dev->left;
+	const struct kept_queue *q = (const struct kept_queue *)(record + 1) + idx;
+	int rc;
+
+	if (idx >= record->nvqs)
+		return vdpa_error(EPROTO, "its record has %u queues", record->nvqs);
+	/* Of the queues that it runs without, the function says nothing. */
+	rc = idx < virtio_pci_num_queues(&dev->hw) ? virtio_pci_vq_info(&dev->hw, idx, info) : 0;
+	if (rc < 0)
+		return rc;
+	if ((idx < virtio_pci_num_queues(&dev->hw) && info->doorbell != q->doorbell) ||
+	    q->num_max < info->num_max || q->num_max == 0 || q->num_max > VDPA_VQ_NUM_MAX)
+		return vdpa_error(EPROTO, "queue %u is not the one that was recorded", idx);
+	*info = (struct vdpa_virtio_vq_info){
+		.num_max = q->num_max, .doorbell = q->doorbell, .takes_data = q->takes_data != 0};
+	return virtio_pci_check_doorbell(&dev->hw, idx, info);
+}
+
 static int
 take_record(struct virtio_device *dev, const void *bytes, size_t len)
 {
 	const struct kept_device *record = bytes;
+	struct vdpa_virtio_vq_info info;
 	int rc = check_record(dev, record, len);
 
 	if (rc == 0)
@@ -163,7 +185,15 @@ take_record(struct virtio_device *dev, const void *bytes, size_t len)
 	if (dev->left == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	memcpy(dev->left, bytes, len);
-	return 0;
+	dev->hw.adopts = true;
+	for (uint16_t i = 0; rc == 0 && i < record->nvqs; i++)
+		rc = virtio_kept_queue_info(dev, i, &info);
+	if (rc < 0) {
+		dev->hw.adopts = false;
+		free(dev->left);
+		dev->left = NULL;
+	}
+	return rc;
 }
 
 bool
@@ -179,28 +209,13 @@ virtio_kept_find(struct virtio_device *dev, const struct vdpa_virtio_kind *kind,
 	rc = record == NULL	     ? vdpa_error(ENOENT, "it was never started")
 	     : virtio_kept_can(kind) ? take_record(dev, record, len)
 				     : vdpa_error(EOPNOTSUPP, "another driver drives it now");
-	if (rc == 0) {
-		dev->hw.adopts = true;
+	if (rc == 0)
 		return true;
-	}
 	/* One that nobody has used has nothing to lose. */
 	if (record != NULL)
 		VDPA_LOG(WARNING, "%s: %s: starts anew: %s", name, vdpa_pci_name(dev->hw.pci),
 			 vdpa_error_message());
 	return false;
-}
-
-int
-virtio_kept_queue_info(struct virtio_device *dev, uint16_t idx, struct vdpa_virtio_vq_info *info)
-{
-	const struct kept_device *record = (const void *)dev->left;
-	const struct kept_queue *q = (const struct kept_queue *)(record + 1) + idx;
-
-	if (idx >= record->nvqs)
-		return vdpa_error(EPROTO, "its record has %u queues", record->nvqs);
-	*info = (struct vdpa_virtio_vq_info){
-		.num_max = q->num_max, .doorbell = q->doorbell, .takes_data = q->takes_data != 0};
-	return virtio_pci_check_doorbell(&dev->hw, idx, info);
 }
 
 uint64_t

@@ -365,6 +365,9 @@ virtio_pci_check_doorbell(struct vdpa_virtio_pci *hw, uint16_t idx,
 {
 	uint64_t doorbell = info->doorbell;
 
+	if (hw->adopts && (hw->notify.offset + doorbell) % VIRTIO_DOORBELL_SIZE != 0)
+		return vdpa_error(EPROTO, "%s: queue %u: no doorbell is at 0x%" PRIx64,
+				  vdpa_pci_name(hw->pci), idx, doorbell);
 	if (doorbell + VIRTIO_DOORBELL_SIZE > hw->notify.length)
 		return vdpa_error(EPROTO,
 				  "%s: queue %u: the doorbell at 0x%" PRIx64
