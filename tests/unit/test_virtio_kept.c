@@ -26,7 +26,7 @@
 /* The store. */
 
 static struct {
-	bool on;
+	bool on, leaves;
 	char what[64]; /* of fd */
 	int fd;	       /* -1: none */
 	uint8_t record[VDPA_RESTART_RECORD_MAX];
@@ -36,6 +36,7 @@ static struct {
 } store = {.fd = -1, .len = -ENOENT};
 
 bool __wrap_vdpa_restart_is_on(void);
+bool __wrap_vdpa_restart_leaves(void);
 int __wrap_vdpa_restart_put(const char *device, const char *what, int fd);
 void __wrap_vdpa_restart_del(const char *device, const char *what);
 int __wrap_vdpa_restart_take(const char *device, const char *what);
@@ -48,6 +49,12 @@ bool
 __wrap_vdpa_restart_is_on(void)
 {
 	return store.on;
+}
+
+bool
+__wrap_vdpa_restart_leaves(void)
+{
+	return store.leaves;
 }
 
 void
@@ -554,6 +561,29 @@ a_record_that_cannot_be_written_ends_it(void **state)
 	assert_int_equal(f->v.pci.n_mapped, 0);
 }
 
+/* The process leaves its devices, and this one has nothing to do. */
+static void
+an_idle_function_is_opened_by_its_files(void **state)
+{
+	struct fixture *f = *state;
+
+	begin(f, 1, 0);
+	assert_int_equal(vdpa_device_stop(f->vdev), 0);
+	end_binding(f);
+	store.leaves = true;
+	vdpa_device_leave(f->vdev);
+	vdpa_dev_del("v0");
+	store.leaves = false;
+	assert_int_equal(f->v.status, 0);
+	assert_true(f->v.pci.is_kept);
+	assert_true(store.len > 0);
+	f->v.pci.is_left = true;
+	come_back(f);
+	assert_false(vdpa_device_is_left(f->vdev));
+	start(f);
+	assert_mapped(f);
+}
+
 /* A device that is deleted leaves nothing, and one that is not kept at all is stopped. */
 static void
 a_tear_down_stops_the_function(void **state)
@@ -642,6 +672,7 @@ main(void)
 		S(a_command_that_was_cut_short_is_given_again),
 		S(holders_of_a_page_are_known_to_the_next_process),
 		S(a_record_that_cannot_be_written_ends_it),
+		S(an_idle_function_is_opened_by_its_files),
 		S(a_tear_down_stops_the_function),
 		S(mutated_records_are_refused_or_harmless),
 	};

@@ -14,8 +14,6 @@ import contextlib
 import mmap
 import os
 import random
-import re
-import select
 import socket
 import struct
 import threading
@@ -36,6 +34,8 @@ restarting.KEEPER = os.environ["UVDPA_KEEPER"]
 KILLS = harness.count(6, 100)
 RESTARTS = harness.count(1, 10)
 AT_LEAST = 8  # requests under way at each kill
+P_HOST_NOTIFIER = 1 << 11
+HOST_NOTIFIER_MSG = 3
 SEED = int(os.environ.get("UVDPA_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 
 
@@ -136,6 +136,44 @@ class Block(Adopted):
         self.check(BLK_PACKED, True)
 
 
+class PagesNet(KeptNet):
+    """Its kicks go to the function itself, by pages that it was given."""
+
+    PROTOCOL = PROTOCOL | vu.P_BACKEND_REQ | vu.P_SEND_FD | P_HOST_NOTIFIER
+
+    def connect(self, path):
+        self.client = restarting.patient(path)
+        self.client.negotiate(self.features, self.PROTOCOL)
+        self.channel, theirs = socket.socketpair()
+        self.channel.settimeout(harness.TIMEOUT)
+        with theirs:
+            assert self.client.ack(vu.SET_BACKEND_REQ_FD, bytes(8), [theirs.fileno()]) == 0
+        assert self.client.set_memory(self.memory) == 0
+        self.pages = {}
+        return self
+
+    def take_page(self):
+        """The next that is given: of which queue it is."""
+        data, fds, _, _ = socket.recv_fds(self.channel, 36, 1)
+        request, _, _, where, size, offset = struct.unpack("<IIIQQQ", data)
+        assert (request, size, len(fds)) == (HOST_NOTIFIER_MSG, mmap.PAGESIZE, 1), data
+        page = mmap.mmap(fds[0], mmap.PAGESIZE, offset=offset)
+        os.close(fds[0])
+        queue = where & 0xff
+        # As QEMU does: the new one first.
+        old, self.pages[queue] = self.pages.get(queue), page
+        if old is not None:
+            old.close()
+        self.queues[queue].kick = lambda: page.__setitem__(slice(0, 2), struct.pack("<H", queue))
+        return queue
+
+    def disconnect(self):
+        for page in getattr(self, "pages", {}).values():
+            page.close()
+        self.pages = {}
+        super().disconnect()
+
+
 class Net(Adopted):
     def check(self, slot, packed, words=""):
         far = lab_vfio.Counts(slot)
@@ -152,6 +190,33 @@ class Net(Adopted):
 
     def test_split(self):
         self.check(NET_SPLIT, False)
+
+    def test_by_pages(self):
+        """The guest notices nothing: it sends and receives while no daemon is there."""
+        far = lab_vfio.Counts(NET_PAGES)
+        alone = 0
+        with self.kept(NET_PAGES) as h, PagesNet(random.Random(SEED)) as guest:
+            guest.connect(h.app.socket("dev0")).start()
+            self.assertEqual({guest.take_page(), guest.take_page()}, {0, 1})
+            for end in ["kill"] * KILLS + ["stop"] * RESTARTS:
+                guest.work(0.1)
+                getattr(h.app, end)()
+                before = guest.received
+                until(lambda: guest.work(0.01) or guest.received - before > 100,
+                      "frames while no daemon lives", 3 * harness.TIMEOUT)
+                alone += guest.received - before
+                self.next_daemon(h, guest)
+                # It is given them once more.
+                self.assertEqual({guest.take_page(), guest.take_page()}, {0, 1})
+            guest.settle(20 * harness.TIMEOUT)
+            guest.check()
+            self.assertEqual(guest.again, 0)
+            (came, _), (went, _) = far()
+            self.assertEqual((came, went), (guest.sent, guest.sent))
+            print(f"{self.id()}: seed {SEED}: {KILLS} kills and {RESTARTS} restarts, {alone} frames without a "
+                  f"daemon; {guest.account()}; longest gap {max(self.gaps):.3f} s, next daemon after "
+                  f"{min(self.takes):.3f} to {max(self.takes):.3f} s", flush=True)
+            self.tear_down(h, guest, NET_PAGES)
 
 
 if __name__ == "__main__":

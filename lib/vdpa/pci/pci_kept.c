@@ -450,8 +450,9 @@ vdpa_pci_kept_end(struct vdpa_pci *pci)
 		vdpa_dma_keep(pci->dma, NULL, NULL);
 		vdpa_page_holders_note(vdpa_dma_page_holders(pci->dma), NULL, NULL);
 	}
-	/* The next process has nothing to do with it. */
-	if (k->on && !pci->is_left_behind) {
+	/* The next process has nothing to do with it; or opens it by its files all the same, as the
+	 * kernel lets nobody else while the store has them. */
+	if (k->on && !pci->is_left_behind && !vdpa_restart_leaves()) {
 		k->on = false;
 		vdpa_restart_remove_part(k->device, PART);
 		(void)pci->ops->keep(pci->handle, k->device, false);

@@ -139,6 +139,8 @@ check_function(struct virtio_device *dev, const struct kept_device *record)
 
 	if (vdpa_virtio_pci_check(&dev->hw) < 0)
 		return vdpa_virtio_pci_check(&dev->hw);
+	if (status == 0)
+		return vdpa_error(ESHUTDOWN, "the function was stopped");
 	if (status != runs)
 		return vdpa_error(ENOENT, "the function does not run, its status is 0x%02x",
 				  status);
@@ -211,8 +213,8 @@ virtio_kept_find(struct virtio_device *dev, const struct vdpa_virtio_kind *kind,
 				     : vdpa_error(EOPNOTSUPP, "another driver drives it now");
 	if (rc == 0)
 		return true;
-	/* One that nobody has used has nothing to lose. */
-	if (record != NULL)
+	/* One that nobody has used, or that was stopped, has nothing to lose. */
+	if (record != NULL && rc != -ESHUTDOWN)
 		VDPA_LOG(WARNING, "%s: %s: starts anew: %s", name, vdpa_pci_name(dev->hw.pci),
 			 vdpa_error_message());
 	return false;
