@@ -22,6 +22,7 @@
 
 #include "page_holders.h"
 #include "restart.h"
+#include "vdpa_consumer.h"
 
 /* The store. */
 
@@ -561,6 +562,49 @@ a_record_that_cannot_be_written_ends_it(void **state)
 	assert_int_equal(f->v.pci.n_mapped, 0);
 }
 
+/* What a front end's record says of queue 0, up to where it is to go on. */
+static int
+resume_ring(struct fixture *f)
+{
+	const struct vdpa_mem_region_spec memory = {
+		.iova = MEM_IOVA, .uaddr = MEM_IOVA, .size = MEM_SIZE, .fd = f->guest.mem_fd};
+	const struct vdpa_vq_config *vq = &f->guest.vqs[0];
+	const struct vdpa_consumer_vq_addr addr = {
+		.desc = vq->desc, .driver = vq->driver, .device = vq->device, .log = UINT64_MAX};
+	struct vdpa_consumer *c = vdpa_consumer_new(f->vdev, NULL, NULL);
+	int rc;
+
+	assert_non_null(c);
+	assert_int_equal(vdpa_consumer_set_features(c, V1), 0);
+	assert_int_equal(vdpa_consumer_set_memory(c, &memory, 1), 0);
+	assert_int_equal(vdpa_consumer_set_vq_num(c, 0, vq->num), 0);
+	assert_int_equal(vdpa_consumer_set_vq_addr(c, 0, &addr), 0);
+	rc = vdpa_consumer_resume_vq(c, 0, 0);
+	vdpa_consumer_free(c);
+	return rc;
+}
+
+/* It has used some of what it was given, which need not be what came first. */
+static void
+a_ring_goes_on_with_its_function_alone(void **state)
+{
+	struct fixture *f = *state;
+	const uint16_t used = 5;
+
+	begin(f, 1, 0);
+	memcpy(vdpa_iotlb_range(f->guest.tlb, f->guest.vqs[0].device + 2, 2), &used, 2);
+	leave(f);
+	come_back(f);
+	assert_int_equal(resume_ring(f), 0);
+	vdpa_device_drop_left(f->vdev);
+	start(f);
+	leave(f);
+	f->v.status = 0;
+	come_back(f);
+	assert_refused(resume_ring(f), EOPNOTSUPP, "which requests were under way");
+	start(f);
+}
+
 /* The process leaves its devices, and this one has nothing to do. */
 static void
 an_idle_function_is_opened_by_its_files(void **state)
@@ -672,6 +716,7 @@ main(void)
 		S(a_command_that_was_cut_short_is_given_again),
 		S(holders_of_a_page_are_known_to_the_next_process),
 		S(a_record_that_cannot_be_written_ends_it),
+		S(a_ring_goes_on_with_its_function_alone),
 		S(an_idle_function_is_opened_by_its_files),
 		S(a_tear_down_stops_the_function),
 		S(mutated_records_are_refused_or_harmless),

@@ -338,6 +338,11 @@ vdpa_consumer_resume_vq(struct vdpa_consumer *c, uint16_t idx, uint32_t base)
 	if (!consumer_is_packed(c)) {
 		if (!vdpa_ring_used_idx(c->iotlb, now.device, &used))
 			return vdpa_error(EFAULT, "the used ring is not in the memory");
+		/* It may have used what came later first. */
+		if (vdpa_device_runs_alone(c->vdev) && idx >= c->inflight_vqs && used != 0)
+			return vdpa_error(EOPNOTSUPP,
+					  "the function has stopped meanwhile, and nobody knows "
+					  "which requests were under way");
 		base = used;
 	} else if (idx >= c->inflight_vqs && !packed_is_unused(c, &now)) {
 		return vdpa_error(EOPNOTSUPP,
