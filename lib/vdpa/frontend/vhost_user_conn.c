@@ -399,10 +399,6 @@ end(struct vhu_device *dev)
 	pthread_mutex_unlock(&dev->lock);
 	VDPA_LOG_LIMITED(&dev->log, INFO, "%s: vhost-user: %s", dev->vdev->name,
 			 leaves ? "left to the next process" : "disconnected");
-	if (leaves) {
-		vdpa_vhu_leave_doorbells(conn->session);
-		vdpa_device_leave(dev->vdev);
-	}
 	if (kept)
 		vdpa_vhu_kept_disconnected(dev, conn->session->kept);
 	vdpa_vhu_session_free(conn->session);
@@ -547,6 +543,20 @@ vdpa_vhu_conn_resume(struct vhu_device *dev)
 	VDPA_LOG_LIMITED(&dev->log, INFO, "%s: vhost-user: goes on with its connection",
 			 dev->vdev->name);
 	return watch(dev);
+}
+
+/* Messages that come from now on wait for the next process. */
+void
+vdpa_vhu_conn_leave(struct vhu_device *dev)
+{
+	struct vhu_conn *conn = &dev->conn;
+
+	vdpa_event_del(&conn->event);
+	vdpa_work_cancel(&conn->work);
+	if (conn->session == NULL)
+		return;
+	vdpa_vhu_leave_doorbells(conn->session);
+	vdpa_device_leave(dev->vdev);
 }
 
 void
