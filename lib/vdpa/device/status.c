@@ -159,12 +159,13 @@ vdpa_device_leave(struct vdpa_device *vdev)
 {
 	struct vdpa_device_core *core = vdev->core;
 
+	if (vdev->config->leave == NULL)
+		return;
 	vdpa_device_lock(vdev);
 	/* A kick that is taken from now on is lost: the next process kicks each queue. */
 	for (uint16_t i = 0; core->state == VDPA_STATE_RUNNING && i < core->nvqs; i++)
 		vdpa_event_del(&core->vqs[i].relay);
-	if (core->state == VDPA_STATE_RUNNING && vdev->config->leave != NULL &&
-	    vdev->config->leave(vdev) < 0)
+	if (core->state == VDPA_STATE_RUNNING && vdev->config->leave(vdev) < 0)
 		VDPA_LOG(WARNING, "%s: does not go on in the next process: %s", vdev->name,
 			 vdpa_error_message());
 	vdpa_device_unlock(vdev);
