@@ -32,6 +32,7 @@ from restarting import Host, KeptBlock, KeptNet
 restarting.KEEPER = os.environ["UVDPA_KEEPER"]
 
 KILLS = harness.count(6, 100)
+KILLS_MORE = harness.count(2, 100)  # where it is much the same
 RESTARTS = harness.count(1, 10)
 AT_LEAST = 8  # requests under way at each kill
 P_HOST_NOTIFIER = 1 << 11
@@ -88,9 +89,9 @@ class Adopted(lab_vfio.VfioTest):
     def done(guest):
         return guest.reads + guest.writes if hasattr(guest, "reads") else guest.received
 
-    def lives(self, h, guest, under_way):
+    def lives(self, h, guest, under_way, kills):
         counted = 0
-        for end in ["kill"] * KILLS + ["stop"] * RESTARTS:
+        for end in ["kill"] * kills + ["stop"] * RESTARTS:
             stop = time.monotonic() + 0.05 + guest.rng.random() * 0.1
             while time.monotonic() < stop or under_way() < AT_LEAST:
                 guest.work()
@@ -98,7 +99,7 @@ class Adopted(lab_vfio.VfioTest):
             getattr(h.app, end)()
             self.next_daemon(h, guest)
         guest.settle(20 * harness.TIMEOUT)
-        print(f"{self.id()}: seed {SEED}: {KILLS} kills and {RESTARTS} restarts, {counted} under way; "
+        print(f"{self.id()}: seed {SEED}: {kills} kills and {RESTARTS} restarts, {counted} under way; "
               f"{guest.account()}; longest gap {max(self.gaps):.3f} s, next daemon after "
               f"{min(self.takes):.3f} to {max(self.takes):.3f} s", flush=True)
 
@@ -113,7 +114,7 @@ class Adopted(lab_vfio.VfioTest):
 
 
 class Block(Adopted):
-    def check(self, slot, packed, words=""):
+    def check(self, slot, packed, kills, words=""):
         host("clear", f"{slot:x}")
         rng = random.Random(f"{SEED} {packed}")
         with self.kept(slot, words) as h, KeptBlock(rng, packed, queues=1) as guest:
@@ -122,7 +123,7 @@ class Block(Adopted):
             guest.client.negotiate(guest.features, PROTOCOL)
             self.assertEqual(guest.client.set_memory(guest.memory), 0)
             guest.start()
-            self.lives(h, guest, lambda: len(guest.pending))
+            self.lives(h, guest, lambda: len(guest.pending), kills)
             guest.read_back()
             guest.check()
             # A stop is one as ever.
@@ -130,10 +131,10 @@ class Block(Adopted):
             self.tear_down(h, guest, slot)
 
     def test_split(self):
-        self.check(BLK_SPLIT, False)
+        self.check(BLK_SPLIT, False, KILLS)
 
     def test_packed(self):
-        self.check(BLK_PACKED, True)
+        self.check(BLK_PACKED, True, KILLS_MORE)
 
 
 class PagesNet(KeptNet):
@@ -179,12 +180,12 @@ class PagesNet(KeptNet):
 
 
 class Net(Adopted):
-    def check(self, slot, packed, words=""):
+    def check(self, slot, packed, kills, words=""):
         far = lab_vfio.Counts(slot)
         rng = random.Random(f"{SEED} {packed}")
         with self.kept(slot, words) as h, KeptNet(rng, packed) as guest:
             guest.connect(h.app.socket("dev0")).start()
-            self.lives(h, guest, lambda: len(guest.missing) + len(guest.tx.in_flight))
+            self.lives(h, guest, lambda: len(guest.missing) + len(guest.tx.in_flight), kills)
             guest.check()
             self.assertEqual(guest.again, 0)
             # The far end had each frame once, and each came back.
@@ -193,7 +194,7 @@ class Net(Adopted):
             self.tear_down(h, guest, slot)
 
     def test_split(self):
-        self.check(NET_SPLIT, False)
+        self.check(NET_SPLIT, False, KILLS_MORE)
 
     def test_by_pages(self):
         # The guest sends and receives while no daemon is there.
@@ -202,7 +203,7 @@ class Net(Adopted):
         with self.kept(NET_PAGES) as h, PagesNet(random.Random(SEED)) as guest:
             guest.connect(h.app.socket("dev0")).start()
             self.assertEqual({guest.take_page(), guest.take_page()}, {0, 1})
-            for end in ["kill"] * KILLS + ["stop"] * RESTARTS:
+            for end in ["kill"] * KILLS_MORE + ["stop"] * RESTARTS:
                 guest.work(0.1)
                 getattr(h.app, end)()
                 before = guest.received
@@ -217,7 +218,7 @@ class Net(Adopted):
             self.assertEqual(guest.again, 0)
             (came, _), (went, _) = far()
             self.assertEqual((came, went), (guest.sent, guest.sent))
-            print(f"{self.id()}: seed {SEED}: {KILLS} kills and {RESTARTS} restarts, {alone} frames without a "
+            print(f"{self.id()}: seed {SEED}: {KILLS_MORE} kills and {RESTARTS} restarts, {alone} frames without a "
                   f"daemon; {guest.account()}; longest gap {max(self.gaps):.3f} s, next daemon after "
                   f"{min(self.takes):.3f} to {max(self.takes):.3f} s", flush=True)
             self.tear_down(h, guest, NET_PAGES)
