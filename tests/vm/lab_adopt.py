@@ -176,6 +176,8 @@ class PagesNet(KeptNet):
         for page in getattr(self, "pages", {}).values():
             page.close()
         self.pages = {}
+        if self.client is not None:
+            self.channel.close()
         super().disconnect()
 
 
