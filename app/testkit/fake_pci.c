@@ -50,6 +50,11 @@ fake_dma_map(void *arg, const struct vdpa_dma_mapping *m)
 	if (f->map_err != 0)
 		return vdpa_error(f->map_err, "fake/%s: DMA not mapped", f->name);
 	assert_in_range(f->n_mapped, 0, 63);
+	for (unsigned int i = 0; i < f->n_mapped; i++)
+		if (m->iova <= f->mapped[i].iova + (f->mapped[i].size - 1) &&
+		    f->mapped[i].iova <= m->iova + (m->size - 1))
+			return vdpa_error(EEXIST, "fake/%s: IOVA 0x%lx is mapped", f->name,
+					  (unsigned long)m->iova);
 	f->mapped[f->n_mapped++] = *m;
 	return 0;
 }
@@ -59,6 +64,8 @@ fake_dma_unmap(void *arg, const struct vdpa_dma_mapping *m)
 {
 	struct fake_pci *f = arg;
 
+	if (f->is_left)
+		return 0;
 	if (f->unmap_err != 0)
 		return vdpa_error(f->unmap_err, "fake/%s: DMA not unmapped", f->name);
 	for (unsigned int i = 0; i < f->n_mapped; i++) {
@@ -163,6 +170,8 @@ fake_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params 
 	memcpy(info->nr_irqs, f->nr_irqs, sizeof(f->nr_irqs));
 	info->can_reset = f->can_reset;
 	info->numa_node = f->numa_node;
+	info->is_left = f->is_left;
+	f->is_left = f->is_kept = false;
 	f->open = pci;
 	f->opens++;
 	*dma = f->dma;
@@ -390,6 +399,43 @@ fake_dma_log_stop(void *handle)
 	return 0;
 }
 
+static int
+fake_keep(void *handle, const char *device, bool on)
+{
+	struct fake_pci *f = handle;
+
+	if (f == NULL)
+		return 0;
+	if (on && !f->keeps)
+		return vdpa_error(EOPNOTSUPP, "fake/%s: cannot be kept", f->name);
+	f->is_kept = on;
+	return 0;
+}
+
+static int
+fake_adopt(void *arg, const struct vdpa_dma_mapping *m)
+{
+	struct fake_pci *f = arg;
+
+	for (unsigned int i = 0; i < f->n_mapped; i++) {
+		if (f->mapped[i].iova == m->iova && f->mapped[i].size == m->size) {
+			f->mapped[i].va = m->va;
+			f->adoptions++;
+			return 0;
+		}
+	}
+	return vdpa_error(ENOENT, "fake/%s: IOVA 0x%lx is not mapped", f->name,
+			  (unsigned long)m->iova);
+}
+
+static void
+fake_leave(void *handle)
+{
+	struct fake_pci *f = handle;
+
+	f->is_left = true;
+}
+
 const struct vdpa_pci_transport fake_pci_transport = {
 	.size = sizeof(fake_pci_transport),
 	.prefix = "fake/",
@@ -407,6 +453,9 @@ const struct vdpa_pci_transport fake_pci_transport = {
 	.dma_log_start = fake_dma_log_start,
 	.dma_log_report = fake_dma_log_report,
 	.dma_log_stop = fake_dma_log_stop,
+	.keep = fake_keep,
+	.adopt = fake_adopt,
+	.leave = fake_leave,
 };
 
 /* The test's side. */

@@ -88,6 +88,11 @@ struct fake_pci {
 	struct vdpa_dma_mapping mapped[64];
 	unsigned int n_mapped;
 
+	/* A process that ends may leave it as it is to the next one, which opens it so. */
+	bool keeps;		/* it can */
+	bool is_kept, is_left;	/* it is to be, it was */
+	unsigned int adoptions; /* mappings that the next process has made its own */
+
 	/* Its DMA log. */
 	bool logs_dma; /* it keeps one */
 	bool log_on;

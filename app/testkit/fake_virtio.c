@@ -275,8 +275,23 @@ common_read(struct fake_virtio *v, uint64_t at)
 	switch (at) {
 	case VIRTIO_PCI_COMMON_DF:
 		return (uint32_t)(v->device_select < 2 ? v->features >> 32 * v->device_select : 0);
+	case VIRTIO_PCI_COMMON_GF:
+		return (uint32_t)(v->driver_select < 2 ? v->driver_features >> 32 * v->driver_select
+						       : 0);
 	case VIRTIO_PCI_COMMON_MSIX:
 		return v->config_vector;
+	case VIRTIO_PCI_COMMON_Q_DESCLO:
+		return (uint32_t)q->desc;
+	case VIRTIO_PCI_COMMON_Q_DESCHI:
+		return q->desc >> 32;
+	case VIRTIO_PCI_COMMON_Q_AVAILLO:
+		return (uint32_t)q->driver;
+	case VIRTIO_PCI_COMMON_Q_AVAILHI:
+		return q->driver >> 32;
+	case VIRTIO_PCI_COMMON_Q_USEDLO:
+		return (uint32_t)q->device;
+	case VIRTIO_PCI_COMMON_Q_USEDHI:
+		return q->device >> 32;
 	case VIRTIO_PCI_COMMON_NUMQ:
 		return num_queues(v);
 	case VIRTIO_PCI_COMMON_STATUS:

@@ -281,7 +281,8 @@ may_start(struct vdpa_consumer *c)
 		c->state = CONSUMER_STOPPED;
 		return (c->status & VIRTIO_CONFIG_S_DRIVER_OK) != 0;
 	}
-	if (c->can->late_vqs || ready == announced)
+	/* One that runs already has the queues that it has. */
+	if (c->can->late_vqs || ready == announced || vdpa_device_is_left(c->vdev))
 		return true;
 	if (ready != c->nready) {
 		c->ready_us = vdpa_now_us();

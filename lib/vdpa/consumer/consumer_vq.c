@@ -400,9 +400,20 @@ vdpa_consumer_resume_vq(struct vdpa_consumer *c, uint16_t idx, uint32_t base)
 		rc = consumer_vq_translate(c, c->iotlb, &now);
 	if (rc < 0)
 		return rc;
+	/* It has not stood still: where it began is not where it is, and is not asked. */
+	if (vdpa_device_is_left(c->vdev)) {
+		vq->base = base;
+		consumer_vq_update(c, idx);
+		return 0;
+	}
 	if (!consumer_is_packed(c)) {
 		if (!vdpa_ring_used_idx(c->iotlb, now.device, &used))
 			return vdpa_error(EFAULT, "the used ring is not in the memory");
+		/* It may have used what came later first. */
+		if (vdpa_device_runs_alone(c->vdev) && idx >= c->inflight_vqs && used != 0)
+			return vdpa_error(EOPNOTSUPP,
+					  "the function has stopped meanwhile, and nobody knows "
+					  "which requests were under way");
 		base = used;
 	} else if (idx >= c->inflight_vqs && !packed_is_unused(c, &now)) {
 		return vdpa_error(EOPNOTSUPP,

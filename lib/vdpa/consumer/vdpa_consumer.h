@@ -189,7 +189,9 @@ int vdpa_consumer_set_vq_base(struct vdpa_consumer *c, uint16_t idx, uint32_t ba
  *
  * @param base  where it stood at its first start, for one that has done nothing since.
  * @return 0; -EBUSY while it runs; -EINVAL before its addresses; -EFAULT outside of the memory;
- * -EOPNOTSUPP for a packed ring that has been used, without an area.
+ * -EOPNOTSUPP for a packed ring that has been used, without an area, and for a split one of a
+ * device that runs alone (vdpa_device_runs_alone()) and has been stopped. Of one that runs still
+ * (vdpa_device_is_left()) nothing is asked.
  */
 int vdpa_consumer_resume_vq(struct vdpa_consumer *c, uint16_t idx, uint32_t base);
 /** Descriptors are taken over, on failure too; -1: none. */

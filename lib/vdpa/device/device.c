@@ -239,6 +239,9 @@ vdpa_device_set_frontend(struct vdpa_device *vdev, struct vdpa_frontend *fe)
 	__atomic_store_n(&core->fe, fe, __ATOMIC_RELEASE);
 	missed = core->config_missed;
 	pthread_mutex_unlock(&core->show_lock);
+	/* It had its chance. */
+	if (fe != NULL)
+		vdpa_device_drop_left(vdev);
 	pthread_mutex_lock(&core->fail_lock);
 	if (core->fail_state == VDPA_FAIL_STOPPED)
 		vdpa_work_post(&core->work, &core->fail_work);
@@ -345,7 +348,8 @@ vdpa_register_device(struct vdpa_device *vdev)
 	rc = vdpa_dma_attach(vdev);
 	if (rc < 0)
 		goto err_fd;
-	rc = VDPA_OP(vdev, -1, "the device does not reset", ops->reset(vdev));
+	core->is_left = ops->adopt != NULL && ops->adopt(vdev) == 0;
+	rc = core->is_left ? 0 : VDPA_OP(vdev, -1, "the device does not reset", ops->reset(vdev));
 	if (rc < 0)
 		goto err_dma;
 	core->fail_open = true;

@@ -120,6 +120,7 @@ struct vdpa_device_core {
 	bool does_not_drain;		 /* (L) a stop of this session has waited in vain */
 	bool needs_shadows; /* (L) a log is on, or comes, that the device does not write */
 	bool log_refused;   /* (L) the device cannot log this guest's memory */
+	bool is_left;	    /* (L) a former process has left it running, nobody has it yet */
 	enum vdpa_migration migration; /* set before the front end serves */
 	struct vdpa_core_vq *vqs;      /* (L) */
 	uint16_t nvqs;		       /* fixed at registration */

@@ -92,12 +92,20 @@ vdpa_device_tracks_inflight(const struct vdpa_device *vdev)
 	return vdev->core->can.inflight && vdev->core->migration != VDPA_MIGRATION_RELAY;
 }
 
+bool
+vdpa_device_runs_alone(const struct vdpa_device *vdev)
+{
+	return vdev->config->adopt != NULL;
+}
+
 int
 vdpa_device_can_restart(struct vdpa_device *vdev)
 {
 	if (vdev->config->can_restart == NULL)
 		return vdpa_error(EOPNOTSUPP, "devices of this driver start anew in this version");
-	if (!vdpa_device_tracks_inflight(vdev) || vdev->core->migration == VDPA_MIGRATION_SHADOW)
+	if (vdev->core->migration == VDPA_MIGRATION_RELAY ||
+	    vdev->core->migration == VDPA_MIGRATION_SHADOW ||
+	    (!vdpa_device_runs_alone(vdev) && !vdpa_device_tracks_inflight(vdev)))
 		return vdpa_error(
 			EOPNOTSUPP,
 			"with `migration relay` or `shadow` its rings are executed by way "

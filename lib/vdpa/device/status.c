@@ -84,6 +84,7 @@ vdpa_step_quiesce(struct vdpa_device *vdev)
 
 	for (uint16_t i = 0; i < core->nvqs; i++)
 		vdpa_event_del(&core->vqs[i].relay);
+	core->is_left = false;
 	begun_us = vdpa_now_us();
 	rc = VDPA_OP(vdev, -1, "the device does not reset", vdev->config->reset(vdev));
 	vdpa_phase_end(vdev, VDPA_PHASE_RESET, begun_us);
@@ -133,12 +134,49 @@ vdpa_step_reset(struct vdpa_device *vdev)
 	return 0;
 }
 
+bool
+vdpa_device_is_left(struct vdpa_device *vdev)
+{
+	bool is_left;
+
+	vdpa_device_lock(vdev);
+	is_left = vdev->core->is_left;
+	vdpa_device_unlock(vdev);
+	return is_left;
+}
+
+void
+vdpa_device_drop_left(struct vdpa_device *vdev)
+{
+	vdpa_device_lock(vdev);
+	if (vdev->core->is_left && vdpa_step_reset(vdev) < 0)
+		VDPA_LOG(ERR, "%s", vdpa_error_message());
+	vdpa_device_unlock(vdev);
+}
+
+void
+vdpa_device_leave(struct vdpa_device *vdev)
+{
+	struct vdpa_device_core *core = vdev->core;
+
+	if (vdev->config->leave == NULL)
+		return;
+	vdpa_device_lock(vdev);
+	/* A kick that is taken from now on is lost: the next process kicks each queue. */
+	for (uint16_t i = 0; core->state == VDPA_STATE_RUNNING && i < core->nvqs; i++)
+		vdpa_event_del(&core->vqs[i].relay);
+	if (core->state == VDPA_STATE_RUNNING && vdev->config->leave(vdev) < 0)
+		VDPA_LOG(WARNING, "%s: does not go on in the next process: %s", vdev->name,
+			 vdpa_error_message());
+	vdpa_device_unlock(vdev);
+}
+
 int
 vdpa_step_stop(struct vdpa_device *vdev)
 {
 	struct vdpa_device_core *core = vdev->core;
 
-	if (core->state == VDPA_STATE_IDLE && core->status == 0)
+	if (core->state == VDPA_STATE_IDLE && core->status == 0 && !core->is_left)
 		return 0;
 	return vdpa_step_reset(vdev);
 }

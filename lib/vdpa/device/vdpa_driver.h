@@ -307,6 +307,24 @@ struct vdpa_config_ops {
 	 * message. NULL: it does not.
 	 */
 	int (*can_restart)(struct vdpa_device *vdev);
+
+	/* A device that goes on while no process lives: adopt and leave, or none of them. Then
+	 * can_restart also begins to keep what the driver has: it is called once. */
+
+	/**
+	 * Optional: whether a former process has left the device running. Called at registration,
+	 * in place of the first reset. 0: it runs, and is let alone until the first start, which
+	 * begins without a reset: its steps are those of any start, and the driver does not tell
+	 * the device but compares, and fails what differs; set_status(DRIVER_OK) ends that. Or
+	 * until reset, where nobody goes on with it. Any other: it is reset.
+	 */
+	int (*adopt)(struct vdpa_device *vdev);
+	/**
+	 * The process ends, and the next one goes on with the device, which runs: reset,
+	 * release_dma and free follow, which free what is the process' and leave the device as it
+	 * is. 0; -EOPNOTSUPP and the like: then they are what they always are.
+	 */
+	int (*leave)(struct vdpa_device *vdev);
 };
 
 /** Bytes that save_state gives, at most. */

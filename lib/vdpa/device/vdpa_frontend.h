@@ -382,6 +382,16 @@ bool vdpa_device_tracks_inflight(const struct vdpa_device *vdev);
 /** Whether another process can go on with the device where this one was killed
  * (vdpa_config_ops.can_restart). 0; -EOPNOTSUPP or another negative errno, with a message. */
 int vdpa_device_can_restart(struct vdpa_device *vdev);
+/** Whether such a device executes its rings while no process lives: they need no inflight areas. */
+bool vdpa_device_runs_alone(const struct vdpa_device *vdev);
+/** Whether a former process has left it running, and the next start finds it so: that one is to say
+ * what was said before. */
+bool vdpa_device_is_left(struct vdpa_device *vdev);
+/** Nobody goes on with what a former process has left: it is reset. No-op for another. */
+void vdpa_device_drop_left(struct vdpa_device *vdev);
+/** The process ends, and leaves a device that runs alone to the next one: it is not stopped by what
+ * follows. No-op for another. */
+void vdpa_device_leave(struct vdpa_device *vdev);
 
 /**
  * The path of a queue now, a static word: "direct", "relay", "shadow".

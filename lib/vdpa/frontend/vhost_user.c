@@ -329,6 +329,17 @@ err_free:
 	return rc;
 }
 
+/* A device that works while no process lives is let go of before anything stops it. */
+static int
+vhost_user_withdraw(struct vdpa_device *vdev, bool leave)
+{
+	struct vhu_device *dev = vdpa_get_drvdata(vdev);
+
+	if (dev != NULL && vdpa_vhu_kept_leaves(dev))
+		vdpa_vhu_conn_leave(dev);
+	return 0;
+}
+
 static void
 vhost_user_remove(struct vdpa_device *vdev)
 {
@@ -442,6 +453,7 @@ vhost_user_socket(struct vdpa_device *vdev, bool *client)
 
 static const struct vdpa_frontend_ops vhost_user_ops = {
 	.probe = vhost_user_probe,
+	.withdraw = vhost_user_withdraw,
 	.remove = vhost_user_remove,
 	.config_changed = vhost_user_config_changed,
 	.failed = vhost_user_failed,

@@ -544,6 +544,20 @@ vdpa_vhu_conn_resume(struct vhu_device *dev)
 	return watch(dev);
 }
 
+/* Messages that come from now on wait for the next process. */
+void
+vdpa_vhu_conn_leave(struct vhu_device *dev)
+{
+	struct vhu_conn *conn = &dev->conn;
+
+	vdpa_event_del(&conn->event);
+	vdpa_work_cancel(&conn->work);
+	if (conn->session == NULL)
+		return;
+	vdpa_vhu_leave_doorbells(conn->session);
+	vdpa_device_leave(dev->vdev);
+}
+
 void
 vdpa_vhu_conn_close(struct vhu_device *dev)
 {

@@ -81,6 +81,8 @@ int vdpa_vhu_conn_open(struct vhu_device *dev, int fd, const struct vdpa_peer *p
 int vdpa_vhu_conn_resume(struct vhu_device *dev);
 /* End it, if there is one; no job of it runs afterwards. Not from a job of the device. */
 void vdpa_vhu_conn_close(struct vhu_device *dev);
+/* The process ends, and the next one goes on with the connection: before the device is removed. */
+void vdpa_vhu_conn_leave(struct vhu_device *dev);
 
 /* vhost_user_socket.c: 0 or a negative errno with vdpa_error_message(). */
 

@@ -159,6 +159,15 @@ vdpa_vhu_take_doorbells(struct vhu_device *dev)
 	pthread_mutex_unlock(&dev->lock);
 }
 
+void
+vdpa_vhu_leave_doorbells(struct vhu_session *s)
+{
+	pthread_mutex_lock(&s->dev->lock);
+	for (uint16_t i = 0; i < s->nrings; i++)
+		s->doorbells[i] = VHU_DOORBELL_NOT_ASKED;
+	pthread_mutex_unlock(&s->dev->lock);
+}
+
 unsigned int
 vdpa_vhu_count_doorbells(const struct vhu_session *s)
 {

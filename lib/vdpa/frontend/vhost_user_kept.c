@@ -245,28 +245,31 @@ int
 vdpa_vhu_kept_init(struct vhu_device *dev)
 {
 	struct vhu_kept *k = &dev->kept;
+	bool is_new;
 	int rc;
 
 	if (!vdpa_restart_is_on())
 		return 0;
-	rc = vdpa_device_can_restart(dev->vdev);
 	k->stride = area_stride(dev);
-	if (rc == 0) {
-		rc = find_former(dev);
-		/* The other process has it as it was. */
-		if (rc < 0 && rc != -ENOENT && vdpa_restart_holds())
-			return rc;
-		if (rc < 0) {
-			vdpa_restart_forget(dev->vdev->name);
-			rc = make_files(dev);
-		}
-	}
+	/* Before the driver puts anything there. */
+	rc = find_former(dev);
+	/* The other process has it as it was. */
+	if (rc < 0 && rc != -ENOENT && vdpa_restart_holds())
+		return rc;
+	is_new = rc < 0;
+	if (is_new)
+		vdpa_restart_forget(dev->vdev->name);
+	rc = vdpa_device_can_restart(dev->vdev);
+	if (rc == 0 && is_new)
+		rc = make_files(dev);
 	if (rc < 0) {
 		VDPA_LOG(NOTICE, "%s: vhost-user: starts anew in the next process: %s",
 			 dev->vdev->name, vdpa_vhu_why(dev, -1));
 		vdpa_restart_says(dev->vdev->name, vdpa_vhu_why(dev, -1));
 		vdpa_restart_forget(dev->vdev->name);
 		drop_files(dev);
+		free(k->former);
+		k->former = NULL;
 		return 0;
 	}
 	k->on = true;
@@ -804,8 +807,8 @@ resume_connection(struct vhu_device *dev, int fd, struct vhu_session **s)
 	return rc < 0 ? rc : resume_messages(dev, *s, former);
 }
 
-bool
-vdpa_vhu_kept_resume(struct vhu_device *dev)
+static bool
+resume(struct vhu_device *dev)
 {
 	const struct vhu_record *former = dev->kept.former;
 	struct vhu_session *s = NULL;
@@ -847,4 +850,14 @@ vdpa_vhu_kept_resume(struct vhu_device *dev)
 	vdpa_restart_del(dev->vdev->name, CONNECTION);
 	vdpa_restart_prune(dev->vdev->name, is_no_front_ends, NULL);
 	return false;
+}
+
+bool
+vdpa_vhu_kept_resume(struct vhu_device *dev)
+{
+	bool resumed = resume(dev);
+
+	/* What runs and is nobody's. */
+	vdpa_device_drop_left(dev->vdev);
+	return resumed;
 }

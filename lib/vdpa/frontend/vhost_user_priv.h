@@ -202,6 +202,8 @@ void vdpa_vhu_doorbells_end(struct vhu_session *s);
 void vdpa_vhu_give_doorbells(struct vhu_session *s);
 /* The queue has stopped: its doorbell is to be forgotten. */
 void vdpa_vhu_take_doorbell(struct vhu_session *s, uint16_t idx);
+/* They stay given: the process ends, and the device goes on. */
+void vdpa_vhu_leave_doorbells(struct vhu_session *s);
 /* The device has. From a job of its own. */
 void vdpa_vhu_take_doorbells(struct vhu_device *dev);
 /* While the queue runs: whether it has a doorbell may be different from before. Never waits. */

@@ -113,6 +113,58 @@ dma_entry_set_stuck(struct vdpa_dma_domain *dom, struct dma_entry *e, bool stuck
 	e->stuck_of = stuck ? user : NULL;
 }
 
+void
+dma_entry_set_kept(struct vdpa_dma_domain *dom, struct dma_entry *e, bool kept)
+{
+	dom->n_kept += (uint32_t)kept - (uint32_t)e->kept;
+	e->kept = kept;
+}
+
+void
+dma_note_changed(struct vdpa_dma_domain *dom)
+{
+	if (dom->changed != NULL)
+		dom->changed(dom->changed_arg);
+}
+
+static struct dma_entry *
+insert(struct vdpa_dma_domain *dom, const struct dma_entry *as, uint64_t first, uint64_t size)
+{
+	struct dma_entry *e = malloc(sizeof(*e));
+
+	if (e == NULL) {
+		vdpa_error(ENOMEM, "%s: out of memory", dom->name);
+		return NULL;
+	}
+	*e = *as;
+	e->first = first;
+	e->last = first + size - 1;
+	e->priority = rte_rand();
+	e->kept = false;
+	dma_entry_set_kept(dom, e, as->kept);
+	tree_insert(&dom->root, e);
+	dom->n++;
+	__atomic_store_n(&dom->stats.mappings, dom->n, __ATOMIC_RELAXED);
+	__atomic_add_fetch(&dom->stats.bytes_mapped, size, __ATOMIC_RELAXED);
+	__atomic_add_fetch(&dom->stats.bytes_retained, size - e->wanted, __ATOMIC_RELAXED);
+	return e;
+}
+
+static void
+drop(struct vdpa_dma_domain *dom, struct dma_entry *e)
+{
+	uint64_t size = e->last - e->first + 1;
+
+	tree_remove(&dom->root, e);
+	dma_entry_set_stuck(dom, e, false, NULL);
+	dma_entry_set_kept(dom, e, false);
+	dom->n--;
+	__atomic_store_n(&dom->stats.mappings, dom->n, __ATOMIC_RELAXED);
+	__atomic_sub_fetch(&dom->stats.bytes_mapped, size, __ATOMIC_RELAXED);
+	__atomic_sub_fetch(&dom->stats.bytes_retained, size - e->wanted, __ATOMIC_RELAXED);
+	free(e);
+}
+
 int
 dma_entry_map(struct vdpa_dma_domain *dom, const struct dma_entry *as,
 	      const struct vdpa_dma_mapping *m)
@@ -124,40 +176,33 @@ dma_entry_map(struct vdpa_dma_domain *dom, const struct dma_entry *as,
 		return vdpa_error(ENOSPC,
 				  "%s: %u memory regions are mapped, the IOMMU takes no more",
 				  dom->name, dom->n);
-	e = malloc(sizeof(*e));
+	e = insert(dom, as, m->iova, m->size);
 	if (e == NULL)
-		return vdpa_error(ENOMEM, "%s: out of memory", dom->name);
-	*e = *as;
-	e->first = m->iova;
-	e->last = m->iova + m->size - 1;
-	e->priority = rte_rand();
+		return -ENOMEM;
+	/* Before: whoever comes after this process is to know of all that may be mapped. */
+	dma_note_changed(dom);
 	rc = dom->ops->map(dom->arg, m);
 	__atomic_add_fetch(&dom->stats.maps, 1, __ATOMIC_RELAXED);
 	if (rc < 0) {
-		free(e);
+		drop(dom, e);
+		dma_note_changed(dom);
 		return rc;
 	}
-	tree_insert(&dom->root, e);
-	dom->n++;
-	__atomic_store_n(&dom->stats.mappings, dom->n, __ATOMIC_RELAXED);
-	__atomic_add_fetch(&dom->stats.bytes_mapped, m->size, __ATOMIC_RELAXED);
-	__atomic_add_fetch(&dom->stats.bytes_retained, m->size - e->wanted, __ATOMIC_RELAXED);
 	VDPA_LOG(DEBUG, "%s: mapped IOVA 0x%" PRIx64 "-0x%" PRIx64, dom->name, e->first, e->last);
 	return 0;
+}
+
+int
+dma_entry_restore(struct vdpa_dma_domain *dom, const struct dma_entry *as)
+{
+	return insert(dom, as, as->first, as->last - as->first + 1) != NULL ? 0 : -ENOMEM;
 }
 
 void
 dma_entry_forget(struct vdpa_dma_domain *dom, struct dma_entry *e)
 {
-	uint64_t size = e->last - e->first + 1;
-
-	tree_remove(&dom->root, e);
-	dma_entry_set_stuck(dom, e, false, NULL);
-	dom->n--;
-	__atomic_store_n(&dom->stats.mappings, dom->n, __ATOMIC_RELAXED);
-	__atomic_sub_fetch(&dom->stats.bytes_mapped, size, __ATOMIC_RELAXED);
-	__atomic_sub_fetch(&dom->stats.bytes_retained, size - e->wanted, __ATOMIC_RELAXED);
-	free(e);
+	drop(dom, e);
+	dma_note_changed(dom);
 }
 
 int
@@ -167,6 +212,10 @@ dma_entry_unmap(struct vdpa_dma_domain *dom, struct dma_entry *e)
 		.iova = e->first, .size = e->last - e->first + 1, .fd = -1};
 	int rc;
 
+	if (e->kept && !dma_kept_is_there(dom, e)) {
+		dma_entry_forget(dom, e);
+		return 0;
+	}
 	rc = dom->ops->unmap(dom->arg, &m);
 	__atomic_add_fetch(&dom->stats.unmaps, 1, __ATOMIC_RELAXED);
 	if (rc < 0)

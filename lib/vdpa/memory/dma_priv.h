@@ -12,6 +12,7 @@
  *     dma_fill.c      mapping what tables claim
  *     dma_change.c    from one table of a user to another, and back where that fails
  *     dma_user.c      users, their start and stop
+ *     dma_kept.c      mappings of a former process
  *
  * A transport cannot unmap a part of an entry. An entry is therefore kept while a user claims any
  * byte of it; what nobody claims of it is retained. `wanted` counts the bytes that somebody claims,
@@ -44,6 +45,7 @@ struct dma_entry {
 	struct dma_id id;
 	uint64_t wanted; /* bytes that a user claims; own: all */
 	bool own;	 /* the driver's, by vdpa_dma_alloc() */
+	bool kept;	 /* a former process', and not this one's yet */
 	struct vdpa_dma_owner owner;
 	/* It could not be unmapped after the last claim on it. Nobody may rely on what it maps. */
 	bool stuck;
@@ -86,7 +88,11 @@ struct vdpa_dma_domain {
 	uint64_t turn, turns;
 
 	struct dma_entry *root;
-	uint32_t n, n_stuck;
+	uint32_t n, n_stuck, n_kept;
+	/* dma_kept.c: of a domain that outlives the process. */
+	int (*adopt)(void *arg, const struct vdpa_dma_mapping *m);
+	void (*changed)(void *arg);
+	void *changed_arg;
 	LIST_HEAD(, vdpa_dma_user) users;
 	struct vdpa_log_limit log; /* for lines that a guest can cause */
 
@@ -120,6 +126,11 @@ void dma_entry_forget(struct vdpa_dma_domain *dom, struct dma_entry *e);
 void dma_entry_want(struct vdpa_dma_domain *dom, struct dma_entry *e, uint64_t wanted);
 void dma_entry_set_stuck(struct vdpa_dma_domain *dom, struct dma_entry *e, bool stuck,
 			 struct vdpa_dma_user *user);
+/* An entry that the transport has mapped already. 0 or -ENOMEM. */
+int dma_entry_restore(struct vdpa_dma_domain *dom, const struct dma_entry *as);
+void dma_entry_set_kept(struct vdpa_dma_domain *dom, struct dma_entry *e, bool kept);
+/* What is mapped has changed, or is about to: it is written down, where it is kept. */
+void dma_note_changed(struct vdpa_dma_domain *dom);
 
 /* With the lock: whether a table of the user's has memory, or one that comes. */
 static inline bool
@@ -193,5 +204,12 @@ const struct vdpa_mem_region *dma_user_region(const struct vdpa_dma_user *user, 
 /* Whether anybody claims an IOVA of [first, last]: where the region begins that does. */
 bool dma_claim_in(const struct vdpa_dma_domain *dom, uint64_t first, uint64_t last,
 		  uint64_t *begin);
+
+/* dma_kept.c; without the lock: what a former process has mapped, and this table has, becomes this
+ * process'. */
+void dma_kept_adopt(struct vdpa_dma_domain *dom, const struct vdpa_iotlb *tlb);
+/* With the lock: whether the transport has mapped an entry of a former process. One that was killed
+ * before it mapped, or after it unmapped, has it recorded. */
+bool dma_kept_is_there(struct vdpa_dma_domain *dom, const struct dma_entry *e);
 
 #endif /* DMA_PRIV_H */

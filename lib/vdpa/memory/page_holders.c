@@ -15,6 +15,26 @@ vdpa_page_holders_init(struct vdpa_page_holders *h)
 	/* With default attributes it cannot fail. */
 	(void)pthread_mutex_init(&h->lock, NULL);
 	h->any = h->several = false;
+	h->noted = NULL;
+}
+
+void
+vdpa_page_holders_restore(struct vdpa_page_holders *h, const struct vdpa_peer *first, bool several)
+{
+	pthread_mutex_lock(&h->lock);
+	h->any = true;
+	h->several = several;
+	h->first = *first;
+	pthread_mutex_unlock(&h->lock);
+}
+
+void
+vdpa_page_holders_note(struct vdpa_page_holders *h, void (*noted)(void *arg), void *arg)
+{
+	pthread_mutex_lock(&h->lock);
+	h->noted = noted;
+	h->noted_arg = arg;
+	pthread_mutex_unlock(&h->lock);
 }
 
 void
@@ -72,6 +92,8 @@ int
 vdpa_page_holders_add(struct vdpa_page_holders *h, const char *name, const struct vdpa_peer *peer,
 		      bool once)
 {
+	void (*noted)(void *arg);
+	void *arg;
 	int rc;
 
 	pthread_mutex_lock(&h->lock);
@@ -82,7 +104,11 @@ vdpa_page_holders_add(struct vdpa_page_holders *h, const char *name, const struc
 		h->several = true;
 	if (rc == 0)
 		h->any = true;
+	noted = rc == 0 ? h->noted : NULL;
+	arg = h->noted_arg;
 	pthread_mutex_unlock(&h->lock);
+	if (noted != NULL)
+		noted(arg);
 	return rc;
 }
 

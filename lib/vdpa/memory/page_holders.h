@@ -21,6 +21,8 @@ struct vdpa_page_holders {
 	pthread_mutex_t lock;
 	bool any, several;	/* processes */
 	struct vdpa_peer first; /* all others have its uid */
+	void (*noted)(void *arg);
+	void *noted_arg;
 };
 
 void vdpa_page_holders_init(struct vdpa_page_holders *h);
@@ -40,6 +42,12 @@ int vdpa_page_holders_admit(struct vdpa_page_holders *h, const char *name,
 /* One more holder, if it is admitted; else -EACCES. */
 int vdpa_page_holders_add(struct vdpa_page_holders *h, const char *name,
 			  const struct vdpa_peer *peer, bool once);
+
+/* Those that a former process has known, before there are others. */
+void vdpa_page_holders_restore(struct vdpa_page_holders *h, const struct vdpa_peer *first,
+			       bool several);
+/* Call noted(arg) for each that is added, before its page is given; NULL: no longer. */
+void vdpa_page_holders_note(struct vdpa_page_holders *h, void (*noted)(void *arg), void *arg);
 
 /* A copy without a lock to look at; any is false where there is none. */
 struct vdpa_page_holders vdpa_page_holders_look(struct vdpa_page_holders *h);

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "error_priv.h"
+#include "pci_kept.h"
 #include "pci_match.h"
 #include "pci_name.h"
 #include "pci_parent.h"
@@ -287,7 +288,7 @@ vdpa_pci_parent_add(struct vdpa_add_request *req)
 
 	rc = named == NULL ? check_served(req->mdev->name) : 0;
 	if (rc == 0)
-		rc = vdpa_pci_open(req->mdev->name, &params, &pci);
+		rc = vdpa_pci_open_for(req->mdev->name, &params, req->name, &pci);
 	if (rc < 0)
 		return rc;
 	rc = ask_drivers(req, pci, named);

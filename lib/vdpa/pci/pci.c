@@ -15,6 +15,7 @@
 #include <rte_common.h>
 
 #include "pci_device.h"
+#include "pci_kept.h"
 #include "vdpa_error.h"
 #include "vdpa_log.h"
 
@@ -58,6 +59,8 @@ change_command(struct vdpa_pci *pci, uint16_t set, uint16_t clear)
 	uint16_t command;
 	int ret;
 
+	if (pci->is_left_behind)
+		return 0;
 	if (vdpa_pci_error(pci) != 0)
 		return vdpa_pci_gone_error(pci);
 	if (!pci->command_known) {
@@ -84,6 +87,12 @@ set_command(struct vdpa_pci *pci, uint16_t set, uint16_t clear)
 	ret = change_command(pci, set, clear);
 	pthread_mutex_unlock(&pci->lock);
 	return ret;
+}
+
+int
+vdpa_pci_enable_memory(struct vdpa_pci *pci)
+{
+	return set_command(pci, PCI_COMMAND_MEMORY, PCI_COMMAND_MASTER);
 }
 
 static void
@@ -122,7 +131,7 @@ vdpa_pci_reset(struct vdpa_pci *pci)
 			       ? ret
 			       : vdpa_error(ret, "%s: reset: %s", pci->name, strerror(-ret));
 	}
-	return set_command(pci, PCI_COMMAND_MEMORY, PCI_COMMAND_MASTER);
+	return vdpa_pci_enable_memory(pci);
 }
 
 int
@@ -240,12 +249,15 @@ pci_free(struct vdpa_pci *pci)
 {
 	pthread_mutex_destroy(&pci->gone_lock);
 	pthread_mutex_destroy(&pci->lock);
+	vdpa_pci_kept_free(pci);
+	free(pci->left_ops);
 	free(pci->name);
 	free(pci);
 }
 
 int
-vdpa_pci_open(const char *name, const struct vdpa_pci_params *params, struct vdpa_pci **out)
+vdpa_pci_open_for(const char *name, const struct vdpa_pci_params *params, const char *device,
+		  struct vdpa_pci **out)
 {
 	static const struct vdpa_pci_params defaults = {.timeout_ms = 0};
 	struct vdpa_pci *pci;
@@ -269,10 +281,16 @@ vdpa_pci_open(const char *name, const struct vdpa_pci_params *params, struct vdp
 	if (params == NULL)
 		params = &defaults;
 	pci->timeout_ms = params->timeout_ms != 0 ? params->timeout_ms : VDPA_PCI_TIMEOUT_MS;
+	ret = vdpa_pci_kept_begin(pci, device);
+	if (ret < 0)
+		goto err_free;
 	ret = pci->ops->open(pci, pci->name + strlen(pci->ops->prefix), params, &pci->info,
 			     &pci->dma, &pci->handle);
 	if (ret < 0)
 		goto err_free;
+	ret = vdpa_pci_kept_opened(pci, pci->info.is_left);
+	if (ret < 0)
+		goto err_close;
 	pci->config_size = RTE_MIN(pci->info.regions[VDPA_PCI_REGION_CONFIG].size,
 				   (uint64_t)PCI_CFG_SPACE_EXP_SIZE);
 	if (pci->config_size < PCI_CFG_SPACE_SIZE) {
@@ -289,7 +307,8 @@ vdpa_pci_open(const char *name, const struct vdpa_pci_params *params, struct vdp
 	ret = vdpa_pci_msix_init(pci);
 	if (ret < 0)
 		goto err_close;
-	ret = set_command(pci, PCI_COMMAND_MEMORY, PCI_COMMAND_MASTER);
+	vdpa_pci_kept_identified(pci);
+	ret = vdpa_pci_is_left(pci) ? 0 : vdpa_pci_enable_memory(pci);
 	if (ret < 0)
 		goto err_close;
 	/* From here on a failure is logged; one before is the result. */
@@ -306,10 +325,18 @@ vdpa_pci_open(const char *name, const struct vdpa_pci_params *params, struct vdp
 	return 0;
 
 err_close:
+	if (pci->kept != NULL)
+		(void)pci->ops->keep(NULL, device, false);
 	pci->ops->close(pci->handle);
 err_free:
 	pci_free(pci);
 	return ret;
+}
+
+int
+vdpa_pci_open(const char *name, const struct vdpa_pci_params *params, struct vdpa_pci **out)
+{
+	return vdpa_pci_open_for(name, params, NULL, out);
 }
 
 void
@@ -317,6 +344,8 @@ vdpa_pci_close(struct vdpa_pci *pci)
 {
 	if (pci == NULL)
 		return;
+	vdpa_pci_settle(pci, false);
+	vdpa_pci_kept_end(pci);
 	/* The caller's eventfds are not signalled any more. */
 	(void)vdpa_pci_event_set(pci, VDPA_PCI_EVENT_ERROR, -1);
 	(void)vdpa_pci_event_set(pci, VDPA_PCI_EVENT_REMOVE, -1);
@@ -326,6 +355,7 @@ vdpa_pci_close(struct vdpa_pci *pci)
 		VDPA_LOG(WARNING, "%s; closed without a reset", vdpa_error_message());
 	vdpa_pci_unmap_windows(pci);
 	pci->ops->close(pci->handle);
-	VDPA_LOG(INFO, "%s: closed", pci->name);
+	VDPA_LOG(INFO, "%s: %s", pci->name,
+		 pci->is_left_behind ? "left to the next process" : "closed");
 	pci_free(pci);
 }

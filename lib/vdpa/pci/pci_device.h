@@ -34,7 +34,10 @@ struct vdpa_pci {
 	unsigned int nr_vectors;
 	unsigned int msix_bars; /* bit by BAR: has the table or the pending bits */
 	unsigned int timeout_ms;
-	bool opened; /* vdpa_pci_open() has succeeded */
+	bool opened;			     /* vdpa_pci_open() has succeeded */
+	struct vdpa_pci_kept *kept;	     /* NULL: it ends with the process */
+	struct vdpa_pci_transport *left_ops; /* malloc; calls that do nothing */
+	bool is_left_behind;		     /* the next process has it: left_ops are in force */
 
 	pthread_mutex_t lock; /* the command register, new windows, and interrupts: */
 	bool command_known;
@@ -77,6 +80,22 @@ int vdpa_pci_config_write16(struct vdpa_pci *pci, unsigned int offset, uint16_t 
 int vdpa_pci_cut_windows(struct vdpa_pci *pci);
 /* While nobody accesses registers. */
 void vdpa_pci_unmap_windows(struct vdpa_pci *pci);
+
+/* pci.c: memory decoding on, bus master off. */
+int vdpa_pci_enable_memory(struct vdpa_pci *pci);
+
+/* pci_kept.c, around vdpa_pci_open() and vdpa_pci_close(). */
+
+/* Before the transport opens it: what is recorded of it, if the device of this name (NULL: none) is
+ * kept. 0 or -ENOMEM. */
+int vdpa_pci_kept_begin(struct vdpa_pci *pci, const char *device);
+/* Once it is open: the transport has it as it was left, or not. What its domain has mapped. */
+int vdpa_pci_kept_opened(struct vdpa_pci *pci, bool is_left);
+/* Once it is known what it is. */
+void vdpa_pci_kept_identified(struct vdpa_pci *pci);
+/* Before it is closed, and then. */
+void vdpa_pci_kept_end(struct vdpa_pci *pci);
+void vdpa_pci_kept_free(struct vdpa_pci *pci);
 
 /* pci_irq.c */
 

@@ -46,7 +46,7 @@ mapped(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, size_t len)
 	unsigned int n = __atomic_load_n(&pci->n_windows, __ATOMIC_ACQUIRE);
 
 	/* A device need not take an access of 64 bits; the transport knows how to make one. */
-	if (len > sizeof(uint32_t))
+	if (len > sizeof(uint32_t) || pci->is_left_behind)
 		return NULL;
 	for (unsigned int i = 0; i < n; i++) {
 		const struct vdpa_pci_window *w = &pci->windows[i];

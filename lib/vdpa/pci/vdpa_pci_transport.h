@@ -55,6 +55,7 @@ struct vdpa_pci_info {
 	bool can_reset;
 	bool close_resets; /**< the transport's close does: no need to before */
 	int numa_node;
+	bool is_left; /**< the function is as a former process has left it */
 };
 
 /**
@@ -120,6 +121,20 @@ struct vdpa_pci_transport {
 	 * not known any more. */
 	int (*dma_log_report)(void *handle, uint64_t iova, uint64_t size, uint64_t *bitmap);
 	int (*dma_log_stop)(void *handle);
+
+	/* Optional, all three: the function outlives the process. For transports of the library.
+	 */
+
+	/**
+	 * Put what the function is reached by into the store, under names of the device's, or
+	 * (on being false) drop what is there; then handle may be NULL. -EOPNOTSUPP with
+	 * vdpa_error() for a function that cannot be kept.
+	 */
+	int (*keep)(void *handle, const char *device, bool on);
+	/** By the domain's arg, as dma_kept.h has it. */
+	int (*adopt)(void *arg, const struct vdpa_dma_mapping *m);
+	/** The next process has the function: close, and unmap of its domain, leave it as it is. */
+	void (*leave)(void *handle);
 };
 
 /**

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "pci_priv.h"
+#include "restart.h"
 #include "vdpa_error.h"
 #include "vdpa_log.h"
 #include "vfio_priv.h"
@@ -252,6 +253,105 @@ take_over(struct vfio_device *d)
 	(void)vfio_reset(d);
 }
 
+/* Names of a function's files in the store. The last one is what the fence resets it by. */
+#define KEPT_CONTAINER "vfio-container"
+#define KEPT_GROUP     "vfio-group"
+#define KEPT_DEVICE    "vfio-device"
+
+/* Its files there may be in the midst of being closed. */
+#define BUSY_TRIES    50
+#define BUSY_PAUSE_US 20000
+
+static int
+vfio_keep(void *handle, const char *device, bool on)
+{
+	const struct vfio_device *d = handle;
+	struct vfio_left files;
+	int ret;
+
+	if (!on) {
+		vdpa_restart_del(device, KEPT_DEVICE);
+		vdpa_restart_del(device, KEPT_GROUP);
+		vdpa_restart_del(device, KEPT_CONTAINER);
+		return 0;
+	}
+	ret = vdpa_vfio_get_files(d->at, &files);
+	if (ret == 0)
+		ret = vdpa_restart_put(device, KEPT_CONTAINER, files.container);
+	if (ret == 0)
+		ret = vdpa_restart_put(device, KEPT_GROUP, files.group);
+	if (ret == 0)
+		ret = vdpa_restart_put(device, KEPT_DEVICE, d->fd);
+	return ret;
+}
+
+static void
+vfio_leave(void *handle)
+{
+	struct vfio_device *d = handle;
+
+	vdpa_vfio_leave(d->at);
+}
+
+static void
+close_left(struct vfio_left *left, int device_fd)
+{
+	if (left->container >= 0)
+		close(left->container);
+	if (left->group >= 0)
+		close(left->group);
+	if (device_fd >= 0)
+		close(device_fd);
+}
+
+/*
+ * By the files that a former process has left. The function's own is opened anew, by its group and
+ * its address, so that it is the one that was asked for; the one in the store, which has kept it
+ * going, must be there.
+ */
+static int
+attach_left(struct vfio_function *fn, struct vfio_device *d, const char *device,
+	    struct vdpa_dma_domain **dma)
+{
+	struct vfio_left left = {.container = vdpa_restart_take(device, KEPT_CONTAINER),
+				 .group = vdpa_restart_take(device, KEPT_GROUP)};
+	int fd = vdpa_restart_take(device, KEPT_DEVICE), ret;
+
+	if (left.container < 0 || left.group < 0 || fd < 0) {
+		ret = vdpa_error(ENOENT, "its files are not in the store");
+	} else {
+		fn->left = &left;
+		ret = vdpa_vfio_attach(fn, &d->at, &d->fd, dma);
+		fn->left = NULL;
+	}
+	close_left(&left, fd);
+	return ret;
+}
+
+/* is_left: as a former process has left it. */
+static int
+attach(struct vfio_function *fn, struct vfio_device *d, const char *device,
+       struct vdpa_dma_domain **dma, bool *is_left)
+{
+	int ret;
+
+	if (device == NULL)
+		return vdpa_vfio_attach(fn, &d->at, &d->fd, dma);
+	ret = attach_left(fn, d, device, dma);
+	*is_left = ret == 0;
+	if (ret == 0)
+		return 0;
+	VDPA_LOG(WARNING, "%s: %s: starts anew: %s", device, fn->name, vdpa_error_message());
+	(void)vfio_keep(NULL, device, false);
+	for (unsigned int i = 0; i < BUSY_TRIES; i++) {
+		ret = vdpa_vfio_attach(fn, &d->at, &d->fd, dma);
+		if (ret != -EBUSY)
+			break;
+		usleep(BUSY_PAUSE_US);
+	}
+	return ret;
+}
+
 static int
 vfio_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params *params,
 	  struct vdpa_pci_info *info, struct vdpa_dma_domain **dma, void **handle)
@@ -268,13 +368,14 @@ vfio_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params 
 		return vdpa_error(ENOMEM, "%s: out of memory", fn.name);
 	d->name = vdpa_pci_name(pci);
 	fn.vm = params->vm;
-	ret = vdpa_vfio_attach(&fn, &d->at, &d->fd, dma);
+	fn.left = NULL;
+	ret = attach(&fn, d, vdpa_pci_left_device(pci), dma, &info->is_left);
 	if (ret < 0)
 		goto err_free;
 	ret = get_info(d, info);
 	if (ret < 0)
 		goto err_detach;
-	if (vdpa_vfio_is_held(d->at))
+	if (vdpa_vfio_is_held(d->at) && !info->is_left)
 		take_over(d);
 	info->numa_node = fn.numa_node;
 	*handle = d;
@@ -373,4 +474,7 @@ const struct vdpa_pci_transport vdpa_pci_vfio = {
 	.dma_log_start = vfio_dma_log_start,
 	.dma_log_report = vfio_dma_log_report,
 	.dma_log_stop = vfio_dma_log_stop,
+	.keep = vfio_keep,
+	.adopt = vdpa_vfio_adopt,
+	.leave = vfio_leave,
 };

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "vdpa_error.h"
@@ -72,6 +73,8 @@ type1_unmap(void *arg, const struct vdpa_dma_mapping *m)
 	struct vfio_iommu_type1_dma_unmap unmap = {
 		.argsz = sizeof(unmap), .iova = m->iova, .size = m->size};
 
+	if (c->is_left)
+		return 0;
 	if (ioctl(c->fd, VFIO_IOMMU_UNMAP_DMA, &unmap) < 0)
 		return vdpa_error(errno,
 				  "%s: IOVA 0x%" PRIx64 " of 0x%" PRIx64
@@ -83,6 +86,34 @@ type1_unmap(void *arg, const struct vdpa_dma_mapping *m)
 				  " bytes of 0x%" PRIx64,
 				  c->name, m->iova, (uint64_t)unmap.size, m->size);
 	return 0;
+}
+
+/*
+ * The kernel has each mapping under the address space of the process that made it, and charges its
+ * locked memory to that. It is told that the address is another, one mapping at a time; DMA goes on
+ * meanwhile. Its pages are the same, so what fails here takes nothing from the device.
+ */
+int
+vdpa_vfio_adopt(void *arg, const struct vdpa_dma_mapping *m)
+{
+	struct vfio_container *c = arg;
+	struct vfio_iommu_type1_dma_unmap old = {.argsz = sizeof(old),
+						 .flags = VFIO_DMA_UNMAP_FLAG_VADDR,
+						 .iova = m->iova,
+						 .size = m->size};
+	struct vfio_iommu_type1_dma_map now = {.argsz = sizeof(now),
+					       .flags = VFIO_DMA_MAP_FLAG_VADDR,
+					       .vaddr = (uintptr_t)m->va,
+					       .iova = m->iova,
+					       .size = m->size};
+
+	/* EINVAL: it has no address, as a process has ended between the two calls. What else fails
+	 * here, the next call finds out. */
+	(void)ioctl(c->fd, VFIO_IOMMU_UNMAP_DMA, &old);
+	if (ioctl(c->fd, VFIO_IOMMU_MAP_DMA, &now) == 0)
+		return 0;
+	return vdpa_error(errno, "%s: IOVA 0x%" PRIx64 " not taken over: VFIO: %m%s", c->name,
+			  m->iova, errno == ENOMEM ? "; raise RLIMIT_MEMLOCK" : "");
 }
 
 static int
@@ -158,6 +189,20 @@ out:
 
 /* Containers. */
 
+bool
+vfio_is_file(int fd, const char *name)
+{
+	char path[VFIO_PATH_MAX];
+	struct stat has, is;
+
+	snprintf(path, sizeof(path), "%s/%s", vdpa_vfio_dev_root(), name);
+	if (fstat(fd, &has) < 0 || stat(path, &is) < 0 ||
+	    (has.st_mode & S_IFMT) != (is.st_mode & S_IFMT))
+		return false;
+	return S_ISCHR(is.st_mode) ? has.st_rdev == is.st_rdev
+				   : has.st_dev == is.st_dev && has.st_ino == is.st_ino;
+}
+
 static int
 open_container(const struct vfio_function *fn)
 {
@@ -173,6 +218,21 @@ open_container(const struct vfio_function *fn)
 		close(fd);
 		return vdpa_error(ENOTSUP, "%s: %s speaks version %d of VFIO, not %d", fn->name,
 				  path, version, VFIO_API_VERSION);
+	}
+	return fd;
+}
+
+/* That of a former process. */
+static int
+take_container(const struct vfio_function *fn)
+{
+	int fd = fcntl(fn->left->container, F_DUPFD_CLOEXEC, 0);
+
+	if (fd < 0)
+		return vdpa_error(errno, "%s: container: %m", fn->name);
+	if (!vfio_is_file(fd, "vfio") || ioctl(fd, VFIO_GET_API_VERSION) != VFIO_API_VERSION) {
+		close(fd);
+		return vdpa_error(EPROTO, "%s: what was kept is no container of VFIO", fn->name);
 	}
 	return fd;
 }
@@ -236,12 +296,14 @@ container_open(const struct vfio_function *fn, int group, struct vfio_container 
 		c->name = NULL;
 	else if (fn->vm == NULL)
 		c->name = strdup(fn->name);
-	ret = c->name == NULL ? vdpa_error(ENOMEM, "%s: out of memory", fn->name)
-			      : open_container(fn);
+	ret = c->name == NULL	 ? vdpa_error(ENOMEM, "%s: out of memory", fn->name)
+	      : fn->left != NULL ? take_container(fn)
+				 : open_container(fn);
 	if (ret < 0)
 		goto err_free;
 	c->fd = ret;
-	ret = set_iommu(fn, c->fd, group);
+	/* One that was left has its group, and its IOMMU. */
+	ret = fn->left != NULL ? 0 : set_iommu(fn, c->fd, group);
 	if (ret == 0)
 		ret = init_domain(c);
 	if (ret < 0)

@@ -18,7 +18,11 @@ struct vfio_container {
 	uint64_t page; /* of its IOMMUs, bytes */
 	struct vdpa_dma_domain *dma;
 	unsigned int groups;
+	bool is_left; /* to the next process: what is mapped stays */
 };
+
+/* Whether a descriptor is of this file of /dev/vfio. */
+bool vfio_is_file(int fd, const char *name);
 
 /* Under the lock of the groups. */
 

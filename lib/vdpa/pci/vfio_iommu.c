@@ -90,6 +90,27 @@ open_group(const struct vfio_function *fn)
 	return ret;
 }
 
+/* That of a former process: the function's, and in a container still. */
+static int
+take_group(const struct vfio_function *fn)
+{
+	struct vfio_group_status status = {.argsz = sizeof(status)};
+	const uint32_t flags = VFIO_GROUP_FLAGS_VIABLE | VFIO_GROUP_FLAGS_CONTAINER_SET;
+	int fd = fcntl(fn->left->group, F_DUPFD_CLOEXEC, 0);
+	char name[16];
+
+	if (fd < 0)
+		return vdpa_error(errno, "%s: group: %m", fn->name);
+	snprintf(name, sizeof(name), "%d", fn->group);
+	if (!vfio_is_file(fd, name) || ioctl(fd, VFIO_GROUP_GET_STATUS, &status) < 0 ||
+	    (status.flags & flags) != flags) {
+		close(fd);
+		return vdpa_error(EPROTO, "%s: what was kept is not IOMMU group %d in use",
+				  fn->name, fn->group);
+	}
+	return fd;
+}
+
 static int
 group_open(const struct vfio_function *fn, struct vfio_group **out)
 {
@@ -105,7 +126,7 @@ group_open(const struct vfio_function *fn, struct vfio_group **out)
 		ret = vdpa_error(ENOMEM, "%s: out of memory", fn->name);
 		goto err_free;
 	}
-	ret = g->fd = open_group(fn);
+	ret = g->fd = fn->left != NULL ? take_group(fn) : open_group(fn);
 	if (ret < 0)
 		goto err_free;
 	ret = vfio_container_get(fn, g->fd, &g->container);
@@ -131,7 +152,8 @@ group_close(struct vfio_group *g)
 	TAILQ_REMOVE(&groups, g, next);
 	if (g->container->groups == 1)
 		vdpa_dma_domain_destroy(g->container->dma);
-	(void)ioctl(g->fd, VFIO_GROUP_UNSET_CONTAINER);
+	if (!g->container->is_left)
+		(void)ioctl(g->fd, VFIO_GROUP_UNSET_CONTAINER);
 	close(g->fd);
 	vfio_container_put(g->container);
 	free(g->name);
@@ -183,7 +205,8 @@ group_put(struct vfio_group *g)
 
 	if (--g->users > 0)
 		return;
-	if (!is_to_be_kept(g) || group_is_free(g)) {
+	/* Its files are in the store, too. */
+	if (g->container->is_left || !is_to_be_kept(g) || group_is_free(g)) {
 		group_close(g);
 		return;
 	}
@@ -299,7 +322,11 @@ group_get(const struct vfio_function *fn, struct vfio_group **out)
 		group_close(g);
 		g = NULL;
 	}
-	ret = g == NULL ? group_open(fn, &g) : check_vm(g, fn);
+	if (g != NULL && fn->left != NULL)
+		ret = vdpa_error(EBUSY, "%s: IOMMU group %d is in use in this process already",
+				 fn->name, fn->group);
+	else
+		ret = g == NULL ? group_open(fn, &g) : check_vm(g, fn);
 	if (ret == 0)
 		g->users++;
 	*out = g;
@@ -406,4 +433,28 @@ bool
 vdpa_vfio_is_held(const struct vfio_attachment *at)
 {
 	return at->held;
+}
+
+int
+vdpa_vfio_get_files(const struct vfio_attachment *at, struct vfio_left *files)
+{
+	const struct vfio_group *g = at->group;
+	const char *why = NULL;
+
+	pthread_mutex_lock(&registry_lock);
+	if (g->container->vm != NULL)
+		why = "functions of a `vm` start anew in this version";
+	else if (g->users > 1)
+		why = "functions that share an IOMMU group start anew in this version";
+	*files = (struct vfio_left){.container = g->container->fd, .group = g->fd};
+	pthread_mutex_unlock(&registry_lock);
+	return why == NULL ? 0 : vdpa_error(EOPNOTSUPP, "%s: %s", g->name, why);
+}
+
+void
+vdpa_vfio_leave(struct vfio_attachment *at)
+{
+	pthread_mutex_lock(&registry_lock);
+	at->group->container->is_left = true;
+	pthread_mutex_unlock(&registry_lock);
 }

@@ -30,6 +30,13 @@ struct vfio_function {
 	const char *vm; /* that the device serves; NULL: none was named */
 	int group;	/* of the IOMMU */
 	int numa_node;	/* -1: unknown */
+	/* What a former process has left of it, by which it is attached; NULL: nothing. */
+	const struct vfio_left *left;
+};
+
+/* Files of a function that a former process had attached; the caller's. */
+struct vfio_left {
+	int container, group;
 };
 
 /*
@@ -76,6 +83,13 @@ void vdpa_vfio_detach(struct vfio_attachment *at);
  * group are in use; the kernel's errno. It waits until Linux has reset a function that it closes.
  */
 int vdpa_vfio_cut_off(struct vfio_attachment *at);
+/* Its group's and its container's files, for the next process: -EOPNOTSUPP with a message where
+ * others share them. They remain the attachment's. */
+int vdpa_vfio_get_files(const struct vfio_attachment *at, struct vfio_left *files);
+/* The next process has the function: nothing is unmapped any more, and detaching leaves it. */
+void vdpa_vfio_leave(struct vfio_attachment *at);
+/* struct vdpa_pci_transport.adopt: vfio_container.c. */
+int vdpa_vfio_adopt(void *arg, const struct vdpa_dma_mapping *m);
 /* Whether others may have had the function open when it was attached. */
 bool vdpa_vfio_is_held(const struct vfio_attachment *at);
 /* Close the groups that are kept (vfio_iommu.c) and watch them no longer. At vdpa_cleanup(). */

@@ -250,6 +250,13 @@ write_record(struct device *d, const void *record, size_t len)
 	return rc;
 }
 
+/* The journal's name of a part; a device's name has no slash. */
+static void
+part_name(char buf[VDPA_JOURNAL_NAME_MAX + 1], const char *device, const char *part)
+{
+	snprintf(buf, VDPA_JOURNAL_NAME_MAX + 1, "%s/%s", device, part);
+}
+
 /* A record that is in the journal: its words, and where what follows begins. All of it lies in
  * state.slot. */
 static int
@@ -431,6 +438,60 @@ vdpa_restart_read(const char *device, void *buf, size_t size)
 	return rc;
 }
 
+int
+vdpa_restart_write_part(const char *device, const char *part, const void *record, size_t len)
+{
+	char name[VDPA_JOURNAL_NAME_MAX + 1];
+	int rc;
+
+	part_name(name, device, part);
+	lock();
+	if (state.keep == NULL || state.failed)
+		rc = not_kept();
+	else if (find(device) == NULL)
+		rc = vdpa_error(EOPNOTSUPP, "%s: an application made it without words", device);
+	else
+		rc = vdpa_journal_write(state.journal, name, record, len);
+	unlock();
+	return rc;
+}
+
+int
+vdpa_restart_read_part(const char *device, const char *part, void *buf, size_t size)
+{
+	char name[VDPA_JOURNAL_NAME_MAX + 1];
+	int rc;
+
+	part_name(name, device, part);
+	lock();
+	rc = state.keep == NULL ? not_kept() : vdpa_journal_read(state.journal, name, buf, size);
+	unlock();
+	return rc;
+}
+
+void
+vdpa_restart_remove_part(const char *device, const char *part)
+{
+	char name[VDPA_JOURNAL_NAME_MAX + 1];
+
+	part_name(name, device, part);
+	lock();
+	if (state.journal != NULL)
+		(void)vdpa_journal_remove(state.journal, name);
+	unlock();
+}
+
+static int
+remove_if_part(const char *name, void *arg)
+{
+	const char *device = arg;
+	size_t len = strlen(device);
+
+	if (strncmp(name, device, len) == 0 && name[len] == '/')
+		(void)vdpa_journal_remove(state.journal, name);
+	return 0;
+}
+
 void
 vdpa_restart_forget(const char *device)
 {
@@ -443,8 +504,11 @@ vdpa_restart_forget(const char *device)
 		d->written = false;
 	/* The journal is memory of ours: a record that nobody keeps up any more goes, too, where
 	 * the store does not answer. */
-	if (state.journal != NULL)
+	if (state.journal != NULL) {
 		(void)vdpa_journal_remove(state.journal, device);
+		(void)vdpa_journal_for_each(state.journal, remove_if_part,
+					    (void *)(uintptr_t)device);
+	}
 	if (state.keep != NULL && !state.failed) {
 		if (d != NULL)
 			drop_put(d);
@@ -725,7 +789,7 @@ collect_former(struct names *all)
 	lock();
 	rc = state.keep == NULL ? 0 : vdpa_journal_for_each(state.journal, collect, &both);
 	for (unsigned int i = 0; rc == 0 && i < both.n; i++)
-		if (find(both.name[i]) == NULL)
+		if (strchr(both.name[i], '/') == NULL && find(both.name[i]) == NULL)
 			rc = collect(both.name[i], all);
 	unlock();
 	for (unsigned int i = 0; i < both.n; i++)

@@ -53,6 +53,16 @@ int vdpa_restart_write(const char *device, const void *record, size_t len);
  * its own; -EPROTO for what is no record. */
 int vdpa_restart_read(const char *device, void *buf, size_t size);
 
+/*
+ * A part of a device's record that another than its front end writes, such as its function's: by
+ * itself, under a name of its own, [a-z]. As the calls above, but that a part may be read after it
+ * was written; removed with the device's record. A record without the descriptors that it is about
+ * is worth nothing, and whoever reads it says so.
+ */
+int vdpa_restart_write_part(const char *device, const char *part, const void *record, size_t len);
+int vdpa_restart_read_part(const char *device, const char *part, void *buf, size_t size);
+void vdpa_restart_remove_part(const char *device, const char *part);
+
 /* The device does not go on in the next process: its record and then all of its descriptors are
  * dropped. */
 void vdpa_restart_forget(const char *device);

@@ -236,6 +236,21 @@ run_paths(struct vdpa_device *vdev)
 	return rc;
 }
 
+/* The first step: a reset, but of a device that a former process has left running, which is found
+ * as it is by the steps that follow. */
+static int
+begin_start(struct vdpa_device *vdev, const struct vdpa_start_config *conf, bool shadows)
+{
+	if (!vdev->core->is_left)
+		return vdpa_step_reset(vdev);
+	if (conf->log == NULL && !shadows && conf->state == NULL)
+		return 0;
+	(void)vdpa_step_reset(vdev);
+	return vdpa_error(EOPNOTSUPP,
+			  "%s: its memory is logged, which does not go on in the next process",
+			  vdev->name);
+}
+
 int
 vdpa_session_start_with(struct vdpa_device *vdev, const struct vdpa_start_config *conf,
 			bool shadows)
@@ -245,7 +260,7 @@ vdpa_session_start_with(struct vdpa_device *vdev, const struct vdpa_start_config
 	uint8_t status = 0;
 	int rc;
 
-	rc = vdpa_step_reset(vdev);
+	rc = begin_start(vdev, conf, shadows);
 	if (rc < 0)
 		return rc;
 	vdev->core->does_not_drain = false;
@@ -278,6 +293,7 @@ vdpa_session_start_with(struct vdpa_device *vdev, const struct vdpa_start_config
 	if (rc == 0)
 		rc = vdpa_step_status(vdev, status |= VIRTIO_CONFIG_S_DRIVER_OK);
 	if (rc == 0) {
+		vdev->core->is_left = false;
 		/* One that suspends is asked when that matters: it may take its time. */
 		vdev->core->tells = VDPA_TELLS_NOT_ASKED;
 		if (!vdev->core->can.suspend)

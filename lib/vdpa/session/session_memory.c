@@ -45,6 +45,12 @@ set_memory(struct vdpa_device *vdev, struct vdpa_iotlb *tlb)
 	if (tlb == NULL && core->memory_ends)
 		/* What could be taken away is gone; the rest goes with the next reset. */
 		return 0;
+	/* A device that runs, and that nobody goes on with, stops before its memory goes. */
+	if (tlb == NULL && core->is_left) {
+		rc = vdpa_step_reset(vdev);
+		if (rc < 0)
+			return rc;
+	}
 	if (tlb == NULL && core->status == 0)
 		return vdpa_step_end_memory(vdev, 0);
 	/* What is refused has stopped no queue. */

@@ -94,6 +94,8 @@ struct vdpa_virtio_pci {
 	bool notification_data;		/**< negotiated */
 	bool stuck;			/**< a selector was not taken, until the next reset */
 	struct vdpa_pci_area doorbells; /**< the notify structure from its start; va NULL: none */
+	/** A former process has set it up, and it runs: what is to be written is compared. */
+	bool adopts;
 };
 
 /** What a queue is before anybody sets it up. */

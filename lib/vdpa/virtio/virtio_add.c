@@ -95,6 +95,7 @@ destroy(struct virtio_device *dev)
 	if (dev->vdev != NULL)
 		virtio_ctrl_release(dev);
 	virtio_pci_unmap_doorbells(&dev->hw);
+	virtio_kept_settle(dev, false);
 	virtio_owner_put(dev->owner);
 	if (dev->has_pci)
 		vdpa_pci_close(dev->hw.pci);
@@ -160,7 +161,8 @@ find_queues(struct virtio_device *dev, const struct vdpa_args *args)
 		rc = count_pairs(dev, args);
 		if (rc < 0)
 			return rc;
-		if (have < dev->nvqs)
+		/* Of one that runs without MQ the others do not show. */
+		if (have < dev->nvqs && !dev->hw.adopts)
 			return vdpa_error(EPROTO,
 					  "%s: the device has %u queues, its %u pairs need "
 					  "%u",
@@ -175,7 +177,8 @@ find_queues(struct virtio_device *dev, const struct vdpa_args *args)
 		return vdpa_error(ENOMEM, "out of memory");
 	for (uint16_t i = 0; i < dev->nvqs; i++) {
 		dev->vqs[i].call_fd = -1;
-		rc = virtio_pci_vq_info(&dev->hw, i, &dev->vqs[i].info);
+		rc = dev->hw.adopts ? virtio_kept_queue_info(dev, i, &dev->vqs[i].info)
+				    : virtio_pci_vq_info(&dev->hw, i, &dev->vqs[i].info);
 		if (rc < 0)
 			return rc;
 		if (dev->vqs[i].info.num_max == 0 || dev->vqs[i].info.num_max > VDPA_VQ_NUM_MAX)
@@ -274,7 +277,8 @@ look_at_queues(struct virtio_device *dev, const struct vdpa_args *args)
 	uint8_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
 	int rc, err;
 
-	if (dev->hw.type != VIRTIO_ID_NET || !virtio_has(dev->hw_features, VIRTIO_NET_F_MQ))
+	if (dev->hw.type != VIRTIO_ID_NET || !virtio_has(dev->hw_features, VIRTIO_NET_F_MQ) ||
+	    dev->hw.adopts)
 		return find_queues(dev, args);
 	wanted &= dev->hw_features;
 	vdpa_virtio_pci_set_status(&dev->hw, status);
@@ -337,6 +341,11 @@ merge_ops(struct vdpa_config_ops *ops, const struct vdpa_virtio_kind *kind, uint
 		ops->log_start = NULL;
 		ops->log_sync = NULL;
 		ops->log_stop = NULL;
+	}
+	if (!virtio_kept_can(kind)) {
+		ops->can_restart = NULL;
+		ops->adopt = NULL;
+		ops->leave = NULL;
 	}
 	if (!owned) {
 		ops->save_state = NULL;
@@ -408,6 +417,12 @@ create(struct virtio_device *dev, const struct vdpa_virtio_kind *kind, const cha
 	/* Without the registers for it, it is not there. */
 	if (!virtio_pci_has_vq_reset(&dev->hw))
 		dev->hw_features &= ~RTE_BIT64(VIRTIO_F_RING_RESET);
+	if (vdpa_pci_is_left(dev->hw.pci) && !virtio_kept_find(dev, kind, name)) {
+		vdpa_pci_settle(dev->hw.pci, false);
+		rc = virtio_pci_reset(&dev->hw);
+		if (rc < 0)
+			return rc;
+	}
 	rc = merge_ops(&dev->ops, kind, dev->hw_features, dev->owner != NULL,
 		       !has_log(kind) && vdpa_pci_logs_dma(dev->hw.pci), name);
 	if (rc < 0)
@@ -454,6 +469,8 @@ vdpa_virtio_add(const struct vdpa_virtio_kind *kind, struct vdpa_mgmt_dev *mdev,
 	vdpa_patience_init(&dev->patience, vdpa_pci_timeout_ms(pci), vdpa_now_us());
 	virtio_irq_init(dev);
 	rc = virtio_pci_open(&dev->hw, pci, kind->pci, &dev->patience);
+	if (rc == 0 && !vdpa_pci_is_left(pci))
+		rc = virtio_pci_reset(&dev->hw);
 	if (rc == 0)
 		rc = find_owner(dev, args);
 	if (rc == 0)

@@ -21,6 +21,7 @@
 #include <rte_byteorder.h>
 #include <rte_common.h>
 
+#include "dma_kept.h"
 #include "vdpa_log.h"
 #include "virtio_priv.h"
 #include "virtio_type.h"
@@ -66,6 +67,8 @@ _Static_assert(sizeof(struct packed_desc) == 16, "virtio 1.2, 2.8.13");
 /* A command takes two descriptors: what the device reads, and its answer. */
 #define CTRL_DESCS 2
 #define CTRL_NUM   64
+/* Its memory in the store. */
+#define CTRL_FILE  "control-queue"
 #define DATA_MAX   6
 
 struct split_ring {
@@ -170,28 +173,15 @@ kick(struct virtio_device *dev, uint16_t position)
 	virtio_pci_kick(&dev->hw, dev->ctrl.doorbell, dev->ctrl.idx | (uint32_t)position << 16);
 }
 
-/* Put the command's two parts into the ring and wait until the device has used them. */
+/* A command is in the ring: wait until the device has used it. */
 static int
-execute_split(struct virtio_device *dev, const uint64_t *addr, const uint32_t *len)
+wait_split(struct virtio_device *dev)
 {
 	struct virtio_ctrl *c = &dev->ctrl;
 	struct split_ring *ring = &mem_of(c)->split;
 	struct vdpa_virtio_wait wait;
 	uint16_t used, id;
 
-	/* All of it again each time: what was there may not be ours any more. */
-	ring->desc[0] = (struct split_desc){.addr = rte_cpu_to_le_64(addr[0]),
-					    .len = rte_cpu_to_le_32(len[0]),
-					    .flags = RTE_LE16(DESC_F_NEXT),
-					    .next = RTE_LE16(1)};
-	ring->desc[1] = (struct split_desc){.addr = rte_cpu_to_le_64(addr[1]),
-					    .len = rte_cpu_to_le_32(len[1]),
-					    .flags = RTE_LE16(DESC_F_WRITE)};
-	ring->avail.ring[c->next % c->num] = 0;
-	__atomic_store_n(&ring->avail.idx, rte_cpu_to_le_16((uint16_t)(c->next + 1)),
-			 __ATOMIC_RELEASE);
-	rte_mb();
-	kick(dev, (uint16_t)(c->next + 1));
 	vdpa_virtio_wait_start(&wait, &dev->hw);
 	for (;;) {
 		used = rte_le_to_cpu_16(__atomic_load_n(&ring->used.idx, __ATOMIC_ACQUIRE));
@@ -209,16 +199,74 @@ execute_split(struct virtio_device *dev, const uint64_t *addr, const uint32_t *l
 	return 0;
 }
 
+/* Put the command's two parts into the ring and wait until the device has used them. */
+static int
+execute_split(struct virtio_device *dev, const uint64_t *addr, const uint32_t *len)
+{
+	struct virtio_ctrl *c = &dev->ctrl;
+	struct split_ring *ring = &mem_of(c)->split;
+
+	/* All of it again each time: what was there may not be ours any more. */
+	ring->desc[0] = (struct split_desc){.addr = rte_cpu_to_le_64(addr[0]),
+					    .len = rte_cpu_to_le_32(len[0]),
+					    .flags = RTE_LE16(DESC_F_NEXT),
+					    .next = RTE_LE16(1)};
+	ring->desc[1] = (struct split_desc){.addr = rte_cpu_to_le_64(addr[1]),
+					    .len = rte_cpu_to_le_32(len[1]),
+					    .flags = RTE_LE16(DESC_F_WRITE)};
+	ring->avail.ring[c->next % c->num] = 0;
+	__atomic_store_n(&ring->avail.idx, rte_cpu_to_le_16((uint16_t)(c->next + 1)),
+			 __ATOMIC_RELEASE);
+	rte_mb();
+	kick(dev, (uint16_t)(c->next + 1));
+	return wait_split(dev);
+}
+
+/* The place behind a command; the ring's size is a power of two: none lies across its end. */
+static uint16_t
+behind_packed(const struct virtio_ctrl *c, bool *wrap)
+{
+	uint16_t next = (uint16_t)(c->next + CTRL_DESCS);
+
+	*wrap = c->wrap;
+	if (next != c->num)
+		return next;
+	*wrap = !*wrap;
+	return 0;
+}
+
+static int
+wait_packed(struct virtio_device *dev)
+{
+	struct virtio_ctrl *c = &dev->ctrl;
+	struct packed_desc *head = &mem_of(c)->packed.desc[c->next];
+	uint16_t used = c->wrap ? DESC_F_AVAIL | DESC_F_USED : 0, flags, next;
+	struct vdpa_virtio_wait wait;
+	bool wrap;
+
+	vdpa_virtio_wait_start(&wait, &dev->hw);
+	for (;;) {
+		flags = rte_le_to_cpu_16(__atomic_load_n(&head->flags, __ATOMIC_ACQUIRE));
+		if ((flags & (DESC_F_AVAIL | DESC_F_USED)) == used)
+			break;
+		if (!vdpa_virtio_wait(&wait))
+			return broken(dev, ETIMEDOUT, "the device does not answer in time");
+	}
+	if (rte_le_to_cpu_16(head->id) != c->next)
+		return broken(dev, EPROTO, "the device uses a descriptor it was not given");
+	next = behind_packed(c, &wrap);
+	c->next = next;
+	c->wrap = wrap;
+	return 0;
+}
+
 static int
 execute_packed(struct virtio_device *dev, const uint64_t *addr, const uint32_t *len)
 {
 	struct virtio_ctrl *c = &dev->ctrl;
 	struct packed_ring *ring = &mem_of(c)->packed;
 	struct packed_desc *head = &ring->desc[c->next], *tail = &ring->desc[c->next + 1];
-	uint16_t avail = c->wrap ? DESC_F_AVAIL : DESC_F_USED;
-	uint16_t used = c->wrap ? DESC_F_AVAIL | DESC_F_USED : 0;
-	struct vdpa_virtio_wait wait;
-	uint16_t flags, next;
+	uint16_t avail = c->wrap ? DESC_F_AVAIL : DESC_F_USED, next;
 	bool wrap;
 
 	*tail = (struct packed_desc){.addr = rte_cpu_to_le_64(addr[1]),
@@ -230,27 +278,25 @@ execute_packed(struct virtio_device *dev, const uint64_t *addr, const uint32_t *
 	head->id = rte_cpu_to_le_16(c->next);
 	__atomic_store_n(&head->flags, rte_cpu_to_le_16(avail | DESC_F_NEXT), __ATOMIC_RELEASE);
 	rte_mb();
-	/* The size is a power of two: a command never lies across its end. */
-	next = (uint16_t)(c->next + CTRL_DESCS);
-	wrap = c->wrap;
-	if (next == c->num) {
-		next = 0;
-		wrap = !wrap;
-	}
+	next = behind_packed(c, &wrap);
 	kick(dev, (uint16_t)(next | (unsigned int)wrap << 15));
-	vdpa_virtio_wait_start(&wait, &dev->hw);
-	for (;;) {
-		flags = rte_le_to_cpu_16(__atomic_load_n(&head->flags, __ATOMIC_ACQUIRE));
-		if ((flags & (DESC_F_AVAIL | DESC_F_USED)) == used)
-			break;
-		if (!vdpa_virtio_wait(&wait))
-			return broken(dev, ETIMEDOUT, "the device does not answer in time");
+	return wait_packed(dev);
+}
+
+/* A former process was killed around a command: whether that is in the ring, and if it is, until
+ * the device has used it. */
+static int
+finish_command(struct virtio_device *dev)
+{
+	struct virtio_ctrl *c = &dev->ctrl;
+	uint16_t before = c->wrap ? 0 : DESC_F_AVAIL | DESC_F_USED, flags, avail;
+
+	if (is_packed(dev)) {
+		flags = rte_le_to_cpu_16(mem_of(c)->packed.desc[c->next].flags);
+		return (flags & (DESC_F_AVAIL | DESC_F_USED)) == before ? 0 : wait_packed(dev);
 	}
-	if (rte_le_to_cpu_16(head->id) != c->next)
-		return broken(dev, EPROTO, "the device uses a descriptor it was not given");
-	c->next = next;
-	c->wrap = wrap;
-	return 0;
+	avail = rte_le_to_cpu_16(mem_of(c)->split.avail.idx);
+	return avail == c->next ? 0 : wait_split(dev);
 }
 
 /*
@@ -273,6 +319,8 @@ execute(struct virtio_device *dev, uint8_t class, uint8_t command, const void *d
 	uint8_t ack;
 	int rc;
 
+	c->busy = true;
+	virtio_kept_write(dev);
 	cmd->class = class;
 	cmd->command = command;
 	memcpy(cmd->data, data, len);
@@ -281,6 +329,7 @@ execute(struct virtio_device *dev, uint8_t class, uint8_t command, const void *d
 	rc = is_packed(dev) ? execute_packed(dev, addr, lens) : execute_split(dev, addr, lens);
 	if (rc < 0)
 		return rc;
+	c->busy = false;
 	ack = __atomic_load_n(&cmd->ack, __ATOMIC_RELAXED);
 	if (ack == ACK_OK)
 		return 0;
@@ -292,7 +341,8 @@ execute(struct virtio_device *dev, uint8_t class, uint8_t command, const void *d
 			  dev->vdev->name, command, class);
 }
 
-/* Have the device use the ring in c->mem, from its beginning. */
+/* Have the device use the ring in c->mem, from its beginning; or where it is, of a device that is
+ * taken over. */
 static int
 enable(struct virtio_device *dev)
 {
@@ -301,8 +351,11 @@ enable(struct virtio_device *dev)
 	struct vdpa_virtio_vq_conf vq;
 	int rc;
 
-	c->next = 0;
-	c->wrap = true;
+	if (!dev->hw.adopts) {
+		c->next = 0;
+		c->wrap = true;
+		c->busy = c->started = false;
+	}
 	if (packed)
 		mem_of(c)->packed.driver.flags = RTE_LE16(EVENT_F_DISABLE);
 	else if (!virtio_has(dev->negotiated, VIRTIO_RING_F_EVENT_IDX))
@@ -328,7 +381,59 @@ alloc_mem(struct virtio_device *dev, struct vdpa_dma_buf *mem)
 {
 	const struct vdpa_dma_owner owner = {.user = dev->vdev->dma_user, .move = move, .arg = dev};
 
-	return vdpa_dma_alloc(dev->vdev->dma, sizeof(struct ctrl_mem), &owner, mem);
+	int rc = vdpa_dma_alloc(dev->vdev->dma, sizeof(struct ctrl_mem), &owner, mem);
+
+	if (rc == 0)
+		vdpa_pci_keep_file(dev->hw.pci, CTRL_FILE, mem->fd);
+	return rc;
+}
+
+/* The ring as a former process has left it. */
+static int
+take_mem(struct virtio_device *dev)
+{
+	const struct vdpa_dma_owner owner = {.user = dev->vdev->dma_user, .move = move, .arg = dev};
+	struct virtio_ctrl *c = &dev->ctrl;
+	uint64_t iova = c->mem.iova;
+	int fd = vdpa_pci_left_file(dev->hw.pci, CTRL_FILE), rc;
+
+	c->mem = (struct vdpa_dma_buf){0};
+	if (fd < 0)
+		return fd;
+	rc = vdpa_dma_kept_own(dev->vdev->dma, iova, fd, &owner, &c->mem);
+	if (rc == 0 && c->mem.size < sizeof(struct ctrl_mem))
+		rc = vdpa_error(EPROTO, "%s: its control queue has %zu bytes", dev->vdev->name,
+				c->mem.size);
+	return rc;
+}
+
+/* The control queue of a device that runs: nothing is written but what a command may need. */
+static int
+take_over(struct virtio_device *dev)
+{
+	struct virtio_ctrl *c = &dev->ctrl;
+	struct vdpa_virtio_vq_info info = {0};
+	bool was_on = virtio_kept_ctrl(dev, c);
+	int rc;
+
+	if (!was_on || c->idx != virtio_type_ctrl_vq(dev->negotiated, dev->hw_pairs) ||
+	    c->num < CTRL_DESCS || c->num > CTRL_NUM || !rte_is_power_of_2(c->num) ||
+	    (is_packed(dev) && c->next + CTRL_DESCS > c->num) || c->next % (is_packed(dev) ? 2 : 1))
+		return vdpa_error(EPROTO, "%s: its control queue is not one that was recorded",
+				  dev->vdev->name);
+	rc = virtio_pci_vq_info(&dev->hw, c->idx, &info);
+	if (rc == 0 && info.doorbell != c->doorbell)
+		rc = vdpa_error(EPROTO, "%s: its control queue has another doorbell",
+				dev->vdev->name);
+	if (rc == 0 && dev->hw.notification_data && !info.takes_data)
+		rc = vdpa_error(EPROTO, "%s: its control queue has no room for data",
+				dev->vdev->name);
+	if (rc == 0)
+		rc = take_mem(dev);
+	if (rc < 0)
+		return rc;
+	c->shown = true;
+	return enable(dev);
 }
 
 /*
@@ -364,6 +469,8 @@ move(void *arg)
 		vdpa_dma_free(dev->vdev->dma, &c->mem);
 		c->mem = mem;
 		rc = enable(dev);
+		c->started = rc == 0;
+		virtio_kept_write(dev);
 	}
 	if (rc < 0)
 		vdpa_device_fail(dev->vdev, -1, rc, "control queue %u is lost: %s", c->idx,
@@ -381,6 +488,8 @@ virtio_ctrl_setup(struct virtio_device *dev)
 	c->on = false;
 	if (!virtio_has(dev->negotiated, VIRTIO_NET_F_CTRL_VQ))
 		return 0;
+	if (dev->hw.adopts)
+		return take_over(dev);
 	/* Behind the pairs that the device knows of us to know (5.1.2). */
 	c->idx = virtio_type_ctrl_vq(dev->negotiated, dev->hw_pairs);
 	rc = virtio_pci_vq_info(&dev->hw, c->idx, &info);
@@ -431,19 +540,20 @@ virtio_ctrl_update_pairs(struct virtio_device *dev)
 	if (!c->on || !virtio_has(dev->negotiated, VIRTIO_NET_F_MQ) || pairs == c->pairs)
 		return 0;
 	rc = execute(dev, CTRL_MQ, CTRL_MQ_PAIRS_SET, &le, sizeof(le));
-	if (rc == 0)
+	if (rc == 0) {
 		c->pairs = pairs;
+		virtio_kept_write(dev);
+	}
 	return rc;
 }
 
-int
-virtio_ctrl_start(struct virtio_device *dev)
+/* What the device is to know at the start. */
+static int
+begin(struct virtio_device *dev)
 {
 	const uint8_t on = 1;
 	int rc = 0;
 
-	if (!dev->ctrl.on)
-		return 0;
 	if (dev->has_mac)
 		rc = execute(dev, CTRL_MAC, CTRL_MAC_ADDR_SET, dev->mac, sizeof(dev->mac));
 	if (rc == 0)
@@ -462,10 +572,38 @@ virtio_ctrl_start(struct virtio_device *dev)
 	return rc;
 }
 
+int
+virtio_ctrl_start(struct virtio_device *dev)
+{
+	struct virtio_ctrl *c = &dev->ctrl;
+	int rc = 0;
+
+	if (!c->on)
+		return 0;
+	/* One that is taken over knows all of it, but for what a kill has cut short. */
+	if (c->busy)
+		rc = finish_command(dev);
+	if (c->busy || !c->started) {
+		c->busy = c->started = false;
+		/* It may have any number of them. */
+		if (dev->hw.adopts)
+			c->pairs = 0;
+		if (rc == 0)
+			rc = begin(dev);
+	} else {
+		rc = virtio_ctrl_update_pairs(dev);
+	}
+	c->started = rc == 0;
+	if (rc == 0)
+		virtio_kept_write(dev);
+	return rc;
+}
+
 void
 virtio_ctrl_reset(struct virtio_device *dev)
 {
 	dev->ctrl.on = dev->ctrl.shown = false;
+	dev->ctrl.busy = dev->ctrl.started = false;
 }
 
 void

@@ -8,6 +8,7 @@
  */
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -56,6 +57,15 @@ virtio_device_set_features(struct virtio_device *dev, uint64_t features)
 		ctrl &= ~RTE_BIT64(VIRTIO_NET_F_MQ);
 	dev->features = features;
 	dev->negotiated = features | (dev->hw_features & own) | ctrl;
+	if (dev->hw.adopts) {
+		uint64_t negotiated, guest = virtio_kept_features(dev, &negotiated);
+
+		if (guest != features || negotiated != dev->negotiated)
+			return vdpa_error(EPROTO,
+					  "the device runs with the features 0x%" PRIx64
+					  ", and not 0x%" PRIx64 ": it is not taken over",
+					  guest, features);
+	}
 	virtio_pci_set_features(&dev->hw, dev->negotiated);
 	return vdpa_virtio_pci_check(&dev->hw);
 }
@@ -74,6 +84,10 @@ prepare(struct virtio_device *dev)
 	/* The control queue's doorbell is known only now. */
 	if (rc == 0)
 		virtio_pci_map_doorbells(&dev->hw);
+	if (rc == 0 && dev->hw.adopts)
+		rc = virtio_kept_check_queues(dev);
+	/* From here on the next process may find it running. */
+	virtio_kept_write(dev);
 	if (rc == 0)
 		rc = vdpa_pci_set_bus_master(dev->hw.pci, true);
 	return rc;
@@ -120,6 +134,14 @@ run(struct virtio_device *dev)
 	return virtio_ctrl_start(dev);
 }
 
+/* The end of a start that has found the device running. */
+static void
+taken_over(struct virtio_device *dev)
+{
+	virtio_kept_settle(dev, true);
+	virtio_irq_signal_own(dev);
+}
+
 int
 virtio_device_set_status(struct virtio_device *dev, uint8_t status)
 {
@@ -135,8 +157,14 @@ virtio_device_set_status(struct virtio_device *dev, uint8_t status)
 	rc = vdpa_virtio_pci_check(&dev->hw);
 	if (rc < 0)
 		return rc;
-	if (starts)
-		return run(dev);
+	if (starts) {
+		bool adopts = dev->hw.adopts;
+
+		rc = run(dev);
+		if (rc == 0 && adopts)
+			taken_over(dev);
+		return rc;
+	}
 	/* The core looks whether the device has kept the bit. */
 	if ((status & VIRTIO_CONFIG_S_FEATURES_OK) != 0 && !dev->irq.on &&
 	    (vdpa_virtio_pci_get_status(&dev->hw) & VIRTIO_CONFIG_S_FEATURES_OK) != 0)
@@ -151,7 +179,9 @@ virtio_device_reset(struct virtio_device *dev)
 
 	__atomic_store_n(&dev->running, false, __ATOMIC_SEQ_CST);
 	set_suspended(dev, false);
-	rc = virtio_pci_reset(&dev->hw);
+	/* What a former process has left is not taken over. */
+	virtio_kept_settle(dev, false);
+	rc = dev->is_left ? 0 : virtio_pci_reset(&dev->hw);
 	/* The guest's eventfds go in any case; memory of ours that the device knows stays with it
 	 * until it has let go. */
 	virtio_irq_teardown(dev, rc == 0);
@@ -407,6 +437,9 @@ virtio_device_check_state(const struct virtio_device *dev, const struct vdpa_vq_
 	bool packed = virtio_has(dev->features, VIRTIO_F_RING_PACKED);
 	unsigned int at = packed ? state->packed.last_avail_idx : state->split.avail_index;
 
+	/* It stands where it stands. */
+	if (dev->hw.adopts)
+		return 0;
 	if (packed ? at == 0 && state->packed.last_used_idx == 0 &&
 			     state->packed.last_avail_counter == 1 &&
 			     state->packed.last_used_counter == 1

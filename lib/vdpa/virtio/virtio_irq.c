@@ -222,6 +222,27 @@ add_event(struct virtio_device *dev, unsigned int vector,
 	return 0;
 }
 
+void
+virtio_irq_end_handlers(struct virtio_device *dev)
+{
+	struct virtio_irq *irq = &dev->irq;
+
+	for (unsigned int i = 0; irq->vectors != NULL && i < RTE_MAX(irq->n, 1u); i++) {
+		vdpa_event_del(&irq->vectors[i].ev);
+		vdpa_work_cancel(&irq->vectors[i].work);
+	}
+}
+
+void
+virtio_irq_signal_own(struct virtio_device *dev)
+{
+	const struct virtio_irq *irq = &dev->irq;
+
+	for (unsigned int i = 0; irq->vectors != NULL && i < irq->n; i++)
+		if (is_relayed(dev, i))
+			vdpa_eventfd_signal(irq->vectors[i].ev.fd);
+}
+
 /* Nothing is signalled any more when this returns. park: the next start may have the vectors. */
 static void
 release_vectors(struct virtio_device *dev, bool park)
@@ -232,10 +253,7 @@ release_vectors(struct virtio_device *dev, bool park)
 	if (irq->vectors == NULL)
 		return;
 	/* Handlers first: they expect what they serve to be on. */
-	for (unsigned int i = 0; i < n; i++) {
-		vdpa_event_del(&irq->vectors[i].ev);
-		vdpa_work_cancel(&irq->vectors[i].work);
-	}
+	virtio_irq_end_handlers(dev);
 	if (irq->n > 0 && park)
 		vdpa_pci_msix_park(dev->hw.pci);
 	else if (irq->n > 0)
@@ -366,6 +384,14 @@ virtio_irq_setup(struct virtio_device *dev)
 	n = RTE_MIN(n, all);
 	if (dev->pub->kind->max_vectors > 0)
 		n = RTE_MIN(n, dev->pub->kind->max_vectors);
+	/* Those that are on, and no others. */
+	if (dev->hw.adopts) {
+		n = vdpa_pci_left_vectors(dev->hw.pci);
+		rc = n <= all ? try_vectors(dev, n)
+			      : vdpa_error(EPROTO, "it has %u vectors for %u", n, all);
+		if (rc == -ENOSPC)
+			rc = -EPROTO;
+	}
 	for (; n > 0 && rc == -ENOSPC; n /= RUNG_FACTOR) {
 		rc = try_vectors(dev, n);
 		if (rc == 0)

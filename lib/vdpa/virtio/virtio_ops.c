@@ -271,6 +271,24 @@ virtio_vdpa_log_stop(struct vdpa_device *vdev)
 	return virtio_log_stop(virtio_dev(vdev));
 }
 
+static int
+virtio_vdpa_can_restart(struct vdpa_device *vdev)
+{
+	return virtio_kept_begin(virtio_dev(vdev));
+}
+
+static int
+virtio_vdpa_adopt(struct vdpa_device *vdev)
+{
+	return virtio_dev(vdev)->hw.adopts ? 0 : -ENOENT;
+}
+
+static int
+virtio_vdpa_leave(struct vdpa_device *vdev)
+{
+	return virtio_device_leave(virtio_dev(vdev));
+}
+
 static const struct vdpa_config_ops ops = {
 	.size = sizeof(ops),
 	.set_vq_address = virtio_vdpa_set_vq_address,
@@ -311,6 +329,9 @@ static const struct vdpa_config_ops ops = {
 	.free = virtio_device_free,
 	.save_state = virtio_vdpa_save_state,
 	.load_state = virtio_vdpa_load_state,
+	.can_restart = virtio_vdpa_can_restart,
+	.adopt = virtio_vdpa_adopt,
+	.leave = virtio_vdpa_leave,
 };
 
 const struct vdpa_config_ops *

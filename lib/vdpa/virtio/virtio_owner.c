@@ -297,6 +297,8 @@ start(struct virtio_owner *o)
 	int rc = virtio_pci_open(&o->hw, o->pci, NULL, &o->patience);
 
 	if (rc == 0)
+		rc = virtio_pci_reset(&o->hw);
+	if (rc == 0)
 		rc = negotiate(o);
 	if (rc == 0)
 		rc = set_up_ring(o);

@@ -176,7 +176,21 @@ virtio_pci_open(struct vdpa_virtio_pci *hw, struct vdpa_pci *pci,
 	map_registers(hw, &hw->common);
 	map_registers(hw, &hw->isr);
 	map_registers(hw, &hw->config);
-	return virtio_pci_reset(hw);
+	return 0;
+}
+
+/* Of a device that is taken over: what it has in place of what a step writes. */
+static int
+differs(const struct vdpa_virtio_pci *hw, const char *what, uint64_t has, uint64_t value)
+{
+	int rc = vdpa_virtio_pci_check(hw);
+
+	if (rc < 0)
+		return rc;
+	return vdpa_error(EPROTO,
+			  "%s: the device runs with 0x%" PRIx64 " as its %s, and not 0x%" PRIx64
+			  ": it is not taken over",
+			  vdpa_pci_name(hw->pci), has, what, value);
 }
 
 /* The device as a whole. */
@@ -190,7 +204,9 @@ vdpa_virtio_pci_get_status(struct vdpa_virtio_pci *hw)
 void
 vdpa_virtio_pci_set_status(struct vdpa_virtio_pci *hw, uint8_t status)
 {
-	write8(hw, STATUS, status);
+	/* It has all that a start sets. */
+	if (!hw->adopts)
+		write8(hw, STATUS, status);
 }
 
 /* *ms: how long it has waited, at most. */
@@ -284,10 +300,21 @@ virtio_pci_get_features(struct vdpa_virtio_pci *hw)
 	return features;
 }
 
+int
+virtio_pci_check_features(struct vdpa_virtio_pci *hw, uint64_t features)
+{
+	uint64_t has = 0;
+
+	for (unsigned int half = 0; half < 2; half++)
+		if (select_to(hw, VDPA_VIRTIO_SELECT_DRIVER_FEATURE, (uint16_t)half))
+			has |= (uint64_t)read32(hw, DRIVER_FEATURE) << (32 * half);
+	return has == features ? vdpa_virtio_pci_check(hw) : differs(hw, "features", has, features);
+}
+
 void
 virtio_pci_set_features(struct vdpa_virtio_pci *hw, uint64_t features)
 {
-	for (unsigned int half = 0; half < 2; half++)
+	for (unsigned int half = 0; half < 2 && !hw->adopts; half++)
 		if (select_to(hw, VDPA_VIRTIO_SELECT_DRIVER_FEATURE, (uint16_t)half))
 			write32(hw, DRIVER_FEATURE, (uint32_t)(features >> (32 * half)));
 	hw->notification_data = (features & RTE_BIT64(VIRTIO_F_NOTIFICATION_DATA)) != 0;
@@ -333,6 +360,28 @@ virtio_pci_num_queues(struct vdpa_virtio_pci *hw)
 }
 
 int
+virtio_pci_check_doorbell(struct vdpa_virtio_pci *hw, uint16_t idx,
+			  struct vdpa_virtio_vq_info *info)
+{
+	uint64_t doorbell = info->doorbell;
+
+	if (hw->adopts && (hw->notify.offset + doorbell) % VIRTIO_DOORBELL_SIZE != 0)
+		return vdpa_error(EPROTO, "%s: queue %u: no doorbell is at 0x%" PRIx64,
+				  vdpa_pci_name(hw->pci), idx, doorbell);
+	if (doorbell + VIRTIO_DOORBELL_SIZE > hw->notify.length)
+		return vdpa_error(EPROTO,
+				  "%s: queue %u: the doorbell at 0x%" PRIx64
+				  " is outside of the notification structure of 0x%x bytes",
+				  vdpa_pci_name(hw->pci), idx, doorbell, hw->notify.length);
+	/* A wider write than there is room for would hit something else; one that is not aligned
+	 * may be a fault of ours. */
+	info->takes_data = doorbell + DOORBELL_DATA_SIZE <= hw->notify.length &&
+			   (hw->notify.offset + doorbell) % DOORBELL_DATA_SIZE == 0;
+	hw->doorbell_last = RTE_MAX(hw->doorbell_last, info->doorbell);
+	return 0;
+}
+
+int
 virtio_pci_vq_info(struct vdpa_virtio_pci *hw, uint16_t idx, struct vdpa_virtio_vq_info *info)
 {
 	uint64_t doorbell;
@@ -345,18 +394,9 @@ virtio_pci_vq_info(struct vdpa_virtio_pci *hw, uint16_t idx, struct vdpa_virtio_
 		return vdpa_virtio_pci_check(hw);
 	if (info->num_max == 0)
 		return 0;
-	if (doorbell + VIRTIO_DOORBELL_SIZE > hw->notify.length)
-		return vdpa_error(EPROTO,
-				  "%s: queue %u: the doorbell at 0x%" PRIx64
-				  " is outside of the notification structure of 0x%x bytes",
-				  vdpa_pci_name(hw->pci), idx, doorbell, hw->notify.length);
-	info->doorbell = (uint32_t)doorbell;
-	/* A wider write than there is room for would hit something else; one that is not aligned
-	 * may be a fault of ours. */
-	info->takes_data = doorbell + DOORBELL_DATA_SIZE <= hw->notify.length &&
-			   (hw->notify.offset + doorbell) % DOORBELL_DATA_SIZE == 0;
-	hw->doorbell_last = RTE_MAX(hw->doorbell_last, info->doorbell);
-	return 0;
+	/* It may be more than the field has room for. */
+	info->doorbell = (uint32_t)RTE_MIN(doorbell, (uint64_t)UINT32_MAX);
+	return virtio_pci_check_doorbell(hw, idx, info);
 }
 
 /* Of the queue that is selected. */
@@ -389,6 +429,49 @@ set_enable(struct vdpa_virtio_pci *hw, uint16_t idx, bool enable)
 }
 
 int
+virtio_pci_vq_is_enabled(struct vdpa_virtio_pci *hw, uint16_t idx)
+{
+	uint16_t enable;
+	int rc;
+
+	if (!select_to(hw, VDPA_VIRTIO_SELECT_QUEUE, idx))
+		return vdpa_virtio_pci_check(hw);
+	enable = read16(hw, QUEUE_ENABLE);
+	rc = vdpa_virtio_pci_check(hw);
+	return rc < 0 ? rc : enable != 0;
+}
+
+static uint64_t
+read_address(struct vdpa_virtio_pci *hw, uint32_t reg)
+{
+	uint64_t low = read32(hw, reg);
+
+	return low | (uint64_t)read32(hw, reg + 4) << 32;
+}
+
+/* Of the queue that is selected: whether it runs with what it would be enabled with. */
+static int
+check_vq(struct vdpa_virtio_pci *hw, const struct vdpa_virtio_vq_conf *vq)
+{
+	const struct {
+		const char *what;
+		uint64_t has, value;
+	} fields[] = {
+		{"queue size", read16(hw, QUEUE_SIZE), vq->num},
+		{"descriptor area", read_address(hw, QUEUE_DESC), vq->desc},
+		{"driver area", read_address(hw, QUEUE_DRIVER), vq->driver},
+		{"device area", read_address(hw, QUEUE_DEVICE), vq->device},
+		{"queue vector", read16(hw, QUEUE_VECTOR), vq->vector},
+		{"queue enable", read16(hw, QUEUE_ENABLE), 1},
+	};
+
+	for (unsigned int i = 0; i < RTE_DIM(fields); i++)
+		if (fields[i].has != fields[i].value)
+			return differs(hw, fields[i].what, fields[i].has, fields[i].value);
+	return vdpa_virtio_pci_check(hw);
+}
+
+int
 virtio_pci_vq_enable(struct vdpa_virtio_pci *hw, uint16_t idx, const struct vdpa_virtio_vq_conf *vq)
 {
 	const char *name = vdpa_pci_name(hw->pci);
@@ -397,6 +480,8 @@ virtio_pci_vq_enable(struct vdpa_virtio_pci *hw, uint16_t idx, const struct vdpa
 
 	if (!select_to(hw, VDPA_VIRTIO_SELECT_QUEUE, idx))
 		return vdpa_virtio_pci_check(hw);
+	if (hw->adopts)
+		return check_vq(hw, vq);
 	post16(hw, QUEUE_SIZE, vq->num);
 	num = read16(hw, QUEUE_SIZE);
 	rc = vdpa_virtio_pci_check(hw);
@@ -487,7 +572,8 @@ virtio_pci_vq_vector(struct vdpa_virtio_pci *hw, uint16_t idx, uint16_t vector)
 
 	if (!select_to(hw, VDPA_VIRTIO_SELECT_QUEUE, idx))
 		return vdpa_virtio_pci_check(hw);
-	post16(hw, QUEUE_VECTOR, vector);
+	if (!hw->adopts)
+		post16(hw, QUEUE_VECTOR, vector);
 	rc = vector_granted(hw, read16(hw, QUEUE_VECTOR), vector);
 	return rc == -ENOSPC ? vdpa_error(rc, "%s: the device does not grant queue %u vector %u",
 					  vdpa_pci_name(hw->pci), idx, vector)
@@ -499,7 +585,8 @@ virtio_pci_config_vector(struct vdpa_virtio_pci *hw, uint16_t vector)
 {
 	int rc;
 
-	write16(hw, CONFIG_VECTOR, vector);
+	if (!hw->adopts)
+		write16(hw, CONFIG_VECTOR, vector);
 	rc = vector_granted(hw, read16(hw, CONFIG_VECTOR), vector);
 	return rc == -ENOSPC ? vdpa_error(rc,
 					  "%s: the device does not grant vector %u for changes of "

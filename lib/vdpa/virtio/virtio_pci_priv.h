@@ -29,9 +29,9 @@
 #define VIRTIO_DOORBELL_SIZE 2
 
 /*
- * Find the structures of an open function and reset it. patience outlives hw. 0; a negative errno
- * with one line that names the function and the fact: what ops->find returns; -ETIMEDOUT when the
- * function does not reset.
+ * Find the structures of an open function; nothing is written to it yet: a reset comes next, or
+ * hw->adopts. patience outlives hw. 0; a negative errno with one line that names the function and
+ * the fact: what ops->find returns.
  */
 int virtio_pci_open(struct vdpa_virtio_pci *hw, struct vdpa_pci *pci,
 		    const struct vdpa_virtio_pci_ops *ops, struct vdpa_patience *patience);
@@ -52,11 +52,18 @@ int virtio_pci_resume(struct vdpa_virtio_pci *hw);
 
 uint64_t virtio_pci_get_features(struct vdpa_virtio_pci *hw);
 void virtio_pci_set_features(struct vdpa_virtio_pci *hw, uint64_t features);
+/* The features that its driver has written are these. 0; -EPROTO for others. */
+int virtio_pci_check_features(struct vdpa_virtio_pci *hw, uint64_t features);
 uint8_t virtio_pci_get_generation(struct vdpa_virtio_pci *hw);
 
 uint16_t virtio_pci_num_queues(struct vdpa_virtio_pci *hw);
 /* Size and doorbell of a queue. -EPROTO for a doorbell outside of the notify structure. */
 int virtio_pci_vq_info(struct vdpa_virtio_pci *hw, uint16_t idx, struct vdpa_virtio_vq_info *info);
+/* The same of what somebody else says of the doorbell; virtio_pci_vq_info() has checked its own. */
+int virtio_pci_check_doorbell(struct vdpa_virtio_pci *hw, uint16_t idx,
+			      struct vdpa_virtio_vq_info *info);
+/* Whether queue_enable of a queue is set, or a negative errno. */
+int virtio_pci_vq_is_enabled(struct vdpa_virtio_pci *hw, uint16_t idx);
 /* Set the queue up and enable it. -ENOSPC for a vector, -EIO for a queue not granted. */
 int virtio_pci_vq_enable(struct vdpa_virtio_pci *hw, uint16_t idx,
 			 const struct vdpa_virtio_vq_conf *vq);

@@ -11,6 +11,7 @@
  *   virtio_device.c  features, start, stop, virtqueues
  *   virtio_owner.c   functions that own others, and their administration queues; knows no vDPA
  *   virtio_parts.c   a device's state as its owner gives and takes it
+ *   virtio_kept.c    what outlives the process, and how the next one takes it over
  *   virtio_log.c     the dirty log, where somebody logs the function's DMA
  *   virtio_ops.c     the config ops on top of these
  *   virtio_add.c     how a device comes of a function and its words, and goes
@@ -29,6 +30,7 @@
 
 #include <rte_bitops.h>
 
+#include "pci_kept.h"
 #include "vdpa_event.h"
 #include "vdpa_virtio.h"
 #include "vdpa_work.h"
@@ -79,7 +81,9 @@ struct virtio_ctrl {
 	struct vdpa_dma_buf mem; /* ring and command; kept from start to start */
 	uint16_t next;		 /* split: avail and used index; packed: slot */
 	bool wrap;		 /* packed */
-	uint16_t pairs;		 /* as the last command has set them */
+	uint16_t pairs;		 /* as the last command has set them; 0: not known */
+	bool busy;		 /* a command may be under way */
+	bool started;		 /* the device knows what it is to know at the start */
 	uint64_t commands;	 /* atomic */
 };
 
@@ -123,6 +127,9 @@ struct virtio_device {
 	struct virtio_owner *owner; /* NULL: none */
 	uint64_t member;	    /* of its group */
 	struct vdpa_event gone[2];  /* VDPA_PCI_EVENT_*; control loop */
+	bool is_kept;		    /* its record is written: virtio_kept.c */
+	bool is_left;		    /* to the next process: nothing reaches the function */
+	void *left;		    /* the record of a former process, while hw.adopts; malloc */
 };
 
 static inline struct virtio_device *
@@ -169,6 +176,36 @@ uint16_t virtio_irq_vector(const struct virtio_device *dev, uint16_t idx);
 /* From now on the queue's interrupts reach fd; -1: nobody. */
 int virtio_irq_set_call(struct virtio_device *dev, uint16_t idx, int fd);
 void virtio_irq_set_config(struct virtio_device *dev, int fd);
+
+/* No handler of an interrupt runs any more; the vectors stay as they are. */
+void virtio_irq_end_handlers(struct virtio_device *dev);
+/* After a start that has found the vectors in use: what came before us was nobody's to hear. */
+void virtio_irq_signal_own(struct virtio_device *dev);
+
+/* virtio_kept.c */
+
+/* Whether devices of this kind can go on without the process. */
+bool virtio_kept_can(const struct vdpa_virtio_kind *kind);
+/* Keep it from now on. 0; a negative errno with why it is not. */
+int virtio_kept_begin(struct virtio_device *dev);
+/* Record what the device is to be told next. No-op of one that is not kept. */
+void virtio_kept_write(struct virtio_device *dev);
+/* Whether a former process has left the function running, to be taken over by the steps of a start
+ * (hw.adopts); one line where it has left it otherwise. */
+bool virtio_kept_find(struct virtio_device *dev, const struct vdpa_virtio_kind *kind,
+		      const char *name);
+/* The end of that: every step has found what it was to write, or not. No-op otherwise. */
+void virtio_kept_settle(struct virtio_device *dev, bool taken_over);
+/* From the record: virtio_pci_vq_info(), features, and the control queue (false: it was not set
+ * up). */
+int virtio_kept_queue_info(struct virtio_device *dev, uint16_t idx,
+			   struct vdpa_virtio_vq_info *info);
+uint64_t virtio_kept_features(const struct virtio_device *dev, uint64_t *negotiated);
+bool virtio_kept_ctrl(const struct virtio_device *dev, struct virtio_ctrl *c);
+/* The function uses the queues that are set up, and no other. */
+int virtio_kept_check_queues(struct virtio_device *dev);
+/* vdpa_config_ops.leave. */
+int virtio_device_leave(struct virtio_device *dev);
 
 /* virtio_ctrl.c */
 

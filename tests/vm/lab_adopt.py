@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+"""
+Runs inside the laboratory, see test_lab_adopt.py: a daemon with --keep on QEMU's virtio functions over
+vfio-pci is killed and restarted under traffic. The functions go on meanwhile, and the next daemon takes
+them over: the guests, whose front ends are here, number what they send and write, and nothing is lost
+and nothing comes twice.
+
+Kicks go by the daemon, so a function that has done all that it knows of waits for the next one. With a
+host notifier they go to the function itself.
+"""
+
+import contextlib
+import mmap
+import os
+import random
+import socket
+import struct
+import threading
+import time
+import unittest
+
+import lab_inside as inside
+import lab_vfio
+import restarting
+import vhost_user_client as vu
+from lab_inside import harness, host, until
+from lab_vfio import BLK_PACKED, BLK_SPLIT, NET_PAGES, NET_SPLIT, address
+from numbered_guest import PROTOCOL
+from restarting import Host, KeptBlock, KeptNet
+
+restarting.KEEPER = os.environ["UVDPA_KEEPER"]
+
+KILLS = harness.count(6, 100)
+KILLS_MORE = harness.count(2, 100)  # where it is much the same
+RESTARTS = harness.count(1, 10)
+AT_LEAST = 8  # requests under way at each kill
+P_HOST_NOTIFIER = 1 << 11
+CONFIG_CHANGE_MSG, HOST_NOTIFIER_MSG = 2, 3
+SEED = int(os.environ.get("UVDPA_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
+
+
+class Adopted(lab_vfio.VfioTest):
+    """One function, whose guest goes on while daemons come and go."""
+
+    @contextlib.contextmanager
+    def kept(self, slot, words=""):
+        addr = address(slot)
+        inside.bind(addr)
+        with Host({"dev0": f"mgmtdev pci/{addr} {words}"}, args=("--log-level", "info")) as h:
+            self.gaps, self.takes = [], []
+            yield h
+        self.assertEqual(self.faults(), "")
+
+    def next_daemon(self, h, guest):
+        """It starts while the guest goes on; the time until it is ready, and the longest without a
+        completion."""
+        begun, failed = time.monotonic(), []
+
+        def start():
+            try:
+                h.next(taken=1)
+            except BaseException as error:  # of a thread
+                failed.append(error)
+
+        thread = threading.Thread(target=start)
+        thread.start()
+        last, done, longest, before = begun, self.done(guest), 0.0, None
+        while before is None or done == before:
+            guest.work(0.005)
+            now, count = time.monotonic(), self.done(guest)
+            longest = max(longest, now - last)
+            if count != done:
+                last, done = now, count
+            if not thread.is_alive():
+                thread.join()
+                if failed:
+                    raise failed[0]
+                before = done if before is None else before
+            self.assertLess(now - last, 3 * harness.TIMEOUT, "nothing comes back any more")
+        self.gaps.append(longest)
+        self.takes.append(time.monotonic() - begun)
+        guest.check_connection()
+        # It was taken over, and not begun anew.
+        self.assertNotRegex(h.app.err.text(), "starts anew|does not go on")
+        self.assertEqual(h.app.show("dev0")["state"], "running")
+
+    @staticmethod
+    def done(guest):
+        return guest.reads + guest.writes if hasattr(guest, "reads") else guest.received
+
+    def lives(self, h, guest, under_way, kills):
+        counted = 0
+        for end in ["kill"] * kills + ["stop"] * RESTARTS:
+            stop = time.monotonic() + 0.05 + guest.rng.random() * 0.1
+            while time.monotonic() < stop or under_way() < AT_LEAST:
+                guest.work()
+            counted += under_way()
+            getattr(h.app, end)()
+            self.next_daemon(h, guest)
+        guest.settle(20 * harness.TIMEOUT)
+        print(f"{self.id()}: seed {SEED}: {kills} kills and {RESTARTS} restarts, {counted} under way; "
+              f"{guest.account()}; longest gap {max(self.gaps):.3f} s, next daemon after "
+              f"{min(self.takes):.3f} to {max(self.takes):.3f} s", flush=True)
+
+    def tear_down(self, h, guest, slot):
+        """Deleted, the function is stopped, and the kernel's driver finds one that works."""
+        guest.disconnect()
+        h.app.delete("dev0")
+        h.app.stop()
+        inside.bind(address(slot), "virtio-pci")
+        until(lambda: self.kernel_drives(address(slot)), "the kernel's driver to start the device")
+        inside.bind(address(slot), lab_vfio.UNBOUND)
+
+
+class Block(Adopted):
+    def check(self, slot, packed, kills, words=""):
+        host("clear", f"{slot:x}")
+        rng = random.Random(f"{SEED} {packed}")
+        with self.kept(slot, words) as h, KeptBlock(rng, packed, queues=1) as guest:
+            # The disk of a function has no area that its front end could give.
+            guest.client = restarting.patient(h.app.socket("dev0"))
+            guest.client.negotiate(guest.features, PROTOCOL)
+            self.assertEqual(guest.client.set_memory(guest.memory), 0)
+            guest.start()
+            self.lives(h, guest, lambda: len(guest.pending), kills)
+            guest.read_back()
+            guest.check()
+            # A stop is one as ever.
+            guest.stop()
+            self.tear_down(h, guest, slot)
+
+    def test_split(self):
+        self.check(BLK_SPLIT, False, KILLS)
+
+    def test_packed(self):
+        self.check(BLK_PACKED, True, KILLS_MORE)
+
+
+class PagesNet(KeptNet):
+    """Its kicks go to the function itself, by pages that it was given."""
+
+    PROTOCOL = PROTOCOL | vu.P_BACKEND_REQ | vu.P_SEND_FD | P_HOST_NOTIFIER
+
+    def connect(self, path):
+        self.client = restarting.patient(path)
+        self.client.negotiate(self.features, self.PROTOCOL)
+        self.channel, theirs = socket.socketpair()
+        self.channel.settimeout(harness.TIMEOUT)
+        with theirs:
+            assert self.client.ack(vu.SET_BACKEND_REQ_FD, bytes(8), [theirs.fileno()]) == 0
+        assert self.client.set_memory(self.memory) == 0
+        self.pages = {}
+        return self
+
+    def take_page(self):
+        """The next that is given: of which queue it is."""
+        head, fds, _, _ = socket.recv_fds(self.channel, 12, 1)
+        if struct.unpack("<III", head)[0] == CONFIG_CHANGE_MSG:
+            # The next daemon says so once, as nobody knows.
+            return self.take_page()
+        assert struct.unpack("<III", head) == (HOST_NOTIFIER_MSG, 1, 24), head
+        where, size, offset = struct.unpack("<QQQ", self.channel.recv(24, socket.MSG_WAITALL))
+        assert (size, len(fds)) == (mmap.PAGESIZE, 1), (size, fds)
+        page = mmap.mmap(fds[0], mmap.PAGESIZE, offset=offset)
+        os.close(fds[0])
+        queue = where & 0xff
+        # As QEMU does: the new one first.
+        old, self.pages[queue] = self.pages.get(queue), page
+        if old is not None:
+            old.close()
+        self.queues[queue].kick = lambda: page.__setitem__(slice(0, 2), struct.pack("<H", queue))
+        return queue
+
+    def disconnect(self):
+        for page in getattr(self, "pages", {}).values():
+            page.close()
+        self.pages = {}
+        if self.client is not None:
+            self.channel.close()
+        super().disconnect()
+
+
+class Net(Adopted):
+    def check(self, slot, packed, kills, words=""):
+        far = lab_vfio.Counts(slot)
+        rng = random.Random(f"{SEED} {packed}")
+        with self.kept(slot, words) as h, KeptNet(rng, packed) as guest:
+            guest.connect(h.app.socket("dev0")).start()
+            self.lives(h, guest, lambda: len(guest.missing) + len(guest.tx.in_flight), kills)
+            guest.check()
+            self.assertEqual(guest.again, 0)
+            # The far end had each frame once, and each came back.
+            (came, _), (went, _) = far()
+            self.assertEqual((came, went), (guest.sent, guest.sent))
+            self.tear_down(h, guest, slot)
+
+    def test_split(self):
+        self.check(NET_SPLIT, False, KILLS_MORE)
+
+    def test_by_pages(self):
+        # The guest sends and receives while no daemon is there.
+        far = lab_vfio.Counts(NET_PAGES)
+        alone = 0
+        with self.kept(NET_PAGES) as h, PagesNet(random.Random(SEED)) as guest:
+            guest.connect(h.app.socket("dev0")).start()
+            self.assertEqual({guest.take_page(), guest.take_page()}, {0, 1})
+            for end in ["kill"] * KILLS_MORE + ["stop"] * RESTARTS:
+                guest.work(0.1)
+                getattr(h.app, end)()
+                before = guest.received
+                until(lambda: guest.work(0.01) or guest.received - before > 100,
+                      "frames while no daemon lives", 3 * harness.TIMEOUT)
+                alone += guest.received - before
+                self.next_daemon(h, guest)
+                # It is given them once more.
+                self.assertEqual({guest.take_page(), guest.take_page()}, {0, 1})
+            guest.settle(20 * harness.TIMEOUT)
+            guest.check()
+            self.assertEqual(guest.again, 0)
+            (came, _), (went, _) = far()
+            self.assertEqual((came, went), (guest.sent, guest.sent))
+            print(f"{self.id()}: seed {SEED}: {KILLS_MORE} kills and {RESTARTS} restarts, {alone} frames without a "
+                  f"daemon; {guest.account()}; longest gap {max(self.gaps):.3f} s, next daemon after "
+                  f"{min(self.takes):.3f} to {max(self.takes):.3f} s", flush=True)
+            self.tear_down(h, guest, NET_PAGES)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
