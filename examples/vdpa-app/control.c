@@ -35,7 +35,9 @@ app_control_start(const struct app_options *opts)
 	/* That of the daemon that hands over, unless the configuration has another by now. */
 	taken.handed = app_successor_control();
 	ret = taken.handed != NULL ? vdpa_control_start(&taken) : -ENOENT;
-	if (ret < 0)
+	if (ret == 0)
+		app_successor_control_adopted();
+	else
 		ret = vdpa_control_start(&params);
 	if (ret == 0)
 		return 0;

@@ -77,9 +77,14 @@ app_handover_receive(int sock, int timeout_ms, int *fd)
 		errno = -vdpa_error(ETIMEDOUT, "the other process does not answer");
 		return NULL;
 	}
-	n = recvmsg(sock, &mh, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	/* A process that has ended without having read all resets the socket, once; what it has
+	 * sent before is there behind that. */
+	do {
+		n = recvmsg(sock, &mh, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	} while (n < 0 && (errno == ECONNRESET || errno == EINTR));
 	if (n <= 0) {
-		errno = -vdpa_error(EPIPE, "the other process has ended");
+		errno = n == 0 ? -vdpa_error(EPIPE, "the other process has ended")
+			       : -vdpa_error(EPROTO, "the other process' socket: %m");
 		return NULL;
 	}
 	cmsg = CMSG_FIRSTHDR(&mh);

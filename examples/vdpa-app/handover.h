@@ -7,7 +7,8 @@
  * added.
  *
  *   from the daemon that runs                   from the one that was started
- *   begin  protocol, format, keep, version;
+ *   begin  protocol, format, keep, version,
+ *          pid: whose child it is;
  *          descriptor: a file with devices'
  *          names and words
  *                                               checked  version, anew: names of devices whose
@@ -21,7 +22,8 @@
  *                                               serving
  *
  * The one that was started may say `failed` with an error instead, and ends. The other one says
- * nothing when it gives up: it ends the process.
+ * `stop` when it gives up, and closes its end; then it ends the process, and only then goes on by
+ * itself. So the end of the socket behind `taken`, without `stop`, is that process' end.
  */
 
 #ifndef APP_HANDOVER_H

@@ -113,10 +113,15 @@ app_restart_settle(const struct app_options *opts)
 void
 app_restart_leave(const struct app_options *opts)
 {
-	unsigned int n;
+	int n;
 
 	if (opts->keep == NULL)
 		return;
 	n = vdpa_restart_leave();
-	app_log(LOG_INFO, NULL, "leaves %u device%s to the next process", n, n == 1 ? "" : "s");
+	if (n < 0)
+		app_log(LOG_ERR, NULL, "leaves no device to the next process: %s",
+			vdpa_error_message());
+	else
+		app_log(LOG_INFO, NULL, "leaves %d device%s to the next process", n,
+			n == 1 ? "" : "s");
 }

@@ -2,14 +2,18 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The new daemon of an upgrade (handover.h). It is told by the end of the socket when the other one
- * is gone: before `go` that one has given up, or is dead; after `taken` it may also have died on
- * its way to `go`, and then nobody else has the devices.
+ * The new daemon of an upgrade (handover.h). The end of the socket says that the other one is dead:
+ * behind `taken` nobody else has the devices then. A daemon that gives up says `stop` before. The
+ * other one can end this process, since it is its parent: no process in between is allowed.
  */
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <jansson.h>
@@ -28,6 +32,7 @@
 #define BEGIN_MS 10000
 
 static struct vdpa_control_listener listener = {.fd = -1};
+static bool listener_is_served;
 static json_int_t expected;
 
 static int
@@ -41,6 +46,31 @@ const struct vdpa_control_listener *
 app_successor_control(void)
 {
 	return listener.fd >= 0 ? &listener : NULL;
+}
+
+void
+app_successor_control_adopted(void)
+{
+	listener_is_served = true;
+}
+
+/* Nobody serves the other daemon's control socket any more: by the configuration there is another,
+ * or none. Its file goes, unless somebody has put another one there. */
+static void
+drop_listener(void)
+{
+	struct sockaddr_un un = {.sun_family = AF_UNSPEC};
+	socklen_t len = sizeof(un) - 1;
+	struct stat st;
+
+	if (listener.fd < 0 || listener_is_served)
+		return;
+	if (getsockname(listener.fd, (struct sockaddr *)&un, &len) == 0 &&
+	    un.sun_family == AF_UNIX && un.sun_path[0] != '\0' && lstat(un.sun_path, &st) == 0 &&
+	    S_ISSOCK(st.st_mode) && st.st_dev == listener.dev && st.st_ino == listener.ino)
+		unlink(un.sun_path);
+	close(listener.fd);
+	listener.fd = -1;
 }
 
 /* The names of devices that do not go on by their words. */
@@ -73,12 +103,20 @@ check(const struct app_options *opts, const json_t *begin, int fd, json_t *anew)
 	json_int_t protocol = json_integer_value(json_object_get(begin, "protocol"));
 	json_int_t format = json_integer_value(json_object_get(begin, "format"));
 	const char *keep = json_string_value(json_object_get(begin, "keep"));
+	json_int_t pid = json_integer_value(json_object_get(begin, "pid"));
 
 	if (!app_handover_is(begin, "begin") || protocol != APP_HANDOVER_PROTOCOL || fd < 0)
 		return vdpa_error(EPROTO,
 				  "the other daemon speaks version %d of the hand-over, this "
 				  "one version %d",
 				  (int)protocol, APP_HANDOVER_PROTOCOL);
+	if (pid != getppid())
+		return vdpa_error(
+			EPROTO,
+			"the other daemon, process %d, has not started this process itself, "
+			"but process %d has: a program that is a script starts the "
+			"daemon by `exec`",
+			(int)pid, (int)getppid());
 	if (format != vdpa_restart_format())
 		return vdpa_error(EPROTO,
 				  "the other daemon keeps devices in format %d, this one in format "
@@ -137,12 +175,34 @@ app_successor_begin(const struct app_options *opts)
 	return rc < 0 ? give_up() : 0;
 }
 
+/* 0: nobody else has the devices, or will. */
+static int
+wait_for_go(int sock)
+{
+	json_t *message;
+	int fd, rc = 0;
+
+	do
+		message = app_handover_receive(sock, -1, &fd);
+	while (message == NULL && errno == ETIMEDOUT);
+	if (message == NULL && errno == EPIPE)
+		app_log(LOG_WARNING, NULL,
+			"take-over: the other daemon has died: this one goes on");
+	else if (message == NULL)
+		rc = -errno;
+	else if (!app_handover_is(message, "go"))
+		rc = vdpa_error(ECANCELED, "the other daemon keeps its devices");
+	json_decref(message);
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
+
 int
 app_successor_commit(const struct app_options *opts)
 {
 	unsigned int n = vdpa_restart_count();
-	json_t *message;
-	int fd, rc = 0;
+	int rc = 0;
 
 	if (opts->take_over == 0)
 		return 0;
@@ -155,17 +215,15 @@ app_successor_commit(const struct app_options *opts)
 		rc = app_handover_send(opts->take_over,
 				       json_pack("{s:s,s:i}", "step", "taken", "devices", (int)n),
 				       -1);
+	if (rc == 0)
+		rc = wait_for_go(opts->take_over);
 	if (rc < 0)
 		return give_up();
-	message = app_handover_receive(opts->take_over, -1, &fd);
-	if (message == NULL)
-		app_log(LOG_WARNING, NULL,
-			"take-over: the other daemon has died: this one goes on");
-	json_decref(message);
 	/* What it cannot keep it serves all the same, as one line has said. */
 	(void)vdpa_restart_go();
 	if (vdpa_control_take_back() < 0)
 		app_log(LOG_ERR, NULL, "take-over: control socket: %s", vdpa_error_message());
+	drop_listener();
 	(void)app_handover_send(opts->take_over, json_pack("{s:s}", "step", "serving"), -1);
 	return 0;
 }

@@ -20,5 +20,7 @@ void app_successor_fail(const struct app_options *opts);
 struct vdpa_control_listener;
 /* The control socket of the other daemon; NULL: it has none. */
 const struct vdpa_control_listener *app_successor_control(void);
+/* This daemon serves it; else it goes once there is no way back. */
+void app_successor_control_adopted(void);
 
 #endif /* APP_SUCCESSOR_H */

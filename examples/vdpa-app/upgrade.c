@@ -49,6 +49,8 @@
  * failed may take to end. */
 #define LOOK_MS	    100
 #define END_MS	    2000
+/* How long one that was killed may take: it executes nothing any more. */
+#define KILLED_MS   10000
 /* How long the new daemon may take to say that it serves: for the figure alone. */
 #define SERVING_MS  5000
 /* Where the new process has its end of the socket. */
@@ -96,6 +98,9 @@ struct upgrade {
 	bool has_control;
 	int64_t still_us; /* since when */
 	char version[64];
+	bool frozen;	  /* nobody else changes devices */
+	bool has_stopped; /* those of anew have ended */
+	bool has_left;	  /* all others, too */
 };
 
 static int64_t
@@ -141,6 +146,9 @@ check_owner(const char *path, bool last)
 		return vdpa_error(errno, "program '%s': %m", path);
 	if (last && !S_ISREG(st.st_mode))
 		return vdpa_error(EACCES, "program '%s': is no file", path);
+	if (last && (st.st_mode & (S_ISUID | S_ISGID)) != 0)
+		return vdpa_error(EPERM, "program '%s': changes its user or group (setuid, setgid)",
+				  path);
 	if ((st.st_uid != 0 && st.st_uid != geteuid()) ||
 	    ((st.st_mode & 022) != 0 && (last || (st.st_mode & S_ISVTX) == 0)))
 		return vdpa_error(EPERM,
@@ -173,11 +181,27 @@ check_program(const char *given, char path[PATH_MAX])
 
 /* What does not go on. */
 
+static bool
+is_anew(const struct upgrade *u, const char *name)
+{
+	json_t *one;
+	size_t i;
+
+	json_array_foreach(u->anew, i, one)
+	{
+		if (strcmp(json_string_value(one), name) == 0)
+			return true;
+	}
+	return false;
+}
+
 static int
 add_anew(struct upgrade *u, const char *name, const char *why)
 {
 	size_t used = strlen(u->reasons);
 
+	if (is_anew(u, name))
+		return 0;
 	if (json_array_append_new(u->anew, json_string(name)) < 0)
 		return vdpa_error(ENOMEM, "out of memory");
 	snprintf(u->reasons + used, sizeof(u->reasons) - used, "%s%s (%s)", used > 0 ? ", " : "",
@@ -289,26 +313,53 @@ describe_end(int status, char *buf, size_t size)
 		snprintf(buf, size, "ended with exit code %d", WEXITSTATUS(status));
 }
 
+static pid_t
+wait_for_end(pid_t pid, int patience_ms, int *status)
+{
+	int64_t until_us = now_us() + (int64_t)patience_ms * 1000;
+	pid_t rc;
+
+	while ((rc = waitpid(pid, status, WNOHANG)) == 0 && now_us() < until_us)
+		usleep(1000);
+	return rc;
+}
+
 /* End it, if it has not ended: after a moment where it is about to. How it has ended, in buf. */
 static void
 end_program(struct upgrade *u, int patience_ms, char *buf, size_t size)
 {
-	int64_t until_us = now_us() + (int64_t)patience_ms * 1000;
-	pid_t rc = 0;
 	int status = 0;
+	pid_t rc;
 
 	snprintf(buf, size, "was not started");
 	if (u->pid == 0)
 		return;
-	while ((rc = waitpid(u->pid, &status, WNOHANG)) == 0 && now_us() < until_us)
-		usleep(1000);
+	rc = wait_for_end(u->pid, patience_ms, &status);
 	if (rc == 0) {
 		kill(u->pid, SIGKILL);
-		rc = waitpid(u->pid, &status, 0);
+		rc = wait_for_end(u->pid, KILLED_MS, &status);
 	}
+	if (rc == 0)
+		app_log(LOG_ERR, NULL,
+			"upgrade: process %d was killed, and the kernel has not ended it",
+			(int)u->pid);
 	u->pid = 0;
 	if (rc > 0)
 		describe_end(status, buf, size);
+}
+
+/* The new process is not to go on, whatever it has read so far. */
+static void
+stop_program(struct upgrade *u)
+{
+	char end[64];
+
+	if (u->sock >= 0) {
+		(void)app_handover_send(u->sock, json_pack("{s:s}", "step", "stop"), -1);
+		close(u->sock);
+		u->sock = -1;
+	}
+	end_program(u, 0, end, sizeof(end));
 }
 
 /* Wait for the next word of the new process, which is to be of this step. NULL with an error, which
@@ -392,10 +443,10 @@ send_begin(struct upgrade *u)
 	if (fd < 0)
 		return fd;
 	rc = app_handover_send(u->sock,
-			       json_pack("{s:s,s:i,s:i,s:s,s:s}", "step", "begin", "protocol",
+			       json_pack("{s:s,s:i,s:i,s:s,s:s,s:i}", "step", "begin", "protocol",
 					 APP_HANDOVER_PROTOCOL, "format",
 					 (int)vdpa_restart_format(), "keep", options->keep,
-					 "version", APP_VERSION),
+					 "version", APP_VERSION, "pid", (int)getpid()),
 			       fd);
 	close(fd);
 	return rc;
@@ -460,20 +511,53 @@ free_saved(struct upgrade *u)
 	free(u->saved);
 }
 
+static int
+check_here(struct upgrade *u)
+{
+	if (options->keep == NULL)
+		return vdpa_error(
+			EOPNOTSUPP,
+			"this daemon was started without --keep, so its devices end with "
+			"it: start it with --keep once, see guide-restart.md; upgrades go on "
+			"from then");
+	if (vdpa_restart_check(note_anew, u) < 0)
+		return vdpa_error(EPIPE, "%s: start the daemon anew", vdpa_error_message());
+	return refuse_anew(u);
+}
+
+/* The store is there, what was checked before the new process was started is so still, and stays so
+ * from now on; the words of devices are written down for the way back. */
+static int
+freeze(struct upgrade *u)
+{
+	int rc = vdpa_restart_freeze();
+
+	if (rc < 0)
+		return rc;
+	u->frozen = true;
+	rc = check_here(u);
+	return rc == 0 ? vdpa_dev_words_each(save_device, u) : rc;
+}
+
 /* Devices stand still, and nobody is let in. Those that start anew end: their sockets become free.
- */
-static unsigned int
+ * How many are left to the new process. */
+static int
 leave(struct upgrade *u)
 {
-	unsigned int expected;
+	int expected;
 	json_t *name;
 	size_t i;
 
 	app_made_leave();
 	vdpa_uvdpad_stop();
 	u->still_us = now_us();
+	u->has_stopped = true;
 	json_array_foreach(u->anew, i, name)(void) vdpa_dev_del(json_string_value(name));
 	expected = vdpa_restart_leave();
+	/* Whatever is deleted behind a failure would end for good. */
+	if (expected < 0)
+		return expected;
+	u->has_left = true;
 	vdpa_dev_del_all();
 	return expected;
 }
@@ -494,13 +578,14 @@ send_take(struct upgrade *u, unsigned int expected)
 static int
 hand_over(struct upgrade *u)
 {
-	unsigned int expected;
+	int expected, rc;
 	json_t *taken;
-	int rc;
 
-	u->deadline_us = now_us() + (int64_t)u->how->timeout_s * 1000000;
 	expected = leave(u);
-	rc = send_take(u, expected);
+	if (expected < 0)
+		return expected;
+	u->deadline_us = now_us() + (int64_t)u->how->timeout_s * 1000000;
+	rc = send_take(u, (unsigned int)expected);
 	if (rc == 0)
 		rc = vdpa_restart_hand_over(u->sock);
 	taken = rc == 0 ? expect(u, "taken", "taken the devices over") : NULL;
@@ -513,12 +598,14 @@ come_back(struct upgrade *u)
 {
 	unsigned int n;
 
-	(void)vdpa_restart_take_back();
+	if (u->has_left)
+		(void)vdpa_restart_take_back();
 	for (unsigned int i = 0; i < u->nsaved; i++)
-		if (app_restart_add(u->saved[i].words) < 0)
+		if ((u->has_left || is_anew(u, u->saved[i].name)) &&
+		    app_restart_add(u->saved[i].words) < 0)
 			app_log(LOG_ERR, u->saved[i].name, "upgrade: %s: cannot be made again: %s",
 				u->saved[i].name, vdpa_error_message());
-	n = vdpa_restart_settle();
+	n = u->has_left ? vdpa_restart_settle() : u->nsaved;
 	app_made_come_back();
 	if (u->has_control && vdpa_control_take_back() < 0)
 		app_log(LOG_ERR, NULL, "upgrade: control socket: %s", vdpa_error_message());
@@ -527,22 +614,47 @@ come_back(struct upgrade *u)
 		n == 1 ? "" : "s");
 }
 
-/* Third step: from here on the new process has all. */
+/* Third step: behind it the new process has all. One that has died meanwhile has not. */
+static int
+let_go(struct upgrade *u)
+{
+	char end[64] = "has ended";
+	int status, rc;
+
+	if (waitpid(u->pid, &status, WNOHANG) != 0) {
+		u->pid = 0;
+		describe_end(status, end, sizeof(end));
+		return vdpa_error(EPIPE, "%s %s with the devices; its own lines are in the log",
+				  u->program, end);
+	}
+	/* systemd listens to the main process alone, and the new one stores what it keeps. */
+	app_notify_successor(u->pid);
+	rc = app_handover_send(u->sock, json_pack("{s:s}", "step", "go"), -1);
+	if (rc < 0) {
+		stop_program(u);
+		app_notify_successor(getpid());
+		return vdpa_error(EPIPE,
+				  "%s has ended with the devices; its own lines are in the log",
+				  u->program);
+	}
+	__atomic_store_n(&done, true, __ATOMIC_RELEASE);
+	return 0;
+}
+
 static json_t *
-finish(struct upgrade *u)
+describe(struct upgrade *u)
 {
 	unsigned int n = 0;
 	json_t *message;
 	int fd, gap_ms;
 
-	__atomic_store_n(&done, true, __ATOMIC_RELEASE);
-	/* systemd listens to the main process alone, and the new one stores what it keeps. */
-	app_notify_successor(u->pid);
-	(void)app_handover_send(u->sock, json_pack("{s:s}", "step", "go"), -1);
 	message = app_handover_receive(u->sock, SERVING_MS, &fd);
 	json_decref(message);
+	if (fd >= 0)
+		close(fd);
 	gap_ms = (int)((now_us() - u->still_us + 999) / 1000);
-	n = u->nsaved - (unsigned int)json_array_size(u->anew);
+	for (unsigned int i = 0; i < u->nsaved; i++)
+		n += !is_anew(u, u->saved[i].name);
 	app_log(LOG_NOTICE, NULL,
 		"upgrade: process %d, version %s, has %u device%s, which stood still for %d ms",
 		(int)u->pid, u->version, n, n == 1 ? "" : "s", gap_ms);
@@ -551,48 +663,34 @@ finish(struct upgrade *u)
 			 gap_ms);
 }
 
-static int
-check_here(struct upgrade *u)
-{
-	if (options->keep == NULL)
-		return vdpa_error(
-			EOPNOTSUPP,
-			"this daemon was started without --keep, so its devices end with "
-			"it: start it with --keep once, see guide-restart.md; upgrades go on "
-			"from then");
-	if (vdpa_restart_check(note_anew, u) < 0)
-		return vdpa_error(EPIPE, "%s: start the daemon anew", vdpa_error_message());
-	return refuse_anew(u);
-}
-
 /* With both locks. */
 static int
 upgrade(struct upgrade *u, json_t **result)
 {
-	bool left = false;
-	char end[64];
 	int rc;
 
 	rc = check_here(u);
 	if (rc == 0)
 		rc = check_with_program(u);
 	if (rc == 0)
-		rc = vdpa_dev_words_each(save_device, u);
-	if (rc == 0) {
-		left = true;
+		rc = freeze(u);
+	if (rc == 0)
 		rc = hand_over(u);
-	}
+	if (rc == 0)
+		rc = let_go(u);
 	if (rc == 0) {
-		*result = finish(u);
+		*result = describe(u);
 		return *result != NULL ? 0 : vdpa_error(ENOMEM, "out of memory");
 	}
 	app_log(LOG_ERR, NULL, "upgrade: %s", vdpa_error_message());
 	{
 		char *error = strdup(vdpa_error_message());
 
-		end_program(u, 0, end, sizeof(end));
-		if (left)
+		stop_program(u);
+		if (u->has_stopped)
 			come_back(u);
+		if (u->frozen)
+			vdpa_restart_thaw();
 		if (error != NULL)
 			vdpa_error(-rc, "%s", error);
 		free(error);

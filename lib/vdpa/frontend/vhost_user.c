@@ -348,7 +348,7 @@ vhost_user_remove(struct vdpa_device *vdev)
 
 	if (dev == NULL)
 		return;
-	leaves = vdpa_vhu_kept_leaves(dev);
+	leaves = vdpa_vhu_kept_is_others(dev);
 	/* Whoever reads the file may connect. */
 	if (!leaves)
 		vdpa_vhu_info_remove(dev);

@@ -387,7 +387,7 @@ static void
 end(struct vhu_device *dev)
 {
 	struct vhu_conn *conn = &dev->conn;
-	bool kept = conn->kept, leaves = kept && vdpa_vhu_kept_leaves(dev);
+	bool kept = conn->kept, leaves = kept && vdpa_vhu_kept_is_others(dev);
 	int fd;
 
 	vdpa_consumer_leaves(conn->session->consumer);

@@ -272,6 +272,8 @@ vdpa_vhu_kept_init(struct vhu_device *dev)
 		k->former = NULL;
 		return 0;
 	}
+	if (vdpa_device_runs_alone(dev->vdev))
+		vdpa_restart_works_alone(dev->vdev->name);
 	k->on = true;
 	return 0;
 }
@@ -288,6 +290,12 @@ bool
 vdpa_vhu_kept_leaves(const struct vhu_device *dev)
 {
 	return dev->kept.on && vdpa_restart_leaves();
+}
+
+bool
+vdpa_vhu_kept_is_others(const struct vhu_device *dev)
+{
+	return vdpa_vhu_kept_leaves(dev) || vdpa_restart_holds();
 }
 
 void

@@ -337,7 +337,7 @@ vdpa_vhu_socket_close(struct vhu_device *dev)
 	vdpa_event_del(&sock->event);
 	fd = sock->listen.fd;
 	sock->listen.fd = -1;
-	if (fd >= 0 && vdpa_vhu_kept_leaves(dev)) {
+	if (fd >= 0 && vdpa_vhu_kept_is_others(dev)) {
 		close(fd);
 		return;
 	}

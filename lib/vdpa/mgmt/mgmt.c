@@ -166,24 +166,13 @@ make_device(struct vdpa_add_request *req)
 	return rc;
 }
 
-/* Devices are being handed over: what is changed now would be lost. */
 static int
-check_stays(void)
-{
-	return vdpa_restart_leaves()
-		       ? vdpa_error(EBUSY, "the devices are being left to another process")
-		       : 0;
-}
-
-int
-vdpa_dev_add(const char *words)
+add_device(const char *words)
 {
 	struct vdpa_add_request req;
 	int rc;
 
-	rc = check_stays();
-	if (rc == 0)
-		rc = reserve(words, &req);
+	rc = reserve(words, &req);
 	if (rc < 0)
 		return rc;
 	vdpa_restart_set_words(req.name, req.entry->words);
@@ -195,16 +184,14 @@ vdpa_dev_add(const char *words)
 	return rc;
 }
 
-int
-vdpa_dev_del(const char *name)
+static int
+delete_device(const char *name)
 {
 	struct vdpa_bus_entry *e;
 	struct vdpa_device *vdev;
 	int rc;
 
-	rc = check_stays();
-	if (rc == 0)
-		rc = vdpa_bus_claim(name, VDPA_BUS_REMOVING, &e, &vdev);
+	rc = vdpa_bus_claim(name, VDPA_BUS_REMOVING, &e, &vdev);
 	if (rc < 0)
 		return rc;
 	rc = vdpa_registry_withdraw(vdev, false);
@@ -251,17 +238,15 @@ set_attr(struct vdpa_bus_entry *e, struct vdpa_device *vdev, const struct vdpa_w
 	return rc == 0 ? show_link(vdev, vdev->core->fe, &args) : rc;
 }
 
-int
-vdpa_dev_set(const char *text)
+static int
+set_device(const char *text)
 {
 	struct vdpa_bus_entry *e;
 	struct vdpa_device *vdev;
 	struct vdpa_words words;
 	int rc;
 
-	rc = check_stays();
-	if (rc == 0)
-		rc = vdpa_words_split(text, &words);
+	rc = vdpa_words_split(text, &words);
 	if (rc < 0)
 		return rc;
 	rc = vdpa_bus_claim(words.n > 0 ? words.word[0] : "", VDPA_BUS_CHANGING, &e, &vdev);
@@ -272,4 +257,35 @@ vdpa_dev_set(const char *text)
 	}
 	vdpa_words_free(&words);
 	return rc;
+}
+
+/* Devices that are being handed over stay as they are: what is changed now would be lost. */
+static int
+change(int (*fn)(const char *text), const char *text)
+{
+	int rc = vdpa_restart_change_begins();
+
+	if (rc < 0)
+		return rc;
+	rc = fn(text);
+	vdpa_restart_change_ends();
+	return rc;
+}
+
+int
+vdpa_dev_add(const char *words)
+{
+	return change(add_device, words);
+}
+
+int
+vdpa_dev_del(const char *name)
+{
+	return change(delete_device, name);
+}
+
+int
+vdpa_dev_set(const char *text)
+{
+	return change(set_device, text);
 }

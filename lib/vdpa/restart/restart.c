@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "error_priv.h"
@@ -34,6 +35,8 @@
 
 #define DEVICES_MAX  4096
 #define JOURNAL_NAME "journal"
+/* How long changes of devices are waited for. */
+#define CHANGES_S    10
 /* The words take part of a slot: a line of a configuration file at most. */
 #define SLOT_SIZE    (VDPA_RESTART_RECORD_MAX + 16384u)
 
@@ -43,7 +46,8 @@ struct device {
 	char *words;
 	bool written; /* its record is this process' */
 	bool by_itself;
-	char *why; /* it, or its connection, does not go on; NULL: nobody has said so */
+	bool alone; /* it works while no process lives */
+	char *why;  /* it, or its connection, does not go on; NULL: nobody has said so */
 	/* What this process has put into the store; vdpa_keep.h lists a former one's alone. */
 	char (*put)[VDPA_RESTART_WHAT_MAX];
 	unsigned int nput, room;
@@ -63,6 +67,9 @@ static struct {
 	struct vdpa_journal *journal;
 	bool failed; /* the store: it was said, and nothing is kept any more */
 	bool leaves;
+	unsigned int changes; /* of devices, which are under way */
+	bool frozen;	      /* no other begins, but for this thread's */
+	pthread_t freezer;
 	bool holds; /* a former process may go on with what was taken over */
 	TAILQ_HEAD(, vdpa_restart_waiter) waiters;
 	struct copy *copies; /* once it was handed over */
@@ -78,6 +85,8 @@ static struct {
 
 /* A waiter's call has ended. */
 static pthread_cond_t called = PTHREAD_COND_INITIALIZER;
+/* The last change of a device has ended. */
+static pthread_cond_t unchanged = PTHREAD_COND_INITIALIZER;
 
 static void
 lock(void)
@@ -556,6 +565,41 @@ vdpa_restart_goes_by_itself(const char *device)
 	unlock();
 }
 
+void
+vdpa_restart_works_alone(const char *device)
+{
+	struct device *d;
+
+	lock();
+	d = find(device);
+	if (d != NULL)
+		d->alone = true;
+	unlock();
+}
+
+int
+vdpa_restart_change_begins(void)
+{
+	int rc = 0;
+
+	lock();
+	if (state.leaves || (state.frozen && !pthread_equal(state.freezer, pthread_self())))
+		rc = vdpa_error(EBUSY, "the devices are being left to another process");
+	else
+		state.changes++;
+	unlock();
+	return rc;
+}
+
+void
+vdpa_restart_change_ends(void)
+{
+	lock();
+	if (--state.changes == 0)
+		pthread_cond_broadcast(&unchanged);
+	unlock();
+}
+
 bool
 vdpa_restart_holds(void)
 {
@@ -686,7 +730,7 @@ begin(const char *where, int sock)
 		state.journal = NULL;
 		state.holds = false;
 	}
-	state.failed = state.leaves = false;
+	state.failed = state.leaves = state.frozen = false;
 	state.taken = 0;
 	unlock();
 	return rc;
@@ -878,27 +922,71 @@ vdpa_restart_settle(void)
 	return taken;
 }
 
-unsigned int
+/* Under the lock. Whether the store is there: one that has died is noticed when it is asked. */
+static int
+ask_store(void)
+{
+	int rc;
+
+	if (state.keep == NULL || state.failed)
+		return not_kept();
+	rc = vdpa_keep_barrier(state.keep, 0);
+	return rc == -EPIPE || rc == -ETIMEDOUT ? store_failed(rc) : 0;
+}
+
+int
 vdpa_restart_leave(void)
 {
 	const struct device *d;
 	unsigned int n = 0;
+	int rc;
 
 	lock();
-	/* A store that has died is noticed when it is asked. */
-	if (state.keep != NULL && !state.failed && !state.holds) {
-		int rc = vdpa_keep_barrier(state.keep, 0);
-
-		if (rc == -EPIPE || rc == -ETIMEDOUT)
-			store_failed(rc);
-	}
-	if (state.keep != NULL && !state.failed) {
+	rc = ask_store();
+	/* What the other process has is left to it in any case. */
+	if (rc == 0 || state.holds) {
 		__atomic_store_n(&state.leaves, true, __ATOMIC_RELEASE);
 		TAILQ_FOREACH (d, &state.devices, next)
 			n += d->written;
+		rc = (int)n;
 	}
 	unlock();
-	return n;
+	return rc;
+}
+
+int
+vdpa_restart_freeze(void)
+{
+	struct timespec until;
+	int rc = 0;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += CHANGES_S;
+	lock();
+	if (state.frozen) {
+		unlock();
+		return vdpa_error(EALREADY, "devices stay as they are already");
+	}
+	state.frozen = true;
+	state.freezer = pthread_self();
+	while (state.changes > 0 && rc == 0)
+		rc = pthread_cond_clockwait(&unchanged, &state.lock, CLOCK_MONOTONIC, &until);
+	if (state.changes > 0) {
+		state.frozen = false;
+		rc = vdpa_error(EBUSY, "a device is being added, changed or deleted");
+	} else {
+		rc = 0;
+	}
+	unlock();
+	return rc;
+}
+
+void
+vdpa_restart_thaw(void)
+{
+	lock();
+	state.frozen = false;
+	unlock();
 }
 
 struct told {
@@ -909,24 +997,26 @@ int
 vdpa_restart_check(int (*fn)(const char *name, const char *why, void *arg), void *arg)
 {
 	static const char other[] = "devices of its front end start anew in this version";
+	static const char alone[] = "a function that works while no daemon lives goes on at a "
+				    "restart, by SIGTERM or systemctl restart; not at an upgrade "
+				    "in this version";
 	const struct device *d;
 	struct told *told = NULL;
 	unsigned int n = 0, room = 0;
-	int rc = 0;
+	int rc;
 
 	lock();
-	if (state.keep == NULL || state.failed)
-		rc = not_kept();
+	rc = ask_store();
 	TAILQ_FOREACH (d, &state.devices, next)
 		room++;
 	told = calloc(room + 1, sizeof(*told));
 	if (rc == 0 && told == NULL)
 		rc = vdpa_error(ENOMEM, "out of memory");
 	TAILQ_FOREACH (d, &state.devices, next) {
-		if (rc < 0 || d->by_itself || (d->written && d->why == NULL))
+		if (rc < 0 || d->by_itself || (d->written && d->why == NULL && !d->alone))
 			continue;
 		told[n].name = strdup(d->name);
-		told[n].why = strdup(d->why != NULL ? d->why : other);
+		told[n].why = strdup(d->why != NULL ? d->why : d->written ? alone : other);
 		n++;
 	}
 	unlock();

@@ -73,6 +73,15 @@ void vdpa_restart_says(const char *device, const char *why);
 /* Nothing of the device is kept, and it goes on all the same, by what the kernel has of it. */
 void vdpa_restart_goes_by_itself(const char *device);
 
+/* The device is kept and works while no process lives: it goes on at a restart, not in a process
+ * that is started while this one lives. */
+void vdpa_restart_works_alone(const char *device);
+
+/* Around each change of the set of devices, or of their words; management's. -EBUSY while they are
+ * being left to another process, but for the thread of vdpa_restart_freeze(). */
+int vdpa_restart_change_begins(void);
+void vdpa_restart_change_ends(void);
+
 /*
  * What is to happen once nobody else can go on with what was taken over: from vdpa_restart_go() on
  * where a process that lives has handed it over, at once elsewhere. True: go() will be called, on

@@ -65,15 +65,29 @@ unsigned int vdpa_restart_settle(void);
  * The process ends and another one is to go on: from now on devices that are kept stand still, and
  * vdpa_dev_del() and vdpa_cleanup() leave them in the store, with their sockets. Other devices end
  * as ever.
- * @return how many devices are left to the next process.
+ * @return how many devices are left to the next process; -EPIPE where nothing is kept, or the store
+ * has died, -ETIMEDOUT where it does not answer: then nothing has changed.
  */
-unsigned int vdpa_restart_leave(void);
+int vdpa_restart_leave(void);
+
+/**
+ * The set of devices and their words stay as they are: calls of vdpa_dev_add(), vdpa_dev_set() and
+ * vdpa_dev_del() by other threads are refused with -EBUSY from now on until vdpa_restart_thaw(). It
+ * waits for those that are under way, 10 s at most.
+ * @return 0; -EBUSY where they have not ended; -EALREADY.
+ */
+int vdpa_restart_freeze(void);
+/** The opposite. No-op where nothing is frozen. */
+void vdpa_restart_thaw(void);
 
 /**
  * Call fn for each device that does not go on in the next process, or whose connection does not,
- * while it returns 0. Devices that an application has made without words are left out.
+ * while it returns 0; among them are functions that work while no process lives, which go on at a
+ * restart only. Devices that an application has made without words are left out. The store is asked
+ * whether it is there, and waited for some seconds at most.
  * @param why  the reason, as in the log.
- * @return 0; what fn returned; -EPIPE where nothing is kept; -ENOMEM.
+ * @return 0; what fn returned; -EPIPE where nothing is kept, or the store has died; -ETIMEDOUT
+ * where it does not answer, and is given up; -ENOMEM.
  */
 int vdpa_restart_check(int (*fn)(const char *name, const char *why, void *arg), void *arg);
 
