@@ -170,7 +170,7 @@ join(const char *name, void *arg)
 	return 0;
 }
 
-static const char *
+static inline const char *
 left(struct vdpa_keep *k)
 {
 	static char list[1024];

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * What a process says of its devices before it leaves them, and that it does not leave them where
+ * the store is gone; and that nobody changes devices that are being left.
+ */
+
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "keeper_test.h"
+#include "restart.h"
+#include "vdpa_restart.h"
+
+#define RECORD "what its front end says"
+
+/* Names and reasons, as they were said. */
+static int
+note(const char *name, const char *why, void *arg)
+{
+	char *text = arg;
+
+	snprintf(text + strlen(text), 1000 - strlen(text), "%s: %s\n", name, why);
+	return 0;
+}
+
+static int
+check(char text[1000])
+{
+	text[0] = '\0';
+	return vdpa_restart_check(note, text);
+}
+
+static void
+keep_device(const char *name)
+{
+	vdpa_restart_set_words(name, name);
+	assert_int_equal(vdpa_restart_write(name, RECORD, sizeof(RECORD)), 0);
+}
+
+static int
+begin(void **state)
+{
+	(void)with_keeper(state);
+	if (vdpa_restart_begin(keeper.where) < 0)
+		fail_msg("%s", vdpa_error_message());
+	keep_device("net0");
+	return 0;
+}
+
+static int
+end(void **state)
+{
+	vdpa_restart_thaw();
+	vdpa_restart_forget_words("net0");
+	vdpa_restart_forget_words("function0");
+	vdpa_restart_end();
+	return without_keeper(state);
+}
+
+static void
+a_function_that_works_alone_goes_on_at_a_restart_only(void **state)
+{
+	char text[1000];
+
+	keep_device("function0");
+	assert_int_equal(check(text), 0);
+	assert_string_equal(text, "");
+	vdpa_restart_works_alone("function0");
+	assert_int_equal(check(text), 0);
+	assert_non_null(strstr(text, "function0: "));
+	assert_non_null(strstr(text, "goes on at a restart, by SIGTERM or systemctl restart"));
+	assert_null(strstr(text, "net0"));
+	/* A restart leaves both. */
+	assert_int_equal(vdpa_restart_leave(), 2);
+	assert_true(vdpa_restart_leaves());
+}
+
+static void
+what_cannot_be_left_is_not(void **state)
+{
+	char text[1000];
+
+	assert_int_equal(check(text), 0);
+	stop_keeper();
+	assert_true(check(text) < 0);
+	assert_true(vdpa_restart_leave() < 0);
+	assert_false(vdpa_restart_leaves());
+}
+
+static void
+a_store_that_dies_behind_the_check_is_noticed(void **state)
+{
+	char text[1000];
+
+	assert_int_equal(check(text), 0);
+	stop_keeper();
+	assert_true(vdpa_restart_leave() < 0);
+	assert_false(vdpa_restart_leaves());
+}
+
+static void *
+change(void *arg)
+{
+	int rc = vdpa_restart_change_begins();
+
+	if (rc == 0)
+		vdpa_restart_change_ends();
+	*(int *)arg = rc;
+	return NULL;
+}
+
+static int
+change_in_thread(void)
+{
+	pthread_t thread;
+	int rc = 1;
+
+	assert_int_equal(pthread_create(&thread, NULL, change, &rc), 0);
+	pthread_join(thread, NULL);
+	return rc;
+}
+
+static void
+frozen_devices_are_changed_by_nobody_else(void **state)
+{
+	int rc;
+
+	assert_int_equal(change_in_thread(), 0);
+	assert_int_equal(vdpa_restart_freeze(), 0);
+	assert_int_equal(vdpa_restart_freeze(), -EALREADY);
+	assert_int_equal(change_in_thread(), -EBUSY);
+	change(&rc);
+	assert_int_equal(rc, 0);
+	vdpa_restart_thaw();
+	assert_int_equal(change_in_thread(), 0);
+	/* Whoever leaves them changes none, either. */
+	assert_int_equal(vdpa_restart_leave(), 1);
+	change(&rc);
+	assert_int_equal(rc, -EBUSY);
+}
+
+static void *
+freeze(void *arg)
+{
+	*(int *)arg = vdpa_restart_freeze();
+	return NULL;
+}
+
+static void
+a_change_that_is_under_way_is_waited_for(void **state)
+{
+	pthread_t thread;
+	int rc = 1;
+
+	assert_int_equal(vdpa_restart_change_begins(), 0);
+	assert_int_equal(pthread_create(&thread, NULL, freeze, &rc), 0);
+	/* It has begun to wait once nobody else may begin. */
+	while (vdpa_restart_change_begins() == 0)
+		vdpa_restart_change_ends();
+	vdpa_restart_change_ends();
+	pthread_join(thread, NULL);
+	assert_int_equal(rc, 0);
+}
+
+#define WITH(test) cmocka_unit_test_setup_teardown(test, begin, end)
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		WITH(a_function_that_works_alone_goes_on_at_a_restart_only),
+		WITH(what_cannot_be_left_is_not),
+		WITH(a_store_that_dies_behind_the_check_is_noticed),
+		WITH(frozen_devices_are_changed_by_nobody_else),
+		WITH(a_change_that_is_under_way_is_waited_for),
+	};
+
+	return cmocka_run_group_tests(tests, group_start, group_end);
+}
