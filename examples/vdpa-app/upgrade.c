@@ -618,8 +618,8 @@ come_back(struct upgrade *u)
 static int
 let_go(struct upgrade *u)
 {
-	char end[64] = "has ended";
-	int status, rc;
+	char end[64];
+	int status = 0, rc;
 
 	if (waitpid(u->pid, &status, WNOHANG) != 0) {
 		u->pid = 0;

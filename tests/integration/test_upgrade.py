@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 import unittest
@@ -26,6 +27,15 @@ SEED = int(os.environ.get('UVDPA_TEST_SEED', '0')) or random.SystemRandom().rand
 NET = 'mgmtdev sim_net backend loopback'
 DISK = 'mgmtdev sim_blk backend file {folder}/disk0.disk queues 2 delay_ms 10'
 DEVICES = {'disk0': DISK, 'net0': NET}
+
+
+def children(pid):
+    """Of all threads of a process."""
+    found = []
+    for task in os.listdir(f'/proc/{pid}/task'):
+        with contextlib.suppress(FileNotFoundError), open(f'/proc/{pid}/task/{task}/children', encoding='ascii') as file:
+            found += file.read().split()
+    return found
 
 
 class Case(unittest.TestCase):
@@ -92,8 +102,7 @@ class Case(unittest.TestCase):
 
     def no_other(self, pid):
         """Nothing is left of the other daemon."""
-        with open(f'/proc/{pid}/task/{pid}/children', encoding='ascii') as children:
-            self.assertEqual(children.read(), '')
+        self.assertEqual(children(pid), [])
 
 
 class Upgrade(Case):
@@ -479,6 +488,49 @@ class Failures(Case):
             guest.check()
             guest.check_connection()
         self.no_other(pid)
+        self.check()
+
+    def test_a_new_daemon_that_dies_behind_its_last_word(self):
+        """It has said that it has all devices, and is dead before the old one lets go: nobody else would be
+        left. The old one stands still until it is."""
+        self.begin()
+        pid, folder = self.host.app.pid, self.host.folder
+        path = f'{folder}/dies'
+        with open(path, 'w', encoding='ascii') as file:
+            file.write(f'''#!{sys.executable}
+import json, os, signal, socket
+sock = socket.socket(fileno=3)
+def hear(step):
+    while json.loads(sock.recv(65536))['step'] != step:
+        pass
+hear('begin')
+sock.send(json.dumps({{'step': 'checked', 'version': '0', 'anew': []}}).encode())
+hear('take')
+os.kill(os.getppid(), signal.SIGSTOP)
+tasks = f'/proc/{{os.getppid()}}/task'
+while any(open(f'{{tasks}}/{{task}}/stat').read().rsplit(')', 1)[1].split()[0] != 'T' for task in os.listdir(tasks)):
+    pass
+sock.send(json.dumps({{'step': 'taken', 'devices': 2}}).encode())
+''')
+        os.chmod(path, 0o755)
+
+        def wake():
+            def is_dead():
+                for child in children(pid):
+                    with open(f'/proc/{child}/stat', encoding='ascii') as stat:
+                        return stat.read().rsplit(')', 1)[1].split()[0] == 'Z'
+                return False
+            try:
+                harness.wait_for(is_dead, 'its end')
+            finally:
+                os.kill(pid, signal.SIGCONT)
+
+        thread = threading.Thread(target=wake)
+        thread.start()
+        try:
+            self.refused('with the devices', program=path)
+        finally:
+            thread.join()
         self.check()
 
     def test_a_script_that_stays_between_both_daemons(self):

@@ -7,6 +7,7 @@
  * sends its next message, so that it is as fast or as slow as a case wants.
  */
 
+#include <errno.h>
 #include <poll.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -56,6 +57,16 @@ static struct {
 int __real_poll(struct pollfd *fds, nfds_t n, int timeout);
 int __wrap_poll(struct pollfd *fds, nfds_t n, int timeout);
 int __wrap_sched_yield(void);
+bool __wrap_vdpa_restart_holds(void);
+
+/* Another process may go on with what this one has. */
+static bool holds;
+
+bool
+__wrap_vdpa_restart_holds(void)
+{
+	return LOAD(holds);
+}
 
 static void
 send_message(void)
@@ -267,6 +278,35 @@ a_stopped_device_s_front_end_is_not_looked_for(void **state)
 	assert_int_equal(peer.polls, 0);
 }
 
+/* Whether the connection of a device that is deleted has ended for the front end. */
+static bool
+ends_with_its_device(struct device *d)
+{
+	int other = dup(d->dev.conn.fd);
+	bool ended;
+	char byte;
+
+	d->dev.conn.kept = true;
+	vdpa_vhu_conn_close(&d->dev);
+	ended = recv(d->fd, &byte, 1, MSG_DONTWAIT) == 0;
+	if (!ended)
+		assert_int_equal(errno, EAGAIN);
+	close(other);
+	return ended;
+}
+
+static void
+a_connection_that_another_process_may_have_back_does_not_end(void **state)
+{
+	struct device *other = device_open("fake1");
+
+	assert_true(ends_with_its_device(other));
+	device_close(other);
+	STORE(holds, true);
+	assert_false(ends_with_its_device(*state));
+	STORE(holds, false);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int
@@ -278,6 +318,7 @@ main(void)
 		TEST(a_front_end_that_has_become_fast_is_looked_for_again),
 		TEST(one_front_end_at_a_time_is_looked_for),
 		TEST(a_stopped_device_s_front_end_is_not_looked_for),
+		TEST(a_connection_that_another_process_may_have_back_does_not_end),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);
