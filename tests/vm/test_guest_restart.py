@@ -21,6 +21,8 @@ SCRIPT = """
 disk=$(disk s0)
 net=$(nic %(mac)s)
 net_up $net 10.0.0.1/24 fd00::1/64
+# The kernel says once that the link is there, and may do so late.
+wait_for 60 grep -q up /sys/class/net/$net/operstate
 mkfs.ext4 -q -F /dev/$disk
 mount -t ext4 /dev/$disk /mnt
 dmesg >/tmp/before
