@@ -152,12 +152,22 @@ begin(struct fixture *f, uint16_t pairs, uint64_t features)
 	start(f);
 }
 
+/* As at the end of a process that leaves its devices: none of them can be deleted by itself then. */
+static void
+end_process(struct fixture *f)
+{
+	store.leaves = true;
+	vdpa_device_leave(f->vdev);
+	assert_int_equal(vdpa_dev_del("v0"), -EBUSY);
+	vdpa_dev_del_all();
+	store.leaves = false;
+}
+
 /* The process ends, and the function goes on. */
 static void
 leave(struct fixture *f)
 {
-	vdpa_device_leave(f->vdev);
-	vdpa_dev_del("v0");
+	end_process(f);
 	assert_null(f->v.pci.open);
 	assert_true(f->v.pci.is_left);
 	assert_int_equal(f->v.status, 0x0f);
@@ -614,10 +624,7 @@ an_idle_function_is_opened_by_its_files(void **state)
 	begin(f, 1, 0);
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 	end_binding(f);
-	store.leaves = true;
-	vdpa_device_leave(f->vdev);
-	vdpa_dev_del("v0");
-	store.leaves = false;
+	end_process(f);
 	assert_int_equal(f->v.status, 0);
 	assert_true(f->v.pci.is_kept);
 	assert_true(store.len > 0);
