@@ -157,7 +157,7 @@ static void
 end_process(struct fixture *f)
 {
 	store.leaves = true;
-	vdpa_device_leave(f->vdev);
+	assert_int_equal(vdpa_device_leave(f->vdev), 0);
 	assert_int_equal(vdpa_dev_del("v0"), -EBUSY);
 	vdpa_dev_del_all();
 	store.leaves = false;
@@ -566,10 +566,49 @@ a_record_that_cannot_be_written_ends_it(void **state)
 	assert_int_equal(store.len, -ENOENT);
 	assert_false(f->v.pci.is_kept);
 	/* Then it is stopped as ever. */
-	vdpa_device_leave(f->vdev);
+	assert_true(vdpa_device_leave(f->vdev) < 0);
 	vdpa_dev_del("v0");
 	assert_int_equal(f->v.status, 0);
 	assert_int_equal(f->v.pci.n_mapped, 0);
+}
+
+/* A log of the guest's memory is on: by the function, or by queues on shadows. Neither goes on in the
+ * next process, so the function is stopped while this one can bring its rings to an end. */
+static void
+a_function_whose_memory_is_logged_is_not_left(void **state)
+{
+	static uint8_t bits[0x1000];
+	const struct vdpa_dirty_log log = {.bitmap = bits, .size = sizeof(bits), .fd = -1};
+	uint64_t used[VDPA_VQ_MAX];
+	struct fixture *f = *state;
+
+	memset(used, 0xff, sizeof(used));
+	for (unsigned int by_device = 0; by_device < 2; by_device++) {
+		fake_virtio_init(&f->v, "v0", 1);
+		f->v.pci.keeps = true;
+		f->v.pci.logs_dma = by_device != 0;
+		assert_int_equal(add(f, WORDS), 0);
+		f->guest.start.features = V1;
+		fake_guest_set_queues(&f->guest, 2);
+		assert_int_equal(vdpa_device_can_restart(f->vdev), 0);
+		start(f);
+		assert_null(vdpa_device_find_tie(f->vdev));
+		assert_int_equal(vdpa_device_set_log(f->vdev, &log, used), 0);
+		assert_int_equal(is_on_shadow(f, 0), by_device == 0);
+		assert_non_null(vdpa_device_find_tie(f->vdev));
+		store.leaves = true;
+		assert_refused(vdpa_device_leave(f->vdev), EOPNOTSUPP, "is logged");
+		assert_int_equal(f->v.status, 0);
+		assert_false(bus_master(f));
+		vdpa_dev_del_all();
+		store.leaves = false;
+		assert_false(f->v.pci.is_left);
+		assert_int_equal(f->v.pci.n_mapped, 0);
+		__wrap_vdpa_restart_del("v0", store.what);
+		store.len = -ENOENT;
+		fake_virtio_fini(&f->v);
+	}
+	fake_virtio_init(&f->v, "v0", 1);
 }
 
 /* What a front end's record says of queue 0, up to where it is to go on. */
@@ -723,6 +762,7 @@ main(void)
 		S(a_command_that_was_cut_short_is_given_again),
 		S(holders_of_a_page_are_known_to_the_next_process),
 		S(a_record_that_cannot_be_written_ends_it),
+		S(a_function_whose_memory_is_logged_is_not_left),
 		S(a_ring_goes_on_with_its_function_alone),
 		S(an_idle_function_is_opened_by_its_files),
 		S(a_tear_down_stops_the_function),

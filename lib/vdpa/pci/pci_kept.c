@@ -569,6 +569,18 @@ left_call(void *handle)
 }
 
 static int
+left_log_start(void *handle, const struct vdpa_dma_range *ranges, unsigned int n)
+{
+	return 0;
+}
+
+static int
+left_log_report(void *handle, uint64_t iova, uint64_t size, uint64_t *bitmap)
+{
+	return 0;
+}
+
+static int
 left_unmask(void *handle, unsigned int index)
 {
 	return 0;
@@ -599,6 +611,10 @@ vdpa_pci_leave(struct vdpa_pci *pci)
 	ops->unmask_irq = left_unmask;
 	ops->reset = left_call;
 	ops->cut_off = left_call;
+	ops->dma_log_probe = NULL;
+	ops->dma_log_start = left_log_start;
+	ops->dma_log_report = left_log_report;
+	ops->dma_log_stop = left_call;
 	pthread_mutex_lock(&pci->lock);
 	pci->left_ops = ops;
 	pci->is_left_behind = true;
