@@ -152,7 +152,8 @@ begin(struct fixture *f, uint16_t pairs, uint64_t features)
 	start(f);
 }
 
-/* As at the end of a process that leaves its devices: none of them can be deleted by itself then. */
+/* As at the end of a process that leaves its devices: none of them can be deleted by itself then.
+ */
 static void
 end_process(struct fixture *f)
 {
@@ -572,8 +573,8 @@ a_record_that_cannot_be_written_ends_it(void **state)
 	assert_int_equal(f->v.pci.n_mapped, 0);
 }
 
-/* A log of the guest's memory is on: by the function, or by queues on shadows. Neither goes on in the
- * next process, so the function is stopped while this one can bring its rings to an end. */
+/* A log of the guest's memory is on: by the function, or by queues on shadows. Neither goes on in
+ * the next process, so the function is stopped while this one can bring its rings to an end. */
 static void
 a_function_whose_memory_is_logged_is_not_left(void **state)
 {
