@@ -456,6 +456,22 @@ a_function_that_does_not_fit_starts_anew(void **state)
 	}
 }
 
+/* It cannot even be opened: it does not go on with nobody to drive it. */
+static void
+a_function_that_is_not_opened_is_stopped(void **state)
+{
+	struct fixture *f = *state;
+
+	begin(f, 1, 0);
+	leave(f);
+	f->v.pci.config[0x0e] = 1;
+	assert_int_equal(add(f, WORDS), -ENOTSUP);
+	assert_false(bus_master(f));
+	assert_false(f->v.pci.msix_on);
+	assert_int_equal(f->v.pci.n_mapped, 0);
+	f->v.pci.config[0x0e] = 0;
+}
+
 /* A front end's words that are not those that the device was started with. */
 static void
 a_start_that_says_something_else_fails(void **state)
@@ -758,6 +774,7 @@ main(void)
 		S(so_it_does_with_packed_rings_and_several_pairs),
 		S(what_nobody_takes_over_is_reset),
 		S(a_function_that_does_not_fit_starts_anew),
+		S(a_function_that_is_not_opened_is_stopped),
 		S(a_start_that_says_something_else_fails),
 		S(memory_that_is_recorded_and_not_mapped_is_mapped),
 		S(a_command_that_was_cut_short_is_given_again),

@@ -325,6 +325,8 @@ vdpa_pci_open_for(const char *name, const struct vdpa_pci_params *params, const 
 	return 0;
 
 err_close:
+	/* It may be running. */
+	vdpa_pci_settle(pci, false);
 	if (pci->kept != NULL)
 		(void)pci->ops->keep(NULL, device, false);
 	pci->ops->close(pci->handle);

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "error_priv.h"
+#include "fence_function.h"
 #include "restart.h"
 #include "tlv.h"
 #include "vdpa_error.h"
@@ -206,6 +207,97 @@ drop_put(struct device *d)
 	d->nput = 0;
 }
 
+/* Under the lock: the function of a device that a former process has left, and this one has not put
+ * itself. A descriptor of the caller's, or a negative errno. */
+static int
+take_former_function(const char *device)
+{
+	const struct device *d = find(device);
+	char name[VDPA_KEEP_NAME_MAX + 1];
+
+	full_name(name, device, VDPA_RESTART_FUNCTION);
+	/* A process that lives may yet go on with it. */
+	if (state.keep == NULL || state.failed || state.holds ||
+	    (d != NULL && find_put(d, VDPA_RESTART_FUNCTION) < d->nput))
+		return -ENOENT;
+	return vdpa_keep_take(state.keep, name);
+}
+
+/* Nobody goes on with it. The descriptor is taken over; none where it is negative. */
+static void
+fence_function(const char *device, int fd)
+{
+	enum fence_step step = FENCE_WAITS;
+	struct fence_outcome outcome;
+
+	if (fd >= 0 && vdpa_fence_may_be_function(fd)) {
+		vdpa_fence_function(fd, &step, &outcome);
+		if (outcome.fenced)
+			VDPA_LOG(NOTICE, "%s: restart: its function, which is not taken over: %s",
+				 device, outcome.text);
+		else
+			VDPA_LOG(ERR, "%s: restart: its function, which is not taken over: %s",
+				 device, outcome.text);
+	}
+	if (fd >= 0)
+		close(fd);
+}
+
+/* Without the lock. */
+static void
+fence_former(const char *device)
+{
+	int fd;
+
+	lock();
+	fd = take_former_function(device);
+	unlock();
+	fence_function(device, fd);
+}
+
+struct strays {
+	bool (*wanted)(const char *name, void *arg); /* NULL: none is */
+	char **device;
+	unsigned int n;
+};
+
+static int
+collect_stray(const char *name, void *arg)
+{
+	const char *what = strchr(name, ':');
+	struct strays *s = arg;
+	char **device, *copy;
+
+	if (what == NULL || strcmp(what + 1, VDPA_RESTART_FUNCTION) != 0 ||
+	    (s->wanted != NULL && s->wanted(name, NULL)))
+		return 0;
+	device = reallocarray(s->device, s->n + 1, sizeof(*device));
+	copy = strndup(name, (size_t)(what - name));
+	if (device != NULL)
+		s->device = device;
+	if (device == NULL || copy == NULL) {
+		free(copy);
+		return vdpa_error(ENOMEM, "out of memory");
+	}
+	s->device[s->n++] = copy;
+	return 0;
+}
+
+/* Under the lock, which nobody else needs yet: the process begins, or settles. */
+static void
+fence_strays(bool (*wanted)(const char *name, void *arg))
+{
+	struct strays s = {.wanted = wanted};
+
+	if (state.keep != NULL && !state.failed)
+		(void)vdpa_keep_for_each(state.keep, collect_stray, &s);
+	for (unsigned int i = 0; i < s.n; i++) {
+		fence_function(s.device[i], take_former_function(s.device[i]));
+		free(s.device[i]);
+	}
+	free(s.device);
+}
+
 struct prune {
 	const char *device; /* NULL: any */
 	bool (*wanted)(const char *what, void *arg);
@@ -369,6 +461,8 @@ vdpa_restart_del(const char *device, const char *what)
 	char name[VDPA_KEEP_NAME_MAX + 1];
 	struct device *d;
 
+	if (strcmp(what, VDPA_RESTART_FUNCTION) == 0)
+		fence_former(device);
 	full_name(name, device, what);
 	lock();
 	d = find(device);
@@ -498,6 +592,7 @@ vdpa_restart_forget(const char *device)
 	const struct prune all = {.device = device};
 	struct device *d;
 
+	fence_former(device);
 	lock();
 	d = find(device);
 	if (d != NULL)
@@ -650,6 +745,7 @@ open_journal(void)
 	if (state.holds)
 		return rc == 0 || rc == -ENOENT ? vdpa_error(EPROTO, "no journal is handed over")
 						: rc;
+	fence_strays(NULL);
 	prune(&all);
 	return create_journal();
 }
@@ -872,6 +968,7 @@ vdpa_restart_settle(void)
 		}
 	free_names(&all);
 	lock();
+	fence_strays(has_owner);
 	prune(&strays);
 	taken = state.taken;
 	unlock();

@@ -29,6 +29,11 @@
 /* Characters of what a descriptor of a device is, at most. */
 #define VDPA_RESTART_WHAT_MAX	48
 
+/* What the descriptor of a device's PCI function of VFIO is called. One that a former process has
+ * put is stopped before it is dropped, whyever it is (fence_function.h): its driver has ended with
+ * that process. That waits for the function as an open of it does. */
+#define VDPA_RESTART_FUNCTION "vfio-device"
+
 /* Whether devices are kept: vdpa_restart_begin() was called, and the store has not failed. */
 bool vdpa_restart_is_on(void);
 /* Whether the process ends and leaves its devices to the next one. */
