@@ -448,6 +448,43 @@ a_function_that_this_daemon_has_is_not_stopped(void **state)
 	forget_store();
 }
 
+static int
+note_why(const char *name, const char *why, void *arg)
+{
+	assert_string_equal(name, "net0");
+	snprintf(arg, 64, "%s", why);
+	return 0;
+}
+
+/* What keeps the function tells what keeps the connection. */
+static void
+a_device_that_is_given_up_is_kept_no_more(void **state)
+{
+	char why[64] = "";
+	struct vdpa_keep *k;
+
+	leave_device();
+	vdpa_restart_set_words("net0", "name net0");
+	assert_int_equal(vdpa_restart_put("net0", "connection", STDIN_FILENO), 0);
+	assert_int_equal(vdpa_restart_write("net0", "", 0), 0);
+	assert_int_equal(vdpa_restart_write_part("net0", "function", "x", 1), 0);
+	assert_false(vdpa_restart_is_given_up("net0"));
+	vdpa_restart_give_up("net0", "too many mappings");
+	assert_true(vdpa_restart_is_given_up("net0"));
+	assert_int_equal(vdpa_restart_put("net0", "connection", STDIN_FILENO), -ECANCELED);
+	assert_int_equal(vdpa_restart_write("net0", "", 0), -ECANCELED);
+	assert_int_equal(vdpa_restart_write_part("net0", "function", "x", 1), -ECANCELED);
+	assert_non_null(strstr(vdpa_error_message(), "too many mappings"));
+	/* A later record does not clear it. */
+	vdpa_restart_says("net0", NULL);
+	assert_int_equal(vdpa_restart_check(note_why, why), 0);
+	assert_string_equal(why, "too many mappings");
+	forget_store();
+	k = open_keep();
+	assert_string_equal(left(k), "journal ");
+	vdpa_keep_close(k);
+}
+
 /* By request. */
 
 static int32_t
@@ -672,6 +709,7 @@ main(void)
 		WITH(a_function_without_a_journal_is_stopped),
 		WITH(a_function_that_is_not_taken_over_is_stopped),
 		WITH(a_function_that_this_daemon_has_is_not_stopped),
+		WITH(a_device_that_is_given_up_is_kept_no_more),
 		WITH(an_operator_fences_at_once),
 		WITH(a_function_that_is_not_fenced_is_told),
 		WITH(an_operator_is_refused_while_a_daemon_lives),

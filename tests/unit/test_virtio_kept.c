@@ -34,6 +34,7 @@ static struct {
 	int len; /* negative: none */
 	unsigned int writes;
 	int write_err;
+	bool given_up;
 } store = {.fd = -1, .len = -ENOENT};
 
 bool __wrap_vdpa_restart_is_on(void);
@@ -45,6 +46,7 @@ int __wrap_vdpa_restart_write_part(const char *device, const char *part, const v
 				   size_t len);
 int __wrap_vdpa_restart_read_part(const char *device, const char *part, void *buf, size_t size);
 void __wrap_vdpa_restart_remove_part(const char *device, const char *part);
+void __wrap_vdpa_restart_give_up(const char *device, const char *why);
 
 bool
 __wrap_vdpa_restart_is_on(void)
@@ -114,6 +116,15 @@ __wrap_vdpa_restart_remove_part(const char *device, const char *part)
 	store.len = -ENOENT;
 }
 
+void
+__wrap_vdpa_restart_give_up(const char *device, const char *why)
+{
+	assert_string_equal(device, "v0");
+	assert_non_null(strstr(why, "no room"));
+	store.given_up = true;
+	store.len = -ENOENT;
+}
+
 /* Two processes, one after the other. */
 
 static int
@@ -136,6 +147,7 @@ teardown_store(void **state)
 	store.len = -ENOENT;
 	store.writes = 0;
 	store.write_err = 0;
+	store.given_up = false;
 	return rc;
 }
 
@@ -580,6 +592,7 @@ a_record_that_cannot_be_written_ends_it(void **state)
 	assert_true(store.writes > 0);
 	store.write_err = ENOSPC;
 	virtio_kept_write(device(f));
+	assert_true(store.given_up);
 	assert_int_equal(store.len, -ENOENT);
 	assert_false(f->v.pci.is_kept);
 	/* Then it is stopped as ever. */

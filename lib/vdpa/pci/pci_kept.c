@@ -121,14 +121,17 @@ write_record(struct vdpa_pci_kept *k)
 	return rc;
 }
 
-/* For the cause in vdpa_error_message(). */
+/* For the cause in vdpa_error_message(). The front end hears of it when it records the next
+ * message; the record that it has written is dropped here. */
 static void
 end_keeping(struct vdpa_pci_kept *k)
 {
+	char why[VDPA_ERROR_MAX];
+
 	k->on = false;
-	VDPA_LOG(WARNING, "%s: %s: does not go on in the next process: %s", k->device, k->pci->name,
-		 vdpa_error_message());
-	vdpa_restart_remove_part(k->device, PART);
+	snprintf(why, sizeof(why), "%s: %s", k->pci->name, vdpa_error_message());
+	VDPA_LOG(WARNING, "%s: does not go on in the next process: %s", k->device, why);
+	vdpa_restart_give_up(k->device, why);
 	(void)k->pci->ops->keep(k->pci->handle, k->device, false);
 }
 
@@ -596,7 +599,7 @@ vdpa_pci_leave(struct vdpa_pci *pci)
 	if (k == NULL)
 		return vdpa_error(EOPNOTSUPP, "%s: is not kept", pci->name);
 	pthread_mutex_lock(&k->lock);
-	on = k->on;
+	on = k->on && !vdpa_restart_is_given_up(k->device);
 	/* What follows is this process' own end. */
 	k->on = false;
 	pthread_mutex_unlock(&k->lock);

@@ -271,12 +271,14 @@ vfio_keep(void *handle, const char *device, bool on)
 	int ret;
 
 	if (!on) {
+		if (d != NULL)
+			vdpa_vfio_keep_no_more(d->at);
 		vdpa_restart_del(device, KEPT_DEVICE);
 		vdpa_restart_del(device, KEPT_GROUP);
 		vdpa_restart_del(device, KEPT_CONTAINER);
 		return 0;
 	}
-	ret = vdpa_vfio_get_files(d->at, &files);
+	ret = vdpa_vfio_keep(d->at, device, &files);
 	if (ret == 0)
 		ret = vdpa_restart_put(device, KEPT_CONTAINER, files.container);
 	if (ret == 0)

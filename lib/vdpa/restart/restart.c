@@ -44,7 +44,8 @@ struct device {
 	char *words;
 	bool written; /* its record is this process' */
 	bool by_itself;
-	char *why; /* it, or its connection, does not go on; NULL: nobody has said so */
+	bool given_up; /* nothing of it is kept any more, for its life */
+	char *why;     /* it, or its connection, does not go on; NULL: nobody has said so */
 	/* What this process has put into the store; vdpa_keep.h lists a former one's alone. */
 	char (*put)[VDPA_RESTART_WHAT_MAX];
 	unsigned int nput, room;
@@ -126,6 +127,19 @@ static int
 not_kept(void)
 {
 	return vdpa_error(EPIPE, "nothing is kept for the next process");
+}
+
+/* Whether this process keeps something of the device. */
+static int
+check_kept(const struct device *d, const char *device)
+{
+	if (state.keep == NULL || state.failed)
+		return not_kept();
+	if (d == NULL)
+		return vdpa_error(EOPNOTSUPP, "%s: an application made it without words", device);
+	if (d->given_up)
+		return vdpa_error(ECANCELED, "%s", d->why != NULL ? d->why : "out of memory");
+	return 0;
 }
 
 /* The store does not keep any more, so what the journal says of it is worth nothing. */
@@ -441,9 +455,8 @@ vdpa_restart_put(const char *device, const char *what, int fd)
 	full_name(name, device, what);
 	lock();
 	d = find(device);
-	if (state.keep == NULL || state.failed || d == NULL)
-		rc = not_kept();
-	else
+	rc = check_kept(d, device);
+	if (rc == 0)
 		rc = note_put(d, what);
 	if (rc == 0) {
 		rc = vdpa_keep_put(state.keep, name, fd);
@@ -498,11 +511,8 @@ vdpa_restart_write(const char *device, const void *record, size_t len)
 
 	lock();
 	d = find(device);
-	if (state.keep == NULL || state.failed)
-		rc = not_kept();
-	else if (d == NULL)
-		rc = vdpa_error(EOPNOTSUPP, "%s: an application made it without words", device);
-	else
+	rc = check_kept(d, device);
+	if (rc == 0)
 		rc = write_record(d, record, len);
 	unlock();
 	return rc;
@@ -540,11 +550,8 @@ vdpa_restart_write_part(const char *device, const char *part, const void *record
 
 	part_name(name, device, part);
 	lock();
-	if (state.keep == NULL || state.failed)
-		rc = not_kept();
-	else if (find(device) == NULL)
-		rc = vdpa_error(EOPNOTSUPP, "%s: an application made it without words", device);
-	else
+	rc = check_kept(find(device), device);
+	if (rc == 0)
 		rc = vdpa_journal_write(state.journal, name, record, len);
 	unlock();
 	return rc;
@@ -630,13 +637,40 @@ vdpa_restart_says(const char *device, const char *why)
 
 	lock();
 	d = find(device);
-	if (d != NULL) {
+	if (d != NULL && !d->given_up) {
 		free(d->why);
 		d->why = copy;
 		copy = NULL;
 	}
 	unlock();
 	free(copy);
+}
+
+void
+vdpa_restart_give_up(const char *device, const char *why)
+{
+	struct device *d;
+
+	vdpa_restart_says(device, why);
+	lock();
+	d = find(device);
+	if (d != NULL)
+		d->given_up = true;
+	unlock();
+	vdpa_restart_forget(device);
+}
+
+bool
+vdpa_restart_is_given_up(const char *device)
+{
+	const struct device *d;
+	bool given_up;
+
+	lock();
+	d = find(device);
+	given_up = d != NULL && d->given_up;
+	unlock();
+	return given_up;
 }
 
 void

@@ -75,6 +75,11 @@ void vdpa_restart_forget(const char *device);
 void vdpa_restart_prune(const char *device, bool (*wanted)(const char *what, void *arg), void *arg);
 /* The device, or its connection, does not go on in the next process, and why; NULL: it does. */
 void vdpa_restart_says(const char *device, const char *why);
+/* The same for good, by another than its front end: what is kept of the device is dropped, and
+ * put() and write() fail with -ECANCELED and `why` from now on, so that whoever keeps the rest
+ * stops, too. */
+void vdpa_restart_give_up(const char *device, const char *why);
+bool vdpa_restart_is_given_up(const char *device);
 /* Nothing of the device is kept, and it goes on all the same, by what the kernel has of it. */
 void vdpa_restart_goes_by_itself(const char *device);
 
