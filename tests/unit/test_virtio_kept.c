@@ -566,6 +566,32 @@ a_command_that_was_cut_short_is_given_again(void **state)
 	assert_int_equal(f->v.commands, commands);
 }
 
+/* Killed between the command and its kick: the device has not heard of it. */
+static void
+a_command_that_was_not_kicked_is_kicked(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int commands;
+	uint16_t *avail;
+
+	begin(f, 1, 0);
+	avail = fake_pci_dma(&f->v.pci, f->v.vq[2].driver, 4);
+	assert_non_null(avail);
+	device(f)->ctrl.busy = true;
+	virtio_kept_write(device(f));
+	assert_int_equal(avail[1], device(f)->ctrl.next);
+	/* The last one once more. */
+	avail[1]++;
+	commands = f->v.commands;
+	leave(f);
+	come_back(f);
+	if (start_again(f) < 0)
+		fail_msg("%s", vdpa_error_message());
+	assert_true(f->v.commands > commands + 1);
+	assert_true(f->v.promisc);
+	assert_mapped(f);
+}
+
 /* The pages that a former front end may have are not forgotten. */
 static void
 holders_of_a_page_are_known_to_the_next_process(void **state)
@@ -791,6 +817,7 @@ main(void)
 		S(a_start_that_says_something_else_fails),
 		S(memory_that_is_recorded_and_not_mapped_is_mapped),
 		S(a_command_that_was_cut_short_is_given_again),
+		S(a_command_that_was_not_kicked_is_kicked),
 		S(holders_of_a_page_are_known_to_the_next_process),
 		S(a_record_that_cannot_be_written_ends_it),
 		S(a_function_whose_memory_is_logged_is_not_left),
