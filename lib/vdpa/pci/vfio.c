@@ -271,8 +271,6 @@ vfio_keep(void *handle, const char *device, bool on)
 	int ret;
 
 	if (!on) {
-		if (d != NULL)
-			vdpa_vfio_keep_no_more(d->at);
 		vdpa_restart_del(device, KEPT_DEVICE);
 		vdpa_restart_del(device, KEPT_GROUP);
 		vdpa_restart_del(device, KEPT_CONTAINER);

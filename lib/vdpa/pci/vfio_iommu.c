@@ -211,6 +211,8 @@ group_put(struct vfio_group *g)
 
 	if (--g->users > 0)
 		return;
+	free(g->kept);
+	g->kept = NULL;
 	/* Its files are in the store, too. */
 	if (g->container->is_left || !is_to_be_kept(g) || group_is_free(g)) {
 		group_close(g);
@@ -467,15 +469,6 @@ vdpa_vfio_keep(struct vfio_attachment *at, const char *device, struct vfio_left 
 	if (why != NULL)
 		return vdpa_error(EOPNOTSUPP, "%s: %s", g->name, why);
 	return kept != NULL ? 0 : vdpa_error(ENOMEM, "%s: out of memory", g->name);
-}
-
-void
-vdpa_vfio_keep_no_more(struct vfio_attachment *at)
-{
-	pthread_mutex_lock(&registry_lock);
-	free(at->group->kept);
-	at->group->kept = NULL;
-	pthread_mutex_unlock(&registry_lock);
 }
 
 void
