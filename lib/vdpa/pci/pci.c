@@ -59,7 +59,7 @@ change_command(struct vdpa_pci *pci, uint16_t set, uint16_t clear)
 	uint16_t command;
 	int ret;
 
-	if (pci->is_left_behind)
+	if (vdpa_pci_is_left_behind(pci))
 		return 0;
 	if (vdpa_pci_error(pci) != 0)
 		return vdpa_pci_gone_error(pci);
@@ -122,7 +122,7 @@ vdpa_pci_reset(struct vdpa_pci *pci)
 	ret = vdpa_pci_set_bus_master(pci, false);
 	if (ret < 0)
 		return ret;
-	ret = pci->ops->reset(pci->handle);
+	ret = vdpa_pci_ops(pci)->reset(pci->handle);
 	forget_command(pci);
 	if (ret < 0) {
 		if (vdpa_pci_error(pci) != 0)
@@ -148,9 +148,9 @@ vdpa_pci_cut_off(struct vdpa_pci *pci)
 	ret = vdpa_pci_cut_windows(pci);
 	if (ret < 0)
 		return ret;
-	if (pci->ops->cut_off == NULL)
+	if (vdpa_pci_ops(pci)->cut_off == NULL)
 		return vdpa_error(EOPNOTSUPP, "%s: the transport cannot cut it off", pci->name);
-	return pci->ops->cut_off(pci->handle);
+	return vdpa_pci_ops(pci)->cut_off(pci->handle);
 }
 
 /* What the function says that it is; it must answer, and be one that a driver can drive. */
@@ -353,11 +353,12 @@ vdpa_pci_close(struct vdpa_pci *pci)
 	(void)vdpa_pci_event_set(pci, VDPA_PCI_EVENT_REMOVE, -1);
 	vdpa_pci_irqs_off(pci);
 	if (vdpa_pci_error(pci) == 0 && vdpa_pci_set_bus_master(pci, false) == 0 &&
-	    pci->info.can_reset && !pci->info.close_resets && pci->ops->reset(pci->handle) < 0)
+	    pci->info.can_reset && !pci->info.close_resets &&
+	    vdpa_pci_ops(pci)->reset(pci->handle) < 0)
 		VDPA_LOG(WARNING, "%s; closed without a reset", vdpa_error_message());
 	vdpa_pci_unmap_windows(pci);
-	pci->ops->close(pci->handle);
+	vdpa_pci_ops(pci)->close(pci->handle);
 	VDPA_LOG(INFO, "%s: %s", pci->name,
-		 pci->is_left_behind ? "left to the next process" : "closed");
+		 vdpa_pci_is_left_behind(pci) ? "left to the next process" : "closed");
 	pci_free(pci);
 }

@@ -620,8 +620,8 @@ vdpa_pci_leave(struct vdpa_pci *pci)
 	ops->dma_log_stop = left_call;
 	pthread_mutex_lock(&pci->lock);
 	pci->left_ops = ops;
-	pci->is_left_behind = true;
-	pci->ops = ops;
+	__atomic_store_n(&pci->ops, ops, __ATOMIC_RELEASE);
+	__atomic_store_n(&pci->is_left_behind, true, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&pci->lock);
 	return 0;
 }
