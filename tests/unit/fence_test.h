@@ -169,7 +169,7 @@ __wrap_ioctl(int fd, unsigned long request, ...)
 	struct function *f = function_of(fd);
 	va_list ap;
 	void *arg;
-	int rc;
+	int rc = -1;
 
 	va_start(ap, request);
 	arg = va_arg(ap, void *);

@@ -395,11 +395,15 @@ class Service(unittest.TestCase):
         self.addCleanup(run, "systemctl", "stop", keeper)
         DEFAULTS.write_text(f'UVDPA_OPTIONS="--keep unix:{sock}"\n')
         self.addCleanup(DEFAULTS.unlink)
+        self.drop_in("[Service]\nRestartSec=5\n")
         before = journal().count("took over 1 device")
         pid = self.start("net0")
         with Traffic(RUN / "net0.sock") as traffic:
             traffic.passes()
             os.kill(pid, signal.SIGKILL)
+            # As a systemd from 254 on does it.
+            until(lambda: show("ActiveState") == "activating", "a restart that is due", TIMEOUT)
+            systemctl("start", "uvdpa-fence.service")
             until(lambda: show("NRestarts") == "1" and show("ActiveState") == "active", "another process", TIMEOUT)
             traffic.passes()
         self.assertEqual(journal().count("took over 1 device"), before + 1)
