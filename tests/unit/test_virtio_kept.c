@@ -540,6 +540,26 @@ memory_that_is_recorded_and_not_mapped_is_mapped(void **state)
 	assert_starts_anew(f);
 }
 
+/* None of it is there: these are not the files of its domain, and what else is mapped by them
+ * nobody knows. The function is opened by new ones. */
+static void
+files_without_any_recorded_mapping_are_not_used(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int opens;
+
+	begin(f, 1, 0);
+	leave(f);
+	f->v.pci.n_mapped = 0;
+	opens = f->v.pci.opens;
+	come_back(f);
+	assert_int_equal(f->v.pci.opens, opens + 2);
+	assert_false(vdpa_device_is_left(f->vdev));
+	assert_int_equal(f->v.status, 0);
+	start(f);
+	assert_mapped(f);
+}
+
 /* Killed around a command: whether the device has it, or knows of it, shows in the ring. */
 static void
 a_command_that_was_cut_short_is_given_again(void **state)
@@ -816,6 +836,7 @@ main(void)
 		S(a_function_that_is_not_opened_is_stopped),
 		S(a_start_that_says_something_else_fails),
 		S(memory_that_is_recorded_and_not_mapped_is_mapped),
+		S(files_without_any_recorded_mapping_are_not_used),
 		S(a_command_that_was_cut_short_is_given_again),
 		S(a_command_that_was_not_kicked_is_kicked),
 		S(holders_of_a_page_are_known_to_the_next_process),

@@ -255,6 +255,21 @@ pci_free(struct vdpa_pci *pci)
 	free(pci);
 }
 
+static int
+open_transport(struct vdpa_pci *pci, const struct vdpa_pci_params *params)
+{
+	int ret;
+
+	pci->info = (struct vdpa_pci_info){.numa_node = -1};
+	for (unsigned int i = 0; i < VDPA_PCI_REGIONS; i++)
+		pci->info.regions[i].fd = -1;
+	ret = pci->ops->open(pci, pci->name + strlen(pci->ops->prefix), params, &pci->info,
+			     &pci->dma, &pci->handle);
+	pci->config_size = RTE_MIN(pci->info.regions[VDPA_PCI_REGION_CONFIG].size,
+				   (uint64_t)PCI_CFG_SPACE_EXP_SIZE);
+	return ret;
+}
+
 int
 vdpa_pci_open_for(const char *name, const struct vdpa_pci_params *params, const char *device,
 		  struct vdpa_pci **out)
@@ -269,9 +284,6 @@ vdpa_pci_open_for(const char *name, const struct vdpa_pci_params *params, const 
 	/* With default attributes neither can fail. */
 	(void)pthread_mutex_init(&pci->lock, NULL);
 	(void)pthread_mutex_init(&pci->gone_lock, NULL);
-	pci->info.numa_node = -1;
-	for (unsigned int i = 0; i < VDPA_PCI_REGIONS; i++)
-		pci->info.regions[i].fd = -1;
 	for (unsigned int i = 0; i < RTE_DIM(pci->event_fd); i++)
 		pci->event_fd[i] = -1;
 
@@ -284,15 +296,19 @@ vdpa_pci_open_for(const char *name, const struct vdpa_pci_params *params, const 
 	ret = vdpa_pci_kept_begin(pci, device);
 	if (ret < 0)
 		goto err_free;
-	ret = pci->ops->open(pci, pci->name + strlen(pci->ops->prefix), params, &pci->info,
-			     &pci->dma, &pci->handle);
+	ret = open_transport(pci, params);
 	if (ret < 0)
 		goto err_free;
 	ret = vdpa_pci_kept_opened(pci, pci->info.is_left);
+	if (ret == -ESTALE) {
+		(void)pci->ops->keep(NULL, device, false);
+		pci->ops->close(pci->handle);
+		ret = open_transport(pci, params);
+		if (ret < 0)
+			goto err_free;
+	}
 	if (ret < 0)
 		goto err_close;
-	pci->config_size = RTE_MIN(pci->info.regions[VDPA_PCI_REGION_CONFIG].size,
-				   (uint64_t)PCI_CFG_SPACE_EXP_SIZE);
 	if (pci->config_size < PCI_CFG_SPACE_SIZE) {
 		ret = vdpa_error(EPROTO, "%s: configuration space of %u bytes, at least %d",
 				 pci->name, pci->config_size, PCI_CFG_SPACE_SIZE);

@@ -103,7 +103,8 @@ int vdpa_pci_enable_memory(struct vdpa_pci *pci);
 /* Before the transport opens it: what is recorded of it, if the device of this name (NULL: none) is
  * kept. 0 or -ENOMEM. */
 int vdpa_pci_kept_begin(struct vdpa_pci *pci, const char *device);
-/* Once it is open: the transport has it as it was left, or not. What its domain has mapped. */
+/* Once it is open: the transport has it as it was left, or not. What its domain has mapped. -ESTALE
+ * where that cannot be its domain: it is to be closed, and opened anew. */
 int vdpa_pci_kept_opened(struct vdpa_pci *pci, bool is_left);
 /* Once it is known what it is. */
 void vdpa_pci_kept_identified(struct vdpa_pci *pci);

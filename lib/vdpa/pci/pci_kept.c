@@ -410,6 +410,16 @@ vdpa_pci_kept_opened(struct vdpa_pci *pci, bool is_left)
 				   pci->ops->adopt);
 	if (rc < 0)
 		return rc;
+	if (!vdpa_dma_kept_is_domain(pci->dma)) {
+		VDPA_LOG(WARNING,
+			 "%s: %s: starts anew: nothing that was recorded is mapped by the files "
+			 "that were kept",
+			 k->device, pci->name);
+		/* Nothing of them is used: not even the files. */
+		vdpa_pci_settle(pci, false);
+		vdpa_restart_remove_part(k->device, PART);
+		return -ESTALE;
+	}
 	h = &k->former.holders;
 	if (k->former.has_holders) {
 		const struct vdpa_peer first = {.known = h->known != 0,
