@@ -31,7 +31,7 @@ from restarting import Host, KeptBlock, KeptNet
 
 restarting.KEEPER = os.environ["UVDPA_KEEPER"]
 
-KILLS = harness.count(6, 100)
+KILLS = harness.count(3, 100)
 KILLS_MORE = harness.count(2, 100)  # where it is much the same
 RESTARTS = harness.count(1, 10)
 AT_LEAST = 8  # requests under way at each kill
