@@ -16,40 +16,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "fence_function.h"
+
 /* How long one function may take. What takes longer is reported and goes on by itself. */
 #define FENCE_PATIENCE_MS 3000
 /* Functions that are fenced at the same time. */
 #define FENCE_THREADS	  64
-
-/* How far the fence of a function has come. */
-enum fence_step {
-	FENCE_WAITS,
-	FENCE_ASKS,   /* what the descriptor is */
-	FENCE_STOPS,  /* bus master is cleared */
-	FENCE_RESETS, /* VFIO_DEVICE_RESET; bus master is off */
-	FENCE_CHECKS, /* bus master is read, and cleared where the reset has brought it back */
-	FENCE_ENDS,   /* the outcome is known */
-	FENCE_CLOSED,
-};
-
-struct fence_outcome {
-	bool fenced; /* bus master was read and is off, or the function has left the bus */
-	char text[160];
-};
-
-/*
- * Whether fd may be a function: the kernel has named it as it names those. Asks the file nothing
- * and never waits. From any thread.
- */
-bool fence_may_be_function(int fd);
-
-/*
- * Stop a function: clear bus master, so that its DMA ends at once; reset it, where it has a reset;
- * and read back that bus master is off, since the kernel restores the command register after a
- * reset. What is no PCI function is not written to. *step is set as it goes on, with release order.
- * Waits for the function for as long as that takes.
- */
-void fence_function(int fd, enum fence_step *step, struct fence_outcome *outcome);
 
 /* Functions to be fenced. */
 struct fence;

@@ -295,7 +295,7 @@ choose(const void *node, VISIT visit, void *arg)
 
 	if (visit != postorder && visit != leaf)
 		return;
-	if (fence_may_be_function(held->fd))
+	if (vdpa_fence_may_be_function(held->fd))
 		SLIST_INSERT_HEAD(&f->functions, held, chosen);
 	else if (serves_functions(held))
 		SLIST_INSERT_HEAD(&f->others, held, chosen);
@@ -308,7 +308,7 @@ fence_here(struct fencing *f, const struct held *held)
 	enum fence_step step = FENCE_WAITS;
 	struct fence_outcome outcome;
 
-	fence_function(held->fd, &step, &outcome);
+	vdpa_fence_function(held->fd, &step, &outcome);
 	count_outcome(f, held->name, &outcome);
 }
 

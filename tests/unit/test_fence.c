@@ -35,6 +35,8 @@
 #include "fence.h"
 #include "fence_test.h"
 #include "keeper_test.h"
+#include "restart.h"
+#include "vdpa_restart.h"
 
 /* One function. */
 
@@ -44,7 +46,7 @@ fenced(unsigned int i, int fd, bool expected)
 	static struct fence_outcome outcome;
 	enum fence_step step = FENCE_WAITS;
 
-	fence_function(fd, &step, &outcome);
+	vdpa_fence_function(fd, &step, &outcome);
 	close(fd);
 	if (outcome.fenced != expected)
 		fail_msg("function %u: %s", i, outcome.text);
@@ -363,6 +365,126 @@ a_keeper_that_ends_fences_what_no_daemon_has(void **state)
 	assert_int_equal(functions[0].resets, 1);
 }
 
+/* A daemon that comes back. */
+
+static void
+forget_store(void)
+{
+	/* What was dropped is dropped once all before has been read. */
+	vdpa_restart_end();
+	vdpa_restart_forget_words("net0");
+	vdpa_keep_close(open_keep());
+}
+
+static void
+a_function_without_a_journal_is_stopped(void **state)
+{
+	leave_function(0);
+	assert_int_equal(vdpa_restart_begin(keeper.where), 0);
+	assert_false(is_master(0));
+	assert_int_equal(functions[0].resets, 1);
+	forget_store();
+}
+
+/* A former daemon's device, with its function. */
+static void
+leave_device(void)
+{
+	int fd = make_function(0);
+
+	assert_int_equal(vdpa_restart_begin(keeper.where), 0);
+	vdpa_restart_set_words("net0", "name net0");
+	assert_int_equal(vdpa_restart_put("net0", VDPA_RESTART_FUNCTION, fd), 0);
+	assert_int_equal(vdpa_restart_write("net0", "", 0), 0);
+	forget_store();
+	close(fd);
+	assert_true(is_master(0));
+	assert_int_equal(vdpa_restart_begin(keeper.where), 0);
+	assert_true(is_master(0));
+}
+
+static void
+a_function_that_is_not_taken_over_is_stopped(void **state)
+{
+	for (unsigned int i = 0; i < 4; i++) {
+		leave_device();
+		if (i == 0)
+			/* Nobody has made it. */
+			(void)vdpa_restart_settle();
+		else if (i == 1)
+			/* Its words have changed. */
+			vdpa_restart_drop("net0");
+		else if (i == 2)
+			/* Its files are of no use. */
+			vdpa_restart_del("net0", VDPA_RESTART_FUNCTION);
+		if (i == 3) {
+			/* Its record is gone. */
+			vdpa_restart_set_words("net0", "name net0");
+			(void)vdpa_restart_settle();
+		}
+		assert_false(is_master(0));
+		assert_int_equal(functions[0].resets, 1);
+		vdpa_restart_forget("net0");
+		forget_store();
+	}
+}
+
+static void
+a_function_that_this_daemon_has_is_not_stopped(void **state)
+{
+	int fd;
+
+	leave_device();
+	/* It takes the function over, and deletes it afterwards. */
+	vdpa_restart_set_words("net0", "name net0");
+	fd = vdpa_restart_take("net0", VDPA_RESTART_FUNCTION);
+	assert_int_equal(vdpa_restart_put("net0", VDPA_RESTART_FUNCTION, fd), 0);
+	assert_int_equal(vdpa_restart_write("net0", "", 0), 0);
+	(void)vdpa_restart_settle();
+	vdpa_restart_forget("net0");
+	assert_true(is_master(0));
+	assert_int_equal(functions[0].asked, 0);
+	close(fd);
+	forget_store();
+}
+
+static int
+note_why(const char *name, const char *why, void *arg)
+{
+	assert_string_equal(name, "net0");
+	snprintf(arg, 64, "%s", why);
+	return 0;
+}
+
+/* What keeps the function tells what keeps the connection. */
+static void
+a_device_that_is_given_up_is_kept_no_more(void **state)
+{
+	char why[64] = "";
+	struct vdpa_keep *k;
+
+	leave_device();
+	vdpa_restart_set_words("net0", "name net0");
+	assert_int_equal(vdpa_restart_put("net0", "connection", STDIN_FILENO), 0);
+	assert_int_equal(vdpa_restart_write("net0", "", 0), 0);
+	assert_int_equal(vdpa_restart_write_part("net0", "function", "x", 1), 0);
+	assert_false(vdpa_restart_is_given_up("net0"));
+	vdpa_restart_give_up("net0", "too many mappings");
+	assert_true(vdpa_restart_is_given_up("net0"));
+	assert_int_equal(vdpa_restart_put("net0", "connection", STDIN_FILENO), -ECANCELED);
+	assert_int_equal(vdpa_restart_write("net0", "", 0), -ECANCELED);
+	assert_int_equal(vdpa_restart_write_part("net0", "function", "x", 1), -ECANCELED);
+	assert_non_null(strstr(vdpa_error_message(), "too many mappings"));
+	/* A later record does not clear it. */
+	vdpa_restart_says("net0", NULL);
+	assert_int_equal(vdpa_restart_check(note_why, why), 0);
+	assert_string_equal(why, "too many mappings");
+	forget_store();
+	k = open_keep();
+	assert_string_equal(left(k), "journal ");
+	vdpa_keep_close(k);
+}
+
 /* By request. */
 
 static int32_t
@@ -584,6 +706,10 @@ main(void)
 		FREE(functions_are_fenced_before_all_is_dropped),
 		FREE(a_function_goes_on_while_a_daemon_is_there),
 		WITH(a_keeper_that_ends_fences_what_no_daemon_has),
+		WITH(a_function_without_a_journal_is_stopped),
+		WITH(a_function_that_is_not_taken_over_is_stopped),
+		WITH(a_function_that_this_daemon_has_is_not_stopped),
+		WITH(a_device_that_is_given_up_is_kept_no_more),
 		WITH(an_operator_fences_at_once),
 		WITH(a_function_that_is_not_fenced_is_told),
 		WITH(an_operator_is_refused_while_a_daemon_lives),

@@ -21,98 +21,8 @@
 #include "virtio_test.h"
 
 #include "page_holders.h"
-#include "restart.h"
 #include "vdpa_consumer.h"
-
-/* The store. */
-
-static struct {
-	bool on, leaves;
-	char what[64]; /* of fd */
-	int fd;	       /* -1: none */
-	uint8_t record[VDPA_RESTART_RECORD_MAX];
-	int len; /* negative: none */
-	unsigned int writes;
-	int write_err;
-} store = {.fd = -1, .len = -ENOENT};
-
-bool __wrap_vdpa_restart_is_on(void);
-bool __wrap_vdpa_restart_leaves(void);
-int __wrap_vdpa_restart_put(const char *device, const char *what, int fd);
-void __wrap_vdpa_restart_del(const char *device, const char *what);
-int __wrap_vdpa_restart_take(const char *device, const char *what);
-int __wrap_vdpa_restart_write_part(const char *device, const char *part, const void *record,
-				   size_t len);
-int __wrap_vdpa_restart_read_part(const char *device, const char *part, void *buf, size_t size);
-void __wrap_vdpa_restart_remove_part(const char *device, const char *part);
-
-bool
-__wrap_vdpa_restart_is_on(void)
-{
-	return store.on;
-}
-
-bool
-__wrap_vdpa_restart_leaves(void)
-{
-	return store.leaves;
-}
-
-void
-__wrap_vdpa_restart_del(const char *device, const char *what)
-{
-	if (strcmp(store.what, what) == 0 && store.fd >= 0) {
-		close(store.fd);
-		store.fd = -1;
-	}
-}
-
-int
-__wrap_vdpa_restart_put(const char *device, const char *what, int fd)
-{
-	assert_string_equal(device, "v0");
-	if (store.fd >= 0)
-		close(store.fd);
-	snprintf(store.what, sizeof(store.what), "%s", what);
-	store.fd = dup(fd);
-	return 0;
-}
-
-int
-__wrap_vdpa_restart_take(const char *device, const char *what)
-{
-	if (store.fd < 0 || strcmp(store.what, what) != 0)
-		return vdpa_error(ENOENT, "nothing is left as %s", what);
-	return dup(store.fd);
-}
-
-int
-__wrap_vdpa_restart_write_part(const char *device, const char *part, const void *record, size_t len)
-{
-	assert_string_equal(part, "function");
-	if (store.write_err != 0)
-		return vdpa_error(store.write_err, "no room");
-	memcpy(store.record, record, len);
-	store.len = (int)len;
-	store.writes++;
-	return 0;
-}
-
-int
-__wrap_vdpa_restart_read_part(const char *device, const char *part, void *buf, size_t size)
-{
-	if (store.len < 0)
-		return vdpa_error(ENOENT, "no record");
-	assert_true((size_t)store.len <= size);
-	memcpy(buf, store.record, (size_t)store.len);
-	return store.len;
-}
-
-void
-__wrap_vdpa_restart_remove_part(const char *device, const char *part)
-{
-	store.len = -ENOENT;
-}
+#include "virtio_kept_test.h"
 
 /* Two processes, one after the other. */
 
@@ -136,6 +46,7 @@ teardown_store(void **state)
 	store.len = -ENOENT;
 	store.writes = 0;
 	store.write_err = 0;
+	store.given_up = false;
 	return rc;
 }
 
@@ -152,12 +63,23 @@ begin(struct fixture *f, uint16_t pairs, uint64_t features)
 	start(f);
 }
 
+/* As at the end of a process that leaves its devices: none of them can be deleted by itself then.
+ */
+static void
+end_process(struct fixture *f)
+{
+	store.leaves = true;
+	assert_int_equal(vdpa_device_leave(f->vdev), 0);
+	assert_int_equal(vdpa_dev_del("v0"), -EBUSY);
+	vdpa_dev_del_all();
+	store.leaves = false;
+}
+
 /* The process ends, and the function goes on. */
 static void
 leave(struct fixture *f)
 {
-	vdpa_device_leave(f->vdev);
-	vdpa_dev_del("v0");
+	end_process(f);
 	assert_null(f->v.pci.open);
 	assert_true(f->v.pci.is_left);
 	assert_int_equal(f->v.status, 0x0f);
@@ -445,6 +367,22 @@ a_function_that_does_not_fit_starts_anew(void **state)
 	}
 }
 
+/* It cannot even be opened: it does not go on with nobody to drive it. */
+static void
+a_function_that_is_not_opened_is_stopped(void **state)
+{
+	struct fixture *f = *state;
+
+	begin(f, 1, 0);
+	leave(f);
+	f->v.pci.config[0x0e] = 1;
+	assert_int_equal(add(f, WORDS), -ENOTSUP);
+	assert_false(bus_master(f));
+	assert_false(f->v.pci.msix_on);
+	assert_int_equal(f->v.pci.n_mapped, 0);
+	f->v.pci.config[0x0e] = 0;
+}
+
 /* A front end's words that are not those that the device was started with. */
 static void
 a_start_that_says_something_else_fails(void **state)
@@ -501,6 +439,26 @@ memory_that_is_recorded_and_not_mapped_is_mapped(void **state)
 	assert_starts_anew(f);
 }
 
+/* None of it is there: these are not the files of its domain, and what else is mapped by them
+ * nobody knows. The function is opened by new ones. */
+static void
+files_without_any_recorded_mapping_are_not_used(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int opens;
+
+	begin(f, 1, 0);
+	leave(f);
+	f->v.pci.n_mapped = 0;
+	opens = f->v.pci.opens;
+	come_back(f);
+	assert_int_equal(f->v.pci.opens, opens + 2);
+	assert_false(vdpa_device_is_left(f->vdev));
+	assert_int_equal(f->v.status, 0);
+	start(f);
+	assert_mapped(f);
+}
+
 /* Killed around a command: whether the device has it, or knows of it, shows in the ring. */
 static void
 a_command_that_was_cut_short_is_given_again(void **state)
@@ -525,6 +483,32 @@ a_command_that_was_cut_short_is_given_again(void **state)
 	come_back(f);
 	assert_int_equal(start_again(f), 0);
 	assert_int_equal(f->v.commands, commands);
+}
+
+/* Killed between the command and its kick: the device has not heard of it. */
+static void
+a_command_that_was_not_kicked_is_kicked(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int commands;
+	uint16_t *avail;
+
+	begin(f, 1, 0);
+	avail = fake_pci_dma(&f->v.pci, f->v.vq[2].driver, 4);
+	assert_non_null(avail);
+	device(f)->ctrl.busy = true;
+	virtio_kept_write(device(f));
+	assert_int_equal(avail[1], device(f)->ctrl.next);
+	/* The last one once more. */
+	avail[1]++;
+	commands = f->v.commands;
+	leave(f);
+	come_back(f);
+	if (start_again(f) < 0)
+		fail_msg("%s", vdpa_error_message());
+	assert_true(f->v.commands > commands + 1);
+	assert_true(f->v.promisc);
+	assert_mapped(f);
 }
 
 /* The pages that a former front end may have are not forgotten. */
@@ -553,13 +537,53 @@ a_record_that_cannot_be_written_ends_it(void **state)
 	assert_true(store.writes > 0);
 	store.write_err = ENOSPC;
 	virtio_kept_write(device(f));
+	assert_true(store.given_up);
 	assert_int_equal(store.len, -ENOENT);
 	assert_false(f->v.pci.is_kept);
 	/* Then it is stopped as ever. */
-	vdpa_device_leave(f->vdev);
+	assert_true(vdpa_device_leave(f->vdev) < 0);
 	vdpa_dev_del("v0");
 	assert_int_equal(f->v.status, 0);
 	assert_int_equal(f->v.pci.n_mapped, 0);
+}
+
+/* A log of the guest's memory is on: by the function, or by queues on shadows. Neither goes on in
+ * the next process, so the function is stopped while this one can bring its rings to an end. */
+static void
+a_function_whose_memory_is_logged_is_not_left(void **state)
+{
+	static uint8_t bits[0x1000];
+	const struct vdpa_dirty_log log = {.bitmap = bits, .size = sizeof(bits), .fd = -1};
+	uint64_t used[VDPA_VQ_MAX];
+	struct fixture *f = *state;
+
+	memset(used, 0xff, sizeof(used));
+	for (unsigned int by_device = 0; by_device < 2; by_device++) {
+		fake_virtio_init(&f->v, "v0", 1);
+		f->v.pci.keeps = true;
+		f->v.pci.logs_dma = by_device != 0;
+		assert_int_equal(add(f, WORDS), 0);
+		f->guest.start.features = V1;
+		fake_guest_set_queues(&f->guest, 2);
+		assert_int_equal(vdpa_device_can_restart(f->vdev), 0);
+		start(f);
+		assert_null(vdpa_device_find_tie(f->vdev));
+		assert_int_equal(vdpa_device_set_log(f->vdev, &log, used), 0);
+		assert_int_equal(is_on_shadow(f, 0), by_device == 0);
+		assert_non_null(vdpa_device_find_tie(f->vdev));
+		store.leaves = true;
+		assert_refused(vdpa_device_leave(f->vdev), EOPNOTSUPP, "is logged");
+		assert_int_equal(f->v.status, 0);
+		assert_false(bus_master(f));
+		vdpa_dev_del_all();
+		store.leaves = false;
+		assert_false(f->v.pci.is_left);
+		assert_int_equal(f->v.pci.n_mapped, 0);
+		__wrap_vdpa_restart_del("v0", store.what);
+		store.len = -ENOENT;
+		fake_virtio_fini(&f->v);
+	}
+	fake_virtio_init(&f->v, "v0", 1);
 }
 
 /* What a front end's record says of queue 0, up to where it is to go on. */
@@ -614,10 +638,7 @@ an_idle_function_is_opened_by_its_files(void **state)
 	begin(f, 1, 0);
 	assert_int_equal(vdpa_device_stop(f->vdev), 0);
 	end_binding(f);
-	store.leaves = true;
-	vdpa_device_leave(f->vdev);
-	vdpa_dev_del("v0");
-	store.leaves = false;
+	end_process(f);
 	assert_int_equal(f->v.status, 0);
 	assert_true(f->v.pci.is_kept);
 	assert_true(store.len > 0);
@@ -711,11 +732,15 @@ main(void)
 		S(so_it_does_with_packed_rings_and_several_pairs),
 		S(what_nobody_takes_over_is_reset),
 		S(a_function_that_does_not_fit_starts_anew),
+		S(a_function_that_is_not_opened_is_stopped),
 		S(a_start_that_says_something_else_fails),
 		S(memory_that_is_recorded_and_not_mapped_is_mapped),
+		S(files_without_any_recorded_mapping_are_not_used),
 		S(a_command_that_was_cut_short_is_given_again),
+		S(a_command_that_was_not_kicked_is_kicked),
 		S(holders_of_a_page_are_known_to_the_next_process),
 		S(a_record_that_cannot_be_written_ends_it),
+		S(a_function_whose_memory_is_logged_is_not_left),
 		S(a_ring_goes_on_with_its_function_alone),
 		S(an_idle_function_is_opened_by_its_files),
 		S(a_tear_down_stops_the_function),

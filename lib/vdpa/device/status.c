@@ -154,21 +154,62 @@ vdpa_device_drop_left(struct vdpa_device *vdev)
 	vdpa_device_unlock(vdev);
 }
 
-void
+/* With the lock: what of a device that runs alone ends with the process all the same. */
+static const char *
+find_tie(const struct vdpa_device *vdev)
+{
+	const struct vdpa_device_core *core = vdev->core;
+
+	if (core->dirty.on)
+		return "its memory is logged, which does not go on in the next process";
+	for (uint16_t i = 0; i < core->nvqs; i++)
+		if (core->vqs[i].path != &vdpa_path_direct)
+			return "a queue runs by way of a ring that ends with the process";
+	return NULL;
+}
+
+const char *
+vdpa_device_find_tie(struct vdpa_device *vdev)
+{
+	const char *tie;
+
+	if (!vdpa_device_runs_alone(vdev))
+		return NULL;
+	vdpa_device_lock(vdev);
+	tie = find_tie(vdev);
+	vdpa_device_unlock(vdev);
+	return tie;
+}
+
+int
 vdpa_device_leave(struct vdpa_device *vdev)
 {
 	struct vdpa_device_core *core = vdev->core;
+	struct vdpa_error_saved error;
+	const char *tie;
+	int rc;
 
 	if (vdev->config->leave == NULL)
-		return;
+		return 0;
 	vdpa_device_lock(vdev);
+	if (core->state != VDPA_STATE_RUNNING) {
+		vdpa_device_unlock(vdev);
+		return 0;
+	}
 	/* A kick that is taken from now on is lost: the next process kicks each queue. */
-	for (uint16_t i = 0; core->state == VDPA_STATE_RUNNING && i < core->nvqs; i++)
+	for (uint16_t i = 0; i < core->nvqs; i++)
 		vdpa_event_del(&core->vqs[i].relay);
-	if (core->state == VDPA_STATE_RUNNING && vdev->config->leave(vdev) < 0)
-		VDPA_LOG(WARNING, "%s: does not go on in the next process: %s", vdev->name,
-			 vdpa_error_message());
+	tie = find_tie(vdev);
+	rc = tie != NULL ? vdpa_error(EOPNOTSUPP, "%s: %s", vdev->name, tie)
+			 : vdev->config->leave(vdev);
+	if (rc < 0) {
+		vdpa_error_save(&error);
+		if (vdpa_step_reset(vdev) < 0)
+			VDPA_LOG(ERR, "%s", vdpa_error_message());
+		vdpa_error_restore(&error);
+	}
 	vdpa_device_unlock(vdev);
+	return rc;
 }
 
 int

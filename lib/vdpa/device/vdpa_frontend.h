@@ -389,9 +389,14 @@ bool vdpa_device_runs_alone(const struct vdpa_device *vdev);
 bool vdpa_device_is_left(struct vdpa_device *vdev);
 /** Nobody goes on with what a former process has left: it is reset. No-op for another. */
 void vdpa_device_drop_left(struct vdpa_device *vdev);
+/** What of a device that runs alone ends with the process as it is now, static: a queue that is not
+ * on the direct path, or a dirty log. NULL: nothing, or it does not run alone. It changes by itself
+ * with the paths of queues (vdpa_frontend_ops.doorbell_changed). */
+const char *vdpa_device_find_tie(struct vdpa_device *vdev);
 /** The process ends, and leaves a device that runs alone to the next one: it is not stopped by what
- * follows. No-op for another. */
-void vdpa_device_leave(struct vdpa_device *vdev);
+ * follows. 0, also for another; a negative errno, with a message, where it cannot be left: it was
+ * reset, and nothing of it goes on. */
+int vdpa_device_leave(struct vdpa_device *vdev);
 
 /**
  * The path of a queue now, a static word: "direct", "relay", "shadow".

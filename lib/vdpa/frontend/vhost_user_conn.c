@@ -555,7 +555,8 @@ vdpa_vhu_conn_leave(struct vhu_device *dev)
 	if (conn->session == NULL)
 		return;
 	vdpa_vhu_leave_doorbells(conn->session);
-	vdpa_device_leave(dev->vdev);
+	if (vdpa_device_leave(dev->vdev) < 0)
+		vdpa_vhu_kept_stop(dev, vdpa_vhu_why(dev, -1));
 }
 
 void

@@ -310,6 +310,8 @@ doorbell_run(struct vdpa_work *work)
 		if (take_change(s, i))
 			settle_change(s, i);
 	look(s);
+	/* A queue has changed its path. */
+	vdpa_vhu_record_look(s->dev);
 }
 
 static void

@@ -289,7 +289,7 @@ vdpa_vhu_kept_fini(struct vhu_device *dev)
 bool
 vdpa_vhu_kept_leaves(const struct vhu_device *dev)
 {
-	return dev->kept.on && vdpa_restart_leaves();
+	return dev->kept.on && vdpa_restart_leaves() && !vdpa_restart_is_given_up(dev->vdev->name);
 }
 
 bool
@@ -301,7 +301,7 @@ vdpa_vhu_kept_is_others(const struct vhu_device *dev)
 void
 vdpa_vhu_kept_end(struct vhu_device *dev)
 {
-	if (dev->kept.on && !vdpa_restart_leaves())
+	if (dev->kept.on && !vdpa_vhu_kept_leaves(dev))
 		vdpa_restart_forget(dev->vdev->name);
 }
 

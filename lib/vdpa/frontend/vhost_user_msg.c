@@ -197,5 +197,7 @@ vdpa_vhu_handle(struct vhu_received *req)
 	record(req, verdict);
 	if ((req->row->effect & VHU_EFFECT_ADVANCE) != 0)
 		vdpa_vhu_session_advance(s);
+	/* What has come of it may end with the process. */
+	vdpa_vhu_record_look(s->dev);
 	return verdict;
 }

@@ -243,7 +243,11 @@ vdpa_vhu_record_note(struct vhu_received *req)
 static const char *
 why_cold(const struct vhu_session *s)
 {
+	const char *tie = vdpa_device_find_tie(s->dev->vdev);
 	uint64_t features;
+
+	if (tie != NULL)
+		return tie;
 
 	if (s->kept->lost)
 		return "it has said more than is remembered";
@@ -404,9 +408,27 @@ vdpa_vhu_record_write(struct vhu_device *dev, const struct vhu_msg *reply, vhu_k
 	rc = buf.overflow ? vdpa_error(EMSGSIZE, "its state is too long to be kept")
 			  : vdpa_restart_write(dev->vdev->name, buf.data, buf.len);
 	free(buf.data);
-	if (rc == 0 && s != NULL)
+	if (rc == 0 && s != NULL) {
+		s->kept->has_reply = reply != NULL;
+		if (reply != NULL)
+			s->kept->reply = *reply;
+		s->kept->reply_fd = fd;
 		drop_unnamed(dev, s->kept);
+	}
 	return rc;
+}
+
+void
+vdpa_vhu_record_look(struct vhu_device *dev)
+{
+	const struct vhu_session *s = dev->session;
+	const struct vhu_kept_session *k = s != NULL ? s->kept : NULL;
+
+	if (k == NULL || !dev->kept.on || !vdpa_device_runs_alone(dev->vdev) ||
+	    dev->kept.said == (why_cold(s) != NULL))
+		return;
+	if (vdpa_vhu_record_write(dev, k->has_reply ? &k->reply : NULL, k->reply_fd) < 0)
+		vdpa_vhu_kept_stop(dev, vdpa_vhu_why(dev, -1));
 }
 
 /* Read. */

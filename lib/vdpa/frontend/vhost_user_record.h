@@ -51,6 +51,10 @@ struct vhu_kept_session {
 	struct vhu_config configs[VHU_KEPT_CONFIGS];
 	unsigned int nconfigs;
 	bool lost; /* something was said that is not remembered */
+	/* Of the record that was written last. */
+	bool has_reply;
+	struct vhu_msg reply;
+	vhu_kept_id reply_fd;
 	/* Descriptors in the store. One that came with a read up to read_end, and that a record
 	 * behind it does not name, is dropped. */
 	struct vhu_kept_live {
@@ -106,6 +110,10 @@ void vdpa_vhu_record_note(struct vhu_received *req);
  * descriptor that goes with that. Before the device acts on it and before the reply leaves.
  */
 int vdpa_vhu_record_write(struct vhu_device *dev, const struct vhu_msg *reply, vhu_kept_id fd);
+
+/* What of a device that runs alone ends with the process may have changed by itself: say so in the
+ * record. On the device's work queue. */
+void vdpa_vhu_record_look(struct vhu_device *dev);
 
 /* What a former process has written: *record is to be freed. -ENOENT: nothing. */
 int vdpa_vhu_record_read(struct vhu_device *dev, struct vhu_record **record);

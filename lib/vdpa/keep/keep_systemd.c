@@ -631,6 +631,15 @@ adopt(struct systemd *s, struct vdpa_keep *k, struct handed_list *list, bool reo
 	return rc < 0 ? rc : send_store(s, TABLE_NAME, vdpa_journal_fd(s->table));
 }
 
+/* After a failure: what was not adopted. */
+static void
+close_rest(struct systemd *s, struct handed_list *list)
+{
+	for (unsigned int i = 0; i < list->n; i++)
+		if (list->fds[i].stored == NULL && list->fds[i].fd >= 0)
+			vdpa_close_foreign(s->ended, list->fds[i].fd);
+}
+
 /* A socket to systemd. */
 static int
 reach(struct systemd *s)
@@ -875,6 +884,7 @@ systemd_reopen(void *store, struct vdpa_keep *k, const struct keep_ops **ops, vo
 		*ops = &systemd_ops;
 		*out = s;
 	} else if (s != NULL) {
+		close_rest(s, &list);
 		systemd_close(s);
 	}
 	free(list.fds);
@@ -908,9 +918,7 @@ keep_systemd_open(struct vdpa_keep *k, int sock, const struct keep_ops **ops, vo
 		*ops = &systemd_ops;
 		*store = s;
 	} else {
-		for (unsigned int i = 0; i < list.n; i++)
-			if (list.fds[i].stored == NULL)
-				vdpa_close_foreign(s->ended, list.fds[i].fd);
+		close_rest(s, &list);
 		systemd_close(s);
 	}
 	free_list(&list);

@@ -263,6 +263,26 @@ dma_kept_is_there(struct vdpa_dma_domain *dom, const struct dma_entry *e)
 	return dom->adopt(dom->arg, &m) != -ENOENT;
 }
 
+bool
+vdpa_dma_kept_is_domain(struct vdpa_dma_domain *dom)
+{
+	bool found, more = true;
+	uint64_t at = 0;
+
+	dma_lock(dom);
+	found = dom->n_kept == 0;
+	while (!found && more) {
+		struct dma_entry *e = dma_entry_at(dom, at);
+
+		more = e != NULL && e->last < UINT64_MAX;
+		if (more)
+			at = e->last + 1;
+		found = e != NULL && e->kept && dma_kept_is_there(dom, e);
+	}
+	dma_unlock(dom);
+	return found;
+}
+
 int
 vdpa_dma_kept_drop(struct vdpa_dma_domain *dom)
 {

@@ -49,6 +49,10 @@ int vdpa_dma_kept_check(const char *name, uint64_t page_size, const struct vdpa_
 int vdpa_dma_kept_restore(struct vdpa_dma_domain *dom, const struct vdpa_dma_kept *m, size_t n,
 			  int (*adopt)(void *arg, const struct vdpa_dma_mapping *m));
 
+/* Whether the transport has one of these mappings at all, or there is none: one that has none of
+ * them is not what the former process had. Before a table claims any. */
+bool vdpa_dma_kept_is_domain(struct vdpa_dma_domain *dom);
+
 /*
  * Memory of the driver's own that a former process has mapped at this IOVA, by its file: as
  * vdpa_dma_alloc() gave it. fd is taken over, on failure too. -ENOENT: it is not mapped there;

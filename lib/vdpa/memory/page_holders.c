@@ -14,6 +14,7 @@ vdpa_page_holders_init(struct vdpa_page_holders *h)
 {
 	/* With default attributes it cannot fail. */
 	(void)pthread_mutex_init(&h->lock, NULL);
+	(void)pthread_mutex_init(&h->noting, NULL);
 	h->any = h->several = false;
 	h->noted = NULL;
 }
@@ -31,15 +32,16 @@ vdpa_page_holders_restore(struct vdpa_page_holders *h, const struct vdpa_peer *f
 void
 vdpa_page_holders_note(struct vdpa_page_holders *h, void (*noted)(void *arg), void *arg)
 {
-	pthread_mutex_lock(&h->lock);
+	pthread_mutex_lock(&h->noting);
 	h->noted = noted;
 	h->noted_arg = arg;
-	pthread_mutex_unlock(&h->lock);
+	pthread_mutex_unlock(&h->noting);
 }
 
 void
 vdpa_page_holders_fini(struct vdpa_page_holders *h)
 {
+	pthread_mutex_destroy(&h->noting);
 	pthread_mutex_destroy(&h->lock);
 }
 
@@ -92,10 +94,9 @@ int
 vdpa_page_holders_add(struct vdpa_page_holders *h, const char *name, const struct vdpa_peer *peer,
 		      bool once)
 {
-	void (*noted)(void *arg);
-	void *arg;
 	int rc;
 
+	pthread_mutex_lock(&h->noting);
 	pthread_mutex_lock(&h->lock);
 	rc = admit(h, name, peer, once);
 	if (rc == 0 && !h->any)
@@ -104,11 +105,10 @@ vdpa_page_holders_add(struct vdpa_page_holders *h, const char *name, const struc
 		h->several = true;
 	if (rc == 0)
 		h->any = true;
-	noted = rc == 0 ? h->noted : NULL;
-	arg = h->noted_arg;
 	pthread_mutex_unlock(&h->lock);
-	if (noted != NULL)
-		noted(arg);
+	if (rc == 0 && h->noted != NULL)
+		h->noted(h->noted_arg);
+	pthread_mutex_unlock(&h->noting);
 	return rc;
 }
 

@@ -16,11 +16,12 @@
 #include "vdpa_dma.h"
 #include "vdpa_peer.h"
 
-/* All under the lock, which is innermost. */
+/* All but the last two under the lock, which is innermost. */
 struct vdpa_page_holders {
 	pthread_mutex_t lock;
 	bool any, several;	/* processes */
 	struct vdpa_peer first; /* all others have its uid */
+	pthread_mutex_t noting; /* outside of the lock, and around the call */
 	void (*noted)(void *arg);
 	void *noted_arg;
 };
@@ -46,7 +47,8 @@ int vdpa_page_holders_add(struct vdpa_page_holders *h, const char *name,
 /* Those that a former process has known, before there are others. */
 void vdpa_page_holders_restore(struct vdpa_page_holders *h, const struct vdpa_peer *first,
 			       bool several);
-/* Call noted(arg) for each that is added, before its page is given; NULL: no longer. */
+/* Call noted(arg) for each that is added, before its page is given; NULL: no longer, and none is
+ * under way. Not from the call. */
 void vdpa_page_holders_note(struct vdpa_page_holders *h, void (*noted)(void *arg), void *arg);
 
 /* A copy without a lock to look at; any is false where there is none. */

@@ -59,7 +59,7 @@ change_command(struct vdpa_pci *pci, uint16_t set, uint16_t clear)
 	uint16_t command;
 	int ret;
 
-	if (pci->is_left_behind)
+	if (vdpa_pci_is_left_behind(pci))
 		return 0;
 	if (vdpa_pci_error(pci) != 0)
 		return vdpa_pci_gone_error(pci);
@@ -122,7 +122,7 @@ vdpa_pci_reset(struct vdpa_pci *pci)
 	ret = vdpa_pci_set_bus_master(pci, false);
 	if (ret < 0)
 		return ret;
-	ret = pci->ops->reset(pci->handle);
+	ret = vdpa_pci_ops(pci)->reset(pci->handle);
 	forget_command(pci);
 	if (ret < 0) {
 		if (vdpa_pci_error(pci) != 0)
@@ -148,9 +148,9 @@ vdpa_pci_cut_off(struct vdpa_pci *pci)
 	ret = vdpa_pci_cut_windows(pci);
 	if (ret < 0)
 		return ret;
-	if (pci->ops->cut_off == NULL)
+	if (vdpa_pci_ops(pci)->cut_off == NULL)
 		return vdpa_error(EOPNOTSUPP, "%s: the transport cannot cut it off", pci->name);
-	return pci->ops->cut_off(pci->handle);
+	return vdpa_pci_ops(pci)->cut_off(pci->handle);
 }
 
 /* What the function says that it is; it must answer, and be one that a driver can drive. */
@@ -255,6 +255,21 @@ pci_free(struct vdpa_pci *pci)
 	free(pci);
 }
 
+static int
+open_transport(struct vdpa_pci *pci, const struct vdpa_pci_params *params)
+{
+	int ret;
+
+	pci->info = (struct vdpa_pci_info){.numa_node = -1};
+	for (unsigned int i = 0; i < VDPA_PCI_REGIONS; i++)
+		pci->info.regions[i].fd = -1;
+	ret = pci->ops->open(pci, pci->name + strlen(pci->ops->prefix), params, &pci->info,
+			     &pci->dma, &pci->handle);
+	pci->config_size = RTE_MIN(pci->info.regions[VDPA_PCI_REGION_CONFIG].size,
+				   (uint64_t)PCI_CFG_SPACE_EXP_SIZE);
+	return ret;
+}
+
 int
 vdpa_pci_open_for(const char *name, const struct vdpa_pci_params *params, const char *device,
 		  struct vdpa_pci **out)
@@ -269,9 +284,6 @@ vdpa_pci_open_for(const char *name, const struct vdpa_pci_params *params, const 
 	/* With default attributes neither can fail. */
 	(void)pthread_mutex_init(&pci->lock, NULL);
 	(void)pthread_mutex_init(&pci->gone_lock, NULL);
-	pci->info.numa_node = -1;
-	for (unsigned int i = 0; i < VDPA_PCI_REGIONS; i++)
-		pci->info.regions[i].fd = -1;
 	for (unsigned int i = 0; i < RTE_DIM(pci->event_fd); i++)
 		pci->event_fd[i] = -1;
 
@@ -284,15 +296,19 @@ vdpa_pci_open_for(const char *name, const struct vdpa_pci_params *params, const 
 	ret = vdpa_pci_kept_begin(pci, device);
 	if (ret < 0)
 		goto err_free;
-	ret = pci->ops->open(pci, pci->name + strlen(pci->ops->prefix), params, &pci->info,
-			     &pci->dma, &pci->handle);
+	ret = open_transport(pci, params);
 	if (ret < 0)
 		goto err_free;
 	ret = vdpa_pci_kept_opened(pci, pci->info.is_left);
+	if (ret == -ESTALE) {
+		(void)pci->ops->keep(NULL, device, false);
+		pci->ops->close(pci->handle);
+		ret = open_transport(pci, params);
+		if (ret < 0)
+			goto err_free;
+	}
 	if (ret < 0)
 		goto err_close;
-	pci->config_size = RTE_MIN(pci->info.regions[VDPA_PCI_REGION_CONFIG].size,
-				   (uint64_t)PCI_CFG_SPACE_EXP_SIZE);
 	if (pci->config_size < PCI_CFG_SPACE_SIZE) {
 		ret = vdpa_error(EPROTO, "%s: configuration space of %u bytes, at least %d",
 				 pci->name, pci->config_size, PCI_CFG_SPACE_SIZE);
@@ -325,6 +341,8 @@ vdpa_pci_open_for(const char *name, const struct vdpa_pci_params *params, const 
 	return 0;
 
 err_close:
+	/* It may be running. */
+	vdpa_pci_settle(pci, false);
 	if (pci->kept != NULL)
 		(void)pci->ops->keep(NULL, device, false);
 	pci->ops->close(pci->handle);
@@ -351,11 +369,12 @@ vdpa_pci_close(struct vdpa_pci *pci)
 	(void)vdpa_pci_event_set(pci, VDPA_PCI_EVENT_REMOVE, -1);
 	vdpa_pci_irqs_off(pci);
 	if (vdpa_pci_error(pci) == 0 && vdpa_pci_set_bus_master(pci, false) == 0 &&
-	    pci->info.can_reset && !pci->info.close_resets && pci->ops->reset(pci->handle) < 0)
+	    pci->info.can_reset && !pci->info.close_resets &&
+	    vdpa_pci_ops(pci)->reset(pci->handle) < 0)
 		VDPA_LOG(WARNING, "%s; closed without a reset", vdpa_error_message());
 	vdpa_pci_unmap_windows(pci);
-	pci->ops->close(pci->handle);
+	vdpa_pci_ops(pci)->close(pci->handle);
 	VDPA_LOG(INFO, "%s: %s", pci->name,
-		 pci->is_left_behind ? "left to the next process" : "closed");
+		 vdpa_pci_is_left_behind(pci) ? "left to the next process" : "closed");
 	pci_free(pci);
 }

@@ -90,7 +90,7 @@ vdpa_pci_config_read(struct vdpa_pci *pci, unsigned int offset, void *buf, size_
 	if (offset > pci->config_size || len > pci->config_size - offset)
 		return vdpa_error(EINVAL, "%s: configuration space has %u bytes, not %u to %zu",
 				  pci->name, pci->config_size, offset, offset + len);
-	ret = pci->ops->read(pci->handle, VDPA_PCI_REGION_CONFIG, offset, buf, len);
+	ret = vdpa_pci_ops(pci)->read(pci->handle, VDPA_PCI_REGION_CONFIG, offset, buf, len);
 	if (ret < 0) {
 		memset(buf, 0xff, len);
 		vdpa_pci_transport_failed(pci, ret, errors_before);
@@ -110,7 +110,7 @@ vdpa_pci_config_write(struct vdpa_pci *pci, unsigned int offset, const void *buf
 	if (offset > pci->config_size || len > pci->config_size - offset)
 		return vdpa_error(EINVAL, "%s: configuration space has %u bytes, not %u to %zu",
 				  pci->name, pci->config_size, offset, offset + len);
-	ret = pci->ops->write(pci->handle, VDPA_PCI_REGION_CONFIG, offset, buf, len);
+	ret = vdpa_pci_ops(pci)->write(pci->handle, VDPA_PCI_REGION_CONFIG, offset, buf, len);
 	if (ret < 0) {
 		vdpa_pci_transport_failed(pci, ret, errors_before);
 		return vdpa_pci_gone_error(pci);
@@ -266,10 +266,10 @@ export_area(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, struct vdpa
 	void *va;
 	int fd;
 
-	if (!a->whole_device || pci->ops->export_part == NULL || (offset & (page - 1)) != 0 ||
-	    len == 0)
+	if (!a->whole_device || vdpa_pci_ops(pci)->export_part == NULL ||
+	    (offset & (page - 1)) != 0 || len == 0)
 		return;
-	fd = pci->ops->export_part(pci->handle, bar, offset, len);
+	fd = vdpa_pci_ops(pci)->export_part(pci->handle, bar, offset, len);
 	if (fd < 0)
 		return;
 	va = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

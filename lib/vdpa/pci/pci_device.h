@@ -24,7 +24,7 @@ struct vdpa_pci_window {
 
 struct vdpa_pci {
 	char *name;
-	const struct vdpa_pci_transport *ops;
+	const struct vdpa_pci_transport *ops; /* atomic: vdpa_pci_ops() */
 	void *handle;
 	struct vdpa_pci_info info; /* checked */
 	struct vdpa_dma_domain *dma;
@@ -37,7 +37,7 @@ struct vdpa_pci {
 	bool opened;			     /* vdpa_pci_open() has succeeded */
 	struct vdpa_pci_kept *kept;	     /* NULL: it ends with the process */
 	struct vdpa_pci_transport *left_ops; /* malloc; calls that do nothing */
-	bool is_left_behind;		     /* the next process has it: left_ops are in force */
+	bool is_left_behind;		     /* the next process has it; atomic, behind ops */
 
 	pthread_mutex_t lock; /* the command register, new windows, and interrupts: */
 	bool command_known;
@@ -57,6 +57,20 @@ struct vdpa_pci {
 	int event_fd[VDPA_PCI_EVENT_REMOVE + 1]; /* -1: none */
 	bool map_faulted;			 /* by the SIGBUS handler, for any area */
 };
+
+/* The calls in force: others from vdpa_pci_leave() on, which may come while another thread accesses
+ * registers. */
+static inline const struct vdpa_pci_transport *
+vdpa_pci_ops(const struct vdpa_pci *pci)
+{
+	return __atomic_load_n(&pci->ops, __ATOMIC_ACQUIRE);
+}
+
+static inline bool
+vdpa_pci_is_left_behind(const struct vdpa_pci *pci)
+{
+	return __atomic_load_n(&pci->is_left_behind, __ATOMIC_ACQUIRE);
+}
 
 /* pci_access.c */
 
@@ -89,7 +103,8 @@ int vdpa_pci_enable_memory(struct vdpa_pci *pci);
 /* Before the transport opens it: what is recorded of it, if the device of this name (NULL: none) is
  * kept. 0 or -ENOMEM. */
 int vdpa_pci_kept_begin(struct vdpa_pci *pci, const char *device);
-/* Once it is open: the transport has it as it was left, or not. What its domain has mapped. */
+/* Once it is open: the transport has it as it was left, or not. What its domain has mapped. -ESTALE
+ * where that cannot be its domain: it is to be closed, and opened anew. */
 int vdpa_pci_kept_opened(struct vdpa_pci *pci, bool is_left);
 /* Once it is known what it is. */
 void vdpa_pci_kept_identified(struct vdpa_pci *pci);

@@ -24,7 +24,7 @@
 bool
 vdpa_pci_logs_dma(struct vdpa_pci *pci)
 {
-	const struct vdpa_pci_transport *ops = pci->ops;
+	const struct vdpa_pci_transport *ops = vdpa_pci_ops(pci);
 	struct vdpa_error_saved error;
 	bool logs;
 
@@ -78,9 +78,9 @@ vdpa_pci_dma_log_start(struct vdpa_pci *pci, const struct vdpa_dma_range *ranges
 		return rc;
 	if (vdpa_pci_error(pci) != 0)
 		return vdpa_pci_gone_error(pci);
-	if (pci->ops->dma_log_start == NULL)
+	if (vdpa_pci_ops(pci)->dma_log_start == NULL)
 		return vdpa_error(EOPNOTSUPP, "%s: has no DMA log", pci->name);
-	rc = pci->ops->dma_log_start(pci->handle, ranges, n);
+	rc = vdpa_pci_ops(pci)->dma_log_start(pci->handle, ranges, n);
 	return rc < 0 ? failed(pci, "it does not begin", rc) : 0;
 }
 
@@ -96,7 +96,7 @@ vdpa_pci_dma_log_report(struct vdpa_pci *pci, const struct vdpa_dma_range *range
 				  pci->name, range->first, range->last);
 	if (vdpa_pci_error(pci) != 0)
 		return vdpa_pci_gone_error(pci);
-	if (pci->ops->dma_log_report == NULL)
+	if (vdpa_pci_ops(pci)->dma_log_report == NULL)
 		return vdpa_error(EOPNOTSUPP, "%s: has no DMA log", pci->name);
 	bitmap = calloc(REPORT_WORDS, sizeof(*bitmap));
 	if (bitmap == NULL)
@@ -104,7 +104,7 @@ vdpa_pci_dma_log_report(struct vdpa_pci *pci, const struct vdpa_dma_range *range
 	while (rc == 0) {
 		uint64_t size = RTE_MIN(range->last - at, REPORT_SIZE - 1) + 1;
 
-		rc = pci->ops->dma_log_report(pci->handle, at, size, bitmap);
+		rc = vdpa_pci_ops(pci)->dma_log_report(pci->handle, at, size, bitmap);
 		if (rc < 0)
 			break;
 		vdpa_dirty_log_mark_bits(log, at, bitmap, size / VDPA_PCI_DMA_LOG_PAGE);
@@ -123,8 +123,8 @@ vdpa_pci_dma_log_stop(struct vdpa_pci *pci)
 
 	if (vdpa_pci_error(pci) != 0)
 		return vdpa_pci_gone_error(pci);
-	if (pci->ops->dma_log_stop == NULL)
+	if (vdpa_pci_ops(pci)->dma_log_stop == NULL)
 		return vdpa_error(EOPNOTSUPP, "%s: has no DMA log", pci->name);
-	rc = pci->ops->dma_log_stop(pci->handle);
+	rc = vdpa_pci_ops(pci)->dma_log_stop(pci->handle);
 	return rc < 0 ? failed(pci, "it does not end", rc) : 0;
 }

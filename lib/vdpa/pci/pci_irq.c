@@ -114,7 +114,7 @@ msix_off(struct vdpa_pci *pci)
 	if (vdpa_pci_error(pci) != 0)
 		return;
 	if (msix_set_enable(pci, false) < 0 ||
-	    pci->ops->set_irqs(pci->handle, VFIO_PCI_MSIX_IRQ_INDEX, 0, 0, NULL) < 0)
+	    vdpa_pci_ops(pci)->set_irqs(pci->handle, VFIO_PCI_MSIX_IRQ_INDEX, 0, 0, NULL) < 0)
 		VDPA_LOG(WARNING, "%s; MSI-X may still be on", vdpa_error_message());
 }
 
@@ -125,7 +125,7 @@ intx_off(struct vdpa_pci *pci)
 		return;
 	pci->intx_on = false;
 	if (vdpa_pci_error(pci) == 0 &&
-	    pci->ops->set_irqs(pci->handle, VFIO_PCI_INTX_IRQ_INDEX, 0, 0, NULL) < 0)
+	    vdpa_pci_ops(pci)->set_irqs(pci->handle, VFIO_PCI_INTX_IRQ_INDEX, 0, 0, NULL) < 0)
 		VDPA_LOG(WARNING, "%s; INTx may still be on", vdpa_error_message());
 }
 
@@ -146,7 +146,7 @@ msix_set_none(struct vdpa_pci *pci, unsigned int n)
 
 	for (unsigned int i = 0; i < n; i++)
 		none[i] = -1;
-	return pci->ops->set_irqs(pci->handle, VFIO_PCI_MSIX_IRQ_INDEX, 0, n, none);
+	return vdpa_pci_ops(pci)->set_irqs(pci->handle, VFIO_PCI_MSIX_IRQ_INDEX, 0, n, none);
 }
 
 int
@@ -217,7 +217,8 @@ vdpa_pci_msix_set(struct vdpa_pci *pci, unsigned int vector, int fd)
 		ret = vdpa_error(EINVAL, "%s: MSI-X vector %u, %u are enabled", pci->name, vector,
 				 pci->msix_enabled);
 	else
-		ret = pci->ops->set_irqs(pci->handle, VFIO_PCI_MSIX_IRQ_INDEX, vector, 1, &fd);
+		ret = vdpa_pci_ops(pci)->set_irqs(pci->handle, VFIO_PCI_MSIX_IRQ_INDEX, vector, 1,
+						  &fd);
 	pthread_mutex_unlock(&pci->lock);
 	return ret;
 }
@@ -238,7 +239,7 @@ vdpa_pci_intx_set(struct vdpa_pci *pci, int fd)
 		ret = vdpa_error(EBUSY, "%s: MSI-X is on", pci->name);
 	} else {
 		msix_off(pci);
-		ret = pci->ops->set_irqs(pci->handle, VFIO_PCI_INTX_IRQ_INDEX, 0, 1, &fd);
+		ret = vdpa_pci_ops(pci)->set_irqs(pci->handle, VFIO_PCI_INTX_IRQ_INDEX, 0, 1, &fd);
 		if (ret == 0)
 			pci->intx_on = true;
 	}
@@ -257,7 +258,7 @@ vdpa_pci_intx_unmask(struct vdpa_pci *pci)
 	else if (!pci->intx_on)
 		ret = vdpa_error(EINVAL, "%s: INTx is off", pci->name);
 	else
-		ret = pci->ops->unmask_irq(pci->handle, VFIO_PCI_INTX_IRQ_INDEX);
+		ret = vdpa_pci_ops(pci)->unmask_irq(pci->handle, VFIO_PCI_INTX_IRQ_INDEX);
 	pthread_mutex_unlock(&pci->lock);
 	return ret;
 }
@@ -285,8 +286,8 @@ vdpa_pci_event_set(struct vdpa_pci *pci, enum vdpa_pci_event event, int fd)
 	pthread_mutex_unlock(&pci->gone_lock);
 	/* A failure from here on signals fd by vdpa_pci_gone(). */
 	if (!gone && pci->info.nr_irqs[index] > 0 && (fd >= 0 || pci->event_on[event])) {
-		ret = fd >= 0 ? pci->ops->set_irqs(pci->handle, index, 0, 1, &fd)
-			      : pci->ops->set_irqs(pci->handle, index, 0, 0, NULL);
+		ret = fd >= 0 ? vdpa_pci_ops(pci)->set_irqs(pci->handle, index, 0, 1, &fd)
+			      : vdpa_pci_ops(pci)->set_irqs(pci->handle, index, 0, 0, NULL);
 		if (ret == 0) {
 			pci->event_on[event] = fd >= 0;
 		} else if (fd >= 0) {

@@ -121,14 +121,17 @@ write_record(struct vdpa_pci_kept *k)
 	return rc;
 }
 
-/* For the cause in vdpa_error_message(). */
+/* For the cause in vdpa_error_message(). The front end hears of it when it records the next
+ * message; the record that it has written is dropped here. */
 static void
 end_keeping(struct vdpa_pci_kept *k)
 {
+	char why[VDPA_ERROR_MAX];
+
 	k->on = false;
-	VDPA_LOG(WARNING, "%s: %s: does not go on in the next process: %s", k->device, k->pci->name,
-		 vdpa_error_message());
-	vdpa_restart_remove_part(k->device, PART);
+	snprintf(why, sizeof(why), "%s: %s", k->pci->name, vdpa_error_message());
+	VDPA_LOG(WARNING, "%s: does not go on in the next process: %s", k->device, why);
+	vdpa_restart_give_up(k->device, why);
 	(void)k->pci->ops->keep(k->pci->handle, k->device, false);
 }
 
@@ -407,6 +410,16 @@ vdpa_pci_kept_opened(struct vdpa_pci *pci, bool is_left)
 				   pci->ops->adopt);
 	if (rc < 0)
 		return rc;
+	if (!vdpa_dma_kept_is_domain(pci->dma)) {
+		VDPA_LOG(WARNING,
+			 "%s: %s: starts anew: nothing that was recorded is mapped by the files "
+			 "that were kept",
+			 k->device, pci->name);
+		/* Nothing of them is used: not even the files. */
+		vdpa_pci_settle(pci, false);
+		vdpa_restart_remove_part(k->device, PART);
+		return -ESTALE;
+	}
 	h = &k->former.holders;
 	if (k->former.has_holders) {
 		const struct vdpa_peer first = {.known = h->known != 0,
@@ -569,6 +582,18 @@ left_call(void *handle)
 }
 
 static int
+left_log_start(void *handle, const struct vdpa_dma_range *ranges, unsigned int n)
+{
+	return 0;
+}
+
+static int
+left_log_report(void *handle, uint64_t iova, uint64_t size, uint64_t *bitmap)
+{
+	return 0;
+}
+
+static int
 left_unmask(void *handle, unsigned int index)
 {
 	return 0;
@@ -584,7 +609,7 @@ vdpa_pci_leave(struct vdpa_pci *pci)
 	if (k == NULL)
 		return vdpa_error(EOPNOTSUPP, "%s: is not kept", pci->name);
 	pthread_mutex_lock(&k->lock);
-	on = k->on;
+	on = k->on && !vdpa_restart_is_given_up(k->device);
 	/* What follows is this process' own end. */
 	k->on = false;
 	pthread_mutex_unlock(&k->lock);
@@ -599,10 +624,14 @@ vdpa_pci_leave(struct vdpa_pci *pci)
 	ops->unmask_irq = left_unmask;
 	ops->reset = left_call;
 	ops->cut_off = left_call;
+	ops->dma_log_probe = NULL;
+	ops->dma_log_start = left_log_start;
+	ops->dma_log_report = left_log_report;
+	ops->dma_log_stop = left_call;
 	pthread_mutex_lock(&pci->lock);
 	pci->left_ops = ops;
-	pci->is_left_behind = true;
-	pci->ops = ops;
+	__atomic_store_n(&pci->ops, ops, __ATOMIC_RELEASE);
+	__atomic_store_n(&pci->is_left_behind, true, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&pci->lock);
 	return 0;
 }

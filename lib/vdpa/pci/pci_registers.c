@@ -46,7 +46,7 @@ mapped(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, size_t len)
 	unsigned int n = __atomic_load_n(&pci->n_windows, __ATOMIC_ACQUIRE);
 
 	/* A device need not take an access of 64 bits; the transport knows how to make one. */
-	if (len > sizeof(uint32_t) || pci->is_left_behind)
+	if (len > sizeof(uint32_t) || vdpa_pci_is_left_behind(pci))
 		return NULL;
 	for (unsigned int i = 0; i < n; i++) {
 		const struct vdpa_pci_window *w = &pci->windows[i];
@@ -125,7 +125,7 @@ bar_read(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, void *buf, siz
 		if (!read_mapped(pci, va, buf, len))
 			goto gone;
 	} else {
-		ret = pci->ops->read(pci->handle, bar, offset, buf, len);
+		ret = vdpa_pci_ops(pci)->read(pci->handle, bar, offset, buf, len);
 		if (ret < 0) {
 			vdpa_pci_transport_failed(pci, ret, errors_before);
 			goto gone;
@@ -199,7 +199,7 @@ vdpa_pci_read64(struct vdpa_pci *pci, unsigned int bar, uint64_t offset)
 void
 vdpa_pci_write8(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint8_t value)
 {
-	bar_write(pci, bar, offset, &value, sizeof(value), pci->ops->write);
+	bar_write(pci, bar, offset, &value, sizeof(value), vdpa_pci_ops(pci)->write);
 }
 
 void
@@ -207,7 +207,7 @@ vdpa_pci_write16(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint16
 {
 	rte_le16_t raw = rte_cpu_to_le_16(value);
 
-	bar_write(pci, bar, offset, &raw, sizeof(raw), pci->ops->write);
+	bar_write(pci, bar, offset, &raw, sizeof(raw), vdpa_pci_ops(pci)->write);
 }
 
 void
@@ -215,7 +215,7 @@ vdpa_pci_write32(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint32
 {
 	rte_le32_t raw = rte_cpu_to_le_32(value);
 
-	bar_write(pci, bar, offset, &raw, sizeof(raw), pci->ops->write);
+	bar_write(pci, bar, offset, &raw, sizeof(raw), vdpa_pci_ops(pci)->write);
 }
 
 void
@@ -223,7 +223,7 @@ vdpa_pci_write64(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint64
 {
 	rte_le64_t raw = rte_cpu_to_le_64(value);
 
-	bar_write(pci, bar, offset, &raw, sizeof(raw), pci->ops->write);
+	bar_write(pci, bar, offset, &raw, sizeof(raw), vdpa_pci_ops(pci)->write);
 }
 
 void
@@ -231,7 +231,7 @@ vdpa_pci_post16(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint16_
 {
 	rte_le16_t raw = rte_cpu_to_le_16(value);
 
-	bar_write(pci, bar, offset, &raw, sizeof(raw), pci->ops->post);
+	bar_write(pci, bar, offset, &raw, sizeof(raw), vdpa_pci_ops(pci)->post);
 }
 
 void
@@ -239,7 +239,7 @@ vdpa_pci_post32(struct vdpa_pci *pci, unsigned int bar, uint64_t offset, uint32_
 {
 	rte_le32_t raw = rte_cpu_to_le_32(value);
 
-	bar_write(pci, bar, offset, &raw, sizeof(raw), pci->ops->post);
+	bar_write(pci, bar, offset, &raw, sizeof(raw), vdpa_pci_ops(pci)->post);
 }
 
 /* Windows. */

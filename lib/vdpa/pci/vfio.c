@@ -253,13 +253,14 @@ take_over(struct vfio_device *d)
 	(void)vfio_reset(d);
 }
 
-/* Names of a function's files in the store. The last one is what the fence resets it by. */
+/* Names of a function's files in the store. The last one is what it is stopped by. */
 #define KEPT_CONTAINER "vfio-container"
 #define KEPT_GROUP     "vfio-group"
-#define KEPT_DEVICE    "vfio-device"
+#define KEPT_DEVICE    VDPA_RESTART_FUNCTION
 
-/* Its files there may be in the midst of being closed. */
-#define BUSY_TRIES    50
+/* A function that a former process had is open until the store has closed it, which takes its
+ * time. */
+#define BUSY_TRIES    100
 #define BUSY_PAUSE_US 20000
 
 static int
@@ -275,7 +276,7 @@ vfio_keep(void *handle, const char *device, bool on)
 		vdpa_restart_del(device, KEPT_CONTAINER);
 		return 0;
 	}
-	ret = vdpa_vfio_get_files(d->at, &files);
+	ret = vdpa_vfio_keep(d->at, device, &files);
 	if (ret == 0)
 		ret = vdpa_restart_put(device, KEPT_CONTAINER, files.container);
 	if (ret == 0)
@@ -328,6 +329,18 @@ attach_left(struct vfio_function *fn, struct vfio_device *d, const char *device,
 	return ret;
 }
 
+static int
+attach_anew(struct vfio_function *fn, struct vfio_device *d, struct vdpa_dma_domain **dma)
+{
+	int ret = vdpa_vfio_attach(fn, &d->at, &d->fd, dma);
+
+	for (unsigned int i = 0; ret == -EBUSY && i < BUSY_TRIES && vdpa_restart_is_on(); i++) {
+		usleep(BUSY_PAUSE_US);
+		ret = vdpa_vfio_attach(fn, &d->at, &d->fd, dma);
+	}
+	return ret;
+}
+
 /* is_left: as a former process has left it. */
 static int
 attach(struct vfio_function *fn, struct vfio_device *d, const char *device,
@@ -336,20 +349,14 @@ attach(struct vfio_function *fn, struct vfio_device *d, const char *device,
 	int ret;
 
 	if (device == NULL)
-		return vdpa_vfio_attach(fn, &d->at, &d->fd, dma);
+		return attach_anew(fn, d, dma);
 	ret = attach_left(fn, d, device, dma);
 	*is_left = ret == 0;
 	if (ret == 0)
 		return 0;
 	VDPA_LOG(WARNING, "%s: %s: starts anew: %s", device, fn->name, vdpa_error_message());
 	(void)vfio_keep(NULL, device, false);
-	for (unsigned int i = 0; i < BUSY_TRIES; i++) {
-		ret = vdpa_vfio_attach(fn, &d->at, &d->fd, dma);
-		if (ret != -EBUSY)
-			break;
-		usleep(BUSY_PAUSE_US);
-	}
-	return ret;
+	return attach_anew(fn, d, dma);
 }
 
 static int

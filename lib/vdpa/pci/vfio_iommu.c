@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "page_holders.h"
+#include "restart.h"
 #include "vdpa_error.h"
 #include "vdpa_log.h"
 #include "vdpa_timer.h"
@@ -46,8 +47,12 @@ struct vfio_group {
 	char *name; /* of the function that opened it, for messages */
 	struct vfio_container *container;
 	unsigned int users;
-	bool busy; /* one thread asks about it or closes it, without the lock */
+	char *kept; /* the device that its only function is kept for; NULL: none */
+	bool busy;  /* one thread asks about it or closes it, without the lock */
 };
+
+/* Why a function is not kept: the next process would take both by one file, or neither. */
+#define SHARED_GROUP "functions that share an IOMMU group start anew in this version"
 
 struct vfio_attachment {
 	TAILQ_ENTRY(vfio_attachment) next;
@@ -157,6 +162,7 @@ group_close(struct vfio_group *g)
 	close(g->fd);
 	vfio_container_put(g->container);
 	free(g->name);
+	free(g->kept);
 	free(g);
 }
 
@@ -205,6 +211,8 @@ group_put(struct vfio_group *g)
 
 	if (--g->users > 0)
 		return;
+	free(g->kept);
+	g->kept = NULL;
 	/* Its files are in the store, too. */
 	if (g->container->is_left || !is_to_be_kept(g) || group_is_free(g)) {
 		group_close(g);
@@ -327,8 +335,11 @@ group_get(const struct vfio_function *fn, struct vfio_group **out)
 				 fn->name, fn->group);
 	else
 		ret = g == NULL ? group_open(fn, &g) : check_vm(g, fn);
-	if (ret == 0)
-		g->users++;
+	if (ret == 0 && g->users++ > 0 && g->kept != NULL) {
+		vdpa_restart_give_up(g->kept, SHARED_GROUP);
+		free(g->kept);
+		g->kept = NULL;
+	}
 	*out = g;
 	return ret;
 }
@@ -436,19 +447,28 @@ vdpa_vfio_is_held(const struct vfio_attachment *at)
 }
 
 int
-vdpa_vfio_get_files(const struct vfio_attachment *at, struct vfio_left *files)
+vdpa_vfio_keep(struct vfio_attachment *at, const char *device, struct vfio_left *files)
 {
-	const struct vfio_group *g = at->group;
+	struct vfio_group *g = at->group;
 	const char *why = NULL;
+	char *kept = strdup(device);
 
 	pthread_mutex_lock(&registry_lock);
 	if (g->container->vm != NULL)
 		why = "functions of a `vm` start anew in this version";
 	else if (g->users > 1)
-		why = "functions that share an IOMMU group start anew in this version";
+		why = SHARED_GROUP;
 	*files = (struct vfio_left){.container = g->container->fd, .group = g->fd};
+	if (why == NULL && kept != NULL) {
+		free(g->kept);
+		g->kept = kept;
+	} else {
+		free(kept);
+	}
 	pthread_mutex_unlock(&registry_lock);
-	return why == NULL ? 0 : vdpa_error(EOPNOTSUPP, "%s: %s", g->name, why);
+	if (why != NULL)
+		return vdpa_error(EOPNOTSUPP, "%s: %s", g->name, why);
+	return kept != NULL ? 0 : vdpa_error(ENOMEM, "%s: out of memory", g->name);
 }
 
 void

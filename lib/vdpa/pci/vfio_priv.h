@@ -84,8 +84,9 @@ void vdpa_vfio_detach(struct vfio_attachment *at);
  */
 int vdpa_vfio_cut_off(struct vfio_attachment *at);
 /* Its group's and its container's files, for the next process: -EOPNOTSUPP with a message where
- * others share them. They remain the attachment's. */
-int vdpa_vfio_get_files(const struct vfio_attachment *at, struct vfio_left *files);
+ * others share them. They remain the attachment's. Where another function comes to share them, the
+ * device of this name is given up (vdpa_restart_give_up()). */
+int vdpa_vfio_keep(struct vfio_attachment *at, const char *device, struct vfio_left *files);
 /* The next process has the function: nothing is unmapped any more, and detaching leaves it. */
 void vdpa_vfio_leave(struct vfio_attachment *at);
 /* struct vdpa_pci_transport.adopt: vfio_container.c. */

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "error_priv.h"
+#include "fence_function.h"
 #include "restart.h"
 #include "tlv.h"
 #include "vdpa_error.h"
@@ -46,8 +47,9 @@ struct device {
 	char *words;
 	bool written; /* its record is this process' */
 	bool by_itself;
-	bool alone; /* it works while no process lives */
-	char *why;  /* it, or its connection, does not go on; NULL: nobody has said so */
+	bool alone;    /* it works while no process lives */
+	bool given_up; /* nothing of it is kept any more, for its life */
+	char *why;     /* it, or its connection, does not go on; NULL: nobody has said so */
 	/* What this process has put into the store; vdpa_keep.h lists a former one's alone. */
 	char (*put)[VDPA_RESTART_WHAT_MAX];
 	unsigned int nput, room;
@@ -136,6 +138,19 @@ not_kept(void)
 	return vdpa_error(EPIPE, "nothing is kept for the next process");
 }
 
+/* Whether this process keeps something of the device. */
+static int
+check_kept(const struct device *d, const char *device)
+{
+	if (state.keep == NULL || state.failed)
+		return not_kept();
+	if (d == NULL)
+		return vdpa_error(EOPNOTSUPP, "%s: an application made it without words", device);
+	if (d->given_up)
+		return vdpa_error(ECANCELED, "%s", d->why != NULL ? d->why : "out of memory");
+	return 0;
+}
+
 /* The store does not keep any more, so what the journal says of it is worth nothing. */
 static int
 store_failed(int rc)
@@ -213,6 +228,97 @@ drop_put(struct device *d)
 		(void)vdpa_keep_del(state.keep, name);
 	}
 	d->nput = 0;
+}
+
+/* Under the lock: the function of a device that a former process has left, and this one has not put
+ * itself. A descriptor of the caller's, or a negative errno. */
+static int
+take_former_function(const char *device)
+{
+	const struct device *d = find(device);
+	char name[VDPA_KEEP_NAME_MAX + 1];
+
+	full_name(name, device, VDPA_RESTART_FUNCTION);
+	/* A process that lives may yet go on with it. */
+	if (state.keep == NULL || state.failed || state.holds ||
+	    (d != NULL && find_put(d, VDPA_RESTART_FUNCTION) < d->nput))
+		return -ENOENT;
+	return vdpa_keep_take(state.keep, name);
+}
+
+/* Nobody goes on with it. The descriptor is taken over; none where it is negative. */
+static void
+fence_function(const char *device, int fd)
+{
+	enum fence_step step = FENCE_WAITS;
+	struct fence_outcome outcome;
+
+	if (fd >= 0 && vdpa_fence_may_be_function(fd)) {
+		vdpa_fence_function(fd, &step, &outcome);
+		if (outcome.fenced)
+			VDPA_LOG(NOTICE, "%s: restart: its function, which is not taken over: %s",
+				 device, outcome.text);
+		else
+			VDPA_LOG(ERR, "%s: restart: its function, which is not taken over: %s",
+				 device, outcome.text);
+	}
+	if (fd >= 0)
+		close(fd);
+}
+
+/* Without the lock. */
+static void
+fence_former(const char *device)
+{
+	int fd;
+
+	lock();
+	fd = take_former_function(device);
+	unlock();
+	fence_function(device, fd);
+}
+
+struct strays {
+	bool (*wanted)(const char *name, void *arg); /* NULL: none is */
+	char **device;
+	unsigned int n;
+};
+
+static int
+collect_stray(const char *name, void *arg)
+{
+	const char *what = strchr(name, ':');
+	struct strays *s = arg;
+	char **device, *copy;
+
+	if (what == NULL || strcmp(what + 1, VDPA_RESTART_FUNCTION) != 0 ||
+	    (s->wanted != NULL && s->wanted(name, NULL)))
+		return 0;
+	device = reallocarray(s->device, s->n + 1, sizeof(*device));
+	copy = strndup(name, (size_t)(what - name));
+	if (device != NULL)
+		s->device = device;
+	if (device == NULL || copy == NULL) {
+		free(copy);
+		return vdpa_error(ENOMEM, "out of memory");
+	}
+	s->device[s->n++] = copy;
+	return 0;
+}
+
+/* Under the lock, which nobody else needs yet: the process begins, or settles. */
+static void
+fence_strays(bool (*wanted)(const char *name, void *arg))
+{
+	struct strays s = {.wanted = wanted};
+
+	if (state.keep != NULL && !state.failed)
+		(void)vdpa_keep_for_each(state.keep, collect_stray, &s);
+	for (unsigned int i = 0; i < s.n; i++) {
+		fence_function(s.device[i], take_former_function(s.device[i]));
+		free(s.device[i]);
+	}
+	free(s.device);
 }
 
 struct prune {
@@ -358,9 +464,8 @@ vdpa_restart_put(const char *device, const char *what, int fd)
 	full_name(name, device, what);
 	lock();
 	d = find(device);
-	if (state.keep == NULL || state.failed || d == NULL)
-		rc = not_kept();
-	else
+	rc = check_kept(d, device);
+	if (rc == 0)
 		rc = note_put(d, what);
 	if (rc == 0) {
 		rc = vdpa_keep_put(state.keep, name, fd);
@@ -378,6 +483,8 @@ vdpa_restart_del(const char *device, const char *what)
 	char name[VDPA_KEEP_NAME_MAX + 1];
 	struct device *d;
 
+	if (strcmp(what, VDPA_RESTART_FUNCTION) == 0)
+		fence_former(device);
 	full_name(name, device, what);
 	lock();
 	d = find(device);
@@ -413,11 +520,8 @@ vdpa_restart_write(const char *device, const void *record, size_t len)
 
 	lock();
 	d = find(device);
-	if (state.keep == NULL || state.failed)
-		rc = not_kept();
-	else if (d == NULL)
-		rc = vdpa_error(EOPNOTSUPP, "%s: an application made it without words", device);
-	else
+	rc = check_kept(d, device);
+	if (rc == 0)
 		rc = write_record(d, record, len);
 	unlock();
 	return rc;
@@ -455,11 +559,8 @@ vdpa_restart_write_part(const char *device, const char *part, const void *record
 
 	part_name(name, device, part);
 	lock();
-	if (state.keep == NULL || state.failed)
-		rc = not_kept();
-	else if (find(device) == NULL)
-		rc = vdpa_error(EOPNOTSUPP, "%s: an application made it without words", device);
-	else
+	rc = check_kept(find(device), device);
+	if (rc == 0)
 		rc = vdpa_journal_write(state.journal, name, record, len);
 	unlock();
 	return rc;
@@ -507,6 +608,7 @@ vdpa_restart_forget(const char *device)
 	const struct prune all = {.device = device};
 	struct device *d;
 
+	fence_former(device);
 	lock();
 	d = find(device);
 	if (d != NULL)
@@ -544,13 +646,40 @@ vdpa_restart_says(const char *device, const char *why)
 
 	lock();
 	d = find(device);
-	if (d != NULL) {
+	if (d != NULL && !d->given_up) {
 		free(d->why);
 		d->why = copy;
 		copy = NULL;
 	}
 	unlock();
 	free(copy);
+}
+
+void
+vdpa_restart_give_up(const char *device, const char *why)
+{
+	struct device *d;
+
+	vdpa_restart_says(device, why);
+	lock();
+	d = find(device);
+	if (d != NULL)
+		d->given_up = true;
+	unlock();
+	vdpa_restart_forget(device);
+}
+
+bool
+vdpa_restart_is_given_up(const char *device)
+{
+	const struct device *d;
+	bool given_up;
+
+	lock();
+	d = find(device);
+	given_up = d != NULL && d->given_up;
+	unlock();
+	return given_up;
 }
 
 void
@@ -694,6 +823,7 @@ open_journal(void)
 	if (state.holds)
 		return rc == 0 || rc == -ENOENT ? vdpa_error(EPROTO, "no journal is handed over")
 						: rc;
+	fence_strays(NULL);
 	prune(&all);
 	return create_journal();
 }
@@ -916,6 +1046,7 @@ vdpa_restart_settle(void)
 		}
 	free_names(&all);
 	lock();
+	fence_strays(has_owner);
 	prune(&strays);
 	taken = state.taken;
 	unlock();

@@ -29,6 +29,11 @@
 /* Characters of what a descriptor of a device is, at most. */
 #define VDPA_RESTART_WHAT_MAX	48
 
+/* What the descriptor of a device's PCI function of VFIO is called. One that a former process has
+ * put is stopped before it is dropped, whyever it is (fence_function.h): its driver has ended with
+ * that process. That waits for the function as an open of it does. */
+#define VDPA_RESTART_FUNCTION "vfio-device"
+
 /* Whether devices are kept: vdpa_restart_begin() was called, and the store has not failed. */
 bool vdpa_restart_is_on(void);
 /* Whether the process ends and leaves its devices to the next one. */
@@ -70,6 +75,11 @@ void vdpa_restart_forget(const char *device);
 void vdpa_restart_prune(const char *device, bool (*wanted)(const char *what, void *arg), void *arg);
 /* The device, or its connection, does not go on in the next process, and why; NULL: it does. */
 void vdpa_restart_says(const char *device, const char *why);
+/* The same for good, by another than its front end: what is kept of the device is dropped, and
+ * put() and write() fail with -ECANCELED and `why` from now on, so that whoever keeps the rest
+ * stops, too. */
+void vdpa_restart_give_up(const char *device, const char *why);
+bool vdpa_restart_is_given_up(const char *device);
 /* Nothing of the device is kept, and it goes on all the same, by what the kernel has of it. */
 void vdpa_restart_goes_by_itself(const char *device);
 

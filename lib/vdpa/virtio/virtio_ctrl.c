@@ -235,6 +235,15 @@ behind_packed(const struct virtio_ctrl *c, bool *wrap)
 	return 0;
 }
 
+static void
+kick_packed(struct virtio_device *dev)
+{
+	bool wrap;
+	uint16_t next = behind_packed(&dev->ctrl, &wrap);
+
+	kick(dev, (uint16_t)(next | (unsigned int)wrap << 15));
+}
+
 static int
 wait_packed(struct virtio_device *dev)
 {
@@ -266,8 +275,7 @@ execute_packed(struct virtio_device *dev, const uint64_t *addr, const uint32_t *
 	struct virtio_ctrl *c = &dev->ctrl;
 	struct packed_ring *ring = &mem_of(c)->packed;
 	struct packed_desc *head = &ring->desc[c->next], *tail = &ring->desc[c->next + 1];
-	uint16_t avail = c->wrap ? DESC_F_AVAIL : DESC_F_USED, next;
-	bool wrap;
+	uint16_t avail = c->wrap ? DESC_F_AVAIL : DESC_F_USED;
 
 	*tail = (struct packed_desc){.addr = rte_cpu_to_le_64(addr[1]),
 				     .len = rte_cpu_to_le_32(len[1]),
@@ -278,13 +286,12 @@ execute_packed(struct virtio_device *dev, const uint64_t *addr, const uint32_t *
 	head->id = rte_cpu_to_le_16(c->next);
 	__atomic_store_n(&head->flags, rte_cpu_to_le_16(avail | DESC_F_NEXT), __ATOMIC_RELEASE);
 	rte_mb();
-	next = behind_packed(c, &wrap);
-	kick(dev, (uint16_t)(next | (unsigned int)wrap << 15));
+	kick_packed(dev);
 	return wait_packed(dev);
 }
 
 /* A former process was killed around a command: whether that is in the ring, and if it is, until
- * the device has used it. */
+ * the device has used it. It may have been killed before its kick. */
 static int
 finish_command(struct virtio_device *dev)
 {
@@ -293,10 +300,16 @@ finish_command(struct virtio_device *dev)
 
 	if (is_packed(dev)) {
 		flags = rte_le_to_cpu_16(mem_of(c)->packed.desc[c->next].flags);
-		return (flags & (DESC_F_AVAIL | DESC_F_USED)) == before ? 0 : wait_packed(dev);
+		if ((flags & (DESC_F_AVAIL | DESC_F_USED)) == before)
+			return 0;
+		kick_packed(dev);
+		return wait_packed(dev);
 	}
 	avail = rte_le_to_cpu_16(mem_of(c)->split.avail.idx);
-	return avail == c->next ? 0 : wait_split(dev);
+	if (avail == c->next)
+		return 0;
+	kick(dev, avail);
+	return wait_split(dev);
 }
 
 /*
