@@ -32,6 +32,8 @@ static struct {
 
 bool __wrap_vdpa_restart_is_on(void);
 bool __wrap_vdpa_restart_leaves(void);
+int __wrap_vdpa_restart_change_begins(void);
+void __wrap_vdpa_restart_change_ends(void);
 int __wrap_vdpa_restart_put(const char *device, const char *what, int fd);
 void __wrap_vdpa_restart_del(const char *device, const char *what);
 int __wrap_vdpa_restart_take(const char *device, const char *what);
@@ -51,6 +53,17 @@ bool
 __wrap_vdpa_restart_leaves(void)
 {
 	return store.leaves;
+}
+
+int
+__wrap_vdpa_restart_change_begins(void)
+{
+	return store.leaves ? -EBUSY : 0;
+}
+
+void
+__wrap_vdpa_restart_change_ends(void)
+{
 }
 
 void
