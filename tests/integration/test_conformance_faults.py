@@ -31,7 +31,7 @@ NAMED = {
     'truncated_reply': ('open', r'do not end with a NUL|truncated|bytes'),
     'delayed_reply': ('open', r'late'),
     'no_reply': ('open', r'no answer in \d+ ms'),
-    'wrong_used_index': ('split_used_ring', r'beyond what was taken'),
+    'wrong_used_index': ('split_used_ring', r'beyond what was taken|uses what it was not given'),
     'spurious_interrupts': ('spurious_interrupts', r'spurious interrupts'),
     'lost_interrupts': ('split_interrupts', r'no interrupt came'),
     'disconnect': ('queue_enable', r'hung up'),

@@ -387,7 +387,7 @@ vdpa_consumer_set_vq_base(struct vdpa_consumer *c, uint16_t idx, uint32_t base)
 }
 
 int
-vdpa_consumer_resume_vq(struct vdpa_consumer *c, uint16_t idx, uint32_t base)
+vdpa_consumer_resume_vq(struct vdpa_consumer *c, uint16_t idx, uint32_t base, bool any_order)
 {
 	CONSUMER_LOCKED(c);
 	struct consumer_vq *vq = &c->vqs[idx], now = *vq;
@@ -410,7 +410,8 @@ vdpa_consumer_resume_vq(struct vdpa_consumer *c, uint16_t idx, uint32_t base)
 		if (!vdpa_ring_used_idx(c->iotlb, now.device, &used))
 			return vdpa_error(EFAULT, "the used ring is not in the memory");
 		/* It may have used what came later first. */
-		if (vdpa_device_runs_alone(c->vdev) && idx >= c->inflight_vqs && used != 0)
+		if (!any_order && vdpa_device_runs_alone(c->vdev) && idx >= c->inflight_vqs &&
+		    used != 0)
 			return vdpa_error(EOPNOTSUPP,
 					  "the function has stopped meanwhile, and nobody knows "
 					  "which requests were under way");

@@ -188,12 +188,15 @@ int vdpa_consumer_set_vq_base(struct vdpa_consumer *c, uint16_t idx, uint32_t ba
  * inflight area where it has one. A packed one says nothing, so its area does.
  *
  * @param base  where it stood at its first start, for one that has done nothing since.
+ * @param any_order  go on also where requests may have been done in another order than they came,
+ * and nobody knows which: a front end that cannot be told otherwise, as a kernel's driver, which
+ * gives an area where that matters.
  * @return 0; -EBUSY while it runs; -EINVAL before its addresses; -EFAULT outside of the memory;
  * -EOPNOTSUPP for a packed ring that has been used, without an area, and for a split one of a
- * device that runs alone (vdpa_device_runs_alone()) and has been stopped. Of one that runs still
- * (vdpa_device_is_left()) nothing is asked.
+ * device that runs alone (vdpa_device_runs_alone()) and has been stopped, but for any_order. Of one
+ * that runs still (vdpa_device_is_left()) nothing is asked.
  */
-int vdpa_consumer_resume_vq(struct vdpa_consumer *c, uint16_t idx, uint32_t base);
+int vdpa_consumer_resume_vq(struct vdpa_consumer *c, uint16_t idx, uint32_t base, bool any_order);
 /** Descriptors are taken over, on failure too; -1: none. */
 int vdpa_consumer_set_vq_kick(struct vdpa_consumer *c, uint16_t idx, int fd);
 int vdpa_consumer_set_vq_call(struct vdpa_consumer *c, uint16_t idx, int fd);

@@ -104,7 +104,7 @@ tell_vq(struct vduse_device *dev, struct vduse_vq *vq)
 	if (rc == 0)
 		rc = vdpa_consumer_set_vq_addr(dev->consumer, vq->idx, &addr);
 	if (rc == 0 && dev->resumed)
-		rc = vdpa_consumer_resume_vq(dev->consumer, vq->idx, base);
+		rc = vdpa_consumer_resume_vq(dev->consumer, vq->idx, base, true);
 	else if (rc == 0)
 		rc = vdpa_consumer_set_vq_base(dev->consumer, vq->idx, base);
 	if (rc == 0)

@@ -791,7 +791,7 @@ apply_ring(struct vhu_device *dev, struct vhu_session *s, const struct vhu_recor
 	if (rc == 0 && f->has_base)
 		rc = vdpa_consumer_set_vq_base(c, idx, f->base);
 	if (rc == 0 && f->runs)
-		rc = vdpa_consumer_resume_vq(c, idx, f->base);
+		rc = vdpa_consumer_resume_vq(c, idx, f->base, false);
 	if (rc == 0)
 		rc = vdpa_consumer_enable_vq(c, idx, f->enabled);
 	/* Its area is in use: no record clears it. */
