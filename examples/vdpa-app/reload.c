@@ -215,7 +215,7 @@ app_reload(json_t **result)
 	if (!app_options_has_file(options))
 		return vdpa_error(EOPNOTSUPP, "no configuration file: start with --config FILE");
 	if (pthread_mutex_trylock(&reload_lock) != 0)
-		return vdpa_error(EBUSY, "a reload is at work");
+		return vdpa_error(EBUSY, "a reload or an upgrade is at work");
 	if (__atomic_load_n(&stop, __ATOMIC_ACQUIRE)) {
 		rc = vdpa_error(ESHUTDOWN, "the daemon is being stopped");
 	} else {

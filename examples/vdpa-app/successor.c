@@ -113,10 +113,10 @@ check(const struct app_options *opts, const json_t *begin, int fd, json_t *anew)
 	if (pid != getppid())
 		return vdpa_error(
 			EPROTO,
-			"the other daemon, process %d, has not started this process itself, "
-			"but process %d has: a program that is a script starts the "
-			"daemon by `exec`",
-			(int)pid, (int)getppid());
+			"process %d has started this one, and not the other daemon, process %d: "
+			"either that has ended, or a script has started the daemon and not by "
+			"`exec`",
+			(int)getppid(), (int)pid);
 	if (format != vdpa_restart_format())
 		return vdpa_error(EPROTO,
 				  "the other daemon keeps devices in format %d, this one in format "

@@ -119,7 +119,9 @@ app_upgrade_init(int argc, char **argv)
 
 	own_path[n > 0 ? n : 0] = '\0';
 	own_argv = argv;
-	own_argc = argc;
+	/* What the process before this one has added to its arguments is no argument of this one's.
+	 */
+	own_argc = argc > 0 && strcmp(argv[argc - 1], OPTION) == 0 ? argc - 1 : argc;
 }
 
 void
@@ -520,8 +522,15 @@ check_here(struct upgrade *u)
 			"this daemon was started without --keep, so its devices end with "
 			"it: start it with --keep once, see guide-restart.md; upgrades go on "
 			"from then");
-	if (vdpa_restart_check(note_anew, u) < 0)
-		return vdpa_error(EPIPE, "%s: start the daemon anew", vdpa_error_message());
+	if (vdpa_restart_check(note_anew, u) < 0) {
+		char why[512];
+
+		snprintf(why, sizeof(why), "%s", vdpa_error_message());
+		return vdpa_error(EPIPE,
+				  "%s; devices go on here: see to the keeper, and then start the "
+				  "daemon anew",
+				  why);
+	}
 	return refuse_anew(u);
 }
 

@@ -536,7 +536,7 @@ sock.send(json.dumps({{'step': 'taken', 'devices': 2}}).encode())
     def test_a_script_that_stays_between_both_daemons(self):
         """Nobody could end the new daemon, so it does not begin."""
         self.begin()
-        self.refused('has not started this process itself.* by `exec`', program=self.host.program(
+        self.refused('and not the other daemon.* by `exec`', program=self.host.program(
             'between', f'{harness.APP} "$@"\nexit $?'))
         self.check()
 

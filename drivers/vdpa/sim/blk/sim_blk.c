@@ -403,10 +403,7 @@ blk_can_restart(struct sim_device *dev)
 {
 	const struct sim_blk *blk = dev->priv;
 
-	if (blk->be->outlives)
-		return 0;
-	return vdpa_error(EOPNOTSUPP, "the disk of backend %s ends with the process, or is shared",
-			  blk->be->ops->name);
+	return blk->be->ends == NULL ? 0 : vdpa_error(EOPNOTSUPP, "%s", blk->be->ends);
 }
 
 const struct sim_class sim_blk_class = {

@@ -73,8 +73,9 @@ struct sim_blk_backend {
 		granularity; /**< bytes that offset and length of READ and WRITE are multiples of */
 	bool can_discard;
 	bool can_write_zeroes;
-	bool may_unmap;		 /**< WRITE_ZEROES with unmap does deallocate */
-	bool outlives;		 /**< another process finds the same sectors, once opened anew */
+	bool may_unmap; /**< WRITE_ZEROES with unmap does deallocate */
+	/** Why another process does not find the same sectors; NULL: it does, opened anew. */
+	const char *ends;
 	uint32_t max_discard;	 /**< sectors in one DISCARD */
 	uint32_t max_write_zero; /**< sectors in one WRITE_ZEROES */
 };
