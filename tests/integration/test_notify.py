@@ -173,8 +173,7 @@ PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH = 0x4206, 0x4207, 17
 @contextlib.contextmanager
 def held_thread(pid, name):
     """One thread of a process, stopped."""
-    tids = [int(tid) for tid in os.listdir(f'/proc/{pid}/task')
-            if open(f'/proc/{pid}/task/{tid}/comm', encoding='ascii').read().strip() == name]
+    tids = [int(tid) for tid, other in harness.thread_switches(pid) if other == name]
     if len(tids) != 1:
         raise AssertionError(f'{len(tids)} threads are called {name}: {harness.threads_now(pid)}')
     libc = ctypes.CDLL(None, use_errno=True)

@@ -21,6 +21,7 @@ import time
 
 import daemon
 import guest
+import harness  # where daemon has found it
 
 BUILD = os.environ["UVDPA_BUILD"]
 MAC = "52:54:00:00:00:01"
@@ -115,12 +116,8 @@ def traffic(d, folder, packed, rows):
 
 def wakeups(pid):
     """How often the threads of uvdpa in a process, all but DPDK's, have been woken."""
-    count = 0
-    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        status = (task / "status").read_text()
-        if re.search(r"^Name:\tvdpa-", status, re.M):
-            count += int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", status, re.M).group(1))
-    return count
+    return sum(count for name, count in harness.context_switches(pid, (harness.VOLUNTARY,)).items()
+               if name.startswith("vdpa-"))
 
 
 def function_traffic(model, d, folder, rows):

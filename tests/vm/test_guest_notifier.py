@@ -3,25 +3,15 @@
 # Copyright (c) 2026 uvdpa contributors
 """A guest's kicks reach a device's doorbell page, and the daemon sleeps."""
 
-import pathlib
 import time
 
-import model
+import model  # and where harness is
+import harness
 import qmp
 import vmtest
 from vmtest import MAC0
 
 PINGS = 50
-
-
-def switches(pid):
-    """Context switches of each thread: how often it slept or was interrupted."""
-    counts = {}
-    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        status = (task / "status").read_text().splitlines()
-        counts[(task / "comm").read_text().strip()] = sum(
-            int(line.split()[1]) for line in status if "ctxt_switches" in line)
-    return counts
 
 
 class Notifier(model.ModelTest):
@@ -46,7 +36,7 @@ class Notifier(model.ModelTest):
         self.info = self.app.ask("/vdpa/dev/show", "app-net0")["frontend_info"]
         # The guest's own timers may still kick; asking wakes the main and the telemetry thread.
         self.counts[when] = (
-            self.model.queues("net0"), switches(self.app.pid),
+            self.model.queues("net0"), harness.context_switches(self.app.pid),
             [self.app.ask("/vdpa/dev/stats", f"app-net0,{q}")["kicks_relayed"] for q in (0, 1)])
 
     def between(self):
