@@ -193,7 +193,7 @@ sim_blk_ram_open(const struct sim_blk_backend_params *params, struct sim_blk_bac
 	/* A guest's disk has no place in our core dump. */
 	madvise(ram->mem, params->size, MADV_DONTDUMP);
 	ram->be = (struct sim_blk_backend){
-		.ends = "the disk of backend ram is this process' memory",
+		.ends = "the disk of backend ram ends with the process",
 		.ops = &ram_ops,
 		.size = params->size,
 		.granularity = SIM_BLK_SECTOR_SIZE,
