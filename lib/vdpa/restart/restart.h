@@ -4,7 +4,8 @@
 /*
  * What the process keeps of its devices for the next one (vdpa_restart.h): descriptors in a store
  * (vdpa_keep.h), and a record of each device in a journal (vdpa_journal.h), which names them. A
- * record is the words of the device, which are kept here, and what its front end writes. restart.c.
+ * record is the words of the device, which are kept here, and what its front end writes. restart.c;
+ * how processes follow each other is restart_process.c's.
  *
  * Descriptors are put before the record that names them is written, and dropped behind one that
  * names them no more: whenever the process dies, the store has all that the journal names.
