@@ -219,7 +219,8 @@ class Machine:
     def run(self, handlers=None, timeout=BOOT_TIMEOUT, until=None):
         """
         Let the script run to its end, or to a @@result of the name `until`, and return the
-        results. handlers: what `host WORD` does, by WORD.
+        results. The machine stays until kill(): its devices can be asked. handlers: what `host WORD`
+        does, by WORD.
         """
         code = self.wait(handlers, timeout, until)
         if code != 0:

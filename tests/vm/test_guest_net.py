@@ -3,6 +3,8 @@
 # Copyright (c) 2026 uvdpa contributors
 """A guest on sim_net: the echo back end, the link, another guest."""
 
+import time
+
 import vmtest
 from vmtest import MAC0, MAC1
 
@@ -21,6 +23,9 @@ class Net(vmtest.GuestTest):
             ping6 -c 5 -i 0.1 -W 2 -s 1400 fd00::2 >/dev/null || fail "large IPv6"
         """, self.net("net0", MAC0))
         g.run()
+        # Tests ask devices behind the script's end, on a busy host some time later.
+        time.sleep(1)
+        self.assertEqual(d.ask("/vdpa/dev/show", "net0")["state"], "running")
         # Every echo and its answer, and ARP and neighbour discovery at least once each.
         stats = d.stats("net0")
         self.assertGreaterEqual(stats["tx_packets"], 2 * PINGS + 10 + 2)
