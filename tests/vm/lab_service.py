@@ -18,11 +18,12 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import unittest
 
 import firmware
 import lab_inside as inside
-from lab_inside import until
+from lab_inside import harness
 import vhost_user_client as vu
 
 UNIT = "uvdpa.service"
@@ -38,7 +39,14 @@ AS_QEMU = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--groups=kvm"]
 METRICS = pathlib.Path("/var/lib/prometheus/node-exporter")
 # Every instruction is emulated.
 TIMEOUT = 60.0
+# There is one CPU: who waits, and traffic, leave it to what they wait for.
+PAUSE = 0.1
 WATCHDOG = 6  # seconds
+
+
+def until(condition, what, timeout):
+    """Poll until condition() is true, which often starts a systemctl; its value."""
+    return harness.wait_for(condition, what, timeout, PAUSE)
 
 
 def run(*words):
@@ -118,6 +126,7 @@ class Traffic:
         try:
             while not self.ending:
                 self.driver.exchange(TIMEOUT)
+                time.sleep(PAUSE / 2)
         except Exception as e:  # for the test's thread
             self.error = e
 

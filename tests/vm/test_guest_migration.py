@@ -10,6 +10,7 @@ Debian 12's QEMU without KVM loses pages that the processor has written, also of
 device; so this takes the newer one that scripts/fetch-guest fetches.
 """
 
+import dataclasses
 import mmap
 import os
 import pathlib
@@ -85,6 +86,73 @@ def lost(stream):
     return f"{sent} packets sent, {sent - received} lost"
 
 
+@dataclasses.dataclass
+class Net:
+    """
+    A device as move() has it. models: words of vdpa-model on each side, None for a simulator; drive: words of
+    the daemons' devices; ring: of QEMU's.
+    """
+
+    models: tuple = (None, None)
+    drive: str = ""
+    ring: str = ""
+    words: str = NET
+    name: str = "net0"
+
+    def __str__(self):
+        return f"{self.name} of {self.models} {self.drive}{self.ring}"
+
+
+@dataclasses.dataclass
+class Disk(Net):
+    words: str = DISK
+    name: str = "disk0"
+
+
+# What the guest does with them, before and after its moves.
+NET_BEGINS = f"""
+            net_up $(nic {MAC0}) 10.0.0.1/24 fd00::1/64
+            ping -i 0.05 10.0.0.2 >/tmp/stream &
+            stream=$!
+"""
+NET_ENDS = """
+            kill -INT $stream
+            wait $stream || true
+            result stream "$(grep 'packets transmitted' /tmp/stream)"
+"""
+DISK_BEGINS = """
+            disk=/dev/$(disk s0)
+            # A block after the other, each with its number, while the guest moves.
+            (
+                at=0
+                while [ ! -e /tmp/enough ]; do
+                    printf '%-4096s' "block $at" | dd of=$disk bs=4096 seek=$((at % 8192)) oflag=direct \\
+                        conv=notrunc 2>/dev/null || { echo "write $at" >/tmp/failed; break; }
+                    at=$((at + 1))
+                    echo $at >/tmp/at
+                done
+            ) &
+            writer=$!
+            wait_for 20 [ -e /tmp/at ]
+"""
+DISK_ENDS = """
+            touch /tmp/enough
+            wait $writer
+            [ ! -e /tmp/failed ] || fail "$(cat /tmp/failed)"
+            blocks=$(cat /tmp/at)
+            [ $blocks -le 8192 ] || fail "the writer went round: $blocks blocks"
+            drop_caches
+            at=0
+            while [ $at -lt $blocks ]; do
+                printf '%-4096s' "block $at"
+                at=$((at + 1))
+            done | sha256sum >/tmp/wanted
+            dd if=$disk bs=4096 count=$blocks iflag=direct 2>/dev/null | sha256sum >/tmp/got
+            cmp /tmp/wanted /tmp/got || fail "what was written is not what is there"
+            result blocks $blocks
+"""
+
+
 class Move(BaseException):
     """The guest asks to be moved, and waits for the answer; no error that run() answers by itself."""
 
@@ -106,21 +174,22 @@ class Migration(vmtest.GuestTest):
         self.addCleanup(d.kill)
         return d
 
-    def serve(self, name, words, models=(None, None), drive=""):
-        """
-        A device on either side, by a simulator or, with words of vdpa-model, by a function of it. drive: words
-        of the daemons' devices.
-        """
+    def serve(self, *devices):
+        """Devices on either side, by a simulator or, with words of vdpa-model, by a function of it."""
         daemons = []
-        for folder, model in zip(self.folders, models):
-            mgmtdev = words.format(self.folder)
-            if model is not None:
+        for side, folder in enumerate(self.folders):
+            functions, served = [], []
+            for device in devices:
+                mgmtdev = device.words.format(self.folder)
+                if device.models[side] is not None:
+                    functions.append(f"name {device.name} mgmtdev {mgmtdev} {device.models[side]} "
+                                     f"vfio_user %s/{device.name}.vfu")
+                    mgmtdev = f"vfio-user/{folder}/model/{device.name}.vfu"
+                served.append(f"name {device.name} mgmtdev {mgmtdev} {device.drive} socket %s/{device.name}.sock")
+            if functions:
                 (folder / "model").mkdir()
-                daemons.append(self.start(
-                    daemon.Model, folder / "model", f"name m0 mgmtdev {mgmtdev} {model} vfio_user %s/m0.vfu"))
-                mgmtdev = f"vfio-user/{folder}/model/m0.vfu"
-            daemons.append(self.start(daemon.Daemon, folder, f"name {name} mgmtdev {mgmtdev} {drive} "
-                                      f"socket %s/{name}.sock"))
+                daemons.append(self.start(daemon.Model, folder / "model", *functions))
+            daemons.append(self.start(daemon.Daemon, folder, *served))
         return daemons
 
     def machine(self, folder, move, script, devices):
@@ -137,8 +206,8 @@ class Migration(vmtest.GuestTest):
     def live(self, script, devices):
         """
         Let the guest run to its end and move it each time it asks, to a QEMU where it is compared
-        before it goes on. devices: QEMU's arguments, for a
-        folder. Returns the script's results and each move's downtime in ms.
+        before it goes on. devices: QEMU's arguments, for a folder. Returns the script's results and each
+        move's downtime in ms.
         """
         downtimes = []
         here, control = self.machine(self.folders[0], 0, script, devices)
@@ -170,25 +239,41 @@ class Migration(vmtest.GuestTest):
             self.assertNotIn("the device is stopped", d.log_text())
             d.stop()
 
-    def move_net(self, *models, drive="", ring="", words=NET):
-        daemons = self.serve("net0", words, models or (None, None), drive)
-        results, downtimes = self.live(f"""
-            net_up $(nic {MAC0}) 10.0.0.1/24 fd00::1/64
-            ping -i 0.05 10.0.0.2 >/tmp/stream &
-            stream=$!
+    def move(self, net, disk=None, progress=10):
+        """
+        A guest that uses these devices goes to and fro; its disk goes on by more than `progress` blocks each time.
+        Returns the longest stop of a queue of the disk, in us.
+        """
+        with open(self.folder + "/disk.img", "wb") as image:
+            image.truncate(32 << 20)
+        devices = [device for device in (net, disk) if device is not None]
+        daemons = self.serve(*devices)
+        results, downtimes = self.live(
+            NET_BEGINS + (DISK_BEGINS if disk else "") + f"""
             for move in $(seq {MOVES}); do
                 sleep 0.5
+                [ ! -e /tmp/at ] || was=$(cat /tmp/at)
                 host move >/dev/null
                 ping_all 5 10.0.0.2 after$move
+                [ ! -e /tmp/at ] || wait_for 20 sh -c "[ \\$(cat /tmp/at) -gt $((was + {progress})) ]"
             done
-            kill -INT $stream
-            wait $stream || true
-            result stream "$(grep 'packets transmitted' /tmp/stream)"
-        """, lambda folder: guest.vhost_user_net("net0", f"{folder}/net0.sock", MAC0, ring))
-        print(f"{MOVES} moves of net, {models} {drive}: {lost(results['stream'])}; {downtime(downtimes)}", flush=True)
+            """ + NET_ENDS + (DISK_ENDS if disk else ""),
+            lambda folder: [
+                *guest.vhost_user_net("net0", f"{folder}/net0.sock", MAC0, net.ring),
+                *(guest.vhost_user_blk("disk0", f"{folder}/disk0.sock", disk.ring) if disk else ())])
         self.assertEqual(len(downtimes), MOVES)
+        print(f"{MOVES} moves of {', '.join(map(str, devices))}: {lost(results['stream'])}; {downtime(downtimes)}",
+              flush=True)
         self.assert_states(daemons)
+        longest = 0
+        if disk:
+            # The device's share of each, at the source.
+            longest = max(d.ask("/vdpa/dev/stats", "disk0")["migration"]["stop_vq_max_us"] for d in daemons
+                          if not isinstance(d, daemon.Model))
+            print(f"{results['blocks']} blocks written and read; stops of a queue took {longest / 1000} ms at most",
+                  flush=True)
         self.end(daemons)
+        return longest
 
     def assert_states(self, daemons):
         """Each move took the device's state along, from one daemon to the other."""
@@ -197,54 +282,6 @@ class Migration(vmtest.GuestTest):
             came = (MOVES + side) // 2
             self.assertEqual(log.count("net0: vhost-user: state loaded"), came, log[-4000:])
             self.assertEqual(log.count("net0: vhost-user: state saved"), MOVES - came, log[-4000:])
-
-    def move_block(self, *models, drive="", ring="", words=DISK, progress=10):
-        with open(self.folder + "/disk.img", "wb") as image:
-            image.truncate(32 << 20)
-        daemons = self.serve("disk0", words, models or (None, None), drive)
-        results, downtimes = self.live(f"""
-            disk=/dev/$(disk s0)
-            # A block after the other, each with its number, while the guest moves.
-            (
-                at=0
-                while [ ! -e /tmp/enough ]; do
-                    printf '%-4096s' "block $at" | dd of=$disk bs=4096 seek=$((at % 8192)) oflag=direct \\
-                        conv=notrunc 2>/dev/null || {{ echo "write $at" >/tmp/failed; break; }}
-                    at=$((at + 1))
-                    echo $at >/tmp/at
-                done
-            ) &
-            writer=$!
-            wait_for 20 [ -e /tmp/at ]
-            for move in $(seq {MOVES}); do
-                sleep 0.5
-                was=$(cat /tmp/at)
-                host move >/dev/null
-                wait_for 20 sh -c "[ \\$(cat /tmp/at) -gt $((was + {progress})) ]"
-            done
-            touch /tmp/enough
-            wait $writer
-            [ ! -e /tmp/failed ] || fail "$(cat /tmp/failed)"
-            blocks=$(cat /tmp/at)
-            [ $blocks -le 8192 ] || fail "the writer went round: $blocks blocks"
-            drop_caches
-            at=0
-            while [ $at -lt $blocks ]; do
-                printf '%-4096s' "block $at"
-                at=$((at + 1))
-            done | sha256sum >/tmp/wanted
-            dd if=$disk bs=4096 count=$blocks iflag=direct 2>/dev/null | sha256sum >/tmp/got
-            cmp /tmp/wanted /tmp/got || fail "what was written is not what is there"
-            result blocks $blocks
-        """, lambda folder: guest.vhost_user_blk("disk0", f"{folder}/disk0.sock", ring))
-        # The device's share of each, at the source.
-        stops = [d.ask("/vdpa/dev/stats", "disk0")["migration"]["stop_vq_max_us"] for d in daemons
-                 if not isinstance(d, daemon.Model)]
-        print(f"{MOVES} moves of block, {models} {drive}: {results['blocks']} blocks written and read; "
-              f"{downtime(downtimes)}; stops of a queue took {max(stops) / 1000} ms at most", flush=True)
-        self.assertEqual(len(downtimes), MOVES)
-        self.end(daemons)
-        return max(stops)
 
     def cancel(self, daemons, names, control):
         """A migration begins and is given up while pages are copied; the guest knows nothing of it."""
@@ -337,42 +374,28 @@ class Migration(vmtest.GuestTest):
     def test_given_up_by_shadows(self):
         self.give_up("", "", "shadow", None)
 
-    def test_net(self):
-        self.move_net()
+    def test_by_a_log(self):
+        self.move(Net(), Disk())
 
-    def test_block(self):
-        self.move_block()
+    def test_by_a_log_of_hardware(self):
+        self.move(Net(models=("function ifcvf", "function ifcvf")), Disk(models=("function ifcvf", "function ifcvf")))
 
-    def test_block_with_requests_that_move(self):
+    def test_by_shadows(self):
+        self.move(Net(models=("", "")), Disk(models=("", "")))
+
+    def test_between_kinds(self):
+        # From a simulator's log to a shadow, to the next simulator ...
+        self.move(Net(models=(None, ""), words=NET_COMMON), Disk(models=("function ifcvf", "")))
+
+    def test_by_a_log_of_dma_and_with_requests_that_move(self):
         # QEMU 11 does not wait for them at the stop: they are done at the destination.
-        longest = self.move_block(ring=",num-queues=1,inflight-migration=on",
-                                  words=f"{DISK} delay_ms {SLOW_MS}", progress=1)
+        longest = self.move(
+            Net(models=("dma_logging on", "dma_logging on")),
+            Disk(ring=",num-queues=1,inflight-migration=on", words=f"{DISK} delay_ms {SLOW_MS}"), progress=1)
         self.assertLess(longest, SLOW_MS * 1000 / 2)
 
-    def test_net_by_a_log_of_dma(self):
-        self.move_net("dma_logging on", "dma_logging on")
-
-    def test_net_by_a_log_of_hardware(self):
-        self.move_net("function ifcvf", "function ifcvf")
-
-    def test_block_by_a_log_of_hardware(self):
-        self.move_block("function ifcvf", "function ifcvf")
-
-    def test_net_by_shadows(self):
-        self.move_net("", "")
-
-    def test_block_by_shadows(self):
-        self.move_block("", "")
-
     def test_packed_net_by_shadows(self):
-        self.move_net("", "", drive="migration shadow", ring=",packed=on")
-
-    def test_net_between_kinds(self):
-        # From a simulator's log to a shadow, to the next simulator ...
-        self.move_net(None, "", words=NET_COMMON)
-
-    def test_block_between_kinds(self):
-        self.move_block("function ifcvf", "")
+        self.move(Net(models=("", ""), drive="migration shadow", ring=",packed=on"))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import qmp
 import vmtest
 from vmtest import MAC0
 
-STOPS = vmtest.count(20, 50)
+STOPS = vmtest.count(6, 50)
 
 
 class Stop(model.ModelTest):

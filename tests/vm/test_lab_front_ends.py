@@ -7,9 +7,7 @@ the driver vhost_vdpa behind every front end, as the table of doc/front-ends.md 
 lab_front_ends.py.
 """
 
-import shlex
 import shutil
-import sys
 
 import lab
 import machine
@@ -21,7 +19,7 @@ TIMEOUT = 400  # seconds for boot and test
 class FrontEnds(vmtest.LabTest):
     def test_table(self):
         folder = machine.fetched("vdpa")
-        script = shlex.join([sys.executable, "-B", "tests/vm/lab_front_ends.py", str(folder / "modules")]) + "\n"
+        script = lab.python(self.folder, "lab_front_ends", str(folder / "modules"))
         m = self.lab("lab", script, [], env={
             "UVDPA_BUILD": vmtest.BUILD, "UVDPA_SOURCE": str(machine.ROOT),
             "UVDPA_APP": f"{vmtest.BUILD}/examples/vdpa-app/vdpa-app",

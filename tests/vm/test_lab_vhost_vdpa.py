@@ -8,9 +8,7 @@ one that is taken from virtio_vdpa. What runs there is lab_vhost_vdpa.py.
 """
 
 import os
-import shlex
 import shutil
-import sys
 
 import lab
 import machine
@@ -23,8 +21,7 @@ class VhostVdpa(vmtest.LabTest):
     def test_parents(self):
         folder = machine.fetched("vdpa")
         names = os.environ.get("UVDPA_LAB_TESTS", "").split()
-        script = shlex.join([sys.executable, "-B", "tests/vm/lab_vhost_vdpa.py", str(folder / "modules"),
-                             *names]) + "\n"
+        script = lab.python(self.folder, "lab_vhost_vdpa", str(folder / "modules"), *names)
         env = {k: os.environ[k] for k in ("UVDPA_TEST_LONG",) if k in os.environ}
         self.lab("lab", script, [], env=env).run(timeout=TIMEOUT)
 
