@@ -42,7 +42,7 @@
 #include "vdpa_event.h"
 #include "vdpa_memory.h"
 
-#define STEPS	20000
+#define STEPS	8000
 #define STEPS_L 1000000
 #define NUM	32u
 /* The guest's memory, and in it its rings, tables and buffers. */

@@ -21,7 +21,7 @@
 
 #include "shadow_test.h"
 
-#define STEPS	100000
+#define STEPS	30000
 #define STEPS_L 1000000
 /* Slots of the rings here. */
 #define NUM	32u
