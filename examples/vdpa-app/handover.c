@@ -15,6 +15,7 @@
 #include <vdpa.h>
 #include <vdpa_args.h>
 
+#include "fd_message.h"
 #include "handover.h"
 
 #define MESSAGE_MAX 65536
@@ -22,31 +23,15 @@
 int
 app_handover_send(int sock, json_t *message, int fd)
 {
-	union {
-		struct cmsghdr align;
-		char buf[CMSG_SPACE(sizeof(int))];
-	} control = {.buf = {0}};
 	char *text = json_dumps(message, JSON_COMPACT);
 	struct iovec iov = {text, text != NULL ? strlen(text) : 0};
-	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
-	ssize_t n = -1;
+	ssize_t n;
 
 	json_decref(message);
 	if (text == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
-	if (fd >= 0) {
-		struct cmsghdr *cmsg;
-
-		mh.msg_control = control.buf;
-		mh.msg_controllen = sizeof(control.buf);
-		cmsg = CMSG_FIRSTHDR(&mh);
-		cmsg->cmsg_level = SOL_SOCKET;
-		cmsg->cmsg_type = SCM_RIGHTS;
-		cmsg->cmsg_len = CMSG_LEN(sizeof(fd));
-		memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
-	}
 	/* There are few of them, and a socket has room for several. */
-	n = sendmsg(sock, &mh, MSG_NOSIGNAL | MSG_DONTWAIT);
+	n = vdpa_send_fd(sock, &iov, 1, fd, MSG_DONTWAIT);
 	free(text);
 	return n >= 0 ? 0 : vdpa_error(errno, "the other process is not there: %m");
 }
@@ -55,20 +40,10 @@ json_t *
 app_handover_receive(int sock, int timeout_ms, int *fd)
 {
 	static char text[MESSAGE_MAX];
-	union {
-		struct cmsghdr align;
-		char buf[CMSG_SPACE(sizeof(int))];
-	} control;
 	struct iovec iov = {text, sizeof(text)};
-	struct msghdr mh = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control.buf,
-		.msg_controllen = CMSG_LEN(sizeof(int)),
-	};
 	struct pollfd p = {.fd = sock, .events = POLLIN};
-	struct cmsghdr *cmsg;
 	json_t *message;
+	int flags;
 	ssize_t n;
 
 	*fd = -1;
@@ -80,17 +55,13 @@ app_handover_receive(int sock, int timeout_ms, int *fd)
 	/* A process that has ended without having read all resets the socket, once; what it has
 	 * sent before is there behind that. */
 	do {
-		n = recvmsg(sock, &mh, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-	} while (n < 0 && (errno == ECONNRESET || errno == EINTR));
+		n = vdpa_receive_fd(sock, &iov, 1, MSG_DONTWAIT, fd, &flags);
+	} while (n < 0 && errno == ECONNRESET);
 	if (n <= 0) {
 		errno = n == 0 ? -vdpa_error(EPIPE, "the other process has ended")
 			       : -vdpa_error(EPROTO, "the other process' socket: %m");
 		return NULL;
 	}
-	cmsg = CMSG_FIRSTHDR(&mh);
-	if (cmsg != NULL && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS &&
-	    cmsg->cmsg_len == CMSG_LEN(sizeof(int)))
-		memcpy(fd, CMSG_DATA(cmsg), sizeof(int));
 	message = json_loadb(text, (size_t)n, 0, NULL);
 	if (json_is_object(message))
 		return message;

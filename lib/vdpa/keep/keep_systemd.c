@@ -755,34 +755,16 @@ systemd_hand_over(void *store, int sock)
 static int
 receive_one(int sock, char name[STORE_NAME_SIZE], int *fd)
 {
-	union {
-		struct cmsghdr align;
-		char buf[CMSG_SPACE(sizeof(int))];
-	} control;
 	struct iovec iov = {name, STORE_NAME_SIZE - 1};
-	struct msghdr mh = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control.buf,
-		.msg_controllen = CMSG_LEN(sizeof(int)),
-	};
-	struct cmsghdr *cmsg;
-	ssize_t n;
+	int flags;
+	ssize_t n = vdpa_receive_fd(sock, &iov, 1, 0, fd, &flags);
 
-	do {
-		n = recvmsg(sock, &mh, MSG_CMSG_CLOEXEC);
-	} while (n < 0 && errno == EINTR);
-	*fd = -1;
 	if (n <= 0)
 		return vdpa_error(EPIPE, "systemd's store is not handed over: %s",
 				  n == 0 ? "the other process has ended" : strerror(errno));
 	name[n] = '\0';
-	cmsg = CMSG_FIRSTHDR(&mh);
-	if (cmsg != NULL && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS &&
-	    cmsg->cmsg_len == CMSG_LEN(sizeof(int)))
-		memcpy(fd, CMSG_DATA(cmsg), sizeof(int));
 	/* The kernel leaves out what there is no number for. */
-	return (mh.msg_flags & MSG_CTRUNC) != 0 ? vdpa_fd_error(EMFILE, "systemd's store") : 0;
+	return (flags & MSG_CTRUNC) != 0 ? vdpa_fd_error(EMFILE, "systemd's store") : 0;
 }
 
 static int

@@ -68,34 +68,20 @@ static int
 receive(struct keeper *s, struct keeper_msg *msg, char *more, size_t size, size_t *len, int *fd,
 	int64_t deadline_us)
 {
-	union {
-		struct cmsghdr align;
-		char buf[CMSG_SPACE(sizeof(int))];
-	} control;
 	struct iovec iov[2] = {{msg, sizeof(*msg)}, {more, size}};
-	struct msghdr mh = {.msg_iov = iov, .msg_iovlen = 2};
-	struct cmsghdr *cmsg;
+	int rc, flags;
 	ssize_t n;
-	int rc;
 
 	*fd = -1;
 	do {
 		rc = wait_for(s, POLLIN, deadline_us);
 		if (rc < 0)
 			return rc;
-		mh.msg_control = control.buf;
-		/* Without room for a second descriptor. */
-		mh.msg_controllen = CMSG_LEN(sizeof(int));
-		n = recvmsg(s->fd, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	} while (n < 0 && (errno == EINTR || errno == EAGAIN));
-	cmsg = n > 0 ? CMSG_FIRSTHDR(&mh) : NULL;
-	if (cmsg != NULL && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS &&
-	    cmsg->cmsg_len == CMSG_LEN(sizeof(int)))
-		memcpy(fd, CMSG_DATA(cmsg), sizeof(int));
+		n = vdpa_receive_fd(s->fd, iov, 2, MSG_DONTWAIT, fd, &flags);
+	} while (n < 0 && errno == EAGAIN);
 	if (n <= 0)
 		return unreached(s, EPIPE, n == 0 ? "has closed the connection" : strerror(errno));
-	if ((size_t)n < sizeof(*msg) || (mh.msg_flags & MSG_TRUNC) != 0 ||
-	    msg->magic != KEEPER_MAGIC) {
+	if ((size_t)n < sizeof(*msg) || (flags & MSG_TRUNC) != 0 || msg->magic != KEEPER_MAGIC) {
 		if (*fd >= 0)
 			close(*fd);
 		*fd = -1;
