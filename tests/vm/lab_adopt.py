@@ -2,9 +2,10 @@
 # Copyright (c) 2026 uvdpa contributors
 """
 Runs inside the laboratory, see test_lab_adopt.py: a daemon with --keep on QEMU's virtio functions over
-vfio-pci is killed and restarted under traffic. The functions go on meanwhile, and the next daemon takes
-them over: the guests, whose front ends are here, number what they send and write, and nothing is lost
-and nothing comes twice.
+vfio-pci is killed, restarted and upgraded under traffic. The functions go on meanwhile, and the next
+daemon takes them over: the guests, whose front ends are here, number what they send and write, and nothing
+is lost and nothing comes twice. Nor is it where the next daemon of an upgrade fails, and the former one
+goes on.
 
 Kicks go by the daemon, so a function that has done all that it knows of waits for the next one. With a
 host notifier they go to the function itself.
@@ -27,13 +28,15 @@ import vhost_user_client as vu
 from lab_inside import harness, host, until
 from lab_vfio import BLK_PACKED, BLK_SPLIT, NET_PAGES, NET_SPLIT, address
 from numbered_guest import PROTOCOL
-from restarting import Host, KeptBlock, KeptNet
+from restarting import KeptBlock, KeptNet
+from upgrading import Upgrades
 
 restarting.KEEPER = os.environ["UVDPA_KEEPER"]
 
-KILLS = harness.count(3, 100)
-KILLS_MORE = harness.count(2, 100)  # where it is much the same
+KILLS = harness.count(2, 100)  # and as many upgrades
+KILLS_MORE = harness.count(1, 100)  # where it is much the same
 RESTARTS = harness.count(1, 10)
+STEPS = harness.count(3, 20)  # at which a new daemon dies
 AT_LEAST = 8  # requests under way at each kill
 P_HOST_NOTIFIER = 1 << 11
 CONFIG_CHANGE_MSG, HOST_NOTIFIER_MSG = 2, 3
@@ -47,19 +50,19 @@ class Adopted(lab_vfio.VfioTest):
     def kept(self, slot, words=""):
         addr = address(slot)
         inside.bind(addr)
-        with Host({"dev0": f"mgmtdev pci/{addr} {words}"}, args=("--log-level", "info")) as h:
-            self.gaps, self.takes = [], []
+        with Upgrades({"dev0": f"mgmtdev pci/{addr} {words}"}, args=("--log-level", "info")) as h:
+            self.gaps, self.takes, self.still = [], [], []
             yield h
         self.assertEqual(self.faults(), "")
 
-    def next_daemon(self, h, guest):
-        """It starts while the guest goes on; the time until it is ready, and the longest without a
-        completion."""
+    def next_daemon(self, h, guest, act):
+        """It comes, by act(), while the guest goes on; the time until it is ready, and the longest without
+        a completion."""
         begun, failed = time.monotonic(), []
 
         def start():
             try:
-                h.next(taken=1)
+                act()
             except BaseException as error:  # of a thread
                 failed.append(error)
 
@@ -78,30 +81,45 @@ class Adopted(lab_vfio.VfioTest):
                     raise failed[0]
                 before = done if before is None else before
             self.assertLess(now - last, 3 * harness.TIMEOUT, "nothing comes back any more")
-        self.gaps.append(longest)
-        self.takes.append(time.monotonic() - begun)
         guest.check_connection()
         # It was taken over, and not begun anew.
         self.assertNotRegex(h.app.err.text(), "starts anew|does not go on")
         self.assertEqual(h.app.show("dev0")["state"], "running")
+        return longest, time.monotonic() - begun
+
+    def turn(self, h, guest, end):
+        """The daemon ends, and the next one is there."""
+        if end == "upgrade":
+            gap, _ = self.next_daemon(h, guest, lambda: self.still.append(h.upgrade(devices=1)["gap_ms"]))
+        else:
+            getattr(h.app, end)()
+            self.has_ended()
+            gap, take = self.next_daemon(h, guest, lambda: h.next(taken=1))
+            self.takes.append(take)
+        self.gaps.append(gap)
+
+    def has_ended(self):
+        """The daemon has, a moment ago."""
+
+    def figures(self):
+        return (f"longest gap {max(self.gaps):.3f} s; next daemon after {min(self.takes):.3f} to "
+                f"{max(self.takes):.3f} s; handed over for {min(self.still)} to {max(self.still)} ms")
 
     @staticmethod
     def done(guest):
         return guest.reads + guest.writes if hasattr(guest, "reads") else guest.received
 
-    def lives(self, h, guest, under_way, kills):
-        counted = 0
-        for end in ["kill"] * kills + ["stop"] * RESTARTS:
+    def lives(self, h, guest, under_way, kills, restarts=0):
+        counted = []
+        for end in ["kill", "upgrade"] * kills + ["stop"] * restarts:
             stop = time.monotonic() + 0.05 + guest.rng.random() * 0.1
             while time.monotonic() < stop or under_way() < AT_LEAST:
                 guest.work()
-            counted += under_way()
-            getattr(h.app, end)()
-            self.next_daemon(h, guest)
+            counted.append(under_way())
+            self.turn(h, guest, end)
         guest.settle(20 * harness.TIMEOUT)
-        print(f"{self.id()}: seed {SEED}: {kills} kills and {RESTARTS} restarts, {counted} under way; "
-              f"{guest.account()}; longest gap {max(self.gaps):.3f} s, next daemon after "
-              f"{min(self.takes):.3f} to {max(self.takes):.3f} s", flush=True)
+        print(f"{self.id()}: seed {SEED}: {kills} kills, {kills} upgrades and {restarts} restarts, "
+              f"{min(counted)} to {max(counted)} under way; {guest.account()}; {self.figures()}", flush=True)
 
     def tear_down(self, h, guest, slot):
         """Deleted, the function is stopped, and the kernel's driver finds one that works."""
@@ -113,28 +131,92 @@ class Adopted(lab_vfio.VfioTest):
         inside.bind(address(slot), lab_vfio.UNBOUND)
 
 
+class LongQueue(random.Random):
+    """Of the sizes that a queue may have, the last one."""
+
+    def choice(self, seq):
+        return seq[-1] if isinstance(seq, tuple) else super().choice(seq)
+
+
 class Block(Adopted):
-    def check(self, slot, packed, kills, words=""):
+    """Behind a limit of its back end's, so that requests wait; the device's own counter of those that it
+    has taken is looked at, once the daemon is dead."""
+
+    def in_use(self):
+        return int(host("inuse", f"{self.slot:x}"))
+
+    def has_ended(self):
+        self.counted.append(self.in_use())
+
+    @contextlib.contextmanager
+    def served(self, slot, packed, words=""):
+        self.slot, self.counted = slot, []
         host("clear", f"{slot:x}")
-        rng = random.Random(f"{SEED} {packed}")
+        host("throttle", f"{slot:x}", 1)
+        rng = LongQueue(f"{SEED} {packed}")
         with self.kept(slot, words) as h, KeptBlock(rng, packed, queues=1) as guest:
             # The disk of a function has no area that its front end could give.
             guest.client = restarting.patient(h.app.socket("dev0"))
             guest.client.negotiate(guest.features, PROTOCOL)
             self.assertEqual(guest.client.set_memory(guest.memory), 0)
-            guest.start()
-            self.lives(h, guest, lambda: len(guest.pending), kills)
+            yield h, guest
+            host("throttle", f"{slot:x}", 0)
+            guest.settle(20 * harness.TIMEOUT)
             guest.read_back()
             guest.check()
             # A stop is one as ever.
             guest.stop()
             self.tear_down(h, guest, slot)
 
+    def check(self, slot, packed, kills, restarts=0):
+        with self.served(slot, packed) as (h, guest):
+            guest.start()
+            self.lives(h, guest, self.in_use, kills, restarts)
+            print(f"{self.id()}: {min(self.counted)} to {max(self.counted)} requests under way by the device's "
+                  f"counter when a daemon had ended", flush=True)
+            self.assertGreaterEqual(min(self.counted), AT_LEAST)
+
     def test_split(self):
-        self.check(BLK_SPLIT, False, KILLS)
+        self.check(BLK_SPLIT, False, KILLS, RESTARTS)
 
     def test_packed(self):
         self.check(BLK_PACKED, True, KILLS_MORE)
+
+    def stays(self, h, guest, pattern, **params):
+        """The upgrade fails, and the former daemon goes on; meanwhile and afterwards the guest does."""
+        pid = h.app.pid
+
+        def fail():
+            self.assertRegex(h.app.refusal("daemon.upgrade", **params), pattern)
+
+        if guest.client is not None and guest.queues[0].kick_fd is not None:
+            until(lambda: guest.work() or self.in_use() >= AT_LEAST, "requests to be under way")
+            self.gaps.append(self.next_daemon(h, guest, fail)[0])
+        else:
+            fail()
+        self.assertEqual(h.app.pid, pid)
+        self.assertIsNone(h.app.process.poll())
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as children:
+            self.assertEqual(children.read(), "")
+
+    def killed(self, h, step, by="KILL"):
+        return h.program("killed", f"LD_PRELOAD={os.environ['UVDPA_KILL_AT_LIB']} UVDPA_KILL_AT={step} "
+                                   f"UVDPA_KILL_BY={by} exec {harness.APP} \"$@\"")
+
+    def test_upgrades_that_fail(self):
+        with self.served(BLK_SPLIT, False) as (h, guest):
+            guest.start()
+            self.stays(h, guest, "false ended with exit code 1", program="/bin/false")
+            # It has to have come to its devices when it hangs.
+            self.stays(h, guest, "has not taken the devices over within",
+                       program=self.killed(h, HANGS_AT, "STOP"), timeout_s=10)
+            failed, step = 0, 1
+            while True:
+                try:
+                    self.stays(h, guest, "was ended by signal 9", program=self.killed(h, step))
+                except Upgraded:
+                    break
+                failed += 1
 
 
 class PagesNet(KeptNet):
