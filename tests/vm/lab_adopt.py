@@ -17,6 +17,7 @@ import os
 import random
 import socket
 import struct
+import subprocess
 import threading
 import time
 import unittest
@@ -36,7 +37,9 @@ restarting.KEEPER = os.environ["UVDPA_KEEPER"]
 KILLS = harness.count(2, 100)  # and as many upgrades
 KILLS_MORE = harness.count(1, 100)  # where it is much the same
 RESTARTS = harness.count(1, 10)
-STEPS = harness.count(3, 20)  # at which a new daemon dies
+STRIDE = harness.count(13, 1)  # of the steps at which a new daemon dies
+WITH_DEVICES = 25  # a step behind that in which it has got them
+KILL_AT = os.environ["UVDPA_KILL_AT_LIB"]
 AT_LEAST = 8  # requests under way at each kill
 P_HOST_NOTIFIER = 1 << 11
 CONFIG_CHANGE_MSG, HOST_NOTIFIER_MSG = 2, 3
@@ -84,7 +87,8 @@ class Adopted(lab_vfio.VfioTest):
         guest.check_connection()
         # It was taken over, and not begun anew.
         self.assertNotRegex(h.app.err.text(), "starts anew|does not go on")
-        self.assertEqual(h.app.show("dev0")["state"], "running")
+        with h.app.control() as client:
+            self.assertEqual(client.show("dev0")["state"], "running")
         return longest, time.monotonic() - begun
 
     def turn(self, h, guest, end):
@@ -97,9 +101,19 @@ class Adopted(lab_vfio.VfioTest):
             gap, take = self.next_daemon(h, guest, lambda: h.next(taken=1))
             self.takes.append(take)
         self.gaps.append(gap)
+        self.goes_on()
+
+    def is_to_end(self, guest, end):
+        """The daemon is: until at least so many are under way; how many."""
+        until(lambda: guest.work() or self.under_way(guest) >= AT_LEAST, "requests to be under way",
+              3 * harness.TIMEOUT)
+        return self.under_way(guest)
 
     def has_ended(self):
         """The daemon has, a moment ago."""
+
+    def goes_on(self):
+        """The next one is there."""
 
     def figures(self):
         return (f"longest gap {max(self.gaps):.3f} s; next daemon after {min(self.takes):.3f} to "
@@ -109,13 +123,11 @@ class Adopted(lab_vfio.VfioTest):
     def done(guest):
         return guest.reads + guest.writes if hasattr(guest, "reads") else guest.received
 
-    def lives(self, h, guest, under_way, kills, restarts=0):
+    def lives(self, h, guest, kills, restarts=0):
         counted = []
         for end in ["kill", "upgrade"] * kills + ["stop"] * restarts:
-            stop = time.monotonic() + 0.05 + guest.rng.random() * 0.1
-            while time.monotonic() < stop or under_way() < AT_LEAST:
-                guest.work()
-            counted.append(under_way())
+            guest.work(0.05 + guest.rng.random() * 0.1)
+            counted.append(self.is_to_end(guest, end))
             self.turn(h, guest, end)
         guest.settle(20 * harness.TIMEOUT)
         print(f"{self.id()}: seed {SEED}: {kills} kills, {kills} upgrades and {restarts} restarts, "
@@ -139,20 +151,31 @@ class LongQueue(random.Random):
 
 
 class Block(Adopted):
-    """Behind a limit of its back end's, so that requests wait; the device's own counter of those that it
-    has taken is looked at, once the daemon is dead."""
+    """When a daemon is to end, the disk lets few requests through, so that others are under way; how many the
+    device's own counter says, of a daemon that has ended once it has."""
 
-    def in_use(self):
+    def limit(self, rate):
+        host("limit", f"{self.slot:x}", rate)
+
+    def under_way(self, guest=None):
         return int(host("inuse", f"{self.slot:x}"))
 
+    def is_to_end(self, guest, end):
+        # An upgrade goes on meanwhile.
+        self.limit("few" if end == "upgrade" else "one")
+        return super().is_to_end(guest, end)
+
     def has_ended(self):
-        self.counted.append(self.in_use())
+        self.counted.append(self.under_way())
+        self.limit("all")
+
+    def goes_on(self):
+        self.limit("all")
 
     @contextlib.contextmanager
     def served(self, slot, packed, words=""):
         self.slot, self.counted = slot, []
         host("clear", f"{slot:x}")
-        host("throttle", f"{slot:x}", 1)
         rng = LongQueue(f"{SEED} {packed}")
         with self.kept(slot, words) as h, KeptBlock(rng, packed, queues=1) as guest:
             # The disk of a function has no area that its front end could give.
@@ -160,8 +183,6 @@ class Block(Adopted):
             guest.client.negotiate(guest.features, PROTOCOL)
             self.assertEqual(guest.client.set_memory(guest.memory), 0)
             yield h, guest
-            host("throttle", f"{slot:x}", 0)
-            guest.settle(20 * harness.TIMEOUT)
             guest.read_back()
             guest.check()
             # A stop is one as ever.
@@ -171,7 +192,7 @@ class Block(Adopted):
     def check(self, slot, packed, kills, restarts=0):
         with self.served(slot, packed) as (h, guest):
             guest.start()
-            self.lives(h, guest, self.in_use, kills, restarts)
+            self.lives(h, guest, kills, restarts)
             print(f"{self.id()}: {min(self.counted)} to {max(self.counted)} requests under way by the device's "
                   f"counter when a daemon had ended", flush=True)
             self.assertGreaterEqual(min(self.counted), AT_LEAST)
@@ -182,41 +203,56 @@ class Block(Adopted):
     def test_packed(self):
         self.check(BLK_PACKED, True, KILLS_MORE)
 
-    def stays(self, h, guest, pattern, **params):
-        """The upgrade fails, and the former daemon goes on; meanwhile and afterwards the guest does."""
-        pid = h.app.pid
+    def fails(self, h, guest, pattern, **params):
+        """The upgrade fails, with at least as many requests under way, and the former daemon goes on with
+        them. False: it did not fail."""
+        pid, answer = h.app.pid, []
 
-        def fail():
-            self.assertRegex(h.app.refusal("daemon.upgrade", **params), pattern)
+        def act():
+            try:
+                answer.append(h.app.call("daemon.upgrade", **params))
+            except harness.ControlError as error:
+                self.assertRegex(error.message, pattern)
+            else:
+                # This one has come further, and dies later, as one that crashes.
+                h.follow(answer[0]["pid"])
+                h.crash(taken=1)
 
-        if guest.client is not None and guest.queues[0].kick_fd is not None:
-            until(lambda: guest.work() or self.in_use() >= AT_LEAST, "requests to be under way")
-            self.gaps.append(self.next_daemon(h, guest, fail)[0])
-        else:
-            fail()
+        self.is_to_end(guest, "upgrade")
+        self.gaps.append(self.next_daemon(h, guest, act)[0])
+        self.goes_on()
+        if answer:
+            return False
         self.assertEqual(h.app.pid, pid)
         self.assertIsNone(h.app.process.poll())
         with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as children:
             self.assertEqual(children.read(), "")
+        return True
 
-    def killed(self, h, step, by="KILL"):
-        return h.program("killed", f"LD_PRELOAD={os.environ['UVDPA_KILL_AT_LIB']} UVDPA_KILL_AT={step} "
-                                   f"UVDPA_KILL_BY={by} exec {harness.APP} \"$@\"")
+    @staticmethod
+    def killed(h, step, by="KILL"):
+        return h.program("killed", f"LD_PRELOAD={KILL_AT} UVDPA_KILL_AT={step} UVDPA_KILL_BY={by} "
+                                   f"exec {harness.APP} \"$@\"")
 
     def test_upgrades_that_fail(self):
+        harness.skip_unless("libasan" not in subprocess.run(
+            ["ldd", harness.APP], capture_output=True, text=True, check=False).stdout,
+            "no library can be loaded before a daemon with a sanitizer")
         with self.served(BLK_SPLIT, False) as (h, guest):
+            # A front end that has not started its device yet.
+            with self.assertRaisesRegex(harness.ControlError, "was ended by signal 9"):
+                h.app.call("daemon.upgrade", program=self.killed(h, WITH_DEVICES))
             guest.start()
-            self.stays(h, guest, "false ended with exit code 1", program="/bin/false")
-            # It has to have come to its devices when it hangs.
-            self.stays(h, guest, "has not taken the devices over within",
-                       program=self.killed(h, HANGS_AT, "STOP"), timeout_s=10)
-            failed, step = 0, 1
-            while True:
-                try:
-                    self.stays(h, guest, "was ended by signal 9", program=self.killed(h, step))
-                except Upgraded:
-                    break
-                failed += 1
+            self.assertTrue(self.fails(h, guest, "false ended with exit code 1", program="/bin/false"))
+            self.assertTrue(self.fails(h, guest, "has not taken the devices over within",
+                                       program=self.killed(h, WITH_DEVICES, "STOP"), timeout_s=10))
+            failed, step = 0, STRIDE
+            while self.fails(h, guest, "was ended by signal 9", program=self.killed(h, step)):
+                failed, step = failed + 1, step + STRIDE
+            self.assertGreater(failed, 0)
+            guest.settle(20 * harness.TIMEOUT)
+            print(f"{self.id()}: seed {SEED}: {failed} new daemons killed at every {STRIDE} of {step} steps; "
+                  f"longest gap {max(self.gaps):.3f} s", flush=True)
 
 
 class PagesNet(KeptNet):
@@ -264,12 +300,16 @@ class PagesNet(KeptNet):
 
 
 class Net(Adopted):
+    @staticmethod
+    def under_way(guest):
+        return len(guest.missing) + len(guest.tx.in_flight)
+
     def check(self, slot, packed, kills, words=""):
         far = lab_vfio.Counts(slot)
         rng = random.Random(f"{SEED} {packed}")
         with self.kept(slot, words) as h, KeptNet(rng, packed) as guest:
             guest.connect(h.app.socket("dev0")).start()
-            self.lives(h, guest, lambda: len(guest.missing) + len(guest.tx.in_flight), kills)
+            self.lives(h, guest, kills)
             guest.check()
             self.assertEqual(guest.again, 0)
             # The far end had each frame once, and each came back.
@@ -283,18 +323,20 @@ class Net(Adopted):
     def test_by_pages(self):
         # The guest sends and receives while no daemon is there.
         far = lab_vfio.Counts(NET_PAGES)
-        alone = 0
+        frames = []
         with self.kept(NET_PAGES) as h, PagesNet(random.Random(SEED)) as guest:
             guest.connect(h.app.socket("dev0")).start()
             self.assertEqual({guest.take_page(), guest.take_page()}, {0, 1})
-            for end in ["kill"] * KILLS_MORE + ["stop"] * RESTARTS:
-                guest.work(0.1)
-                getattr(h.app, end)()
+            def alone():
                 before = guest.received
                 until(lambda: guest.work(0.01) or guest.received - before > 100,
                       "frames while no daemon lives", 3 * harness.TIMEOUT)
-                alone += guest.received - before
-                self.next_daemon(h, guest)
+                frames.append(guest.received - before)
+
+            self.has_ended = alone
+            for end in ["kill", "upgrade"] * KILLS_MORE:
+                guest.work(0.1)
+                self.turn(h, guest, end)
                 # It is given them once more.
                 self.assertEqual({guest.take_page(), guest.take_page()}, {0, 1})
             guest.settle(20 * harness.TIMEOUT)
@@ -302,9 +344,8 @@ class Net(Adopted):
             self.assertEqual(guest.again, 0)
             (came, _), (went, _) = far()
             self.assertEqual((came, went), (guest.sent, guest.sent))
-            print(f"{self.id()}: seed {SEED}: {KILLS_MORE} kills and {RESTARTS} restarts, {alone} frames without a "
-                  f"daemon; {guest.account()}; longest gap {max(self.gaps):.3f} s, next daemon after "
-                  f"{min(self.takes):.3f} to {max(self.takes):.3f} s", flush=True)
+            print(f"{self.id()}: seed {SEED}: {KILLS_MORE} kills and {KILLS_MORE} upgrades, {sum(frames)} frames "
+                  f"without a daemon; {guest.account()}; {self.figures()}", flush=True)
             self.tear_down(h, guest, NET_PAGES)
 
 

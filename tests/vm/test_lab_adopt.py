@@ -14,7 +14,7 @@ import qmp
 import test_lab_vfio
 import vmtest
 
-RATE = 300  # requests a second: so some are under way at any time
+RATES = {"all": 0, "few": 20, "one": 1}  # requests a second of a disk's; 0: as many as come
 
 
 class Adopt(test_lab_vfio.Functions):
@@ -31,21 +31,21 @@ class Adopt(test_lab_vfio.Functions):
     def monitor(self):
         return qmp.Qmp(f"{self.folder}/qmp")
 
-    def throttle(self, slot, on):
+    def limit(self, slot, rate):
         with self.monitor() as monitor:
             rest = {f"{kind}{what}": 0 for kind in ("bps", "iops") for what in ("_rd", "_wr")}
             monitor("block_set_io_throttle", id=f"/machine/peripheral/dev{slot}/virtio-backend",
-                    bps=0, iops=RATE if on == "1" else 0, **rest)
-        return "done"
+                    bps=0, iops=RATES[rate], **rest)
 
     def in_use(self, slot):
         """Of a disk's queue."""
         with self.monitor() as monitor:
-            return monitor("x-query-virtio-queue-status", queue=0,
-                           path=f"/machine/peripheral/dev{slot}/virtio-backend")["inuse"]
+            queue = monitor("x-query-virtio-queue-status", queue=0,
+                            path=f"/machine/peripheral/dev{slot}/virtio-backend")
+        return str(queue["inuse"])
 
     def handlers(self):
-        return {"throttle": self.throttle, "inuse": self.in_use}
+        return {"limit": self.limit, "inuse": self.in_use}
 
     def test_adopt(self):
         self.check("intel", [])
