@@ -38,6 +38,7 @@ KILLS = harness.count(2, 100)  # and as many upgrades
 KILLS_MORE = harness.count(1, 100)  # where it is much the same
 RESTARTS = harness.count(1, 10)
 STRIDE = harness.count(13, 1)  # of the steps at which a new daemon dies
+IDLE_STEPS = harness.count(1, 10)  # at which one does, of a device that is not started
 WITH_DEVICES = 25  # a step behind that in which it has got them
 KILL_AT = os.environ["UVDPA_KILL_AT_LIB"]
 AT_LEAST = 8  # requests under way at each kill
@@ -240,8 +241,9 @@ class Block(Adopted):
             "no library can be loaded before a daemon with a sanitizer")
         with self.served(BLK_SPLIT, False) as (h, guest):
             # A front end that has not started its device yet.
-            with self.assertRaisesRegex(harness.ControlError, "was ended by signal 9"):
-                h.app.call("daemon.upgrade", program=self.killed(h, WITH_DEVICES))
+            for step in range(WITH_DEVICES, WITH_DEVICES + IDLE_STEPS):
+                with self.assertRaisesRegex(harness.ControlError, "was ended by signal 9"):
+                    h.app.call("daemon.upgrade", program=self.killed(h, step))
             guest.start()
             self.assertTrue(self.fails(h, guest, "false ended with exit code 1", program="/bin/false"))
             self.assertTrue(self.fails(h, guest, "has not taken the devices over within",
