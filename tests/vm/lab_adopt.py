@@ -251,7 +251,7 @@ class Block(Adopted):
             guest.start()
             self.assertTrue(self.fails_under_traffic(h, guest, "false ended with exit code 1", program="/bin/false"))
             self.assertTrue(self.fails_under_traffic(h, guest, "has not taken the devices over within",
-                                       program=self.killed(h, WITH_DEVICES, "STOP"), timeout_s=10))
+                                       program=self.killed(h, WITH_DEVICES, "STOP"), timeout_s=20))
             failed, step = 0, STRIDE
             while self.fails_under_traffic(h, guest, "was ended by signal 9", program=self.killed(h, step)):
                 failed, step = failed + 1, step + STRIDE
