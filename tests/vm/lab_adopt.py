@@ -155,15 +155,15 @@ class Block(Adopted):
     """When a daemon is to end, the disk lets few requests through, so that others are under way; how many the
     device's own counter says, of a daemon that has ended once it has."""
 
-    def limit(self, rate):
-        host("limit", f"{self.slot:x}", rate)
+    def limit(self, what):
+        host("limit", f"{self.slot:x}", what)
 
     def under_way(self, guest=None):
         return int(host("inuse", f"{self.slot:x}"))
 
     def is_to_end(self, guest, end):
         # An upgrade goes on meanwhile.
-        self.limit("few" if end == "upgrade" else "one")
+        self.limit("few" if end == "upgrade" else "none")
         return super().is_to_end(guest, end)
 
     def has_ended(self):

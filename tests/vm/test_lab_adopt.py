@@ -14,7 +14,8 @@ import qmp
 import test_lab_vfio
 import vmtest
 
-RATES = {"all": 0, "few": 20, "one": 1}  # requests a second of a disk's; 0: as many as come
+# What a disk lets through: all, 20 requests a second, or next to none.
+LIMITS = {"all": {}, "few": {"iops": 20}, "none": {"bps": 64}}
 
 
 class Adopt(test_lab_vfio.Functions):
@@ -31,11 +32,11 @@ class Adopt(test_lab_vfio.Functions):
     def monitor(self):
         return qmp.Qmp(f"{self.folder}/qmp")
 
-    def limit(self, slot, rate):
+    def limit(self, slot, what):
+        none = {f"{kind}{way}": 0 for kind in ("bps", "iops") for way in ("", "_rd", "_wr")}
         with self.monitor() as monitor:
-            rest = {f"{kind}{what}": 0 for kind in ("bps", "iops") for what in ("_rd", "_wr")}
             monitor("block_set_io_throttle", id=f"/machine/peripheral/dev{slot}/virtio-backend",
-                    bps=0, iops=RATES[rate], **rest)
+                    **{**none, **LIMITS[what]})
 
     def in_use(self, slot):
         """Of a disk's queue."""
