@@ -395,6 +395,12 @@ vdpa_pci_left_device(const struct vdpa_pci *pci)
 	return vdpa_pci_is_left(pci) ? pci->kept->device : NULL;
 }
 
+bool
+vdpa_pci_left_unmapped(const struct vdpa_pci *pci)
+{
+	return vdpa_pci_is_left(pci) && pci->kept->former.n_mappings == 0;
+}
+
 int
 vdpa_pci_kept_opened(struct vdpa_pci *pci, bool is_left)
 {

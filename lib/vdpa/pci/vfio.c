@@ -383,6 +383,9 @@ vfio_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params 
 	ret = get_info(d, info);
 	if (ret < 0)
 		goto err_detach;
+	/* A process that was killed before another one had its record back may have mapped. */
+	if (info->is_left && vdpa_pci_left_unmapped(pci))
+		vdpa_vfio_unmap_all(d->at);
 	if (vdpa_vfio_is_held(d->at) && !info->is_left)
 		take_over(d);
 	info->numa_node = fn.numa_node;
