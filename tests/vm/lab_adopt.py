@@ -2,9 +2,10 @@
 # Copyright (c) 2026 uvdpa contributors
 """
 Runs inside the laboratory, see test_lab_adopt.py: a daemon with --keep on QEMU's virtio functions over
-vfio-pci is killed and restarted under traffic. The functions go on meanwhile, and the next daemon takes
-them over: the guests, whose front ends are here, number what they send and write, and nothing is lost
-and nothing comes twice.
+vfio-pci is killed, restarted and upgraded under traffic. The functions go on meanwhile, and the next
+daemon takes them over: the guests, whose front ends are here, number what they send and write, and nothing
+is lost and nothing comes twice. Nor is it where the next daemon of an upgrade fails, and the former one
+goes on.
 
 Kicks go by the daemon, so a function that has done all that it knows of waits for the next one. With a
 host notifier they go to the function itself.
@@ -16,6 +17,7 @@ import os
 import random
 import socket
 import struct
+import subprocess
 import threading
 import time
 import unittest
@@ -27,13 +29,18 @@ import vhost_user_client as vu
 from lab_inside import harness, host, until
 from lab_vfio import BLK_PACKED, BLK_SPLIT, NET_PAGES, NET_SPLIT, address
 from numbered_guest import PROTOCOL
-from restarting import Host, KeptBlock, KeptNet
+from restarting import KeptBlock, KeptNet
+from upgrading import Upgrades
 
 restarting.KEEPER = os.environ["UVDPA_KEEPER"]
 
-KILLS = harness.count(3, 100)
-KILLS_MORE = harness.count(2, 100)  # where it is much the same
+KILLS = harness.count(2, 100)  # and as many upgrades
+KILLS_MORE = harness.count(1, 100)  # where it is much the same
 RESTARTS = harness.count(1, 10)
+STRIDE = harness.count(13, 1)  # of the steps at which a new daemon dies
+IDLE_FROM = harness.count(32, 1)  # the first of those at which one does, of a device that is not started
+WITH_DEVICES = 25  # a step behind that in which it has got them
+KILL_AT = os.environ["UVDPA_KILL_AT_LIB"]
 AT_LEAST = 8  # requests under way at each kill
 P_HOST_NOTIFIER = 1 << 11
 CONFIG_CHANGE_MSG, HOST_NOTIFIER_MSG = 2, 3
@@ -47,19 +54,19 @@ class Adopted(lab_vfio.VfioTest):
     def kept(self, slot, words=""):
         addr = address(slot)
         inside.bind(addr)
-        with Host({"dev0": f"mgmtdev pci/{addr} {words}"}, args=("--log-level", "info")) as h:
-            self.gaps, self.takes = [], []
+        with Upgrades({"dev0": f"mgmtdev pci/{addr} {words}"}, args=("--log-level", "info")) as h:
+            self.gaps, self.takes, self.still = [], [], []
             yield h
         self.assertEqual(self.faults(), "")
 
-    def next_daemon(self, h, guest):
-        """It starts while the guest goes on; the time until it is ready, and the longest without a
-        completion."""
+    def next_daemon(self, h, guest, act):
+        """It comes, by act(), while the guest goes on; the time until it is ready, and the longest without
+        a completion."""
         begun, failed = time.monotonic(), []
 
         def start():
             try:
-                h.next(taken=1)
+                act()
             except BaseException as error:  # of a thread
                 failed.append(error)
 
@@ -78,30 +85,54 @@ class Adopted(lab_vfio.VfioTest):
                     raise failed[0]
                 before = done if before is None else before
             self.assertLess(now - last, 3 * harness.TIMEOUT, "nothing comes back any more")
-        self.gaps.append(longest)
-        self.takes.append(time.monotonic() - begun)
         guest.check_connection()
         # It was taken over, and not begun anew.
         self.assertNotRegex(h.app.err.text(), "starts anew|does not go on")
-        self.assertEqual(h.app.show("dev0")["state"], "running")
+        with h.app.control() as client:
+            self.assertEqual(client.show("dev0")["state"], "running")
+        return longest, time.monotonic() - begun
+
+    def turn(self, h, guest, end):
+        """The daemon ends, and the next one is there."""
+        if end == "upgrade":
+            gap, _ = self.next_daemon(h, guest, lambda: self.still.append(h.upgrade(devices=1)["gap_ms"]))
+        else:
+            getattr(h.app, end)()
+            self.has_ended()
+            gap, take = self.next_daemon(h, guest, lambda: h.next(taken=1))
+            self.takes.append(take)
+        self.gaps.append(gap)
+        self.goes_on()
+
+    def is_to_end(self, guest, end):
+        """The daemon is: until at least so many are under way; how many."""
+        until(lambda: guest.work() or self.under_way(guest) >= AT_LEAST, "requests to be under way",
+              3 * harness.TIMEOUT)
+        return self.under_way(guest)
+
+    def has_ended(self):
+        """The daemon has, a moment ago."""
+
+    def goes_on(self):
+        """The next one is there."""
+
+    def figures(self):
+        return (f"longest gap {max(self.gaps):.3f} s; next daemon after {min(self.takes):.3f} to "
+                f"{max(self.takes):.3f} s; handed over for {min(self.still)} to {max(self.still)} ms")
 
     @staticmethod
     def done(guest):
         return guest.reads + guest.writes if hasattr(guest, "reads") else guest.received
 
-    def lives(self, h, guest, under_way, kills):
-        counted = 0
-        for end in ["kill"] * kills + ["stop"] * RESTARTS:
-            stop = time.monotonic() + 0.05 + guest.rng.random() * 0.1
-            while time.monotonic() < stop or under_way() < AT_LEAST:
-                guest.work()
-            counted += under_way()
-            getattr(h.app, end)()
-            self.next_daemon(h, guest)
+    def lives(self, h, guest, kills, restarts=0):
+        counted = []
+        for end in ["kill", "upgrade"] * kills + ["stop"] * restarts:
+            guest.work(0.05 + guest.rng.random() * 0.1)
+            counted.append(self.is_to_end(guest, end))
+            self.turn(h, guest, end)
         guest.settle(20 * harness.TIMEOUT)
-        print(f"{self.id()}: seed {SEED}: {kills} kills and {RESTARTS} restarts, {counted} under way; "
-              f"{guest.account()}; longest gap {max(self.gaps):.3f} s, next daemon after "
-              f"{min(self.takes):.3f} to {max(self.takes):.3f} s", flush=True)
+        print(f"{self.id()}: seed {SEED}: {kills} kills, {kills} upgrades and {restarts} restarts, "
+              f"{min(counted)} to {max(counted)} under way; {guest.account()}; {self.figures()}", flush=True)
 
     def tear_down(self, h, guest, slot):
         """Deleted, the function is stopped, and the kernel's driver finds one that works."""
@@ -113,28 +144,121 @@ class Adopted(lab_vfio.VfioTest):
         inside.bind(address(slot), lab_vfio.UNBOUND)
 
 
+class LongQueue(random.Random):
+    """Of the sizes that a queue may have, the last one."""
+
+    def choice(self, seq):
+        return seq[-1] if isinstance(seq, tuple) else super().choice(seq)
+
+
 class Block(Adopted):
-    def check(self, slot, packed, kills, words=""):
+    """When a daemon is to end, the disk lets few requests through, so that others are under way; how many the
+    device's own counter says, of a daemon that has ended once it has."""
+
+    def limit(self, what):
+        host("limit", f"{self.slot:x}", what)
+
+    def under_way(self, guest=None):
+        return int(host("inuse", f"{self.slot:x}"))
+
+    def is_to_end(self, guest, end):
+        # An upgrade goes on meanwhile.
+        self.limit("few" if end == "upgrade" else "none")
+        return super().is_to_end(guest, end)
+
+    def has_ended(self):
+        self.counted.append(self.under_way())
+        self.limit("all")
+
+    def goes_on(self):
+        self.limit("all")
+
+    @contextlib.contextmanager
+    def served(self, slot, packed, words=""):
+        self.slot, self.counted = slot, []
         host("clear", f"{slot:x}")
-        rng = random.Random(f"{SEED} {packed}")
+        rng = LongQueue(f"{SEED} {packed}")
         with self.kept(slot, words) as h, KeptBlock(rng, packed, queues=1) as guest:
             # The disk of a function has no area that its front end could give.
             guest.client = restarting.patient(h.app.socket("dev0"))
             guest.client.negotiate(guest.features, PROTOCOL)
             self.assertEqual(guest.client.set_memory(guest.memory), 0)
-            guest.start()
-            self.lives(h, guest, lambda: len(guest.pending), kills)
+            yield h, guest
             guest.read_back()
             guest.check()
             # A stop is one as ever.
             guest.stop()
             self.tear_down(h, guest, slot)
 
+    def check(self, slot, packed, kills, restarts=0):
+        with self.served(slot, packed) as (h, guest):
+            guest.start()
+            self.lives(h, guest, kills, restarts)
+            print(f"{self.id()}: {min(self.counted)} to {max(self.counted)} requests under way by the device's "
+                  f"counter when a daemon had ended", flush=True)
+            self.assertGreaterEqual(min(self.counted), AT_LEAST)
+
     def test_split(self):
-        self.check(BLK_SPLIT, False, KILLS)
+        self.check(BLK_SPLIT, False, KILLS, RESTARTS)
 
     def test_packed(self):
         self.check(BLK_PACKED, True, KILLS_MORE)
+
+    def fails_under_traffic(self, h, guest, pattern, **params):
+        """The upgrade fails, with at least as many requests under way, and the former daemon goes on with
+        them. False: it did not fail."""
+        failed = []
+        self.is_to_end(guest, "upgrade")
+        gap, _ = self.next_daemon(h, guest, lambda: failed.append(self.fails(h, pattern, **params)))
+        self.gaps.append(gap)
+        self.goes_on()
+        return failed[0]
+
+    def fails(self, h, pattern, **params):
+        """The same, of a device whose guest does nothing."""
+        pid = h.app.pid
+        try:
+            answer = h.app.call("daemon.upgrade", **params)
+        except harness.ControlError as error:
+            self.assertRegex(error.message, pattern)
+        else:
+            # This one has come further, and dies later, as one that crashes.
+            h.follow(answer["pid"])
+            h.crash(taken=1)
+            return False
+        self.assertEqual(h.app.pid, pid)
+        self.assertIsNone(h.app.process.poll())
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as children:
+            self.assertEqual(children.read(), "")
+        return True
+
+    @staticmethod
+    def killed(h, step, by="KILL"):
+        return h.program("killed", f"LD_PRELOAD={KILL_AT} UVDPA_KILL_AT={step} UVDPA_KILL_BY={by} "
+                                   f"exec {harness.APP} \"$@\"")
+
+    def test_upgrades_that_fail(self):
+        harness.skip_unless("libasan" not in subprocess.run(
+            ["ldd", harness.APP], capture_output=True, text=True, check=False).stdout,
+            "no library can be loaded before a daemon with a sanitizer")
+        with self.served(BLK_SPLIT, False) as (h, guest):
+            # A front end that has given memory, and has not started its device yet: up to the last step, when
+            # that is mapped.
+            idle, step = 0, IDLE_FROM
+            while self.fails(h, "was ended by signal 9", program=self.killed(h, step)):
+                idle, step = idle + 1, step + 1
+            self.assertGreater(idle, 0)
+            guest.start()
+            self.assertTrue(self.fails_under_traffic(h, guest, "false ended with exit code 1", program="/bin/false"))
+            self.assertTrue(self.fails_under_traffic(h, guest, "has not taken the devices over within",
+                                       program=self.killed(h, WITH_DEVICES, "STOP"), timeout_s=20))
+            failed, step = 0, STRIDE
+            while self.fails_under_traffic(h, guest, "was ended by signal 9", program=self.killed(h, step)):
+                failed, step = failed + 1, step + STRIDE
+            self.assertGreater(failed, 0)
+            guest.settle(20 * harness.TIMEOUT)
+            print(f"{self.id()}: seed {SEED}: {idle} new daemons killed with an idle function, {failed} at every "
+                  f"{STRIDE} of {step} steps with one that works; longest gap {max(self.gaps):.3f} s", flush=True)
 
 
 class PagesNet(KeptNet):
@@ -182,12 +306,16 @@ class PagesNet(KeptNet):
 
 
 class Net(Adopted):
+    @staticmethod
+    def under_way(guest):
+        return len(guest.missing) + len(guest.tx.in_flight)
+
     def check(self, slot, packed, kills, words=""):
         far = lab_vfio.Counts(slot)
         rng = random.Random(f"{SEED} {packed}")
         with self.kept(slot, words) as h, KeptNet(rng, packed) as guest:
             guest.connect(h.app.socket("dev0")).start()
-            self.lives(h, guest, lambda: len(guest.missing) + len(guest.tx.in_flight), kills)
+            self.lives(h, guest, kills)
             guest.check()
             self.assertEqual(guest.again, 0)
             # The far end had each frame once, and each came back.
@@ -201,18 +329,20 @@ class Net(Adopted):
     def test_by_pages(self):
         # The guest sends and receives while no daemon is there.
         far = lab_vfio.Counts(NET_PAGES)
-        alone = 0
+        frames = []
         with self.kept(NET_PAGES) as h, PagesNet(random.Random(SEED)) as guest:
             guest.connect(h.app.socket("dev0")).start()
             self.assertEqual({guest.take_page(), guest.take_page()}, {0, 1})
-            for end in ["kill"] * KILLS_MORE + ["stop"] * RESTARTS:
-                guest.work(0.1)
-                getattr(h.app, end)()
+            def alone():
                 before = guest.received
                 until(lambda: guest.work(0.01) or guest.received - before > 100,
                       "frames while no daemon lives", 3 * harness.TIMEOUT)
-                alone += guest.received - before
-                self.next_daemon(h, guest)
+                frames.append(guest.received - before)
+
+            self.has_ended = alone
+            for end in ["kill", "upgrade"] * KILLS_MORE:
+                guest.work(0.1)
+                self.turn(h, guest, end)
                 # It is given them once more.
                 self.assertEqual({guest.take_page(), guest.take_page()}, {0, 1})
             guest.settle(20 * harness.TIMEOUT)
@@ -220,9 +350,8 @@ class Net(Adopted):
             self.assertEqual(guest.again, 0)
             (came, _), (went, _) = far()
             self.assertEqual((came, went), (guest.sent, guest.sent))
-            print(f"{self.id()}: seed {SEED}: {KILLS_MORE} kills and {RESTARTS} restarts, {alone} frames without a "
-                  f"daemon; {guest.account()}; longest gap {max(self.gaps):.3f} s, next daemon after "
-                  f"{min(self.takes):.3f} to {max(self.takes):.3f} s", flush=True)
+            print(f"{self.id()}: seed {SEED}: {KILLS_MORE} kills and {KILLS_MORE} upgrades, {sum(frames)} frames "
+                  f"without a daemon; {guest.account()}; {self.figures()}", flush=True)
             self.tear_down(h, guest, NET_PAGES)
 
 

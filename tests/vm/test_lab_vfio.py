@@ -26,6 +26,7 @@ class Functions(vmtest.LabTest):
     """QEMU's functions, and their far ends."""
 
     script = "lab_vfio"
+    timeout = TIMEOUT
     env = {}
     NEED_TAP = []
 
@@ -80,6 +81,10 @@ class Functions(vmtest.LabTest):
                  if line.startswith(FAULT)]
         return f"{len(lines)} {lines[-1] if lines else 'none'}"
 
+    def handlers(self):
+        """What else `host WORD` does, by WORD."""
+        return {}
+
     def check(self, iommu, tests):
         self.far_ends, self.images, self.without_tap = {}, {}, False
         devices = [*self.devices(), "-trace", FAULT]
@@ -94,7 +99,8 @@ class Functions(vmtest.LabTest):
                      "counts": lambda slot: self.far_ends[int(slot, 16)].counts(),
                      "zeros": lambda slot: not any(self.far_ends[int(slot, 16)].last),
                      "sink": lambda slot, on: self.sink(int(slot, 16), on == "1"),
-                     "image": self.image_sha256, "clear": self.clear_image}, timeout=TIMEOUT)
+                     "image": self.image_sha256, "clear": self.clear_image, **self.handlers()},
+                    timeout=self.timeout)
 
 
 class Vfio(Functions):

@@ -272,8 +272,6 @@ vdpa_vhu_kept_init(struct vhu_device *dev)
 		k->former = NULL;
 		return 0;
 	}
-	if (vdpa_device_runs_alone(dev->vdev))
-		vdpa_restart_works_alone(dev->vdev->name);
 	k->on = true;
 	return 0;
 }

@@ -106,8 +106,10 @@ forget_command(struct vdpa_pci *pci)
 int
 vdpa_pci_set_bus_master(struct vdpa_pci *pci, bool on)
 {
-	return on ? set_command(pci, PCI_COMMAND_MASTER, 0)
-		  : set_command(pci, 0, PCI_COMMAND_MASTER);
+	if (on)
+		return set_command(pci, PCI_COMMAND_MASTER, 0);
+	return vdpa_pci_is_held(pci) ? vdpa_pci_held_error(pci)
+				     : set_command(pci, 0, PCI_COMMAND_MASTER);
 }
 
 int
@@ -118,6 +120,8 @@ vdpa_pci_reset(struct vdpa_pci *pci)
 
 	if (!pci->info.can_reset)
 		return vdpa_error(EOPNOTSUPP, "%s: the function cannot be reset", pci->name);
+	if (vdpa_pci_is_held(pci))
+		return vdpa_pci_held_error(pci);
 	vdpa_pci_irqs_off(pci);
 	ret = vdpa_pci_set_bus_master(pci, false);
 	if (ret < 0)
@@ -139,6 +143,8 @@ vdpa_pci_cut_off(struct vdpa_pci *pci)
 {
 	int ret;
 
+	if (vdpa_pci_is_held(pci))
+		return vdpa_pci_held_error(pci);
 	vdpa_pci_irqs_off(pci);
 	(void)vdpa_pci_set_bus_master(pci, false);
 	vdpa_pci_gone(pci, EIO,
@@ -247,6 +253,8 @@ check_bars(struct vdpa_pci *pci)
 static void
 pci_free(struct vdpa_pci *pci)
 {
+	vdpa_restart_waits_no_more(&pci->waiter);
+	pthread_mutex_destroy(&pci->held_lock);
 	pthread_mutex_destroy(&pci->gone_lock);
 	pthread_mutex_destroy(&pci->lock);
 	vdpa_pci_kept_free(pci);
@@ -284,6 +292,7 @@ vdpa_pci_open_for(const char *name, const struct vdpa_pci_params *params, const 
 	/* With default attributes neither can fail. */
 	(void)pthread_mutex_init(&pci->lock, NULL);
 	(void)pthread_mutex_init(&pci->gone_lock, NULL);
+	(void)pthread_mutex_init(&pci->held_lock, NULL);
 	for (unsigned int i = 0; i < RTE_DIM(pci->event_fd); i++)
 		pci->event_fd[i] = -1;
 
@@ -323,7 +332,9 @@ vdpa_pci_open_for(const char *name, const struct vdpa_pci_params *params, const 
 	ret = vdpa_pci_msix_init(pci);
 	if (ret < 0)
 		goto err_close;
-	vdpa_pci_kept_identified(pci);
+	ret = vdpa_pci_kept_identified(pci);
+	if (ret < 0)
+		goto err_close;
 	ret = vdpa_pci_is_left(pci) ? 0 : vdpa_pci_enable_memory(pci);
 	if (ret < 0)
 		goto err_close;
@@ -342,8 +353,9 @@ vdpa_pci_open_for(const char *name, const struct vdpa_pci_params *params, const 
 
 err_close:
 	/* It may be running. */
+	vdpa_pci_hold_ends(pci);
 	vdpa_pci_settle(pci, false);
-	if (pci->kept != NULL)
+	if (pci->kept != NULL && !vdpa_pci_is_left_behind(pci))
 		(void)pci->ops->keep(NULL, device, false);
 	pci->ops->close(pci->handle);
 err_free:
@@ -362,6 +374,7 @@ vdpa_pci_close(struct vdpa_pci *pci)
 {
 	if (pci == NULL)
 		return;
+	vdpa_pci_hold_ends(pci);
 	vdpa_pci_settle(pci, false);
 	vdpa_pci_kept_end(pci);
 	/* The caller's eventfds are not signalled any more. */

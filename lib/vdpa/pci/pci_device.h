@@ -11,6 +11,7 @@
 #include <linux/pci_regs.h>
 
 #include "pci_priv.h"
+#include "restart.h"
 
 /* Mapped registers. */
 struct vdpa_pci_window {
@@ -34,10 +35,17 @@ struct vdpa_pci {
 	unsigned int nr_vectors;
 	unsigned int msix_bars; /* bit by BAR: has the table or the pending bits */
 	unsigned int timeout_ms;
-	bool opened;			     /* vdpa_pci_open() has succeeded */
-	struct vdpa_pci_kept *kept;	     /* NULL: it ends with the process */
-	struct vdpa_pci_transport *left_ops; /* malloc; calls that do nothing */
-	bool is_left_behind;		     /* the next process has it; atomic, behind ops */
+	bool opened;				  /* vdpa_pci_open() has succeeded */
+	struct vdpa_pci_kept *kept;		  /* NULL: it ends with the process */
+	struct vdpa_pci_transport *left_ops;	  /* malloc; calls that do nothing */
+	const struct vdpa_pci_transport *own_ops; /* those before it was left behind */
+	bool is_left_behind;			  /* the next process has it; atomic, behind ops */
+
+	/* pci_held.c. A process that lives may have it back. */
+	pthread_mutex_t held_lock; /* around locks of transports */
+	bool is_held;		   /* atomic */
+	bool is_idle;		   /* nothing is lost by a reset all the same */
+	struct vdpa_restart_waiter waiter;
 
 	pthread_mutex_t lock; /* the command register, new windows, and interrupts: */
 	bool command_known;
@@ -106,11 +114,27 @@ int vdpa_pci_kept_begin(struct vdpa_pci *pci, const char *device);
 /* Once it is open: the transport has it as it was left, or not. What its domain has mapped. -ESTALE
  * where that cannot be its domain: it is to be closed, and opened anew. */
 int vdpa_pci_kept_opened(struct vdpa_pci *pci, bool is_left);
-/* Once it is known what it is. */
-void vdpa_pci_kept_identified(struct vdpa_pci *pci);
+/* Once it is known what it is. -EPROTO where it is another one, which cannot begin anew. */
+int vdpa_pci_kept_identified(struct vdpa_pci *pci);
 /* Before it is closed, and then. */
 void vdpa_pci_kept_end(struct vdpa_pci *pci);
 void vdpa_pci_kept_free(struct vdpa_pci *pci);
+/* The process reaches it no more. 0, or -ENOMEM. */
+int vdpa_pci_kept_leave(struct vdpa_pci *pci);
+/* No other process has it back any more. */
+void vdpa_pci_kept_goes(struct vdpa_pci *pci);
+
+/* pci_held.c */
+
+/* The function is as a former process has left it, which may have it back where it lives. 0, or
+ * -ENOMEM. */
+int vdpa_pci_hold(struct vdpa_pci *pci);
+/* Whether one may. */
+bool vdpa_pci_waits(const struct vdpa_pci *pci);
+/* -EBUSY, with a message. */
+int vdpa_pci_held_error(const struct vdpa_pci *pci);
+/* Before it is closed. */
+void vdpa_pci_hold_ends(struct vdpa_pci *pci);
 
 /* pci_irq.c */
 

@@ -10,6 +10,7 @@
 #include <inttypes.h>
 
 #include "pci_device.h"
+#include "pci_kept.h"
 #include "vdpa_error.h"
 #include "vdpa_event.h"
 #include "vdpa_log.h"
@@ -108,7 +109,7 @@ msix_set_enable(struct vdpa_pci *pci, bool on)
 static void
 msix_off(struct vdpa_pci *pci)
 {
-	if (pci->msix_enabled == 0 && pci->msix_parked == 0)
+	if ((pci->msix_enabled == 0 && pci->msix_parked == 0) || vdpa_pci_is_held(pci))
 		return;
 	pci->msix_enabled = pci->msix_parked = 0;
 	if (vdpa_pci_error(pci) != 0)
@@ -166,6 +167,8 @@ vdpa_pci_msix_enable(struct vdpa_pci *pci, unsigned int n)
 		pci->msix_parked = 0;
 		pci->msix_enabled = n;
 		ret = 0;
+	} else if (vdpa_pci_is_held(pci)) {
+		ret = vdpa_pci_held_error(pci);
 	} else {
 		msix_off(pci);
 		ret = msix_set_none(pci, n);
@@ -194,7 +197,7 @@ vdpa_pci_msix_park(struct vdpa_pci *pci)
 	unsigned int n;
 
 	pthread_mutex_lock(&pci->lock);
-	n = pci->msix_enabled;
+	n = vdpa_pci_is_held(pci) ? 0 : pci->msix_enabled;
 	/* The eventfds are to be released, one way or the other. */
 	if (n > 0 && (vdpa_pci_error(pci) != 0 || msix_set_none(pci, n) < 0)) {
 		msix_off(pci);
@@ -237,6 +240,8 @@ vdpa_pci_intx_set(struct vdpa_pci *pci, int fd)
 		ret = vdpa_pci_gone_error(pci);
 	} else if (pci->msix_enabled > 0) {
 		ret = vdpa_error(EBUSY, "%s: MSI-X is on", pci->name);
+	} else if (vdpa_pci_is_held(pci)) {
+		ret = vdpa_pci_held_error(pci);
 	} else {
 		msix_off(pci);
 		ret = vdpa_pci_ops(pci)->set_irqs(pci->handle, VFIO_PCI_INTX_IRQ_INDEX, 0, 1, &fd);

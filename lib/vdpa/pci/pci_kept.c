@@ -375,8 +375,11 @@ vdpa_pci_kept_begin(struct vdpa_pci *pci, const char *device)
 	rc = read_former(pci, device, &k->former);
 	if (rc == 0) {
 		k->is_left = true;
-		return 0;
+		return vdpa_pci_hold(pci);
 	}
+	/* The process that has handed it over goes on with it. */
+	if (rc != -ENOENT && vdpa_restart_holds())
+		return rc;
 	if (rc != -ENOENT)
 		VDPA_LOG(WARNING, "%s: %s: starts anew: %s", device, pci->name,
 			 vdpa_error_message());
@@ -390,6 +393,12 @@ const char *
 vdpa_pci_left_device(const struct vdpa_pci *pci)
 {
 	return vdpa_pci_is_left(pci) ? pci->kept->device : NULL;
+}
+
+bool
+vdpa_pci_left_unmapped(const struct vdpa_pci *pci)
+{
+	return vdpa_pci_is_left(pci) && pci->kept->former.n_mappings == 0;
 }
 
 int
@@ -411,10 +420,13 @@ vdpa_pci_kept_opened(struct vdpa_pci *pci, bool is_left)
 	if (rc < 0)
 		return rc;
 	if (!vdpa_dma_kept_is_domain(pci->dma)) {
-		VDPA_LOG(WARNING,
-			 "%s: %s: starts anew: nothing that was recorded is mapped by the files "
-			 "that were kept",
-			 k->device, pci->name);
+		rc = vdpa_error(EPROTO,
+				"%s: nothing that was recorded is mapped by the files that were "
+				"kept",
+				pci->name);
+		if (vdpa_pci_waits(pci))
+			return rc;
+		VDPA_LOG(WARNING, "%s: starts anew: %s", k->device, vdpa_error_message());
 		/* Nothing of them is used: not even the files. */
 		vdpa_pci_settle(pci, false);
 		vdpa_restart_remove_part(k->device, PART);
@@ -432,24 +444,28 @@ vdpa_pci_kept_opened(struct vdpa_pci *pci, bool is_left)
 	return 0;
 }
 
-void
+int
 vdpa_pci_kept_identified(struct vdpa_pci *pci)
 {
 	struct vdpa_pci_kept *k = pci->kept;
 	const struct part_function *f;
+	int rc;
 
 	if (!vdpa_pci_is_left(pci))
-		return;
+		return 0;
 	f = &k->former.function;
 	/* As if they were parked: whoever enables as many has them as they are. */
 	pci->msix_parked = f->vectors;
 	if (f->vendor == pci->id.vendor && f->device == pci->id.device &&
 	    f->subsystem_vendor == pci->id.subsystem_vendor && f->subsystem == pci->id.subsystem &&
 	    f->vectors <= pci->nr_vectors)
-		return;
-	VDPA_LOG(WARNING, "%s: %s: starts anew: it is not the function that was recorded",
-		 k->device, pci->name);
+		return 0;
+	rc = vdpa_error(EPROTO, "%s: it is not the function that was recorded", pci->name);
+	if (vdpa_pci_waits(pci))
+		return rc;
+	VDPA_LOG(WARNING, "%s: starts anew: %s", k->device, vdpa_error_message());
 	vdpa_pci_settle(pci, false);
+	return 0;
 }
 
 void
@@ -465,7 +481,9 @@ vdpa_pci_kept_end(struct vdpa_pci *pci)
 	}
 	/* The next process has nothing to do with it; or opens it by its files all the same, as the
 	 * kernel lets nobody else while the store has them. */
-	if (k->on && !pci->is_left_behind && !vdpa_restart_leaves()) {
+	if (k->on && !pci->is_left_behind && vdpa_restart_leaves()) {
+		pci->ops->leave(pci->handle);
+	} else if (k->on && !pci->is_left_behind) {
 		k->on = false;
 		vdpa_restart_remove_part(k->device, PART);
 		(void)pci->ops->keep(pci->handle, k->device, false);
@@ -547,8 +565,28 @@ vdpa_pci_settle(struct vdpa_pci *pci, bool taken_over)
 	if (!vdpa_pci_is_left(pci))
 		return;
 	k->is_left = false;
-	if (!taken_over)
+	if (!taken_over) {
+		if (vdpa_pci_let_be(pci))
+			return;
 		begin_anew(pci);
+	}
+	if (!vdpa_pci_waits(pci))
+		vdpa_pci_kept_goes(pci);
+}
+
+void
+vdpa_pci_left_idle(struct vdpa_pci *pci)
+{
+	pci->is_idle = true;
+}
+
+void
+vdpa_pci_kept_goes(struct vdpa_pci *pci)
+{
+	struct vdpa_pci_kept *k = pci->kept;
+
+	if (k->is_left)
+		return;
 	(void)vdpa_dma_kept_drop(pci->dma);
 	record_free(&k->former);
 }
@@ -600,22 +638,21 @@ left_unmask(void *handle, unsigned int index)
 }
 
 int
-vdpa_pci_leave(struct vdpa_pci *pci)
+vdpa_pci_kept_leave(struct vdpa_pci *pci)
 {
 	struct vdpa_pci_kept *k = pci->kept;
-	struct vdpa_pci_transport *ops;
-	bool on;
+	struct vdpa_pci_transport *ops = pci->left_ops;
 
-	if (k == NULL)
-		return vdpa_error(EOPNOTSUPP, "%s: is not kept", pci->name);
-	pthread_mutex_lock(&k->lock);
-	on = k->on && !vdpa_restart_is_given_up(k->device);
-	/* What follows is this process' own end. */
-	k->on = false;
-	pthread_mutex_unlock(&k->lock);
-	ops = on ? malloc(sizeof(*ops)) : NULL;
 	if (ops == NULL)
-		return vdpa_error(EOPNOTSUPP, "%s: is not kept", pci->name);
+		ops = malloc(sizeof(*ops));
+	if (ops == NULL)
+		return vdpa_error(ENOMEM, "%s: out of memory", pci->name);
+	/* What follows is this process' own end. */
+	pthread_mutex_lock(&k->lock);
+	k->on = k->is_left = false;
+	pthread_mutex_unlock(&k->lock);
+	if (vdpa_pci_waits(pci))
+		vdpa_restart_lost(k->device);
 	pci->ops->leave(pci->handle);
 	*ops = *pci->ops;
 	ops->read = left_read;
@@ -630,8 +667,24 @@ vdpa_pci_leave(struct vdpa_pci *pci)
 	ops->dma_log_stop = left_call;
 	pthread_mutex_lock(&pci->lock);
 	pci->left_ops = ops;
+	pci->own_ops = pci->ops;
 	__atomic_store_n(&pci->ops, ops, __ATOMIC_RELEASE);
 	__atomic_store_n(&pci->is_left_behind, true, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&pci->lock);
 	return 0;
+}
+
+int
+vdpa_pci_leave(struct vdpa_pci *pci)
+{
+	struct vdpa_pci_kept *k = pci->kept;
+	bool on;
+
+	if (k == NULL)
+		return vdpa_error(EOPNOTSUPP, "%s: is not kept", pci->name);
+	pthread_mutex_lock(&k->lock);
+	on = k->on && !vdpa_restart_is_given_up(k->device);
+	k->on = false;
+	pthread_mutex_unlock(&k->lock);
+	return on ? vdpa_pci_kept_leave(pci) : vdpa_error(EOPNOTSUPP, "%s: is not kept", pci->name);
 }

@@ -12,6 +12,9 @@
  *   not taken over          vdpa_pci_settle(false): reset, interrupts off, and what it had mapped
  *                           unmapped, as after vdpa_pci_open()
  *
+ * While a process that lives may have it back (vdpa_pci_is_held()), nothing of that is done: what
+ * nobody claims is unmapped at vdpa_restart_go(), and what is not taken over is let be.
+ *
  * Errors are negative, with vdpa_error_message().
  */
 
@@ -38,6 +41,15 @@ int vdpa_pci_left_file(struct vdpa_pci *pci, const char *what);
 /* It is taken over, or (false) begins anew. What a former process had mapped and nobody claims is
  * unmapped. No-op for one that is settled. */
 void vdpa_pci_settle(struct vdpa_pci *pci, bool taken_over);
+/* Nothing runs there: it may begin anew whoever may have it back. */
+void vdpa_pci_left_idle(struct vdpa_pci *pci);
+
+/* Whether the function runs, and a process that lives may have it back, which this one has not let
+ * be yet. */
+bool vdpa_pci_is_held(const struct vdpa_pci *pci);
+/* If it is so, this process reaches the function no more, as behind vdpa_pci_leave(), and the
+ * device is not taken over: true. The caller's handlers of its interrupts have ended. */
+bool vdpa_pci_let_be(struct vdpa_pci *pci);
 
 /*
  * Keep the function from now on: its descriptors, its mappings, who may hold a page of it. 0;

@@ -16,6 +16,8 @@ extern const struct vdpa_pci_transport vdpa_pci_vfio, vdpa_pci_vfio_user;
 /* pci_kept.c: the device whose former process has left the function, by whose names in the store
  * (vdpa_restart_take()) a transport opens it as it is; NULL: it is opened as any. */
 const char *vdpa_pci_left_device(const struct vdpa_pci *pci);
+/* Of such a function: whether nothing is recorded that its domain has mapped. */
+bool vdpa_pci_left_unmapped(const struct vdpa_pci *pci);
 /* pci_name.c: the transport of a name, and the name in full, to be freed. -EINVAL or -ENOMEM. */
 int vdpa_pci_resolve(const char *name, const struct vdpa_pci_transport **ops, char **full);
 

@@ -352,8 +352,9 @@ attach(struct vfio_function *fn, struct vfio_device *d, const char *device,
 		return attach_anew(fn, d, dma);
 	ret = attach_left(fn, d, device, dma);
 	*is_left = ret == 0;
-	if (ret == 0)
-		return 0;
+	/* The process that has handed it over goes on with it. */
+	if (ret == 0 || vdpa_restart_holds())
+		return ret;
 	VDPA_LOG(WARNING, "%s: %s: starts anew: %s", device, fn->name, vdpa_error_message());
 	(void)vfio_keep(NULL, device, false);
 	return attach_anew(fn, d, dma);
@@ -382,6 +383,9 @@ vfio_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params 
 	ret = get_info(d, info);
 	if (ret < 0)
 		goto err_detach;
+	/* A process that was killed before another one had its record back may have mapped. */
+	if (info->is_left && vdpa_pci_left_unmapped(pci))
+		vdpa_vfio_unmap_all(d->at);
 	if (vdpa_vfio_is_held(d->at) && !info->is_left)
 		take_over(d);
 	info->numa_node = fn.numa_node;

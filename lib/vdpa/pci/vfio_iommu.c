@@ -472,6 +472,16 @@ vdpa_vfio_keep(struct vfio_attachment *at, const char *device, struct vfio_left 
 }
 
 void
+vdpa_vfio_unmap_all(struct vfio_attachment *at)
+{
+	struct vfio_iommu_type1_dma_unmap all = {.argsz = sizeof(all),
+						 .flags = VFIO_DMA_UNMAP_FLAG_ALL};
+
+	/* Where the kernel does not know the flag, what is there is found when it is in the way. */
+	(void)ioctl(at->group->container->fd, VFIO_IOMMU_UNMAP_DMA, &all);
+}
+
+void
 vdpa_vfio_leave(struct vfio_attachment *at)
 {
 	pthread_mutex_lock(&registry_lock);

@@ -87,6 +87,9 @@ int vdpa_vfio_cut_off(struct vfio_attachment *at);
  * others share them. They remain the attachment's. Where another function comes to share them, the
  * device of this name is given up (vdpa_restart_give_up()). */
 int vdpa_vfio_keep(struct vfio_attachment *at, const char *device, struct vfio_left *files);
+/* Of a function that a former process has left, and that does not run: unmap whatever is mapped by
+ * its container. */
+void vdpa_vfio_unmap_all(struct vfio_attachment *at);
 /* The next process has the function: nothing is unmapped any more, and detaching leaves it. */
 void vdpa_vfio_leave(struct vfio_attachment *at);
 /* struct vdpa_pci_transport.adopt: vfio_container.c. */

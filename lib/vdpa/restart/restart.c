@@ -639,18 +639,6 @@ vdpa_restart_goes_by_itself(const char *device)
 	restart_unlock();
 }
 
-void
-vdpa_restart_works_alone(const char *device)
-{
-	struct restart_device *d;
-
-	restart_lock();
-	d = restart_find(device);
-	if (d != NULL)
-		d->alone = true;
-	restart_unlock();
-}
-
 int
 vdpa_restart_change_begins(void)
 {
@@ -716,8 +704,26 @@ vdpa_restart_waits_no_more(struct vdpa_restart_waiter *w)
 void
 vdpa_restart_taken(const char *device)
 {
-	(void)device;
+	struct restart_device *d;
+
 	restart_lock();
+	d = restart_find(device);
+	if (d != NULL)
+		d->taken = true;
 	restart_state.taken++;
+	restart_unlock();
+}
+
+void
+vdpa_restart_lost(const char *device)
+{
+	struct restart_device *d;
+
+	restart_lock();
+	d = restart_find(device);
+	if (d != NULL && d->taken && restart_state.taken > 0)
+		restart_state.taken--;
+	if (d != NULL)
+		d->taken = false;
 	restart_unlock();
 }

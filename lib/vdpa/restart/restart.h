@@ -84,10 +84,6 @@ bool vdpa_restart_is_given_up(const char *device);
 /* Nothing of the device is kept, and it goes on all the same, by what the kernel has of it. */
 void vdpa_restart_goes_by_itself(const char *device);
 
-/* The device is kept and works while no process lives: it goes on at a restart, not in a process
- * that is started while this one lives. */
-void vdpa_restart_works_alone(const char *device);
-
 /* Around each change of the set of devices, or of their words; management's. -EBUSY while they are
  * being left to another process, but for the thread of vdpa_restart_freeze(). */
 int vdpa_restart_change_begins(void);
@@ -112,5 +108,7 @@ void vdpa_restart_waits_no_more(struct vdpa_restart_waiter *w);
 
 /* This process goes on with a device of a former one: it is counted. */
 void vdpa_restart_taken(const char *device);
+/* It does not, after all. No-op for one that is not counted. */
+void vdpa_restart_lost(const char *device);
 
 #endif /* RESTART_H */

@@ -31,7 +31,7 @@ struct restart_device {
 	char *words;
 	bool written; /* its record is this process' */
 	bool by_itself;
-	bool alone;    /* it works while no process lives */
+	bool taken;    /* it is a former process', and counted */
 	bool given_up; /* nothing of it is kept any more, for its life */
 	char *why;     /* it, or its connection, does not go on; NULL: nobody has said so */
 	/* What this process has put into the store; vdpa_keep.h lists a former one's alone. */

@@ -387,9 +387,6 @@ int
 vdpa_restart_check(int (*fn)(const char *name, const char *why, void *arg), void *arg)
 {
 	static const char other[] = "devices of its front end start anew in this version";
-	static const char alone[] = "a function that works while no daemon lives goes on at a "
-				    "restart, by SIGTERM or systemctl restart; not at an upgrade "
-				    "in this version";
 	const struct restart_device *d;
 	struct told *told = NULL;
 	unsigned int n = 0, room = 0;
@@ -403,10 +400,10 @@ vdpa_restart_check(int (*fn)(const char *name, const char *why, void *arg), void
 	if (rc == 0 && told == NULL)
 		rc = vdpa_error(ENOMEM, "out of memory");
 	TAILQ_FOREACH (d, &restart_state.devices, next) {
-		if (rc < 0 || d->by_itself || (d->written && d->why == NULL && !d->alone))
+		if (rc < 0 || d->by_itself || (d->written && d->why == NULL))
 			continue;
 		told[n].name = strdup(d->name);
-		told[n].why = strdup(d->why != NULL ? d->why : d->written ? alone : other);
+		told[n].why = strdup(d->why != NULL ? d->why : other);
 		n++;
 	}
 	restart_unlock();

@@ -82,9 +82,8 @@ void vdpa_restart_thaw(void);
 
 /**
  * Call fn for each device that does not go on in the next process, or whose connection does not,
- * while it returns 0; among them are functions that work while no process lives, which go on at a
- * restart only. Devices that an application has made without words are left out. The store is asked
- * whether it is there, and waited for some seconds at most.
+ * while it returns 0. Devices that an application has made without words are left out. The store is
+ * asked whether it is there, and waited for some seconds at most.
  * @param why  the reason, as in the log.
  * @return 0; what fn returned; -EPIPE where nothing is kept, or the store has died; -ETIMEDOUT
  * where it does not answer, and is given up; -ENOMEM.

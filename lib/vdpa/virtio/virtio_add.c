@@ -87,6 +87,7 @@ destroy(struct virtio_device *dev)
 {
 	if (dev->kind_init && dev->pub->kind->free != NULL)
 		dev->pub->kind->free(dev->pub);
+	virtio_kept_let_be(dev);
 	unwatch(dev, VDPA_PCI_EVENT_ERROR);
 	unwatch(dev, VDPA_PCI_EVENT_REMOVE);
 	/* A device that did not reset loses its reach before the memory. */
@@ -417,9 +418,10 @@ create(struct virtio_device *dev, const struct vdpa_virtio_kind *kind, const cha
 	/* Without the registers for it, it is not there. */
 	if (!virtio_pci_has_vq_reset(&dev->hw))
 		dev->hw_features &= ~RTE_BIT64(VIRTIO_F_RING_RESET);
-	if (vdpa_pci_is_left(dev->hw.pci) && !virtio_kept_find(dev, kind, name)) {
-		vdpa_pci_settle(dev->hw.pci, false);
-		rc = virtio_pci_reset(&dev->hw);
+	if (vdpa_pci_is_left(dev->hw.pci)) {
+		rc = virtio_kept_find(dev, kind, name);
+		if (rc > 0)
+			rc = virtio_pci_reset(&dev->hw);
 		if (rc < 0)
 			return rc;
 	}

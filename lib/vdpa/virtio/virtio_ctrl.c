@@ -332,6 +332,11 @@ execute(struct virtio_device *dev, uint8_t class, uint8_t command, const void *d
 	uint8_t ack;
 	int rc;
 
+	if (vdpa_pci_is_held(dev->hw.pci))
+		return vdpa_error(EBUSY,
+				  "%s: control queue: the process that has handed the device over "
+				  "may go on with it",
+				  dev->vdev->name);
 	c->busy = true;
 	virtio_kept_write(dev);
 	cmd->class = class;
@@ -593,6 +598,10 @@ virtio_ctrl_start(struct virtio_device *dev)
 
 	if (!c->on)
 		return 0;
+	/* A command changes the ring, of which the other process has written down the place. */
+	if (vdpa_pci_is_held(dev->hw.pci) && (c->busy || !c->started))
+		return vdpa_error(EBUSY, "%s: a command of its control queue is under way",
+				  dev->vdev->name);
 	/* One that is taken over knows all of it, but for what a kill has cut short. */
 	if (c->busy)
 		rc = finish_command(dev);

@@ -180,6 +180,7 @@ virtio_device_reset(struct virtio_device *dev)
 	__atomic_store_n(&dev->running, false, __ATOMIC_SEQ_CST);
 	set_suspended(dev, false);
 	/* What a former process has left is not taken over. */
+	virtio_kept_let_be(dev);
 	virtio_kept_settle(dev, false);
 	rc = dev->is_left ? 0 : virtio_pci_reset(&dev->hw);
 	/* The guest's eventfds go in any case; memory of ours that the device knows stays with it

@@ -198,26 +198,45 @@ take_record(struct virtio_device *dev, const void *bytes, size_t len)
 	return rc;
 }
 
-bool
+int
 virtio_kept_find(struct virtio_device *dev, const struct vdpa_virtio_kind *kind, const char *name)
 {
 	const void *record;
 	size_t len;
+	bool idle;
 	int rc;
 
-	if (!vdpa_pci_is_left(dev->hw.pci))
-		return false;
 	record = vdpa_pci_left_record(dev->hw.pci, &len);
 	rc = record == NULL	     ? vdpa_error(ENOENT, "it was never started")
 	     : virtio_kept_can(kind) ? take_record(dev, record, len)
 				     : vdpa_error(EOPNOTSUPP, "another driver drives it now");
 	if (rc == 0)
-		return true;
+		return 0;
 	/* One that nobody has used, or that was stopped, has nothing to lose. */
-	if (record != NULL && rc != -ESHUTDOWN)
+	idle = record == NULL || rc == -ESHUTDOWN;
+	if (idle && vdpa_virtio_pci_get_status(&dev->hw) == 0)
+		vdpa_pci_left_idle(dev->hw.pci);
+	else if (vdpa_pci_is_held(dev->hw.pci))
+		return rc;
+	if (!idle)
 		VDPA_LOG(WARNING, "%s: %s: starts anew: %s", name, vdpa_pci_name(dev->hw.pci),
 			 vdpa_error_message());
-	return false;
+	vdpa_pci_settle(dev->hw.pci, false);
+	return 1;
+}
+
+void
+virtio_kept_let_be(struct virtio_device *dev)
+{
+	if (!vdpa_pci_is_held(dev->hw.pci))
+		return;
+	__atomic_store_n(&dev->running, false, __ATOMIC_SEQ_CST);
+	virtio_irq_end_handlers(dev);
+	if (!vdpa_pci_let_be(dev->hw.pci))
+		return;
+	dev->is_left = true;
+	dev->is_kept = false;
+	dev->hw.adopts = false;
 }
 
 uint64_t

@@ -190,10 +190,14 @@ bool virtio_kept_can(const struct vdpa_virtio_kind *kind);
 int virtio_kept_begin(struct virtio_device *dev);
 /* Record what the device is to be told next. No-op of one that is not kept. */
 void virtio_kept_write(struct virtio_device *dev);
-/* Whether a former process has left the function running, to be taken over by the steps of a start
- * (hw.adopts); one line where it has left it otherwise. */
-bool virtio_kept_find(struct virtio_device *dev, const struct vdpa_virtio_kind *kind,
-		      const char *name);
+/* How a former process has left the function. 0: running, to be taken over by the steps of a start
+ * (hw.adopts); 1: otherwise, and it begins anew, with one line if anything is lost by that; a
+ * negative errno where it cannot be taken over, and that process lives and may have it back. */
+int virtio_kept_find(struct virtio_device *dev, const struct vdpa_virtio_kind *kind,
+		     const char *name);
+/* What would stop a function that another process may have back, ends that this one reaches it
+ * (vdpa_pci_let_be()). No-op of any other. */
+void virtio_kept_let_be(struct virtio_device *dev);
 /* The end of that: every step has found what it was to write, or not. No-op otherwise. */
 void virtio_kept_settle(struct virtio_device *dev, bool taken_over);
 /* From the record: virtio_pci_vq_info(), features, and the control queue (false: it was not set
