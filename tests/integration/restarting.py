@@ -8,14 +8,18 @@ import select
 import struct
 import subprocess
 import tempfile
+import threading
+import time
 
 import harness
 import vhost_user_client as vu
 from numbered_guest import PROTOCOL, BlockGuest, NetGuest
 
 KEEPER = os.environ.get('UVDPA_KEEPER', 'vdpa-keeper')
+MODEL = os.environ.get('UVDPA_MODEL', 'vdpa-model')
 KILL_AT = os.environ.get('UVDPA_KILL_AT_LIB', '')
 IMAGE = 8 << 20
+AT_LEAST = 8  # requests under way at each end of a daemon
 
 
 class Keeper:
@@ -99,6 +103,83 @@ class Host(contextlib.ExitStack):
         code = self.app.stop()
         assert code == 0, code
         self.next(taken)
+
+
+class ModelHost(Host):
+    """devices: name -> words of the device of a vdpa-model that the daemon drives by vfio-user."""
+
+    def __init__(self, devices, function='virtio', words='', args=('--log-level', 'info')):
+        super().__init__({name: f'mgmtdev vfio-user/{{folder}}/{name}.vfu {words}' for name in devices}, args)
+        self.simulated, self.function = devices, function
+
+    def make_keeper(self):
+        # The folder is there, and the daemon is not.
+        self.model = self.enter_context(harness.Daemon(
+            [f'name {name} {sim.format(folder=self.folder)} function {self.function} '
+             f'vfio_user {self.folder}/{name}.vfu' for name, sim in self.simulated.items()], app=MODEL))
+        return super().make_keeper()
+
+
+class GoesOn:
+    """What a test of a function does that goes on while no daemon lives."""
+
+    gaps, takes = (), ()
+
+    @staticmethod
+    def done(guest):
+        return guest.reads + guest.writes if hasattr(guest, 'reads') else guest.received
+
+    def next_daemon(self, host, guest, names=('dev0',)):
+        """It starts while the guest goes on; the time until it is ready, and the longest without a
+        completion."""
+        begun, failed = time.monotonic(), []
+
+        def start():
+            try:
+                host.next(taken=len(names))
+            except BaseException as error:  # pylint: disable=broad-except
+                failed.append(error)
+
+        thread = threading.Thread(target=start)
+        thread.start()
+        last, done, longest, before = begun, self.done(guest), 0.0, None
+        while before is None or done == before:
+            guest.work(0.005)
+            now, count = time.monotonic(), self.done(guest)
+            longest = max(longest, now - last)
+            if count != done:
+                last, done = now, count
+            if not thread.is_alive():
+                thread.join()
+                if failed:
+                    raise failed[0]
+                before = done if before is None else before
+            self.assertLess(now - last, 3 * harness.TIMEOUT, 'nothing comes back any more')
+        self.gaps = [*self.gaps, longest]
+        self.takes = [*self.takes, time.monotonic() - begun]
+        guest.check_connection()
+        # It was taken over, and not begun anew.
+        self.assertNotRegex(host.app.err.text(), 'starts anew|does not go on')
+        for name in names:
+            self.assertEqual(host.app.show(name)['state'], 'running')
+
+    def lives(self, host, guest, under_way, ends, seed):
+        """Daemons end under traffic, as `ends` says, with so many requests under way at least."""
+        counted = 0
+        for end in ends:
+            stop = time.monotonic() + 0.05 + guest.rng.random() * 0.1
+            while time.monotonic() < stop or under_way() < AT_LEAST:
+                guest.work()
+            counted += under_way()
+            getattr(host.app, end)()
+            self.next_daemon(host, guest)
+        guest.settle(20 * harness.TIMEOUT)
+        print(f'{self.id()}: seed {seed}: {ends.count("kill")} kills and {ends.count("stop")} restarts, {counted} under way; '
+              f'{guest.account()}; {self.times()}', flush=True)
+
+    def times(self):
+        return (f'longest gap {max(self.gaps):.3f} s, next daemon after {min(self.takes):.3f} to '
+                f'{max(self.takes):.3f} s')
 
 
 def patient(path):

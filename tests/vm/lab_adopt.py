@@ -16,8 +16,6 @@ import os
 import random
 import socket
 import struct
-import threading
-import time
 import unittest
 
 import lab_inside as inside
@@ -27,20 +25,19 @@ import vhost_user_client as vu
 from lab_inside import harness, host, until
 from lab_vfio import BLK_PACKED, BLK_SPLIT, NET_PAGES, NET_SPLIT, address
 from numbered_guest import PROTOCOL
-from restarting import Host, KeptBlock, KeptNet
+from restarting import GoesOn, Host, KeptBlock, KeptNet
 
 restarting.KEEPER = os.environ["UVDPA_KEEPER"]
 
 KILLS = harness.count(3, 100)
 KILLS_MORE = harness.count(2, 100)  # where it is much the same
 RESTARTS = harness.count(1, 10)
-AT_LEAST = 8  # requests under way at each kill
 P_HOST_NOTIFIER = 1 << 11
 CONFIG_CHANGE_MSG, HOST_NOTIFIER_MSG = 2, 3
 SEED = int(os.environ.get("UVDPA_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 
 
-class Adopted(lab_vfio.VfioTest):
+class Adopted(GoesOn, lab_vfio.VfioTest):
     """One function, whose guest goes on while daemons come and go."""
 
     @contextlib.contextmanager
@@ -48,60 +45,8 @@ class Adopted(lab_vfio.VfioTest):
         addr = address(slot)
         inside.bind(addr)
         with Host({"dev0": f"mgmtdev pci/{addr} {words}"}, args=("--log-level", "info")) as h:
-            self.gaps, self.takes = [], []
             yield h
         self.assertEqual(self.faults(), "")
-
-    def next_daemon(self, h, guest):
-        """It starts while the guest goes on; the time until it is ready, and the longest without a
-        completion."""
-        begun, failed = time.monotonic(), []
-
-        def start():
-            try:
-                h.next(taken=1)
-            except BaseException as error:  # of a thread
-                failed.append(error)
-
-        thread = threading.Thread(target=start)
-        thread.start()
-        last, done, longest, before = begun, self.done(guest), 0.0, None
-        while before is None or done == before:
-            guest.work(0.005)
-            now, count = time.monotonic(), self.done(guest)
-            longest = max(longest, now - last)
-            if count != done:
-                last, done = now, count
-            if not thread.is_alive():
-                thread.join()
-                if failed:
-                    raise failed[0]
-                before = done if before is None else before
-            self.assertLess(now - last, 3 * harness.TIMEOUT, "nothing comes back any more")
-        self.gaps.append(longest)
-        self.takes.append(time.monotonic() - begun)
-        guest.check_connection()
-        # It was taken over, and not begun anew.
-        self.assertNotRegex(h.app.err.text(), "starts anew|does not go on")
-        self.assertEqual(h.app.show("dev0")["state"], "running")
-
-    @staticmethod
-    def done(guest):
-        return guest.reads + guest.writes if hasattr(guest, "reads") else guest.received
-
-    def lives(self, h, guest, under_way, kills):
-        counted = 0
-        for end in ["kill"] * kills + ["stop"] * RESTARTS:
-            stop = time.monotonic() + 0.05 + guest.rng.random() * 0.1
-            while time.monotonic() < stop or under_way() < AT_LEAST:
-                guest.work()
-            counted += under_way()
-            getattr(h.app, end)()
-            self.next_daemon(h, guest)
-        guest.settle(20 * harness.TIMEOUT)
-        print(f"{self.id()}: seed {SEED}: {kills} kills and {RESTARTS} restarts, {counted} under way; "
-              f"{guest.account()}; longest gap {max(self.gaps):.3f} s, next daemon after "
-              f"{min(self.takes):.3f} to {max(self.takes):.3f} s", flush=True)
 
     def tear_down(self, h, guest, slot):
         """Deleted, the function is stopped, and the kernel's driver finds one that works."""
@@ -123,7 +68,7 @@ class Block(Adopted):
             guest.client.negotiate(guest.features, PROTOCOL)
             self.assertEqual(guest.client.set_memory(guest.memory), 0)
             guest.start()
-            self.lives(h, guest, lambda: len(guest.pending), kills)
+            self.lives(h, guest, lambda: len(guest.pending), ["kill"] * kills + ["stop"] * RESTARTS, SEED)
             guest.read_back()
             guest.check()
             # A stop is one as ever.
@@ -187,7 +132,8 @@ class Net(Adopted):
         rng = random.Random(f"{SEED} {packed}")
         with self.kept(slot, words) as h, KeptNet(rng, packed) as guest:
             guest.connect(h.app.socket("dev0")).start()
-            self.lives(h, guest, lambda: len(guest.missing) + len(guest.tx.in_flight), kills)
+            self.lives(h, guest, lambda: len(guest.missing) + len(guest.tx.in_flight),
+                       ["kill"] * kills + ["stop"] * RESTARTS, SEED)
             guest.check()
             self.assertEqual(guest.again, 0)
             # The far end had each frame once, and each came back.
@@ -221,8 +167,7 @@ class Net(Adopted):
             (came, _), (went, _) = far()
             self.assertEqual((came, went), (guest.sent, guest.sent))
             print(f"{self.id()}: seed {SEED}: {KILLS_MORE} kills and {RESTARTS} restarts, {alone} frames without a "
-                  f"daemon; {guest.account()}; longest gap {max(self.gaps):.3f} s, next daemon after "
-                  f"{min(self.takes):.3f} to {max(self.takes):.3f} s", flush=True)
+                  f"daemon; {guest.account()}; {self.times()}", flush=True)
             self.tear_down(h, guest, NET_PAGES)
 
 

@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+"""Functions in another process (vfio-user) that go on while the daemon is killed and restarted: the model executes
+the rings meanwhile, sees no end of its client, and the next daemon opens the function as it is."""
+
+import os
+import random
+import signal
+import socket
+import unittest
+
+import harness
+import restarting
+import vhost_user_client as vu
+from numbered_guest import PROTOCOL
+from restarting import GoesOn, KeptBlock, KeptNet, ModelHost
+
+KILLS = harness.count(6, 100)
+RESTARTS = harness.count(2, 10)
+SEED = int(os.environ.get('UVDPA_TEST_SEED', '0')) or random.SystemRandom().randrange(1, 1 << 32)
+ENDS = ['kill'] * KILLS + ['stop'] * RESTARTS
+NET = 'mgmtdev sim_net mac 52:54:00:00:00:01 backend loopback'
+DISK = 'mgmtdev sim_blk backend file {folder}/dev0.disk delay_ms 5'
+
+
+class Functions(GoesOn, unittest.TestCase):
+    def check_model(self, host):
+        """Its client has never gone."""
+        self.assertNotRegex(host.model.err.text(), 'disconnected|hung up|reset')
+
+    def connect_block(self, host, guest):
+        # The disk of a function has no area that its front end could give.
+        guest.client = restarting.patient(host.app.socket('dev0'))
+        guest.client.negotiate(guest.features, PROTOCOL)
+        self.assertEqual(guest.client.set_memory(guest.memory), 0)
+        guest.start()
+
+    def blocks(self, packed, function='virtio'):
+        with ModelHost({'dev0': DISK}, function) as host, KeptBlock(random.Random(f'{SEED} {packed}'), packed, queues=1) as guest:
+            self.connect_block(host, guest)
+            self.lives(host, guest, lambda: len(guest.pending), ENDS, SEED)
+            guest.read_back()
+            guest.check()
+            self.check_model(host)
+            guest.stop()
+
+    def frames(self, packed, function='virtio'):
+        with ModelHost({'dev0': NET}, function) as host, KeptNet(random.Random(f'{SEED} {packed}'), packed) as guest:
+            guest.connect(host.app.socket('dev0')).start()
+            self.lives(host, guest, lambda: len(guest.missing) + len(guest.tx.in_flight), ENDS, SEED)
+            guest.check()
+            self.assertEqual(guest.again, 0, guest.account())
+            self.check_model(host)
+
+    def test_a_disk_with_split_rings(self):
+        self.blocks(False)
+
+    def test_a_disk_with_packed_rings(self):
+        self.blocks(True)
+
+    def test_frames_of_split_rings(self):
+        self.frames(False)
+
+    def test_frames_of_packed_rings(self):
+        self.frames(True)
+
+
+load_tests = harness.load_tests
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)
