@@ -3,8 +3,10 @@
 """A daemon that leaves its devices to the next one, and guests whose connections outlive it."""
 
 import contextlib
+import mmap
 import os
 import select
+import socket
 import struct
 import subprocess
 import tempfile
@@ -19,6 +21,8 @@ KEEPER = os.environ.get('UVDPA_KEEPER', 'vdpa-keeper')
 MODEL = os.environ.get('UVDPA_MODEL', 'vdpa-model')
 KILL_AT = os.environ.get('UVDPA_KILL_AT_LIB', '')
 IMAGE = 8 << 20
+P_HOST_NOTIFIER = 1 << 11
+CONFIG_CHANGE_MSG, HOST_NOTIFIER_MSG = 2, 3
 AT_LEAST = 8  # requests under way at each end of a daemon
 
 
@@ -116,7 +120,7 @@ class ModelHost(Host):
         # The folder is there, and the daemon is not.
         self.model = self.enter_context(harness.Daemon(
             [f'name {name} {sim.format(folder=self.folder)} function {self.function} '
-             f'vfio_user {self.folder}/{name}.vfu' for name, sim in self.simulated.items()], app=MODEL))
+             f'vfio_user {self.folder}/{name}.vfu' for name, sim in self.simulated.items()], app=MODEL, args=('--log-level', 'info')))
         return super().make_keeper()
 
 
@@ -252,3 +256,47 @@ class KeptNet(Kept, NetGuest):
 
     def check(self):
         assert self.sent == self.received and not self.missing, self.account()
+
+
+class PagesNet(KeptNet):
+    """Its kicks go to the function itself, by pages that it was given."""
+
+    PROTOCOL = PROTOCOL | vu.P_BACKEND_REQ | vu.P_SEND_FD | P_HOST_NOTIFIER
+
+    def connect(self, path):
+        self.client = patient(path)
+        self.client.negotiate(self.features, self.PROTOCOL)
+        self.channel, theirs = socket.socketpair()
+        self.channel.settimeout(harness.TIMEOUT)
+        with theirs:
+            assert self.client.ack(vu.SET_BACKEND_REQ_FD, bytes(8), [theirs.fileno()]) == 0
+        assert self.client.set_memory(self.memory) == 0
+        self.pages = {}
+        return self
+
+    def take_page(self):
+        """The next that is given: of which queue it is."""
+        head, fds, _, _ = socket.recv_fds(self.channel, 12, 1)
+        if struct.unpack('<III', head)[0] == CONFIG_CHANGE_MSG:
+            # The next daemon says so once, as nobody knows.
+            return self.take_page()
+        assert struct.unpack('<III', head) == (HOST_NOTIFIER_MSG, 1, 24), head
+        where, size, offset = struct.unpack('<QQQ', self.channel.recv(24, socket.MSG_WAITALL))
+        assert (size, len(fds)) == (mmap.PAGESIZE, 1), (size, fds)
+        page = mmap.mmap(fds[0], mmap.PAGESIZE, offset=offset)
+        os.close(fds[0])
+        queue = where & 0xff
+        # As QEMU does: the new one first.
+        old, self.pages[queue] = self.pages.get(queue), page
+        if old is not None:
+            old.close()
+        self.queues[queue].kick = lambda: page.__setitem__(slice(0, 2), struct.pack('<H', queue))
+        return queue
+
+    def disconnect(self):
+        for page in getattr(self, 'pages', {}).values():
+            page.close()
+        self.pages = {}
+        if self.client is not None:
+            self.channel.close()
+        super().disconnect()

@@ -6,15 +6,12 @@ the rings meanwhile, sees no end of its client, and the next daemon opens the fu
 
 import os
 import random
-import signal
-import socket
 import unittest
 
 import harness
 import restarting
-import vhost_user_client as vu
 from numbered_guest import PROTOCOL
-from restarting import GoesOn, KeptBlock, KeptNet, ModelHost
+from restarting import GoesOn, KeptBlock, KeptNet, ModelHost, PagesNet
 
 KILLS = harness.count(6, 100)
 RESTARTS = harness.count(2, 10)
@@ -26,8 +23,10 @@ DISK = 'mgmtdev sim_blk backend file {folder}/dev0.disk delay_ms 5'
 
 class Functions(GoesOn, unittest.TestCase):
     def check_model(self, host):
-        """Its client has never gone."""
-        self.assertNotRegex(host.model.err.text(), 'disconnected|hung up|reset')
+        """Its client has never gone, and the function was never reset."""
+        text = host.model.err.text()
+        self.assertEqual(text.count('vfio-user: connected'), 1, text)
+        self.assertNotIn('vfio-user: disconnected', text)
 
     def connect_block(self, host, guest):
         # The disk of a function has no area that its front end could give.
@@ -64,6 +63,27 @@ class Functions(GoesOn, unittest.TestCase):
 
     def test_frames_of_packed_rings(self):
         self.frames(True)
+
+    def test_frames_without_a_daemon(self):
+        """The guest kicks by pages of the function's own, and sends and receives while no daemon is there."""
+        alone = 0
+        with ModelHost({'dev0': NET}) as host, PagesNet(random.Random(SEED)) as guest:
+            guest.connect(host.app.socket('dev0')).start()
+            self.assertEqual({guest.take_page(), guest.take_page()}, {0, 1})
+            for end in 'kill', 'stop', 'kill':
+                guest.work(0.05)
+                getattr(host.app, end)()
+                before = guest.received
+                harness.wait_for(lambda: guest.work(0.01) or guest.received - before > 100, 'frames while no daemon lives')
+                alone += guest.received - before
+                self.next_daemon(host, guest)
+                # It is given them once more.
+                self.assertEqual({guest.take_page(), guest.take_page()}, {0, 1})
+            guest.settle(20 * harness.TIMEOUT)
+            guest.check()
+            self.assertEqual(guest.again, 0, guest.account())
+            self.check_model(host)
+            harness.figure(f'seed {SEED}: {alone} frames without a daemon; {guest.account()}; {self.times()}')
 
 
 load_tests = harness.load_tests

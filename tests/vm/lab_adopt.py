@@ -11,29 +11,23 @@ host notifier they go to the function itself.
 """
 
 import contextlib
-import mmap
 import os
 import random
-import socket
-import struct
 import unittest
 
 import lab_inside as inside
 import lab_vfio
 import restarting
-import vhost_user_client as vu
 from lab_inside import harness, host, until
 from lab_vfio import BLK_PACKED, BLK_SPLIT, NET_PAGES, NET_SPLIT, address
 from numbered_guest import PROTOCOL
-from restarting import GoesOn, Host, KeptBlock, KeptNet
+from restarting import GoesOn, Host, KeptBlock, KeptNet, PagesNet
 
 restarting.KEEPER = os.environ["UVDPA_KEEPER"]
 
 KILLS = harness.count(3, 100)
 KILLS_MORE = harness.count(2, 100)  # where it is much the same
 RESTARTS = harness.count(1, 10)
-P_HOST_NOTIFIER = 1 << 11
-CONFIG_CHANGE_MSG, HOST_NOTIFIER_MSG = 2, 3
 SEED = int(os.environ.get("UVDPA_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 
 
@@ -80,50 +74,6 @@ class Block(Adopted):
 
     def test_packed(self):
         self.check(BLK_PACKED, True, KILLS_MORE)
-
-
-class PagesNet(KeptNet):
-    """Its kicks go to the function itself, by pages that it was given."""
-
-    PROTOCOL = PROTOCOL | vu.P_BACKEND_REQ | vu.P_SEND_FD | P_HOST_NOTIFIER
-
-    def connect(self, path):
-        self.client = restarting.patient(path)
-        self.client.negotiate(self.features, self.PROTOCOL)
-        self.channel, theirs = socket.socketpair()
-        self.channel.settimeout(harness.TIMEOUT)
-        with theirs:
-            assert self.client.ack(vu.SET_BACKEND_REQ_FD, bytes(8), [theirs.fileno()]) == 0
-        assert self.client.set_memory(self.memory) == 0
-        self.pages = {}
-        return self
-
-    def take_page(self):
-        """The next that is given: of which queue it is."""
-        head, fds, _, _ = socket.recv_fds(self.channel, 12, 1)
-        if struct.unpack("<III", head)[0] == CONFIG_CHANGE_MSG:
-            # The next daemon says so once, as nobody knows.
-            return self.take_page()
-        assert struct.unpack("<III", head) == (HOST_NOTIFIER_MSG, 1, 24), head
-        where, size, offset = struct.unpack("<QQQ", self.channel.recv(24, socket.MSG_WAITALL))
-        assert (size, len(fds)) == (mmap.PAGESIZE, 1), (size, fds)
-        page = mmap.mmap(fds[0], mmap.PAGESIZE, offset=offset)
-        os.close(fds[0])
-        queue = where & 0xff
-        # As QEMU does: the new one first.
-        old, self.pages[queue] = self.pages.get(queue), page
-        if old is not None:
-            old.close()
-        self.queues[queue].kick = lambda: page.__setitem__(slice(0, 2), struct.pack("<H", queue))
-        return queue
-
-    def disconnect(self):
-        for page in getattr(self, "pages", {}).values():
-            page.close()
-        self.pages = {}
-        if self.client is not None:
-            self.channel.close()
-        super().disconnect()
 
 
 class Net(Adopted):
