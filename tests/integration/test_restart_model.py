@@ -4,8 +4,10 @@
 """Functions in another process (vfio-user) that go on while the daemon is killed and restarted: the model executes
 the rings meanwhile, sees no end of its client, and the next daemon opens the function as it is."""
 
+import contextlib
 import os
 import random
+import subprocess
 import unittest
 
 import harness
@@ -84,6 +86,73 @@ class Functions(GoesOn, unittest.TestCase):
             self.assertEqual(guest.again, 0, guest.account())
             self.check_model(host)
             harness.figure(f'seed {SEED}: {alone} frames without a daemon; {guest.account()}; {self.times()}')
+
+
+class Anew(unittest.TestCase):
+    """What does not go on: the function starts anew by a connection of its own, and works."""
+
+    @contextlib.contextmanager
+    def one(self, words=''):
+        """A daemon, and a guest whose frames come back."""
+        with ModelHost({'dev0': NET}, words=words) as host, KeptNet(random.Random(SEED)) as guest:
+            guest.connect(host.app.socket('dev0')).start()
+            self.work(guest)
+            yield host, guest
+
+    def work(self, guest):
+        before = guest.received
+        harness.wait_for(lambda: guest.work(0.01) or guest.received - before > 50, 'frames')
+
+    def again(self, host, guest):
+        """Its front end has seen the end, comes back, and works."""
+        self.assertEqual(guest.client.sock.recv(1), b'')
+        guest.disconnect()
+        fresh = KeptNet(random.Random(SEED))
+        with fresh:
+            fresh.connect(host.app.socket('dev0')).start()
+            self.work(fresh)
+
+    def test_a_model_that_was_started_again(self):
+        with self.one() as (host, guest):
+            host.app.kill()
+            host.model.kill()
+            os.unlink(f'{host.folder}/dev0.vfu')
+            host.model.start()
+            host.next(taken=0)
+            host.app.err.wait('dev0: vfio-user/.*: starts anew: .*hung up')
+            self.again(host, guest)
+
+    def test_a_function_whose_words_have_changed(self):
+        with self.one() as (host, guest):
+            host.app.kill()
+            command = host.app.command
+            at = next(i for i, word in enumerate(command) if word.startswith('name dev0'))
+            command[at] = command[at].replace(' socket', ' queue_size 128 socket')
+            host.next(taken=0)
+            host.app.err.wait('its words have changed')
+            # The server had ended the old connection before it took the new one.
+            self.assertEqual(host.model.err.text().count('vfio-user: connected'), 2)
+            self.again(host, guest)
+
+    def test_a_device_that_is_deleted_leaves_its_server(self):
+        with self.one() as (host, guest):
+            host.crash(taken=1)
+            self.work(guest)
+            host.app.delete('dev0')
+            host.model.err.wait('dev0: vfio-user: disconnected')
+
+    def test_a_fence_ends_the_connection(self):
+        with self.one() as (host, guest):
+            host.app.kill()
+            said = subprocess.run([restarting.KEEPER, '--fence', '--socket', host.keeper.path], capture_output=True, text=True,
+                                  check=False, timeout=harness.TIMEOUT)
+            self.assertEqual((said.returncode, said.stderr), (0, ''), said.stdout)
+            self.assertIn('dev0:vfio-user: closed', said.stdout)
+            host.keeper.out.wait('dev0:vfio-user: closed: a vfio-user server stops')
+            host.model.err.wait('dev0: vfio-user: disconnected')
+            host.next(taken=0)
+            host.app.err.wait('dev0: vfio-user/.*: starts anew: .*its connection is not in the store')
+            self.again(host, guest)
 
 
 load_tests = harness.load_tests

@@ -555,6 +555,9 @@ static void
 begin_anew(struct vdpa_pci *pci)
 {
 	pci->msix_parked = 0;
+	/* It fails where there is none. */
+	if (pci->ops->dma_log_stop != NULL)
+		(void)pci->ops->dma_log_stop(pci->handle);
 	for (unsigned int i = 0; i < VFIO_PCI_NUM_IRQS; i++)
 		if (pci->info.nr_irqs[i] > 0)
 			(void)pci->ops->set_irqs(pci->handle, i, 0, 0, NULL);
