@@ -323,8 +323,8 @@ more_of_them_than_processes_leave_are_not(void **state)
 static void
 half_a_request_costs_the_connection(void **state)
 {
-	const struct vfio_user_header hdr = {
-		.command = VFIO_USER_REGION_READ, .size = sizeof(hdr) + 16};
+	const struct vfio_user_header hdr = {.command = VFIO_USER_REGION_READ,
+					     .size = sizeof(hdr) + 16};
 	struct life l;
 
 	begin(&l);
@@ -485,7 +485,8 @@ what_is_no_connection_is_not_used(void **state)
 
 		begin(&l);
 		leave(&l);
-		assert_int_equal(socketpair(AF_UNIX, i == 0 ? SOCK_STREAM : SOCK_DGRAM, 0, pair), 0);
+		assert_int_equal(socketpair(AF_UNIX, i == 0 ? SOCK_STREAM : SOCK_DGRAM, 0, pair),
+				 0);
 		if (i == 2) {
 			close(pair[0]);
 			pair[0] = eventfd(0, EFD_CLOEXEC);
@@ -528,9 +529,8 @@ what_cannot_have_been_agreed_on_is_not_believed(void **state)
 		int at;
 		uint32_t value;
 	} wrong[] = {
-		{-28, 0},    {-28, 1000}, {-24, 7}, {-24, 1u << 30}, {-20, 0},
-		{-12, 4095}, {-12, 0},	  {-4, 3},  {-4, 109},	     {-4, UINT32_MAX},
-		{0, 'x'},
+		{-28, 0}, {-28, 1000}, {-24, 7},  {-24, 1u << 30},  {-20, 0}, {-12, 4095},
+		{-12, 0}, {-4, 3},     {-4, 109}, {-4, UINT32_MAX}, {0, 'x'},
 	};
 
 	for (unsigned int i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {

@@ -76,8 +76,7 @@ vdpa_dma_kept_check(const char *name, uint64_t page_size, const struct vdpa_dma_
 
 int
 vdpa_dma_kept_restore(struct vdpa_dma_domain *dom, const struct vdpa_dma_kept *m, size_t n,
-		      bool maps_are_more,
-		      int (*adopt)(void *arg, const struct vdpa_dma_mapping *m))
+		      bool maps_are_more, int (*adopt)(void *arg, const struct vdpa_dma_mapping *m))
 {
 	int rc = vdpa_dma_kept_check(dom->name, dom->page_size, m, n);
 

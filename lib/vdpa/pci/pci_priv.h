@@ -16,8 +16,8 @@ extern const struct vdpa_pci_transport vdpa_pci_vfio, vdpa_pci_vfio_user;
 /* pci_kept.c: the device whose former process has left the function, by whose names in the store
  * (vdpa_restart_take()) a transport opens it as it is; NULL: it is opened as any. */
 const char *vdpa_pci_left_device(const struct vdpa_pci *pci);
-/* The same: what keep() of the transport has recorded by vdpa_pci_keep_transport(), of which nothing
- * is believed; NULL: nothing. */
+/* The same: what keep() of the transport has recorded by vdpa_pci_keep_transport(), of which
+ * nothing is believed; NULL: nothing. */
 const void *vdpa_pci_left_transport(const struct vdpa_pci *pci, size_t *len);
 /* pci_kept.c, from keep() of a transport: what its files do not tell the next process, as part of
  * the function's record. 0 or -ENOMEM. */

@@ -265,8 +265,7 @@ dispatch(struct vfu_conn *c, struct vfu_call *call, uint16_t id, int *err)
 			return 0;
 		}
 	}
-	if (c->stale > 0 &&
-	    (call == NULL || hdr->id != id || hdr->command != call->command)) {
+	if (c->stale > 0 && (call == NULL || hdr->id != id || hdr->command != call->command)) {
 		c->stale--;
 		VDPA_LOG(DEBUG, "%s: reply %u to command %u of a former process", c->name, hdr->id,
 			 hdr->command);

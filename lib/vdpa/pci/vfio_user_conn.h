@@ -56,8 +56,8 @@ struct vfu_conn {
 	uint8_t rx[VFIO_USER_MSG_MAX];
 	size_t rx_len;
 	int rx_fd;
-	unsigned int looks; /* at a part of it, which stays in the socket */
-	unsigned int stale; /* replies to a former process' requests that may come yet */
+	unsigned int looks;    /* at a part of it, which stays in the socket */
+	unsigned int stale;    /* replies to a former process' requests that may come yet */
 	uint64_t post_replies; /* to doorbells, dropped */
 
 	pthread_mutex_t send;
