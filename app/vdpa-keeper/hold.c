@@ -257,22 +257,24 @@ struct fencing {
 	SLIST_HEAD(, held) others; /* that serve functions alone */
 };
 
-/* Groups and containers by the names that a daemon gives them: whose they are is no matter, since
- * all functions are closed. A name may go on behind a period. */
+/* By the name that a daemon gives it. A name may go on behind a period. */
+static bool
+is_called(const struct held *held, const char *kind)
+{
+	const char *what = strrchr(held->name, ':');
+	size_t len = strlen(kind);
+
+	return what != NULL && strncmp(what + 1, kind, len) == 0 &&
+	       (what[len + 1] == '\0' || what[len + 1] == '.');
+}
+
+/* Groups and containers, whose they are is no matter, since all functions are closed; and
+ * connections to vfio-user servers. */
 static bool
 serves_functions(const struct held *held)
 {
-	static const char *const kinds[] = {"vfio-device", "vfio-group", "vfio-container"};
-	const char *what = strrchr(held->name, ':');
-
-	for (unsigned int i = 0; what != NULL && i < sizeof(kinds) / sizeof(kinds[0]); i++) {
-		size_t len = strlen(kinds[i]);
-
-		if (strncmp(what + 1, kinds[i], len) == 0 &&
-		    (what[len + 1] == '\0' || what[len + 1] == '.'))
-			return true;
-	}
-	return false;
+	return is_called(held, "vfio-device") || is_called(held, "vfio-group") ||
+	       is_called(held, "vfio-container") || is_called(held, "vfio-user");
 }
 
 static void
@@ -315,6 +317,10 @@ fence_here(struct fencing *f, const struct held *held)
 struct hold_fenced
 hold_fence(struct hold *h, fence_report *report, void *arg)
 {
+	/* It is another process, which nobody here can look into. */
+	static const struct fence_outcome hung_up = {
+		.fenced = true,
+		.text = "closed: a vfio-user server stops the function of a client that has gone"};
 	struct fencing f = {.report = report, .arg = arg};
 	struct fence *fence = fence_create();
 	struct held *held;
@@ -333,6 +339,8 @@ hold_fence(struct hold *h, fence_report *report, void *arg)
 	fence_destroy(fence);
 	while ((held = SLIST_FIRST(&f.others)) != NULL) {
 		SLIST_REMOVE_HEAD(&f.others, chosen);
+		if (is_called(held, "vfio-user"))
+			count_outcome(&f, held->name, &hung_up);
 		drop_held(h, held);
 	}
 	sweep_devices(h);

@@ -50,8 +50,10 @@ struct hold_fenced {
 /*
  * Fence the functions that are held (fence.h), whatever their names are, report each, and drop
  * them, with the groups and containers, which serve functions alone: `vfio-device`, `vfio-group`
- * and `vfio-container` behind the device's name. All else is held on. Waits for functions that are
- * slow, FENCE_PATIENCE_MS for every FENCE_THREADS of them at most.
+ * and `vfio-container` behind the device's name. What is called `vfio-user` is a connection to the
+ * process that has the function, which stops it when that ends: it is dropped, too. All else is
+ * held on. Waits for functions that are slow, FENCE_PATIENCE_MS for every FENCE_THREADS of them at
+ * most.
  */
 struct hold_fenced hold_fence(struct hold *h, fence_report *report, void *arg);
 

@@ -3,19 +3,27 @@
 """A daemon that leaves its devices to the next one, and guests whose connections outlive it."""
 
 import contextlib
+import mmap
 import os
 import select
+import socket
 import struct
 import subprocess
 import tempfile
+import threading
+import time
 
 import harness
 import vhost_user_client as vu
 from numbered_guest import PROTOCOL, BlockGuest, NetGuest
 
 KEEPER = os.environ.get('UVDPA_KEEPER', 'vdpa-keeper')
+MODEL = os.environ.get('UVDPA_MODEL', 'vdpa-model')
 KILL_AT = os.environ.get('UVDPA_KILL_AT_LIB', '')
 IMAGE = 8 << 20
+P_HOST_NOTIFIER = 1 << 11
+CONFIG_CHANGE_MSG, HOST_NOTIFIER_MSG = 2, 3
+AT_LEAST = 8  # requests under way at each end of a daemon
 
 
 class Keeper:
@@ -101,6 +109,88 @@ class Host(contextlib.ExitStack):
         self.next(taken)
 
 
+class ModelHost(Host):
+    """devices: name -> words of the device of a vdpa-model that the daemon drives by vfio-user."""
+
+    def __init__(self, devices, function='virtio', words='', args=('--log-level', 'info')):
+        super().__init__({name: f'mgmtdev vfio-user/{{folder}}/{name}.vfu {words}' for name in devices}, args)
+        self.simulated, self.function = devices, function
+
+    def make_keeper(self):
+        # The folder is there, and the daemon is not.
+        self.model = self.enter_context(harness.Daemon(
+            [f'name {name} {sim.format(folder=self.folder)} function {self.function} '
+             f'vfio_user {self.folder}/{name}.vfu' for name, sim in self.simulated.items()], app=MODEL, args=('--log-level', 'info')))
+        return super().make_keeper()
+
+
+class GoesOn:
+    """What a test of a function does that goes on while no daemon lives."""
+
+    gaps, takes = (), ()
+
+    @staticmethod
+    def done(guest):
+        return guest.reads + guest.writes if hasattr(guest, 'reads') else guest.received
+
+    def next_daemon(self, host, guest, names=('dev0',), act=None):
+        """It comes, by act() or by a start of its own, while the guest goes on; notes the time until it is
+        ready, and the longest without a completion."""
+        begun, failed = time.monotonic(), []
+
+        def start():
+            try:
+                if act is None:
+                    host.next(taken=len(names))
+                else:
+                    act()
+            except BaseException as error:  # pylint: disable=broad-except
+                failed.append(error)
+
+        thread = threading.Thread(target=start)
+        thread.start()
+        last, done, longest, before = begun, self.done(guest), 0.0, None
+        while before is None or done == before:
+            guest.work(0.005)
+            now, count = time.monotonic(), self.done(guest)
+            longest = max(longest, now - last)
+            if count != done:
+                last, done = now, count
+            if not thread.is_alive():
+                thread.join()
+                if failed:
+                    raise failed[0]
+                before = done if before is None else before
+            self.assertLess(now - last, 3 * harness.TIMEOUT, 'nothing comes back any more')
+        self.gaps = [*self.gaps, longest]
+        if act is None:
+            self.takes = [*self.takes, time.monotonic() - begun]
+        guest.check_connection()
+        # It was taken over, and not begun anew.
+        self.assertNotRegex(host.app.err.text(), 'starts anew|does not go on')
+        with host.app.control() as client:
+            for name in names:
+                self.assertEqual(client.show(name)['state'], 'running')
+
+    def lives(self, host, guest, under_way, ends, seed):
+        """Daemons end under traffic, as `ends` says, with so many requests under way at least."""
+        counted = 0
+        for end in ends:
+            stop = time.monotonic() + 0.05 + guest.rng.random() * 0.1
+            while time.monotonic() < stop or under_way() < AT_LEAST:
+                guest.work()
+            counted += under_way()
+            getattr(host.app, end)()
+            self.next_daemon(host, guest)
+        guest.settle(20 * harness.TIMEOUT)
+        print(f'{self.id()}: seed {seed}: {ends.count("kill")} kills and {ends.count("stop")} restarts, {counted} under way; '
+              f'{guest.account()}; {self.times()}', flush=True)
+
+    def times(self):
+        return (f'longest gap {max(self.gaps):.3f} s, next daemon after {min(self.takes):.3f} to '
+                f'{max(self.takes):.3f} s')
+
+
 def patient(path):
     """A front end that waits for its answers over any number of kills."""
     return vu.Client(path, timeout=20 * harness.TIMEOUT)
@@ -171,3 +261,47 @@ class KeptNet(Kept, NetGuest):
 
     def check(self):
         assert self.sent == self.received and not self.missing, self.account()
+
+
+class PagesNet(KeptNet):
+    """Its kicks go to the function itself, by pages that it was given."""
+
+    PROTOCOL = PROTOCOL | vu.P_BACKEND_REQ | vu.P_SEND_FD | P_HOST_NOTIFIER
+
+    def connect(self, path):
+        self.client = patient(path)
+        self.client.negotiate(self.features, self.PROTOCOL)
+        self.channel, theirs = socket.socketpair()
+        self.channel.settimeout(harness.TIMEOUT)
+        with theirs:
+            assert self.client.ack(vu.SET_BACKEND_REQ_FD, bytes(8), [theirs.fileno()]) == 0
+        assert self.client.set_memory(self.memory) == 0
+        self.pages = {}
+        return self
+
+    def take_page(self):
+        """The next that is given: of which queue it is."""
+        head, fds, _, _ = socket.recv_fds(self.channel, 12, 1)
+        if struct.unpack('<III', head)[0] == CONFIG_CHANGE_MSG:
+            # The next daemon says so once, as nobody knows.
+            return self.take_page()
+        assert struct.unpack('<III', head) == (HOST_NOTIFIER_MSG, 1, 24), head
+        where, size, offset = struct.unpack('<QQQ', self.channel.recv(24, socket.MSG_WAITALL))
+        assert (size, len(fds)) == (mmap.PAGESIZE, 1), (size, fds)
+        page = mmap.mmap(fds[0], mmap.PAGESIZE, offset=offset)
+        os.close(fds[0])
+        queue = where & 0xff
+        # As QEMU does: the new one first.
+        old, self.pages[queue] = self.pages.get(queue), page
+        if old is not None:
+            old.close()
+        self.queues[queue].kick = lambda: page.__setitem__(slice(0, 2), struct.pack('<H', queue))
+        return queue
+
+    def disconnect(self):
+        for page in getattr(self, 'pages', {}).values():
+            page.close()
+        self.pages = {}
+        if self.client is not None:
+            self.channel.close()
+        super().disconnect()

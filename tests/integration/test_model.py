@@ -130,6 +130,22 @@ class Dma(ModelTest):
         client.dma_unmap(flags=UNMAP_ALL)
         client.dma_map(0, 1 << 20, memory.fd)
 
+    def test_what_is_mapped_already_may_be_mapped_again(self):
+        """By a process that goes on with another's connection: it so learns that it is there, and is that memory."""
+        client, memory, other = self.client(), self.memory(), self.memory()
+        for _ in range(2):
+            client.dma_map(65536, 65536, memory.fd, 4096)
+            client.dma_map(131072, 65536, memory.fd, 69632)
+        # What was joined, and a part of it.
+        client.dma_map(65536, 131072, memory.fd, 4096)
+        client.dma_map(69632, 4096, memory.fd, 8192)
+        for args in (65536, 65536, memory.fd), (65536, 65536, other.fd, 4096), (65536, 65536), (65536, 200000, memory.fd, 4096):
+            with self.subTest(args=args):
+                self.refused(errno.EEXIST, client.dma_map, *args)
+        self.refused(errno.EEXIST, client.dma_map, 65536, 65536, memory.fd, 4096, flags=READ)
+        client.dma_unmap(65536, 131072)
+        self.refused(errno.ENOENT, client.dma_unmap, 65536, 131072)
+
     def test_range_without_file_is_remembered(self):
         client = self.client()
         client.dma_map(0xC0000, 0x20000)
@@ -155,7 +171,7 @@ class Dma(ModelTest):
         client, memory = self.client(), self.memory()
         client.dma_map(0, 4096, memory.fd)
         for _ in range(400):
-            self.refused(errno.EEXIST, client.dma_map, 0, 4096, memory.fd)
+            self.refused(errno.EEXIST, client.dma_map, 0, 4096, memory.fd, 4096)
         self.model.err.wait('DMA_MAP refused: .* overlaps', self.lines)
         lines = [line for line in self.model.err.lines[self.lines:] if 'DMA_MAP refused' in line]
         self.assertLess(len(lines), 300)
@@ -181,7 +197,7 @@ class Dma(ModelTest):
         for code, args in (
                 (errno.EINVAL, (0, 0, memory.fd)),
                 (errno.EINVAL, ((1 << 64) - 4096, 8192, memory.fd)),
-                (errno.EEXIST, (65536, 4096, memory.fd)),
+                (errno.EEXIST, (65536, 4096, memory.fd, 4096)),
                 (errno.EEXIST, (0, 1 << 20, memory.fd)),
                 (errno.EINVAL, (1 << 30, 1 << 30, memory.fd)),
                 (errno.EINVAL, (1 << 30, 4096, memory.fd, 1 << 20))):
@@ -470,7 +486,7 @@ class Framing(ModelTest):
         for i, piece in enumerate(message):
             client.send_raw(bytes([piece]), [memory.fd] if i == 20 else [])
         self.assertEqual(client.recv()[2:4], (REPLY, 0))
-        self.refused(errno.EEXIST, client.dma_map, 0, 4096, memory.fd)
+        self.refused(errno.EEXIST, client.dma_map, 0, 4096)
 
     def test_messages_in_one_piece_are_taken_apart(self):
         client = self.client()

@@ -255,18 +255,34 @@ a_fence_finds_functions_whatever_their_names_are(void **state)
 	assert_int_equal(hold_put(h, "net0:connection", dup(other)), 0);
 	assert_int_equal(hold_put(h, "net3:vfio-user", dup(other)), 0);
 	assert_int_equal(hold_put(h, "journal", dup(other)), 0);
+	assert_int_equal(hold_put(h, "net4:vfio-users", dup(other)), 0);
 	done = hold_fence(h, note, &r);
-	assert_int_equal(done.fenced, 2);
+	/* The connection to a vfio-user server is dropped, and nothing is asked of it. */
+	assert_int_equal(done.fenced, 3);
 	assert_int_equal(done.failed, 0);
-	assert_int_equal(r.fenced, 2);
+	assert_int_equal(r.fenced, 3);
 	assert_false(is_master(0));
 	assert_false(is_master(1));
 	assert_int_equal(hold_count(h), 3);
 	assert_true(hold_find(h, "net0:connection") >= 0);
-	assert_true(hold_find(h, "net3:vfio-user") >= 0);
+	assert_true(hold_find(h, "net4:vfio-users") >= 0);
 	assert_true(hold_find(h, "journal") >= 0);
 	hold_destroy(h);
 	close(other);
+}
+
+/* Whose descriptor is another's: a connection is no function by any name. */
+static void
+a_connection_is_no_function(void **state)
+{
+	int pair[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+	assert_false(vdpa_fence_may_be_function(pair[0]));
+	assert_non_null(strstr(fenced(0, pair[0], false), "is no PCI function of VFIO"));
+	/* Nothing was sent. */
+	assert_int_equal(recv(pair[1], &(char){0}, 1, MSG_DONTWAIT), 0);
+	close(pair[1]);
 }
 
 /* When. */
@@ -700,6 +716,7 @@ main(void)
 		FREE(a_function_that_has_left_the_bus_is_fenced),
 		FREE(what_is_no_pci_function_is_not_touched),
 		FREE(functions_that_hang_cost_no_other),
+		FREE(a_connection_is_no_function),
 		FREE(a_fence_finds_functions_whatever_their_names_are),
 		FREE(functions_are_fenced_when_no_daemon_comes),
 		FREE(connections_that_ask_for_nothing_are_no_daemon),

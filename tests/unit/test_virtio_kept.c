@@ -84,10 +84,13 @@ what_nobody_takes_over_is_reset(void **state)
 
 	begin(f, 1, 0);
 	leave(f);
+	/* As after a kill while its memory was logged. */
+	f->v.pci.logs_dma = f->v.pci.log_on = true;
 	come_back(f);
 	assert_int_equal(f->v.status, 0x0f);
 	assert_true(vdpa_device_is_left(f->vdev));
 	vdpa_device_drop_left(f->vdev);
+	assert_false(f->v.pci.log_on);
 	assert_int_equal(f->v.status, 0);
 	assert_false(bus_master(f));
 	assert_false(f->v.pci.msix_on);

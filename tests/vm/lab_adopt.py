@@ -12,24 +12,18 @@ host notifier they go to the function itself.
 """
 
 import contextlib
-import mmap
 import os
 import random
-import socket
-import struct
 import subprocess
-import threading
-import time
 import unittest
 
 import lab_inside as inside
 import lab_vfio
 import restarting
-import vhost_user_client as vu
 from lab_inside import harness, host, until
 from lab_vfio import BLK_PACKED, BLK_SPLIT, NET_PAGES, NET_SPLIT, address
 from numbered_guest import PROTOCOL
-from restarting import KeptBlock, KeptNet
+from restarting import AT_LEAST, GoesOn, KeptBlock, KeptNet, PagesNet
 from upgrading import Upgrades
 
 restarting.KEEPER = os.environ["UVDPA_KEEPER"]
@@ -41,13 +35,10 @@ STRIDE = harness.count(13, 1)  # of the steps at which a new daemon dies
 IDLE_FROM = harness.count(32, 1)  # the first of those at which one does, of a device that is not started
 WITH_DEVICES = 25  # a step behind that in which it has got them
 KILL_AT = os.environ["UVDPA_KILL_AT_LIB"]
-AT_LEAST = 8  # requests under way at each kill
-P_HOST_NOTIFIER = 1 << 11
-CONFIG_CHANGE_MSG, HOST_NOTIFIER_MSG = 2, 3
 SEED = int(os.environ.get("UVDPA_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 
 
-class Adopted(lab_vfio.VfioTest):
+class Adopted(GoesOn, lab_vfio.VfioTest):
     """One function, whose guest goes on while daemons come and go."""
 
     @contextlib.contextmanager
@@ -59,49 +50,14 @@ class Adopted(lab_vfio.VfioTest):
             yield h
         self.assertEqual(self.faults(), "")
 
-    def next_daemon(self, h, guest, act):
-        """It comes, by act(), while the guest goes on; the time until it is ready, and the longest without
-        a completion."""
-        begun, failed = time.monotonic(), []
-
-        def start():
-            try:
-                act()
-            except BaseException as error:  # of a thread
-                failed.append(error)
-
-        thread = threading.Thread(target=start)
-        thread.start()
-        last, done, longest, before = begun, self.done(guest), 0.0, None
-        while before is None or done == before:
-            guest.work(0.005)
-            now, count = time.monotonic(), self.done(guest)
-            longest = max(longest, now - last)
-            if count != done:
-                last, done = now, count
-            if not thread.is_alive():
-                thread.join()
-                if failed:
-                    raise failed[0]
-                before = done if before is None else before
-            self.assertLess(now - last, 3 * harness.TIMEOUT, "nothing comes back any more")
-        guest.check_connection()
-        # It was taken over, and not begun anew.
-        self.assertNotRegex(h.app.err.text(), "starts anew|does not go on")
-        with h.app.control() as client:
-            self.assertEqual(client.show("dev0")["state"], "running")
-        return longest, time.monotonic() - begun
-
     def turn(self, h, guest, end):
         """The daemon ends, and the next one is there."""
         if end == "upgrade":
-            gap, _ = self.next_daemon(h, guest, lambda: self.still.append(h.upgrade(devices=1)["gap_ms"]))
+            self.next_daemon(h, guest, act=lambda: self.still.append(h.upgrade(devices=1)["gap_ms"]))
         else:
             getattr(h.app, end)()
             self.has_ended()
-            gap, take = self.next_daemon(h, guest, lambda: h.next(taken=1))
-            self.takes.append(take)
-        self.gaps.append(gap)
+            self.next_daemon(h, guest)
         self.goes_on()
 
     def is_to_end(self, guest, end):
@@ -117,14 +73,9 @@ class Adopted(lab_vfio.VfioTest):
         """The next one is there."""
 
     def figures(self):
-        return (f"longest gap {max(self.gaps):.3f} s; next daemon after {min(self.takes):.3f} to "
-                f"{max(self.takes):.3f} s; handed over for {min(self.still)} to {max(self.still)} ms")
+        return f"{self.times()}; handed over for {min(self.still)} to {max(self.still)} ms"
 
-    @staticmethod
-    def done(guest):
-        return guest.reads + guest.writes if hasattr(guest, "reads") else guest.received
-
-    def lives(self, h, guest, kills, restarts=0):
+    def turns(self, h, guest, kills, restarts=0):
         counted = []
         for end in ["kill", "upgrade"] * kills + ["stop"] * restarts:
             guest.work(0.05 + guest.rng.random() * 0.1)
@@ -193,7 +144,7 @@ class Block(Adopted):
     def check(self, slot, packed, kills, restarts=0):
         with self.served(slot, packed) as (h, guest):
             guest.start()
-            self.lives(h, guest, kills, restarts)
+            self.turns(h, guest, kills, restarts)
             print(f"{self.id()}: {min(self.counted)} to {max(self.counted)} requests under way by the device's "
                   f"counter when a daemon had ended", flush=True)
             self.assertGreaterEqual(min(self.counted), AT_LEAST)
@@ -209,8 +160,7 @@ class Block(Adopted):
         them. False: it did not fail."""
         failed = []
         self.is_to_end(guest, "upgrade")
-        gap, _ = self.next_daemon(h, guest, lambda: failed.append(self.fails(h, pattern, **params)))
-        self.gaps.append(gap)
+        self.next_daemon(h, guest, act=lambda: failed.append(self.fails(h, pattern, **params)))
         self.goes_on()
         return failed[0]
 
@@ -261,50 +211,6 @@ class Block(Adopted):
                   f"{STRIDE} of {step} steps with one that works; longest gap {max(self.gaps):.3f} s", flush=True)
 
 
-class PagesNet(KeptNet):
-    """Its kicks go to the function itself, by pages that it was given."""
-
-    PROTOCOL = PROTOCOL | vu.P_BACKEND_REQ | vu.P_SEND_FD | P_HOST_NOTIFIER
-
-    def connect(self, path):
-        self.client = restarting.patient(path)
-        self.client.negotiate(self.features, self.PROTOCOL)
-        self.channel, theirs = socket.socketpair()
-        self.channel.settimeout(harness.TIMEOUT)
-        with theirs:
-            assert self.client.ack(vu.SET_BACKEND_REQ_FD, bytes(8), [theirs.fileno()]) == 0
-        assert self.client.set_memory(self.memory) == 0
-        self.pages = {}
-        return self
-
-    def take_page(self):
-        """The next that is given: of which queue it is."""
-        head, fds, _, _ = socket.recv_fds(self.channel, 12, 1)
-        if struct.unpack("<III", head)[0] == CONFIG_CHANGE_MSG:
-            # The next daemon says so once, as nobody knows.
-            return self.take_page()
-        assert struct.unpack("<III", head) == (HOST_NOTIFIER_MSG, 1, 24), head
-        where, size, offset = struct.unpack("<QQQ", self.channel.recv(24, socket.MSG_WAITALL))
-        assert (size, len(fds)) == (mmap.PAGESIZE, 1), (size, fds)
-        page = mmap.mmap(fds[0], mmap.PAGESIZE, offset=offset)
-        os.close(fds[0])
-        queue = where & 0xff
-        # As QEMU does: the new one first.
-        old, self.pages[queue] = self.pages.get(queue), page
-        if old is not None:
-            old.close()
-        self.queues[queue].kick = lambda: page.__setitem__(slice(0, 2), struct.pack("<H", queue))
-        return queue
-
-    def disconnect(self):
-        for page in getattr(self, "pages", {}).values():
-            page.close()
-        self.pages = {}
-        if self.client is not None:
-            self.channel.close()
-        super().disconnect()
-
-
 class Net(Adopted):
     @staticmethod
     def under_way(guest):
@@ -315,7 +221,7 @@ class Net(Adopted):
         rng = random.Random(f"{SEED} {packed}")
         with self.kept(slot, words) as h, KeptNet(rng, packed) as guest:
             guest.connect(h.app.socket("dev0")).start()
-            self.lives(h, guest, kills)
+            self.turns(h, guest, kills)
             guest.check()
             self.assertEqual(guest.again, 0)
             # The far end had each frame once, and each came back.

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Copyright (c) 2026 uvdpa contributors
 """A daemon that is killed, restarted and upgraded under a guest: QEMU keeps its connections, without a word to
-come back by, the guest's kernel logs nothing, and what it wrote is there."""
+come back by, the guest's kernel logs nothing, and what it wrote is there: on simulated devices, and on functions behind vfio-user."""
 
 import os
 import pathlib
@@ -16,6 +16,8 @@ MIB = 1 << 20
 KILLS = vmtest.count(4, 20)
 RESTARTS = vmtest.count(2, 5)
 UPGRADES = vmtest.count(2, 20)
+MODEL_KILLS = vmtest.count(3, 20)
+MODEL_RESTARTS = vmtest.count(1, 5)
 
 SCRIPT = """
 disk=$(disk s0)
@@ -78,13 +80,8 @@ class Restart(vmtest.GuestTest):
             time.sleep(0.02)
         return path
 
-    def test_a_guest_notices_nothing(self):
-        with open(f"{self.folder}/disk.img", "wb") as image:
-            image.truncate(64 * MIB)
-        d = daemon.Daemon(vmtest.BUILD, self.folder, [
-            "name disk0 mgmtdev sim_blk backend file %s/disk.img serial s0 socket %s/disk0.sock",
-            f"name net0 mgmtdev sim_net mac {vmtest.MAC0} backend echo socket %s/net0.sock",
-        ], ["--keep", f"unix:{self.keeper()}"])
+    def check(self, d, ends):
+        """The guest goes on over these ends of the daemon d, which has disk0 and net0."""
         d.start()
         self.addCleanup(d.kill)
         starts = []
@@ -113,11 +110,38 @@ class Restart(vmtest.GuestTest):
         # A connection that ended would not come back.
         devices = [arg.replace(",reconnect=1", "")
                    for arg in self.blk("disk0") + self.net("net0", vmtest.MAC0)]
-        g = self.guest("restart", SCRIPT % {"mac": vmtest.MAC0,
-                                            "ends": "crash " * KILLS + "restart " * RESTARTS + "upgrade " * UPGRADES}, devices)
+        g = self.guest("restart", SCRIPT % {"mac": vmtest.MAC0, "ends": " ".join(ends)}, devices)
         results = g.run({"crash": crash, "restart": restart, "upgrade": upgrade})
-        self.assertGreater(int(results["rounds"]), KILLS)
+        self.assertGreater(int(results["rounds"]), ends.count("crash"))
+        self.assertNotIn("starts anew", d.log.read_text())
+
+    def test_a_guest_notices_nothing(self):
+        with open(f"{self.folder}/disk.img", "wb") as image:
+            image.truncate(64 * MIB)
+        d = daemon.Daemon(vmtest.BUILD, self.folder, [
+            "name disk0 mgmtdev sim_blk backend file %s/disk.img serial s0 socket %s/disk0.sock",
+            f"name net0 mgmtdev sim_net mac {vmtest.MAC0} backend echo socket %s/net0.sock",
+        ], ["--keep", f"unix:{self.keeper()}"])
+        self.check(d, ["crash"] * KILLS + ["restart"] * RESTARTS + ["upgrade"] * UPGRADES)
         self.assertEqual(d.stats("disk0")["io_errors"], 0)
+
+    def test_functions_behind_vfio_user(self):
+        """The model executes the rings all the time, and sees no end of the daemon's connection."""
+        folder = pathlib.Path(self.folder, "model")
+        folder.mkdir()
+        model = daemon.Model(vmtest.BUILD, folder, [
+            "name disk0 mgmtdev sim_blk backend ram 64M serial s0 vfio_user %s/disk0.vfu",
+            f"name net0 mgmtdev sim_net mac {vmtest.MAC0} backend echo vfio_user %s/net0.vfu",
+        ], ["--log-level", "info"])
+        model.start()
+        self.addCleanup(model.kill)
+        d = daemon.Daemon(vmtest.BUILD, self.folder, [
+            f"name {name} mgmtdev vfio-user/{folder}/{name}.vfu socket %s/{name}.sock" for name in ("disk0", "net0")
+        ], ["--keep", f"unix:{self.keeper()}"])
+        self.check(d, ["crash"] * MODEL_KILLS + ["restart"] * MODEL_RESTARTS)
+        log = model.log.read_text()
+        self.assertEqual((log.count("vfio-user: connected"), log.count("vfio-user: disconnected")), (2, 0), log)
+        self.assertEqual(model.stats("disk0")["io_errors"], 0)
 
 
 if __name__ == "__main__":

@@ -268,6 +268,9 @@ do_dma_map(struct vfu_device *dev, const struct vfio_user_dma_map *map, int fd)
 	const uint32_t both = VFIO_USER_DMA_READABLE | VFIO_USER_DMA_WRITABLE;
 	int rc;
 
+	if (vdpa_vfus_dma_has(&dev->dma, map->address, map->size, map->offset, fd,
+			      map->flags != both))
+		return 0;
 	/* A guest's IOMMU lets a function only read what its driver only sends, such as an indirect
 	 * table. A ROM may be of a file that we cannot map; nobody has rings or buffers there. */
 	if (map->flags != both) {

@@ -352,6 +352,23 @@ vdpa_vfus_dma_map_readonly(struct vfu_dma *t, uint64_t address, uint64_t size, u
 	return map_range(t, address, size, offset, fd, true);
 }
 
+bool
+vdpa_vfus_dma_has(struct vfu_dma *t, uint64_t address, uint64_t size, uint64_t offset, int fd,
+		  bool readonly)
+{
+	uint64_t last = address + (size - 1);
+	const struct vfu_dma_range *r;
+	struct stat st;
+
+	if (fd < 0 || size == 0 || last < address)
+		return false;
+	r = find(t, address, address);
+	/* Of a kernel's file the pages may be others by now. */
+	return r != NULL && r->last >= last && r->file != NULL && !r->file->kernel &&
+	       r->readonly == readonly && offset - r->offset == address - r->first &&
+	       fstat(fd, &st) == 0 && st.st_dev == r->file->dev && st.st_ino == r->file->ino;
+}
+
 /* Whether the range with this address may be cut before it. */
 static int
 check_cut(struct vfu_dma *t, uint64_t address)

@@ -61,6 +61,11 @@ int vdpa_vfus_dma_map(struct vfu_dma *t, uint64_t address, uint64_t size, uint64
 int vdpa_vfus_dma_map_readonly(struct vfu_dma *t, uint64_t address, uint64_t size, uint64_t offset,
 			       int fd);
 
+/* Whether [address, address + size) is this memory already. A client that goes on with another
+ * process' connection asks so, by mapping it once more. */
+bool vdpa_vfus_dma_has(struct vfu_dma *t, uint64_t address, uint64_t size, uint64_t offset, int fd,
+		       bool readonly);
+
 /*
  * Take [address, address + size) out: whole ranges, and parts of them. 0; -EINVAL when it is empty,
  * wraps around or cuts a range with a file between pages; -ENOENT when no range lies in it; -ENOSPC

@@ -415,8 +415,9 @@ set_table(struct vdpa_dma_user *user, struct vdpa_iotlb *tlb, bool silent)
 
 	if (left < 0 && tlb != NULL)
 		return left;
-	if (tlb != NULL)
-		dma_kept_adopt(c.dom, tlb);
+	rc = tlb != NULL ? dma_kept_adopt(c.dom, tlb) : 0;
+	if (rc < 0)
+		return rc;
 	rc = tlb != NULL ? change(&c) : drop(&c);
 	if (rc == 0 && tlb == NULL && left == 0)
 		user->broken = false;

@@ -76,7 +76,7 @@ vdpa_dma_kept_check(const char *name, uint64_t page_size, const struct vdpa_dma_
 
 int
 vdpa_dma_kept_restore(struct vdpa_dma_domain *dom, const struct vdpa_dma_kept *m, size_t n,
-		      int (*adopt)(void *arg, const struct vdpa_dma_mapping *m))
+		      bool maps_are_more, int (*adopt)(void *arg, const struct vdpa_dma_mapping *m))
 {
 	int rc = vdpa_dma_kept_check(dom->name, dom->page_size, m, n);
 
@@ -84,8 +84,7 @@ vdpa_dma_kept_restore(struct vdpa_dma_domain *dom, const struct vdpa_dma_kept *m
 		return rc;
 	dma_lock(dom);
 	dom->adopt = adopt;
-	/* What the IOMMU takes was asked for with these in it. */
-	if (dom->max_mappings > 0)
+	if (dom->max_mappings > 0 && maps_are_more)
 		dom->max_mappings += (unsigned int)n;
 	for (size_t i = 0; rc == 0 && i < n; i++) {
 		struct dma_entry e = {
@@ -150,17 +149,17 @@ adopt(struct vdpa_dma_domain *dom, const struct dma_entry *e, const struct vdpa_
 	return rc;
 }
 
-void
+int
 dma_kept_adopt(struct vdpa_dma_domain *dom, const struct vdpa_iotlb *tlb)
 {
 	uint64_t at = 0;
 	bool more = true;
+	int rc = 0;
 
 	/* An entry a turn. */
-	while (more) {
+	while (more && rc != -EPROTO) {
 		const struct vdpa_mem_region *r = NULL;
 		struct dma_entry *e;
-		int rc = 0;
 
 		dma_lock(dom);
 		e = dom->n_kept > 0 ? dma_entry_at(dom, at) : NULL;
@@ -171,11 +170,13 @@ dma_kept_adopt(struct vdpa_dma_domain *dom, const struct vdpa_iotlb *tlb)
 			r = find_region(dom, tlb, e);
 		if (r != NULL) {
 			rc = adopt(dom, e, r);
-			dma_entry_set_kept(dom, e, false);
+			/* What it is stays unknown: it goes with what nobody claims. */
+			if (rc != -EPROTO)
+				dma_entry_set_kept(dom, e, false);
 			/* The table has it mapped anew. */
 			if (rc == -ENOENT)
 				dma_entry_forget(dom, e);
-			else if (rc < 0)
+			else if (rc < 0 && rc != -EPROTO)
 				VDPA_LOG(WARNING,
 					 "%s: IOVA 0x%" PRIx64 ": the memory stays the former "
 					 "process' in the kernel's account: %s",
@@ -183,6 +184,7 @@ dma_kept_adopt(struct vdpa_dma_domain *dom, const struct vdpa_iotlb *tlb)
 		}
 		dma_unlock(dom);
 	}
+	return rc == -EPROTO ? rc : 0;
 }
 
 /* The file is memory of ours: nobody makes it shorter. */
@@ -218,7 +220,7 @@ claim_own(struct vdpa_dma_domain *dom, const struct vdpa_dma_buf *b, const struc
 		return vdpa_error(ENOENT, "%s: memory of the driver's is not mapped at 0x%" PRIx64,
 				  dom->name, b->iova);
 	rc = dom->adopt(dom->arg, &m);
-	if (rc == -ENOENT)
+	if (rc == -ENOENT || rc == -EPROTO)
 		return rc;
 	dma_entry_set_kept(dom, e, false);
 	e->own = true;

@@ -39,14 +39,17 @@ int vdpa_dma_kept_check(const char *name, uint64_t page_size, const struct vdpa_
 /*
  * Before the domain has users: a former process has made these mappings. A table that claims memory
  * of one uses it as it is, after adopt() has made it this process'; what is claimed by nobody goes
- * with vdpa_dma_kept_drop().
+ * with vdpa_dma_kept_drop(). maps_are_more: the domain takes max_mappings beside them.
  *
- * adopt: the memory is mapped at m->va now, in this process. 0; -ENOENT: there is no such mapping,
- * and it is made anew; another negative errno: it is there, and works as before.
+ * adopt: the memory is mapped at m->va now, in this process, and is m->fd's. 0; -ENOENT: there is
+ * no such mapping, and it is made anew; -EPROTO: other memory may be there, and the table is
+ * refused; another negative errno: it is there, and works as before. With m->fd -1 it says only
+ * whether there is one, as far as that can be known.
  *
  * 0; -EPROTO as vdpa_dma_kept_check(), -ENOMEM.
  */
 int vdpa_dma_kept_restore(struct vdpa_dma_domain *dom, const struct vdpa_dma_kept *m, size_t n,
+			  bool maps_are_more,
 			  int (*adopt)(void *arg, const struct vdpa_dma_mapping *m));
 
 /* Whether the transport has one of these mappings at all, or there is none: one that has none of
@@ -56,7 +59,7 @@ bool vdpa_dma_kept_is_domain(struct vdpa_dma_domain *dom);
 /*
  * Memory of the driver's own that a former process has mapped at this IOVA, by its file: as
  * vdpa_dma_alloc() gave it. fd is taken over, on failure too. -ENOENT: it is not mapped there;
- * -EPROTO for another file or size; -ENOMEM.
+ * -EPROTO for another file or size, or what adopt() says so of; -ENOMEM.
  */
 int vdpa_dma_kept_own(struct vdpa_dma_domain *dom, uint64_t iova, int fd,
 		      const struct vdpa_dma_owner *owner, struct vdpa_dma_buf *buf);

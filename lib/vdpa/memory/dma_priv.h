@@ -206,8 +206,8 @@ bool dma_claim_in(const struct vdpa_dma_domain *dom, uint64_t first, uint64_t la
 		  uint64_t *begin);
 
 /* dma_kept.c; without the lock: what a former process has mapped, and this table has, becomes this
- * process'. */
-void dma_kept_adopt(struct vdpa_dma_domain *dom, const struct vdpa_iotlb *tlb);
+ * process'. 0; -EPROTO where it may be other memory. */
+int dma_kept_adopt(struct vdpa_dma_domain *dom, const struct vdpa_iotlb *tlb);
 /* With the lock: whether the transport has mapped an entry of a former process. One that was killed
  * before it mapped, or after it unmapped, has it recorded. */
 bool dma_kept_is_there(struct vdpa_dma_domain *dom, const struct dma_entry *e);

@@ -38,7 +38,8 @@ enum {
 	PART_MAPPINGS,	   /* struct vdpa_dma_kept, by ascending IOVA */
 	PART_HOLDERS,	   /* struct part_holders */
 	PART_DRIVER,	   /* the driver's */
-	PART_LAST = PART_DRIVER,
+	PART_TRANSPORT,	   /* the transport's */
+	PART_LAST = PART_TRANSPORT,
 };
 
 struct part_function {
@@ -60,6 +61,12 @@ _Static_assert(sizeof(struct part_function) == 272, "PART_FUNCTION");
 _Static_assert(sizeof(struct part_holders) == 24, "PART_HOLDERS");
 _Static_assert(sizeof(struct vdpa_dma_kept) == 48, "PART_MAPPINGS");
 
+/* What others than this file understand. */
+struct bytes {
+	uint8_t *data; /* malloc; NULL: none */
+	size_t len;
+};
+
 /* The record, in parts. */
 struct record {
 	struct part_function function;
@@ -67,8 +74,7 @@ struct record {
 	size_t n_mappings, room;
 	bool has_holders;
 	struct part_holders holders;
-	uint8_t *driver; /* malloc; NULL: none */
-	size_t driver_len;
+	struct bytes driver, transport;
 };
 
 struct vdpa_pci_kept {
@@ -86,7 +92,8 @@ static void
 record_free(struct record *r)
 {
 	free(r->mappings);
-	free(r->driver);
+	free(r->driver.data);
+	free(r->transport.data);
 	*r = (struct record){0};
 }
 
@@ -111,9 +118,12 @@ write_record(struct vdpa_pci_kept *k)
 	if (r->has_holders)
 		(void)vdpa_tlv_put(&buf, PART_HOLDERS, VDPA_TLV_CRITICAL, &r->holders,
 				   sizeof(r->holders));
-	if (r->driver != NULL)
-		(void)vdpa_tlv_put(&buf, PART_DRIVER, VDPA_TLV_CRITICAL, r->driver,
-				   (uint32_t)r->driver_len);
+	if (r->driver.data != NULL)
+		(void)vdpa_tlv_put(&buf, PART_DRIVER, VDPA_TLV_CRITICAL, r->driver.data,
+				   (uint32_t)r->driver.len);
+	if (r->transport.data != NULL)
+		(void)vdpa_tlv_put(&buf, PART_TRANSPORT, VDPA_TLV_CRITICAL, r->transport.data,
+				   (uint32_t)r->transport.len);
 	rc = buf.overflow
 		     ? vdpa_error(EMSGSIZE, "%zu mappings are more than are kept", r->n_mappings)
 		     : vdpa_restart_write_part(k->device, PART, buf.data, buf.len);
@@ -196,19 +206,29 @@ holders_changed(void *arg)
 	pthread_mutex_unlock(&k->lock);
 }
 
-/* Under the lock. */
 static int
-copy_driver(struct vdpa_pci_kept *k, const void *record, size_t len)
+copy_bytes(struct bytes *to, const void *data, size_t len)
 {
 	uint8_t *copy = malloc(len);
 
 	if (copy == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
-	memcpy(copy, record, len);
-	free(k->now.driver);
-	k->now.driver = copy;
-	k->now.driver_len = len;
+	memcpy(copy, data, len);
+	free(to->data);
+	*to = (struct bytes){copy, len};
 	return 0;
+}
+
+int
+vdpa_pci_keep_transport(struct vdpa_pci *pci, const void *record, size_t len)
+{
+	struct vdpa_pci_kept *k = pci->kept;
+	int rc;
+
+	pthread_mutex_lock(&k->lock);
+	rc = copy_bytes(&k->now.transport, record, len);
+	pthread_mutex_unlock(&k->lock);
+	return rc;
 }
 
 int
@@ -230,8 +250,8 @@ vdpa_pci_keep(struct vdpa_pci *pci)
 						 .subsystem = pci->id.subsystem};
 	snprintf(k->now.function.name, sizeof(k->now.function.name), "%s", pci->name);
 	/* What the former driver said holds until this one has taken over. */
-	rc = k->is_left && k->former.driver != NULL
-		     ? copy_driver(k, k->former.driver, k->former.driver_len)
+	rc = k->is_left && k->former.driver.data != NULL
+		     ? copy_bytes(&k->now.driver, k->former.driver.data, k->former.driver.len)
 		     : 0;
 	k->on = rc == 0;
 	pthread_mutex_unlock(&k->lock);
@@ -252,7 +272,7 @@ vdpa_pci_keep_record(struct vdpa_pci *pci, const void *record, size_t len)
 	if (k == NULL)
 		return;
 	pthread_mutex_lock(&k->lock);
-	if (k->on && copy_driver(k, record, len) < 0)
+	if (k->on && copy_bytes(&k->now.driver, record, len) < 0)
 		end_keeping(k);
 	rewrite(k);
 	pthread_mutex_unlock(&k->lock);
@@ -272,6 +292,12 @@ vdpa_pci_keep_file(struct vdpa_pci *pci, const char *what, int fd)
 }
 
 /* Read. */
+
+static bool
+read_bytes(struct bytes *to, const struct vdpa_tlv *tlv)
+{
+	return to->data == NULL && tlv->len > 0 && copy_bytes(to, tlv->data, tlv->len) == 0;
+}
 
 static bool
 read_part(struct record *r, const struct vdpa_tlv *tlv)
@@ -298,15 +324,10 @@ read_part(struct record *r, const struct vdpa_tlv *tlv)
 		memcpy(&r->holders, tlv->data, sizeof(r->holders));
 		r->has_holders = true;
 		return true;
+	case PART_DRIVER:
+		return read_bytes(&r->driver, tlv);
 	default:
-		if (r->driver != NULL || tlv->len == 0)
-			return false;
-		r->driver = malloc(tlv->len);
-		if (r->driver == NULL)
-			return false;
-		memcpy(r->driver, tlv->data, tlv->len);
-		r->driver_len = tlv->len;
-		return true;
+		return read_bytes(&r->transport, tlv);
 	}
 }
 
@@ -416,7 +437,7 @@ vdpa_pci_kept_opened(struct vdpa_pci *pci, bool is_left)
 		return 0;
 	}
 	rc = vdpa_dma_kept_restore(pci->dma, k->former.mappings, k->former.n_mappings,
-				   pci->ops->adopt);
+				   pci->info.maps_are_more, pci->ops->adopt);
 	if (rc < 0)
 		return rc;
 	if (!vdpa_dma_kept_is_domain(pci->dma)) {
@@ -514,8 +535,15 @@ vdpa_pci_is_left(const struct vdpa_pci *pci)
 const void *
 vdpa_pci_left_record(const struct vdpa_pci *pci, size_t *len)
 {
-	*len = pci->kept->former.driver_len;
-	return pci->kept->former.driver;
+	*len = pci->kept->former.driver.len;
+	return pci->kept->former.driver.data;
+}
+
+const void *
+vdpa_pci_left_transport(const struct vdpa_pci *pci, size_t *len)
+{
+	*len = pci->kept->former.transport.len;
+	return pci->kept->former.transport.data;
 }
 
 unsigned int
@@ -545,6 +573,9 @@ static void
 begin_anew(struct vdpa_pci *pci)
 {
 	pci->msix_parked = 0;
+	/* It fails where there is none. */
+	if (pci->ops->dma_log_stop != NULL)
+		(void)pci->ops->dma_log_stop(pci->handle);
 	for (unsigned int i = 0; i < VFIO_PCI_NUM_IRQS; i++)
 		if (pci->info.nr_irqs[i] > 0)
 			(void)pci->ops->set_irqs(pci->handle, i, 0, 0, NULL);

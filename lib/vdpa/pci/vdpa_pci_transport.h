@@ -56,6 +56,8 @@ struct vdpa_pci_info {
 	bool close_resets; /**< the transport's close does: no need to before */
 	int numa_node;
 	bool is_left; /**< the function is as a former process has left it */
+	/** Of such a one: the domain takes max_mappings beside those that are made already. */
+	bool maps_are_more;
 };
 
 /**
@@ -131,7 +133,7 @@ struct vdpa_pci_transport {
 	 * vdpa_error() for a function that cannot be kept.
 	 */
 	int (*keep)(void *handle, const char *device, bool on);
-	/** By the domain's arg, as dma_kept.h has it. */
+	/** By the domain's arg, as dma_kept.h has it, of a mapping that was recorded. */
 	int (*adopt)(void *arg, const struct vdpa_dma_mapping *m);
 	/** The next process has the function: close, and unmap of its domain, leave it as it is. */
 	void (*leave)(void *handle);

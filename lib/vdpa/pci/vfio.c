@@ -389,6 +389,7 @@ vfio_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params 
 	if (vdpa_vfio_is_held(d->at) && !info->is_left)
 		take_over(d);
 	info->numa_node = fn.numa_node;
+	info->maps_are_more = info->is_left;
 	*handle = d;
 	return 0;
 

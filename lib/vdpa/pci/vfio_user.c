@@ -11,6 +11,10 @@
  * often it is asked to unmap: after the unmap, after the device was deleted, until the server
  * exits. So a server must be trusted with the memory of the guests that it serves, all of it that
  * lies in those files; what it is not trusted with here is this process and everything else in it.
+ *
+ * A function outlives the process by its connection (vfio_user_conn.c): the server sees no end of
+ * it, and so changes nothing. The next process asks anew what the server answers twice; what was
+ * agreed on when the connection began is recorded.
  */
 
 #include <errno.h>
@@ -22,12 +26,35 @@
 
 #include <rte_common.h>
 
+#include "restart.h"
 #include "vdpa_error.h"
 #include "vdpa_event.h"
+#include "vdpa_log.h"
 #include "vfio_user_priv.h"
+
+/* The connection's name in the store. It is no function of VFIO's, and nobody may take it for one.
+ */
+#define KEPT_SOCKET "vfio-user"
+
+/* A server serves one client, and a former process' connection is open until the store has closed
+ * it, which takes its time. */
+#define BUSY_TRIES    100
+#define BUSY_PAUSE_US 20000
+
+/* PART_TRANSPORT of the function's record. */
+struct kept_conn {
+	uint32_t max_fds, max_xfer, max_maps, padding;
+	uint64_t page_size;
+	struct vfu_peer peer;
+};
+
+_Static_assert(sizeof(struct kept_conn) == 136, "record of a connection");
 
 struct vfu_device {
 	char *name;
+	struct vdpa_pci *pci;
+	bool in_vm;
+	bool is_left; /* to the next process */
 	struct vfu_conn *conn;
 	struct vfu_caps caps;
 	struct vdpa_dma_domain *dma;
@@ -35,9 +62,8 @@ struct vfu_device {
 };
 
 static int
-vfu_dma_map(void *arg, const struct vdpa_dma_mapping *m)
+send_dma_map(struct vfu_device *dev, const struct vdpa_dma_mapping *m)
 {
-	struct vfu_device *dev = arg;
 	const struct vfio_user_dma_map map = {
 		.argsz = sizeof(map),
 		.flags = VFIO_USER_DMA_READABLE | (m->readonly ? 0 : VFIO_USER_DMA_WRITABLE),
@@ -54,6 +80,32 @@ vfu_dma_map(void *arg, const struct vdpa_dma_mapping *m)
 	};
 
 	return vdpa_vfu_call(dev->conn, &call);
+}
+
+static int
+vfu_dma_map(void *arg, const struct vdpa_dma_mapping *m)
+{
+	return send_dma_map(arg, m);
+}
+
+/*
+ * The server has the memory mapped itself, so nothing is to be made ours. But nobody can ask it
+ * what it has mapped, and a record is not believed: it is given the same mapping again, which does
+ * nothing where it has just that, as a server compares the range, the file and the place in it. Any
+ * error means that something else may be there: the function is reset then, since memory cannot be
+ * taken from a device that works, and mapped anew, without a moment in which it is not there.
+ */
+static int
+vfu_adopt(void *arg, const struct vdpa_dma_mapping *m)
+{
+	struct vfu_device *dev = arg;
+	char why[VDPA_ERROR_MAX];
+
+	if (m->fd < 0 || send_dma_map(dev, m) == 0)
+		return 0;
+	snprintf(why, sizeof(why), "%s", vdpa_error_message());
+	return vdpa_error(EPROTO, "%s; what is mapped at IOVA 0x%" PRIx64 " is not known", why,
+			  m->iova);
 }
 
 static int
@@ -74,15 +126,19 @@ vfu_dma_unmap(void *arg, const struct vdpa_dma_mapping *m)
 		.reply_min = sizeof(reply),
 		.reply_max = sizeof(reply),
 	};
-	int rc = vdpa_vfu_call(dev->conn, &call);
+	int rc;
 
+	if (dev->is_left)
+		return 0;
+	rc = vdpa_vfu_call(dev->conn, &call);
 	if (rc == 0 && (reply.address != m->iova || reply.size != m->size))
 		vdpa_vfu_violation(dev->conn, call.command,
 				   "answered is 0x%" PRIx64 " bytes at 0x%" PRIx64
 				   ", asked 0x%" PRIx64 " at 0x%" PRIx64,
 				   reply.size, reply.address, m->size, m->iova);
-	/* With nobody there, nothing is mapped; but see above. */
-	return vdpa_vfu_error(dev->conn) != 0 ? 0 : rc;
+	/* With nobody there, nothing is mapped; but see above. Nor is it where a former process has
+	 * ended before the record of its unmapping. */
+	return vdpa_vfu_error(dev->conn) != 0 || rc == -ENOENT ? 0 : rc;
 }
 
 static const struct vdpa_dma_ops vfu_dma_ops = {
@@ -111,6 +167,140 @@ vfu_create_domain(struct vfu_device *dev)
 }
 
 static int
+connect_once(struct vfu_device *dev, const char *where, unsigned int timeout_ms)
+{
+	int rc = vdpa_vfu_connect(dev->name, where, timeout_ms, &dev->conn);
+
+	if (rc < 0)
+		return rc;
+	rc = vdpa_vfu_negotiate(dev->conn, dev->name, &dev->caps);
+	if (rc < 0)
+		vdpa_vfu_disconnect(dev->conn);
+	return rc;
+}
+
+static int
+connect_anew(struct vfu_device *dev, const char *where, unsigned int timeout_ms)
+{
+	int rc = connect_once(dev, where, timeout_ms);
+
+	/* It has hung up at once. */
+	for (unsigned int i = 0; rc == -ENODEV && i < BUSY_TRIES && vdpa_restart_is_on(); i++) {
+		usleep(BUSY_PAUSE_US);
+		rc = connect_once(dev, where, timeout_ms);
+	}
+	return vdpa_vfu_explain(dev->name, where, rc);
+}
+
+/* What a former process has agreed on with the server; as parse_caps() has them. */
+static int
+read_record(const struct vfu_device *dev, struct kept_conn *record, struct vfu_caps *caps)
+{
+	size_t len;
+	const void *bytes = vdpa_pci_left_transport(dev->pci, &len);
+
+	if (bytes == NULL || len != sizeof(*record))
+		return vdpa_error(EPROTO, "%s: no connection is recorded", dev->name);
+	memcpy(record, bytes, sizeof(*record));
+	*caps = (struct vfu_caps){.max_fds = record->max_fds,
+				  .max_xfer = record->max_xfer,
+				  .max_maps = record->max_maps,
+				  .page_size = record->page_size};
+	if (!vdpa_vfu_caps_ok(caps))
+		return vdpa_error(EPROTO, "%s: what is recorded of its connection is not possible",
+				  dev->name);
+	return 0;
+}
+
+/* The connection that a former process of the device has had. */
+static int
+connect_left(struct vfu_device *dev, const char *device, unsigned int timeout_ms,
+	     struct vdpa_pci_info *info)
+{
+	struct kept_conn record;
+	int rc = read_record(dev, &record, &dev->caps), fd;
+
+	if (rc < 0)
+		return rc;
+	fd = vdpa_restart_take(device, KEPT_SOCKET);
+	if (fd < 0)
+		return vdpa_error(ENOENT, "%s: its connection is not in the store", dev->name);
+	rc = vdpa_vfu_adopt(dev->name, fd, &record.peer, timeout_ms, &dev->conn);
+	if (rc < 0)
+		return rc;
+	/* Whether it still stands. */
+	rc = vdpa_vfu_get_info(dev->conn, dev->name, info);
+	if (rc < 0) {
+		vdpa_vfu_close_regions(dev->conn, info);
+		vdpa_vfu_disconnect(dev->conn);
+	}
+	info->is_left = rc == 0;
+	return rc;
+}
+
+static int
+vfu_keep(void *handle, const char *device, bool on)
+{
+	struct vfu_device *dev = handle;
+	struct kept_conn record;
+	int rc;
+
+	if (!on) {
+		vdpa_restart_del(device, KEPT_SOCKET);
+		return 0;
+	}
+	if (dev->in_vm)
+		return vdpa_error(EOPNOTSUPP, "%s: functions of a VM start anew in this version",
+				  dev->name);
+	record = (struct kept_conn){.max_fds = dev->caps.max_fds,
+				    .max_xfer = dev->caps.max_xfer,
+				    .max_maps = dev->caps.max_maps,
+				    .page_size = dev->caps.page_size};
+	rc = vdpa_vfu_peer(dev->conn, &record.peer);
+	if (rc == 0)
+		rc = vdpa_pci_keep_transport(dev->pci, &record, sizeof(record));
+	if (rc == 0)
+		rc = vdpa_restart_put(device, KEPT_SOCKET, vdpa_vfu_socket(dev->conn));
+	return rc;
+}
+
+static void
+vfu_leave(void *handle)
+{
+	struct vfu_device *dev = handle;
+
+	dev->is_left = true;
+	vdpa_vfu_leave(dev->conn);
+}
+
+/* Connected, and info filled. */
+static int
+attach(struct vfu_device *dev, const char *where, unsigned int timeout_ms,
+       struct vdpa_pci_info *info)
+{
+	const char *device = dev->pci != NULL ? vdpa_pci_left_device(dev->pci) : NULL;
+	int rc = -ENOENT;
+
+	if (device != NULL) {
+		rc = connect_left(dev, device, timeout_ms, info);
+		if (rc == 0)
+			return 0;
+		VDPA_LOG(WARNING, "%s: %s: starts anew: %s", device, dev->name,
+			 vdpa_error_message());
+		(void)vfu_keep(NULL, device, false);
+	}
+	rc = connect_anew(dev, where, timeout_ms);
+	if (rc < 0)
+		return rc;
+	rc = vdpa_vfu_get_info(dev->conn, dev->name, info);
+	if (rc < 0) {
+		vdpa_vfu_close_regions(dev->conn, info);
+		vdpa_vfu_disconnect(dev->conn);
+	}
+	return rc;
+}
+
+static int
 vfu_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params *params,
 	 struct vdpa_pci_info *info, struct vdpa_dma_domain **dma, void **handle)
 {
@@ -122,27 +312,20 @@ vfu_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params *
 		timeout_ms = params->timeout_ms;
 	if (dev == NULL)
 		return vdpa_error(ENOMEM, "vfio-user/%s: out of memory", where);
+	dev->pci = pci;
+	dev->in_vm = params != NULL && params->vm != NULL;
 	if (asprintf(&dev->name, "vfio-user/%s", where) < 0) {
 		rc = vdpa_error(ENOMEM, "vfio-user/%s: out of memory", where);
 		goto err_device;
 	}
-	rc = vdpa_vfu_connect(dev->name, where, timeout_ms, &dev->conn);
+	rc = attach(dev, where, timeout_ms, info);
 	if (rc < 0)
 		goto err_name;
-	rc = vdpa_vfu_negotiate(dev->conn, dev->name, &dev->caps);
-	if (rc < 0) {
-		vdpa_vfu_disconnect(dev->conn);
-		rc = vdpa_vfu_explain(dev->name, where, rc);
-		goto err_name;
-	}
-	rc = vdpa_vfu_get_info(dev->conn, dev->name, info);
 	for (unsigned int i = 0; i < VDPA_PCI_REGIONS; i++)
 		dev->fds[i] = info->regions[i].fd;
-	if (rc < 0)
-		goto err_fds;
 	rc = vfu_create_domain(dev);
 	if (rc < 0)
-		goto err_fds;
+		goto err_conn;
 	rc = vdpa_vfu_watch(dev->conn, pci);
 	if (rc < 0)
 		goto err_domain;
@@ -152,9 +335,8 @@ vfu_open(struct vdpa_pci *pci, const char *where, const struct vdpa_pci_params *
 
 err_domain:
 	vdpa_dma_domain_destroy(dev->dma);
-err_fds:
-	for (unsigned int i = 0; i < VDPA_PCI_REGIONS; i++)
-		vdpa_vfu_close_file(dev->conn, dev->fds[i]);
+err_conn:
+	vdpa_vfu_close_regions(dev->conn, info);
 	vdpa_vfu_disconnect(dev->conn);
 err_name:
 	free(dev->name);
@@ -390,4 +572,7 @@ const struct vdpa_pci_transport vdpa_pci_vfio_user = {
 	.dma_log_start = vfu_dma_log_start,
 	.dma_log_report = vfu_dma_log_report,
 	.dma_log_stop = vfu_dma_log_stop,
+	.keep = vfu_keep,
+	.adopt = vfu_adopt,
+	.leave = vfu_leave,
 };

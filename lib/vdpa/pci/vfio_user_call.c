@@ -17,6 +17,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -31,6 +32,8 @@
 #define LATE_LOOKS_MAX 1024
 /* How long a reply is looked for before the thread sleeps: most come before it could be woken. */
 #define LOOK_US	       100
+/* Looks at a part of a message before it is taken out of the socket. */
+#define LOOKS_MAX      64
 /* Requests of its own that a server may send during one of ours, all refused. */
 #define REFUSALS_MAX   16
 
@@ -85,14 +88,56 @@ take_fds(struct vfu_conn *c, struct msghdr *msg)
 	return 0;
 }
 
-/* Read what there is of a message. 1 when it is whole; 0: not yet; negative: the end. */
+/*
+ * Look at the message that comes next, which stays in the socket. Its size when it is whole; 0 when
+ * it is not: *is_part says whether a part of it is there. What is wrong with it, whoever takes it
+ * out says.
+ */
+static size_t
+look(struct vfu_conn *c, bool *is_part)
+{
+	const struct vfio_user_header *hdr = (const struct vfio_user_header *)c->rx;
+	ssize_t n = recv(c->fd, c->rx, sizeof(c->rx), MSG_PEEK | MSG_DONTWAIT);
+	int queued = 0;
+
+	*is_part = n > 0;
+	if (n < (ssize_t)sizeof(*hdr))
+		return 0;
+	if (hdr->size < sizeof(*hdr) || hdr->size > sizeof(c->rx)) {
+		*is_part = false;
+		return 0;
+	}
+	/* A look ends behind what came with a descriptor. */
+	if ((size_t)n < hdr->size && (ioctl(c->fd, FIONREAD, &queued) < 0 || queued < 0))
+		return 0;
+	return (size_t)n >= hdr->size || (size_t)queued >= hdr->size ? hdr->size : 0;
+}
+
+/*
+ * Read what there is of a message. 1 when it is whole; 0: not yet; negative: the end.
+ *
+ * It is taken out of the socket once all of it is there, so that a process that is killed leaves
+ * whole messages to the next one. One of which the rest does not follow at once is read as it
+ * comes: a kill in its midst costs the connection, since what the next process finds is no message.
+ */
 static int
 receive(struct vfu_conn *c)
 {
 	struct vfio_user_header *hdr = (struct vfio_user_header *)c->rx;
+	size_t whole = 0;
+	bool is_part;
 
+	if (c->rx_len == 0) {
+		whole = look(c, &is_part);
+		if (whole == 0 && is_part && c->looks++ < LOOKS_MAX) {
+			sched_yield();
+			return 0;
+		}
+	}
 	for (;;) {
-		size_t want = c->rx_len < sizeof(*hdr) ? sizeof(*hdr) : hdr->size;
+		size_t want = whole > 0			 ? whole
+			      : c->rx_len < sizeof(*hdr) ? sizeof(*hdr)
+							 : hdr->size;
 		union {
 			char buf[CMSG_SPACE(sizeof(int))];
 			struct cmsghdr align;
@@ -133,6 +178,7 @@ receive_next(struct vfu_conn *c)
 
 	c->rx_fd = -1;
 	c->rx_len = 0;
+	c->looks = 0;
 	return rc < 0 ? fail(c, EPROTO, CLOSES_SLOWLY) : 0;
 }
 
@@ -218,6 +264,12 @@ dispatch(struct vfu_conn *c, struct vfu_call *call, uint16_t id, int *err)
 					 c->name);
 			return 0;
 		}
+	}
+	if (c->stale > 0 && (call == NULL || hdr->id != id || hdr->command != call->command)) {
+		c->stale--;
+		VDPA_LOG(DEBUG, "%s: reply %u to command %u of a former process", c->name, hdr->id,
+			 hdr->command);
+		return 0;
 	}
 	if (call == NULL)
 		return fail(c, EPROTO, "reply %u to command %u, which nobody has asked", hdr->id,

@@ -11,11 +11,18 @@
  * Two locks. `request` is held from a request to its reply, which may take a time-out. `send` is
  * held for one non-blocking sendmsg(2) and for the connection's state: it is all that a doorbell
  * needs, so that kicks do not wait behind a slow request. `send` may be taken under `request`.
+ *
+ * A connection may outlive the process (vdpa_restart.h): its socket is in the store, and the next
+ * process goes on with it, which the server does not see. Messages are whole in both directions,
+ * whenever the process is killed: each is sent, and taken out of the socket, in one call. So all
+ * that can be left is a reply that nobody has read, which the next process drops, and a doorbell
+ * that waited for room, which it makes up for.
  */
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +33,7 @@
 #include <unistd.h>
 
 #include <rte_common.h>
+#include <rte_random.h>
 
 #include "vdpa_error.h"
 #include "vdpa_fd.h"
@@ -71,7 +79,8 @@ vdpa_vfu_vend_locked(struct vfu_conn *c, int err, const char *doing, const char 
 	c->backlog_n = 0;
 	__atomic_store_n(&c->error, err, __ATOMIC_RELEASE);
 	/* Wakes whoever waits for a reply, and the server knows. */
-	shutdown(c->fd, SHUT_RDWR);
+	if (!c->is_left)
+		shutdown(c->fd, SHUT_RDWR);
 	return -err;
 }
 
@@ -130,7 +139,8 @@ vdpa_vfu_violation(struct vfu_conn *c, uint16_t command, const char *fmt, ...)
 	return vdpa_vfu_gone_error(c);
 }
 
-/* A UNIX socket takes messages of our sizes whole or not. */
+/* A UNIX socket takes messages of our sizes whole or not, and a call that does not wait is not cut
+ * short: a process that is killed has sent a message or has not. */
 int
 vdpa_vfu_send_locked(struct vfu_conn *c, const struct iovec *iov, unsigned int n_iov,
 		     const int *fds, unsigned int n_fds)
@@ -222,6 +232,56 @@ connect_by(int fd, const struct sockaddr_un *un, int64_t deadline_us)
 	return 0;
 }
 
+/* Without a socket. */
+static int
+conn_create(const char *name, unsigned int timeout_ms, struct vfu_conn **out)
+{
+	struct vfu_conn *c = calloc(1, sizeof(*c));
+
+	if (c == NULL)
+		return vdpa_error(ENOMEM, "%s: out of memory", name);
+	c->name = strdup(name);
+	c->fds = vdpa_fd_account_create();
+	if (c->name == NULL || c->fds == NULL) {
+		vdpa_fd_account_destroy(c->fds);
+		free(c->name);
+		free(c);
+		return vdpa_error(ENOMEM, "%s: out of memory", name);
+	}
+	c->timeout_ms = timeout_ms;
+	vdpa_patience_init(&c->patience, timeout_ms, vdpa_now_us());
+	c->fd = c->rx_fd = -1;
+	*out = c;
+	return 0;
+}
+
+static void
+conn_free(struct vfu_conn *c)
+{
+	vdpa_fd_account_destroy(c->fds);
+	free(c->name);
+	free(c);
+}
+
+/* Its socket is connected. */
+static int
+conn_init(struct vfu_conn *c)
+{
+	c->room.fd = fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
+	if (c->room.fd < 0)
+		return vdpa_fd_error(errno, c->name);
+	c->room.events = EPOLLOUT;
+	c->room.handler = vdpa_vfu_room_handler;
+	c->room.arg = c;
+	c->hangup.fd = c->fd;
+	c->hangup.events = EPOLLRDHUP;
+	c->hangup.handler = hangup_handler;
+	c->hangup.arg = c;
+	pthread_mutex_init(&c->request, NULL);
+	pthread_mutex_init(&c->send, NULL);
+	return 0;
+}
+
 int
 vdpa_vfu_connect(const char *name, const char *path, unsigned int timeout_ms, struct vfu_conn **out)
 {
@@ -234,18 +294,9 @@ vdpa_vfu_connect(const char *name, const char *path, unsigned int timeout_ms, st
 				  "%s: no socket path of 1 to %zu bytes; give vfio-user/PATH", name,
 				  sizeof(un.sun_path) - 1);
 	memcpy(un.sun_path, path, strlen(path) + 1);
-	c = calloc(1, sizeof(*c));
-	if (c == NULL)
-		return vdpa_error(ENOMEM, "%s: out of memory", name);
-	c->name = strdup(name);
-	c->fds = vdpa_fd_account_create();
-	if (c->name == NULL || c->fds == NULL) {
-		rc = vdpa_error(ENOMEM, "%s: out of memory", name);
-		goto err_conn;
-	}
-	c->timeout_ms = timeout_ms;
-	vdpa_patience_init(&c->patience, timeout_ms, vdpa_now_us());
-	c->rx_fd = -1;
+	rc = conn_create(name, timeout_ms, &c);
+	if (rc < 0)
+		return rc;
 	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (c->fd < 0) {
 		rc = vdpa_fd_error(errno, name);
@@ -265,30 +316,95 @@ vdpa_vfu_connect(const char *name, const char *path, unsigned int timeout_ms, st
 				   name, strerror(-rc), timeout_ms);
 		goto err_socket;
 	}
-	c->room.fd = fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
-	if (c->room.fd < 0) {
-		rc = vdpa_fd_error(errno, name);
+	rc = conn_init(c);
+	if (rc < 0)
 		goto err_socket;
-	}
-	c->room.events = EPOLLOUT;
-	c->room.handler = vdpa_vfu_room_handler;
-	c->room.arg = c;
-	c->hangup.fd = c->fd;
-	c->hangup.events = EPOLLRDHUP;
-	c->hangup.handler = hangup_handler;
-	c->hangup.arg = c;
-	pthread_mutex_init(&c->request, NULL);
-	pthread_mutex_init(&c->send, NULL);
 	*out = c;
 	return 0;
 
 err_socket:
 	close(c->fd);
 err_conn:
-	vdpa_fd_account_destroy(c->fds);
-	free(c->name);
-	free(c);
+	conn_free(c);
 	return rc;
+}
+
+/* Of a stream socket of the UNIX family that is connected to a listener with an address. */
+static int
+peer_of(int fd, struct vfu_peer *peer)
+{
+	struct sockaddr_un un = {.sun_family = AF_UNIX};
+	socklen_t len = sizeof(int), un_len = sizeof(un);
+	int domain, type;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 || domain != AF_UNIX ||
+	    getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM ||
+	    getpeername(fd, (struct sockaddr *)&un, &un_len) < 0 ||
+	    un_len <= offsetof(struct sockaddr_un, sun_path) || un_len > sizeof(un))
+		return -EPROTO;
+	memset(peer, 0, sizeof(*peer));
+	peer->len = (uint32_t)(un_len - offsetof(struct sockaddr_un, sun_path));
+	memcpy(peer->path, un.sun_path, peer->len);
+	return 0;
+}
+
+int
+vdpa_vfu_peer(const struct vfu_conn *c, struct vfu_peer *peer)
+{
+	int rc = peer_of(c->fd, peer);
+
+	return rc < 0 ? vdpa_error(rc, "%s: its connection has no address", c->name) : 0;
+}
+
+int
+vdpa_vfu_adopt(const char *name, int fd, const struct vfu_peer *peer, unsigned int timeout_ms,
+	       struct vfu_conn **out)
+{
+	struct vfu_peer has;
+	struct vfu_conn *c;
+	int rc;
+
+	/* One that is not this function's is another's, which goes on: it is closed, and not shut
+	 * down. */
+	if (peer_of(fd, &has) < 0 || memcmp(&has, peer, sizeof(has)) != 0) {
+		close(fd);
+		return vdpa_error(EPROTO, "%s: what was kept is not the connection to its server",
+				  name);
+	}
+	rc = conn_create(name, timeout_ms, &c);
+	if (rc < 0) {
+		close(fd);
+		return rc;
+	}
+	c->fd = fd;
+	/* None of its ids is one that is waited for, but by chance; what is answered is checked. */
+	c->next_id = (uint16_t)rte_rand();
+	c->stale = VFU_STALE_MAX;
+	c->posts = VFU_STALE_POSTS;
+	rc = conn_init(c);
+	if (rc < 0) {
+		close(fd);
+		conn_free(c);
+		return rc;
+	}
+	*out = c;
+	return 0;
+}
+
+int
+vdpa_vfu_socket(const struct vfu_conn *c)
+{
+	return c->fd;
+}
+
+void
+vdpa_vfu_leave(struct vfu_conn *c)
+{
+	pthread_mutex_lock(&c->request);
+	pthread_mutex_lock(&c->send);
+	c->is_left = true;
+	pthread_mutex_unlock(&c->send);
+	pthread_mutex_unlock(&c->request);
 }
 
 void
@@ -307,12 +423,13 @@ vdpa_vfu_disconnect(struct vfu_conn *c)
 	/* What does not close at once goes on without us. */
 	(void)vdpa_close_foreign(c->fds, c->rx_fd);
 	close(c->room.fd);
-	(void)vdpa_close_connection(c->fds, c->fd);
-	vdpa_fd_account_destroy(c->fds);
+	if (c->is_left)
+		close(c->fd);
+	else
+		(void)vdpa_close_connection(c->fds, c->fd);
 	pthread_mutex_destroy(&c->send);
 	pthread_mutex_destroy(&c->request);
-	free(c->name);
-	free(c);
+	conn_free(c);
 }
 
 /* Whether a vhost-user back end listens on the socket: it says which features it has. */

@@ -28,6 +28,10 @@
 #define VFU_DRAIN_EVERY 64
 /* Ids of doorbells have this bit, those of requests do not. */
 #define VFU_POST_ID	0x8000u
+/* Of a connection that a former process has had: replies to its requests that may come yet, and to
+ * its doorbells, where the server answers those. More than a few processes leave. */
+#define VFU_STALE_MAX	16
+#define VFU_STALE_POSTS 512
 #define VFU_CAUSE_MAX	256
 
 struct vfu_post {
@@ -48,10 +52,12 @@ struct vfu_conn {
 	struct vdpa_patience patience;
 	const char *doing;     /* the command under way, for messages */
 	unsigned int refusals; /* during it */
-	/* The message that comes in. */
+	/* The message that comes in: rx_len bytes of it are taken out of the socket. */
 	uint8_t rx[VFIO_USER_MSG_MAX];
 	size_t rx_len;
 	int rx_fd;
+	unsigned int looks;    /* at a part of it, which stays in the socket */
+	unsigned int stale;    /* replies to a former process' requests that may come yet */
 	uint64_t post_replies; /* to doorbells, dropped */
 
 	pthread_mutex_t send;
@@ -60,6 +66,7 @@ struct vfu_conn {
 	bool reported;
 	struct vdpa_pci *pci; /* whom to tell; NULL: nobody */
 	bool watched;	      /* open: the control loop may be used */
+	bool is_left;	      /* to the next process: nothing ends it any more */
 	uint64_t posts;
 	struct vfu_post backlog[VFU_BACKLOG_MAX];
 	unsigned int backlog_first, backlog_n;

@@ -100,6 +100,15 @@ parse_caps(struct vfu_conn *conn, const char *json, size_t len, struct vfu_caps 
 	return 0;
 }
 
+bool
+vdpa_vfu_caps_ok(const struct vfu_caps *caps)
+{
+	return caps->max_fds >= 1 && caps->max_fds <= VFIO_USER_FDS_MAX &&
+	       caps->max_xfer >= XFER_MIN && caps->max_xfer <= VFIO_USER_XFER_MAX &&
+	       caps->max_maps >= 1 && caps->page_size != 0 &&
+	       (caps->page_size & (caps->page_size - 1)) == 0;
+}
+
 int
 vdpa_vfu_negotiate(struct vfu_conn *conn, const char *name, struct vfu_caps *caps)
 {
@@ -360,6 +369,15 @@ get_irq(struct vfu_conn *conn, unsigned int index, unsigned int *count)
 	/* Without eventfds it is of no use. */
 	*count = reply.flags & VFIO_IRQ_INFO_EVENTFD ? reply.count : 0;
 	return 0;
+}
+
+void
+vdpa_vfu_close_regions(struct vfu_conn *conn, struct vdpa_pci_info *info)
+{
+	for (unsigned int i = 0; i < VDPA_PCI_REGIONS; i++) {
+		vdpa_vfu_close_file(conn, info->regions[i].fd);
+		info->regions[i].fd = -1;
+	}
 }
 
 int

@@ -18,6 +18,12 @@
 
 struct vfu_conn;
 
+/* The address of a server's socket: bytes of a path that may be relative, or abstract. */
+struct vfu_peer {
+	uint32_t len;
+	char path[108];
+};
+
 /* One request and what its reply may be. */
 struct vfu_call {
 	uint16_t command;
@@ -38,6 +44,21 @@ struct vfu_call {
  */
 int vdpa_vfu_connect(const char *name, const char *path, unsigned int timeout_ms,
 		     struct vfu_conn **out);
+/*
+ * Go on with the connection that a former process has had, by its socket, which is taken over, on
+ * failure too. What that process has asked may be answered yet: a few replies that nobody waits for
+ * are dropped. peer: what vdpa_vfu_peer() said of it. 0; -EPROTO for what is no connection, or not
+ * this one; -ENOMEM.
+ */
+int vdpa_vfu_adopt(const char *name, int fd, const struct vfu_peer *peer, unsigned int timeout_ms,
+		   struct vfu_conn **out);
+/* Where the server listens, as the kernel has it. */
+int vdpa_vfu_peer(const struct vfu_conn *conn, struct vfu_peer *peer);
+/* The socket, which remains the connection's. */
+int vdpa_vfu_socket(const struct vfu_conn *conn);
+/* The next process has the connection: nothing here ends it from now on. Behind a request that is
+ * under way. */
+void vdpa_vfu_leave(struct vfu_conn *conn);
 /* NULL: no-op. Nothing may be in flight. */
 void vdpa_vfu_disconnect(struct vfu_conn *conn);
 /*
@@ -85,11 +106,16 @@ struct vfu_caps {
 	uint64_t page_size;    /* their alignment, a power of two */
 };
 
+/* Whether these can have been negotiated. */
+bool vdpa_vfu_caps_ok(const struct vfu_caps *caps);
 /* VERSION. 0 or a negative errno with vdpa_error(); so the next. */
 int vdpa_vfu_negotiate(struct vfu_conn *conn, const char *name, struct vfu_caps *caps);
 /* GET_INFO, GET_REGION_INFO, GET_IRQ_INFO. The files in info->regions[].fd are the caller's, after
  * a failure too; none is -1. */
 int vdpa_vfu_get_info(struct vfu_conn *conn, const char *name, struct vdpa_pci_info *info);
+
+/* Close those files. */
+void vdpa_vfu_close_regions(struct vfu_conn *conn, struct vdpa_pci_info *info);
 
 /* vfio_user_dma_log.c: as in struct vdpa_pci_transport. */
 bool vdpa_vfu_dma_log_probe(struct vfu_conn *conn);
