@@ -14,13 +14,20 @@ import harness
 import restarting
 from numbered_guest import PROTOCOL
 from restarting import GoesOn, KeptBlock, KeptNet, ModelHost, PagesNet
+from upgrading import Upgrades
 
 KILLS = harness.count(6, 100)
 RESTARTS = harness.count(2, 10)
+UPGRADES = harness.count(3, 100)
+STRIDE = harness.count(29, 1)  # of the steps at which a new daemon dies
 SEED = int(os.environ.get('UVDPA_TEST_SEED', '0')) or random.SystemRandom().randrange(1, 1 << 32)
 ENDS = ['kill'] * KILLS + ['stop'] * RESTARTS
 NET = 'mgmtdev sim_net mac 52:54:00:00:00:01 backend loopback'
 DISK = 'mgmtdev sim_blk backend file {folder}/dev0.disk delay_ms 5'
+
+
+class ModelUpgrades(ModelHost, Upgrades):
+    """A daemon that hands functions of a model over."""
 
 
 class Functions(GoesOn, unittest.TestCase):
@@ -86,6 +93,38 @@ class Functions(GoesOn, unittest.TestCase):
             self.assertEqual(guest.again, 0, guest.account())
             self.check_model(host)
             harness.figure(f'seed {SEED}: {alone} frames without a daemon; {guest.account()}; {self.times()}')
+
+
+    def upgrade_fails(self, host, step):
+        """The new daemon is killed at that step: the one before goes on. False: it has come further."""
+        try:
+            answer = host.app.call('daemon.upgrade', program=host.program(
+                'killed', f'LD_PRELOAD={restarting.KILL_AT} UVDPA_KILL_AT={step} exec {harness.APP} "$@"'))
+        except harness.ControlError as error:
+            self.assertIn('was ended by signal 9', error.message)
+            return True
+        host.follow(answer['pid'])
+        host.crash(taken=1)
+        return False
+
+    def test_upgrades(self):
+        """The new daemon has the same connection, and gives it back when it fails."""
+        with ModelUpgrades({'dev0': DISK}) as host, KeptBlock(random.Random(SEED), False, queues=1) as guest:
+            self.connect_block(host, guest)
+            failed, steps = [True], 0
+            while failed[-1]:
+                steps += STRIDE
+                self.next_daemon(host, guest, act=lambda: failed.append(self.upgrade_fails(host, steps)))
+            for _ in range(UPGRADES):
+                guest.work(0.1)
+                self.next_daemon(host, guest, act=lambda: host.upgrade(devices=1))
+            guest.settle(20 * harness.TIMEOUT)
+            guest.read_back()
+            guest.check()
+            self.check_model(host)
+            harness.figure(f'seed {SEED}: {len(failed) - 2} new daemons killed at every {STRIDE} of {steps} steps, '
+                           f'{UPGRADES} upgrades; {guest.account()}; longest gap {max(self.gaps):.3f} s')
+            self.assertGreater(len(failed), 2)
 
 
 class Anew(unittest.TestCase):

@@ -27,8 +27,8 @@
 
 #include "vfu_test.h"
 
+#include "kept_store_test.h"
 #include "pci_kept.h"
-#include "virtio_kept_test.h"
 
 #define IOVA 0x100000
 #define SIZE 0x10000

@@ -2,9 +2,8 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The store of a virtio function's test: what restart.h keeps of the device v0, its descriptor that
- * was put last and the part of its record that is its function's; and two processes, one after the
- * other. Link with --wrap of these calls, and include it after cmocka.h and virtio_test.h.
+ * Two processes, one after the other, that have a virtio function: the first one leaves it in the
+ * store of kept_store_test.h. Include it after cmocka.h and virtio_test.h.
  */
 
 #ifndef VIRTIO_KEPT_TEST_H
@@ -12,161 +11,8 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
 
-#include "restart.h"
-#include "vdpa_error.h"
-
-static struct {
-	bool on, leaves;
-	char what[64]; /* of fd */
-	int fd;	       /* -1: none */
-	uint8_t record[VDPA_RESTART_RECORD_MAX];
-	int len; /* negative: none */
-	unsigned int writes;
-	int write_err;
-	bool given_up;
-	/* Another process lives, and may have back what it has handed over. */
-	bool holds;
-	struct vdpa_restart_waiter *waiter;
-	unsigned int lost;
-} store = {.fd = -1, .len = -ENOENT};
-
-bool __wrap_vdpa_restart_is_on(void);
-bool __wrap_vdpa_restart_leaves(void);
-int __wrap_vdpa_restart_change_begins(void);
-void __wrap_vdpa_restart_change_ends(void);
-int __wrap_vdpa_restart_put(const char *device, const char *what, int fd);
-void __wrap_vdpa_restart_del(const char *device, const char *what);
-int __wrap_vdpa_restart_take(const char *device, const char *what);
-int __wrap_vdpa_restart_write_part(const char *device, const char *part, const void *record,
-				   size_t len);
-int __wrap_vdpa_restart_read_part(const char *device, const char *part, void *buf, size_t size);
-void __wrap_vdpa_restart_remove_part(const char *device, const char *part);
-void __wrap_vdpa_restart_give_up(const char *device, const char *why);
-bool __wrap_vdpa_restart_holds(void);
-bool __wrap_vdpa_restart_when_it_goes(struct vdpa_restart_waiter *w);
-void __wrap_vdpa_restart_waits_no_more(struct vdpa_restart_waiter *w);
-void __wrap_vdpa_restart_lost(const char *device);
-
-bool
-__wrap_vdpa_restart_is_on(void)
-{
-	return store.on;
-}
-
-bool
-__wrap_vdpa_restart_leaves(void)
-{
-	return store.leaves;
-}
-
-int
-__wrap_vdpa_restart_change_begins(void)
-{
-	return store.leaves ? -EBUSY : 0;
-}
-
-void
-__wrap_vdpa_restart_change_ends(void)
-{
-}
-
-void
-__wrap_vdpa_restart_del(const char *device, const char *what)
-{
-	if (strcmp(store.what, what) == 0 && store.fd >= 0) {
-		close(store.fd);
-		store.fd = -1;
-	}
-}
-
-int
-__wrap_vdpa_restart_put(const char *device, const char *what, int fd)
-{
-	assert_string_equal(device, "v0");
-	if (store.fd >= 0)
-		close(store.fd);
-	snprintf(store.what, sizeof(store.what), "%s", what);
-	store.fd = dup(fd);
-	return 0;
-}
-
-int
-__wrap_vdpa_restart_take(const char *device, const char *what)
-{
-	if (store.fd < 0 || strcmp(store.what, what) != 0)
-		return vdpa_error(ENOENT, "nothing is left as %s", what);
-	return dup(store.fd);
-}
-
-int
-__wrap_vdpa_restart_write_part(const char *device, const char *part, const void *record, size_t len)
-{
-	assert_string_equal(part, "function");
-	if (store.write_err != 0)
-		return vdpa_error(store.write_err, "no room");
-	memcpy(store.record, record, len);
-	store.len = (int)len;
-	store.writes++;
-	return 0;
-}
-
-int
-__wrap_vdpa_restart_read_part(const char *device, const char *part, void *buf, size_t size)
-{
-	if (store.len < 0)
-		return vdpa_error(ENOENT, "no record");
-	assert_true((size_t)store.len <= size);
-	memcpy(buf, store.record, (size_t)store.len);
-	return store.len;
-}
-
-void
-__wrap_vdpa_restart_remove_part(const char *device, const char *part)
-{
-	store.len = -ENOENT;
-}
-
-void
-__wrap_vdpa_restart_give_up(const char *device, const char *why)
-{
-	assert_string_equal(device, "v0");
-	assert_non_null(strstr(why, "no room"));
-	store.given_up = true;
-	store.len = -ENOENT;
-}
-
-bool
-__wrap_vdpa_restart_holds(void)
-{
-	return store.holds;
-}
-
-bool
-__wrap_vdpa_restart_when_it_goes(struct vdpa_restart_waiter *w)
-{
-	if (store.holds)
-		store.waiter = w;
-	return store.holds;
-}
-
-void
-__wrap_vdpa_restart_waits_no_more(struct vdpa_restart_waiter *w)
-{
-	if (store.waiter == w)
-		store.waiter = NULL;
-}
-
-void
-__wrap_vdpa_restart_lost(const char *device)
-{
-	store.lost++;
-}
-
-/* Two processes, one after the other. */
+#include "kept_store_test.h"
 
 static inline int
 setup_store(void **state)

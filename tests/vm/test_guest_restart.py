@@ -18,6 +18,7 @@ RESTARTS = vmtest.count(2, 5)
 UPGRADES = vmtest.count(2, 20)
 MODEL_KILLS = vmtest.count(3, 20)
 MODEL_RESTARTS = vmtest.count(1, 5)
+MODEL_UPGRADES = vmtest.count(1, 20)
 
 SCRIPT = """
 disk=$(disk s0)
@@ -138,7 +139,7 @@ class Restart(vmtest.GuestTest):
         d = daemon.Daemon(vmtest.BUILD, self.folder, [
             f"name {name} mgmtdev vfio-user/{folder}/{name}.vfu socket %s/{name}.sock" for name in ("disk0", "net0")
         ], ["--keep", f"unix:{self.keeper()}"])
-        self.check(d, ["crash"] * MODEL_KILLS + ["restart"] * MODEL_RESTARTS)
+        self.check(d, ["crash"] * MODEL_KILLS + ["restart"] * MODEL_RESTARTS + ["upgrade"] * MODEL_UPGRADES)
         log = model.log.read_text()
         self.assertEqual((log.count("vfio-user: connected"), log.count("vfio-user: disconnected")), (2, 0), log)
         self.assertEqual(model.stats("disk0")["io_errors"], 0)

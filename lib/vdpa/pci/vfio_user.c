@@ -283,8 +283,9 @@ attach(struct vfu_device *dev, const char *where, unsigned int timeout_ms,
 
 	if (device != NULL) {
 		rc = connect_left(dev, device, timeout_ms, info);
-		if (rc == 0)
-			return 0;
+		/* The process that has handed it over goes on with it. */
+		if (rc == 0 || vdpa_restart_holds())
+			return rc;
 		VDPA_LOG(WARNING, "%s: %s: starts anew: %s", device, dev->name,
 			 vdpa_error_message());
 		(void)vfu_keep(NULL, device, false);

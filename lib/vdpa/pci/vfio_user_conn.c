@@ -35,6 +35,7 @@
 #include <rte_common.h>
 #include <rte_random.h>
 
+#include "restart.h"
 #include "vdpa_error.h"
 #include "vdpa_fd.h"
 #include "vfio_user_conn.h"
@@ -66,6 +67,13 @@ vdpa_vfu_command_name(uint16_t command)
 	return name != NULL ? name : "command";
 }
 
+/* Whether another process has the connection, or may have it again: this one does not end it. */
+static bool
+is_others(const struct vfu_conn *c)
+{
+	return c->is_left || vdpa_restart_holds();
+}
+
 int
 vdpa_vfu_vend_locked(struct vfu_conn *c, int err, const char *doing, const char *fmt, va_list ap)
 {
@@ -79,7 +87,7 @@ vdpa_vfu_vend_locked(struct vfu_conn *c, int err, const char *doing, const char 
 	c->backlog_n = 0;
 	__atomic_store_n(&c->error, err, __ATOMIC_RELEASE);
 	/* Wakes whoever waits for a reply, and the server knows. */
-	if (!c->is_left)
+	if (!is_others(c))
 		shutdown(c->fd, SHUT_RDWR);
 	return -err;
 }
@@ -423,7 +431,7 @@ vdpa_vfu_disconnect(struct vfu_conn *c)
 	/* What does not close at once goes on without us. */
 	(void)vdpa_close_foreign(c->fds, c->rx_fd);
 	close(c->room.fd);
-	if (c->is_left)
+	if (is_others(c))
 		close(c->fd);
 	else
 		(void)vdpa_close_connection(c->fds, c->fd);
