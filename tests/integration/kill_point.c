@@ -121,24 +121,11 @@ is_armed(const char *path)
 	return true;
 }
 
-__attribute__((format(printf, 1, 2))) static void
-act(const char *format, ...)
+static void
+reach(const char *path, const char *label)
 {
-	const char *path = getenv("UVDPA_KILL_ARM");
-	uint32_t message = __atomic_load_n(&last_message, __ATOMIC_RELAXED);
-	char label[LABEL_MAX];
 	int saved = errno;
-	va_list args;
-	size_t n;
 
-	if (path == NULL)
-		return;
-	va_start(args, format);
-	vsnprintf(label, sizeof(label) - 32, format, args);
-	va_end(args);
-	n = strlen(label);
-	if (message > 0)
-		snprintf(label + n, sizeof(label) - n, ", message %u", message);
 	take_lock();
 	if (is_armed(path)) {
 		append(path, label);
@@ -150,6 +137,42 @@ act(const char *format, ...)
 	}
 	drop_lock();
 	errno = saved;
+}
+
+/* Of threads that have nothing to do with messages, too. */
+__attribute__((format(printf, 1, 2))) static void
+act_of_any(const char *format, ...)
+{
+	const char *path = getenv("UVDPA_KILL_ARM");
+	char label[LABEL_MAX];
+	va_list args;
+
+	if (path == NULL)
+		return;
+	va_start(args, format);
+	vsnprintf(label, sizeof(label), format, args);
+	va_end(args);
+	reach(path, label);
+}
+
+__attribute__((format(printf, 1, 2))) static void
+act(const char *format, ...)
+{
+	uint32_t message = __atomic_load_n(&last_message, __ATOMIC_RELAXED);
+	const char *path = getenv("UVDPA_KILL_ARM");
+	char label[LABEL_MAX];
+	va_list args;
+	size_t n;
+
+	if (path == NULL)
+		return;
+	va_start(args, format);
+	vsnprintf(label, sizeof(label) - 32, format, args);
+	va_end(args);
+	n = strlen(label);
+	if (message > 0)
+		snprintf(label + n, sizeof(label) - n, ", message %u", message);
+	reach(path, label);
 }
 
 /* What a descriptor is of, as the kernel names it. */
@@ -371,7 +394,7 @@ sendmsg(int fd, const struct msghdr *msg, int flags)
 		snprintf(last_request, sizeof(last_request), "%s %s", ops[m.op], name);
 		act("store %s", last_request);
 	} else {
-		act("sendmsg");
+		act_of_any("sendmsg");
 	}
 	return NEXT(sendmsg)(fd, msg, flags);
 }
@@ -382,7 +405,7 @@ recvmsg(int fd, struct msghdr *msg, int flags)
 	if (msg->msg_iovlen > 0 && msg->msg_iov[0].iov_len == sizeof(struct keeper_msg))
 		act("store has answered %s", last_request);
 	else
-		act((flags & MSG_PEEK) != 0 ? "look at messages" : "recvmsg");
+		act_of_any((flags & MSG_PEEK) != 0 ? "look at messages" : "recvmsg");
 	return NEXT(recvmsg)(fd, msg, flags);
 }
 
@@ -552,6 +575,6 @@ epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 {
 	static const char *const ops[] = {"?", "add", "del", "mod"};
 
-	act("epoll %s", ops[op >= 1 && op <= 3 ? op : 0]);
+	act_of_any("epoll %s", ops[op >= 1 && op <= 3 ? op : 0]);
 	return NEXT(epoll_ctl)(epfd, op, fd, event);
 }

@@ -80,6 +80,10 @@ class Plan:
         return set(self.seen) - {label for label, _ in self.killed | set(self.before)}
 
 
+# A file that a process makes once, when it needs it.
+ONCE = '/memfd:vdpa-nothing (deleted)'
+
+
 def numbers_aside(name):
     return re.sub(r'\d+', '#', name)
 
@@ -92,6 +96,7 @@ class Held:
         for fd in os.listdir(f'/proc/{pid}/fd'):
             with contextlib.suppress(FileNotFoundError):
                 self.fds[numbers_aside(os.readlink(f'/proc/{pid}/fd/{fd}'))] += 1
+        del self.fds[ONCE]
         with open(f'/proc/{pid}/status', encoding='ascii') as f:
             self.locked = int(re.search(r'^VmLck:\s+(\d+)', f.read(), re.M).group(1))
 
@@ -149,6 +154,11 @@ class Steps:
             harness.wait_for(settled, 'descriptors to be closed')
         except AssertionError:
             raise AssertionError(f'leaked: daemon {more[0]}; keeper {more[1]}') from None
+
+    def says(self, name, label, nth):
+        """What comes, where somebody looks on."""
+        if os.environ.get('UVDPA_KILL_VERBOSE'):
+            print(f'{time.monotonic():.1f} {name}: {nth}. {label}', flush=True)
 
     def between(self):
         """No daemon lives: what is held then is for those who have more than descriptors."""
@@ -224,6 +234,7 @@ class Steps:
         self.base = self.held()
         for label, nth in plan:
             try:
+                self.says(name, label, nth)
                 self.points.arm(label, nth)
                 killed, reached = self.run(what, may_close)
                 plan.saw(reached)
@@ -254,6 +265,7 @@ class Steps:
         self.base = self.held()
         for label, nth in plan:
             try:
+                self.says(name, label, nth)
                 self.guest.work()
                 self.host.app.kill()
                 self.between()

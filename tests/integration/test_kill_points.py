@@ -53,7 +53,7 @@ class Points(unittest.TestCase):
         self.all(self.steps('net0', 'mgmtdev sim_net backend loopback', kill_points.Net, packed=False))
 
     def test_block(self):
-        self.all(self.steps('disk0', 'mgmtdev sim_blk backend file {folder}/disk0.disk queues 2', kill_points.Block,
+        self.all(self.steps('disk0', 'mgmtdev sim_blk backend file {folder}/disk0.disk queues 2 device_state on', kill_points.Block,
                             packed=True))
 
 
