@@ -2,16 +2,17 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * Loaded before a daemon (LD_PRELOAD): it kills itself right before one of its acts that others see. An
- * act has a label, such as "store put net0:wire, message 4" (behind the front end's message 4), and which one it is to die at is in the file
- * UVDPA_KILL_ARM: a line with a number and a label, "2 store put net0:wire" for the second act of that
- * label since the file is there. A file that is replaced begins anew; none, and nothing is counted. Each
- * act that is reached meanwhile is a line of UVDPA_KILL_ARM.log, and the last one is where it died.
+ * Loaded before a daemon (LD_PRELOAD): it kills itself right before one of its acts that others
+ * see. An act has a label, such as "store put net0:wire, message 4" (behind the front end's message
+ * 4), and which one it is to die at is in the file UVDPA_KILL_ARM: a line with a number and a
+ * label, "2 store put net0:wire" for the second act of that label since the file is there. A file
+ * that is replaced begins anew; none, and nothing is counted. Each act that is reached meanwhile is
+ * a line of UVDPA_KILL_ARM.log, and the last one is where it died.
  *
- * Acts are calls of libc (requests to the store, writes of the journal, VFIO's ioctls, messages, sockets,
- * event loops) and, one by one, stores to memory that others see: the wire of a connection and the
- * registers of a function. That memory is mapped read-only, and a store that faults is carried out by a
- * single step of the processor.
+ * Acts are calls of libc (requests to the store, writes of the journal, VFIO's ioctls, messages,
+ * sockets, event loops) and, one by one, stores to memory that others see: the wire of a connection
+ * and the registers of a function. That memory is mapped read-only, and a store that faults is
+ * carried out by a single step of the processor.
  */
 
 #include <dlfcn.h>
@@ -41,10 +42,10 @@
 #define LABEL_MAX  160
 #define RANGES_MAX 64
 #define PAGE	   4096ul
-#define TRAP_FLAG  0x100	     /* of EFLAGS */
-#define WIRE_INPUT 0x108	     /* behind it, the wire has bytes of messages */
-#define REGION(at) ((at) >> 40)	     /* of an offset in a file of vfio-pci */
-#define INSIDE(at) ((at) & 0xfffffffffful)
+#define TRAP_FLAG  0x100	/* of EFLAGS */
+#define WIRE_INPUT 0x108	/* behind it, the wire has bytes of messages */
+#define REGION(at) ((at) >> 40) /* of an offset in a file of vfio-pci */
+#define INSIDE(at) ((at)&0xfffffffffful)
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
@@ -218,7 +219,8 @@ static struct range *
 range_of(const void *addr)
 {
 	for (unsigned int i = 0; i < RANGES_MAX; i++)
-		if ((const uint8_t *)addr >= ranges[i].begin && (const uint8_t *)addr < ranges[i].end)
+		if ((const uint8_t *)addr >= ranges[i].begin &&
+		    (const uint8_t *)addr < ranges[i].end)
 			return &ranges[i];
 	return NULL;
 }
@@ -385,7 +387,8 @@ is_request(const struct msghdr *msg, struct keeper_msg *m)
 ssize_t
 sendmsg(int fd, const struct msghdr *msg, int flags)
 {
-	static const char *const ops[8] = {"?", "hello", "put", "del", "take", "list", "noop", "fence"};
+	static const char *const ops[8] = {"?",	   "hello", "put",  "del",
+					   "take", "list",  "noop", "fence"};
 	char name[LABEL_MAX / 2];
 	struct keeper_msg m;
 

@@ -13,7 +13,7 @@ import kill_points
 from restarting import Host
 
 SEED = int(os.environ.get('UVDPA_TEST_SEED', '0')) or random.SystemRandom().randrange(1, 1 << 32)
-STRIDE = harness.count(29, 1)
+STRIDE = int(os.environ.get('UVDPA_KILL_STRIDE', '0')) or harness.count(61, 1)
 
 
 class Points(unittest.TestCase):

@@ -27,6 +27,7 @@ class Functions(vmtest.LabTest):
 
     script = "lab_vfio"
     env = {}
+    timeout = TIMEOUT
     NEED_TAP = []
 
     def net(self, slot, pairs, extra="", far=None):
@@ -94,7 +95,7 @@ class Functions(vmtest.LabTest):
                      "counts": lambda slot: self.far_ends[int(slot, 16)].counts(),
                      "zeros": lambda slot: not any(self.far_ends[int(slot, 16)].last),
                      "sink": lambda slot, on: self.sink(int(slot, 16), on == "1"),
-                     "image": self.image_sha256, "clear": self.clear_image}, timeout=TIMEOUT)
+                     "image": self.image_sha256, "clear": self.clear_image}, timeout=self.timeout)
 
 
 class Vfio(Functions):
