@@ -18,6 +18,8 @@ from numbered_guest import PROTOCOL
 from restarting import KeptBlock, KeptNet, patient
 
 LIB = os.environ.get('UVDPA_KILL_POINT_LIB', '')
+# To look at one: "stop and start: 2. write wire 0x58, message 11", as failures and UVDPA_KILL_VERBOSE say it.
+ONLY = os.environ.get('UVDPA_KILL_ONLY', '')
 # Acts of a label in one run that it is killed before: a message of both queues, and one that is given again.
 MOST = 3
 ANEW = r'starts anew|does not go on|ends with the process'
@@ -59,6 +61,7 @@ class Plan:
     def __init__(self, stride, offset, before=()):
         """before: points of something else, which are not tried again."""
         self.stride, self.offset, self.before = stride, offset, before
+        self.only = None
         self.seen = collections.Counter()
         self.order = []
         self.killed = set()
@@ -70,6 +73,9 @@ class Plan:
             self.seen[label] = max(self.seen[label], min(n, MOST))
 
     def __iter__(self):
+        if self.only:
+            yield self.only
+            return
         at = self.offset % max(len(self.order), 1)
         while at < len(self.order):
             yield self.order[at]
@@ -219,7 +225,9 @@ class Steps:
         Do what(steps) once for each of its acts, and have the daemon killed there. may_close: that is
         one of the ways in which it ends. within: names of what was done before and is a part of this.
         """
-        plan, kills = Plan(self.stride, self.offset, set().union(*(self.killed[w] for w in within))), 0
+        if ONLY and not ONLY.startswith(f'{name}: '):
+            return
+        plan, kills = self.plan(name, set().union(*(self.killed.get(w, ()) for w in within))), 0
         self.on = self.anew = 0
         self.points.arm()
         what(self)
@@ -255,7 +263,9 @@ class Steps:
         Of the next daemon's start, the guest's device taken over. in_a_row: so many are killed one after
         the other before one is left to live.
         """
-        plan, kills, row = Plan(self.stride, self.offset), 0, 0
+        if ONLY and not ONLY.startswith(f'{name}: '):
+            return
+        plan, kills, row = self.plan(name), 0, 0
         self.on = self.anew = 0
         self.host.app.kill()
         self.points.arm()
@@ -308,10 +318,17 @@ class Steps:
             self.host.next()
         self.end(name, plan, kills)
 
+    def plan(self, name, before=()):
+        plan = Plan(self.stride, self.offset, before)
+        if ONLY:
+            nth, label = ONLY[len(name) + 2:].split('. ', 1)
+            plan.only = (label, int(nth))
+        return plan
+
     def end(self, name, plan, kills):
         self.killed[name] = plan.killed
         self.test.assertGreater(kills, 0, name)
-        if self.stride == 1:
+        if self.stride == 1 and not ONLY:
             self.test.assertEqual(plan.missed(), set(), f'{name}: acts that it was never killed before')
         harness.figure(f'{name}: {kills} kills before {len(plan.killed)} of {len(plan.order)} acts of '
                        f'{len(plan.seen)} kinds; the device went on {self.on} times and started anew {self.anew}')

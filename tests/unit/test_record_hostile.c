@@ -340,6 +340,31 @@ what_was_written_goes_on(void **state)
 	close_session(f);
 }
 
+/* Its start fails at each op in turn: the caller hears of it at once, not when the device's own job
+ * has stopped it. */
+static void
+a_device_that_does_not_start_does_not_go_on(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int refused = 0;
+	int rc;
+
+	for (unsigned int at = 1;; at++) {
+		f->fake->failed_op = NULL;
+		f->fake->fail_at = f->fake->calls + at;
+		rc = go_on(f);
+		f->fake->fail_at = 0;
+		close_session(f);
+		if (f->fake->failed_op == NULL)
+			break;
+		if (rc == 0)
+			fail_msg("%s fails, and the device goes on", f->fake->failed_op);
+		refused++;
+	}
+	assert_int_equal(rc, 0);
+	assert_in_range(refused, 3, 100);
+}
+
 /* A number that is near another one, or near where numbers end. */
 static uint64_t
 near_number(uint64_t was)
@@ -473,6 +498,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_was_written_goes_on),
+		cmocka_unit_test(a_device_that_does_not_start_does_not_go_on),
 		cmocka_unit_test(what_others_wrote_is_refused_or_goes_on),
 	};
 

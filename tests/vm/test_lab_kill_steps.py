@@ -19,7 +19,7 @@ class KillSteps(test_lab_vfio.Functions):
     timeout = vmtest.count(test_lab_vfio.TIMEOUT, 6 * 3600)
     env = {"UVDPA_KEEPER": os.path.join(vmtest.BUILD, "app/vdpa-keeper/vdpa-keeper"),
            "UVDPA_KILL_POINT_LIB": os.path.join(vmtest.BUILD, "tests/integration/libkill_point.so"),
-           **{k: os.environ[k] for k in ("UVDPA_TEST_LONG", "UVDPA_TEST_SEED", "UVDPA_KILL_STRIDE", "UVDPA_KILL_VERBOSE")
+           **{k: os.environ[k] for k in ("UVDPA_TEST_LONG", "UVDPA_TEST_SEED", "UVDPA_KILL_STRIDE", "UVDPA_KILL_VERBOSE", "UVDPA_KILL_ONLY")
               if k in os.environ}}
 
     def devices(self):
