@@ -10,7 +10,7 @@ import unittest
 
 import harness
 import kill_points
-from restarting import Host
+from restarting import IMAGE, Host
 
 SEED = int(os.environ.get('UVDPA_TEST_SEED', '0')) or random.SystemRandom().randrange(1, 1 << 32)
 STRIDE = int(os.environ.get('UVDPA_KILL_STRIDE', '0')) or harness.count(61, 1)
@@ -27,6 +27,10 @@ class Points(unittest.TestCase):
         made = []
 
         def make():
+            # The next guest's disk is as its first one was.
+            with open(f'{host.folder}/{name}.disk', 'r+b') as disk:
+                disk.truncate(0)
+                disk.truncate(IMAGE)
             guest = guest_class(self.rng, packed)
             made.append(guest)
             return guest.connect(host.app.socket(name)).start()

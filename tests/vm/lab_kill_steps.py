@@ -136,6 +136,8 @@ class KillSteps(lab_adopt.Adopted):
         former = []
         with self.kept(slot) as h:
             def make():
+                if slot == BLK_SPLIT:
+                    host("clear", f"{slot:x}")
                 guest = guest_class(rng, packed, **({"queues": 1} if queues == 1 else {}))
                 if former and hasattr(guest, "missing"):
                     # Frames of the former one may yet come back.
@@ -169,7 +171,6 @@ class KillSteps(lab_adopt.Adopted):
 
     @unittest.skipUnless(harness.count(0, 1), "UVDPA_TEST_LONG is not set")
     def test_disk(self):
-        host("clear", f"{BLK_SPLIT:x}")
         with self.steps(BLK_SPLIT, kill_points.Block, queues=1) as steps:
             steps.at_each_of_a_start()
             steps.at_each("stop and start", kill_points.stop_and_start)
