@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -340,6 +341,25 @@ what_was_written_goes_on(void **state)
 	close_session(f);
 }
 
+static struct {
+	pthread_t caller;
+	sem_t returned;
+} start;
+
+/* The device's own job is slow. */
+static void
+wait_for_caller(void *arg)
+{
+	struct timespec end;
+
+	(void)arg;
+	if (pthread_equal(pthread_self(), start.caller))
+		return;
+	clock_gettime(CLOCK_REALTIME, &end);
+	end.tv_sec += 20;
+	(void)sem_timedwait(&start.returned, &end);
+}
+
 /* Its start fails at each op in turn: the caller hears of it at once, not when the device's own job
  * has stopped it. */
 static void
@@ -351,13 +371,17 @@ a_device_that_does_not_start_does_not_go_on(void **state)
 	bool runs;
 	int rc;
 
+	start.caller = pthread_self();
+	f->fake->on_reset = wait_for_caller;
 	for (unsigned int at = 1;; at++) {
+		sem_init(&start.returned, 0, 0);
 		f->fake->failed_op = NULL;
 		f->fake->fail_at = f->fake->calls + at;
 		rc = go_on(f);
 		f->fake->fail_at = 0;
 		failed = f->fake->failed_op;
 		runs = vdpa_consumer_is_running(f->s->consumer);
+		sem_post(&start.returned);
 		close_session(f);
 		if (runs != (rc == 0))
 			fail_msg("%s fails: %d, and the device %s", failed, rc,
@@ -366,6 +390,7 @@ a_device_that_does_not_start_does_not_go_on(void **state)
 			break;
 		refused += rc < 0;
 	}
+	f->fake->on_reset = NULL;
 	assert_int_equal(rc, 0);
 	assert_in_range(refused, 3, 100);
 }
