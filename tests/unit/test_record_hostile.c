@@ -356,7 +356,9 @@ wait_for_caller(void *arg)
 	if (pthread_equal(pthread_self(), start.caller))
 		return;
 	clock_gettime(CLOCK_REALTIME, &end);
-	end.tv_sec += 20;
+	end.tv_nsec += 200000000;
+	end.tv_sec += end.tv_nsec / 1000000000;
+	end.tv_nsec %= 1000000000;
 	if (sem_timedwait(&start.returned, &end) == 0)
 		sem_post(&start.returned); /* for the next reset */
 }
