@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -340,6 +341,63 @@ what_was_written_goes_on(void **state)
 	close_session(f);
 }
 
+static struct {
+	pthread_t caller;
+	sem_t returned;
+} start;
+
+/* The device's own job is slow. */
+static void
+wait_for_caller(void *arg)
+{
+	struct timespec end;
+
+	(void)arg;
+	if (pthread_equal(pthread_self(), start.caller))
+		return;
+	clock_gettime(CLOCK_REALTIME, &end);
+	end.tv_nsec += 200000000;
+	end.tv_sec += end.tv_nsec / 1000000000;
+	end.tv_nsec %= 1000000000;
+	if (sem_timedwait(&start.returned, &end) == 0)
+		sem_post(&start.returned); /* for the next reset */
+}
+
+/* Its start fails at each op in turn: the caller hears of it at once, not when the device's own job
+ * has stopped it. */
+static void
+a_device_that_does_not_start_does_not_go_on(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int refused = 0;
+	const char *failed;
+	bool runs;
+	int rc;
+
+	start.caller = pthread_self();
+	f->fake->on_reset = wait_for_caller;
+	for (unsigned int at = 1;; at++) {
+		sem_init(&start.returned, 0, 0);
+		f->fake->failed_op = NULL;
+		f->fake->fail_at = f->fake->calls + at;
+		rc = go_on(f);
+		f->fake->fail_at = 0;
+		failed = f->fake->failed_op;
+		runs = vdpa_consumer_is_running(f->s->consumer);
+		sem_post(&start.returned);
+		close_session(f);
+		if (runs != (rc == 0))
+			fail_msg("%s fails: %d, and the device %s", failed, rc,
+				 runs ? "runs" : "does not run");
+		if (failed == NULL)
+			break;
+		refused += rc < 0;
+	}
+	f->fake->on_reset = NULL;
+	assert_int_equal(rc, 0);
+	assert_in_range(refused, 3, 100);
+}
+
 /* A number that is near another one, or near where numbers end. */
 static uint64_t
 near_number(uint64_t was)
@@ -473,6 +531,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_was_written_goes_on),
+		cmocka_unit_test(a_device_that_does_not_start_does_not_go_on),
 		cmocka_unit_test(what_others_wrote_is_refused_or_goes_on),
 	};
 

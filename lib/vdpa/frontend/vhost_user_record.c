@@ -865,7 +865,8 @@ vdpa_vhu_record_start(struct vhu_device *dev, struct vhu_session *s, const struc
 	if (r->connection.status != 0)
 		vdpa_consumer_set_status(s->consumer, r->connection.status);
 	vdpa_vhu_session_advance(s);
-	if (vdpa_device_get_state(dev->vdev) == VDPA_STATE_FAILED)
+	/* Of the device itself a job says so, later. */
+	if ((vdpa_consumer_get_status(s->consumer) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
 		return vdpa_error(EIO, "the device does not start");
 	signal_rings(s);
 	return 0;
