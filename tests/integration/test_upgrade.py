@@ -275,6 +275,7 @@ class Service(Case):
     def test_a_new_daemon_that_dies_leaves_the_store_as_it_was(self):
         self.begin(host=UpgradesOfService)
         systemd, lib = self.host.keeper, os.environ.get('UVDPA_KILL_AT_LIB', '')
+        self.check()
         names, pid = systemd.names(), self.host.app.pid
         harness.skip_unless(lib and 'libasan' not in subprocess.run(
             ['ldd', harness.APP], capture_output=True, text=True, check=False).stdout,
