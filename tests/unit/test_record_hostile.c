@@ -287,7 +287,7 @@ setup_record(void **state)
 	f->dev.fds = vdpa_fd_account_create();
 	pthread_mutex_init(&f->dev.lock, NULL);
 	f->dev.kept.on = true;
-	f->dev.kept.serial = 1;
+	f->dev.kept.wire = (struct vdpa_wire){.device = f->fake->vdev.name, .serial = 1};
 	f->dev.kept.stride = AREA;
 	areas.addr = calloc(FAKE_VQS, AREA);
 	assert_non_null(areas.addr);
