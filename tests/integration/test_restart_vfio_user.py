@@ -223,6 +223,35 @@ class Messages(unittest.TestCase):
             guest.check()
             harness.figure(f'{kills} kills at steps of messages')
 
+    def test_at_steps_of_a_start(self):
+        """With buffers that were there before DRIVER_OK, which a queue takes before its start is recorded."""
+        with Host({'net0': NET}) as host:
+            arm, kills = f'{host.folder}/arm', 0
+            for step in range(1, 280, harness.count(63, 3)):
+                host.app.kill()
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(arm)
+                self.assertFalse(host.fails(step, arm))
+                with KeptNet(random.Random(step), packed=step % 2 == 0) as guest:
+                    guest.trap = True
+                    guest.connect(host.app.socket('net0'))
+                    guest.feed()
+                    talk = threading.Thread(target=guest.start)
+                    with open(arm, 'wb'):
+                        talk.start()
+                    while talk.is_alive() and host.app.process.poll() is None:
+                        talk.join(0.05)
+                    kills += host.app.process.poll() is not None
+                    host.crash(taken=1)
+                    talk.join()
+                    for q in guest.queues:
+                        q.kick()
+                    guest.work(0.05)
+                    guest.settle()
+                    guest.check()
+                harness.wait_for(lambda: host.app.show('net0')['frontend_info'].endswith(' waiting'), 'the end of a client')
+            self.assertGreater(kills, 2)
+
     def test_what_stands_still_goes_on_later(self):
         """A driver that is in the midst of its set-up; one whose queues stand still, by bus master or for want of
         their memory."""
