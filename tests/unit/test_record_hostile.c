@@ -22,9 +22,9 @@
 
 #include <cmocka.h>
 
+#include "mutate.h"
 #include "restart.h"
 #include "test_util.h"
-#include "tlv.h"
 #include "vdpa_error.h"
 #include "vhost_user_test.h"
 
@@ -53,24 +53,6 @@ static struct {
 	bool swapped; /* descriptors are found under each other's names */
 } store;
 
-static uint64_t seed = 1;
-
-static uint64_t
-next_random(void)
-{
-	/* xorshift64* */
-	seed ^= seed >> 12;
-	seed ^= seed << 25;
-	seed ^= seed >> 27;
-	return seed * UINT64_C(2685821657736338717);
-}
-
-static uint64_t
-below(uint64_t n)
-{
-	return next_random() % n;
-}
-
 int __wrap_vdpa_restart_take(const char *device, const char *what);
 int __wrap_vdpa_restart_read(const char *device, void *buf, size_t size);
 int __wrap_vdpa_restart_write(const char *device, const void *record, size_t len);
@@ -84,8 +66,8 @@ __wrap_vdpa_restart_take(const char *device, const char *what)
 	(void)device;
 	if (sscanf(what, "fd.%x.%x", &serial, &id) != 2 || id == NONE || id >= PLACES)
 		return vdpa_error(ENOENT, "%s is not kept", what);
-	if (store.swapped && below(8) == 0)
-		id = 1 + (unsigned int)below(PLACES - 1);
+	if (store.swapped && mutate_below(8) == 0)
+		id = 1 + (unsigned int)mutate_below(PLACES - 1);
 	return fcntl(store.fd[id], F_DUPFD_CLOEXEC, 0);
 }
 
@@ -288,7 +270,7 @@ setup_record(void **state)
 	f->dev.fds = vdpa_fd_account_create();
 	pthread_mutex_init(&f->dev.lock, NULL);
 	f->dev.kept.on = true;
-	f->dev.kept.serial = 1;
+	f->dev.kept.wire = (struct vdpa_wire){.device = f->fake->vdev.name, .serial = 1};
 	f->dev.kept.stride = AREA;
 	areas.addr = calloc(FAKE_VQS, AREA);
 	assert_non_null(areas.addr);
@@ -398,96 +380,6 @@ a_device_that_does_not_start_does_not_go_on(void **state)
 	assert_in_range(refused, 3, 100);
 }
 
-/* A number that is near another one, or near where numbers end. */
-static uint64_t
-near_number(uint64_t was)
-{
-	static const uint64_t ends[] = {
-		0,	 1,	     0xff,	 0x100,	     0x7fff,
-		0xffff,	 0x7fffffff, 0xffffffff, MEM_SIZE,   2 * (uint64_t)MEM_SIZE,
-		1 << 31, UADDR,	     INT64_MAX,	 UINT64_MAX, UINT64_MAX - 0xfff,
-	};
-
-	switch (below(4)) {
-	case 0:
-		return was + below(17) - 8;
-	case 1:
-		return was ^ (UINT64_C(1) << below(64));
-	case 2:
-		return next_random();
-	default:
-		return ends[below(RTE_DIM(ends))] - below(2);
-	}
-}
-
-/* A part as it lies in the record. */
-struct place {
-	size_t at, len;
-};
-
-static unsigned int
-find_parts(struct place *parts, unsigned int max)
-{
-	size_t at = 0;
-	unsigned int n = 0;
-
-	while (at + VDPA_TLV_HEADER <= store.len && n < max) {
-		size_t len = VDPA_TLV_HEADER + vdpa_le_get(store.record + at + 4, 4);
-
-		if (len > store.len - at)
-			break;
-		parts[n++] = (struct place){.at = at, .len = len};
-		at += len;
-	}
-	return n;
-}
-
-static void
-mutate(void)
-{
-	struct place parts[32], p, q;
-	unsigned int n = find_parts(parts, RTE_DIM(parts));
-	unsigned int bytes = 1u << below(4);
-	uint8_t copy[4096];
-	size_t at;
-
-	if (n == 0)
-		return;
-	p = parts[below(n)];
-	q = parts[below(n)];
-	switch (below(8)) {
-	case 0: /* a part that is shorter or longer than it says */
-		vdpa_le_put(store.record + p.at + 4, near_number(p.len - VDPA_TLV_HEADER), 4);
-		break;
-	case 1: /* its type, its flags */
-		vdpa_le_put(store.record + p.at + 2 * below(2), near_number(16), 2);
-		break;
-	case 2: /* twice; what follows is overwritten or moved */
-		if (p.len <= sizeof(copy) && store.len + p.len <= sizeof(store.record)) {
-			memcpy(copy, store.record + p.at, p.len);
-			memmove(store.record + q.at + p.len, store.record + q.at, store.len - q.at);
-			memcpy(store.record + q.at, copy, p.len);
-			store.len += p.len;
-		}
-		break;
-	case 3: /* left out */
-		memmove(store.record + p.at, store.record + p.at + p.len, store.len - p.at - p.len);
-		store.len -= p.len;
-		break;
-	case 4:
-		if (below(16) == 0)
-			store.len = below(store.len + 1);
-		break;
-	default: /* a number in it */
-		if (p.len < VDPA_TLV_HEADER + bytes)
-			break;
-		at = p.at + VDPA_TLV_HEADER + below((p.len - VDPA_TLV_HEADER) / bytes) * bytes;
-		vdpa_le_put(store.record + at, near_number(vdpa_le_get(store.record + at, bytes)),
-			    bytes);
-		break;
-	}
-}
-
 static void
 what_others_wrote_is_refused_or_goes_on(void **state)
 {
@@ -498,14 +390,14 @@ what_others_wrote_is_refused_or_goes_on(void **state)
 	static uint8_t good[sizeof(store.record)];
 	size_t len = store.len;
 
-	seed = other != NULL ? strtoull(other, NULL, 0) : 1;
+	mutate_seed(other != NULL ? strtoull(other, NULL, 0) : 1);
 	memcpy(good, store.record, len);
 	for (unsigned int i = 0; i < count; i++) {
 		memcpy(store.record, good, len);
 		store.len = len;
-		store.swapped = below(4) == 0;
-		for (uint64_t n = 1 + below(4); n > 0; n--)
-			mutate();
+		store.swapped = mutate_below(4) == 0;
+		for (uint64_t n = 1 + mutate_below(4); n > 0; n--)
+			store.len = mutate(store.record, store.len, sizeof(store.record));
 		if (go_on(f) == 0)
 			went_on++;
 		else

@@ -34,7 +34,7 @@ RESTARTS = harness.count(1, 10)
 STRIDE = harness.count(13, 1)  # of the steps at which a new daemon dies
 IDLE_FROM = harness.count(32, 1)  # the first of those at which one does, of a device that is not started
 WITH_DEVICES = 25  # a step behind that in which it has got them
-KILL_AT = os.environ["UVDPA_KILL_AT_LIB"]
+KILL_AT = os.environ.get("UVDPA_KILL_AT_LIB", "")
 SEED = int(os.environ.get("UVDPA_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 
 

@@ -257,8 +257,9 @@ void vdpa_consumer_signal_errors(struct vdpa_consumer *c, int qidx);
  * are not in the memory. Where one does not go on, the device fails.
  *
  * These are for such a consumer only. For it there is none of set_features, set_memory, add_memory,
- * remove_memory, set_log, set_vq_base, resume_vq and get_vq_base; vdpa_consumer_reset() is the
- * driver's reset, which ends what was said of all queues, and comes before vdpa_consumer_free().
+ * remove_memory, set_log and get_vq_base; set_vq_base and resume_vq are for queues of another
+ * process, before they start; vdpa_consumer_reset() is the driver's reset, which ends what was said
+ * of all queues, and comes before vdpa_consumer_free().
  */
 
 /** A new connection, as vdpa_consumer_new(), with vdpa_get_vq_count() queues. */

@@ -42,6 +42,9 @@ connected(void *arg, const struct vdpa_peer *peer)
 		return rc;
 	}
 	vdpa_consumer_keep_state(dev->consumer, dev->moves);
+	if (dev->kept.on)
+		(void)vdpa_consumer_set_inflight(dev->consumer, dev->kept.areas, dev->kept.stride,
+						 dev->vp.params.nvqs);
 	dev->dma.consumer = dev->consumer;
 	dev->peer = *peer;
 	vdpa_device_add_connections(dev->vdev, 1);
@@ -66,6 +69,7 @@ disconnected(void *arg)
 	vdpa_vfus_dma_clear(&dev->dma);
 	dev->peer = (struct vdpa_peer){0};
 	__atomic_store_n(&dev->connected, false, __ATOMIC_RELAXED);
+	vdpa_vfus_kept_disconnected(&dev->kept);
 }
 
 /*

@@ -108,6 +108,18 @@ vdpa_vfus_device_update_intx(struct vfu_device *dev)
 }
 
 void
+vdpa_vfus_device_signal_queues(struct vfu_device *dev)
+{
+	for (uint16_t i = 0; i < dev->vp.params.nvqs; i++) {
+		if (!dev->queues[i].told)
+			continue;
+		vdpa_device_kick_vq(dev->vdev, i);
+		if (dev->queues[i].call_fd >= 0)
+			vdpa_eventfd_signal(dev->queues[i].call_fd);
+	}
+}
+
+void
 vdpa_vfus_config_interrupt(struct vfu_device *dev)
 {
 	vdpa_vp_raise_isr(&dev->vp, VIRTIO_PCI_ISR_CONFIG);
@@ -162,6 +174,8 @@ tell_queue(struct vfu_device *dev, uint16_t idx)
 
 	if (rc == 0)
 		rc = vdpa_consumer_set_vq_addr(dev->consumer, idx, &addr);
+	if (rc == 0)
+		rc = vdpa_vfus_kept_start_queue(dev, idx);
 	if (rc == 0)
 		rc = give_call(dev, idx, call_fd_of(dev, idx));
 	if (rc < 0)
@@ -275,7 +289,8 @@ start_device(void *arg)
 			"%s: vfio-user: started without bus master: its queues stand still until "
 			"the driver sets it",
 			dev->vdev->name);
-	vdpa_consumer_hold(dev->consumer, !vfu_may_move(dev));
+	/* What a former process had may stand still for want of its memory. */
+	vdpa_consumer_hold(dev->consumer, !vfu_may_move(dev) || dev->kept.resumed != NULL);
 	vdpa_consumer_set_status(dev->consumer, VIRTIO_CONFIG_S_DRIVER_OK);
 	vdpa_consumer_advance(dev->consumer);
 	if (!vfu_runs(dev))
@@ -409,6 +424,8 @@ write_device(void *arg, size_t offset, const void *buf, size_t len)
 	struct vfu_device *dev = arg;
 	int rc = vdpa_set_config(dev->vdev, offset, buf, len);
 
+	if (rc == 0)
+		vdpa_vfus_kept_note_config(&dev->kept, offset, buf, len);
 	/* The register has no way to say so. */
 	if (rc < 0)
 		VDPA_LOG_LIMITED(&dev->log.lines, INFO, "%s: vfio-user: configuration: %s",

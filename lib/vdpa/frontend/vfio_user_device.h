@@ -7,6 +7,9 @@
  *   vfio_user_frontend.c   its words, its devices, what the core calls
  *   vfio_user_device.c     what a driver writes into registers is reported to the consumer
  *   vfio_user_client.c     what a client asks for: accesses, interrupts, memory
+ *   vfio_user_kept.c       a connection that outlives the process
+ *   vfio_user_record.c     the record of it
+ *   vfio_user_resume.c     how the next process goes on
  *   vfio_user_log.c        dirty logs
  *   vfio_user_migration.c  its state for another host, by messages
  *   vfio_user_saved.c      the registers in it
@@ -35,6 +38,7 @@
 #include "vfio_user_dma.h"
 #include "vfio_user_doorbell.h"
 #include "vfio_user_interrupt.h"
+#include "vfio_user_kept.h"
 #include "log_limit.h"
 #include "vdpa_consumer.h"
 #include "vdpa_event.h"
@@ -152,6 +156,7 @@ struct vfu_device {
 	bool connected;		  /* atomic */
 
 	struct vfu_migration migration;
+	struct vfu_kept kept;
 	struct vfu_log log;
 	struct vfu_flag *flags; /* of a function with flags; NULL: none */
 	uint16_t n_flags;
@@ -189,6 +194,9 @@ int vdpa_vfus_device_update_memory(struct vfu_device *dev);
 /* The device does not let go of memory, or of a descriptor: it is stopped, and its driver is to
  * reset it. what: what was under way. */
 void vdpa_vfus_device_give_up(struct vfu_device *dev, int err, const char *what);
+/* What was made available, and what was used, may not have been said elsewhere: kick each queue,
+ * and interrupt for each. */
+void vdpa_vfus_device_signal_queues(struct vfu_device *dev);
 /* The configuration's interrupt. */
 void vdpa_vfus_config_interrupt(struct vfu_device *dev);
 

@@ -466,6 +466,37 @@ add_spec(const void *node, VISIT visit, void *closure)
 		specs->at[specs->n++] = spec_of(r);
 }
 
+struct visit {
+	void (*fn)(const struct vfu_dma_view *v, void *arg);
+	void *arg;
+};
+
+static void
+show_range(const void *node, VISIT order, void *closure)
+{
+	const struct vfu_dma_range *r = *(struct vfu_dma_range *const *)node;
+	const struct visit *visit = closure;
+	const struct vfu_dma_view view = {
+		.first = r->first,
+		.last = r->last,
+		.offset = r->offset,
+		.file = r->file != NULL ? (int)(r->file - r->table->files) : -1,
+		.readonly = r->readonly,
+	};
+
+	if (order == postorder || order == leaf)
+		visit->fn(&view, visit->arg);
+}
+
+void
+vdpa_vfus_dma_for_each(const struct vfu_dma *t, void (*fn)(const struct vfu_dma_view *v, void *arg),
+		       void *arg)
+{
+	struct visit visit = {.fn = fn, .arg = arg};
+
+	twalk_r(t->ranges, show_range, &visit);
+}
+
 int
 vdpa_vfus_dma_iotlb(struct vfu_dma *t, struct vdpa_iotlb **iotlb)
 {

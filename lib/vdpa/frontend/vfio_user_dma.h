@@ -82,6 +82,17 @@ int vdpa_vfus_dma_iotlb(struct vfu_dma *t, struct vdpa_iotlb **iotlb);
 /* Let go of the memory until it is asked for again: nobody uses it. */
 void vdpa_vfus_dma_drop_iotlb(struct vfu_dma *t);
 
+/* A range as it is seen from outside. */
+struct vfu_dma_view {
+	uint64_t first, last, offset;
+	int file; /* in files; -1: it cannot be reached */
+	bool readonly;
+};
+
+/* Each range, by ascending address. */
+void vdpa_vfus_dma_for_each(const struct vfu_dma *t,
+			    void (*fn)(const struct vfu_dma_view *v, void *arg), void *arg);
+
 /* Take everything out; the iotlb stays until it is asked for again. */
 void vdpa_vfus_dma_unmap_all(struct vfu_dma *t);
 /* Both. */

@@ -15,6 +15,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -269,6 +270,26 @@ vdpa_vfus_bells_renew(struct vfu_bells *d)
 		close(d->fd);
 	d->fd = old.fd;
 	d->mem = old.mem;
+}
+
+int
+vdpa_vfus_bells_adopt(struct vfu_bells *d, int fd)
+{
+	int seals = fcntl(fd, F_GET_SEALS);
+	struct stat st;
+	uint8_t *mem;
+
+	if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(fd, &st) < 0 ||
+	    (uint64_t)st.st_size != d->offset + d->len)
+		return vdpa_error(EPROTO, "what was kept of its doorbells is not their memory");
+	mem = mmap(NULL, d->len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)d->offset);
+	if (mem == MAP_FAILED)
+		return vdpa_error(errno, "memory for doorbells: %s", strerror(errno));
+	munmap(d->mem, d->len);
+	close(d->fd);
+	d->mem = mem;
+	d->fd = fd;
+	return 0;
 }
 
 void

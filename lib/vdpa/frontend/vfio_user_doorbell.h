@@ -80,6 +80,11 @@ void vdpa_vfus_bells_stop(struct vfu_bells *d);
 /* Other memory for the words: a client that has gone may have kept what it had mapped. Stopped. */
 void vdpa_vfus_bells_renew(struct vfu_bells *d);
 
+/* The memory of a former process, whose client has it mapped, in the place of that of a function
+ * that was made just now: fd is taken over. -EPROTO for a file that is none, and fd is still the
+ * caller's. */
+int vdpa_vfus_bells_adopt(struct vfu_bells *d, int fd);
+
 /* A queue's flag, with flags: the client writes it at any time. Any thread. */
 uint32_t vdpa_vfus_bells_get_flag(const struct vfu_bells *d, uint16_t idx);
 void vdpa_vfus_bells_set_flag(struct vfu_bells *d, uint16_t idx, uint32_t value);

@@ -233,6 +233,8 @@ end_device(struct vfu_device *dev)
 		dev->ext->fini(dev);
 	vdpa_vfus_device_fini(dev);
 	vdpa_vfus_server_destroy(dev->server);
+	vdpa_vfus_kept_end(dev);
+	vdpa_vfus_kept_fini(dev);
 	vdpa_vfus_bells_fini(&dev->doorbells);
 	watch_put();
 }
@@ -253,11 +255,14 @@ serve(struct vfu_device *dev, const struct vdpa_args *args)
 		.path = dev->path,
 		.mode = socket_words_mode(args),
 		.queue = dev->jobs,
+		.kept = &dev->kept,
 		.ops = &vdpa_vfus_client_ops,
 		.arg = dev,
 	};
 	int rc = socket_words_group(args, &server.group);
 
+	if (rc == 0)
+		rc = vdpa_vfus_kept_init(dev);
 	return rc < 0 ? rc : vdpa_vfus_server_create(&server, &dev->server);
 }
 

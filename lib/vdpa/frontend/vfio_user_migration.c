@@ -127,19 +127,6 @@ load(struct vfu_device *dev)
 	return rc;
 }
 
-/* What was made available, and what was used, on the other host may not have been said there. */
-static void
-signal_queues(struct vfu_device *dev)
-{
-	for (uint16_t i = 0; i < dev->vp.params.nvqs; i++) {
-		if (!dev->queues[i].told)
-			continue;
-		vdpa_device_kick_vq(dev->vdev, i);
-		if (dev->queues[i].call_fd >= 0)
-			vdpa_eventfd_signal(dev->queues[i].call_fd);
-	}
-}
-
 static int
 run(struct vfu_device *dev)
 {
@@ -156,7 +143,7 @@ run(struct vfu_device *dev)
 		return vdpa_error(rc, "the device does not start here");
 	}
 	if (starts)
-		signal_queues(dev);
+		vdpa_vfus_device_signal_queues(dev);
 	return vdpa_vfus_device_go_on(dev);
 }
 

@@ -27,6 +27,7 @@
 #include "vdpa_fd.h"
 #include "vdpa_foreign_fd.h"
 #include "vdpa_log.h"
+#include "vfio_user_kept.h"
 #include "vfio_user_server_priv.h"
 
 #define BACKLOG		  4
@@ -52,14 +53,33 @@ close_fds(struct vfu_server *s)
 	return rc;
 }
 
+/* Whether another process has the client, or may have it again. */
+static bool
+is_others(const struct vfu_server *s)
+{
+	return s->params.kept != NULL && vdpa_vfus_kept_is_others(s->params.kept);
+}
+
+/* Whether what comes waits for the next process. */
+static bool
+leaves(const struct vfu_server *s)
+{
+	return s->params.kept != NULL && vdpa_vfus_kept_leaves(s->params.kept);
+}
+
 static void
 hang_up(struct vfu_server *s)
 {
+	bool others = is_others(s);
+
 	if (s->client.fd < 0)
 		return;
 	vdpa_event_del(&s->client);
 	/* What does not close now is counted before the next client is accepted. */
-	(void)vdpa_close_connection(s->account, s->client.fd);
+	if (others)
+		close(s->client.fd);
+	else
+		(void)vdpa_close_connection(s->account, s->client.fd);
 	s->client.fd = -1;
 	(void)close_fds(s);
 	s->in_len = 0;
@@ -68,7 +88,8 @@ hang_up(struct vfu_server *s)
 	s->version_done = false;
 	s->delayed = false;
 	s->params.ops->disconnected(s->params.arg);
-	VDPA_LOG_LIMITED(&s->lines, INFO, "%s: vfio-user: disconnected", s->params.name);
+	VDPA_LOG_LIMITED(&s->lines, INFO, "%s: vfio-user: %s", s->params.name,
+			 others ? "left to the next process" : "disconnected");
 }
 
 void
@@ -132,7 +153,7 @@ flush(struct vfu_server *s)
 			c->cmsg_len = CMSG_LEN(sizeof(int));
 			memcpy(CMSG_DATA(c), &s->out_fd, sizeof(int));
 		}
-		n = sendmsg(s->client.fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+		n = vdpa_vfus_kept_send(s, &msg);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EAGAIN)
@@ -249,7 +270,10 @@ fill(struct vfu_server *s, size_t want)
 				     .msg_iovlen = 1,
 				     .msg_control = &control,
 				     .msg_controllen = sizeof(control.buf)};
-		ssize_t n = recvmsg(s->client.fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+		bool kept = s->params.kept != NULL && s->params.kept->on;
+		ssize_t n = kept ? vdpa_vfus_kept_look(s, &msg)
+				 : recvmsg(s->client.fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+		unsigned int n_fds = s->n_fds;
 		const char *wrong;
 
 		if (n < 0 && errno == EINTR)
@@ -263,6 +287,10 @@ fill(struct vfu_server *s, size_t want)
 		wrong = take_fds(s, &msg);
 		if (wrong != NULL) {
 			refuse(s, wrong);
+			return -1;
+		}
+		if (kept && !vdpa_vfus_kept_take(s, (size_t)n, s->n_fds - n_fds)) {
+			refuse(s, "its bytes cannot be kept");
 			return -1;
 		}
 		s->in_len += (size_t)n;
@@ -288,7 +316,9 @@ serve_message(struct vfu_server *s)
 	}
 	if (fill(s, hdr->size) <= 0)
 		return false;
+	vdpa_vfus_kept_settle(s);
 	vdpa_vfus_command(s);
+	vdpa_vfus_kept_commit(s);
 	full = close_fds(s) < 0;
 	s->in_len = 0;
 	/* A device may hang up on its client by itself. */
@@ -320,7 +350,7 @@ run_client(struct vdpa_work *work)
 {
 	struct vfu_server *s = work->arg;
 
-	if (s->client.fd < 0)
+	if (s->client.fd < 0 || leaves(s))
 		return;
 	if (s->delayed) {
 		if ((__atomic_load_n(&s->revents, __ATOMIC_RELAXED) & (EPOLLHUP | EPOLLERR)) != 0)
@@ -328,7 +358,8 @@ run_client(struct vdpa_work *work)
 	} else if (s->out_len > 0) {
 		flush(s);
 	} else {
-		for (unsigned int i = 0; i < MESSAGES_PER_TURN && serve_message(s); i++)
+		for (unsigned int i = 0; i < MESSAGES_PER_TURN && !leaves(s) && serve_message(s);
+		     i++)
 			;
 	}
 	wait_for_client(s);
@@ -443,6 +474,7 @@ accept_client(struct vfu_server *s)
 	}
 	s->client = (struct vdpa_event){.fd = fd, .handler = on_client, .arg = s};
 	VDPA_LOG_LIMITED(&s->lines, INFO, "%s: vfio-user: connected", s->params.name);
+	vdpa_vfus_kept_connected(s);
 	wait_for_client(s);
 	return true;
 }
@@ -460,7 +492,7 @@ run_accept(struct vdpa_work *work)
 {
 	struct vfu_server *s = work->arg;
 
-	if (accept_client(s))
+	if (!leaves(s) && accept_client(s))
 		vdpa_event_rearm(&s->listener);
 }
 
@@ -468,6 +500,7 @@ void
 vdpa_vfus_server_stop(struct vfu_server *s)
 {
 	__atomic_store_n(&s->stopped, true, __ATOMIC_RELEASE);
+	vdpa_restart_waits_no_more(&s->waiter);
 	vdpa_event_del(&s->listener);
 	vdpa_timer_stop(&s->delay);
 	vdpa_work_cancel(&s->accept_work);
@@ -480,12 +513,16 @@ vdpa_vfus_server_stop(struct vfu_server *s)
 	vdpa_work_cancel(&s->client_work);
 	vdpa_work_cancel(&s->delay_work);
 	vdpa_event_del(&s->client);
-	if (s->listener.fd < 0)
+	if (s->listen.fd < 0)
 		return;
-	vdpa_listen_unlink(&s->listen);
-	/* Clients that nobody has accepted may have sent something. */
-	(void)vdpa_close_connection(s->account, s->listener.fd);
-	s->listener.fd = -1;
+	if (is_others(s)) {
+		close(s->listen.fd);
+	} else {
+		vdpa_listen_unlink(&s->listen);
+		/* Clients that nobody has accepted may have sent something. */
+		(void)vdpa_close_connection(s->account, s->listen.fd);
+	}
+	s->listen.fd = s->listener.fd = -1;
 }
 
 void
@@ -508,6 +545,41 @@ vdpa_vfus_server_destroy(struct vfu_server *s)
 	free(s);
 }
 
+/* A socket of our own, or a former process' one. */
+static int
+listen_at(struct vfu_server *s)
+{
+	const struct vfu_params *p = &s->params;
+
+	if (p->kept != NULL &&
+	    vdpa_vfus_kept_listener(p->kept, &s->listen, p->path, p->mode, p->group) == 0)
+		return 0;
+	return vdpa_listen_open(&s->listen, p->path, p->mode, p->group, BACKLOG);
+}
+
+/* The client that there is, and those to come. What it has sent was read in part, or as a whole. */
+static int
+hear(struct vfu_server *s)
+{
+	if (s->resumed)
+		vdpa_work_post(s->params.queue, &s->client_work);
+	s->listener = (struct vdpa_event){.fd = s->listen.fd,
+					  .events = EPOLLIN | EPOLLONESHOT,
+					  .handler = on_connection,
+					  .arg = s};
+	return vdpa_event_add(vdpa_event_loop_control(), &s->listener);
+}
+
+static void
+hear_now(struct vdpa_restart_waiter *w)
+{
+	struct vfu_server *s = w->arg;
+
+	if (hear(s) < 0)
+		VDPA_LOG(ERR, "%s: vfio-user: nobody can connect to %s: %s", s->params.name,
+			 s->params.path, vdpa_error_message());
+}
+
 int
 vdpa_vfus_server_create(const struct vfu_params *params, struct vfu_server **out)
 {
@@ -517,26 +589,26 @@ vdpa_vfus_server_create(const struct vfu_params *params, struct vfu_server **out
 	if (s == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	s->params = *params;
-	s->client.fd = s->listener.fd = s->out_fd = s->spare_fd = -1;
+	s->listen.fd = s->client.fd = s->listener.fd = s->out_fd = s->spare_fd = -1;
 	s->accept_work = (struct vdpa_work){.run = run_accept, .arg = s};
 	s->client_work = (struct vdpa_work){.run = run_client, .arg = s};
 	s->delay_work = (struct vdpa_work){.run = run_delay, .arg = s};
 	s->delay = (struct vdpa_timer){.expired = on_delay, .arg = s};
 	s->pause = (struct vdpa_timer){.expired = on_pause, .arg = s};
+	s->waiter = (struct vdpa_restart_waiter){.go = hear_now, .arg = s};
 	s->account = vdpa_fd_account_create();
 	rc = s->account != NULL ? 0 : vdpa_error(ENOMEM, "out of memory");
 	keep_spare(s);
 	if (rc == 0)
-		rc = vdpa_listen_open(&s->listen, params->path, params->mode, params->group,
-				      BACKLOG);
+		rc = listen_at(s);
 	if (rc == 0) {
 		/* A client may be there at once. */
 		*out = s;
-		s->listener = (struct vdpa_event){.fd = s->listen.fd,
-						  .events = EPOLLIN | EPOLLONESHOT,
-						  .handler = on_connection,
-						  .arg = s};
-		rc = vdpa_event_add(vdpa_event_loop_control(), &s->listener);
+		s->client = (struct vdpa_event){.fd = -1, .handler = on_client, .arg = s};
+		s->resumed = vdpa_vfus_kept_resume(s);
+		if (s->params.kept != NULL)
+			vdpa_vfus_kept_listens(s->params.kept, &s->listen);
+		rc = vdpa_restart_when_it_goes(&s->waiter) ? 0 : hear(s);
 	}
 	if (rc < 0) {
 		*out = NULL;

@@ -30,6 +30,7 @@
 /* DMA ranges that a client is told it may map: the specification's default. */
 #define VFU_DMA_MAPS 65535
 
+struct vfu_kept;
 struct vfu_server;
 
 /* A region as it is told to a client. */
@@ -91,6 +92,7 @@ struct vfu_params {
 	mode_t mode; /* of the socket */
 	gid_t group; /* (gid_t)-1: the process's */
 	struct vdpa_work_queue *queue;
+	struct vfu_kept *kept; /* the device's; NULL: its connection ends with the process */
 	const struct vfu_ops *ops;
 	void *arg;
 };

@@ -10,6 +10,7 @@
 
 #include "listen.h"
 #include "log_limit.h"
+#include "restart.h"
 #include "vdpa_event.h"
 #include "vdpa_timer.h"
 #include "vfio_user_server.h"
@@ -22,8 +23,10 @@ struct vfu_server {
 	/* Seen once each, until the job that it posts has handed it back. client.fd -1: none. */
 	struct vdpa_event listener, client;
 	struct vdpa_work accept_work, client_work, delay_work;
-	uint32_t revents;	 /* of the client, for its job; atomic */
-	bool stopped;		 /* atomic */
+	uint32_t revents; /* of the client, for its job; atomic */
+	bool stopped;	  /* atomic */
+	bool resumed;	  /* the client is a former process' one */
+	struct vdpa_restart_waiter waiter;
 	struct vdpa_timer delay; /* of a reply */
 	struct vdpa_timer pause; /* the listener's rest while no client can be accepted */
 	bool rested;		 /* that no client can be accepted was logged */
@@ -36,6 +39,7 @@ struct vfu_server {
 	uint8_t in[VFIO_USER_MSG_MAX] __attribute__((aligned(8)));
 	size_t in_len;
 	int fds[VFIO_USER_FDS_MAX];
+	uint64_t ids[VFIO_USER_FDS_MAX]; /* their names in the store, where it is kept */
 	unsigned int n_fds;
 
 	/* The reply on its way; the file descriptor goes with its first byte and is the device's.

@@ -92,7 +92,7 @@ take_fds(struct vhu_conn *conn, struct msghdr *hdr)
 			 * 253 of them are would hold the control loop up. */
 			if (conn->kept && conn->session->dev->kept.on)
 				conn->ids[conn->nfds + conn->nfds_later] =
-					vdpa_vhu_kept_fd_id(conn->session->dev, n_read++);
+					vdpa_wire_fd_id(&conn->session->dev->kept.wire, n_read++);
 			conn->fds[conn->nfds + conn->nfds_later++] = fd;
 		}
 	}

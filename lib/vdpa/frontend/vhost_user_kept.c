@@ -2,31 +2,16 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * A connection that outlives the process. Its bytes and its descriptors are in the store before
- * they leave the socket, and whether a reply has left is known afterwards, whenever the process is
- * killed. Owns the wire, a file in memory that the next process maps, and the inflight areas of
- * front ends that have none.
- *
- * What makes that certain is that the kernel carries a system call to its end before SIGKILL ends
- * the process: recvmmsg(2) and sendmmsg(2) write how many bytes went through into memory of the
- * caller's, and that memory is the wire. So
- *
- *   a message is looked at (MSG_PEEK), its descriptors are put into the store, and the wire says
- *   which message they are of; then recvmmsg() takes the bytes into the wire;
- *   the message is carried out and recorded with its reply (vhost_user_record.c);
- *   the wire says for which message sendmmsg() is called, and that says that the reply has left.
- *
- * A message that was taken and not recorded is carried out again: all that it has changed ended
- * with the process. One that was recorded is not, and its reply is sent if it has not left.
+ * A connection that outlives the process: what of a device is kept, and how the next process goes
+ * on. Its bytes and its descriptors are the wire's (kept_wire.c), what was said the record's
+ * (vhost_user_record.c). Owns the inflight areas of front ends that have none.
  */
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -48,75 +33,14 @@
 
 #define LISTENER   "listener"
 #define CONNECTION "connection"
-#define WIRE	   "wire"
 #define AREAS	   "areas"
-#define FD_PREFIX  "fd."
 
-#define WIRE_MAGIC UINT64_C(0x6572697764707675)
-/* Bytes from the last message that was carried out on; a power of two. */
+/* Bytes from the last message that was carried out on. */
 #define WIRE_INPUT 1024u
-/* Reads with descriptors whose messages were not carried out yet. */
-#define WIRE_FDS   4
-#define AREA_ALIGN ((size_t)64)
+/* Names of descriptors of a read. */
+#define WIRE_IDS   16u
 
 _Static_assert(WIRE_INPUT >= 2 * VHU_INPUT_MAX, "all that is read on");
-
-/* Descriptors that came with a read. Places are counted from the connection's beginning. */
-struct wire_fds {
-	uint64_t message; /* that they are of */
-	uint64_t read;	  /* where that read began */
-	uint32_t n;
-	uint32_t padding;
-};
-
-struct vhu_wire {
-	uint64_t magic;
-	uint64_t serial;   /* of the connection */
-	uint64_t received; /* bytes that have left the socket, but for the last read's */
-	uint64_t in_at;	   /* what it was before that read, or will be */
-	struct mmsghdr in; /* msg_len: of that read */
-	uint64_t out_for;  /* the place behind the message that out is the reply to */
-	struct mmsghdr out;
-	struct wire_fds fds[WIRE_FDS];
-	uint8_t input[WIRE_INPUT]; /* by place, modulo its size */
-};
-
-/* What the wire says is written in this order: the next process reads what was stored before the
- * process ended. */
-#define WIRE_SET(field, value) __atomic_store_n(&(field), value, __ATOMIC_RELEASE)
-
-static void
-fd_name(char buf[VDPA_RESTART_WHAT_MAX], uint64_t serial, vhu_kept_id id)
-{
-	snprintf(buf, VDPA_RESTART_WHAT_MAX, FD_PREFIX "%" PRIx64 ".%" PRIx64, serial, id);
-}
-
-static int
-put_fd(struct vhu_device *dev, vhu_kept_id id, int fd)
-{
-	char what[VDPA_RESTART_WHAT_MAX];
-
-	fd_name(what, dev->kept.serial, id);
-	return vdpa_restart_put(dev->vdev->name, what, fd);
-}
-
-void
-vdpa_vhu_kept_del_fd(struct vhu_device *dev, vhu_kept_id id)
-{
-	char what[VDPA_RESTART_WHAT_MAX];
-
-	fd_name(what, dev->kept.serial, id);
-	vdpa_restart_del(dev->vdev->name, what);
-}
-
-int
-vdpa_vhu_kept_take_fd(struct vhu_device *dev, vhu_kept_id id)
-{
-	char what[VDPA_RESTART_WHAT_MAX];
-
-	fd_name(what, dev->kept.serial, id);
-	return vdpa_restart_take(dev->vdev->name, what);
-}
 
 void
 vdpa_vhu_kept_stop(struct vhu_device *dev, const char *why)
@@ -127,68 +51,21 @@ vdpa_vhu_kept_stop(struct vhu_device *dev, const char *why)
 	VDPA_LOG(WARNING, "%s: vhost-user: does not go on in the next process: %s", dev->vdev->name,
 		 why);
 	vdpa_restart_says(dev->vdev->name, why);
-	if (dev->kept.wire != NULL && !vdpa_restart_holds())
-		WIRE_SET(dev->kept.wire->magic, 0);
+	if (!vdpa_restart_holds())
+		vdpa_wire_end(&dev->kept.wire);
 	vdpa_restart_forget(dev->vdev->name);
 }
 
 /* The wire and the areas. */
 
-/* A file in memory of that size, mapped and in the store. */
-static int
-make_file(struct vhu_device *dev, const char *what, size_t size, struct vhu_shm **shm)
-{
-	int fd = memfd_create(what, MFD_CLOEXEC | MFD_ALLOW_SEALING), rc;
-
-	if (fd < 0)
-		return vdpa_error(errno, "memfd: %m");
-	rc = ftruncate(fd, (off_t)size) < 0 ||
-			     fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0
-		     ? vdpa_error(errno, "memfd: %m")
-		     : vdpa_vhu_shm_map(shm, fd, 0, size);
-	if (rc == 0) {
-		rc = vdpa_restart_put(dev->vdev->name, what, fd);
-		if (rc < 0) {
-			vdpa_vhu_shm_unmap(*shm);
-			*shm = NULL;
-		}
-	}
-	close(fd);
-	return rc;
-}
-
-static int
-take_file(struct vhu_device *dev, const char *what, size_t size, struct vhu_shm **shm)
-{
-	int fd = vdpa_restart_take(dev->vdev->name, what), rc;
-
-	if (fd < 0)
-		return fd;
-	rc = vdpa_vhu_shm_map(shm, fd, 0, size);
-	close(fd);
-	return rc;
-}
-
-static size_t
-area_stride(const struct vhu_device *dev)
-{
-	uint32_t num = vdpa_get_vq_num_max(dev->vdev);
-
-	return RTE_ALIGN_CEIL(
-		RTE_MAX(vdpa_vq_inflight_size(false, num), vdpa_vq_inflight_size(true, num)),
-		AREA_ALIGN);
-}
-
 static int
 make_files(struct vhu_device *dev)
 {
 	struct vhu_kept *k = &dev->kept;
-	int rc = make_file(dev, WIRE, sizeof(*k->wire), &k->wire_file);
+	int rc = vdpa_wire_make(&k->wire);
 
 	if (rc == 0)
-		rc = make_file(dev, AREAS, k->stride * dev->nvqs, &k->areas);
-	if (rc == 0)
-		k->wire = (struct vhu_wire *)(void *)k->wire_file->addr;
+		rc = vdpa_kept_file_make(dev->vdev->name, AREAS, k->stride * dev->nvqs, &k->areas);
 	return rc;
 }
 
@@ -196,12 +73,10 @@ static int
 take_files(struct vhu_device *dev)
 {
 	struct vhu_kept *k = &dev->kept;
-	int rc = take_file(dev, WIRE, sizeof(*k->wire), &k->wire_file);
+	int rc = vdpa_wire_take(&k->wire);
 
 	if (rc == 0)
-		rc = take_file(dev, AREAS, k->stride * dev->nvqs, &k->areas);
-	if (rc == 0)
-		k->wire = (struct vhu_wire *)(void *)k->wire_file->addr;
+		rc = vdpa_kept_file_take(dev->vdev->name, AREAS, k->stride * dev->nvqs, &k->areas);
 	return rc;
 }
 
@@ -210,10 +85,9 @@ drop_files(struct vhu_device *dev)
 {
 	struct vhu_kept *k = &dev->kept;
 
-	vdpa_vhu_shm_unmap(k->wire_file);
+	vdpa_wire_unmap(&k->wire);
 	vdpa_vhu_shm_unmap(k->areas);
-	k->wire_file = k->areas = NULL;
-	k->wire = NULL;
+	k->areas = NULL;
 }
 
 /* What a former process has left of the device, with the files that belong to it. */
@@ -250,7 +124,9 @@ vdpa_vhu_kept_init(struct vhu_device *dev)
 
 	if (!vdpa_restart_is_on())
 		return 0;
-	k->stride = area_stride(dev);
+	k->stride = vdpa_kept_area_stride(dev->vdev);
+	k->wire =
+		(struct vdpa_wire){.device = dev->vdev->name, .ids = WIRE_IDS, .input = WIRE_INPUT};
 	/* Before the driver puts anything there. */
 	rc = find_former(dev);
 	/* The other process has it as it was. */
@@ -376,12 +252,6 @@ vdpa_vhu_kept_listens_no_more(struct vhu_device *dev)
 
 /* The connection. */
 
-static bool
-is_no_front_ends(const char *what, void *arg)
-{
-	return strncmp(what, FD_PREFIX, strlen(FD_PREFIX)) != 0;
-}
-
 void
 vdpa_vhu_kept_connected(struct vhu_device *dev)
 {
@@ -390,10 +260,7 @@ vdpa_vhu_kept_connected(struct vhu_device *dev)
 
 	if (!k->on)
 		return;
-	k->serial++;
-	memset(k->wire, 0, sizeof(*k->wire));
-	k->wire->serial = k->serial;
-	WIRE_SET(k->wire->magic, WIRE_MAGIC);
+	vdpa_wire_begin(&k->wire);
 	memset(k->areas->addr, 0, k->areas->len);
 	rc = vdpa_restart_put(dev->vdev->name, CONNECTION, dev->conn.fd);
 	if (rc == 0)
@@ -412,28 +279,10 @@ vdpa_vhu_kept_disconnected(struct vhu_device *dev, const struct vhu_kept_session
 		return;
 	}
 	vdpa_restart_del(dev->vdev->name, CONNECTION);
-	for (unsigned int i = 0; s != NULL && i < s->nlive; i++)
-		vdpa_vhu_kept_del_fd(dev, s->live[i].id);
+	for (unsigned int i = 0; s != NULL && i < s->live.n; i++)
+		vdpa_wire_del_fd(&dev->kept.wire, s->live.live[i].id);
 	/* Those of a former process, too. */
-	vdpa_restart_prune(dev->vdev->name, is_no_front_ends, NULL);
-}
-
-static int
-note_live(struct vhu_kept_session *s, vhu_kept_id id, uint64_t read_end)
-{
-	if (id == 0)
-		return 0;
-	if (s->nlive == s->live_room) {
-		unsigned int room = s->live_room * 2 + 16;
-		struct vhu_kept_live *live = reallocarray(s->live, room, sizeof(*live));
-
-		if (live == NULL)
-			return vdpa_error(ENOMEM, "out of memory");
-		s->live = live;
-		s->live_room = room;
-	}
-	s->live[s->nlive++] = (struct vhu_kept_live){.id = id, .read_end = read_end};
-	return 0;
+	vdpa_wire_prune(&dev->kept.wire, NULL);
 }
 
 int
@@ -442,117 +291,49 @@ vdpa_vhu_kept_own_fd(struct vhu_device *dev, int fd, vhu_kept_id *id)
 	struct vhu_kept_session *s = dev->session->kept;
 	int rc;
 
-	*id = s->done * 16 + 15;
-	rc = put_fd(dev, *id, fd);
-	return rc < 0 ? rc : note_live(s, *id, s->done);
-}
-
-vhu_kept_id
-vdpa_vhu_kept_fd_id(const struct vhu_device *dev, unsigned int n)
-{
-	return dev->kept.wire->received * 16 + n + 1;
-}
-
-/* Put the descriptors that a look at the socket has brought; what is refused for them is none of
- * the store's. */
-static int
-put_fds(struct vhu_device *dev, struct msghdr *hdr, uint64_t read_end)
-{
-	struct vhu_kept_session *s = dev->session->kept;
-	unsigned int count = 0;
-	int rc = 0;
-
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(hdr); c != NULL; c = CMSG_NXTHDR(hdr, c)) {
-		size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		for (size_t i = 0; i < n && rc == 0 && count < VHU_MSG_FDS_MAX; i++) {
-			vhu_kept_id id = vdpa_vhu_kept_fd_id(dev, count++);
-			int fd;
-
-			memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
-			if (!vdpa_fd_can_be_kept(fd))
-				continue;
-			rc = put_fd(dev, id, fd);
-			if (rc == 0)
-				rc = note_live(s, id, read_end);
-		}
-	}
-	return rc;
+	*id = s->done * WIRE_IDS + WIRE_IDS - 1;
+	rc = vdpa_wire_put_fd(&dev->kept.wire, *id, fd);
+	return rc < 0 ? rc : vdpa_wire_note(&s->live, *id, s->done);
 }
 
 ssize_t
 vdpa_vhu_kept_look(struct vhu_conn *conn, struct msghdr *hdr)
 {
 	struct vhu_device *dev = conn->session->dev;
-	ssize_t n = recvmsg(conn->fd, hdr, MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_PEEK);
+	ssize_t n;
+	int rc;
 
-	if (n > 0 && dev->kept.on && put_fds(dev, hdr, dev->kept.wire->received + (uint64_t)n) < 0)
+	if (!dev->kept.on)
+		return recvmsg(conn->fd, hdr, MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_PEEK);
+	n = vdpa_wire_look(&dev->kept.wire, conn->fd, hdr, &conn->session->kept->live,
+			   VHU_MSG_FDS_MAX, &rc);
+	if (rc < 0)
 		vdpa_vhu_kept_stop(dev, vdpa_vhu_why(dev, -1));
 	return n;
-}
-
-/* Where the wire says which message the descriptors of a read are of. */
-static struct wire_fds *
-free_fds(struct vhu_wire *wire, uint64_t done)
-{
-	for (unsigned int i = 0; i < WIRE_FDS; i++)
-		if (wire->fds[i].n == 0 || wire->fds[i].read >= wire->received ||
-		    wire->fds[i].message < done)
-			return &wire->fds[i];
-	return NULL;
 }
 
 bool
 vdpa_vhu_kept_take(struct vhu_conn *conn, size_t n, unsigned int nfds, size_t message)
 {
 	struct vhu_device *dev = conn->session->dev;
-	const struct vhu_kept_session *s = conn->session->kept;
+	uint64_t done = conn->session->kept->done;
 	uint8_t spare[VHU_INPUT_MAX];
-	struct iovec iov[2] = {{.iov_base = spare, .iov_len = n}};
-	struct mmsghdr local = {0}, *in = &local;
-	struct vhu_wire *wire = dev->kept.wire;
 
-	if (dev->kept.on) {
-		size_t at = wire->received & (WIRE_INPUT - 1), first = RTE_MIN(n, WIRE_INPUT - at);
-
-		if (nfds > 0) {
-			struct wire_fds *fds = free_fds(wire, s->done);
-
-			if (fds == NULL)
-				return false;
-			WIRE_SET(fds->n, 0);
-			fds->message = s->done + message - conn->at;
-			fds->read = wire->received;
-			WIRE_SET(fds->n, nfds);
-		}
-		WIRE_SET(wire->in_at, wire->received);
-		iov[0] = (struct iovec){.iov_base = wire->input + at, .iov_len = first};
-		iov[1] = (struct iovec){.iov_base = wire->input, .iov_len = n - first};
-		in = &wire->in;
-	}
-	in->msg_hdr = (struct msghdr){.msg_iov = iov, .msg_iovlen = iov[1].iov_len > 0 ? 2 : 1};
-	if (recvmmsg(conn->fd, in, 1, MSG_DONTWAIT, NULL) != 1 || in->msg_len != n)
-		return false;
-	if (dev->kept.on) {
-		WIRE_SET(wire->received, wire->in_at + n);
-		WIRE_SET(wire->in.msg_len, 0);
-	}
-	return true;
+	if (!dev->kept.on)
+		return recv(conn->fd, spare, n, MSG_DONTWAIT) == (ssize_t)n;
+	return vdpa_wire_receive(&dev->kept.wire, conn->fd, n, nfds, done + message - conn->at,
+				 done);
 }
 
 ssize_t
 vdpa_vhu_kept_reply(struct vhu_conn *conn, const struct vhu_msg *msg, int fd)
 {
 	struct vhu_device *dev = conn->session->dev;
-	struct vhu_wire *wire = dev->kept.wire;
 
 	if (!dev->kept.on)
 		return vdpa_vhu_send(conn->fd, msg, fd);
-	WIRE_SET(wire->out.msg_len, 0);
-	WIRE_SET(wire->out_for, conn->session->kept->done);
-	return vdpa_vhu_send_noted(conn->fd, msg, fd, &wire->out);
+	return vdpa_vhu_send_noted(conn->fd, msg, fd,
+				   vdpa_wire_reply(&dev->kept.wire, conn->session->kept->done));
 }
 
 /* An area is looked at again after so long, and a ring given up after so long. */
@@ -611,99 +392,58 @@ note_under_way(struct vhu_session *s, const struct vhu_record *former)
 
 /* The next process. */
 
-/* Bytes that were taken and not carried out. What the wire says is read once: whoever else has it
- * may change it meanwhile. *received: bytes that have left the socket. */
+/* Bytes that were taken and not carried out. */
 static int
 resume_input(struct vhu_device *dev, uint64_t done, uint64_t *received)
 {
-	struct vhu_wire *wire = dev->kept.wire;
 	struct vhu_conn *conn = &dev->conn;
-	uint32_t last = __atomic_load_n(&wire->in.msg_len, __ATOMIC_ACQUIRE);
-	uint64_t in_at = __atomic_load_n(&wire->in_at, __ATOMIC_ACQUIRE);
-	uint64_t got = __atomic_load_n(&wire->received, __ATOMIC_ACQUIRE);
+	ssize_t n = vdpa_wire_resume(&dev->kept.wire, done, conn->input, VHU_INPUT_MAX, received);
 
-	if (last > 0)
-		got = in_at + last;
-	if (last > VHU_INPUT_MAX || got < done || got - done > VHU_INPUT_MAX)
-		return vdpa_error(EPROTO, "the bytes of its connection are not what was kept");
-	WIRE_SET(wire->received, got);
-	WIRE_SET(wire->in.msg_len, 0);
+	if (n < 0)
+		return (int)n;
 	conn->at = 0;
-	conn->end = (size_t)(got - done);
-	for (size_t i = 0; i < conn->end; i++)
-		conn->input[i] = wire->input[(done + i) & (WIRE_INPUT - 1)];
-	*received = got;
+	conn->end = (size_t)n;
 	return 0;
 }
 
+/* A descriptor of theirs: of the message at the beginning, or of one other behind it. */
 static int
-compare_reads(const void *a, const void *b)
+resume_fd(void *arg, uint64_t message, vhu_kept_id id, int fd)
 {
-	const struct wire_fds *x = a, *y = b;
-
-	return x->read < y->read ? -1 : x->read > y->read;
-}
-
-/* Their descriptors, in the order in which they came. */
-static int
-resume_fds(struct vhu_device *dev, struct vhu_session *s, uint64_t done, uint64_t received)
-{
+	struct vhu_device *dev = arg;
 	struct vhu_conn *conn = &dev->conn;
-	struct wire_fds reads[WIRE_FDS];
+	unsigned int at = conn->nfds + conn->nfds_later;
+	size_t place = (size_t)(message - conn->session->kept->done);
 
-	memcpy(reads, dev->kept.wire->fds, sizeof(reads));
-	qsort(reads, WIRE_FDS, sizeof(reads[0]), compare_reads);
-	for (unsigned int pass = 0; pass < 2; pass++)
-		for (unsigned int i = 0; i < WIRE_FDS; i++) {
-			const struct wire_fds *f = &reads[i];
-			bool first = f->message == done;
-
-			if (f->n == 0 || f->read >= received || f->message < done ||
-			    first != (pass == 0))
-				continue;
-			if (f->n > VHU_MSG_FDS_MAX || f->message - done >= conn->end ||
-			    conn->nfds + f->n > VHU_MSG_FDS_MAX || conn->nfds_later > 0)
-				return vdpa_error(
-					EPROTO, "the descriptors of its messages are not what was "
-						"kept");
-			for (uint32_t j = 0; j < f->n; j++) {
-				vhu_kept_id id = f->read * 16 + j + 1;
-				unsigned int at = conn->nfds + conn->nfds_later;
-				int fd = vdpa_vhu_kept_take_fd(dev, id);
-
-				if (fd < 0)
-					return fd;
-				conn->fds[at] = fd;
-				conn->ids[at] = id;
-				if (first)
-					conn->nfds++;
-				else
-					conn->nfds_later++;
-				if (note_live(s->kept, id, received) < 0)
-					return -ENOMEM;
-			}
-			if (!first)
-				conn->later_at = (size_t)(f->message - done);
-		}
+	if (at >= VHU_MSG_FDS_MAX || (conn->nfds_later > 0 && place != conn->later_at)) {
+		(void)vdpa_close_foreign(dev->fds, fd);
+		return vdpa_error(EPROTO, "the descriptors of its messages are not what was kept");
+	}
+	conn->fds[at] = fd;
+	conn->ids[at] = id;
+	if (place == 0) {
+		conn->nfds++;
+	} else {
+		conn->nfds_later++;
+		conn->later_at = place;
+	}
 	return 0;
 }
 
 static int
 resume_reply(struct vhu_device *dev, struct vhu_session *s, const struct vhu_record *former)
 {
-	struct vhu_wire *wire = dev->kept.wire;
-	size_t len = VHU_HDR_SIZE + former->reply.size;
+	size_t len = VHU_HDR_SIZE + former->reply.size, sent;
 	int fd = -1;
 	ssize_t n;
 
 	if (!former->has_reply)
 		return 0;
-	if (wire->out_for == former->connection.done && wire->out.msg_len != 0)
-		return wire->out.msg_len == len
-			       ? 0
-			       : vdpa_error(EPROTO, "the front end does not read its replies");
+	if (vdpa_wire_replied(&dev->kept.wire, former->connection.done, &sent))
+		return sent == len ? 0
+				   : vdpa_error(EPROTO, "the front end does not read its replies");
 	if (former->reply_fd != 0) {
-		fd = vdpa_vhu_kept_take_fd(dev, former->reply_fd);
+		fd = vdpa_wire_take_fd(&dev->kept.wire, former->reply_fd);
 		if (fd < 0)
 			return fd;
 	}
@@ -715,27 +455,6 @@ resume_reply(struct vhu_device *dev, struct vhu_session *s, const struct vhu_rec
 	return n == (ssize_t)len ? 0 : vdpa_error(EPIPE, "a reply cannot be sent");
 }
 
-struct wanted {
-	const struct vhu_device *dev;
-	const struct vhu_kept_session *s;
-};
-
-static bool
-is_wanted(const char *what, void *arg)
-{
-	const struct wanted *w = arg;
-	char name[VDPA_RESTART_WHAT_MAX];
-
-	if (is_no_front_ends(what, NULL))
-		return true;
-	for (unsigned int i = 0; i < w->s->nlive; i++) {
-		fd_name(name, w->dev->kept.serial, w->s->live[i].id);
-		if (strcmp(what, name) == 0)
-			return true;
-	}
-	return false;
-}
-
 /* What the record names is in the store. */
 static int
 note_named(struct vhu_kept_session *s, const struct vhu_record *r)
@@ -744,15 +463,15 @@ note_named(struct vhu_kept_session *s, const struct vhu_record *r)
 	int rc = 0;
 
 	for (unsigned int i = 0; i < RTE_DIM(others) && rc == 0; i++)
-		rc = note_live(s, others[i], s->done);
+		rc = vdpa_wire_note(&s->live, others[i], s->done);
 	for (unsigned int i = 0; i < r->nregions && rc == 0; i++)
-		rc = note_live(s, r->regions[i].id, s->done);
+		rc = vdpa_wire_note(&s->live, r->regions[i].id, s->done);
 	for (unsigned int i = 0; i < r->nrings && rc == 0; i++) {
-		rc = note_live(s, r->rings[i].kick, s->done);
+		rc = vdpa_wire_note(&s->live, r->rings[i].kick, s->done);
 		if (rc == 0)
-			rc = note_live(s, r->rings[i].call, s->done);
+			rc = vdpa_wire_note(&s->live, r->rings[i].call, s->done);
 		if (rc == 0)
-			rc = note_live(s, r->rings[i].err, s->done);
+			rc = vdpa_wire_note(&s->live, r->rings[i].err, s->done);
 	}
 	return rc;
 }
@@ -762,21 +481,21 @@ static int
 resume_messages(struct vhu_device *dev, struct vhu_session *s, const struct vhu_record *former)
 {
 	uint64_t done = former->connection.done, received = done;
-	struct wanted w = {.dev = dev, .s = s->kept};
 	int rc;
 
 	rc = note_named(s->kept, former);
 	if (rc == 0)
 		rc = resume_input(dev, done, &received);
 	if (rc == 0)
-		rc = resume_fds(dev, s, done, received);
+		rc = vdpa_wire_resume_fds(&dev->kept.wire, done, received, VHU_MSG_FDS_MAX,
+					  &s->kept->live, resume_fd, dev);
 	if (rc == 0)
 		rc = vdpa_vhu_record_write(dev, former->has_reply ? &former->reply : NULL,
 					   former->reply_fd);
 	if (rc == 0)
 		rc = resume_reply(dev, s, former);
 	if (rc == 0)
-		vdpa_restart_prune(dev->vdev->name, is_wanted, &w);
+		vdpa_wire_prune(&dev->kept.wire, &s->kept->live);
 	return rc;
 }
 
@@ -790,14 +509,13 @@ resume_connection(struct vhu_device *dev, int fd, struct vhu_session **s)
 
 	if (former->cold[0] != '\0')
 		return vdpa_error(EOPNOTSUPP, "%s", former->cold);
-	if (!vdpa_vhu_is_stream(fd) || k->wire->magic != WIRE_MAGIC ||
-	    k->wire->serial != former->connection.serial)
+	if (!vdpa_vhu_is_stream(fd) || !vdpa_wire_is_of(&k->wire, former->connection.serial))
 		return vdpa_error(EPROTO, "what it has left is not its connection");
 	(void)vdpa_peer_of_socket(fd, &peer);
 	rc = vdpa_consumer_admit(dev->vdev, &peer);
 	if (rc < 0)
 		return rc;
-	k->serial = former->connection.serial;
+	k->wire.serial = former->connection.serial;
 	*s = vdpa_vhu_session_new(dev, &peer);
 	if (*s == NULL)
 		return -ENOMEM;
@@ -825,7 +543,7 @@ resume(struct vhu_device *dev)
 	if (!former->has_connection) {
 		/* What a process that was killed had not given up yet. */
 		vdpa_restart_del(dev->vdev->name, CONNECTION);
-		vdpa_restart_prune(dev->vdev->name, is_no_front_ends, NULL);
+		vdpa_wire_prune(&dev->kept.wire, NULL);
 		vdpa_restart_taken(dev->vdev->name);
 		return false;
 	}
@@ -854,7 +572,7 @@ resume(struct vhu_device *dev)
 	if (s != NULL)
 		vdpa_vhu_session_free(s);
 	vdpa_restart_del(dev->vdev->name, CONNECTION);
-	vdpa_restart_prune(dev->vdev->name, is_no_front_ends, NULL);
+	vdpa_wire_prune(&dev->kept.wire, NULL);
 	return false;
 }
 

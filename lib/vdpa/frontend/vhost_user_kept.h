@@ -24,17 +24,14 @@ struct vhu_conn;
 struct vhu_device;
 struct vhu_msg;
 struct vhu_shm;
-struct vhu_wire;
 
 /* What of a device is kept, beside its session's. */
 struct vhu_kept {
-	bool on;   /* it goes on in the next process */
-	bool said; /* that its connection does not was logged */
-	/* The connection's bytes; inflight areas for front ends that have none. */
-	struct vhu_shm *wire_file, *areas;
-	struct vhu_wire *wire;	   /* in wire_file */
+	bool on;		   /* it goes on in the next process */
+	bool said;		   /* that its connection does not was logged */
+	struct vdpa_wire wire;	   /* the connection's bytes */
+	struct vhu_shm *areas;	   /* inflight areas for front ends that have none */
 	size_t stride;		   /* bytes of an area */
-	uint64_t serial;	   /* of the connection: in the names of its descriptors */
 	struct vhu_record *former; /* of the process before; NULL: none */
 };
 
@@ -84,12 +81,7 @@ ssize_t vdpa_vhu_kept_reply(struct vhu_conn *conn, const struct vhu_msg *msg, in
  */
 void vdpa_vhu_kept_drain(struct vhu_session *s, uint16_t idx, bool all);
 
-/* Descriptors of the connection in the store. One of ours, which goes with the reply to the message
- * at hand; one of a former process, to be closed. */
+/* A descriptor of ours, which goes with the reply to the message at hand, into the store. */
 int vdpa_vhu_kept_own_fd(struct vhu_device *dev, int fd, vhu_kept_id *id);
-int vdpa_vhu_kept_take_fd(struct vhu_device *dev, vhu_kept_id id);
-void vdpa_vhu_kept_del_fd(struct vhu_device *dev, vhu_kept_id id);
-/* The name of the n-th descriptor, from 0, of the read that is looked at. */
-vhu_kept_id vdpa_vhu_kept_fd_id(const struct vhu_device *dev, unsigned int n);
 
 #endif /* VHOST_USER_KEPT_H */

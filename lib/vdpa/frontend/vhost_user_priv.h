@@ -14,7 +14,8 @@
  *   vhost_user_files.c    what there is beside the socket: its folder, label, device-info file
  *   vhost_user_session.c  one connection: the consumer that it is to the core, its files
  *   vhost_user_call.c     calls by a socket in place of an eventfd
- *   vhost_user_kept.c     a connection that outlives the process: its bytes and descriptors
+ *   vhost_user_kept.c     a connection that outlives the process; its bytes and descriptors are
+ *                         kept_wire.c's
  *   vhost_user_record.c   and what the front end has said
  *   vhost_user_shm.c      files of the front end other than guest memory
  *   vhost_user_state.c    the device's state, saved and loaded

@@ -122,7 +122,7 @@ vdpa_vhu_kept_session_free(struct vhu_kept_session *k)
 {
 	if (k == NULL)
 		return;
-	free(k->live);
+	free(k->live.live);
 	free(k);
 }
 
@@ -308,7 +308,7 @@ put_connection(struct vdpa_tlv_buf *buf, struct vhu_session *s, const struct vhu
 {
 	struct vhu_kept_session *k = s->kept;
 	struct part_connection part = {
-		.serial = s->dev->kept.serial,
+		.serial = s->dev->kept.wire.serial,
 		.done = k->done,
 		.protocol = s->protocol,
 		.refusals = s->refusals,
@@ -347,9 +347,12 @@ put_connection(struct vdpa_tlv_buf *buf, struct vhu_session *s, const struct vhu
 				   (uint32_t)(VHU_CONFIG_HDR_SIZE + k->configs[i].size));
 }
 
+/* What the record that was written names. */
 static bool
-names(const struct vhu_kept_session *k, vhu_kept_id id)
+names(vhu_kept_id id, void *arg)
 {
+	const struct vhu_kept_session *k = arg;
+
 	if (id == k->log || id == k->inflight || id == k->channel)
 		return true;
 	for (unsigned int i = 0; i < k->nregions; i++)
@@ -359,21 +362,6 @@ names(const struct vhu_kept_session *k, vhu_kept_id id)
 		if (k->rings[i].kick == id || k->rings[i].call == id || k->rings[i].err == id)
 			return true;
 	return false;
-}
-
-/* Drop what the record that was written does not name. */
-static void
-drop_unnamed(struct vhu_device *dev, struct vhu_kept_session *k)
-{
-	unsigned int n = 0;
-
-	for (unsigned int i = 0; i < k->nlive; i++) {
-		if (k->live[i].read_end > k->done || names(k, k->live[i].id))
-			k->live[n++] = k->live[i];
-		else
-			vdpa_vhu_kept_del_fd(dev, k->live[i].id);
-	}
-	k->nlive = n;
 }
 
 int
@@ -413,7 +401,7 @@ vdpa_vhu_record_write(struct vhu_device *dev, const struct vhu_msg *reply, vhu_k
 		if (reply != NULL)
 			s->kept->reply = *reply;
 		s->kept->reply_fd = fd;
-		drop_unnamed(dev, s->kept);
+		vdpa_wire_drop(&dev->kept.wire, &s->kept->live, s->kept->done, names, s->kept);
 	}
 	return rc;
 }
@@ -655,7 +643,7 @@ apply_memory(struct vhu_device *dev, struct vhu_session *s, const struct vhu_rec
 
 	while (rc == 0 && n < r->nregions) {
 		const struct vhu_mem_region *region = &r->regions[n].region;
-		int fd = vdpa_vhu_kept_take_fd(dev, r->regions[n].id);
+		int fd = vdpa_wire_take_fd(&dev->kept.wire, r->regions[n].id);
 
 		if (fd < 0) {
 			rc = fd;
@@ -687,7 +675,7 @@ apply_log(struct vhu_device *dev, struct vhu_session *s, const struct vhu_record
 
 	if (r->log == 0)
 		return 0;
-	fd = vdpa_vhu_kept_take_fd(dev, r->log);
+	fd = vdpa_wire_take_fd(&dev->kept.wire, r->log);
 	rc = fd < 0 ? fd
 		    : vdpa_vhu_shm_map(&s->log, fd, r->log_area.mmap_offset, r->log_area.mmap_size);
 	if (rc < 0) {
@@ -709,7 +697,7 @@ apply_inflight(struct vhu_device *dev, struct vhu_session *s, const struct vhu_r
 
 	if (r->inflight == 0)
 		return 0;
-	fd = vdpa_vhu_kept_take_fd(dev, r->inflight);
+	fd = vdpa_wire_take_fd(&dev->kept.wire, r->inflight);
 	rc = fd < 0 ? fd : vdpa_vhu_set_inflight(s, fd, area);
 	(void)vdpa_close_foreign(dev->fds, fd);
 	s->kept->inflight = r->inflight;
@@ -724,7 +712,7 @@ apply_channel(struct vhu_device *dev, struct vhu_session *s, const struct vhu_re
 
 	if (r->channel == 0)
 		return 0;
-	fd = vdpa_vhu_kept_take_fd(dev, r->channel);
+	fd = vdpa_wire_take_fd(&dev->kept.wire, r->channel);
 	if (fd < 0)
 		return fd;
 	s->kept->channel = r->channel;
@@ -739,7 +727,7 @@ take_eventfd(struct vhu_device *dev, vhu_kept_id id, int *fd)
 	*fd = -1;
 	if (id == 0)
 		return 0;
-	rc = vdpa_vhu_kept_take_fd(dev, id);
+	rc = vdpa_wire_take_fd(&dev->kept.wire, id);
 	if (rc < 0)
 		return rc;
 	if (!vdpa_fd_is_eventfd(rc)) {

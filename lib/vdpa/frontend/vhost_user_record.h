@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kept_wire.h"
 #include "vdpa_consumer.h"
 #include "vhost_user_proto.h"
 
@@ -20,9 +21,8 @@ struct vhu_device;
 struct vhu_received;
 struct vhu_session;
 
-/* The name of a descriptor of a front end in the store: where in the connection's bytes the read
- * began that it came with, times 16, and its number there, from 1. 0: none. */
-typedef uint64_t vhu_kept_id;
+/* The name of a descriptor of a front end in the store. 0: none. */
+typedef vdpa_wire_id vhu_kept_id;
 
 /* SET_CONFIG of different places that are remembered. */
 #define VHU_KEPT_CONFIGS 4
@@ -55,13 +55,7 @@ struct vhu_kept_session {
 	bool has_reply;
 	struct vhu_msg reply;
 	vhu_kept_id reply_fd;
-	/* Descriptors in the store. One that came with a read up to read_end, and that a record
-	 * behind it does not name, is dropped. */
-	struct vhu_kept_live {
-		vhu_kept_id id;
-		uint64_t read_end;
-	} * live;
-	unsigned int nlive, live_room;
+	struct vdpa_wire_fds live;
 	uint16_t nrings;
 	struct vhu_kept_ring rings[];
 };
