@@ -214,6 +214,7 @@ a_keeper_that_is_full_takes_no_more_names(void **state)
 	put(k, "a", fd);
 	put(k, "b", fd);
 	assert_int_equal(vdpa_keep_put(k, "c", fd), -ENOSPC);
+	assert_non_null(strstr(vdpa_error_message(), "larger --max"));
 	put(k, "a", fd);
 	assert_int_equal(vdpa_keep_del(k, "b"), 0);
 	put(k, "c", fd);

@@ -149,7 +149,9 @@ ask(struct keeper *s, enum keeper_op op, const char *name, int put, int *got, ch
 		return unreached(s, EPIPE, "has answered with no error of a keeper");
 	if (msg.result < 0)
 		return vdpa_error(msg.result, "keeper '%s': '%s': %s", s->path, name,
-				  strerror(-msg.result));
+				  msg.result == -ENOSPC ? "the keeper is full; start it with a "
+							  "larger --max or ulimit -n"
+							: strerror(-msg.result));
 	return msg.result;
 }
 
@@ -274,7 +276,10 @@ greet(struct keeper *s)
 		if (errno == EAGAIN)
 			return unreached(s, EBUSY, "does not take connections");
 		if (errno == ENOENT || errno == ECONNREFUSED)
-			return unreached(s, ENOENT, "no vdpa-keeper listens there");
+			return unreached(
+				s, ENOENT,
+				"no vdpa-keeper listens there; start one with --socket and "
+				"this path first");
 		return unreached(s, errno, strerror(errno));
 	}
 	rc = check_peer(s);
