@@ -436,6 +436,12 @@ fake_leave(void *handle)
 	f->is_left = true;
 }
 
+static void
+fake_stop(void *handle)
+{
+	(void)fake_reset(handle);
+}
+
 const struct vdpa_pci_transport fake_pci_transport = {
 	.size = sizeof(fake_pci_transport),
 	.prefix = "fake/",
@@ -456,6 +462,7 @@ const struct vdpa_pci_transport fake_pci_transport = {
 	.keep = fake_keep,
 	.adopt = fake_adopt,
 	.leave = fake_leave,
+	.stop = fake_stop,
 };
 
 /* The test's side. */

@@ -298,6 +298,9 @@ one_that_fails_before_go_is_stopped_behind_it(void **state)
 	go();
 	assert_false(bus_master(f));
 	assert_false(f->v.pci.msix_on);
+	/* Whoever asks is told so. */
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	assert_non_null(strstr(vdpa_pci_error_text(f->v.pci.open), "add it again"));
 	vdpa_dev_del("v0");
 	store.len = -ENOENT;
 	f->v.pci.n_mapped = 0;

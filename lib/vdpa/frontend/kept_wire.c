@@ -63,10 +63,6 @@ struct vdpa_wire_file {
 	uint8_t input[]; /* by place, modulo its size */
 };
 
-/* What the wire says is written in this order: the next process reads what was stored before the
- * process ended. */
-#define WIRE_SET(field, value) __atomic_store_n(&(field), value, __ATOMIC_RELEASE)
-
 static void
 fd_name(char buf[VDPA_RESTART_WHAT_MAX], const struct vdpa_wire *w, vdpa_wire_id id)
 {
@@ -183,14 +179,14 @@ vdpa_wire_begin(struct vdpa_wire *w)
 	w->serial++;
 	memset(w->file, 0, sizeof(*w->file) + w->input);
 	w->file->serial = w->serial;
-	WIRE_SET(w->file->magic, WIRE_MAGIC);
+	VDPA_KEPT_SET(w->file->magic, WIRE_MAGIC);
 }
 
 void
 vdpa_wire_end(struct vdpa_wire *w)
 {
 	if (w->file != NULL)
-		WIRE_SET(w->file->magic, 0);
+		VDPA_KEPT_SET(w->file->magic, 0);
 }
 
 bool
@@ -335,18 +331,18 @@ vdpa_wire_receive(struct vdpa_wire *w, int socket, size_t n, unsigned int nfds, 
 
 		if (read == NULL)
 			return false;
-		WIRE_SET(read->n, 0);
+		VDPA_KEPT_SET(read->n, 0);
 		read->message = message;
 		read->read = file->received;
-		WIRE_SET(read->n, nfds);
+		VDPA_KEPT_SET(read->n, nfds);
 	}
-	WIRE_SET(file->in_at, file->received);
+	VDPA_KEPT_SET(file->in_at, file->received);
 	file->in.msg_hdr =
 		(struct msghdr){.msg_iov = iov, .msg_iovlen = iov[1].iov_len > 0 ? 2 : 1};
 	if (recvmmsg(socket, &file->in, 1, MSG_DONTWAIT, NULL) != 1 || file->in.msg_len != n)
 		return false;
-	WIRE_SET(file->received, file->in_at + n);
-	WIRE_SET(file->in.msg_len, 0);
+	VDPA_KEPT_SET(file->received, file->in_at + n);
+	VDPA_KEPT_SET(file->in.msg_len, 0);
 	return true;
 }
 
@@ -355,8 +351,8 @@ vdpa_wire_receive(struct vdpa_wire *w, int socket, size_t n, unsigned int nfds, 
 struct mmsghdr *
 vdpa_wire_reply(struct vdpa_wire *w, uint64_t done)
 {
-	WIRE_SET(w->file->out.msg_len, 0);
-	WIRE_SET(w->file->out_for, done);
+	VDPA_KEPT_SET(w->file->out.msg_len, 0);
+	VDPA_KEPT_SET(w->file->out_for, done);
 	return &w->file->out;
 }
 
@@ -382,8 +378,8 @@ vdpa_wire_resume(struct vdpa_wire *w, uint64_t done, uint8_t *buf, size_t max, u
 		got = in_at + last;
 	if (last > max || got < done || got - done > max)
 		return vdpa_error(EPROTO, "the bytes of its connection are not what was kept");
-	WIRE_SET(file->received, got);
-	WIRE_SET(file->in.msg_len, 0);
+	VDPA_KEPT_SET(file->received, got);
+	VDPA_KEPT_SET(file->in.msg_len, 0);
 	for (uint64_t i = done; i < got; i++)
 		buf[i - done] = file->input[i & (w->input - 1)];
 	*received = got;

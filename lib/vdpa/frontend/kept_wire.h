@@ -57,6 +57,16 @@ struct vdpa_wire_fds {
 int vdpa_kept_file_make(const char *device, const char *what, size_t size, struct vhu_shm **shm);
 int vdpa_kept_file_take(const char *device, const char *what, size_t size, struct vhu_shm **shm);
 
+/* Store a field of a file that the next process reads, behind all that was stored before and ahead
+ * of all that is stored after: whenever the process is killed, a field that says so has its data.
+ */
+#define VDPA_KEPT_SET(field, value)                                                                \
+	do {                                                                                       \
+		__atomic_signal_fence(__ATOMIC_SEQ_CST);                                           \
+		__atomic_store_n(&(field), value, __ATOMIC_RELEASE);                               \
+		__atomic_signal_fence(__ATOMIC_SEQ_CST);                                           \
+	} while (0)
+
 /* Bytes of an inflight area of ours, for either format of a ring. */
 size_t vdpa_kept_area_stride(struct vdpa_device *vdev);
 

@@ -47,9 +47,6 @@
 #define WIRE_IDS   (2 * VFIO_USER_FDS_MAX)
 #define ALIGN	   ((size_t)64)
 
-/* Stored in this order: see kept_wire.c. */
-#define SET(field, value) __atomic_store_n(&(field), value, __ATOMIC_RELEASE)
-
 const char *
 vdpa_vfus_why(const struct vfu_device *dev)
 {
@@ -492,13 +489,13 @@ note_reply(struct vfu_kept *k, const struct vfu_server *s)
 {
 	struct vfu_kept_shared *shared = k->shared;
 
-	SET(shared->reply_for, VFU_NOWHERE);
-	SET(shared->sent, 0);
-	SET(shared->out.msg_len, 0);
+	VDPA_KEPT_SET(shared->reply_for, VFU_NOWHERE);
+	VDPA_KEPT_SET(shared->sent, 0);
+	VDPA_KEPT_SET(shared->out.msg_len, 0);
 	memcpy(shared->reply, s->out, s->out_len);
 	shared->reply_len = (uint32_t)s->out_len;
 	shared->reply_fd = s->out_fd >= 0;
-	SET(shared->reply_for, k->done);
+	VDPA_KEPT_SET(shared->reply_for, k->done);
 }
 
 void
@@ -523,7 +520,7 @@ vdpa_vfus_kept_commit(struct vfu_server *s)
 		stop(k, vdpa_vfus_why(k->dev));
 		return;
 	}
-	SET(k->shared->done, k->done);
+	VDPA_KEPT_SET(k->shared->done, k->done);
 	if (!access)
 		vdpa_wire_drop(&k->wire, &k->live, k->done, is_named, k);
 }
@@ -538,12 +535,12 @@ vdpa_vfus_kept_send(struct vfu_server *s, const struct msghdr *msg)
 	if (k == NULL || !k->on)
 		return sendmsg(s->client.fd, msg, MSG_NOSIGNAL | MSG_DONTWAIT);
 	shared = k->shared;
-	SET(shared->out_at, s->out_sent);
+	VDPA_KEPT_SET(shared->out_at, s->out_sent);
 	shared->out.msg_hdr = *msg;
 	if (sendmmsg(s->client.fd, &shared->out, 1, MSG_NOSIGNAL | MSG_DONTWAIT) == 1)
 		n = shared->out.msg_len;
-	SET(shared->sent, s->out_sent + (n > 0 ? (size_t)n : 0));
-	SET(shared->out.msg_len, 0);
+	VDPA_KEPT_SET(shared->sent, s->out_sent + (n > 0 ? (size_t)n : 0));
+	VDPA_KEPT_SET(shared->out.msg_len, 0);
 	return n;
 }
 
@@ -601,6 +598,6 @@ vdpa_vfus_kept_start_queue(struct vfu_device *dev, uint16_t idx)
 		return vdpa_consumer_resume_vq(dev->consumer, idx, f.has_base ? f.base : 0, false);
 	}
 	memset(k->areas + idx * k->stride, 0, k->stride);
-	SET(k->shared->began[idx], k->done + 1);
+	VDPA_KEPT_SET(k->shared->began[idx], k->done + 1);
 	return 0;
 }

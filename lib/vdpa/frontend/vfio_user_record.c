@@ -618,7 +618,8 @@ vdpa_vfus_record_start(struct vfu_device *dev)
 	rc = dev->vp.params.ops->start(dev);
 	if (rc == 0)
 		rc = vdpa_vfus_device_go_on(dev);
-	if (rc < 0 || vdpa_device_get_state(dev->vdev) == VDPA_STATE_FAILED)
+	/* The device's own job says so, too, but later. */
+	if (rc < 0 || (vdpa_consumer_get_status(dev->consumer) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
 		return vdpa_error(EIO, "the device does not start");
 	signal_driver(dev);
 	vdpa_vfus_device_update_intx(dev);

@@ -37,12 +37,6 @@ struct vfu_record_queue {
 	uint32_t base; /* as vdpa_consumer_set_vq_base() has it */
 };
 
-struct vfu_record_range {
-	uint64_t first, last, offset;
-	uint32_t file; /* of files; UINT32_MAX: none */
-	bool readonly;
-};
-
 /* A record, as it was read: checked for its form. */
 struct vfu_record {
 	uint8_t *bytes;

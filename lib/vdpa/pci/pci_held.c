@@ -13,38 +13,22 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include <rte_byteorder.h>
-
 #include "pci_device.h"
 #include "pci_kept.h"
 #include "restart.h"
 #include "vdpa_error.h"
 #include "vdpa_log.h"
 
-/* The other process is gone, and this one has left the function behind: nobody drives it. Its
- * mappings are not known any more, so it stays stopped. */
+/* The other process is gone, and this one has left the function behind: nobody drives it, and its
+ * mappings are not known any more. */
 static void
 stop_unwanted(struct vdpa_pci *pci)
 {
-	const struct vdpa_pci_transport *ops = pci->own_ops;
-	uint16_t command;
-
-	VDPA_LOG(
-		ERR,
-		"%s: has failed while it was taken over, and is stopped; delete the device and add "
-		"it again",
-		pci->name);
-	for (unsigned int i = 0; i < VFIO_PCI_NUM_IRQS; i++)
-		if (pci->info.nr_irqs[i] > 0)
-			(void)ops->set_irqs(pci->handle, i, 0, 0, NULL);
-	if (pci->info.can_reset)
-		(void)ops->reset(pci->handle);
-	if (ops->read(pci->handle, VFIO_PCI_CONFIG_REGION_INDEX, PCI_COMMAND, &command,
-		      sizeof(command)) < 0)
-		return;
-	command &= rte_cpu_to_le_16((uint16_t)~PCI_COMMAND_MASTER);
-	(void)ops->write(pci->handle, VFIO_PCI_CONFIG_REGION_INDEX, PCI_COMMAND, &command,
-			 sizeof(command));
+	pci->own_ops->stop(pci->handle);
+	vdpa_pci_gone(pci, EIO,
+		      "%s: has failed while it was taken over, and was stopped; delete the device "
+		      "and add it again",
+		      pci->name);
 }
 
 static void
@@ -55,10 +39,14 @@ it_goes(struct vdpa_restart_waiter *w)
 	pthread_mutex_lock(&pci->held_lock);
 	__atomic_store_n(&pci->is_held, false, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&pci->held_lock);
-	if (vdpa_pci_is_left_behind(pci))
+	if (vdpa_pci_is_left_behind(pci)) {
 		stop_unwanted(pci);
-	else
-		vdpa_pci_kept_goes(pci);
+		return;
+	}
+	/* What has failed meanwhile was not stopped. */
+	if (vdpa_pci_error(pci) != 0)
+		pci->ops->stop(pci->handle);
+	vdpa_pci_kept_goes(pci);
 }
 
 int

@@ -124,7 +124,7 @@ struct vdpa_pci_transport {
 	int (*dma_log_report)(void *handle, uint64_t iova, uint64_t size, uint64_t *bitmap);
 	int (*dma_log_stop)(void *handle);
 
-	/* Optional, all three: the function outlives the process. For transports of the library.
+	/* Optional, all four: the function outlives the process. For transports of the library.
 	 */
 
 	/**
@@ -137,6 +137,10 @@ struct vdpa_pci_transport {
 	int (*adopt)(void *arg, const struct vdpa_dma_mapping *m);
 	/** The next process has the function: close, and unmap of its domain, leave it as it is. */
 	void (*leave)(void *handle);
+	/** No other process has the function, and this one has left it, or reaches it no more: end
+	 * its DMA by what is left of this process' hold on it, and log how. Waits for the function.
+	 */
+	void (*stop)(void *handle);
 };
 
 /**

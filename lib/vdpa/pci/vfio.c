@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "pci_priv.h"
+#include "fence_function.h"
 #include "restart.h"
 #include "vdpa_error.h"
 #include "vdpa_log.h"
@@ -295,6 +296,20 @@ vfio_leave(void *handle)
 }
 
 static void
+vfio_stop(void *handle)
+{
+	const struct vfio_device *d = handle;
+	enum fence_step step = FENCE_WAITS;
+	struct fence_outcome outcome;
+
+	vdpa_fence_function(d->fd, &step, &outcome);
+	if (outcome.fenced)
+		VDPA_LOG(WARNING, "%s: %s", d->name, outcome.text);
+	else
+		VDPA_LOG(ERR, "%s: %s", d->name, outcome.text);
+}
+
+static void
 close_left(struct vfio_left *left, int device_fd)
 {
 	if (left->container >= 0)
@@ -489,4 +504,5 @@ const struct vdpa_pci_transport vdpa_pci_vfio = {
 	.keep = vfio_keep,
 	.adopt = vdpa_vfio_adopt,
 	.leave = vfio_leave,
+	.stop = vfio_stop,
 };

@@ -526,6 +526,18 @@ vfu_reset(void *handle)
 	return vdpa_vfu_call(dev->conn, &call);
 }
 
+static void
+vfu_stop(void *handle)
+{
+	struct vfu_device *dev = handle;
+
+	dev->is_left = false;
+	if (vdpa_vfu_error(dev->conn) == 0)
+		(void)vfu_reset(dev);
+	VDPA_LOG(WARNING, "%s: is hung up on, so that the server stops the function", dev->name);
+	vdpa_vfu_hang_up(dev->conn);
+}
+
 static bool
 vfu_dma_log_probe(void *handle)
 {
@@ -576,4 +588,5 @@ const struct vdpa_pci_transport vdpa_pci_vfio_user = {
 	.keep = vfu_keep,
 	.adopt = vfu_adopt,
 	.leave = vfu_leave,
+	.stop = vfu_stop,
 };

@@ -71,7 +71,7 @@ vdpa_vfu_command_name(uint16_t command)
 static bool
 is_others(const struct vfu_conn *c)
 {
-	return c->is_left || vdpa_restart_holds();
+	return c->is_left || (c->is_adopted && vdpa_restart_holds());
 }
 
 int
@@ -385,6 +385,7 @@ vdpa_vfu_adopt(const char *name, int fd, const struct vfu_peer *peer, unsigned i
 		return rc;
 	}
 	c->fd = fd;
+	c->is_adopted = true;
 	/* None of its ids is one that is waited for, but by chance; what is answered is checked. */
 	c->next_id = (uint16_t)rte_rand();
 	c->stale = VFU_STALE_MAX;
@@ -413,6 +414,15 @@ vdpa_vfu_leave(struct vfu_conn *c)
 	c->is_left = true;
 	pthread_mutex_unlock(&c->send);
 	pthread_mutex_unlock(&c->request);
+}
+
+void
+vdpa_vfu_hang_up(struct vfu_conn *c)
+{
+	pthread_mutex_lock(&c->send);
+	c->is_left = false;
+	shutdown(c->fd, SHUT_RDWR);
+	pthread_mutex_unlock(&c->send);
 }
 
 void

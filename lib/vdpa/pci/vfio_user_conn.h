@@ -66,6 +66,7 @@ struct vfu_conn {
 	bool reported;
 	struct vdpa_pci *pci; /* whom to tell; NULL: nobody */
 	bool watched;	      /* open: the control loop may be used */
+	bool is_adopted;      /* it was another process' */
 	bool is_left;	      /* to the next process: nothing ends it any more */
 	uint64_t posts;
 	struct vfu_post backlog[VFU_BACKLOG_MAX];

@@ -59,6 +59,8 @@ int vdpa_vfu_socket(const struct vfu_conn *conn);
 /* The next process has the connection: nothing here ends it from now on. Behind a request that is
  * under way. */
 void vdpa_vfu_leave(struct vfu_conn *conn);
+/* No other process has it: the server sees its end. */
+void vdpa_vfu_hang_up(struct vfu_conn *conn);
 /* NULL: no-op. Nothing may be in flight. */
 void vdpa_vfu_disconnect(struct vfu_conn *conn);
 /*

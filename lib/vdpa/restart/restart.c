@@ -666,12 +666,7 @@ vdpa_restart_change_ends(void)
 bool
 vdpa_restart_holds(void)
 {
-	bool holds;
-
-	restart_lock();
-	holds = restart_state.holds;
-	restart_unlock();
-	return holds;
+	return __atomic_load_n(&restart_state.holds, __ATOMIC_ACQUIRE);
 }
 
 bool
@@ -708,9 +703,10 @@ vdpa_restart_taken(const char *device)
 
 	restart_lock();
 	d = restart_find(device);
+	if (d == NULL || !d->taken)
+		restart_state.taken++;
 	if (d != NULL)
 		d->taken = true;
-	restart_state.taken++;
 	restart_unlock();
 }
 
@@ -721,7 +717,7 @@ vdpa_restart_lost(const char *device)
 
 	restart_lock();
 	d = restart_find(device);
-	if (d != NULL && d->taken && restart_state.taken > 0)
+	if (d != NULL && d->taken)
 		restart_state.taken--;
 	if (d != NULL)
 		d->taken = false;

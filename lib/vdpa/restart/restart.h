@@ -102,7 +102,8 @@ struct vdpa_restart_waiter {
 	TAILQ_ENTRY(vdpa_restart_waiter) next;
 };
 bool vdpa_restart_when_it_goes(struct vdpa_restart_waiter *w);
-/* Whether a process that lives may yet go on with what was taken over. */
+/* Whether a process that lives may yet go on with what was taken over. Waits for nothing, with any
+ * lock held. */
 bool vdpa_restart_holds(void);
 void vdpa_restart_waits_no_more(struct vdpa_restart_waiter *w);
 

@@ -57,7 +57,7 @@ struct restart_state {
 	bool frozen;	      /* no other begins, but for this thread's */
 	pthread_t freezer;
 	pthread_cond_t unchanged; /* the last change of a device has ended */
-	bool holds;		  /* a former process may go on with what was taken over */
+	bool holds;		  /* atomic: a former process may go on with what was taken over */
 	TAILQ_HEAD(, vdpa_restart_waiter) waiters;
 	struct vdpa_restart_waiter *calls; /* the one that is being called */
 	pthread_cond_t called;		   /* a waiter's call has ended */

@@ -98,7 +98,7 @@ begin(const char *where, int sock)
 	rc = restart_state.slot == NULL ? vdpa_error(ENOMEM, "out of memory")
 	     : sock < 0			? vdpa_keep_open(where, &restart_state.keep)
 					: vdpa_keep_open_handed(where, sock, &restart_state.keep);
-	restart_state.holds = sock >= 0;
+	__atomic_store_n(&restart_state.holds, sock >= 0, __ATOMIC_RELEASE);
 	if (rc == 0) {
 		rc = open_journal();
 		if (rc < 0) {
@@ -114,7 +114,7 @@ begin(const char *where, int sock)
 		restart_state.slot = NULL;
 		restart_state.keep = NULL;
 		restart_state.journal = NULL;
-		restart_state.holds = false;
+		__atomic_store_n(&restart_state.holds, false, __ATOMIC_RELEASE);
 	}
 	restart_state.failed = restart_state.leaves = restart_state.frozen = false;
 	restart_state.taken = 0;
@@ -179,7 +179,7 @@ vdpa_restart_go(void)
 		rc = vdpa_keep_go(restart_state.keep);
 		if (rc < 0)
 			restart_store_failed(rc);
-		restart_state.holds = false;
+		__atomic_store_n(&restart_state.holds, false, __ATOMIC_RELEASE);
 		call_waiters();
 	}
 	restart_unlock();
@@ -537,7 +537,8 @@ vdpa_restart_end(void)
 		restart_state.keep = NULL;
 		restart_state.journal = NULL;
 		restart_state.slot = NULL;
-		restart_state.handed = restart_state.holds = false;
+		restart_state.handed = false;
+		__atomic_store_n(&restart_state.holds, false, __ATOMIC_RELEASE);
 	}
 	restart_unlock();
 }
