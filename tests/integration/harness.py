@@ -683,6 +683,16 @@ def wake_ups(pid):
     return context_switches(pid, (VOLUNTARY,))
 
 
+def stand_still(pid):
+    """SIGSTOP, and each of its threads has."""
+    def stopped(task):
+        with open(f'/proc/{pid}/task/{task}/stat', encoding='ascii') as stat:
+            return stat.read().rsplit(')', 1)[1].split()[0] == 'T'
+
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: all(stopped(task) for task in os.listdir(f'/proc/{pid}/task')), 'the daemon to stand still')
+
+
 def cpu_seconds(pid):
     with open(f'/proc/{pid}/stat') as f:
         fields = f.read().rsplit(')', 1)[1].split()

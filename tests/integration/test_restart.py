@@ -11,6 +11,7 @@ import contextlib
 import os
 import random
 import signal
+import struct
 import subprocess
 import threading
 import time
@@ -168,6 +169,22 @@ class Words(unittest.TestCase):
     def guests(self, host, *names):
         return [host.enter_context(KeptNet(random.Random(name))).connect(host.app.socket(name)).start()
                 for name in names]
+
+    def test_descriptors_are_those_of_their_message(self):
+        """As many bytes as a read takes, behind which a message has a descriptor."""
+        with Host({'net0': self.NET}) as host, vu.Client(host.app.socket('net0')) as client:
+            client.negotiate(1 << 32)
+            features = struct.pack('<IIIQ', vu.SET_FEATURES, vu.VERSION, 8, 1 << 32 | 1 << 30)
+            question = struct.pack('<III', vu.GET_FEATURES, vu.VERSION, 0)
+            call = os.eventfd(0)
+            harness.stand_still(host.app.pid)
+            client.send_raw(10 * features + 26 * question)
+            client.send(vu.SET_VRING_CALL, struct.pack('<Q', 0), [call], flags=vu.VERSION | vu.NEED_REPLY)
+            host.app.process.send_signal(signal.SIGCONT)
+            os.close(call)
+            self.assertEqual([client.recv()[0] for _ in range(26)], 26 * [vu.GET_FEATURES])
+            self.assertEqual(client.recv()[2], bytes(8))
+            client.ask_u64(vu.GET_FEATURES)
 
     def test_several_devices_and_one_added_by_hand_go_on(self):
         with Host({f'net{i}': self.NET for i in range(4)}) as host:

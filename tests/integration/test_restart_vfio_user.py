@@ -5,10 +5,13 @@
 same connections. The guests number what they send and write, as in test_restart."""
 
 import contextlib
+import fcntl
 import os
 import random
 import select
+import signal
 import struct
+import termios
 import threading
 import time
 import unittest
@@ -420,6 +423,52 @@ class Words(unittest.TestCase):
                 counts.append(len(os.listdir(f'/proc/{pid}/fd')))
             self.assertEqual(os.stat(host.app.socket('net0')).st_ino, inode)
             self.assertLessEqual(max(counts), counts[0] + 2, counts)
+
+    def queued(self, host, client, *parts):
+        """The daemon finds all of them at once: errors of their replies."""
+        harness.stand_still(host.app.pid)
+        for data, fds in parts:
+            client.send_raw(data, fds)
+        host.app.process.send_signal(signal.SIGCONT)
+        return [client.recv()[3] for _ in parts]
+
+    def test_descriptors_are_those_of_their_message(self):
+        """A look at a message that ends where the next one begins shows descriptors of that."""
+        def mapping(address, size=65536, offset=0):
+            return client.message(vfu.DMA_MAP, struct.pack('<IIQQQ', 32, vfu.RW, offset, address, size))
+
+        with Host({'net0': NET}) as host, vfu.Client(host.app.socket('net0'), timeout=20 * harness.TIMEOUT) as client:
+            fd = client.own(os.memfd_create('memory', os.MFD_ALLOW_SEALING))
+            os.ftruncate(fd, 1 << 20)
+            info = client.message(vfu.GET_INFO, struct.pack('<IIII', 16, 0, 0, 0))
+            unmapping = client.message(vfu.DMA_UNMAP, struct.pack('<IIQQ', 24, 0, 0, 65536))
+            self.assertEqual(self.queued(host, client, (info, ()), (mapping(0), [fd])), [0, 0])
+            self.assertEqual(self.queued(host, client, (unmapping, ()), (mapping(1 << 20), [fd])), [0, 0])
+            self.assertEqual(self.queued(host, client, (mapping(1 << 21), [fd]), (mapping(1 << 22, offset=65536), [fd])), [0, 0])
+            # Of a message that was begun, too: what has no file stays without.
+            begun, other = mapping(1 << 40), mapping(1 << 23)
+            client.send_raw(begun[:16])
+            harness.wait_for(lambda: fcntl.ioctl(client.sock, termios.TIOCOUTQ, bytes(4)) == bytes(4), 'the header to be read')
+            harness.stand_still(host.app.pid)
+            client.send_raw(begun[16:])
+            client.send_raw(other, [fd])
+            host.app.process.send_signal(signal.SIGCONT)
+            self.assertEqual([client.recv()[3] for _ in range(2)], [0, 0])
+            # A range with a file is cut between pages alone.
+            client.dma_unmap((1 << 40) + 100, 65536 - 100)
+            # Neither the daemon nor its successor has anything else.
+            host.crash(taken=1)
+            self.assertRaises(vfu.Refused, client.dma_unmap, (1 << 23) + 100, 65536 - 100)
+            client.dma_unmap(1 << 23, 65536)
+
+    def test_descriptors_that_nobody_wants_do_not_pile_up(self):
+        with Host({'net0': NET}) as host, vfu.Client(host.app.socket('net0')) as client:
+            before = len(os.listdir(f'/proc/{host.keeper.process.pid}/fd'))
+            fds = [client.eventfd() for _ in range(16)]
+            for _ in range(20):
+                self.assertRaises(vfu.Refused, client.ask, vfu.REGION_READ, struct.pack('<QII', 0, vfu.CONFIG_REGION, 4), fds)
+            client.read(vfu.CONFIG_REGION, 0, 4)
+            self.assertLessEqual(len(os.listdir(f'/proc/{host.keeper.process.pid}/fd')), before + 16)
 
     def test_shutdown_ends_all(self):
         with Host({'net0': NET}) as host, KeptNet(random.Random(1)) as guest:

@@ -317,20 +317,64 @@ free_read(struct vdpa_wire_file *file, uint64_t done)
 	return NULL;
 }
 
-bool
-vdpa_wire_receive(struct vdpa_wire *w, int socket, size_t n, unsigned int nfds, uint64_t message,
-		  uint64_t done)
+unsigned int
+vdpa_wire_count_fds(struct msghdr *hdr)
 {
+	unsigned int count = 0;
+
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(hdr); c != NULL; c = CMSG_NXTHDR(hdr, c))
+		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
+			count += (unsigned int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+	return count;
+}
+
+/* Drop what a look has put for the read that begins and ends here. */
+static void
+drop_read(struct vdpa_wire *w, struct vdpa_wire_fds *fds, uint64_t read, uint64_t end)
+{
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < fds->n; i++) {
+		if ((fds->live[i].id - 1) / w->ids == read && fds->live[i].read_end == end)
+			vdpa_wire_del_fd(w, fds->live[i].id);
+		else
+			fds->live[n++] = fds->live[i];
+	}
+	fds->n = n;
+}
+
+/* What the kernel says of bytes that were read without room for descriptors. */
+static bool
+had_fds(const struct msghdr *hdr)
+{
+	return (hdr->msg_flags & MSG_CTRUNC) != 0;
+}
+
+int
+vdpa_wire_receive_plainly(int socket, void *buf, size_t n, unsigned int nfds)
+{
+	struct iovec iov = {.iov_base = buf, .iov_len = n};
+	struct msghdr hdr = {.msg_iov = &iov, .msg_iovlen = 1};
+
+	if (recvmsg(socket, &hdr, MSG_DONTWAIT) != (ssize_t)n || (had_fds(&hdr) && nfds == 0))
+		return -EPROTO;
+	return had_fds(&hdr);
+}
+
+int
+vdpa_wire_receive(struct vdpa_wire *w, int socket, size_t n, unsigned int nfds, uint64_t message,
+		  uint64_t done, struct vdpa_wire_fds *fds)
+{
+	struct wire_read *read = NULL;
 	struct vdpa_wire_file *file = w->file;
 	size_t at = file->received & (w->input - 1), first = RTE_MIN(n, w->input - at);
 	struct iovec iov[2] = {{.iov_base = file->input + at, .iov_len = first},
 			       {.iov_base = file->input, .iov_len = n - first}};
 
 	if (nfds > 0) {
-		struct wire_read *read = free_read(file, done);
-
+		read = free_read(file, done);
 		if (read == NULL)
-			return false;
+			return -EPROTO;
 		VDPA_KEPT_SET(read->n, 0);
 		read->message = message;
 		read->read = file->received;
@@ -339,11 +383,18 @@ vdpa_wire_receive(struct vdpa_wire *w, int socket, size_t n, unsigned int nfds, 
 	VDPA_KEPT_SET(file->in_at, file->received);
 	file->in.msg_hdr =
 		(struct msghdr){.msg_iov = iov, .msg_iovlen = iov[1].iov_len > 0 ? 2 : 1};
-	if (recvmmsg(socket, &file->in, 1, MSG_DONTWAIT, NULL) != 1 || file->in.msg_len != n)
-		return false;
+	if (recvmmsg(socket, &file->in, 1, MSG_DONTWAIT, NULL) != 1 || file->in.msg_len != n ||
+	    (had_fds(&file->in.msg_hdr) && nfds == 0))
+		return -EPROTO;
+	/* They are of what comes next, and a look at that shows them again. */
+	if (read != NULL && !had_fds(&file->in.msg_hdr)) {
+		VDPA_KEPT_SET(read->n, 0);
+		drop_read(w, fds, file->received, file->received + n);
+		read = NULL;
+	}
 	VDPA_KEPT_SET(file->received, file->in_at + n);
 	VDPA_KEPT_SET(file->in.msg_len, 0);
-	return true;
+	return read != NULL;
 }
 
 /* Replies. */
@@ -376,6 +427,9 @@ vdpa_wire_resume(struct vdpa_wire *w, uint64_t done, uint8_t *buf, size_t max, u
 
 	if (last > 0)
 		got = in_at + last;
+	for (unsigned int i = 0; last > 0 && i < WIRE_FDS && !had_fds(&file->in.msg_hdr); i++)
+		if (file->reads[i].read == in_at)
+			VDPA_KEPT_SET(file->reads[i].n, 0);
 	if (last > max || got < done || got - done > max)
 		return vdpa_error(EPROTO, "the bytes of its connection are not what was kept");
 	VDPA_KEPT_SET(file->received, got);

@@ -101,12 +101,19 @@ void vdpa_wire_prune(const struct vdpa_wire *w, const struct vdpa_wire_fds *fds)
  */
 ssize_t vdpa_wire_look(struct vdpa_wire *w, int socket, struct msghdr *hdr,
 		       struct vdpa_wire_fds *fds, unsigned int max, int *rc);
+/* How many came with it. */
+unsigned int vdpa_wire_count_fds(struct msghdr *hdr);
 /*
- * Take the n bytes of it, with nfds descriptors that are of the message at this place. done: the
- * place of the first message that was not carried out. False: they could not be taken so.
+ * Take the n bytes of it. nfds descriptors were seen: where they came with these bytes they are of
+ * the message at this place. A look that ends where a message does may show those of the next one,
+ * and of the bytes that were taken the kernel says whether they had any. done: the place of the
+ * first message that was not carried out. 1: they have them; 0: they have none, and those that were
+ * seen are not in the store; -EPROTO: they could not be taken so.
  */
-bool vdpa_wire_receive(struct vdpa_wire *w, int socket, size_t n, unsigned int nfds,
-		       uint64_t message, uint64_t done);
+int vdpa_wire_receive(struct vdpa_wire *w, int socket, size_t n, unsigned int nfds,
+		      uint64_t message, uint64_t done, struct vdpa_wire_fds *fds);
+/* The same into buf, of a connection that is not kept any more. */
+int vdpa_wire_receive_plainly(int socket, void *buf, size_t n, unsigned int nfds);
 
 /* What the reply to the messages up to `done` is sent by, whose msg_len says that it has left: for
  * sendmmsg(2). Whether one was sent for that place, and how many bytes have left. */

@@ -263,7 +263,8 @@ joins(const struct vfu_dma_range *a, const struct vfu_dma_range *b)
 		return false;
 	if (a != NULL && a->file != NULL && a->file->kernel)
 		return false;
-	return a != NULL && b != NULL && a->file == b->file && a->readonly == b->readonly &&
+	return a != NULL && b != NULL && (a->first != 0 || b->last != UINT64_MAX) &&
+	       a->file == b->file && a->readonly == b->readonly &&
 	       (a->file == NULL || a->offset + (a->last - a->first + 1) == b->offset);
 }
 
@@ -281,6 +282,9 @@ join(struct vfu_dma *t, const struct vfu_dma_range *range)
 	if (!joins(before, range))
 		before = NULL;
 	if (!joins(range, after))
+		after = NULL;
+	/* No range has 2^64 addresses: its size has no number. */
+	if (before != NULL && after != NULL && before->first == 0 && after->last == UINT64_MAX)
 		after = NULL;
 	if (before == NULL && after == NULL)
 		return insert(t, range);

@@ -360,16 +360,17 @@ vdpa_vfus_kept_look(struct vfu_server *s, struct msghdr *msg)
 	return n;
 }
 
-bool
-vdpa_vfus_kept_take(struct vfu_server *s, size_t n, unsigned int nfds)
+int
+vdpa_vfus_kept_take(struct vfu_server *s, size_t n, struct msghdr *msg)
 {
+	unsigned int nfds = vdpa_wire_count_fds(msg);
 	struct vfu_kept *k = s->params.kept;
 
 	if (!k->on)
-		return recv(s->client.fd, s->in + s->in_len, n, MSG_DONTWAIT) == (ssize_t)n;
-	for (unsigned int i = 0; i < nfds; i++)
-		s->ids[s->n_fds - nfds + i] = vdpa_wire_fd_id(&k->wire, i);
-	return vdpa_wire_receive(&k->wire, s->client.fd, n, nfds, k->done, k->done);
+		return vdpa_wire_receive_plainly(s->client.fd, s->in + s->in_len, n, nfds);
+	for (unsigned int i = 0; i < nfds && s->n_fds + i < RTE_DIM(s->ids); i++)
+		s->ids[s->n_fds + i] = vdpa_wire_fd_id(&k->wire, i);
+	return vdpa_wire_receive(&k->wire, s->client.fd, n, nfds, k->done, k->done, &k->live);
 }
 
 /* Messages. */
@@ -400,9 +401,8 @@ under_way(struct vfu_kept *k, uint16_t idx, uint64_t below, uint64_t *next)
 }
 
 static void
-settle_queue(struct vfu_kept *k, uint16_t idx)
+settle_queue(struct vfu_kept *k, uint16_t idx, int64_t until_us)
 {
-	int64_t until_us = vdpa_now_us() + SETTLE_US;
 	uint64_t below = k->taken_again[idx];
 
 	k->taken_again[idx] = 0;
@@ -422,13 +422,16 @@ vdpa_vfus_kept_settle(struct vfu_server *s)
 {
 	const struct vfio_user_header *hdr = (const void *)s->in;
 	struct vfu_kept *k = s->params.kept;
+	int64_t until_us;
 
 	if (k == NULL || !k->on || is_doorbell(s, hdr) ||
 	    (hdr->command != VFIO_USER_REGION_WRITE && hdr->command != VFIO_USER_DMA_UNMAP &&
 	     hdr->command != VFIO_USER_DEVICE_RESET && hdr->command != VFIO_USER_DEVICE_FEATURE))
 		return;
+	/* Of all queues together. */
+	until_us = vdpa_now_us() + SETTLE_US;
 	for (uint16_t i = 0; i < k->dev->vp.params.nvqs; i++)
-		settle_queue(k, i);
+		settle_queue(k, i, until_us);
 }
 
 /* A SET_IRQS that was carried out: whose eventfds there are now. */
@@ -521,7 +524,8 @@ vdpa_vfus_kept_commit(struct vfu_server *s)
 		return;
 	}
 	VDPA_KEPT_SET(k->shared->done, k->done);
-	if (!access)
+	/* One that takes none may have brought some. */
+	if (!access || s->n_fds > 0)
 		vdpa_wire_drop(&k->wire, &k->live, k->done, is_named, k);
 }
 

@@ -86,10 +86,9 @@ void vdpa_vfus_kept_connected(struct vfu_server *s);
 void vdpa_vfus_kept_disconnected(struct vfu_kept *k);
 
 /* Look at what has come, as recvmsg(2): nothing leaves the socket, and the descriptors are in the
- * store. Then take the n bytes of it, with nfds descriptors. False: the connection is not worth
- * going on. */
+ * store. Then take the n bytes of it: as vdpa_wire_receive() with the descriptors in msg. */
 ssize_t vdpa_vfus_kept_look(struct vfu_server *s, struct msghdr *msg);
-bool vdpa_vfus_kept_take(struct vfu_server *s, size_t n, unsigned int nfds);
+int vdpa_vfus_kept_take(struct vfu_server *s, size_t n, struct msghdr *msg);
 /* The message at hand may stop queues: what a former process had under way is done first, for a
  * bounded time. */
 void vdpa_vfus_kept_settle(struct vfu_server *s);

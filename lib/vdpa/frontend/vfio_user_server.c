@@ -256,6 +256,22 @@ take_fds(struct vfu_server *s, struct msghdr *msg)
 	return cut ? "a file descriptor of the client could not be received: " OUT_OF_FILES : NULL;
 }
 
+/* Descriptors that a look has shown, and that are of another message. */
+static void
+close_seen(struct vfu_server *s, struct msghdr *msg)
+{
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
+			(void)vdpa_close_foreign(s->account, fd);
+		}
+	}
+}
+
 /* Read up to `want` bytes of the message. 1 when they are there, 0 to be called again, -1: gone. */
 static int
 fill(struct vfu_server *s, size_t want)
@@ -273,8 +289,8 @@ fill(struct vfu_server *s, size_t want)
 		bool kept = s->params.kept != NULL && s->params.kept->on;
 		ssize_t n = kept ? vdpa_vfus_kept_look(s, &msg)
 				 : recvmsg(s->client.fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-		unsigned int n_fds = s->n_fds;
 		const char *wrong;
+		int rc;
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -284,13 +300,12 @@ fill(struct vfu_server *s, size_t want)
 			hang_up(s);
 			return -1;
 		}
-		wrong = take_fds(s, &msg);
+		rc = kept ? vdpa_vfus_kept_take(s, (size_t)n, &msg) : 1;
+		if (rc <= 0)
+			close_seen(s, &msg);
+		wrong = rc > 0 ? take_fds(s, &msg) : rc < 0 ? "its bytes cannot be kept" : NULL;
 		if (wrong != NULL) {
 			refuse(s, wrong);
-			return -1;
-		}
-		if (kept && !vdpa_vfus_kept_take(s, (size_t)n, s->n_fds - n_fds)) {
-			refuse(s, "its bytes cannot be kept");
 			return -1;
 		}
 		s->in_len += (size_t)n;

@@ -198,6 +198,20 @@ drop_message(struct vhu_conn *conn, size_t len)
 	}
 }
 
+/* The last nfds descriptors are of another message, with which they come again. */
+static void
+take_back_fds(struct vhu_conn *conn, unsigned int nfds)
+{
+	unsigned int all = conn->nfds + conn->nfds_later;
+
+	for (unsigned int i = all - nfds; i < all; i++)
+		(void)vdpa_close_foreign(conn->session->dev->fds, conn->fds[i]);
+	if (conn->nfds_later > 0)
+		conn->nfds_later -= nfds;
+	else
+		conn->nfds -= nfds;
+}
+
 /* Read on, if there is no message yet. */
 static enum input
 receive(struct vhu_conn *conn)
@@ -217,6 +231,7 @@ receive(struct vhu_conn *conn)
 				     .msg_controllen = CMSG_LEN(VHU_RIGHTS_MAX * sizeof(int))};
 		unsigned int nfds;
 		ssize_t n;
+		int rc;
 
 		conn->end -= conn->at;
 		memmove(conn->input, conn->input + conn->at, conn->end);
@@ -238,10 +253,14 @@ receive(struct vhu_conn *conn)
 		nfds = conn->nfds_later;
 		if (nfds > 0)
 			give_fds(conn);
-		if (conn->kept &&
-		    !vdpa_vhu_kept_take(conn, (size_t)n, nfds,
-					conn->nfds_later > 0 ? conn->later_at : conn->at))
+		rc = conn->kept
+			     ? vdpa_vhu_kept_take(conn, (size_t)n, nfds,
+						  conn->nfds_later > 0 ? conn->later_at : conn->at)
+			     : 1;
+		if (rc < 0)
 			return refuse(conn, "its bytes cannot be kept");
+		if (rc == 0)
+			take_back_fds(conn, nfds);
 		if (conn->nfds > VHU_MSG_FDS_MAX)
 			return refuse(conn, NO_ROOM);
 	}

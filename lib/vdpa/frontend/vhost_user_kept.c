@@ -312,7 +312,7 @@ vdpa_vhu_kept_look(struct vhu_conn *conn, struct msghdr *hdr)
 	return n;
 }
 
-bool
+int
 vdpa_vhu_kept_take(struct vhu_conn *conn, size_t n, unsigned int nfds, size_t message)
 {
 	struct vhu_device *dev = conn->session->dev;
@@ -320,9 +320,9 @@ vdpa_vhu_kept_take(struct vhu_conn *conn, size_t n, unsigned int nfds, size_t me
 	uint8_t spare[VHU_INPUT_MAX];
 
 	if (!dev->kept.on)
-		return recv(conn->fd, spare, n, MSG_DONTWAIT) == (ssize_t)n;
+		return vdpa_wire_receive_plainly(conn->fd, spare, n, nfds);
 	return vdpa_wire_receive(&dev->kept.wire, conn->fd, n, nfds, done + message - conn->at,
-				 done);
+				 done, &conn->session->kept->live);
 }
 
 ssize_t

@@ -67,10 +67,10 @@ void vdpa_vhu_kept_connected(struct vhu_device *dev);
 void vdpa_vhu_kept_disconnected(struct vhu_device *dev, const struct vhu_kept_session *s);
 
 /* Look at what has come, as recvmsg(2): nothing leaves the socket, and the descriptors are in the
- * store. Then take the n bytes of it, with nfds descriptors that are of the message that begins at
- * this place of conn->input. False: the connection is not worth going on. */
+ * store. Then take the n bytes of it: as vdpa_wire_receive(), the message being that which begins
+ * at this place of conn->input. */
 ssize_t vdpa_vhu_kept_look(struct vhu_conn *conn, struct msghdr *hdr);
-bool vdpa_vhu_kept_take(struct vhu_conn *conn, size_t n, unsigned int nfds, size_t message);
+int vdpa_vhu_kept_take(struct vhu_conn *conn, size_t n, unsigned int nfds, size_t message);
 /* vdpa_vhu_send() of the reply to the message that was recorded last. */
 ssize_t vdpa_vhu_kept_reply(struct vhu_conn *conn, const struct vhu_msg *msg, int fd);
 

@@ -26,6 +26,7 @@
 
 #include <rte_common.h>
 
+#include "clock.h"
 #include "restart.h"
 #include "vdpa_error.h"
 #include "vdpa_event.h"
@@ -38,7 +39,7 @@
 
 /* A server serves one client, and a former process' connection is open until the store has closed
  * it, which takes its time. */
-#define BUSY_TRIES    100
+#define BUSY_US	      2000000
 #define BUSY_PAUSE_US 20000
 
 /* PART_TRANSPORT of the function's record. */
@@ -182,10 +183,11 @@ connect_once(struct vfu_device *dev, const char *where, unsigned int timeout_ms)
 static int
 connect_anew(struct vfu_device *dev, const char *where, unsigned int timeout_ms)
 {
+	int64_t until_us = vdpa_now_us() + BUSY_US;
 	int rc = connect_once(dev, where, timeout_ms);
 
 	/* It has hung up at once. */
-	for (unsigned int i = 0; rc == -ENODEV && i < BUSY_TRIES && vdpa_restart_is_on(); i++) {
+	while (rc == -ENODEV && vdpa_restart_is_on() && vdpa_now_us() < until_us) {
 		usleep(BUSY_PAUSE_US);
 		rc = connect_once(dev, where, timeout_ms);
 	}
