@@ -128,6 +128,7 @@ class Steps:
         self.on = self.anew = 0
         self.guest = None
         self.killed = {}  # by name, the points
+        self.goes_on = ()  # names of those behind which the device starts anew in no case
 
     def begin(self):
         """The host's first daemon that can be killed."""
@@ -204,6 +205,8 @@ class Steps:
         killed = self.host.app.process.returncode == -signal.SIGKILL
         reached = self.points.disarm()
         if died:
+            # By our kill, or by an end that was asked for: not by a fault of its own.
+            self.test.assertIn(self.host.app.process.returncode, (-signal.SIGKILL, 0), self.host.app.err.text())
             self.host.app.kill()
             self.between()
             self.host.next()
@@ -293,6 +296,7 @@ class Steps:
                 reached = self.points.disarm()
                 plan.saw(reached)
                 if died:
+                    self.test.assertEqual(self.host.app.process.poll(), -signal.SIGKILL, self.host.app.err.text())
                     kills += 1
                     plan.killed.add((label, nth))
                 row += died
@@ -327,6 +331,8 @@ class Steps:
 
     def end(self, name, plan, kills):
         self.killed[name] = plan.killed
+        if name in self.goes_on:
+            self.test.assertEqual(self.anew, 0, f'{name}: started anew')
         self.test.assertGreater(kills, 0, name)
         if self.stride == 1 and not ONLY:
             self.test.assertEqual(plan.missed(), set(), f'{name}: acts that it was never killed before')

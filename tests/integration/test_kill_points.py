@@ -41,6 +41,7 @@ class Points(unittest.TestCase):
         return steps
 
     def all(self, steps):
+        steps.goes_on = ('stop and start', 'log', 'memory', 'reset', 'SIGTERM', 'take-over', 'take-over of take-overs')
         steps.at_each('stop and start', kill_points.stop_and_start)
         steps.at_each('log', kill_points.log_on_and_off)
         steps.at_each('memory', kill_points.other_memory)
