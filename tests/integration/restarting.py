@@ -81,6 +81,23 @@ class Host(contextlib.ExitStack):
         assert taken is None or int(match.group(1)) == taken, \
             '\n'.join((self.app.out.text(), self.app.err.text()))
 
+    def fails(self, step, arm=None):
+        """The next daemon kills itself at a step: of its start; or, once it is up, of those since the
+        file arm is there. Whether it did, for a step of its start."""
+        harness.skip_unless(KILL_AT and 'libasan' not in subprocess.run(
+            ['ldd', harness.APP], capture_output=True, text=True, check=False).stdout,
+            'no library can be loaded before a daemon with a sanitizer')
+        command = self.app.command
+        self.app.command = ['env', f'LD_PRELOAD={KILL_AT}', f'UVDPA_KILL_AT={step}',
+                            *([f'UVDPA_KILL_ARM={arm}'] if arm else []), *command]
+        try:
+            self.app.start()
+        except AssertionError:
+            return True
+        finally:
+            self.app.command = command
+        return False
+
     def crash(self, taken=None):
         self.app.kill()
         self.next(taken)
