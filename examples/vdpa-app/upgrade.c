@@ -47,16 +47,19 @@
 
 /* How often the end of this daemon is looked for, and how long a process that has said that it has
  * failed may take to end. */
-#define LOOK_MS	    100
-#define END_MS	    2000
+#define LOOK_MS	      100
+#define END_MS	      2000
 /* How long one that was killed may take: it executes nothing any more. */
-#define KILLED_MS   10000
+#define KILLED_MS     10000
 /* How long the new daemon may take to say that it serves: for the figure alone. */
-#define SERVING_MS  5000
+#define SERVING_MS    5000
 /* Where the new process has its end of the socket. */
-#define SOCKET_FD   3
-#define OPTION	    "--take-over=3"
-#define REASONS_MAX 1024
+#define SOCKET_FD     3
+#define OPTION	      "--take-over=3"
+#define REASONS_MAX   1024
+/* For so long a device is tried again that this process has had, and how often. */
+#define AGAIN_US      10000000
+#define AGAIN_LOOK_US 200000
 
 extern char **environ;
 
@@ -80,6 +83,7 @@ static struct {
 
 struct saved {
 	char *name, *words;
+	bool is_made; /* by this process, once more */
 };
 
 /* One upgrade. */
@@ -602,6 +606,34 @@ hand_over(struct upgrade *u)
 	return rc < 0 ? rc : taken == NULL ? -ECANCELED : 0;
 }
 
+/* What another process could not take may need a moment here, too, such as a server that does not
+ * answer. Others do not wait for it. */
+static void
+make_again(struct upgrade *u)
+{
+	int64_t until_us = now_us() + AGAIN_US;
+	bool is_first = true, failed;
+
+	do {
+		failed = false;
+		for (unsigned int i = 0; i < u->nsaved; i++) {
+			struct saved *s = &u->saved[i];
+
+			if (s->is_made || (!u->has_left && !is_anew(u, s->name)))
+				continue;
+			s->is_made = app_restart_add(s->words) == 0;
+			failed |= !s->is_made;
+			if (!s->is_made && (is_first || now_us() >= until_us))
+				app_log(is_first ? LOG_WARNING : LOG_ERR, s->name,
+					"upgrade: %s: cannot be made again%s: %s", s->name,
+					is_first ? " yet" : ", and is lost", vdpa_error_message());
+		}
+		is_first = false;
+		if (failed)
+			usleep(AGAIN_LOOK_US);
+	} while (failed && now_us() < until_us + AGAIN_LOOK_US);
+}
+
 static void
 come_back(struct upgrade *u)
 {
@@ -609,11 +641,7 @@ come_back(struct upgrade *u)
 
 	if (u->has_left)
 		(void)vdpa_restart_take_back();
-	for (unsigned int i = 0; i < u->nsaved; i++)
-		if ((u->has_left || is_anew(u, u->saved[i].name)) &&
-		    app_restart_add(u->saved[i].words) < 0)
-			app_log(LOG_ERR, u->saved[i].name, "upgrade: %s: cannot be made again: %s",
-				u->saved[i].name, vdpa_error_message());
+	make_again(u);
 	n = u->has_left ? vdpa_restart_settle() : u->nsaved;
 	app_made_come_back();
 	if (u->has_control && vdpa_control_take_back() < 0)

@@ -7,7 +7,9 @@ the rings meanwhile, sees no end of its client, and the next daemon opens the fu
 import contextlib
 import os
 import random
+import signal
 import subprocess
+import threading
 import unittest
 
 import harness
@@ -125,6 +127,36 @@ class Functions(GoesOn, unittest.TestCase):
             harness.figure(f'seed {SEED}: {len(failed) - 2} new daemons killed at every {STRIDE} of {steps} steps, '
                            f'{UPGRADES} upgrades; {guest.account()}; longest gap {max(self.gaps):.3f} s')
             self.assertGreater(len(failed), 2)
+
+
+    def test_a_server_that_does_not_answer_loses_no_device(self):
+        """The new daemon cannot take it over, and the one before cannot take it back at once."""
+        with ModelUpgrades({'dev0': NET}) as host, KeptNet(random.Random(SEED)) as guest:
+            guest.connect(host.app.socket('dev0')).start()
+            guest.work(0.1)
+            host.model.process.send_signal(signal.SIGSTOP)
+            refused = []
+
+            def ask():
+                try:
+                    host.app.call('daemon.upgrade')
+                except (harness.ControlError, ConnectionError) as error:
+                    refused.append(str(error))
+
+            thread = threading.Thread(target=ask)
+            thread.start()
+            try:
+                host.app.err.wait('upgrade: dev0: cannot be made again yet')
+            finally:
+                host.model.process.send_signal(signal.SIGCONT)
+            thread.join()
+            self.assertIn('dev0 does not go on', str(refused))
+            host.app.out.wait('upgrade: this daemon goes on')
+            # By a new connection: its front end comes back, and works.
+            guest.disconnect()
+            with KeptNet(random.Random(SEED)) as again:
+                again.connect(host.app.socket('dev0')).start()
+                harness.wait_for(lambda: again.work(0.01) or again.received > 50, 'frames')
 
 
 class Anew(unittest.TestCase):
