@@ -128,6 +128,7 @@ class Steps:
         self.on = self.anew = 0
         self.guest = None
         self.killed = {}  # by name, the points
+        self.kills = 0  # of all names
         self.goes_on = ()  # names of those behind which the device starts anew in no case
 
     def begin(self):
@@ -333,7 +334,10 @@ class Steps:
         self.killed[name] = plan.killed
         if name in self.goes_on:
             self.test.assertEqual(self.anew, 0, f'{name}: started anew')
-        self.test.assertGreater(kills, 0, name)
+        self.kills += kills
+        # Of a few acts that were chosen, the daemon may come to none once more.
+        if self.stride == 1:
+            self.test.assertGreater(kills, 0, name)
         if self.stride == 1 and not ONLY:
             self.test.assertEqual(plan.missed(), set(), f'{name}: acts that it was never killed before')
         harness.figure(f'{name}: {kills} kills before {len(plan.killed)} of {len(plan.order)} acts of '

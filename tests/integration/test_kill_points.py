@@ -53,6 +53,7 @@ class Points(unittest.TestCase):
         steps.at_each('SIGINT', kill_points.interrupt, may_close=True)
         steps.at_each_of_a_start()
         steps.at_each_of_a_start('take-over of take-overs', in_a_row=4)
+        self.assertGreater(steps.kills, 5)
 
     def test_net(self):
         self.all(self.steps('net0', 'mgmtdev sim_net backend loopback', kill_points.Net, packed=False))

@@ -168,6 +168,7 @@ class KillSteps(lab_adopt.Adopted):
             steps.at_each("SIGTERM", kill_points.terminate)
             steps.at_each("dev del and add", kill_points.delete_and_add, may_close=True)
             steps.at_each("SIGINT", kill_points.interrupt, may_close=True)
+            self.assertGreater(steps.kills, 5)
 
     @unittest.skipUnless(harness.count(0, 1), "UVDPA_TEST_LONG is not set")
     def test_disk(self):
