@@ -380,7 +380,7 @@ what_others_wrote_is_refused_or_goes_on(void **state)
 {
 	struct function *f = *state;
 	const char *other = getenv("UVDPA_TEST_SEED");
-	unsigned int count = getenv("UVDPA_TEST_LONG") != NULL ? 100000 : 3000;
+	unsigned int count = getenv("UVDPA_TEST_LONG") != NULL ? 100000 : 1000;
 	unsigned int went_on = 0, refused = 0, fds;
 	static uint8_t good[sizeof(store.record)];
 	size_t len = store.len;

@@ -162,6 +162,7 @@ class Guest:
         files = {path: pathlib.Path(path).read_bytes() for path in guest.libraries(guest.mkfs())}
         files["usr/sbin/mkfs.ext4"] = pathlib.Path(guest.mkfs()).read_bytes()
         files["lib.sh"] = machine.words("guest-lib.sh")
+        files["ends"] = b""  # libvirt sees its end
         ramdisk = session.home / "ramdisk"
         ramdisk.write_bytes(machine.initramfs("guest", script, files))
         # The cache may be closed to the user that QEMU runs as.
