@@ -11,7 +11,8 @@
  * caller's, and that memory is the wire. So
  *
  *   a message is looked at (MSG_PEEK), its descriptors are put into the store, and the wire says
- *   which message they are of; then recvmmsg() takes the bytes into the wire;
+ *   which message they are of; then recvmmsg() takes the bytes into the wire, and says by
+ *   MSG_CTRUNC whether they had descriptors: a look may show those of the next message;
  *   the message is carried out and recorded with its reply, by the front end;
  *   the wire says for which message sendmmsg() is called, and that says that the reply has left.
  *

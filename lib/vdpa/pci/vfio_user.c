@@ -214,6 +214,19 @@ read_record(const struct vfu_device *dev, struct kept_conn *record, struct vfu_c
 	return 0;
 }
 
+/* Of the server at the other end; without an answer the connection ends. */
+static int
+get_info(struct vfu_device *dev, struct vdpa_pci_info *info)
+{
+	int rc = vdpa_vfu_get_info(dev->conn, dev->name, info);
+
+	if (rc < 0) {
+		vdpa_vfu_close_regions(dev->conn, info);
+		vdpa_vfu_disconnect(dev->conn);
+	}
+	return rc;
+}
+
 /* The connection that a former process of the device has had. */
 static int
 connect_left(struct vfu_device *dev, const char *device, unsigned int timeout_ms,
@@ -231,11 +244,7 @@ connect_left(struct vfu_device *dev, const char *device, unsigned int timeout_ms
 	if (rc < 0)
 		return rc;
 	/* Whether it still stands. */
-	rc = vdpa_vfu_get_info(dev->conn, dev->name, info);
-	if (rc < 0) {
-		vdpa_vfu_close_regions(dev->conn, info);
-		vdpa_vfu_disconnect(dev->conn);
-	}
+	rc = get_info(dev, info);
 	info->is_left = rc == 0;
 	return rc;
 }
@@ -293,14 +302,7 @@ attach(struct vfu_device *dev, const char *where, unsigned int timeout_ms,
 		(void)vfu_keep(NULL, device, false);
 	}
 	rc = connect_anew(dev, where, timeout_ms);
-	if (rc < 0)
-		return rc;
-	rc = vdpa_vfu_get_info(dev->conn, dev->name, info);
-	if (rc < 0) {
-		vdpa_vfu_close_regions(dev->conn, info);
-		vdpa_vfu_disconnect(dev->conn);
-	}
-	return rc;
+	return rc < 0 ? rc : get_info(dev, info);
 }
 
 static int
