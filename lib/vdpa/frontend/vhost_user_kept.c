@@ -354,10 +354,9 @@ under_way(struct vhu_session *s, uint16_t idx, uint64_t below, uint64_t *next)
 				      f.num, below, next);
 }
 
-void
-vdpa_vhu_kept_drain(struct vhu_session *s, uint16_t idx, bool all)
+static void
+drain_ring(struct vhu_session *s, uint16_t idx, bool all, int64_t until_us)
 {
-	int64_t until_us = vdpa_now_us() + DRAIN_US;
 	struct vhu_kept_ring *ring;
 	uint64_t below;
 
@@ -375,6 +374,21 @@ vdpa_vhu_kept_drain(struct vhu_session *s, uint16_t idx, bool all)
 		usleep(DRAIN_LOOK_US);
 	}
 	ring->taken_again = 0;
+}
+
+void
+vdpa_vhu_kept_drain(struct vhu_session *s, uint16_t idx, bool all)
+{
+	drain_ring(s, idx, all, vdpa_now_us() + DRAIN_US);
+}
+
+void
+vdpa_vhu_kept_drain_all(struct vhu_session *s)
+{
+	int64_t until_us = vdpa_now_us() + DRAIN_US;
+
+	for (uint16_t i = 0; i < s->nrings; i++)
+		drain_ring(s, i, false, until_us);
 }
 
 /* What the rings' areas say before anything runs. */

@@ -80,6 +80,8 @@ ssize_t vdpa_vhu_kept_reply(struct vhu_conn *conn, const struct vhu_msg *msg, in
  * long as the device has the ring.
  */
 void vdpa_vhu_kept_drain(struct vhu_session *s, uint16_t idx, bool all);
+/* The same of all rings, of what a former process had under way, within the same time. */
+void vdpa_vhu_kept_drain_all(struct vhu_session *s);
 
 /* A descriptor of ours, which goes with the reply to the message at hand, into the store. */
 int vdpa_vhu_kept_own_fd(struct vhu_device *dev, int fd, vhu_kept_id *id);

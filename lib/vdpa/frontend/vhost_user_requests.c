@@ -584,8 +584,7 @@ set_status(struct vhu_received *req)
 				  req->msg->payload.u64);
 	if (req->msg->payload.u64 == 0) {
 		take_doorbells(req);
-		for (uint16_t i = 0; i < req->s->nrings; i++)
-			vdpa_vhu_kept_drain(req->s, i, false);
+		vdpa_vhu_kept_drain_all(req->s);
 	}
 	vdpa_consumer_set_status(req->s->consumer, (uint8_t)req->msg->payload.u64);
 	/* A start or a stop is complete. */
