@@ -95,8 +95,10 @@ static int
 fake_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 {
 	FAKE(vdev)->vq[idx].ready = ready;
-	if (!ready)
+	if (!ready) {
+		FAKE(vdev)->vq[idx].stopped = FAKE(vdev)->calls + 1;
 		write_late(vdev);
+	}
 	return op(vdev, __func__);
 }
 

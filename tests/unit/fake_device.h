@@ -18,6 +18,7 @@ struct fake_vq {
 	int call_fd, kick_fd;
 	bool ready, disabled;
 	unsigned int kicks;
+	unsigned int stopped; /* the fallible op that stopped it last */
 };
 
 struct fake_device {

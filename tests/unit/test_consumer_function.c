@@ -234,6 +234,23 @@ no_queue_moves_while_all_are_held(void **state)
 	assert_true(has(f, 2) && !has(f, 1));
 }
 
+/* What a net device has taken to transmit comes back by the queue before. */
+static void
+queues_stand_still_from_the_last_one_on(void **state)
+{
+	struct fixture *f = *state;
+	const struct fake_vq *vq = f->fake->vq;
+
+	start_whole(f, 2);
+	vdpa_consumer_hold(f->c, true);
+	assert_true(vq[1].stopped > 0 && vq[1].stopped < vq[0].stopped);
+	vdpa_consumer_hold(f->c, false);
+	assert_true(has(f, 0) && has(f, 1));
+	f->fake->vq[0].stopped = f->fake->vq[1].stopped = 0;
+	assert_int_equal(vdpa_consumer_use_memory(f->c, NULL), 0);
+	assert_true(vq[1].stopped > 0 && vq[1].stopped < vq[0].stopped);
+}
+
 static void
 a_queue_that_does_not_go_on_fails_the_device(void **state)
 {
@@ -337,6 +354,7 @@ main(void)
 		TEST(a_queue_that_joins_outside_of_the_memory_is_refused_alone),
 		TEST(a_queue_stands_still_while_its_memory_is_away),
 		TEST(no_queue_moves_while_all_are_held),
+		TEST(queues_stand_still_from_the_last_one_on),
 		TEST(a_queue_that_does_not_go_on_fails_the_device),
 		TEST(places_are_set_and_read),
 		TEST(a_packed_place_is_taken_as_it_is),

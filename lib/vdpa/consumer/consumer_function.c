@@ -32,6 +32,24 @@ rings_are_in(const struct vdpa_consumer *c, uint16_t idx, const struct vdpa_iotl
 	return consumer_vq_translate(c, tlb, &vq) == 0;
 }
 
+/*
+ * Queues stand still: those whose rings are not in a table, or all. From the last one on: what a net
+ * device has taken to transmit may come back by the queue before.
+ */
+static void
+park_vqs(struct vdpa_consumer *c, bool all, const struct vdpa_iotlb *tlb)
+{
+	for (uint16_t i = c->nvqs; i-- > 0;) {
+		if (c->vqs[i].state != CONSUMER_VQ_STARTED || (!all && rings_are_in(c, i, tlb)))
+			continue;
+		if (!all)
+			VDPA_LOG_LIMITED(&c->vdev->core->log, INFO,
+					 "%s: queue %u: stands still: its memory was unmapped",
+					 c->vdev->name, i);
+		park(c, i);
+	}
+}
+
 /* The core stops it, perhaps later; it has failed from now on. */
 static void
 has_failed(struct vdpa_consumer *c)
@@ -70,8 +88,6 @@ consumer_resume_parked(struct vdpa_consumer *c)
 			(void)resume(c, i);
 }
 
-/* What a net device has taken to transmit may come back by the queue before: that one stops after
- * it. */
 void
 vdpa_consumer_hold(struct vdpa_consumer *c, bool held)
 {
@@ -82,9 +98,8 @@ vdpa_consumer_hold(struct vdpa_consumer *c, bool held)
 	if (held && consumer_stops_as_a_whole(c))
 		consumer_take_driver_state(c);
 	c->held = held;
-	for (uint16_t i = c->nvqs; held && i-- > 0;)
-		if (c->vqs[i].state == CONSUMER_VQ_STARTED)
-			park(c, i);
+	if (held)
+		park_vqs(c, true, NULL);
 	if (held)
 		consumer_take_driver_state(c);
 	else if (consumer_runs(c))
@@ -220,14 +235,8 @@ vdpa_consumer_use_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
 		return rc;
 	if (tlb != NULL)
 		c->gave_memory = true;
-	for (uint16_t i = 0; tlb != c->iotlb && consumer_runs(c) && i < c->nvqs; i++) {
-		if (c->vqs[i].state != CONSUMER_VQ_STARTED || rings_are_in(c, i, tlb))
-			continue;
-		VDPA_LOG_LIMITED(&c->vdev->core->log, INFO,
-				 "%s: queue %u: stands still: its memory was unmapped",
-				 c->vdev->name, i);
-		park(c, i);
-	}
+	if (tlb != c->iotlb && consumer_runs(c))
+		park_vqs(c, false, tlb);
 	if (consumer_runs(c))
 		rc = vdpa_device_set_memory(c->vdev, tlb);
 	if (rc == 0)

@@ -113,7 +113,8 @@ vdpa_vfus_device_signal_queues(struct vfu_device *dev)
 	for (uint16_t i = 0; i < dev->vp.params.nvqs; i++) {
 		if (!dev->queues[i].told)
 			continue;
-		vdpa_device_kick_vq(dev->vdev, i);
+		/* Also of one that stands still: what rang may have been read where it was. */
+		vdpa_eventfd_signal(dev->doorbells.queues[i].kick_fd);
 		if (dev->queues[i].call_fd >= 0)
 			vdpa_eventfd_signal(dev->queues[i].call_fd);
 	}
