@@ -227,12 +227,15 @@ class Words(unittest.TestCase):
         with Host({'ram': 'mgmtdev sim_blk backend ram 8388608', 'net0': self.NET,
                    'shadow': f'{self.NET} migration shadow'}) as host:
             self.said(host, 'ram: vhost-user: starts anew in the next process: the disk of backend ram ends')
-            self.said(host, 'shadow: vhost-user: starts anew in the next process: with `migration')
+            self.said(host, 'shadow: vhost-user: goes on over restarts and upgrades, and where the process is killed, '
+                      'its connection ends: with `migration')
             with KeptBlock(random.Random(1), queues=1) as disk:
                 disk.connect(host.app.socket('ram'))
-                guest, = self.guests(host, 'net0')
+                guest, shadow = self.guests(host, 'net0', 'shadow')
                 host.crash(taken=1)
                 self.ends(disk)
+                self.ends(shadow)
+                self.said(host, 'shadow: vhost-user: its connection does not go on: with `migration')
                 self.stays(guest)
 
     def test_a_front_end_that_left_the_control_queue_to_the_device_ends(self):

@@ -223,7 +223,7 @@ go_on(struct fixture *f)
 	if (rc == 0) {
 		rc = vdpa_vhu_record_apply(&f->dev, f->s, r);
 		if (rc == 0)
-			rc = vdpa_vhu_record_start(&f->dev, f->s, r);
+			rc = vdpa_vhu_record_start(&f->dev, f->s, r->connection.status);
 		free(r);
 	}
 	if (rc < 0)

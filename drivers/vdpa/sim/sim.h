@@ -265,6 +265,8 @@ struct sim_class {
 	int (*load_state)(struct sim_device *dev, const void *buf, size_t len);
 	/** vdpa_config_ops.can_restart. */
 	int (*can_restart)(struct sim_device *dev);
+	/** Optional: vdpa_config_ops.get_tie. */
+	const char *(*get_tie)(struct sim_device *dev);
 };
 
 /** Words that every class has: put these rows in front of its own. The core reads them. */

@@ -572,6 +572,14 @@ sim_can_restart(struct vdpa_device *vdev)
 	return dev->class->can_restart != NULL ? dev->class->can_restart(dev) : -EOPNOTSUPP;
 }
 
+static const char *
+sim_get_tie(struct vdpa_device *vdev)
+{
+	struct sim_device *dev = sim_dev(vdev);
+
+	return dev->class->get_tie != NULL ? dev->class->get_tie(dev) : NULL;
+}
+
 /* Memory. */
 
 /* A class that completes later holds addresses of the old table: let it come to an end. */
@@ -674,5 +682,6 @@ const struct vdpa_config_ops sim_ops = {
 	.save_state = sim_save_state,
 	.load_state = sim_load_state,
 	.can_restart = sim_can_restart,
+	.get_tie = sim_get_tie,
 	.free = sim_free,
 };

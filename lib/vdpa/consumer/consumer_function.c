@@ -20,7 +20,7 @@
 static void
 park(struct vdpa_consumer *c, uint16_t idx)
 {
-	consumer_vq_halt(c, idx);
+	(void)consumer_vq_halt(c, idx);
 	c->vqs[idx].state = CONSUMER_VQ_PARKED;
 }
 

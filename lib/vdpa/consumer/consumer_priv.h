@@ -225,8 +225,12 @@ void consumer_vq_keep_place(struct vdpa_consumer *c, uint16_t idx,
 void consumer_vq_load_place(struct vdpa_consumer *c, uint16_t idx, bool packed);
 /* Where it starts. */
 struct vdpa_vq_state consumer_vq_place(const struct vdpa_consumer *c, const struct consumer_vq *vq);
-/* Take it from the device, keep where it stands. What was said of it stays. */
-void consumer_vq_halt(struct vdpa_consumer *c, uint16_t idx);
+/* vdpa_consumer_get_vq_facts(). */
+void consumer_vq_facts(const struct vdpa_consumer *c, uint16_t idx,
+		       struct vdpa_consumer_vq_facts *facts);
+/* Take it from the device, keep where it stands. What was said of it stays. A negative errno, with
+ * a message: it was not the device that said where. */
+int consumer_vq_halt(struct vdpa_consumer *c, uint16_t idx);
 /* The same, and it wants a kick descriptor again. */
 void consumer_vq_stop(struct vdpa_consumer *c, uint16_t idx);
 /* The device has stopped it by itself: keep where it stood. */

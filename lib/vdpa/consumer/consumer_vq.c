@@ -494,10 +494,8 @@ vdpa_consumer_announce_vq(struct vdpa_consumer *c, uint16_t idx)
 }
 
 void
-vdpa_consumer_get_vq_facts(struct vdpa_consumer *c, uint16_t idx,
-			   struct vdpa_consumer_vq_facts *facts)
+consumer_vq_facts(const struct vdpa_consumer *c, uint16_t idx, struct vdpa_consumer_vq_facts *facts)
 {
-	CONSUMER_LOCKED(c);
 	const struct consumer_vq *vq = &c->vqs[idx];
 
 	*facts = (struct vdpa_consumer_vq_facts){
@@ -516,6 +514,15 @@ vdpa_consumer_get_vq_facts(struct vdpa_consumer *c, uint16_t idx,
 	};
 }
 
+void
+vdpa_consumer_get_vq_facts(struct vdpa_consumer *c, uint16_t idx,
+			   struct vdpa_consumer_vq_facts *facts)
+{
+	CONSUMER_LOCKED(c);
+
+	consumer_vq_facts(c, idx, facts);
+}
+
 /* The end. */
 
 /* Where a queue stands whose device has failed, as well as it can be known. */
@@ -531,12 +538,13 @@ keep_failed_base(struct vdpa_consumer *c, struct consumer_vq *vq)
 	}
 }
 
-void
+int
 consumer_vq_halt(struct vdpa_consumer *c, uint16_t idx)
 {
 	struct vdpa_vq_state state;
 	bool runs = consumer_runs(c);
-	int rc = runs ? vdpa_device_stop_vq(c->vdev, idx, &state) : -EIO;
+	int rc = runs ? vdpa_device_stop_vq(c->vdev, idx, &state)
+		      : vdpa_error(EIO, "%s: has failed", c->vdev->name);
 
 	if (runs && rc < 0)
 		VDPA_LOG_LIMITED(&c->vdev->core->log, ERR, "%s: queue %u: stop: %s", c->vdev->name,
@@ -545,6 +553,7 @@ consumer_vq_halt(struct vdpa_consumer *c, uint16_t idx)
 		keep_failed_base(c, &c->vqs[idx]);
 	else
 		consumer_vq_keep_place(c, idx, &state);
+	return rc;
 }
 
 void
@@ -553,7 +562,7 @@ consumer_vq_stop(struct vdpa_consumer *c, uint16_t idx)
 	struct consumer_vq *vq = &c->vqs[idx];
 
 	if (vq->state == CONSUMER_VQ_STARTED)
-		consumer_vq_halt(c, idx);
+		(void)consumer_vq_halt(c, idx);
 	/* A start wants a kick again. */
 	close_fd(&vq->kick_fd, CONSUMER_FD_NOT_SET);
 	if (vq->state != CONSUMER_VQ_ABSENT)

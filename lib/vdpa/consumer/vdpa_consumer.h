@@ -236,6 +236,15 @@ struct vdpa_consumer_vq_facts {
 };
 void vdpa_consumer_get_vq_facts(struct vdpa_consumer *c, uint16_t idx,
 				struct vdpa_consumer_vq_facts *facts);
+/**
+ * The process ends as it was planned, and another one is to start the device where it stands: stop
+ * it as vdpa_consumer_get_vq_base() of each queue does. The connection is to end next.
+ * @param facts  of each queue below vdpa_consumer_vq_count() what was known of it before, and where
+ * it stands.
+ * @return 0; -EIO where the place of a queue is not known, or the device has failed; another
+ * negative errno of a queue that does not stop. Then no other process can go on with it.
+ */
+int vdpa_consumer_leave(struct vdpa_consumer *c, struct vdpa_consumer_vq_facts *facts);
 /** Features, as vdpa_consumer_set_features() has them. False: not set. */
 bool vdpa_consumer_has_features(struct vdpa_consumer *c, uint64_t *features);
 /** The status that the front end has set, without what the device adds. */

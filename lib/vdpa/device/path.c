@@ -102,7 +102,8 @@ int
 vdpa_device_can_restart(struct vdpa_device *vdev)
 {
 	if (vdev->config->can_restart == NULL)
-		return vdpa_error(EOPNOTSUPP, "devices of this driver start anew in this version");
+		return vdpa_error(EOPNOTSUPP,
+				  "of devices of this driver nobody keeps what they have under way");
 	if (vdev->core->migration == VDPA_MIGRATION_RELAY ||
 	    vdev->core->migration == VDPA_MIGRATION_SHADOW ||
 	    (!vdpa_device_runs_alone(vdev) && !vdpa_device_tracks_inflight(vdev)))
@@ -111,6 +112,29 @@ vdpa_device_can_restart(struct vdpa_device *vdev)
 			"with `migration relay` or `shadow` its rings are executed by way "
 			"of memory that ends with the process");
 	return vdev->config->can_restart(vdev);
+}
+
+int
+vdpa_device_can_move(struct vdpa_device *vdev)
+{
+	enum vdpa_migration mode = vdev->core->migration;
+	struct vdpa_vq_state state;
+	const char *tie = NULL;
+	int rc = 0;
+
+	vdpa_device_lock(vdev);
+	if (vdev->config->get_tie != NULL)
+		tie = vdev->config->get_tie(vdev);
+	/* What does not say where a queue stands does not start there, but by a shadow. */
+	if (mode == VDPA_MIGRATION_OFF || mode == VDPA_MIGRATION_LOG)
+		rc = vdev->config->get_vq_state(vdev, 0, &state);
+	vdpa_device_unlock(vdev);
+	if (tie != NULL)
+		return vdpa_error(EOPNOTSUPP, "%s", tie);
+	if (rc == -EOPNOTSUPP)
+		return vdpa_error(EOPNOTSUPP, "the device begins at the beginning of its rings "
+					      "only, and the word `migration` allows no shadow");
+	return 0;
 }
 
 const char *

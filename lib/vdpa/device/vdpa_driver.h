@@ -325,6 +325,13 @@ struct vdpa_config_ops {
 	 * is. 0; -EOPNOTSUPP and the like: then they are what they always are.
 	 */
 	int (*leave)(struct vdpa_device *vdev);
+
+	/**
+	 * Optional: why another process does not go on with the device even where this one has
+	 * stopped it and says where its queues stand: it holds what is this process' own, such as a
+	 * disk in its memory. Static, constant from the registration on. NULL, or no op: it can.
+	 */
+	const char *(*get_tie)(struct vdpa_device *vdev);
 };
 
 /** Bytes that save_state gives, at most. */

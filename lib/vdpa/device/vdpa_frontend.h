@@ -382,6 +382,14 @@ bool vdpa_device_tracks_inflight(const struct vdpa_device *vdev);
 /** Whether another process can go on with the device where this one was killed
  * (vdpa_config_ops.can_restart). 0; -EOPNOTSUPP or another negative errno, with a message. */
 int vdpa_device_can_restart(struct vdpa_device *vdev);
+/** Whether another process can go on with the device where this one has stopped it, and said where
+ * its queues stand. 0; -EOPNOTSUPP with a message. */
+int vdpa_device_can_move(struct vdpa_device *vdev);
+/** Of a queue that was stopped: whether the place that was said of it is all that the next start
+ * needs, be it in another process. Not so where nobody knows what was under way, or requests were
+ * left undone behind others that were done. */
+bool vdpa_device_vq_can_move(struct vdpa_device *vdev, uint16_t idx,
+			     const struct vdpa_vq_state *state);
 /** Whether such a device executes its rings while no process lives: they need no inflight areas. */
 bool vdpa_device_runs_alone(const struct vdpa_device *vdev);
 /** Whether a former process has left it running, and the next start finds it so: that one is to say

@@ -453,6 +453,8 @@ begin_job(struct vhu_device *dev)
 		conn->event.events = EPOLLIN | EPOLLONESHOT;
 		if (!conn->resumed)
 			vdpa_vhu_kept_connected(dev);
+		else if (!vdpa_vhu_planned_start_late(dev))
+			return INPUT_END;
 	}
 	return receive(conn);
 }
@@ -568,13 +570,19 @@ void
 vdpa_vhu_conn_leave(struct vhu_device *dev)
 {
 	struct vhu_conn *conn = &dev->conn;
+	int rc;
 
 	vdpa_event_del(&conn->event);
 	vdpa_work_cancel(&conn->work);
 	if (conn->session == NULL)
 		return;
-	vdpa_vhu_leave_doorbells(conn->session);
-	if (vdpa_device_leave(dev->vdev) < 0)
+	if (vdpa_vhu_planned_is(dev)) {
+		rc = vdpa_vhu_planned_leave(dev);
+	} else {
+		vdpa_vhu_leave_doorbells(conn->session);
+		rc = vdpa_device_leave(dev->vdev);
+	}
+	if (rc < 0)
 		vdpa_vhu_kept_stop(dev, vdpa_vhu_why(dev, -1));
 }
 

@@ -32,7 +32,6 @@
 #include "vhost_user_record.h"
 
 #define LISTENER   "listener"
-#define CONNECTION "connection"
 #define AREAS	   "areas"
 
 /* Bytes from the last message that was carried out on. */
@@ -135,7 +134,7 @@ vdpa_vhu_kept_init(struct vhu_device *dev)
 	is_new = rc < 0;
 	if (is_new)
 		vdpa_restart_forget(dev->vdev->name);
-	rc = vdpa_device_can_restart(dev->vdev);
+	rc = vdpa_vhu_planned_choose(dev);
 	if (rc == 0 && is_new)
 		rc = make_files(dev);
 	if (rc < 0) {
@@ -262,7 +261,9 @@ vdpa_vhu_kept_connected(struct vhu_device *dev)
 		return;
 	vdpa_wire_begin(&k->wire);
 	memset(k->areas->addr, 0, k->areas->len);
-	rc = vdpa_restart_put(dev->vdev->name, CONNECTION, dev->conn.fd);
+	rc = vdpa_vhu_planned_is(dev)
+		     ? 0
+		     : vdpa_restart_put(dev->vdev->name, VHU_KEPT_CONNECTION, dev->conn.fd);
 	if (rc == 0)
 		rc = vdpa_vhu_record_write(dev, NULL, 0);
 	if (rc < 0)
@@ -278,7 +279,7 @@ vdpa_vhu_kept_disconnected(struct vhu_device *dev, const struct vhu_kept_session
 		vdpa_vhu_kept_stop(dev, vdpa_vhu_why(dev, -1));
 		return;
 	}
-	vdpa_restart_del(dev->vdev->name, CONNECTION);
+	vdpa_restart_del(dev->vdev->name, VHU_KEPT_CONNECTION);
 	for (unsigned int i = 0; s != NULL && i < s->live.n; i++)
 		vdpa_wire_del_fd(&dev->kept.wire, s->live.live[i].id);
 	/* Those of a former process, too. */
@@ -521,8 +522,9 @@ resume_connection(struct vhu_device *dev, int fd, struct vhu_session **s)
 	struct vdpa_peer peer;
 	int rc;
 
-	if (former->cold[0] != '\0')
-		return vdpa_error(EOPNOTSUPP, "%s", former->cold);
+	rc = vdpa_vhu_planned_check(dev, former);
+	if (rc < 0)
+		return rc;
 	if (!vdpa_vhu_is_stream(fd) || !vdpa_wire_is_of(&k->wire, former->connection.serial))
 		return vdpa_error(EPROTO, "what it has left is not its connection");
 	(void)vdpa_peer_of_socket(fd, &peer);
@@ -538,10 +540,14 @@ resume_connection(struct vhu_device *dev, int fd, struct vhu_session **s)
 	dev->conn.session = dev->session = *s;
 	pthread_mutex_unlock(&dev->lock);
 	rc = vdpa_vhu_record_apply(dev, *s, former);
-	if (rc == 0) {
-		note_under_way(*s, former);
-		rc = vdpa_vhu_record_start(dev, *s, former);
+	if (rc < 0)
+		return rc;
+	if (vdpa_vhu_planned_has_stopped(former)) {
+		rc = resume_messages(dev, *s, former);
+		return rc < 0 ? rc : vdpa_vhu_planned_go_on(dev, *s, former->connection.status);
 	}
+	note_under_way(*s, former);
+	rc = vdpa_vhu_record_start(dev, *s, former->connection.status);
 	return rc < 0 ? rc : resume_messages(dev, *s, former);
 }
 
@@ -556,13 +562,15 @@ resume(struct vhu_device *dev)
 		return false;
 	if (!former->has_connection) {
 		/* What a process that was killed had not given up yet. */
-		vdpa_restart_del(dev->vdev->name, CONNECTION);
+		vdpa_restart_del(dev->vdev->name, VHU_KEPT_CONNECTION);
 		vdpa_wire_prune(&dev->kept.wire, NULL);
 		vdpa_restart_taken(dev->vdev->name);
 		return false;
 	}
-	fd = vdpa_restart_take(dev->vdev->name, CONNECTION);
-	rc = fd < 0 ? fd : resume_connection(dev, fd, &s);
+	fd = vdpa_restart_take(dev->vdev->name, VHU_KEPT_CONNECTION);
+	rc = former->cold[0] != '\0' ? vdpa_error(EOPNOTSUPP, "%s", former->cold)
+	     : fd < 0		     ? fd
+				     : resume_connection(dev, fd, &s);
 	if (rc == 0) {
 		vdpa_restart_taken(dev->vdev->name);
 		return true;
@@ -585,7 +593,7 @@ resume(struct vhu_device *dev)
 		(void)vdpa_close_connection(dev->fds, fd);
 	if (s != NULL)
 		vdpa_vhu_session_free(s);
-	vdpa_restart_del(dev->vdev->name, CONNECTION);
+	vdpa_restart_del(dev->vdev->name, VHU_KEPT_CONNECTION);
 	vdpa_wire_prune(&dev->kept.wire, NULL);
 	return false;
 }

@@ -18,7 +18,11 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "error_priv.h"
 #include "vhost_user_record.h"
+
+/* The connection's name in the store. */
+#define VHU_KEPT_CONNECTION "connection"
 
 struct vhu_conn;
 struct vhu_device;
@@ -29,6 +33,10 @@ struct vhu_shm;
 struct vhu_kept {
 	bool on;		   /* it goes on in the next process */
 	bool said;		   /* that its connection does not was logged */
+	/* Why it does so at a planned end alone (vhost_user_planned.c); "": at any. */
+	char crash[VDPA_ERROR_MAX];
+	bool starts_late; /* the device, with this status, once no other process may have it back */
+	uint8_t status;
 	struct vdpa_wire wire;	   /* the connection's bytes */
 	struct vhu_shm *areas;	   /* inflight areas for front ends that have none */
 	size_t stride;		   /* bytes of an area */
@@ -85,5 +93,25 @@ void vdpa_vhu_kept_drain_all(struct vhu_session *s);
 
 /* A descriptor of ours, which goes with the reply to the message at hand, into the store. */
 int vdpa_vhu_kept_own_fd(struct vhu_device *dev, int fd, vhu_kept_id *id);
+
+/* vhost_user_planned.c */
+
+/* Whether the device goes on in the next process: at any end of this one, or, with a line, at a
+ * planned one alone. 0; -EOPNOTSUPP and the like: at none. */
+int vdpa_vhu_planned_choose(struct vhu_device *dev);
+/* Whether it does so at a planned end alone. */
+bool vdpa_vhu_planned_is(const struct vhu_device *dev);
+/* The process ends, and such a device has a connection, of which no job runs: stop the device, and
+ * record where its rings stand. A negative errno: it does not go on. */
+int vdpa_vhu_planned_leave(struct vhu_device *dev);
+/* Whether a former process has stopped all rings of a connection. */
+bool vdpa_vhu_planned_has_stopped(const struct vhu_record *record);
+/* -EOPNOTSUPP: the device goes on at a planned end alone, and that was none. */
+int vdpa_vhu_planned_check(const struct vhu_device *dev, const struct vhu_record *record);
+/* Start a device that was stopped so, with a session that was brought to what the former process
+ * knew, once this one's record is written; where another process may have it back, later. */
+int vdpa_vhu_planned_go_on(struct vhu_device *dev, struct vhu_session *s, uint8_t status);
+/* Now: the connection's job, before anything else. False: the connection is to end, with a line. */
+bool vdpa_vhu_planned_start_late(struct vhu_device *dev);
 
 #endif /* VHOST_USER_KEPT_H */

@@ -78,6 +78,7 @@ struct part_region {
 #define RING_ADDR      0x10u
 #define RING_BASE      0x20u
 #define RING_KICK      0x40u
+#define RING_STOPPED   0x80u
 
 struct part_ring {
 	uint16_t idx, flags;
@@ -243,7 +244,7 @@ vdpa_vhu_record_note(struct vhu_received *req)
 static const char *
 why_cold(const struct vhu_session *s)
 {
-	const char *tie = vdpa_device_find_tie(s->dev->vdev);
+	const char *tie = vdpa_vhu_planned_is(s->dev) ? NULL : vdpa_device_find_tie(s->dev->vdev);
 	uint64_t features;
 
 	if (tie != NULL)
@@ -264,6 +265,15 @@ why_cold(const struct vhu_session *s)
 	return NULL;
 }
 
+/* The same, of a kill alone. */
+static const char *
+why_crash(const struct vhu_session *s)
+{
+	bool stopped = s->nrings > 0 && s->kept->rings[0].stopped;
+
+	return vdpa_vhu_planned_is(s->dev) && !stopped ? s->dev->kept.crash : NULL;
+}
+
 static void
 put_ring(struct vdpa_tlv_buf *buf, struct vhu_session *s, uint16_t idx)
 {
@@ -271,7 +281,10 @@ put_ring(struct vdpa_tlv_buf *buf, struct vhu_session *s, uint16_t idx)
 	struct vdpa_consumer_vq_facts f;
 	struct part_ring part;
 
-	vdpa_consumer_get_vq_facts(s->consumer, idx, &f);
+	if (ring->stopped)
+		f = ring->facts;
+	else
+		vdpa_consumer_get_vq_facts(s->consumer, idx, &f);
 	/* What the consumer has closed is nobody's any more. */
 	if (f.kick_fd < 0)
 		ring->kick = 0;
@@ -288,7 +301,7 @@ put_ring(struct vdpa_tlv_buf *buf, struct vhu_session *s, uint16_t idx)
 		.flags = (f.announced ? RING_ANNOUNCED : 0) | (f.runs ? RING_RUNS : 0) |
 			 (f.refused ? RING_REFUSED : 0) | (f.enabled ? RING_ENABLED : 0) |
 			 (f.has_addr ? RING_ADDR : 0) | (f.has_base ? RING_BASE : 0) |
-			 (f.has_kick ? RING_KICK : 0),
+			 (f.has_kick ? RING_KICK : 0) | (ring->stopped ? RING_STOPPED : 0),
 		.num = f.num,
 		.base = f.base,
 		.desc = f.addr.desc,
@@ -371,7 +384,7 @@ vdpa_vhu_record_write(struct vhu_device *dev, const struct vhu_msg *reply, vhu_k
 	const struct part_listener listener = {.dev = l->dev, .ino = l->ino};
 	struct vhu_session *s = dev->session;
 	struct vdpa_tlv_buf buf = {.size = VDPA_RESTART_RECORD_MAX};
-	const char *cold = s != NULL ? why_cold(s) : NULL;
+	const char *cold = s != NULL ? why_cold(s) : NULL, *crash;
 	int rc;
 
 	buf.data = malloc(buf.size);
@@ -381,8 +394,9 @@ vdpa_vhu_record_write(struct vhu_device *dev, const struct vhu_msg *reply, vhu_k
 		(void)vdpa_tlv_put(&buf, PART_LISTENER, 0, &listener, sizeof(listener));
 	if (s != NULL)
 		put_connection(&buf, s, reply, fd);
-	if (cold != NULL)
-		(void)vdpa_tlv_put(&buf, PART_COLD, 0, cold, (uint32_t)strlen(cold));
+	crash = cold == NULL && s != NULL ? why_crash(s) : cold;
+	if (crash != NULL)
+		(void)vdpa_tlv_put(&buf, PART_COLD, 0, crash, (uint32_t)strlen(crash));
 #ifdef UVDPA_NEXT
 	(void)vdpa_tlv_put(&buf, PART_NEXT, UVDPA_NEXT, "next", 4);
 #endif
@@ -490,6 +504,7 @@ read_ring(struct vhu_record *r, const struct vdpa_tlv *tlv)
 				   .log = part.log},
 			  .kick_fd = -1,
 			  .call_fd = -1},
+		.stopped = (part.flags & RING_STOPPED) != 0,
 		.kick = part.kick,
 		.call = part.call,
 		.err = part.err,
@@ -778,7 +793,7 @@ apply_ring(struct vhu_device *dev, struct vhu_session *s, const struct vhu_recor
 		rc = vdpa_consumer_set_vq_addr(c, idx, &f->addr);
 	if (rc == 0 && f->has_base)
 		rc = vdpa_consumer_set_vq_base(c, idx, f->base);
-	if (rc == 0 && f->runs)
+	if (rc == 0 && f->runs && !ring->stopped)
 		rc = vdpa_consumer_resume_vq(c, idx, f->base, false);
 	if (rc == 0)
 		rc = vdpa_consumer_enable_vq(c, idx, f->enabled);
@@ -848,10 +863,10 @@ vdpa_vhu_record_apply(struct vhu_device *dev, struct vhu_session *s, const struc
 }
 
 int
-vdpa_vhu_record_start(struct vhu_device *dev, struct vhu_session *s, const struct vhu_record *r)
+vdpa_vhu_record_start(struct vhu_device *dev, struct vhu_session *s, uint8_t status)
 {
-	if (r->connection.status != 0)
-		vdpa_consumer_set_status(s->consumer, r->connection.status);
+	if (status != 0)
+		vdpa_consumer_set_status(s->consumer, status);
 	vdpa_vhu_session_advance(s);
 	/* Of the device itself a job says so, later. */
 	if ((vdpa_consumer_get_status(s->consumer) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)

@@ -35,6 +35,9 @@ struct vhu_kept_region {
 struct vhu_kept_ring {
 	vhu_kept_id kick, call, err;
 	bool ran; /* by the last record: its inflight area is in use */
+	/* The process ends, and has stopped it: what was known before, and where it stands. */
+	bool stopped;
+	struct vdpa_consumer_vq_facts facts;
 	/* Requests of a former process with numbers below this may not have been taken again. */
 	uint64_t taken_again;
 };
@@ -64,6 +67,7 @@ struct vhu_kept_session {
 struct vhu_record_ring {
 	uint16_t idx;
 	struct vdpa_consumer_vq_facts facts; /* without descriptors */
+	bool stopped; /* it stands at facts.base: nobody has executed it since */
 	vhu_kept_id kick, call, err;
 };
 
@@ -114,6 +118,5 @@ int vdpa_vhu_record_read(struct vhu_device *dev, struct vhu_record **record);
 /* Bring a new session to what a record says; then start what ran. */
 int vdpa_vhu_record_apply(struct vhu_device *dev, struct vhu_session *s,
 			  const struct vhu_record *record);
-int vdpa_vhu_record_start(struct vhu_device *dev, struct vhu_session *s,
-			  const struct vhu_record *record);
+int vdpa_vhu_record_start(struct vhu_device *dev, struct vhu_session *s, uint8_t status);
 #endif /* VHOST_USER_RECORD_H */

@@ -76,7 +76,7 @@ vdpa_vhu_session_new(struct vhu_device *dev, const struct vdpa_peer *peer)
 	}
 	vdpa_consumer_limit_memory(s->consumer, VHU_MEM_SLOTS_MAX);
 	s->peer = *peer;
-	if (s->kept != NULL && !vdpa_device_runs_alone(dev->vdev))
+	if (s->kept != NULL && !vdpa_device_runs_alone(dev->vdev) && !vdpa_vhu_planned_is(dev))
 		(void)vdpa_consumer_set_inflight(s->consumer, dev->kept.areas->addr,
 						 dev->kept.stride, dev->nvqs);
 	return s;

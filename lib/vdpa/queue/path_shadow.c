@@ -167,6 +167,15 @@ vdpa_path_hold(struct vdpa_core_vq *vq, const struct vdpa_vq_config *guest, uint
 	return true;
 }
 
+bool
+vdpa_path_holds(const struct vdpa_core_vq *vq, const struct vdpa_vq_state *state)
+{
+	const struct held *held = vq->held;
+
+	return held != NULL && held->in_flight > 0 &&
+	       vdpa_place_is_same(held->packed, &held->state, state);
+}
+
 /* The device's ring: as large as the guest's where it may be. */
 static uint32_t
 ring_num(const struct vdpa_core_vq *vq, bool packed, uint32_t num)

@@ -51,6 +51,10 @@ int vdpa_path_run(struct vdpa_device *vdev, uint16_t idx);
 bool vdpa_path_hold(struct vdpa_core_vq *vq, const struct vdpa_vq_config *guest, uint16_t used,
 		    const uint16_t *heads, unsigned int n, struct vdpa_vq_state *state);
 
+/* Whether requests are remembered for a queue that goes on at this place, by that call or by the
+ * stop of a shadow. */
+bool vdpa_path_holds(const struct vdpa_core_vq *vq, const struct vdpa_vq_state *state);
+
 /* Whether a place is the beginning of a ring. */
 bool vdpa_place_is_initial(bool packed, const struct vdpa_vq_state *state);
 

@@ -14,8 +14,10 @@
  *
  * What goes on in this version: devices of sim_net and sim_blk (not its back end ram) with the
  * front end vhost-user or vfio-user, and of the driver virtio, on functions of the kernel's VFIO or
- * of a vfio-user server, with vhost-user. Others are served as ever and start anew in the next
- * process; one line of the log says why.
+ * of a vfio-user server, with vhost-user. Those of other drivers and on relays or shadows, with
+ * vhost-user, go on where the end of the process is planned (vdpa_restart_leave()); where it is
+ * killed, their connections end. Others are served as ever and start anew in the next process; one
+ * line of the log says why.
  *
  * The functions may be called from any thread, one at a time; none from inside a uvdpa callback.
  * Those that return an int return 0 or a negative errno with vdpa_error_message().
@@ -64,8 +66,9 @@ unsigned int vdpa_restart_settle(void);
 
 /**
  * The process ends and another one is to go on: from now on devices that are kept stand still, and
- * vdpa_dev_del() and vdpa_cleanup() leave them in the store, with their sockets. Other devices end
- * as ever.
+ * vdpa_dev_del() and vdpa_cleanup() leave them in the store, with their sockets. Those that do not
+ * go on over a kill are stopped there, and what they have under way is waited for. Other devices
+ * end as ever.
  * @return how many devices are left to the next process; -EPIPE where nothing is kept, or the store
  * has died, -ETIMEDOUT where it does not answer: then nothing has changed.
  */

@@ -529,6 +529,18 @@ vdpa_device_lose_vq(struct vdpa_device *vdev, uint16_t idx)
 }
 
 bool
+vdpa_device_vq_can_move(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state)
+{
+	bool can;
+
+	vdpa_device_lock(vdev);
+	can = idx < vdev->core->nvqs && !vdev->core->vqs[idx].guessed &&
+	      !vdpa_path_holds(&vdev->core->vqs[idx], state);
+	vdpa_device_unlock(vdev);
+	return can;
+}
+
+bool
 vdpa_device_vq_is_lost(struct vdpa_device *vdev, uint16_t idx)
 {
 	bool lost;

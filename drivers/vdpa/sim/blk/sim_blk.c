@@ -403,7 +403,17 @@ blk_can_restart(struct sim_device *dev)
 {
 	const struct sim_blk *blk = dev->priv;
 
-	return blk->be->ends == NULL ? 0 : vdpa_error(EOPNOTSUPP, "%s", blk->be->ends);
+	if (blk->be->ends != NULL)
+		return vdpa_error(EOPNOTSUPP, "%s", blk->be->ends);
+	return blk->be->shared == NULL ? 0 : vdpa_error(EOPNOTSUPP, "%s", blk->be->shared);
+}
+
+static const char *
+blk_get_tie(struct sim_device *dev)
+{
+	const struct sim_blk *blk = dev->priv;
+
+	return blk->be->ends;
 }
 
 const struct sim_class sim_blk_class = {
@@ -429,6 +439,7 @@ const struct sim_class sim_blk_class = {
 	.save_state = blk_save_state,
 	.load_state = blk_load_state,
 	.can_restart = blk_can_restart,
+	.get_tie = blk_get_tie,
 	.vq_stats = blk_vq_stats,
 	.stats = blk_stats,
 };

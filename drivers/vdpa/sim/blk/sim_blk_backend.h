@@ -76,6 +76,9 @@ struct sim_blk_backend {
 	bool may_unmap; /**< WRITE_ZEROES with unmap does deallocate */
 	/** Why another process does not find the same sectors; NULL: it does, opened anew. */
 	const char *ends;
+	/** Why another process must not begin before all that this one has under way has ended;
+	 * NULL: it may. */
+	const char *shared;
 	uint32_t max_discard;	 /**< sectors in one DISCARD */
 	uint32_t max_write_zero; /**< sectors in one WRITE_ZEROES */
 };

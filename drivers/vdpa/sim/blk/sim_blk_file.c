@@ -251,7 +251,7 @@ sim_blk_file_open(const struct sim_blk_backend_params *params, struct sim_blk_ba
 
 	file->be.ops = &sim_blk_file_ops;
 	/* Without the lock an old process' last writes may come after the new one's first. */
-	file->be.ends = params->share_rw ? "others may write to its file (share-rw)" : NULL;
+	file->be.shared = params->share_rw ? "others may write to its file (share-rw)" : NULL;
 	file->be.max_discard = FILE_MAX_DISCARD;
 	file->be.max_write_zero = FILE_MAX_WRITE_ZERO;
 	if (!params->read_only) {

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Copyright (c) 2026 uvdpa contributors */
+
+/*
+ * The planned end of a process: a consumer stops its queues and says where they stand, so that
+ * another process starts the device there.
+ */
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "consumer_priv.h"
+#include "error_priv.h"
+
+/* Stop a queue that the device has. */
+static int
+leave_vq(struct vdpa_consumer *c, uint16_t idx, struct vdpa_consumer_vq_facts *facts)
+{
+	struct consumer_vq *vq = &c->vqs[idx];
+	struct vdpa_vq_state place;
+	char why[VDPA_ERROR_MAX];
+	int rc = consumer_vq_halt(c, idx);
+
+	if (rc < 0) {
+		snprintf(why, sizeof(why), "%s",
+			 vdpa_error_cause(vdpa_error_message(), c->vdev->name, idx));
+		return vdpa_error(rc, "queue %u does not stop: %s", idx, why);
+	}
+	place = consumer_vq_place(c, vq);
+	if (!vdpa_device_vq_can_move(c->vdev, idx, &place))
+		return vdpa_error(EIO,
+				  "queue %u stopped with requests under way, and nobody knows "
+				  "which",
+				  idx);
+	facts->has_base = true;
+	facts->base = (uint32_t)vq->base;
+	return 0;
+}
+
+/* All that run, from the last one on, as park_vqs() has it. The first error. */
+static int
+leave_vqs(struct vdpa_consumer *c, struct vdpa_consumer_vq_facts *facts)
+{
+	struct vdpa_error_saved error;
+	int first = 0;
+
+	for (uint16_t i = c->nvqs; i-- > 0;) {
+		int rc = c->vqs[i].state == CONSUMER_VQ_STARTED ? leave_vq(c, i, &facts[i]) : 0;
+
+		if (first < 0 || rc == 0)
+			continue;
+		first = rc;
+		vdpa_error_save(&error);
+	}
+	if (first < 0)
+		vdpa_error_restore(&error);
+	return first;
+}
+
+int
+vdpa_consumer_leave(struct vdpa_consumer *c, struct vdpa_consumer_vq_facts *facts)
+{
+	CONSUMER_LOCKED(c);
+	struct vdpa_error_saved error;
+	int rc = 0;
+
+	for (uint16_t i = 0; i < c->nvqs; i++)
+		consumer_vq_facts(c, i, &facts[i]);
+	if (consumer_runs(c))
+		rc = leave_vqs(c, facts);
+	else if (c->state == CONSUMER_FAILED)
+		rc = vdpa_error(EIO, "the device has failed");
+	/* It shows why until it is deleted. */
+	if (c->state == CONSUMER_FAILED)
+		return rc;
+	vdpa_error_save(&error);
+	consumer_stop(c);
+	/* None is ready for a start any more. */
+	for (uint16_t i = 0; i < c->nvqs; i++)
+		consumer_vq_forget(c, i, true);
+	if (rc < 0)
+		vdpa_error_restore(&error);
+	return rc;
+}
