@@ -3,6 +3,7 @@
 
 /* A consumer's state: what is saved after a stop, and what a start makes of what was loaded. */
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -27,18 +28,16 @@
 #define V1	 (UINT64_C(1) << VIRTIO_F_VERSION_1)
 
 struct fixture {
+	struct vdpa_dma_domain *dma; /* of hardware */
 	struct fake_device *fake;
 	struct vdpa_consumer *c;
 };
 
-static int
-setup(void **state)
+static void
+make_consumer(struct fixture *f)
 {
 	struct vdpa_mem_region_spec spec = {.iova = IOVA, .uaddr = UADDR, .size = MEM_SIZE};
-	struct fixture *f = calloc(1, sizeof(*f));
 
-	f->fake = fake_device_new("fake0", true);
-	f->fake->backend_features = RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK);
 	assert_int_equal(vdpa_register_device(&f->fake->vdev), 0);
 	f->c = vdpa_consumer_new(&f->fake->vdev, NULL, NULL);
 	assert_int_equal(vdpa_consumer_set_features(f->c, V1), 0);
@@ -47,6 +46,36 @@ setup(void **state)
 	assert_int_equal(ftruncate(spec.fd, MEM_SIZE), 0);
 	assert_int_equal(vdpa_consumer_set_memory(f->c, &spec, 1), 0);
 	close(spec.fd);
+}
+
+static int
+setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	f->fake = fake_device_new("fake0", true);
+	f->fake->backend_features = RTE_BIT64(VDPA_BACKEND_F_ENABLE_AFTER_DRIVER_OK);
+	make_consumer(f);
+	*state = f;
+	return 0;
+}
+
+static int
+map_nothing(void *arg, const struct vdpa_dma_mapping *m)
+{
+	return 0;
+}
+
+static int
+setup_hardware(void **state)
+{
+	static const struct vdpa_dma_ops dma_ops = {.map = map_nothing, .unmap = map_nothing};
+	struct vdpa_dma_limits limits = {.page_size = 4096};
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	assert_int_equal(vdpa_dma_domain_create("iommu", &dma_ops, NULL, &limits, &f->dma), 0);
+	f->fake = fake_hardware_new("fake0", f->dma, true);
+	make_consumer(f);
 	*state = f;
 	return 0;
 }
@@ -59,6 +88,8 @@ teardown(void **state)
 	vdpa_consumer_free(f->c);
 	vdpa_unregister_device(&f->fake->vdev);
 	vdpa_put_device(&f->fake->vdev);
+	if (f->dma != NULL)
+		vdpa_dma_domain_destroy(f->dma);
 	free(f);
 	return 0;
 }
@@ -184,14 +215,93 @@ nothing_of_a_refused_state_is_taken(void **state)
 	assert_int_equal(f->fake->vq[0].state.split.avail_index, 0);
 }
 
+/* The planned end of a process. */
+
+static void
+a_planned_end_says_what_was_known_and_where_each_queue_stands(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_consumer_vq_facts facts[FAKE_VQS];
+
+	assert_int_equal(vdpa_consumer_vq_count(&f->fake->vdev), FAKE_VQS);
+	start_ring(f, 0);
+	start_ring(f, 1);
+	vdpa_consumer_announce_vq(f->c, 2);
+	f->fake->vq[0].state.split.avail_index = 42;
+	f->fake->vq[1].state.split.avail_index = 9;
+	assert_int_equal(vdpa_consumer_leave(f->c, facts), 0);
+	for (uint16_t i = 0; i < 2; i++) {
+		assert_true(facts[i].runs && facts[i].has_base && facts[i].has_kick);
+		assert_int_equal(facts[i].base, i == 0 ? 42 : 9);
+		assert_int_equal(facts[i].num, 64);
+		assert_int_equal(facts[i].addr.desc, UADDR + i * 0x4000u);
+	}
+	assert_true(facts[2].announced && !facts[2].runs);
+	/* The device is stopped, and nothing starts it again. */
+	assert_int_equal(f->fake->status, 0);
+	vdpa_consumer_advance(f->c);
+	assert_false(vdpa_consumer_is_running(f->c));
+}
+
+static void
+a_planned_end_of_a_device_that_has_failed_is_none(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_consumer_vq_facts facts[FAKE_VQS];
+
+	start_ring(f, 0);
+	vdpa_device_fail(&f->fake->vdev, -1, -EIO, "it is broken");
+	assert_int_equal(vdpa_consumer_leave(f->c, facts), -EIO);
+	assert_non_null(strstr(vdpa_error_message(), "has failed"));
+}
+
+/* How far driver and device are in a split ring. */
+static void
+set_indexes(struct fixture *f, uint16_t idx, uint16_t avail, uint16_t used)
+{
+	uint64_t ring = IOVA + idx * 0x4000u;
+
+	memcpy(vdpa_iotlb_range(f->c->iotlb, ring + 0x1002, 2), &avail, 2);
+	memcpy(vdpa_iotlb_range(f->c->iotlb, ring + 0x2002, 2), &used, 2);
+}
+
+/* A device that does not say where its queues stand. */
+static void
+a_planned_end_needs_to_know_what_was_under_way(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_consumer_vq_facts facts[FAKE_VQS];
+
+	for (unsigned int round = 0; round < 2; round++) {
+		start_ring(f, 0);
+		assert_true(vdpa_consumer_is_running(f->c));
+		set_indexes(f, 0, 3, round == 0 ? 3 : 1);
+		if (round == 0) {
+			assert_int_equal(vdpa_consumer_leave(f->c, facts), 0);
+			assert_int_equal(facts[0].base, 3);
+			set_indexes(f, 0, 0, 0);
+			assert_int_equal(vdpa_consumer_set_vq_base(f->c, 0, 0), 0);
+			continue;
+		}
+		assert_int_equal(vdpa_consumer_leave(f->c, facts), -EIO);
+		assert_non_null(strstr(vdpa_error_message(), "queue 0 stopped with requests under "
+							     "way, and nobody knows which"));
+	}
+	assert_false(vdpa_consumer_is_running(f->c));
+}
+
 int
 main(void)
 {
-#define TEST(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
+#define TEST(t)	    cmocka_unit_test_setup_teardown(t, setup, teardown)
+#define HARDWARE(t) cmocka_unit_test_setup_teardown(t, setup_hardware, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(a_stop_leaves_places_to_save),
 		TEST(a_start_goes_on_from_the_places_loaded),
 		TEST(nothing_of_a_refused_state_is_taken),
+		TEST(a_planned_end_says_what_was_known_and_where_each_queue_stands),
+		TEST(a_planned_end_of_a_device_that_has_failed_is_none),
+		HARDWARE(a_planned_end_needs_to_know_what_was_under_way),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

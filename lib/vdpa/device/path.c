@@ -102,8 +102,9 @@ int
 vdpa_device_can_restart(struct vdpa_device *vdev)
 {
 	if (vdev->config->can_restart == NULL)
-		return vdpa_error(EOPNOTSUPP,
-				  "of devices of this driver nobody keeps what they have under way");
+		return vdpa_error(
+			EOPNOTSUPP,
+			"of devices of this driver nobody keeps what they have under way");
 	if (vdev->core->migration == VDPA_MIGRATION_RELAY ||
 	    vdev->core->migration == VDPA_MIGRATION_SHADOW ||
 	    (!vdpa_device_runs_alone(vdev) && !vdpa_device_tracks_inflight(vdev)))

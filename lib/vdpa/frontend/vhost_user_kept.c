@@ -31,8 +31,8 @@
 #include "vhost_user_priv.h"
 #include "vhost_user_record.h"
 
-#define LISTENER   "listener"
-#define AREAS	   "areas"
+#define LISTENER "listener"
+#define AREAS	 "areas"
 
 /* Bytes from the last message that was carried out on. */
 #define WIRE_INPUT 1024u

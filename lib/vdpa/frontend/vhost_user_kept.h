@@ -31,8 +31,8 @@ struct vhu_shm;
 
 /* What of a device is kept, beside its session's. */
 struct vhu_kept {
-	bool on;		   /* it goes on in the next process */
-	bool said;		   /* that its connection does not was logged */
+	bool on;   /* it goes on in the next process */
+	bool said; /* that its connection does not was logged */
 	/* Why it does so at a planned end alone (vhost_user_planned.c); "": at any. */
 	char crash[VDPA_ERROR_MAX];
 	bool starts_late; /* the device, with this status, once no other process may have it back */
