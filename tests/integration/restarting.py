@@ -26,6 +26,13 @@ CONFIG_CHANGE_MSG, HOST_NOTIFIER_MSG = 2, 3
 AT_LEAST = 8  # requests under way at each end of a daemon
 
 
+NO_KILL_AT = 'no library can be loaded before a daemon with a sanitizer'
+
+
+def can_kill_at():
+    return KILL_AT and 'libasan' not in subprocess.run(['ldd', harness.APP], capture_output=True, text=True, check=False).stdout
+
+
 class Keeper:
     """A vdpa-keeper in a folder. Use it as a context manager."""
 
@@ -84,9 +91,7 @@ class Host(contextlib.ExitStack):
     def fails(self, step, arm=None):
         """The next daemon kills itself at a step: of its start; or, once it is up, of those since the
         file arm is there. Whether it did, for a step of its start."""
-        harness.skip_unless(KILL_AT and 'libasan' not in subprocess.run(
-            ['ldd', harness.APP], capture_output=True, text=True, check=False).stdout,
-            'no library can be loaded before a daemon with a sanitizer')
+        harness.skip_unless(can_kill_at(), NO_KILL_AT)
         command = self.app.command
         self.app.command = ['env', f'LD_PRELOAD={KILL_AT}', f'UVDPA_KILL_AT={step}',
                             *([f'UVDPA_KILL_ARM={arm}'] if arm else []), *command]
