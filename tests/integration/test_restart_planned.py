@@ -128,10 +128,10 @@ class Upgrade(unittest.TestCase):
                 guest.read_back()
                 guest.check()
                 guest.work()
+            back = host.app.out.text().count('upgrade: this daemon goes on, with 1 device')
             # That one is killed, too, behind the end of its upgrade: a kill as any.
             host.crash(taken=0)
             self.assertTrue(has_ended(guest))
-            back = host.app.out.text().count('upgrade: this daemon goes on, with 1 device')
             harness.figure(f'seed {SEED}: {failed} new daemons killed at every {STRIDE} of {step} steps, {back} with the device; '
                            f'{guest.account()}')
             self.assertGreater(back, 0)
@@ -149,6 +149,18 @@ class Kills(unittest.TestCase):
             guest.connect(host.app.socket('dev0')).start()
             harness.wait_for(lambda: guest.work(0.01) or guest.received > 50, 'frames')
 
+    def goes_on(self, host, guest):
+        """Whether the next daemon has the device: then nothing was lost, or done twice."""
+        host.next()
+        if has_ended(guest):
+            host.app.err.wait('its connection does not go on')
+            return False
+        guest.work(0.02)
+        guest.settle(20 * harness.TIMEOUT)
+        guest.read_back()
+        guest.check()
+        return True
+
     def test_a_kill_ends_the_connection(self):
         with ModelHost({'dev0': NET}, 'ifcvf') as host, KeptNet(random.Random(SEED)) as guest:
             guest.connect(host.app.socket('dev0')).start()
@@ -162,6 +174,22 @@ class Kills(unittest.TestCase):
             host.next(taken=0)
             host.app.err.wait(self.SAYS)
             self.again(host)
+
+    def test_a_kill_in_the_midst_of_a_start_behind_a_planned_end(self):
+        """Either the device was not started yet, and goes on where it stands, or its connection ends."""
+        step, went, failed = STRIDE, 0, True
+        while failed:
+            with self.subTest(step=step), ModelHost({'dev0': DISK}, 'ifcvf') as host, \
+                    KeptBlock(random.Random(f'{SEED} {step}'), queues=1) as guest:
+                begin(host, guest)
+                guest.work(0.02)
+                self.assertEqual(host.app.stop(), 0)
+                failed = host.fails(step)
+                # What came further is killed now.
+                host.app.kill()
+                went += self.goes_on(host, guest)
+            step += STRIDE
+        harness.figure(f'seed {SEED}: {went} of {step // STRIDE - 1} starts that were killed left the device to the next daemon')
 
     def test_a_kill_in_the_midst_of_a_planned_end(self):
         """Either the device was recorded, and goes on where it stands, or its connection ends."""
@@ -177,16 +205,9 @@ class Kills(unittest.TestCase):
                 with open(arm, 'wb'):
                     pass
                 killed = host.app.stop() != 0
-                host.next()
-                if has_ended(guest):
-                    host.app.err.wait('its connection does not go on')
-                    self.assertTrue(killed)
-                else:
-                    went += 1
-                    guest.work(0.05)
-                    guest.settle(20 * harness.TIMEOUT)
-                    guest.read_back()
-                    guest.check()
+                went_on = self.goes_on(host, guest)
+                self.assertTrue(went_on or killed)
+                went += went_on
             step += STRIDE // 3 + 1
         harness.figure(f'seed {SEED}: {went} of {step // (STRIDE // 3 + 1)} planned ends went on')
         self.assertGreater(step, 1)
