@@ -14,8 +14,9 @@ import unittest
 
 import harness
 import restarting
+import test_restart_vfio_user as vfio_user
 from numbered_guest import PROTOCOL
-from restarting import GoesOn, Host, KeptBlock, KeptNet, ModelHost
+from restarting import GoesOn, KeptBlock, KeptNet, ModelHost
 from upgrading import Upgrades
 
 RESTARTS = harness.count(2, 30)
@@ -72,17 +73,19 @@ class Planned(GoesOn, unittest.TestCase):
             guest.work(0.05)
             self.next_daemon(host, guest, act=lambda: host.upgrade(devices=1))
 
+    model, host = ModelUpgrades, Upgrades
+
     def test_disks_of_functions(self):
         for function, packed in FUNCTIONS:
             with self.subTest(function=function, packed=packed):
-                host = ModelUpgrades({'dev0': DISK}, function)
+                host = self.model({'dev0': DISK}, function)
                 with self.disk(host, packed) as guest:
                     self.ends(host, guest)
 
     def test_frames_of_functions(self):
         for function, packed in FUNCTIONS:
             with self.subTest(function=function, packed=packed):
-                host = ModelUpgrades({'dev0': NET}, function)
+                host = self.model({'dev0': NET}, function)
                 with self.net(host, packed) as guest:
                     self.ends(host, guest)
 
@@ -90,15 +93,54 @@ class Planned(GoesOn, unittest.TestCase):
         for words in 'migration shadow', 'migration relay':
             for device, guests in ((DISK, self.disk), (NET, self.net)):
                 with self.subTest(words=words, device=device):
-                    host = type('Host', (Upgrades,), {})({'dev0': f'{device} {words}'})
+                    host = self.host({'dev0': f'{device} {words}'})
                     with guests(host) as guest:
                         self.ends(host, guest)
 
 
     def test_a_disk_that_others_may_write_to(self):
-        host = Host({'dev0': f'{DISK} share-rw'})
+        host = self.host({'dev0': f'{DISK} share-rw'})
         with self.disk(host) as guest:
             self.lives(host, guest, lambda: len(guest.pending), ['stop'] * RESTARTS, SEED)
+
+
+class VfioUserUpgrades(Upgrades):
+    def words(self, name):
+        return super().words(name).replace(' socket ', ' vfio_user ')
+
+
+class VfioUserModelUpgrades(ModelUpgrades):
+    def words(self, name):
+        return super().words(name).replace(' socket ', ' vfio_user ')
+
+
+class VfioUser(Planned):
+    """The same devices behind the front end vfio-user."""
+
+    model, host = VfioUserModelUpgrades, VfioUserUpgrades
+
+    @contextlib.contextmanager
+    def guest(self, host, cls, packed, **kw):
+        with host, cls(random.Random(f'{SEED} {packed}'), packed, **kw) as guest:
+            guest.trap = packed
+            guest.connect(host.app.socket('dev0')).start()
+            yield guest
+            guest.settle(20 * harness.TIMEOUT)
+            guest.check()
+
+    @contextlib.contextmanager
+    def disk(self, host, packed=False):
+        with self.guest(host, vfio_user.KeptBlock, packed, queues=1) as guest:
+            yield guest
+            guest.settle(20 * harness.TIMEOUT)
+            guest.read_back()
+
+    @contextlib.contextmanager
+    def net(self, host, packed=False):
+        with self.guest(host, vfio_user.KeptNet, packed) as guest:
+            yield guest
+            guest.settle(20 * harness.TIMEOUT)
+            self.assertEqual(guest.again, 0, guest.account())
 
 
 class Upgrade(unittest.TestCase):

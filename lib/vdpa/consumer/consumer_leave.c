@@ -32,6 +32,8 @@ leave_vq(struct vdpa_consumer *c, uint16_t idx, struct vdpa_consumer_vq_facts *f
 				  "queue %u stopped with requests under way, and nobody knows "
 				  "which",
 				  idx);
+	if (c->function)
+		vq->state = CONSUMER_VQ_PARKED;
 	facts->has_base = true;
 	facts->base = (uint32_t)vq->base;
 	return 0;
@@ -66,12 +68,14 @@ vdpa_consumer_leave(struct vdpa_consumer *c, struct vdpa_consumer_vq_facts *fact
 
 	for (uint16_t i = 0; i < c->nvqs; i++)
 		consumer_vq_facts(c, i, &facts[i]);
+	/* None goes on by itself. */
+	c->held = c->function;
 	if (consumer_runs(c))
 		rc = leave_vqs(c, facts);
 	else if (c->state == CONSUMER_FAILED)
 		rc = vdpa_error(EIO, "the device has failed");
-	/* It shows why until it is deleted. */
-	if (c->state == CONSUMER_FAILED)
+	/* It shows why until it is deleted; queues of a function stand still until its reset. */
+	if (c->state == CONSUMER_FAILED || c->function)
 		return rc;
 	vdpa_error_save(&error);
 	consumer_stop(c);

@@ -238,7 +238,8 @@ void vdpa_consumer_get_vq_facts(struct vdpa_consumer *c, uint16_t idx,
 				struct vdpa_consumer_vq_facts *facts);
 /**
  * The process ends as it was planned, and another one is to start the device where it stands: stop
- * it as vdpa_consumer_get_vq_base() of each queue does. The connection is to end next.
+ * it as vdpa_consumer_get_vq_base() of each queue does; those of a function stand still, as by
+ * vdpa_consumer_hold(). The connection is to end next.
  * @param facts  of each queue below vdpa_consumer_vq_count() what was known of it before, and where
  * it stands.
  * @return 0; -EIO where the place of a queue is not known, or the device has failed; another

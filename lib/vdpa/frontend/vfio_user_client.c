@@ -42,7 +42,7 @@ connected(void *arg, const struct vdpa_peer *peer)
 		return rc;
 	}
 	vdpa_consumer_keep_state(dev->consumer, dev->moves);
-	if (dev->kept.on)
+	if (dev->kept.on && !vdpa_vfus_planned_is(&dev->kept))
 		(void)vdpa_consumer_set_inflight(dev->consumer, dev->kept.areas, dev->kept.stride,
 						 dev->vp.params.nvqs);
 	dev->dma.consumer = dev->consumer;

@@ -325,6 +325,22 @@ err_free:
 	return rc;
 }
 
+/* What the next process is to start is stopped before its client's end is served. */
+static int
+vfio_user_withdraw(struct vdpa_device *vdev, bool leave)
+{
+	struct vfu_device *dev = vdpa_get_drvdata(vdev);
+
+	if (dev == NULL || !vdpa_vfus_planned_is(&dev->kept) || !vdpa_vfus_kept_leaves(&dev->kept))
+		return 0;
+	vdpa_vfus_server_stop(dev->server);
+	if (dev->ext->quiesce != NULL)
+		dev->ext->quiesce(dev);
+	vdpa_vfus_device_quiesce(dev);
+	vdpa_vfus_planned_leave(dev);
+	return 0;
+}
+
 static void
 vfio_user_remove(struct vdpa_device *vdev)
 {
@@ -420,6 +436,7 @@ vfio_user_word(struct vdpa_device *vdev, unsigned int i, char *value, size_t len
 
 static const struct vdpa_frontend_ops vfio_user_ops = {
 	.probe = vfio_user_probe,
+	.withdraw = vfio_user_withdraw,
 	.remove = vfio_user_remove,
 	.config_changed = vfio_user_config_changed,
 	.failed = vfio_user_failed,

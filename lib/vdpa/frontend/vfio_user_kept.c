@@ -53,8 +53,8 @@ vdpa_vfus_why(const struct vfu_device *dev)
 	return vdpa_error_cause(vdpa_error_message(), dev->vdev->name, -1);
 }
 
-static void
-stop(struct vfu_kept *k, const char *cause)
+void
+vdpa_vfus_kept_stop(struct vfu_kept *k, const char *cause)
 {
 	const char *name = k->dev->vdev->name;
 
@@ -147,7 +147,7 @@ find_former(struct vfu_kept *k)
 	return rc;
 }
 
-/* Whether a function of this kind can go on. */
+/* Whether a function of this kind can go on at any end. */
 static int
 check_function(const struct vfu_device *dev)
 {
@@ -158,11 +158,7 @@ check_function(const struct vfu_device *dev)
 		return vdpa_error(EOPNOTSUPP,
 				  "functions with registers of their own start anew in this "
 				  "version");
-	if (vdpa_device_runs_alone(dev->vdev))
-		return vdpa_error(EOPNOTSUPP,
-				  "functions behind the front end vfio-user start anew in this "
-				  "version");
-	return vdpa_device_can_restart(dev->vdev);
+	return 0;
 }
 
 static int
@@ -198,6 +194,8 @@ vdpa_vfus_kept_init(struct vfu_device *dev)
 	if (is_new)
 		vdpa_restart_forget(name);
 	rc = check_function(dev);
+	if (rc == 0)
+		rc = vdpa_vfus_planned_choose(dev);
 	if (rc == 0 && is_new)
 		rc = make_files(k);
 	if (rc < 0) {
@@ -283,7 +281,7 @@ vdpa_vfus_kept_listens(struct vfu_kept *k, const struct vdpa_listen *l)
 	if (rc == 0 && k->dev->consumer == NULL)
 		rc = vdpa_vfus_record_write(k->dev);
 	if (rc < 0)
-		stop(k, vdpa_vfus_why(k->dev));
+		vdpa_vfus_kept_stop(k, vdpa_vfus_why(k->dev));
 }
 
 /* The connection. */
@@ -317,12 +315,12 @@ vdpa_vfus_kept_connected(struct vfu_server *s)
 	/* What its client is going to map: those of the client before are others. */
 	if (k->dev->doorbells.poll)
 		rc = vdpa_restart_put(name, VFU_KEPT_DOORBELLS, k->dev->doorbells.fd);
-	if (rc == 0)
+	if (rc == 0 && !vdpa_vfus_planned_is(k))
 		rc = vdpa_restart_put(name, VFU_KEPT_CONNECTION, s->client.fd);
 	if (rc == 0)
 		rc = vdpa_vfus_record_write(k->dev);
 	if (rc < 0)
-		stop(k, vdpa_vfus_why(k->dev));
+		vdpa_vfus_kept_stop(k, vdpa_vfus_why(k->dev));
 }
 
 void
@@ -334,7 +332,7 @@ vdpa_vfus_kept_disconnected(struct vfu_kept *k)
 		return;
 	name = k->dev->vdev->name;
 	if (vdpa_vfus_record_write(k->dev) < 0) {
-		stop(k, vdpa_vfus_why(k->dev));
+		vdpa_vfus_kept_stop(k, vdpa_vfus_why(k->dev));
 		return;
 	}
 	vdpa_restart_del(name, VFU_KEPT_CONNECTION);
@@ -356,7 +354,7 @@ vdpa_vfus_kept_look(struct vfu_server *s, struct msghdr *msg)
 
 	n = vdpa_wire_look(&k->wire, s->client.fd, msg, &k->live, room, &rc);
 	if (rc < 0)
-		stop(k, vdpa_vfus_why(k->dev));
+		vdpa_vfus_kept_stop(k, vdpa_vfus_why(k->dev));
 	return n;
 }
 
@@ -520,7 +518,7 @@ vdpa_vfus_kept_commit(struct vfu_server *s)
 	if (!is_doorbell(s, hdr) && (!access || vdpa_vfus_record_is_old(k->dev)))
 		rc = vdpa_vfus_record_write(k->dev);
 	if (rc < 0) {
-		stop(k, vdpa_vfus_why(k->dev));
+		vdpa_vfus_kept_stop(k, vdpa_vfus_why(k->dev));
 		return;
 	}
 	VDPA_KEPT_SET(k->shared->done, k->done);

@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "error_priv.h"
 #include "listen.h"
 #include "vfio_user_record.h"
 
@@ -30,6 +31,10 @@ struct vfu_kept {
 	struct vfu_device *dev;
 	bool on;   /* it goes on in the next process */
 	bool said; /* that its connection does not was logged */
+	/* Why it does so at a planned end alone (vfio_user_planned.c); "": at any. */
+	char crash[VDPA_ERROR_MAX];
+	bool stopped;	  /* for such an end: its queues stand still */
+	bool starts_late; /* the device, once no other process may have it back */
 	struct vdpa_wire wire;
 	struct vdpa_wire_fds live;
 	/* Replies, and inflight areas. */
@@ -73,6 +78,9 @@ bool vdpa_vfus_kept_is_others(const struct vfu_kept *k);
 /* The device is deleted: forget it, unless it is left to the next process. */
 void vdpa_vfus_kept_end(struct vfu_device *dev);
 
+/* It is not kept from now on: logged with the reason. */
+void vdpa_vfus_kept_stop(struct vfu_kept *k, const char *cause);
+
 /* The listening socket of a former process; -ENOENT: there is none. */
 int vdpa_vfus_kept_listener(struct vfu_kept *k, struct vdpa_listen *l, const char *path,
 			    mode_t mode, gid_t group);
@@ -103,5 +111,15 @@ void vdpa_vfus_kept_note_config(struct vfu_kept *k, size_t offset, const void *b
 /* A queue whose addresses are set is about to start: where it goes on, and what of its inflight
  * area is its own. */
 int vdpa_vfus_kept_start_queue(struct vfu_device *dev, uint16_t idx);
+
+/* vfio_user_planned.c, as vhost_user_kept.h has it of vhost_user_planned.c */
+
+int vdpa_vfus_planned_choose(struct vfu_device *dev);
+bool vdpa_vfus_planned_is(const struct vfu_kept *k);
+/* No job of the device runs. No-op where no client is connected. */
+void vdpa_vfus_planned_leave(struct vfu_device *dev);
+int vdpa_vfus_planned_check(const struct vfu_kept *k, const struct vfu_record *record);
+int vdpa_vfus_planned_go_on(struct vfu_kept *k);
+bool vdpa_vfus_planned_start_late(struct vfu_kept *k);
 
 #endif /* VFIO_USER_KEPT_H */

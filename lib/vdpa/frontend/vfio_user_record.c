@@ -88,7 +88,7 @@ _Static_assert(sizeof(struct part_range) == 32, "PART_RANGES");
 static const char *
 why_cold(const struct vfu_device *dev)
 {
-	const char *tie = vdpa_device_find_tie(dev->vdev);
+	const char *tie = vdpa_vfus_planned_is(&dev->kept) ? NULL : vdpa_device_find_tie(dev->vdev);
 	const struct vp_function *vp = &dev->vp;
 
 	if (tie != NULL)
@@ -250,16 +250,20 @@ vdpa_vfus_record_write(struct vfu_device *dev)
 	const struct vdpa_listen *l = &dev->server->listen;
 	const struct part_listener listener = {.dev = l->dev, .ino = l->ino};
 	struct vdpa_tlv_buf buf = {.size = VDPA_RESTART_RECORD_MAX};
-	const char *cold = dev->consumer != NULL ? why_cold(dev) : NULL;
+	const char *cold = dev->consumer != NULL ? why_cold(dev) : NULL, *crash = cold;
 	int rc;
 
+	/* Of a kill alone. */
+	if (cold == NULL && dev->consumer != NULL && vdpa_vfus_planned_is(&dev->kept) &&
+	    !dev->kept.stopped)
+		crash = dev->kept.crash;
 	buf.data = malloc(buf.size);
 	if (buf.data == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	(void)vdpa_tlv_put(&buf, PART_LISTENER, 0, &listener, sizeof(listener));
 	rc = dev->consumer != NULL ? put_connection(dev, &buf) : 0;
-	if (cold != NULL)
-		(void)vdpa_tlv_put(&buf, PART_COLD, 0, cold, (uint32_t)strlen(cold));
+	if (crash != NULL)
+		(void)vdpa_tlv_put(&buf, PART_COLD, 0, crash, (uint32_t)strlen(crash));
 	if (cold != NULL && !dev->kept.said)
 		VDPA_LOG_LIMITED(&dev->log.lines, NOTICE,
 				 "%s: vfio-user: this connection ends with the process: %s",

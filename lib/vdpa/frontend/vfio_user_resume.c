@@ -138,8 +138,9 @@ resume_connection(struct vfu_server *s, int fd)
 	struct vdpa_peer peer;
 	int rc;
 
-	if (former->cold[0] != '\0')
-		return vdpa_error(EOPNOTSUPP, "%s", former->cold);
+	rc = vdpa_vfus_planned_check(k, former);
+	if (rc < 0)
+		return rc;
 	if (!vdpa_vhu_is_stream(fd) || !vdpa_wire_is_of(&k->wire, former->serial))
 		return vdpa_error(EPROTO, "what it has left is not its connection");
 	(void)vdpa_peer_of_socket(fd, &peer);
@@ -156,6 +157,10 @@ resume_connection(struct vfu_server *s, int fd)
 		rc = vdpa_vfus_record_apply(k->dev, former);
 	if (rc < 0)
 		return rc;
+	if (vdpa_vfus_planned_is(k)) {
+		rc = resume_messages(s);
+		return rc < 0 ? rc : vdpa_vfus_planned_go_on(k);
+	}
 	k->resumed = former->queues;
 	rc = vdpa_vfus_record_start(k->dev);
 	k->resumed = NULL;
@@ -179,7 +184,9 @@ vdpa_vfus_kept_resume(struct vfu_server *s)
 		return false;
 	}
 	fd = vdpa_restart_take(name, VFU_KEPT_CONNECTION);
-	rc = fd < 0 ? fd : resume_connection(s, fd);
+	rc = k->former->cold[0] != '\0' ? vdpa_error(EOPNOTSUPP, "%s", k->former->cold)
+	     : fd < 0			? fd
+					: resume_connection(s, fd);
 	if (rc == 0) {
 		vdpa_restart_taken(name);
 		VDPA_LOG_LIMITED(&s->lines, INFO, "%s: vfio-user: goes on with its connection",

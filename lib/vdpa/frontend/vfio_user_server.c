@@ -367,6 +367,10 @@ run_client(struct vdpa_work *work)
 
 	if (s->client.fd < 0 || leaves(s))
 		return;
+	if (s->params.kept != NULL && !vdpa_vfus_planned_start_late(s->params.kept)) {
+		hang_up(s);
+		return;
+	}
 	if (s->delayed) {
 		if ((__atomic_load_n(&s->revents, __ATOMIC_RELAXED) & (EPOLLHUP | EPOLLERR)) != 0)
 			hang_up(s);
