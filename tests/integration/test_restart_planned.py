@@ -98,6 +98,16 @@ class Planned(GoesOn, unittest.TestCase):
                         self.ends(host, guest)
 
 
+    def test_functions_that_are_not_left_running(self):
+        """Of the driver virtio, whose functions begin at the beginning of a ring: by shadows."""
+        for words in 'vm guest', 'migration shadow':
+            for device, guests in ((DISK, self.disk), (NET, self.net)):
+                with self.subTest(words=words, device=device):
+                    host = self.model({'dev0': device}, words=words)
+                    with guests(host) as guest:
+                        host.app.err.wait('dev0: .*: goes on over restarts and upgrades, and where the process is killed')
+                        self.ends(host, guest)
+
     def test_a_disk_that_others_may_write_to(self):
         host = self.host({'dev0': f'{DISK} share-rw'})
         with self.disk(host) as guest:

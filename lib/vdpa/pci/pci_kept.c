@@ -238,7 +238,8 @@ vdpa_pci_keep(struct vdpa_pci *pci)
 	int rc;
 
 	if (k == NULL || pci->ops->keep == NULL)
-		return vdpa_error(EOPNOTSUPP, "%s: functions of this transport start anew",
+		return vdpa_error(EOPNOTSUPP,
+				  "%s: functions of this transport are not left running",
 				  pci->name);
 	rc = pci->ops->keep(pci->handle, k->device, true);
 	if (rc < 0)

@@ -52,7 +52,7 @@ struct vfio_group {
 };
 
 /* Why a function is not kept: the next process would take both by one file, or neither. */
-#define SHARED_GROUP "functions that share an IOMMU group start anew in this version"
+#define SHARED_GROUP "functions that share an IOMMU group are not left running"
 
 struct vfio_attachment {
 	TAILQ_ENTRY(vfio_attachment) next;
@@ -455,7 +455,7 @@ vdpa_vfio_keep(struct vfio_attachment *at, const char *device, struct vfio_left 
 
 	pthread_mutex_lock(&registry_lock);
 	if (g->container->vm != NULL)
-		why = "functions of a `vm` start anew in this version";
+		why = "functions of a `vm` are not left running";
 	else if (g->users > 1)
 		why = SHARED_GROUP;
 	*files = (struct vfio_left){.container = g->container->fd, .group = g->fd};

@@ -261,7 +261,7 @@ vfu_keep(void *handle, const char *device, bool on)
 		return 0;
 	}
 	if (dev->in_vm)
-		return vdpa_error(EOPNOTSUPP, "%s: functions of a VM start anew in this version",
+		return vdpa_error(EOPNOTSUPP, "%s: functions of a `vm` are not left running",
 				  dev->name);
 	record = (struct kept_conn){.max_fds = dev->caps.max_fds,
 				    .max_xfer = dev->caps.max_xfer,

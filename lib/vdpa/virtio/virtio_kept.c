@@ -61,7 +61,7 @@ virtio_kept_begin(struct virtio_device *dev)
 	int rc;
 
 	if (dev->owner != NULL)
-		return vdpa_error(EOPNOTSUPP, "functions with an owner start anew in this version");
+		return vdpa_error(EOPNOTSUPP, "functions with an owner are not left running");
 	rc = vdpa_pci_keep(dev->hw.pci);
 	dev->is_kept = rc == 0;
 	return rc;
