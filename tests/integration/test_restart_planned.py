@@ -6,6 +6,7 @@ daemon stops them, and the next one starts them where they stood: no request is 
 the daemon is killed, their connections end."""
 
 import contextlib
+import itertools
 import os
 import random
 import select
@@ -74,39 +75,47 @@ class Planned(GoesOn, unittest.TestCase):
             self.next_daemon(host, guest, act=lambda: host.upgrade(devices=1))
 
     model, host = ModelUpgrades, Upgrades
+    # Of each kind a sample.
+    disks, nets = (('ifcvf', False), ('octep', True)), (('ifcvf', False), ('octep', True))
+    others = (('migration shadow', DISK), ('migration relay', NET))
+    standards = (('migration shadow', DISK), ('vm guest', NET))
+    if harness.LONG:
+        disks = nets = FUNCTIONS
+        others = tuple(itertools.product(('migration shadow', 'migration relay'), (DISK, NET)))
+        standards = tuple(itertools.product(('migration shadow', 'vm guest'), (DISK, NET)))
+
+    def guest_of(self, host, device):
+        return self.disk(host) if device is DISK else self.net(host)
 
     def test_disks_of_functions(self):
-        for function, packed in FUNCTIONS:
+        for function, packed in self.disks:
             with self.subTest(function=function, packed=packed):
                 host = self.model({'dev0': DISK}, function)
                 with self.disk(host, packed) as guest:
                     self.ends(host, guest)
 
     def test_frames_of_functions(self):
-        for function, packed in FUNCTIONS:
+        for function, packed in self.nets:
             with self.subTest(function=function, packed=packed):
                 host = self.model({'dev0': NET}, function)
                 with self.net(host, packed) as guest:
                     self.ends(host, guest)
 
     def test_rings_by_way_of_others(self):
-        for words in 'migration shadow', 'migration relay':
-            for device, guests in ((DISK, self.disk), (NET, self.net)):
-                with self.subTest(words=words, device=device):
-                    host = self.host({'dev0': f'{device} {words}'})
-                    with guests(host) as guest:
-                        self.ends(host, guest)
-
+        for words, device in self.others:
+            with self.subTest(words=words, device=device):
+                host = self.host({'dev0': f'{device} {words}'})
+                with self.guest_of(host, device) as guest:
+                    self.ends(host, guest)
 
     def test_functions_that_are_not_left_running(self):
         """Of the driver virtio, whose functions begin at the beginning of a ring: by shadows."""
-        for words in 'vm guest', 'migration shadow':
-            for device, guests in ((DISK, self.disk), (NET, self.net)):
-                with self.subTest(words=words, device=device):
-                    host = self.model({'dev0': device}, words=words)
-                    with guests(host) as guest:
-                        host.app.err.wait('dev0: .*: goes on over restarts and upgrades, and where the process is killed')
-                        self.ends(host, guest)
+        for words, device in self.standards:
+            with self.subTest(words=words, device=device):
+                host = self.model({'dev0': device}, words=words)
+                with self.guest_of(host, device) as guest:
+                    host.app.err.wait('dev0: .*: goes on over restarts and upgrades, and where the process is killed')
+                    self.ends(host, guest)
 
     def test_a_disk_that_others_may_write_to(self):
         host = self.host({'dev0': f'{DISK} share-rw'})
@@ -128,6 +137,9 @@ class VfioUser(Planned):
     """The same devices behind the front end vfio-user."""
 
     model, host = VfioUserModelUpgrades, VfioUserUpgrades
+    if not harness.LONG:
+        disks, nets = (('octep', True),), (('ifcvf', False),)
+        others, standards = (('migration relay', DISK),), (('migration shadow', NET),)
 
     @contextlib.contextmanager
     def guest(self, host, cls, packed, **kw):
