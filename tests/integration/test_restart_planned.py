@@ -10,7 +10,7 @@ import itertools
 import os
 import random
 import select
-import subprocess
+import threading
 import unittest
 
 import harness
@@ -30,8 +30,15 @@ DISK = 'mgmtdev sim_blk backend file {folder}/dev0.disk delay_ms 5'
 FUNCTIONS = ('ifcvf', False), ('octep', False), ('octep', True)
 
 
-class ModelUpgrades(ModelHost, Upgrades):
-    """A daemon that hands functions of a model over."""
+class PatientHost(ModelHost):
+    """A daemon that waits for its model for as long as a busy machine may take."""
+
+    def __init__(self, devices, function='virtio', words=''):
+        super().__init__(devices, function, f'{words} timeout_ms {int(1000 * harness.TIMEOUT)}')
+
+
+class ModelUpgrades(PatientHost, Upgrades):
+    """It hands functions of a model over."""
 
 
 def begin(host, guest):
@@ -177,13 +184,23 @@ class Upgrade(unittest.TestCase):
         host.follow(answer['pid'])
         return False
 
+    def traffic(self, guest, act):
+        """What act() returns, while the guest works."""
+        result = []
+        thread = threading.Thread(target=lambda: result.append(act()))
+        thread.start()
+        while thread.is_alive():
+            guest.work(0.005)
+        thread.join()
+        return result[0]
+
     def test_new_daemons_that_are_killed(self):
         """At any step until they have the device: the one before goes on with it, where it stood."""
         harness.skip_unless(restarting.can_kill_at(), restarting.NO_KILL_AT)
         with ModelUpgrades({'dev0': DISK}, 'ifcvf') as host, KeptBlock(random.Random(SEED), queues=1) as guest:
             begin(host, guest)
             step, failed = STRIDE, 0
-            while self.fails(host, step):
+            while self.traffic(guest, lambda: self.fails(host, step)):
                 step, failed = step + STRIDE, failed + 1
                 # What was under way, and what comes.
                 guest.work(0.02)
@@ -191,7 +208,6 @@ class Upgrade(unittest.TestCase):
                 guest.check_connection()
                 guest.read_back()
                 guest.check()
-                guest.work()
             back = host.app.out.text().count('upgrade: this daemon goes on, with 1 device')
             # That one is killed, too, behind the end of its upgrade: a kill as any.
             host.crash(taken=0)
@@ -226,7 +242,7 @@ class Kills(unittest.TestCase):
         return True
 
     def test_a_kill_ends_the_connection(self):
-        with ModelHost({'dev0': NET}, 'ifcvf') as host, KeptNet(random.Random(SEED)) as guest:
+        with PatientHost({'dev0': NET}, 'ifcvf') as host, KeptNet(random.Random(SEED)) as guest:
             guest.connect(host.app.socket('dev0')).start()
             host.app.err.wait('dev0: vhost-user: goes on over restarts and upgrades, and where the process is killed')
             guest.work(0.05)
@@ -243,11 +259,13 @@ class Kills(unittest.TestCase):
         """Either the device was not started yet, and goes on where it stands, or its connection ends."""
         step, went, failed = STRIDE, 0, True
         while failed:
-            with self.subTest(step=step), ModelHost({'dev0': DISK}, 'ifcvf') as host, \
+            with self.subTest(step=step), PatientHost({'dev0': DISK}, 'ifcvf') as host, \
                     KeptBlock(random.Random(f'{SEED} {step}'), queues=1) as guest:
                 begin(host, guest)
                 guest.work(0.02)
                 self.assertEqual(host.app.stop(), 0)
+                # What the next daemon finds to do.
+                guest.work()
                 failed = host.fails(step)
                 # What came further is killed now.
                 host.app.kill()
@@ -259,7 +277,7 @@ class Kills(unittest.TestCase):
         """Either the device was recorded, and goes on where it stands, or its connection ends."""
         step, went, killed = 1, 0, True
         while killed:
-            with self.subTest(step=step), ModelHost({'dev0': DISK}, 'ifcvf') as host, \
+            with self.subTest(step=step), PatientHost({'dev0': DISK}, 'ifcvf') as host, \
                     KeptBlock(random.Random(f'{SEED} {step}'), queues=1) as guest:
                 arm = f'{host.folder}/arm'
                 host.app.stop()

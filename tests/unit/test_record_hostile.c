@@ -51,12 +51,15 @@ static struct {
 	uint8_t record[VDPA_RESTART_RECORD_MAX];
 	size_t len;
 	bool swapped; /* descriptors are found under each other's names */
+	bool holds;   /* another process may have all of it back */
 } store;
 
 int __wrap_vdpa_restart_take(const char *device, const char *what);
 int __wrap_vdpa_restart_read(const char *device, void *buf, size_t size);
 int __wrap_vdpa_restart_write(const char *device, const void *record, size_t len);
 void __wrap_vdpa_restart_del(const char *device, const char *what);
+int __wrap_vdpa_restart_put(const char *device, const char *what, int fd);
+bool __wrap_vdpa_restart_holds(void);
 
 int
 __wrap_vdpa_restart_take(const char *device, const char *what)
@@ -95,6 +98,21 @@ __wrap_vdpa_restart_del(const char *device, const char *what)
 {
 	(void)device;
 	(void)what;
+}
+
+int
+__wrap_vdpa_restart_put(const char *device, const char *what, int fd)
+{
+	(void)device;
+	(void)fd;
+	assert_string_equal(what, VHU_KEPT_CONNECTION);
+	return 0;
+}
+
+bool
+__wrap_vdpa_restart_holds(void)
+{
+	return store.holds;
 }
 
 static int
@@ -323,6 +341,61 @@ what_was_written_goes_on(void **state)
 	close_session(f);
 }
 
+static struct vhu_record *
+read_record(struct fixture *f)
+{
+	struct vhu_record *r;
+
+	assert_int_equal(vdpa_vhu_record_read(&f->dev, &r), 0);
+	return r;
+}
+
+/* A planned end of a device that goes on at no other: it starts where it stands, once the process
+ * that has stopped it does not come back, and its record says before that a kill ends it. */
+static void
+what_was_stopped_starts_once_nobody_has_it_back(void **state)
+{
+	struct fixture *f = *state;
+	struct vhu_record *r;
+
+	snprintf(f->dev.kept.crash, sizeof(f->dev.kept.crash), "a kill ends it");
+	if (go_on(f) < 0)
+		fail_msg("%s", vdpa_error_message());
+	for (uint16_t i = 0; i < FAKE_VQS; i++)
+		f->fake->vq[i].state.split.avail_index = 7 + i;
+	assert_int_equal(vdpa_vhu_planned_leave(&f->dev), 0);
+	assert_int_equal(f->fake->status, 0);
+	close_session(f);
+
+	r = read_record(f);
+	assert_string_equal(r->cold, "");
+	assert_true(vdpa_vhu_planned_has_stopped(r));
+	for (unsigned int i = 0; i < FAKE_VQS; i++) {
+		assert_true(r->rings[i].facts.runs && r->rings[i].kick != 0);
+		assert_int_equal(r->rings[i].facts.base, 7 + i);
+	}
+	open_session(f);
+	assert_int_equal(vdpa_vhu_planned_check(&f->dev, r), 0);
+	assert_int_equal(vdpa_vhu_record_apply(&f->dev, f->s, r), 0);
+	assert_int_equal(vdpa_vhu_record_write(&f->dev, NULL, 0), 0);
+	store.holds = true;
+	assert_int_equal(vdpa_vhu_planned_go_on(&f->dev, f->s, r->connection.status), 0);
+	assert_false(vdpa_consumer_is_running(f->s->consumer));
+	free(r);
+	store.holds = false;
+	assert_true(vdpa_vhu_planned_start_late(&f->dev));
+	assert_true(vdpa_consumer_is_running(f->s->consumer));
+	for (uint16_t i = 0; i < FAKE_VQS; i++)
+		assert_int_equal(f->fake->vq[i].state.split.avail_index, 7 + i);
+	close_session(f);
+
+	/* Killed now, it is not where the record says. */
+	r = read_record(f);
+	assert_string_equal(r->cold, "a kill ends it");
+	assert_int_equal(vdpa_vhu_planned_check(&f->dev, r), -EOPNOTSUPP);
+	free(r);
+}
+
 static struct {
 	pthread_t caller;
 	sem_t returned;
@@ -425,6 +498,8 @@ main(void)
 		cmocka_unit_test(what_was_written_goes_on),
 		cmocka_unit_test(a_device_that_does_not_start_does_not_go_on),
 		cmocka_unit_test(what_others_wrote_is_refused_or_goes_on),
+		/* Leaves another record. */
+		cmocka_unit_test(what_was_stopped_starts_once_nobody_has_it_back),
 	};
 
 	return cmocka_run_group_tests(tests, setup_record, teardown_record);

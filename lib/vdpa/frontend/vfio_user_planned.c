@@ -73,7 +73,8 @@ leave(struct vfu_device *dev)
 void
 vdpa_vfus_planned_leave(struct vfu_device *dev)
 {
-	if (dev->consumer != NULL && leave(dev) < 0)
+	/* Another process may have it as it was. */
+	if (dev->consumer != NULL && !vdpa_restart_holds() && leave(dev) < 0)
 		vdpa_vfus_kept_stop(&dev->kept, vdpa_vfus_why(dev));
 }
 

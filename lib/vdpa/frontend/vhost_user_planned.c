@@ -72,8 +72,8 @@ vdpa_vhu_planned_leave(struct vhu_device *dev)
 	const struct vhu_kept_session *k = s->kept;
 	int rc;
 
-	/* It has not begun. */
-	if (dev->conn.begins && !dev->conn.resumed)
+	/* It has not begun; or another process has it as it was. */
+	if ((dev->conn.begins && !dev->conn.resumed) || vdpa_restart_holds())
 		return 0;
 	for (uint16_t i = 0; i < s->nrings; i++)
 		vdpa_vhu_take_doorbell(s, i);
