@@ -34,7 +34,7 @@ class PatientHost(ModelHost):
     """A daemon that waits for its model for as long as a busy machine may take."""
 
     def __init__(self, devices, function='virtio', words=''):
-        super().__init__(devices, function, f'{words} timeout_ms {int(1000 * harness.TIMEOUT)}')
+        super().__init__(devices, function, f'{words} timeout_ms 10000')
 
 
 class ModelUpgrades(PatientHost, Upgrades):
@@ -259,6 +259,7 @@ class Kills(unittest.TestCase):
         """Either the device was not started yet, and goes on where it stands, or its connection ends."""
         step, went, failed = STRIDE, 0, True
         while failed:
+            failed = False
             with self.subTest(step=step), PatientHost({'dev0': DISK}, 'ifcvf') as host, \
                     KeptBlock(random.Random(f'{SEED} {step}'), queues=1) as guest:
                 begin(host, guest)
@@ -277,6 +278,7 @@ class Kills(unittest.TestCase):
         """Either the device was recorded, and goes on where it stands, or its connection ends."""
         step, went, killed = 1, 0, True
         while killed:
+            killed = False
             with self.subTest(step=step), PatientHost({'dev0': DISK}, 'ifcvf') as host, \
                     KeptBlock(random.Random(f'{SEED} {step}'), queues=1) as guest:
                 arm = f'{host.folder}/arm'
