@@ -33,8 +33,8 @@ rings_are_in(const struct vdpa_consumer *c, uint16_t idx, const struct vdpa_iotl
 }
 
 /*
- * Queues stand still: those whose rings are not in a table, or all. From the last one on: what a net
- * device has taken to transmit may come back by the queue before.
+ * Queues stand still: those whose rings are not in a table, or all. From the last one on: what a
+ * net device has taken to transmit may come back by the queue before.
  */
 static void
 park_vqs(struct vdpa_consumer *c, bool all, const struct vdpa_iotlb *tlb)

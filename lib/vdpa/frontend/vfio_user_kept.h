@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "kept_state.h"
 #include "listen.h"
 #include "vfio_user_record.h"
 
@@ -32,6 +33,7 @@ struct vfu_kept {
 	bool said; /* that its connection does not was logged */
 	struct vdpa_wire wire;
 	struct vdpa_wire_fds live;
+	struct vdpa_state_kept state; /* what was set by the control queue */
 	/* Replies, and inflight areas. */
 	struct vhu_shm *shm;
 	struct vfu_kept_shared *shared; /* in shm */

@@ -66,6 +66,8 @@ make_files(struct vhu_device *dev)
 
 	if (rc == 0)
 		rc = vdpa_kept_file_make(dev->vdev->name, AREAS, k->stride * dev->nvqs, &k->areas);
+	if (rc == 0)
+		rc = vdpa_kept_state_make(&k->state, dev->vdev);
 	return rc;
 }
 
@@ -77,6 +79,8 @@ take_files(struct vhu_device *dev)
 
 	if (rc == 0)
 		rc = vdpa_kept_file_take(dev->vdev->name, AREAS, k->stride * dev->nvqs, &k->areas);
+	if (rc == 0)
+		rc = vdpa_kept_state_take(&k->state, dev->vdev);
 	return rc;
 }
 
@@ -86,6 +90,7 @@ drop_files(struct vhu_device *dev)
 	struct vhu_kept *k = &dev->kept;
 
 	vdpa_wire_unmap(&k->wire);
+	vdpa_kept_state_drop(&k->state);
 	vdpa_vhu_shm_unmap(k->areas);
 	k->areas = NULL;
 }
@@ -262,6 +267,7 @@ vdpa_vhu_kept_connected(struct vhu_device *dev)
 		return;
 	vdpa_wire_begin(&k->wire);
 	memset(k->areas->addr, 0, k->areas->len);
+	vdpa_kept_state_clear(&k->state);
 	rc = vdpa_restart_put(dev->vdev->name, CONNECTION, dev->conn.fd);
 	if (rc == 0)
 		rc = vdpa_vhu_record_write(dev, NULL, 0);

@@ -18,6 +18,7 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "kept_state.h"
 #include "vhost_user_record.h"
 
 struct vhu_conn;
@@ -27,12 +28,13 @@ struct vhu_shm;
 
 /* What of a device is kept, beside its session's. */
 struct vhu_kept {
-	bool on;		   /* it goes on in the next process */
-	bool said;		   /* that its connection does not was logged */
-	struct vdpa_wire wire;	   /* the connection's bytes */
-	struct vhu_shm *areas;	   /* inflight areas for front ends that have none */
-	size_t stride;		   /* bytes of an area */
-	struct vhu_record *former; /* of the process before; NULL: none */
+	bool on;		      /* it goes on in the next process */
+	bool said;		      /* that its connection does not was logged */
+	struct vdpa_wire wire;	      /* the connection's bytes */
+	struct vdpa_state_kept state; /* what was set by the control queue */
+	struct vhu_shm *areas;	      /* inflight areas for front ends that have none */
+	size_t stride;		      /* bytes of an area */
+	struct vhu_record *former;    /* of the process before; NULL: none */
 };
 
 /* Errors are negative, with vdpa_error_message(). */
