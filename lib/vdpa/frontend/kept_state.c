@@ -16,6 +16,8 @@
  */
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <linux/virtio_ids.h>
@@ -23,6 +25,7 @@
 #include <rte_bitops.h>
 #include <rte_hash_crc.h>
 
+#include "error_priv.h"
 #include "kept_state.h"
 #include "kept_wire.h"
 #include "restart.h"
