@@ -173,9 +173,6 @@ class Sets(unittest.TestCase):
         got = guest.passes(OWN, (0, OTHER, None), (0, GROUP, None), (0, OWN, 5), (1, OTHER, None))
         self.assertEqual(got, [0, 0, None, 0])
 
-    def ends(self, guest):
-        """The daemon does, with traffic before it and behind it."""
-
     def test_what_was_set_holds_and_a_reset_forgets_it(self):
         own = bytes.fromhex('525400000042')
         for packed in False, True:
@@ -205,7 +202,7 @@ class Sets(unittest.TestCase):
         with self.guest(False) as (host, guest):
             self.set_all(guest, OWN)
             guest.disconnect()
-            harness.wait_for(lambda: host.app.show('net0')['frontend_info'].endswith(' waiting'), 'the end of a client')
+            harness.wait_for(lambda: host.app.show('net0')['state'] == 'idle', 'the end of a client')
             host.crash(taken=1)
             with self.Guest(random.Random(SEED)) as other:
                 other.connect(host.app.socket('net0')).start()
@@ -217,7 +214,7 @@ class Sets(unittest.TestCase):
         """Killed before each store of what the driver has set, and each call of the system around it: the command
         comes back, once, and counts."""
         kill_points.skip_without()
-        stride = int(os.environ.get('UVDPA_KILL_STRIDE', '0')) or harness.count(29, 1)
+        stride = int(os.environ.get('UVDPA_KILL_STRIDE', '0')) or harness.count(11, 1)
         with self.guest(False) as (host, guest):
             points = kill_points.Points(host.folder)
             host.app.command = [*points.launcher, *host.app.command]
@@ -231,7 +228,7 @@ class Sets(unittest.TestCase):
                 at += 1
                 mac, listed = (struct.pack('>HI', 0x5254, at << 8 | n) for n in (0, 1))
                 guest.command(MAC, 1, mac)
-                guest.command(MAC, 0, tables(*[OTHER[:5] + bytes([n]) for n in range(60)], listed))
+                guest.command(MAC, 0, tables(*(b'\x52\x54\0\1\0' + bytes([n]) for n in range(60)), listed))
                 return mac, listed
 
             def holds(mac, listed):
