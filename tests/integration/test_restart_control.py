@@ -28,6 +28,7 @@ OWN = bytes.fromhex('525400000001')
 OTHER = bytes.fromhex('5254000000ee')
 LISTED = bytes.fromhex('5254000000aa')
 GROUP = bytes.fromhex('01005e000001')
+ALL = b'\xff' * 6
 SEED = int(os.environ.get('UVDPA_TEST_SEED', '0')) or random.SystemRandom().randrange(1, 1 << 32)
 
 
@@ -70,7 +71,7 @@ class ControlGuest(Guest):
 
     def command(self, cls, command, data):
         self.send(cls, command, data)
-        harness.wait_for(self.reap_answers, 'the answer to a command', 20 * harness.TIMEOUT)
+        harness.wait_for(self.reap_answers, 'the answer to a command', 4 * harness.TIMEOUT)
         assert self.acks[-1] == 0, self.acks[-1]
 
     # Frames.
@@ -102,12 +103,12 @@ class ControlGuest(Guest):
             self.queues[2 * pair + 1].reap()
         return got
 
-    def passes(self, own, *frames):
+    def passes(self, *frames):
         """Which of these frames, (pair, address, VLAN or None), come back, and by which pair; None for one that does
-        not. Of each pair the last one is of ours, which nothing filters."""
+        not. Of each pair the last one is a broadcast, which nothing filters."""
         numbers, got = [], {}
         self.give_buffers()
-        for pair, dst, vlan in (*frames, (0, own, None), (1, own, None)):
+        for pair, dst, vlan in (*frames, (0, ALL, None), (1, ALL, None)):
             numbers.append(self.put_frame(pair, dst, vlan))
         for q in self.queues[1], self.queues[3]:
             q.kick()
@@ -116,7 +117,7 @@ class ControlGuest(Guest):
             got.update({number: pair for pair, number in self.reap()})
             return got.keys() >= set(numbers[-2:])
 
-        harness.wait_for(all_came, 'frames of our own', 20 * harness.TIMEOUT)
+        harness.wait_for(all_came, 'the broadcasts', 4 * harness.TIMEOUT)
         return [got.get(n) for n in numbers[:-2]]
 
 
@@ -164,14 +165,14 @@ class Sets(unittest.TestCase):
         guest.command(MQ, 0, struct.pack('<H', 2))
 
     def check_set(self, guest, own):
-        got = guest.passes(own, (0, OTHER, None), (0, LISTED, None), (0, GROUP, None), (0, own, 5), (0, own, 6),
-                           (1, LISTED, None), (1, OTHER, None), (0, OWN, None), (0, b'\xff' * 6, None))
-        self.assertEqual(got, [None, 0, None, 0, None, 1, None, 0 if own == OWN else None, 0])
+        got = guest.passes((0, own, None), (0, OTHER, None), (0, LISTED, None), (0, GROUP, None), (0, own, 5), (0, own, 6),
+                           (1, LISTED, None), (1, OTHER, None), (0, OWN, None))
+        self.assertEqual(got, [0, None, 0, None, 0, None, 1, None, 0 if own == OWN else None])
 
     def check_unset(self, guest):
         """As a device that was reset: of one pair, without a filter but for VLANs."""
-        got = guest.passes(OWN, (0, OTHER, None), (0, GROUP, None), (0, OWN, 5), (1, OTHER, None))
-        self.assertEqual(got, [0, 0, None, 0])
+        got = guest.passes((0, OWN, None), (0, OTHER, None), (0, GROUP, None), (0, OWN, 5), (1, OTHER, None))
+        self.assertEqual(got, [0, 0, 0, None, 0])
 
     def test_what_was_set_holds_and_a_reset_forgets_it(self):
         own = bytes.fromhex('525400000042')
@@ -191,7 +192,7 @@ class Sets(unittest.TestCase):
                 self.check_unset(guest)
                 guest.command(RX, 0, b'\0')
                 host.crash(taken=1)
-                self.assertEqual(guest.passes(OWN, (0, OTHER, None), (1, OTHER, None)), [None, None])
+                self.assertEqual(guest.passes((0, OWN, None), (0, OTHER, None), (1, OTHER, None)), [0, None, None])
                 guest.reset()
                 guest.start()
                 host.restart(taken=1)
@@ -214,7 +215,7 @@ class Sets(unittest.TestCase):
         """Killed before each store of what the driver has set, and each call of the system around it: the command
         comes back, once, and counts."""
         kill_points.skip_without()
-        stride = int(os.environ.get('UVDPA_KILL_STRIDE', '0')) or harness.count(11, 1)
+        stride = int(os.environ.get('UVDPA_KILL_STRIDE', '0')) or harness.count(9, 1)
         with self.guest(False) as (host, guest):
             points = kill_points.Points(host.folder)
             host.app.command = [*points.launcher, *host.app.command]
@@ -232,7 +233,7 @@ class Sets(unittest.TestCase):
                 return mac, listed
 
             def holds(mac, listed):
-                self.assertEqual(guest.passes(mac, (0, listed, None), (0, OTHER, None), (0, OWN, None)), [0, None, None])
+                self.assertEqual(guest.passes((0, mac, None), (0, listed, None), (0, OTHER, None), (0, OWN, None)), [0, 0, None, None])
 
             points.arm()
             holds(*change())
@@ -256,7 +257,7 @@ class Sets(unittest.TestCase):
                 holds(*now[0])
                 host.crash(taken=1)
                 holds(*now[0])
-            self.assertGreater(kills, 2)
+            self.assertGreater(kills, 1)
             harness.figure(f'seed {SEED}: {kills} kills of {len(plan.order)} points, {guest.sent} commands')
 
     def test_commands_under_kills(self):
@@ -266,13 +267,13 @@ class Sets(unittest.TestCase):
             with self.subTest(packed=packed), self.guest(packed) as (host, guest):
                 guest.command(RX, 0, b'\0')
                 for n in range(harness.count(3, 60)):
-                    macs = [struct.pack('>HI', 0x5254, n << 8 | i) for i in range(guest.ctrl.n_slots)]
+                    macs = [struct.pack('>HI', 0x5254, n << 8 | i) for i in range(10)]
                     for mac in macs:
                         guest.send(MAC, 1, mac)
                         time.sleep(rng.random() * 0.001)
                     host.crash(taken=1)
-                    harness.wait_for(guest.reap_answers, 'the answers', 20 * harness.TIMEOUT)
-                    self.assertEqual(guest.passes(macs[-1], *((0, mac, None) for mac in macs[:-1])), [None] * (len(macs) - 1))
+                    harness.wait_for(guest.reap_answers, 'the answers', 4 * harness.TIMEOUT)
+                    self.assertEqual(guest.passes(*((0, mac, None) for mac in macs)), [None] * (len(macs) - 1) + [0])
                 self.assertEqual(guest.acks, [0] * guest.sent)
 
 
