@@ -19,6 +19,7 @@ import restarting
 import test_restart_vfio_user as over_vfio_user
 import vhost_user_client as vu
 from numbered_guest import PROTOCOL, Guest, Packed, Split
+from upgrading import Upgrades
 from vhost_user_client import DESC_WRITE
 
 NET = 'mgmtdev sim_net mac 52:54:00:00:00:01 max_vqp 2 backend loopback'
@@ -122,7 +123,7 @@ class ControlGuest(Guest):
 
 
 class OverVhostUser(ControlGuest):
-    Host = restarting.Host
+    Host = Upgrades
 
     def connect(self, path):
         self.client = restarting.patient(path)
@@ -137,7 +138,7 @@ class OverVhostUser(ControlGuest):
 
 
 class OverVfioUser(over_vfio_user.Driven, ControlGuest):
-    Host = over_vfio_user.Host
+    Host = over_vfio_user.Handing
 
     def reset(self):
         self.function.set(over_vfio_user.vfu.STATUS, 0)
@@ -181,9 +182,13 @@ class Sets(unittest.TestCase):
                 self.check_unset(guest)
                 self.set_all(guest, own)
                 self.check_set(guest, own)
-                for end in host.crash, host.restart, host.crash:
+                for end in host.crash, host.restart:
                     end(taken=1)
                     self.check_set(guest, own)
+                host.upgrade(devices=1)
+                self.check_set(guest, own)
+                host.crash(taken=1)
+                self.check_set(guest, own)
                 self.assertNotIn('this connection ends', host.app.err.text())
                 # Before the driver has started it once more.
                 guest.reset()
