@@ -6,6 +6,7 @@ address, receive modes, MAC tables, VLANs and pairs. Behind vhost-user, where th
 to the device, and behind vfio-user. What is in force is seen by which frames come back from a loopback."""
 
 import contextlib
+import itertools
 import os
 import random
 import struct
@@ -143,6 +144,9 @@ class OverVfioUser(over_vfio_user.Driven, ControlGuest):
     def reset(self):
         self.function.set(over_vfio_user.vfu.STATUS, 0)
         self.reap()
+        # In the memory of those before, which nobody uses any more.
+        self.memory.next = self.end = getattr(self, 'end', self.memory.next)
+        self.memory.write(self.end, bytes(self.memory.size - self.end))
         ring = Packed if self.packed else Split
         self.queues = [ring(self.memory, q.index, q.num) for q in self.queues]
         self.ctrl = self.queues[4]
@@ -216,38 +220,22 @@ class Sets(unittest.TestCase):
                 host.crash(taken=1)
                 self.check_unset(other)
 
-    def test_kills_at_each_step_of_a_command(self):
-        """Killed before each store of what the driver has set, and each call of the system around it: the command
-        comes back, once, and counts."""
+    def kills_at(self, host, stride, act, check):
+        """act() once, and once more for each of its acts, before which the daemon is killed; check() of what it
+        gives, behind it and behind another kill. What is done first is reached, and how many kills there were."""
         kill_points.skip_without()
-        stride = int(os.environ.get('UVDPA_KILL_STRIDE', '0')) or harness.count(9, 1)
-        with self.guest(False) as (host, guest):
-            points = kill_points.Points(host.folder)
-            host.app.command = [*points.launcher, *host.app.command]
-            host.crash(taken=1)
-            guest.command(RX, 0, b'\0')
-            plan, kills, at = kill_points.Plan(stride, random.Random(SEED).randrange(stride)), 0, 0
-
-            def change():
-                """An address and a table that no command has set before."""
-                nonlocal at
-                at += 1
-                mac, listed = (struct.pack('>HI', 0x5254, at << 8 | n) for n in (0, 1))
-                guest.command(MAC, 1, mac)
-                guest.command(MAC, 0, tables(*(b'\x52\x54\0\1\0' + bytes([n]) for n in range(60)), listed))
-                return mac, listed
-
-            def holds(mac, listed):
-                self.assertEqual(guest.passes((0, mac, None), (0, listed, None), (0, OTHER, None), (0, OWN, None)), [0, 0, None, None])
-
-            points.arm()
-            holds(*change())
-            plan.saw(points.disarm())
-            self.assertIn('write state 0x0', plan.seen)
-            for label, nth in plan:
+        stride = int(os.environ.get('UVDPA_KILL_STRIDE', '0')) or stride
+        points, plan, kills = kill_points.Points(host.folder), kill_points.Plan(stride, random.Random(SEED).randrange(stride)), 0
+        host.app.command = [*points.launcher, *host.app.command]
+        host.crash(taken=1)
+        points.arm()
+        check(act())
+        plan.saw(points.disarm())
+        for label, nth in plan:
+            with self.subTest(f'{nth}. {label}'):
                 points.arm(label, nth)
-                now = []
-                thread = threading.Thread(target=lambda now=now: now.append(change()))
+                done = []
+                thread = threading.Thread(target=lambda done=done: done.append(act()))
                 thread.start()
                 while thread.is_alive() and host.app.process.poll() is None:
                     thread.join(0.01)
@@ -257,13 +245,45 @@ class Sets(unittest.TestCase):
                     kills += 1
                     host.crash(taken=1)
                 thread.join()
-                self.assertEqual(len(now), 1, f'{nth}. {label}')
-                self.assertEqual(guest.acks, [0] * guest.sent, f'{nth}. {label}')
-                holds(*now[0])
+                self.assertEqual(len(done), 1)
+                check(done[0])
                 host.crash(taken=1)
-                holds(*now[0])
-            self.assertGreater(kills, 1)
-            harness.figure(f'seed {SEED}: {kills} kills of {len(plan.order)} points, {guest.sent} commands')
+                check(done[0])
+        self.assertGreater(kills, 1)
+        harness.figure(f'seed {SEED}: {kills} kills of {len(plan.order)} points')
+        return plan.seen
+
+    def test_kills_at_each_step_of_a_command(self):
+        """Killed before each store of what the driver has set, and each call of the system around it: the command
+        comes back, once, and counts."""
+        with self.guest(False) as (host, guest):
+            rounds = itertools.count(1)
+
+            def change():
+                """An address and a table that no command has set before."""
+                at = next(rounds)
+                mac, listed = (struct.pack('>HI', 0x5254, at << 8 | n) for n in (0, 1))
+                guest.command(MAC, 1, mac)
+                guest.command(MAC, 0, tables(*(b'\x52\x54\0\1\0' + bytes([n]) for n in range(60)), listed))
+                return mac, listed
+
+            def holds(what):
+                mac, listed = what
+                self.assertEqual(guest.passes((0, mac, None), (0, listed, None), (0, OTHER, None), (0, OWN, None)), [0, 0, None, None])
+                self.assertEqual(guest.acks, [0] * guest.sent)
+
+            guest.command(RX, 0, b'\0')
+            self.assertIn('write state 0x0', self.kills_at(host, harness.count(9, 1), change, holds))
+
+    def test_kills_at_each_step_of_a_reset(self):
+        """And of the start behind it: what was set before is forgotten in any case."""
+        with self.guest(False) as (host, guest):
+            def begin_anew():
+                self.set_all(guest, OWN)
+                guest.reset()
+                guest.start()
+
+            self.kills_at(host, harness.count(211, 7), begin_anew, lambda _: self.check_unset(guest))
 
     def test_commands_under_kills(self):
         """At any moment, from several kills in a row on; commands are under way."""
@@ -284,6 +304,7 @@ class Sets(unittest.TestCase):
 
 class SetsOverVfioUser(Sets):
     Guest = OverVfioUser
+    test_kills_at_each_step_of_a_reset = None
 
 
 load_tests = harness.load_tests
