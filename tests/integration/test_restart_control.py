@@ -304,6 +304,7 @@ class Sets(unittest.TestCase):
 
 class SetsOverVfioUser(Sets):
     Guest = OverVfioUser
+    # Acts have numbers of messages in their names, and each round has others.
     test_kills_at_each_step_of_a_reset = None
 
 
