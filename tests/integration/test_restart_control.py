@@ -222,7 +222,7 @@ class Sets(unittest.TestCase):
 
     def kills_at(self, host, stride, act, check):
         """act() once, and once more for each of its acts, before which the daemon is killed; check() of what it
-        gives, behind it and behind another kill. What is done first is reached, and how many kills there were."""
+        gives, behind it, and behind one kill more at last. What is done first is reached, and how many kills there were."""
         kill_points.skip_without()
         stride = int(os.environ.get('UVDPA_KILL_STRIDE', '0')) or stride
         points, plan, kills = kill_points.Points(host.folder), kill_points.Plan(stride, random.Random(SEED).randrange(stride)), 0
@@ -247,9 +247,9 @@ class Sets(unittest.TestCase):
                 thread.join()
                 self.assertEqual(len(done), 1)
                 check(done[0])
-                host.crash(taken=1)
-                check(done[0])
-        self.assertGreater(kills, 1)
+        host.crash(taken=1)
+        check(done[-1])
+        self.assertGreater(kills, 0)
         harness.figure(f'seed {SEED}: {kills} kills of {len(plan.order)} points')
         return plan.seen
 
@@ -273,7 +273,7 @@ class Sets(unittest.TestCase):
                 self.assertEqual(guest.acks, [0] * guest.sent)
 
             guest.command(RX, 0, b'\0')
-            self.assertIn('write state 0x0', self.kills_at(host, harness.count(9, 1), change, holds))
+            self.assertIn('write state 0x0', self.kills_at(host, harness.count(13, 1), change, holds))
 
     def test_kills_at_each_step_of_a_reset(self):
         """And of the start behind it: what was set before is forgotten in any case."""
@@ -283,7 +283,7 @@ class Sets(unittest.TestCase):
                 guest.reset()
                 guest.start()
 
-            self.kills_at(host, harness.count(211, 7), begin_anew, lambda _: self.check_unset(guest))
+            self.kills_at(host, harness.count(301, 7), begin_anew, lambda _: self.check_unset(guest))
 
     def test_commands_under_kills(self):
         """At any moment, from several kills in a row on; commands are under way."""
@@ -291,7 +291,7 @@ class Sets(unittest.TestCase):
         for packed in False, True:
             with self.subTest(packed=packed), self.guest(packed) as (host, guest):
                 guest.command(RX, 0, b'\0')
-                for n in range(harness.count(3, 60)):
+                for n in range(harness.count(1, 60)):
                     macs = [struct.pack('>HI', 0x5254, n << 8 | i) for i in range(10)]
                     for mac in macs:
                         guest.send(MAC, 1, mac)
