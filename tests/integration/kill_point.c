@@ -10,9 +10,10 @@
  * a line of UVDPA_KILL_ARM.log, and the last one is where it died.
  *
  * Acts are calls of libc (requests to the store, writes of the journal, VFIO's ioctls, messages,
- * sockets, event loops) and, one by one, stores to memory that others see: the wire of a connection
- * and the registers of a function. That memory is mapped read-only, and a store that faults is
- * carried out by a single step of the processor.
+ * sockets, event loops) and, one by one, stores to memory that others see: the wire of a
+ * connection, the state that a device's driver has said, and the registers of a function. That
+ * memory is mapped read-only, and a store that faults is carried out by a single step of the
+ * processor.
  */
 
 #include <dlfcn.h>
@@ -210,7 +211,7 @@ is_vfio_device(const char *name)
 struct range {
 	uint8_t *begin, *end; /* NULL: none */
 	uint64_t at;	      /* of begin in its file */
-	bool is_device;
+	const char *file;     /* in memory; NULL: a function's registers */
 };
 
 static struct range ranges[RANGES_MAX];
@@ -249,11 +250,11 @@ on_fault(int sig, siginfo_t *info, void *context)
 	at = r->at + (uint64_t)(addr - r->begin);
 	/* A string instruction is one act. */
 	if ((uint64_t)regs[REG_RIP] != last_ip) {
-		if (r->is_device)
+		if (r->file == NULL)
 			act("write register 0x%llx of region %u", (unsigned long long)INSIDE(at),
 			    (unsigned int)REGION(at));
-		else if (at < WIRE_INPUT)
-			act("write wire 0x%llx", (unsigned long long)at);
+		else if (strcmp(r->file, "wire") != 0 || at < WIRE_INPUT)
+			act("write %s 0x%llx", r->file, (unsigned long long)at);
 		else
 			act("write wire's input");
 	}
@@ -289,7 +290,7 @@ forget(uint8_t *begin, uint8_t *end)
 }
 
 static void
-watch(uint8_t *begin, size_t len, uint64_t at, bool is_device)
+watch(uint8_t *begin, size_t len, uint64_t at, const char *file)
 {
 	static bool has_handlers;
 	struct sigaction sa = {.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
@@ -307,9 +308,22 @@ watch(uint8_t *begin, size_t len, uint64_t at, bool is_device)
 		i++;
 	if (i == RANGES_MAX)
 		abort();
-	ranges[i] = (struct range){begin, begin + len, at, is_device};
+	ranges[i] = (struct range){begin, begin + len, at, file};
 	drop_lock();
 	(void)syscall(SYS_mprotect, begin, len, PROT_READ);
+}
+
+/* Of a file in memory whose stores are acts; NULL: it is none. */
+static const char *
+watched_file(const char *name)
+{
+	static const char *const files[] = {"wire", "state"};
+
+	for (unsigned int i = 0; i < sizeof(files) / sizeof(files[0]); i++)
+		if (strncmp(name, "/memfd:", 7) == 0 &&
+		    strncmp(name + 7, files[i], strlen(files[i])) == 0)
+			return files[i];
+	return NULL;
 }
 
 void *
@@ -318,15 +332,15 @@ mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t offset)
 	char buf[PATH_MAX];
 	const char *name = fd >= 0 ? name_of(fd, buf) : "";
 	uint8_t *p = NEXT(mmap64)(addr, len, prot, flags, fd, offset);
-	bool is_wire = strncmp(name, "/memfd:wire", strlen("/memfd:wire")) == 0;
+	const char *file = watched_file(name);
 
 	if (p == MAP_FAILED)
 		return p;
 	len = (len + PAGE - 1) & ~(PAGE - 1);
 	forget(p, p + len);
 	if (getenv("UVDPA_KILL_ARM") != NULL && (prot & PROT_WRITE) != 0 &&
-	    (flags & MAP_SHARED) != 0 && (is_wire || is_vfio_device(name)))
-		watch(p, len, (uint64_t)offset, !is_wire);
+	    (flags & MAP_SHARED) != 0 && (file != NULL || is_vfio_device(name)))
+		watch(p, len, (uint64_t)offset, file);
 	return p;
 }
 

@@ -201,6 +201,15 @@ def patient(path):
     return vu.Client(path, timeout=20 * harness.TIMEOUT)
 
 
+def begin_move(client):
+    """It loads a device's state, which is not there yet: its connection ends with the process."""
+    reader, writer = os.pipe()
+    client.owned.append(writer)
+    client.negotiate(vu.F_VERSION_1, PROTOCOL | vu.P_DEVICE_STATE)
+    assert client.set_device_state_fd(vu.STATE_LOAD, reader) == 0
+    os.close(reader)
+
+
 class Kept:
     """A guest whose connection stays the same all the time."""
 

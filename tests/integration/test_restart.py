@@ -19,7 +19,7 @@ import unittest
 
 import harness
 import vhost_user_client as vu
-from restarting import Host, KeptBlock, KeptNet
+from restarting import Host, KeptBlock, KeptNet, begin_move
 
 KILLS = harness.count(6, 100)
 RESTARTS = harness.count(3, 5)
@@ -238,12 +238,12 @@ class Words(unittest.TestCase):
                 self.said(host, 'shadow: vhost-user: its connection does not go on: with `migration')
                 self.stays(guest)
 
-    def test_a_front_end_that_left_the_control_queue_to_the_device_ends(self):
+    def test_a_front_end_that_takes_a_state_to_another_host_ends(self):
         with Host({'net0': self.NET}) as host, vu.Client(host.app.socket('net0')) as client:
-            client.negotiate(vu.F_VERSION_1 | vu.F_CTRL_VQ)
-            self.said(host, 'net0: vhost-user: this connection ends with the process: the device has its control')
+            begin_move(client)
+            self.said(host, "net0: vhost-user: this connection ends with the process: its device's state is being moved")
             host.crash(taken=0)
-            self.said(host, 'net0: vhost-user: its connection does not go on: the device has its control queue')
+            self.said(host, "net0: vhost-user: its connection does not go on: its device's state is being moved")
             self.assertTrue(client.is_closed())
             # The device does.
             self.stays(*self.guests(host, 'net0'))

@@ -386,14 +386,6 @@ class Words(unittest.TestCase):
                 host.crash(taken=2)
                 moving.check_connection()
 
-    def test_a_driver_that_has_the_control_queue_ends(self):
-        with Host({'net0': NET}) as host, KeptNet(random.Random(1)) as guest:
-            guest.features |= 1 << 17
-            guest.connect(host.app.socket('net0')).start()
-            host.app.err.wait('net0: vfio-user: this connection ends with the process: the device has its control')
-            host.crash(taken=0)
-            self.assertTrue(guest.client.is_closed())
-
     def test_a_client_with_too_many_ranges_ends(self):
         with Host({'net0': NET}) as host, KeptNet(random.Random(1)) as guest:
             guest.connect(host.app.socket('net0')).start()

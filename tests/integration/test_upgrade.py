@@ -16,7 +16,7 @@ import unittest
 
 import harness
 import vhost_user_client as vu
-from restarting import KeptBlock, KeptNet
+from restarting import KeptBlock, KeptNet, begin_move
 from upgrading import Upgrades, UpgradesOfService
 
 UPGRADES = harness.count(2, 50)  # on rings of either kind
@@ -453,12 +453,12 @@ class Failures(Case):
         self.begin(devices={**DEVICES, 'net1': NET})
         pid = self.host.app.pid
         with self.slow_upgrade() as answer, vu.Client(self.host.app.socket('net1')) as client:
-            client.negotiate(vu.F_VERSION_1 | vu.F_CTRL_VQ)
+            begin_move(client)
             client.ask_u64(vu.GET_FEATURES)
             with open(f'{self.host.folder}/slow.go', 'w', encoding='ascii'):
                 pass
             harness.wait_for(lambda: answer, 'the answer')
-            self.assertRegex(answer['error'], r'net1 \(the device has its control queue')
+            self.assertRegex(answer['error'], r'net1 \(its device.s state is being moved')
             self.assertTrue(client.ask_u64(vu.GET_FEATURES))
         self.assertEqual(self.host.app.pid, pid)
         self.check()
@@ -589,7 +589,7 @@ class Refusals(Case):
         other = self.host.program('other', 'for a; do shift; case "$a" in "name net1 "*) a="$a mac 02:00:00:00:00:77";; '
                                   f'esac; set -- "$@" "$a"; done\nexec {harness.APP} "$@"')
         with vu.Client(self.host.app.socket('net1')) as client:
-            client.negotiate(vu.F_VERSION_1 | vu.F_CTRL_VQ)
+            begin_move(client)
             client.ask_u64(vu.GET_FEATURES)
             answer = self.host.upgrade(devices=2, force=True, program=other)
         self.assertEqual(answer['anew'], ['net1'])
@@ -598,9 +598,9 @@ class Refusals(Case):
     def test_a_connection_that_cannot_go_on(self):
         self.begin(devices={**DEVICES, 'net1': NET})
         with vu.Client(self.host.app.socket('net1')) as client:
-            client.negotiate(vu.F_VERSION_1 | vu.F_CTRL_VQ)
+            begin_move(client)
             client.ask_u64(vu.GET_FEATURES)
-            self.assertRegex(self.host.app.refusal('daemon.upgrade'), r'net1 \(the device has its control queue')
+            self.assertRegex(self.host.app.refusal('daemon.upgrade'), r'net1 \(its device.s state is being moved')
             self.assertTrue(client.ask_u64(vu.GET_FEATURES))
         # Its end may not have been noticed yet.
         with self.traffic():

@@ -21,9 +21,8 @@ UPGRADES = vmtest.count(2, 20)
 MODEL_KILLS = vmtest.count(3, 20)
 MODEL_RESTARTS = vmtest.count(1, 5)
 MODEL_UPGRADES = vmtest.count(1, 20)
-
-# VERSION_1, STATUS and MAC: a driver with the control queue would lose its connection.
-NO_CTRL = 1 << 32 | 1 << 16 | 1 << 5
+# What the guest sets by the control queue of a device that has it.
+SET_MAC = "52:54:00:00:0a:bc"
 
 SCRIPT = """
 n=0
@@ -34,6 +33,8 @@ for mac in %(macs)s; do
     wait_for 60 grep -q up /sys/class/net/$net/operstate
     n=$((n + 1))
 done
+# The last one's control queue is the device's, where there are two.
+[ $n = 1 ] || ip link set dev $net address %(set_mac)s
 for d in %(disks)s; do
     mkdir /mnt/$d
     mkfs.ext4 -q -F /dev/$(disk $d)
@@ -137,7 +138,7 @@ class Restart(vmtest.GuestTest):
         # A connection that ended would not come back.
         devices = [arg.replace(",reconnect=1", "")
                    for arg in self.blk("disk0") + self.net("net0", vmtest.MAC0)]
-        g = self.guest("restart", SCRIPT % {"disks": " ".join(disks), "macs": " ".join(macs), "ends": " ".join(ends)},
+        g = self.guest("restart", SCRIPT % {"disks": " ".join(disks), "macs": " ".join(macs), "ends": " ".join(ends), "set_mac": SET_MAC},
                        [*devices, *others], qemu=qemu or machine.QEMU)
         results = g.run({"crash": crash, "restart": restart, "upgrade": upgrade})
         for disk in disks:
@@ -154,10 +155,12 @@ class Restart(vmtest.GuestTest):
         # One more of each kind, as functions, where there is a QEMU for them.
         if qemu:
             words += ["name disk1 mgmtdev sim_blk backend file %s/disk1.img serial s1 vfio_user %s/disk1.sock",
-                      f"name net1 mgmtdev sim_net mac {vmtest.MAC1} backend echo device_features {NO_CTRL} vfio_user %s/net1.sock"]
+                      f"name net1 mgmtdev sim_net mac {vmtest.MAC1} backend echo vfio_user %s/net1.sock"]
             others = vfio_user.vfio_user("disk1", f"{self.folder}/disk1.sock") + vfio_user.vfio_user("net1", f"{self.folder}/net1.sock")
         d = daemon.Daemon(vmtest.BUILD, self.folder, words, ["--keep", f"unix:{self.keeper()}"])
         self.check(d, ["crash"] * KILLS + ["restart"] * RESTARTS + ["upgrade"] * UPGRADES, others, qemu)
+        if others:
+            self.assertEqual(d.ask("/vdpa/dev/show", "net1")["mac"], SET_MAC)
         for disk in range(len(words) // 2):
             self.assertEqual(d.stats(f"disk{disk}")["io_errors"], 0)
 

@@ -263,7 +263,8 @@ struct sim_class {
 	int (*save_state)(struct sim_device *dev, void *buf, size_t room);
 	/** With it: vdpa_config_ops.load_state, before start(). reset() forgets it. */
 	int (*load_state)(struct sim_device *dev, const void *buf, size_t len);
-	/** vdpa_config_ops.can_restart. */
+	/** vdpa_config_ops.can_restart. Of a class with save_state, whenever it has changed the
+	 * state it calls sim_state_changed(). */
 	int (*can_restart)(struct sim_device *dev);
 	/** Optional: vdpa_config_ops.get_tie. */
 	const char *(*get_tie)(struct sim_device *dev);
@@ -340,6 +341,10 @@ sim_count(uint64_t *counter, uint64_t n)
 {
 	vdpa_counter_add(counter, n);
 }
+
+/** On the worker, of a class with save_state: its state is another now. Before a command that has
+ * changed it is used. */
+void sim_state_changed(struct sim_device *dev);
 
 /* Management (sim_driver.c). */
 

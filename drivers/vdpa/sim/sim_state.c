@@ -2,9 +2,9 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The ops by which a class' own state goes to another host. Until DRIVER_OK the worker does not
- * know the device, so a state that is loaded is taken on the caller's thread, and a reset forgets
- * it as it forgets what a driver has set.
+ * The ops by which a class' own state goes to another host, and how another process hears of it.
+ * Until DRIVER_OK the worker does not know the device, so a state that is loaded is taken on the
+ * caller's thread, and a reset forgets it as it forgets what a driver has set.
  */
 
 #include "sim_priv.h"
@@ -48,4 +48,14 @@ sim_load_state(struct vdpa_device *vdev, const void *buf, size_t len)
 				  dev->class->name);
 	dev->loaded = true;
 	return sim_on_worker(work_load, (struct sim_work){.dev = dev, .buf = buf, .len = len});
+}
+
+void
+sim_state_changed(struct sim_device *dev)
+{
+	uint8_t state[SIM_STATE_MAX];
+	int n = dev->class->save_state(dev, state, sizeof(state));
+
+	if (n >= 0)
+		vdpa_device_state_changed(&dev->vdev, state, (size_t)n);
 }

@@ -133,6 +133,7 @@ struct vdpa_consumer {
 	int64_t driver_state_us;  /* that it took to take it */
 	bool driver_state_taken;  /* since the start */
 	bool driver_state_loaded; /* it came from elsewhere: the start is to load it */
+	bool driver_state_kept;	  /* it is a former process', and others have it, too */
 	bool driver_state_lost;	  /* it could not be taken; driver_state_error says why */
 	struct vdpa_error_saved driver_state_error;
 

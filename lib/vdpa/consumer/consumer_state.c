@@ -36,7 +36,7 @@ consumer_forget_driver_state(struct vdpa_consumer *c)
 	c->driver_state_len = 0;
 	c->driver_state_us = 0;
 	c->driver_state_lost = false;
-	c->driver_state_taken = c->driver_state_loaded = false;
+	c->driver_state_taken = c->driver_state_loaded = c->driver_state_kept = false;
 }
 
 void
@@ -165,6 +165,31 @@ apply_places(struct vdpa_consumer *c, const struct vdpa_saved_state *s)
 	}
 }
 
+/* The next start is to load it. Nothing fails behind the copy. */
+static int
+copy_driver_state(const uint8_t *buf, size_t len, uint8_t **copy)
+{
+	*copy = NULL;
+	if (len == 0)
+		return 0;
+	*copy = malloc(len);
+	if (*copy == NULL)
+		return vdpa_error(ENOMEM, "out of memory");
+	memcpy(*copy, buf, len);
+	return 0;
+}
+
+static void
+load_driver_state(struct vdpa_consumer *c, uint8_t *copy, size_t len)
+{
+	consumer_forget_driver_state(c);
+	if (copy == NULL)
+		return;
+	c->driver_state = copy;
+	c->driver_state_len = len;
+	c->driver_state_loaded = true;
+}
+
 static int
 load_state(struct vdpa_consumer *c, const uint8_t *buf, size_t len)
 {
@@ -183,23 +208,15 @@ load_state(struct vdpa_consumer *c, const uint8_t *buf, size_t len)
 	if (rc == 0)
 		rc = vdpa_device_try_driver_state(c->vdev, consumer_device_features(c, s.features),
 						  s.driver, s.driver_len);
-	if (rc == 0 && s.driver_len > 0) {
-		driver = malloc(s.driver_len);
-		rc = driver == NULL ? vdpa_error(ENOMEM, "out of memory") : 0;
-	}
+	if (rc == 0)
+		rc = copy_driver_state(s.driver, s.driver_len, &driver);
 	if (rc < 0)
 		return rc;
 	/* Nothing fails any more. */
 	apply_places(c, &s);
 	vdpa_notice(VDPA_NOTICE_MIGRATION, c->vdev->name, "loaded");
 	c->arrived = true;
-	consumer_forget_driver_state(c);
-	if (driver == NULL)
-		return 0;
-	memcpy(driver, s.driver, s.driver_len);
-	c->driver_state = driver;
-	c->driver_state_len = s.driver_len;
-	c->driver_state_loaded = true;
+	load_driver_state(c, driver, s.driver_len);
 	return 0;
 }
 
@@ -212,6 +229,34 @@ vdpa_consumer_load_state(struct vdpa_consumer *c, const uint8_t *buf, size_t len
 
 	vdpa_phase_end(c->vdev, VDPA_PHASE_LOAD, begun_us);
 	return rc;
+}
+
+int
+vdpa_consumer_resume_state(struct vdpa_consumer *c, const uint8_t *buf, size_t len)
+{
+	CONSUMER_LOCKED(c);
+	uint8_t *driver = NULL;
+	int rc = check_still(c);
+
+	if (rc == 0)
+		rc = vdpa_device_try_driver_state(c->vdev, consumer_device_features(c, c->features),
+						  buf, len);
+	if (rc == 0)
+		rc = copy_driver_state(buf, len, &driver);
+	if (rc < 0)
+		return rc;
+	load_driver_state(c, driver, len);
+	c->driver_state_kept = true;
+	return 0;
+}
+
+bool
+vdpa_consumer_holds_state(struct vdpa_consumer *c)
+{
+	CONSUMER_LOCKED(c);
+
+	return !consumer_runs(c) && !c->driver_state_kept &&
+	       (c->driver_state != NULL || c->driver_state_lost);
 }
 
 /* On arrival. */

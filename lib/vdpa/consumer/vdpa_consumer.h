@@ -157,6 +157,14 @@ int vdpa_consumer_save_state(struct vdpa_consumer *c, uint8_t **buf, size_t *len
  * that differs; -EOPNOTSUPP for a driver's part that the driver here does not take.
  */
 int vdpa_consumer_load_state(struct vdpa_consumer *c, const uint8_t *buf, size_t len);
+/** Go on, with the next start, from what a former process' driver has said that its state is
+ * (vdpa_device_state_changed()): the features are set, and it is loaded once to see whether it can
+ * be. -EBUSY for a device that runs; -EOPNOTSUPP for a driver that takes none; what load_state
+ * says; -ENOMEM. */
+int vdpa_consumer_resume_state(struct vdpa_consumer *c, const uint8_t *buf, size_t len);
+/** Whether the state of a device that is stopped is here alone: it was taken at the stop for
+ * another host, or has come from one, and ends with the process. */
+bool vdpa_consumer_holds_state(struct vdpa_consumer *c);
 
 /**
  * SEND_RARP: announce the guest by this address; of a device that does not run yet at its start, as

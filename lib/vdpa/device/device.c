@@ -185,6 +185,7 @@ device_free(struct vdpa_device *vdev)
 		close(core->config_fd);
 	vdpa_iotlb_put(core->iotlb);
 	vdpa_vm_leave(core->vm);
+	pthread_mutex_destroy(&core->state_lock);
 	pthread_mutex_destroy(&core->show_lock);
 	pthread_mutex_destroy(&core->fail_lock);
 	pthread_mutex_destroy(&core->lock);
@@ -286,6 +287,7 @@ vdpa_alloc_device_size(size_t size, const char *name, const struct vdpa_config_o
 	pthread_mutex_init(&core->lock, NULL);
 	pthread_mutex_init(&core->fail_lock, NULL);
 	pthread_mutex_init(&core->show_lock, NULL);
+	pthread_mutex_init(&core->state_lock, NULL);
 	core->refcnt = 1;
 	core->config_fd = -1;
 	vdpa_work_queue_init(&core->work);

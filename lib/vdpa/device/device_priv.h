@@ -150,6 +150,10 @@ struct vdpa_device_core {
 	uint32_t snapshot_generation;
 	struct vdpa_work snapshot_work;
 
+	/* Who keeps the driver's state for another process: state_keeper.c. */
+	pthread_mutex_t state_lock;		/* innermost; held for a copy only */
+	struct vdpa_state_keeper *state_keeper; /* NULL: nobody; state lock */
+
 	/* Failure: the first report since the last reset, and that the device is gone. */
 	pthread_mutex_t fail_lock;
 	enum vdpa_fail_state fail_state;
@@ -189,6 +193,10 @@ vdpa_device_started(const struct vdpa_device *vdev)
 {
 	return vdev->core->state == VDPA_STATE_RUNNING || vdev->core->state == VDPA_STATE_SUSPENDED;
 }
+
+/* state_keeper.c: the device was stopped for its front end, and its driver's state with it. From
+ * any thread. */
+void vdpa_device_state_ends(struct vdpa_device *vdev);
 
 /* device.c: whether it is a name that a device, or a VM, can have. */
 bool vdpa_name_is_valid(const char *name);

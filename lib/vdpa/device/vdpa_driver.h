@@ -302,9 +302,10 @@ struct vdpa_config_ops {
 
 	/**
 	 * Optional: whether another process goes on with the device, once this one was killed, from
-	 * the front end's rings, memory and inflight areas alone: all else that the device is must
-	 * follow from its words. Constant from the registration on. 0; a negative errno with a
-	 * message. NULL: it does not.
+	 * the front end's rings, memory and inflight areas, and from what the driver has said by
+	 * vdpa_device_state_changed(), alone: all else that the device is must follow from its
+	 * words. Constant from the registration on. 0; a negative errno with a message. NULL: it
+	 * does not.
 	 */
 	int (*can_restart)(struct vdpa_device *vdev);
 
@@ -422,6 +423,20 @@ void vdpa_device_gone(struct vdpa_device *vdev, int err, const char *fmt, ...)
 
 /** The first failure's text since the last reset; "" for none. The device's lock is not needed. */
 void vdpa_device_failure(struct vdpa_device *vdev, char *buf, size_t len);
+
+/**
+ * Report that what save_state would give is another now, such as by a command of a control queue:
+ * where devices outlive the process, the next one loads this by load_state before it starts the
+ * device. A command must have been reported before its used entry can be seen: where the process is
+ * killed in between, the next one executes it once more. The core itself notes what a start has
+ * loaded, and forgets all of it when the front end's driver stops the device.
+ *
+ * Between DRIVER_OK and the return of reset; one call at a time of a device. From any thread, from
+ * inside ops too: it waits for nothing, and copies.
+ *
+ * @param state  len bytes, VDPA_STATE_MAX at most: what save_state gives.
+ */
+void vdpa_device_state_changed(struct vdpa_device *vdev, const void *state, size_t len);
 
 /** State now; it may change at once unless the caller holds the device still. From any thread. */
 enum vdpa_device_state vdpa_device_get_state(const struct vdpa_device *vdev);

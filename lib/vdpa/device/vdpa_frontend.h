@@ -392,6 +392,18 @@ bool vdpa_device_vq_can_move(struct vdpa_device *vdev, uint16_t idx,
 			     const struct vdpa_vq_state *state);
 /** Whether such a device executes its rings while no process lives: they need no inflight areas. */
 bool vdpa_device_runs_alone(const struct vdpa_device *vdev);
+/**
+ * Who keeps the state of the device's driver for another process: keep() gets what
+ * vdpa_device_state_changed() was called with, and what a start has loaded, from any thread, one
+ * call at a time; it must neither wait nor call the core. state NULL: the device was stopped by
+ * vdpa_device_stop(), and has none. Embedded in the keeper's own struct.
+ */
+struct vdpa_state_keeper {
+	void (*keep)(struct vdpa_state_keeper *keeper, const void *state, size_t len);
+};
+/** One, in the place of the one before; NULL: none, and on return none is called. From any thread.
+ */
+void vdpa_device_set_state_keeper(struct vdpa_device *vdev, struct vdpa_state_keeper *keeper);
 /** Whether a former process has left it running, and the next start finds it so: that one is to say
  * what was said before. */
 bool vdpa_device_is_left(struct vdpa_device *vdev);

@@ -98,6 +98,8 @@ make_files(struct vfu_kept *k)
 		rc = vdpa_kept_file_make(k->dev->vdev->name, SHARED, shared_size(k), &k->shm);
 	if (rc == 0)
 		find_shared(k);
+	if (rc == 0)
+		rc = vdpa_kept_state_make(&k->state, k->dev->vdev);
 	return rc;
 }
 
@@ -110,6 +112,8 @@ take_files(struct vfu_kept *k)
 		rc = vdpa_kept_file_take(k->dev->vdev->name, SHARED, shared_size(k), &k->shm);
 	if (rc == 0)
 		find_shared(k);
+	if (rc == 0)
+		rc = vdpa_kept_state_take(&k->state, k->dev->vdev);
 	return rc;
 }
 
@@ -117,6 +121,7 @@ static void
 drop_files(struct vfu_kept *k)
 {
 	vdpa_wire_unmap(&k->wire);
+	vdpa_kept_state_drop(&k->state);
 	vdpa_vhu_shm_unmap(k->shm);
 	k->shm = NULL;
 	k->shared = NULL;
@@ -311,6 +316,7 @@ vdpa_vfus_kept_connected(struct vfu_server *s)
 	vdpa_vfus_kept_forget(k);
 	vdpa_wire_begin(&k->wire);
 	memset(k->shm->addr, 0, k->shm->len);
+	vdpa_kept_state_clear(&k->state);
 	k->shared->reply_for = VFU_NOWHERE;
 	/* What its client is going to map: those of the client before are others. */
 	if (k->dev->doorbells.poll)

@@ -20,6 +20,7 @@
 #include <sys/types.h>
 
 #include "error_priv.h"
+#include "kept_state.h"
 #include "listen.h"
 #include "vfio_user_record.h"
 
@@ -37,6 +38,7 @@ struct vfu_kept {
 	bool starts_late; /* the device, once no other process may have it back */
 	struct vdpa_wire wire;
 	struct vdpa_wire_fds live;
+	struct vdpa_state_kept state; /* what was set by the control queue */
 	/* Replies, and inflight areas. */
 	struct vhu_shm *shm;
 	struct vfu_kept_shared *shared; /* in shm */

@@ -17,7 +17,6 @@
 #include <unistd.h>
 
 #include <linux/virtio_config.h>
-#include <linux/virtio_net.h>
 #include <rte_bitops.h>
 #include <rte_common.h>
 
@@ -99,12 +98,9 @@ why_cold(const struct vfu_device *dev)
 		return "its device's state is being moved";
 	if (dev->log.asked || dev->log.on || dev->log.own != NULL)
 		return "its memory is logged";
-	if ((vp->status & VIRTIO_CONFIG_S_FEATURES_OK) != 0 &&
-	    (vp->driver_features & RTE_BIT64(VIRTIO_NET_F_CTRL_VQ)) != 0 &&
-	    vp->params.device_id == VIRTIO_ID_NET)
-		return "the device has its control queue, and what was set by that ends with the "
-		       "process";
-	return NULL;
+	return (vp->status & VIRTIO_CONFIG_S_FEATURES_OK) != 0
+		       ? vdpa_kept_state_why_cold(&dev->kept.state, dev->vdev, vp->driver_features)
+		       : NULL;
 }
 
 /* What may change by an access to registers. */
@@ -554,13 +550,18 @@ static int
 apply_registers(struct vfu_device *dev, const struct vfu_record *r)
 {
 	struct vp_saved s;
+	bool negotiated;
 	int rc = vdpa_vp_saved_read(&dev->vp, r->registers, r->registers_len, &s);
 
 	if (rc < 0)
 		return rc;
 	vdpa_vp_saved_apply(&dev->vp, &s);
-	if ((s.status & VIRTIO_CONFIG_S_FEATURES_OK) != 0)
+	negotiated = (s.status & VIRTIO_CONFIG_S_FEATURES_OK) != 0;
+	if (negotiated)
 		rc = vdpa_consumer_negotiate(dev->consumer, s.features);
+	/* A start that no record knows of may have been carried out. */
+	if (rc == 0)
+		rc = vdpa_kept_state_apply(&dev->kept.state, dev->consumer, s.features, negotiated);
 	vdpa_vp_saved_free(&s);
 	return rc;
 }

@@ -65,6 +65,8 @@ make_files(struct vhu_device *dev)
 
 	if (rc == 0)
 		rc = vdpa_kept_file_make(dev->vdev->name, AREAS, k->stride * dev->nvqs, &k->areas);
+	if (rc == 0)
+		rc = vdpa_kept_state_make(&k->state, dev->vdev);
 	return rc;
 }
 
@@ -76,6 +78,8 @@ take_files(struct vhu_device *dev)
 
 	if (rc == 0)
 		rc = vdpa_kept_file_take(dev->vdev->name, AREAS, k->stride * dev->nvqs, &k->areas);
+	if (rc == 0)
+		rc = vdpa_kept_state_take(&k->state, dev->vdev);
 	return rc;
 }
 
@@ -85,6 +89,7 @@ drop_files(struct vhu_device *dev)
 	struct vhu_kept *k = &dev->kept;
 
 	vdpa_wire_unmap(&k->wire);
+	vdpa_kept_state_drop(&k->state);
 	vdpa_vhu_shm_unmap(k->areas);
 	k->areas = NULL;
 }
@@ -261,6 +266,7 @@ vdpa_vhu_kept_connected(struct vhu_device *dev)
 		return;
 	vdpa_wire_begin(&k->wire);
 	memset(k->areas->addr, 0, k->areas->len);
+	vdpa_kept_state_clear(&k->state);
 	rc = vdpa_vhu_planned_is(dev)
 		     ? 0
 		     : vdpa_restart_put(dev->vdev->name, VHU_KEPT_CONNECTION, dev->conn.fd);

@@ -19,6 +19,7 @@
 #include <sys/types.h>
 
 #include "error_priv.h"
+#include "kept_state.h"
 #include "vhost_user_record.h"
 
 /* The connection's name in the store. */
@@ -38,6 +39,7 @@ struct vhu_kept {
 	bool starts_late; /* the device, with this status, once no other process may have it back */
 	uint8_t status;
 	struct vdpa_wire wire;	   /* the connection's bytes */
+	struct vdpa_state_kept state; /* what was set by the control queue */
 	struct vhu_shm *areas;	   /* inflight areas for front ends that have none */
 	size_t stride;		   /* bytes of an area */
 	struct vhu_record *former; /* of the process before; NULL: none */

@@ -20,7 +20,6 @@
 #include <unistd.h>
 
 #include <linux/virtio_config.h>
-#include <linux/virtio_net.h>
 #include <rte_common.h>
 
 #include "error_priv.h"
@@ -257,12 +256,11 @@ why_cold(const struct vhu_session *s)
 	for (uint16_t i = 0; i < s->nrings; i++)
 		if (s->calls[i] != NULL)
 			return "its calls come by a socket, as User-mode Linux has it";
-	if (vdpa_consumer_has_features(s->consumer, &features) &&
-	    (features & RTE_BIT64(VIRTIO_NET_F_CTRL_VQ)) != 0 &&
-	    vdpa_get_device_id(s->dev->vdev) == VIRTIO_ID_NET)
-		return "the device has its control queue, and what was set by that ends with the "
-		       "process";
-	return NULL;
+	if (!vdpa_consumer_has_features(s->consumer, &features))
+		return NULL;
+	if (vdpa_consumer_holds_state(s->consumer))
+		return "its device is stopped, and has a state that ends with the process";
+	return vdpa_kept_state_why_cold(&s->dev->kept.state, s->dev->vdev, features);
 }
 
 /* The same, of a kill alone. */
@@ -426,8 +424,7 @@ vdpa_vhu_record_look(struct vhu_device *dev)
 	const struct vhu_session *s = dev->session;
 	const struct vhu_kept_session *k = s != NULL ? s->kept : NULL;
 
-	if (k == NULL || !dev->kept.on || !vdpa_device_runs_alone(dev->vdev) ||
-	    dev->kept.said == (why_cold(s) != NULL))
+	if (k == NULL || !dev->kept.on || dev->kept.said == (why_cold(s) != NULL))
 		return;
 	if (vdpa_vhu_record_write(dev, k->has_reply ? &k->reply : NULL, k->reply_fd) < 0)
 		vdpa_vhu_kept_stop(dev, vdpa_vhu_why(dev, -1));
@@ -649,6 +646,18 @@ apply_features(struct vhu_device *dev, struct vhu_session *s, const struct vhu_r
 			       : 0;
 }
 
+/* Once the features are known. */
+static int
+apply_state(struct vhu_device *dev, struct vhu_session *s, const struct vhu_record *r)
+{
+	bool runs = false;
+
+	for (unsigned int i = 0; i < r->nrings; i++)
+		runs |= r->rings[i].facts.runs;
+	return vdpa_kept_state_apply(&dev->kept.state, s->consumer, r->connection.features,
+				     r->has_features && runs);
+}
+
 static int
 apply_memory(struct vhu_device *dev, struct vhu_session *s, const struct vhu_record *r)
 {
@@ -840,6 +849,8 @@ vdpa_vhu_record_apply(struct vhu_device *dev, struct vhu_session *s, const struc
 	int rc = apply_features(dev, s, r);
 
 	s->kept->done = r->connection.done;
+	if (rc == 0)
+		rc = apply_state(dev, s, r);
 	if (rc == 0)
 		rc = apply_memory(dev, s, r);
 	if (rc == 0)

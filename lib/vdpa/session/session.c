@@ -283,6 +283,8 @@ vdpa_session_start_with(struct vdpa_device *vdev, const struct vdpa_start_config
 			     ops->set_config_cb(vdev, vdev->core->config_fd));
 	if (rc == 0 && conf->state != NULL)
 		rc = vdpa_session_load_state(vdev, conf->state, conf->state_len);
+	if (rc == 0 && conf->state != NULL)
+		vdpa_device_state_changed(vdev, conf->state, conf->state_len);
 	/* Queues may have buffers already, which the device writes as soon as it runs. */
 	if (rc == 0 && conf->log != NULL)
 		rc = check_log(vdev);
@@ -354,6 +356,7 @@ vdpa_device_stop(struct vdpa_device *vdev)
 	vdpa_device_lock(vdev);
 	if (vdev->core->state != VDPA_STATE_REMOVED)
 		rc = vdpa_step_stop(vdev);
+	vdpa_device_state_ends(vdev);
 	for (uint16_t i = 0; i < vdev->core->nvqs; i++)
 		vdev->core->vqs[i].halted = false;
 	vdpa_device_unlock(vdev);

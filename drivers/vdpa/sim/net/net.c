@@ -434,6 +434,9 @@ net_start(struct sim_device *dev)
 	nd->frame_max = (dev->features & SIM_BIT(NET_F_MTU)) != 0
 				? (uint32_t)nd->mtu + RTE_ETHER_HDR_LEN + RTE_VLAN_HLEN
 				: UINT32_MAX;
+	/* A driver that can set VLANs has none until it does (virtio 1.2, 5.1.6.5.3). */
+	nd->vlan_filtering = (dev->features & SIM_BIT(NET_F_CTRL_VLAN)) != 0;
+	net_filter_update(nd);
 	if (nd->backend->start != NULL)
 		nd->backend->start(nd);
 }
@@ -484,8 +487,10 @@ net_announce(struct sim_device *dev, const uint8_t mac[6])
 	if (nd->link_up && nd->backend->send != NULL)
 		nd->backend->send(nd, &frame, sizeof(frame));
 	/* A driver that can does it better: it knows its addresses. */
-	if (ctrl_idx(nd) != UINT16_MAX && (dev->features & SIM_BIT(NET_F_GUEST_ANNOUNCE)) != 0)
+	if (ctrl_idx(nd) != UINT16_MAX && (dev->features & SIM_BIT(NET_F_GUEST_ANNOUNCE)) != 0) {
 		net_set_status(nd, NET_S_ANNOUNCE, 0);
+		sim_state_changed(dev);
+	}
 	return 0;
 }
 
@@ -548,8 +553,8 @@ net_stats(struct sim_device *dev, struct vdpa_stat *stats, unsigned int n)
 	return sim_stat(stats, n, i, "announces", &nd->announces);
 }
 
-/* What the guest sets by the control queue is the front end's to look at: where that keeps the
- * queue, all of the device is in its words. */
+/* All of the device is in its words, but for what the guest sets by the control queue: that is in
+ * its state (net_state.c). */
 static int
 net_can_restart(struct sim_device *dev)
 {

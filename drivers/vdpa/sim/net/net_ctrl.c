@@ -267,6 +267,8 @@ work_command(void *arg)
 								      : execute(nd, buf, len);
 		if (ack != CTRL_OK)
 			sim_count(&nd->ctrl_errors, 1);
+		else
+			sim_state_changed(q->dev);
 		*(uint8_t *)iov[chain.nout].iov_base = ack;
 		vdpa_vq_push(q->vq, &chain, 1);
 	} else {

@@ -2,8 +2,9 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * What a driver has set by the control queue, for another host: its address, pairs and receive
- * filters. Of a device whose front end keeps the control queue there is none.
+ * What a driver has set by the control queue, for another host or process: its address, pairs and
+ * receive filters, and whether it has yet to announce itself. Of a device whose front end keeps the
+ * control queue there is none.
  *
  * As bytes: the head, the addresses of both tables, the VLAN filter.
  */
@@ -20,7 +21,7 @@ struct state_head {
 	uint16_t version;
 	uint16_t pairs;
 	uint8_t mac[RTE_ETHER_ADDR_LEN];
-	uint16_t modes; /* a bit for each of modes_of() */
+	uint16_t modes; /* a bit for each of modes_of(), and MODE_ANNOUNCE */
 	uint16_t nuni, nmulti;
 };
 _Static_assert(sizeof(struct state_head) == 16, "part of what is saved");
@@ -31,7 +32,9 @@ mac_of(const struct state_head *head)
 	return (const struct rte_ether_addr *)head->mac;
 }
 
-#define MODES 8
+#define MODES	      8
+/* It was asked to announce itself, and has not said that it did (NET_S_ANNOUNCE). */
+#define MODE_ANNOUNCE (1u << MODES)
 
 /* In the order of their bits. */
 static void
@@ -78,6 +81,8 @@ net_save_state(struct sim_device *dev, void *buf, size_t room)
 	modes_of(nd, modes);
 	for (unsigned int i = 0; i < MODES; i++)
 		head.modes |= (uint16_t)(*modes[i] << i);
+	if ((net_get_status(nd) & NET_S_ANNOUNCE) != 0)
+		head.modes |= MODE_ANNOUNCE;
 	head.modes = rte_cpu_to_le_16(head.modes);
 	memcpy(head.mac, nd->mac.addr_bytes, sizeof(head.mac));
 	p = (uint8_t *)memcpy(p, &head, sizeof(head)) + sizeof(head);
@@ -112,9 +117,9 @@ check(const struct net_device *nd, const struct state_head *head, size_t len)
 				  nd->max_pairs);
 	if (!rte_is_valid_assigned_ether_addr(mac_of(head)))
 		return vdpa_error(EINVAL, "an address that no device has");
-	if (rte_le_to_cpu_16(head->modes) >> MODES != 0)
-		return vdpa_error(EINVAL, "receive modes 0x%x, known are %d",
-				  rte_le_to_cpu_16(head->modes), MODES);
+	if ((rte_le_to_cpu_16(head->modes) & ~(2 * MODE_ANNOUNCE - 1)) != 0)
+		return vdpa_error(EINVAL, "receive modes 0x%x, known are 0x%x",
+				  rte_le_to_cpu_16(head->modes), 2 * MODE_ANNOUNCE - 1);
 	return 0;
 }
 
@@ -148,5 +153,7 @@ net_load_state(struct sim_device *dev, const void *buf, size_t len)
 	memcpy(nd->vlans, p, sizeof(nd->vlans));
 	net_filter_update(nd);
 	net_set_mac(nd, mac_of(&head));
+	if ((rte_le_to_cpu_16(head.modes) & MODE_ANNOUNCE) != 0)
+		net_set_status(nd, NET_S_ANNOUNCE, 0);
 	return 0;
 }
