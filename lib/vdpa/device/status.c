@@ -189,7 +189,7 @@ vdpa_device_leave(struct vdpa_device *vdev)
 	const char *tie;
 	int rc;
 
-	if (vdev->config->leave == NULL)
+	if (!vdpa_device_runs_alone(vdev) || vdev->config->leave == NULL)
 		return 0;
 	vdpa_device_lock(vdev);
 	if (core->state != VDPA_STATE_RUNNING) {

@@ -379,11 +379,29 @@ bool vdpa_device_can_migrate(const struct vdpa_device *vdev);
  * relayed it cannot: what it has used the guest may not have seen. */
 bool vdpa_device_tracks_inflight(const struct vdpa_device *vdev);
 
+/** How a device goes on in another process once this one was killed. */
+enum vdpa_survival {
+	VDPA_SURVIVAL_NONE, /**< not at all: it starts anew */
+	/** It ends with the process, which keeps account of what is under way in the inflight area
+	 * of each queue: its own account, or that of a shadow. The next process opens it as ever,
+	 * begins at the guest's used index, and executes what was under way again. */
+	VDPA_SURVIVAL_ACCOUNTS,
+	/** It executes its rings while no process lives, and the next one finds it so. */
+	VDPA_SURVIVAL_ALONE,
+};
+
+/** By its driver's ops and the word `migration`. The driver may refuse it for a reason of its own
+ * (vdpa_device_can_restart()). */
+enum vdpa_survival vdpa_device_survival(const struct vdpa_device *vdev);
 /** Whether another process can go on with the device where this one was killed
- * (vdpa_config_ops.can_restart). 0; -EOPNOTSUPP or another negative errno, with a message. */
+ * (vdpa_device_survival(), vdpa_config_ops.can_restart). 0; -EOPNOTSUPP or another negative errno,
+ * with a message. */
 int vdpa_device_can_restart(struct vdpa_device *vdev);
-/** Whether such a device executes its rings while no process lives: they need no inflight areas. */
+/** Whether it is VDPA_SURVIVAL_ALONE: its rings need no inflight areas. */
 bool vdpa_device_runs_alone(const struct vdpa_device *vdev);
+/** Whether a stop of its queues puts what is under way back into the guest's ring by itself, so
+ * that nobody waits for that before (vdpa_vq_inflight.own). */
+bool vdpa_device_puts_back(const struct vdpa_device *vdev);
 /** Whether a former process has left it running, and the next start finds it so: that one is to say
  * what was said before. */
 bool vdpa_device_is_left(struct vdpa_device *vdev);

@@ -360,7 +360,7 @@ drain_ring(struct vhu_session *s, uint16_t idx, bool all, int64_t until_us)
 	struct vhu_kept_ring *ring;
 	uint64_t below;
 
-	if (s->kept == NULL || s->inflight != NULL)
+	if (s->kept == NULL || s->inflight != NULL || vdpa_device_puts_back(s->dev->vdev))
 		return;
 	ring = &s->kept->rings[idx];
 	below = all ? UINT64_MAX : ring->taken_again;

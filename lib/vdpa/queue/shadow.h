@@ -44,4 +44,7 @@ void vdpa_shadow_leave(struct vdpa_mover *m, bool leave);
  */
 int vdpa_shadow_end(struct vdpa_mover *m, struct vdpa_vq_state *state, unsigned int *in_flight);
 
+/* After that, of a guest's ring whose inflight area nobody else knows of: vdpa_vq_put_back(). */
+int vdpa_shadow_put_back(struct vdpa_mover *m, struct vdpa_vq_state *state);
+
 #endif /* VDPA_SHADOW_H */

@@ -565,6 +565,26 @@ vdpa_vq_tracker_flush_end(struct vdpa_virtqueue *vq)
 	t->n_pending = 0;
 }
 
+/* A chain was not taken after all. */
+static void
+release(struct vdpa_virtqueue *vq, uint16_t entry)
+{
+	struct vdpa_vq_tracker *t = vq->tracker;
+
+	if (!vq->packed) {
+		t->split->desc[entry].inflight = 0;
+		rte_smp_wmb();
+		return;
+	}
+	packed_release(t, entry);
+	t->packed->free_head = t->free_head;
+	rte_smp_wmb();
+	t->packed->old_free_head = t->free_head;
+	rte_smp_wmb();
+	t->packed->desc[entry].inflight = 0;
+	rte_smp_wmb();
+}
+
 bool
 vdpa_vq_tracker_rewind(struct vdpa_virtqueue *vq, uint16_t n)
 {
@@ -573,29 +593,100 @@ vdpa_vq_tracker_rewind(struct vdpa_virtqueue *vq, uint16_t n)
 	bool from_area = false;
 
 	while (n-- > 0) {
-		uint16_t entry;
-
 		if (--number < t->first_pop + t->n_resubmit) {
 			/* Still inflight, and to be submitted again. */
 			t->next_resubmit--;
 			from_area = true;
 			continue;
 		}
-		entry = t->popped[number % t->num];
-		if (vq->packed) {
-			packed_release(t, entry);
-			t->packed->free_head = t->free_head;
-			rte_smp_wmb();
-			t->packed->old_free_head = t->free_head;
-			rte_smp_wmb();
-			t->packed->desc[entry].inflight = 0;
-		} else {
-			t->split->desc[entry].inflight = 0;
-		}
+		release(vq, t->popped[number % t->num]);
 	}
 	if (from_area && vq->packed)
 		vdpa_vq_packed_set_avail(vq, t->start_avail, t->start_wrap);
 	else if (from_area)
 		vq->last_avail = t->start_avail;
 	return from_area;
+}
+
+/* Whether the ring has the chains of these entries, one behind the other from what was used last on
+ * to where the next one is taken. */
+static bool
+split_has(const struct vdpa_virtqueue *vq, const struct resubmit *list, uint32_t n)
+{
+	if ((uint16_t)(vq->last_avail - vq->last_used) != n)
+		return false;
+	for (uint32_t i = 0; i < n; i++) {
+		const uint16_t *at =
+			&vq->avail->ring[(uint16_t)(vq->last_used + i) & (vq->num - 1)];
+
+		if (rte_le_to_cpu_16(__atomic_load_n(at, __ATOMIC_RELAXED)) != list[i].entry)
+			return false;
+	}
+	return true;
+}
+
+/* The same: a slot that was used since has other flags. */
+static bool
+packed_has(const struct vdpa_virtqueue *vq, const struct resubmit *list, uint32_t n)
+{
+	const struct vdpa_vq_tracker *t = vq->tracker;
+	uint32_t pos = vq->last_used, slots = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		uint16_t e = list[i].entry;
+
+		slots += t->ndesc[e];
+		if (t->ndesc[e] == 0 || slots > t->num)
+			return false;
+		for (uint16_t k = 0; k < t->ndesc[e]; k++, e = t->next[e]) {
+			const struct inflight_packed_desc *s;
+			uint64_t word;
+
+			if (e >= t->num)
+				return false;
+			s = &t->packed->desc[e];
+			word = rte_le_to_cpu_64(
+				__atomic_load_n(&vq->desc[pos].word, __ATOMIC_RELAXED));
+			if (word != ((uint64_t)s->flags << 48 | (uint64_t)s->id << 32 | s->len))
+				return false;
+			pos = pos + 1 == t->num ? 0 : pos + 1;
+		}
+	}
+	return pos == vq->last_avail &&
+	       (vq->last_used + slots >= t->num) == (vq->avail_wrap != vq->used_wrap);
+}
+
+int
+vdpa_vq_tracker_put_back(struct vdpa_virtqueue *vq)
+{
+	struct vdpa_vq_tracker *t = vq->tracker;
+	struct resubmit *list;
+	uint32_t n = 0;
+	bool has;
+
+	if (t->n_pending > 0)
+		return -EBUSY;
+	list = calloc(t->num, sizeof(*list));
+	if (list == NULL)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < t->num; i++)
+		if (vq->packed ? t->packed->desc[i].inflight : t->split->desc[i].inflight)
+			list[n++] = (struct resubmit){.counter = vq->packed
+									 ? t->packed->desc[i].counter
+									 : t->split->desc[i].counter,
+						      .entry = (uint16_t)i};
+	qsort(list, n, sizeof(*list), resubmit_compare);
+	has = vq->packed ? packed_has(vq, list, n) : split_has(vq, list, n);
+	/* What was compared with a page that was lost is zeroes. */
+	has = has && vdpa_vq_check_fault(vq) == 0;
+	for (uint32_t i = n; has && i-- > 0;)
+		release(vq, list[i].entry);
+	if (has && vq->packed)
+		vdpa_vq_packed_set_avail(vq, vq->last_used, vq->used_wrap);
+	else if (has)
+		vq->last_avail = vq->last_used;
+	if (has)
+		t->n_resubmit = t->next_resubmit = 0;
+	free(list);
+	return has ? 0 : -EBUSY;
 }

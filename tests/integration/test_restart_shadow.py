@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+# Copyright (c) 2026 uvdpa contributors
+"""Devices on shadow rings (`migration shadow`) over kills, restarts and upgrades of the daemon: the function ends with the
+daemon, and the next one executes again what the account of each ring has under way."""
+
+import os
+import random
+import unittest
+
+import harness
+from numbered_guest import PROTOCOL
+from restarting import GoesOn, Host, KeptBlock, KeptNet, ModelHost, patient
+from upgrading import Upgrades
+
+KILLS = harness.count(3, 50)
+RESTARTS = harness.count(1, 10)
+SEED = int(os.environ.get('UVDPA_TEST_SEED', '0')) or random.SystemRandom().randrange(1, 1 << 32)
+ENDS = ['kill'] * KILLS + ['stop'] * RESTARTS
+WORDS = 'migration shadow'
+NET = 'mgmtdev sim_net backend loopback'
+DISK = 'mgmtdev sim_blk backend file {folder}/dev0.disk delay_ms 5'
+
+
+class ShadowNet(KeptNet):
+    """Frames that the device had received and the guest had not end with the device, as at any reset."""
+
+    def __init__(self, rng, packed=False):
+        super().__init__(rng, packed)
+        self.dropped = lambda: sum(n < self.last for n in self.missing)
+
+    def waits(self):
+        """Frames come in their order: those before one that has come do not come any more."""
+        return len(self.tx.in_flight) or any(n > self.last for n in self.missing)
+
+    def check(self):
+        assert self.sent == self.received + len(self.missing) and max(self.missing, default=0) < self.last, self.account()
+
+
+class ShadowUpgrades(ModelHost, Upgrades):
+    """A daemon that hands functions on shadows over."""
+
+
+class Shadows(GoesOn, unittest.TestCase):
+    def block(self, host, packed, queues=1):
+        guest = self.enterContext(KeptBlock(random.Random(f'{SEED} {packed}'), packed, queues))
+        # Without an area of the front end's.
+        guest.client = patient(host.app.socket('dev0'))
+        guest.client.negotiate(guest.features, PROTOCOL)
+        self.assertEqual(guest.client.set_memory(guest.memory), 0)
+        guest.start()
+        return guest
+
+    def net(self, host, packed):
+        guest = self.enterContext(ShadowNet(random.Random(f'{SEED} {packed}'), packed))
+        guest.connect(host.app.socket('dev0')).start()
+        return guest
+
+    def model(self, device, function):
+        return self.enterContext(ModelHost({'dev0': device}, function, words=WORDS))
+
+    def check_paths(self, host):
+        """It is what is shown here, and no other way of going on."""
+        with host.app.control() as client:
+            paths = {queue['path'] for queue in client.show('dev0')['queues'] if queue.get('path')}
+        self.assertTrue(paths and all(path.startswith('shadow') for path in paths), paths)
+
+    def check_model(self, host, n):
+        """The function ends with each daemon."""
+        harness.wait_for(lambda: host.model.err.text().count('vfio-user: connected') == n, f'{n} daemons at the model')
+
+    def blocks(self, host, packed, queues=1):
+        guest = self.block(host, packed, queues)
+        self.check_paths(host)
+        self.lives(host, guest, lambda: len(guest.pending), ENDS, SEED)
+        guest.read_back()
+        guest.check()
+        self.assertFalse(guest.has_failed())
+        guest.stop()
+        return guest
+
+    def frames(self, host, packed):
+        guest = self.net(host, packed)
+        self.check_paths(host)
+        self.lives(host, guest, lambda: len(guest.missing) + len(guest.tx.in_flight), ENDS, SEED)
+        guest.check()
+        self.assertFalse(guest.has_failed())
+        # At each end as many as both rings of the device have.
+        self.assertLessEqual(len(guest.missing), len(ENDS) * (guest.rx.num + guest.tx.num), guest.account())
+        # What sends and what receives go back to the ring, and go on from there.
+        guest.stop()
+        guest.start()
+        guest.work(0.05)
+        guest.settle(20 * harness.TIMEOUT)
+        guest.check()
+        return guest
+
+    def functions(self, function, blocks=True, packed=(False, True)):
+        for ring in packed:
+            for device, run in ((NET, self.frames), (DISK, self.blocks)):
+                if device == DISK and not blocks:
+                    continue
+                with self.subTest(function=function, packed=ring, device=device):
+                    host = self.model(device, function)
+                    run(host, ring)
+                    self.check_model(host, len(ENDS) + 1)
+
+    def test_functions_of_the_driver_virtio(self):
+        self.functions('virtio')
+
+    def test_functions_of_the_driver_ifcvf(self):
+        self.functions('ifcvf')
+
+    def test_functions_of_the_driver_octep(self):
+        self.functions('octep')
+
+    def test_simulated_devices(self):
+        for packed in False, True:
+            with self.subTest(packed=packed):
+                self.frames(self.enterContext(Host({'dev0': f'{NET} {WORDS}'}, args=('--log-level', 'info'))), packed)
+                self.blocks(self.enterContext(Host({'dev0': f'{DISK} queues 2 {WORDS}'}, args=('--log-level', 'info'))), packed,
+                            queues=2)
+
+    def test_upgrades(self):
+        host = self.enterContext(ShadowUpgrades({'dev0': DISK}, words=WORDS))
+        guest = self.block(host, True)
+        guest.work(0.1)
+        self.next_daemon(host, guest, act=lambda: host.upgrade(devices=1))
+        guest.settle(20 * harness.TIMEOUT)
+        guest.read_back()
+        guest.check()
+        self.check_model(host, 2)
+
+    def test_stops_and_starts_behind_kills(self):
+        """A queue that stops with what a former process had under way puts it back, or waits for it."""
+        for make, device in ((self.block, DISK), (self.net, NET)):
+            for packed in False, True:
+                with self.subTest(packed=packed, device=device):
+                    host = self.model(device, 'virtio')
+                    guest = make(host, packed)
+                    for _ in range(KILLS):
+                        guest.work(0.02)
+                        host.crash(taken=1)
+                        guest.stop()
+                        guest.check_connection()
+                        guest.start()
+                    guest.work(0.02)
+                    guest.settle(20 * harness.TIMEOUT)
+                    guest.check()
+                    self.assertFalse(guest.has_failed())
+
+    def test_what_has_no_account_says_so(self):
+        for words, why in (('', 'with `migration shadow` there is one'), ('migration relay', 'with `migration relay`')):
+            host = self.enterContext(ModelHost({'dev0': NET}, 'ifcvf', words))
+            host.app.err.wait(f'dev0: vhost-user: starts anew in the next process: .*{why}')
+
+
+load_tests = harness.load_tests
+
+
+if __name__ == '__main__':
+    unittest.main(verbosity=2)
