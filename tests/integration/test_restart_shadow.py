@@ -9,8 +9,9 @@ import random
 import unittest
 
 import harness
+import test_restart_vfio_user as clients
 from numbered_guest import PROTOCOL
-from restarting import GoesOn, Host, KeptBlock, KeptNet, ModelHost, patient
+from restarting import AT_LEAST, GoesOn, Host, KeptBlock, KeptNet, ModelHost, patient
 from upgrading import Upgrades
 
 KILLS = harness.count(3, 50)
@@ -41,6 +42,12 @@ class ShadowUpgrades(ModelHost, Upgrades):
     """A daemon that hands functions on shadows over."""
 
 
+class ClientHost(ModelHost):
+    """Its front end is a client of vfio-user, as its device is a function behind vfio-user."""
+
+    words = clients.Host.words
+
+
 class Shadows(GoesOn, unittest.TestCase):
     def block(self, host, packed, queues=1):
         guest = self.enterContext(KeptBlock(random.Random(f'{SEED} {packed}'), packed, queues))
@@ -61,8 +68,7 @@ class Shadows(GoesOn, unittest.TestCase):
 
     def check_paths(self, host):
         """It is what is shown here, and no other way of going on."""
-        with host.app.control() as client:
-            paths = {queue['path'] for queue in client.show('dev0')['queues'] if queue.get('path')}
+        paths = {queue['path'] for queue in host.app.stats('dev0')['queues'].values()}
         self.assertTrue(paths and all(path.startswith('shadow') for path in paths), paths)
 
     def check_model(self, host, n):
@@ -148,6 +154,49 @@ class Shadows(GoesOn, unittest.TestCase):
                     guest.settle(20 * harness.TIMEOUT)
                     guest.check()
                     self.assertFalse(guest.has_failed())
+
+    def test_a_client_of_vfio_user(self):
+        """Its driver stands still behind kills, and its memory goes and comes back."""
+        for packed in False, True:
+            with self.subTest(packed=packed):
+                host = self.enterContext(ClientHost({'dev0': DISK}, words=WORDS))
+                guest = self.enterContext(clients.KeptBlock(random.Random(f'{SEED} {packed}'), packed, queues=1))
+                guest.connect(host.app.socket('dev0')).start()
+                self.check_paths(host)
+                for end in ENDS:
+                    while len(guest.pending) < AT_LEAST:
+                        guest.work()
+                    getattr(host.app, end)()
+                    host.next(taken=1)
+                    guest.check_connection()
+                    clients.Messages.talk(self, guest)
+                guest.settle(20 * harness.TIMEOUT)
+                guest.read_back()
+                guest.check()
+                self.assertFalse(guest.has_failed())
+
+    def test_functions_by_the_front_ends_area(self):
+        """`migration auto`: the area puts all queues on shadows. The store has the function, which is stopped."""
+        for packed in False, True:
+            with self.subTest(packed=packed):
+                host = self.enterContext(ModelHost({'dev0': DISK}, words='inflight on'))
+                guest = self.enterContext(KeptBlock(random.Random(f'{SEED} {packed}'), packed, queues=1))
+                guest.connect(host.app.socket('dev0'))
+                guest.give_area()
+                guest.start()
+                self.check_paths(host)
+                for end in ENDS:
+                    while len(guest.pending) < AT_LEAST:
+                        guest.work()
+                    getattr(host.app, end)()
+                    host.next(taken=1)
+                    guest.check_connection()
+                    self.check_paths(host)
+                    guest.work(0.05)
+                guest.settle(20 * harness.TIMEOUT)
+                guest.read_back()
+                guest.check()
+                self.assertFalse(guest.has_failed())
 
     def test_what_has_no_account_says_so(self):
         for words, why in (('', 'with `migration shadow` there is one'), ('migration relay', 'with `migration relay`')):

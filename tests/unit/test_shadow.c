@@ -192,8 +192,8 @@ static unsigned int
 under_way(struct shadow_test *t)
 {
 	bool packed = (t->guest_features & PACKED) != 0;
-	const struct vdpa_vq_inflight area = {
-		.addr = t->area, .size = vdpa_vq_inflight_size(packed, t->guest_num)};
+	const struct vdpa_vq_inflight area = {.addr = t->area,
+					      .size = vdpa_vq_inflight_size(packed, t->guest_num)};
 
 	return vdpa_vq_inflight_count(&area, packed, t->guest_num, UINT64_MAX, NULL);
 }

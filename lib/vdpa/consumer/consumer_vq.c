@@ -578,8 +578,7 @@ hand_over_requests(struct vdpa_consumer *c, uint16_t idx)
 {
 	/* Nobody else would find them in an area of ours. */
 	if (idx < c->inflight_vqs && !c->inflight_own && consumer_runs(c) &&
-	    c->vqs[idx].state == CONSUMER_VQ_STARTED &&
-	    vdpa_device_hand_over_vq(c->vdev, idx) < 0)
+	    c->vqs[idx].state == CONSUMER_VQ_STARTED && vdpa_device_hand_over_vq(c->vdev, idx) < 0)
 		VDPA_LOG_LIMITED(&c->vdev->core->log, WARNING,
 				 "%s: queue %u: stops when its requests have ended: %s",
 				 c->vdev->name, idx,

@@ -408,7 +408,9 @@ bool vdpa_device_is_left(struct vdpa_device *vdev);
 /** Nobody goes on with what a former process has left: it is reset. No-op for another. */
 void vdpa_device_drop_left(struct vdpa_device *vdev);
 /** What of a device that runs alone ends with the process as it is now, static: a queue that is not
- * on the direct path, or a dirty log. NULL: nothing, or it does not run alone. It changes by itself
+ * on the direct path, or a dirty log. NULL: nothing, or it does not run alone; nor does one whose
+ * queues are all on shadows that fill the front end's inflight area: what a former process has left
+ * of it is reset (vdpa_device_drop_left()), and it goes on by that area. It changes by itself
  * with the paths of queues (vdpa_frontend_ops.doorbell_changed). */
 const char *vdpa_device_find_tie(struct vdpa_device *vdev);
 /** The process ends, and leaves a device that runs alone to the next one: it is not stopped by what

@@ -537,6 +537,10 @@ resume_connection(struct vhu_device *dev, int fd, struct vhu_session **s)
 	dev->conn.fd = fd;
 	dev->conn.session = dev->session = *s;
 	pthread_mutex_unlock(&dev->lock);
+	/* Its queues were on shadows, which have ended: it is stopped before anything that it was
+	 * given is executed again, and goes on by the front end's area. */
+	if (former->inflight != 0 && !vdpa_device_tracks_inflight(dev->vdev))
+		vdpa_device_drop_left(dev->vdev);
 	rc = vdpa_vhu_record_apply(dev, *s, former);
 	if (rc == 0) {
 		note_under_way(*s, former);

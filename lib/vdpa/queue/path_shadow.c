@@ -10,9 +10,10 @@
  * back to the ring, so that whoever goes on there executes them. A net device uses its buffers in
  * order, so that these are the last ones. Of another class requests may end in any order: so they
  * are tracked in an inflight area (vhost-user), the front end's where it gave one, else one of our
- * own, which the next shadow in this process finds and no other host does. Where the device outlives
- * the process, the area of each ring is one that does, too (vdpa_vq_inflight.own): then the next
- * process takes from it what this one had under way when it was killed, and executes it again.
+ * own, which the next shadow in this process finds and no other host does. Where the device
+ * outlives the process, the area of each ring is one that does, too (vdpa_vq_inflight.own): then
+ * the next process takes from it what this one had under way when it was killed, and executes it
+ * again.
  */
 
 #include <errno.h>
@@ -329,8 +330,8 @@ leave(struct vdpa_core_vq *vq, bool begin)
 }
 
 #define SHADOW_OPS                                                                                 \
-	.own = VDPA_OWN_ALL, .keeps_place = true, .memory = memory, .start = start,                \
-	.run = vdpa_path_mover_run, .drain = drain, .stop = stop,                                  \
+	.own = VDPA_OWN_ALL, .keeps_place = true, .keeps_account = true, .memory = memory,         \
+	.start = start, .run = vdpa_path_mover_run, .drain = drain, .stop = stop,                  \
 	.enable = vdpa_path_mover_enable, .leave = leave, .set_kick = vdpa_path_mover_set_kick,    \
 	.set_call = vdpa_path_mover_set_call, .set_memory = vdpa_path_mover_set_memory,            \
 	.set_log = vdpa_path_mover_set_log, .get_stats = vdpa_path_mover_get_stats

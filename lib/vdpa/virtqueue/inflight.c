@@ -15,87 +15,9 @@
 
 #include <rte_atomic.h>
 
-#include "virtqueue_priv.h"
+#include "inflight_priv.h"
 
 #define INFLIGHT_VERSION 1
-
-struct inflight_split_desc {
-	uint8_t inflight;
-	uint8_t padding[5];
-	uint16_t next;
-	uint64_t counter;
-};
-
-struct inflight_split {
-	uint64_t features;
-	uint16_t version;
-	uint16_t desc_num;
-	uint16_t last_batch_head;
-	uint16_t used_idx;
-	struct inflight_split_desc desc[];
-};
-
-struct inflight_packed_desc {
-	uint8_t inflight;
-	uint8_t padding;
-	uint16_t next;
-	uint16_t last;
-	uint16_t num;
-	uint64_t counter;
-	uint16_t id;
-	uint16_t flags;
-	uint32_t len;
-	uint64_t addr;
-};
-
-struct inflight_packed {
-	uint64_t features;
-	uint16_t version;
-	uint16_t desc_num;
-	uint16_t free_head;
-	uint16_t old_free_head;
-	uint16_t used_idx;
-	uint16_t old_used_idx;
-	uint8_t used_wrap_counter;
-	uint8_t old_used_wrap_counter;
-	uint8_t padding[7];
-	struct inflight_packed_desc desc[];
-};
-
-_Static_assert(sizeof(struct inflight_split_desc) == 16, "DescStateSplit");
-_Static_assert(offsetof(struct inflight_split, desc) == 16, "QueueRegionSplit");
-_Static_assert(sizeof(struct inflight_packed_desc) == 32, "DescStatePacked");
-_Static_assert(offsetof(struct inflight_packed, desc) == 32, "QueueRegionPacked");
-
-struct resubmit {
-	uint64_t counter;
-	uint16_t entry;
-};
-
-struct vdpa_vq_tracker {
-	uint32_t num;
-	union {
-		struct inflight_split *split;
-		struct inflight_packed *packed;
-	};
-	uint64_t counter;   /* of the next chain */
-	uint64_t first_pop; /* counters.popped at set-up */
-	uint32_t n_resubmit;
-	uint32_t next_resubmit;
-	uint32_t n_pending;
-	uint16_t start_avail; /* where the ring goes on after the chains of the area */
-	bool start_wrap;
-	uint16_t batch_head; /* split */
-	uint16_t free_head;  /* packed; num: none free */
-	uint16_t cursor;     /* packed: entry for the next descriptor, and for the one before */
-	uint16_t cursor_last;
-	struct resubmit *resubmit; /* in order of their counters */
-	uint16_t *popped;	   /* entries by number of the pop, modulo num */
-	uint16_t *pending;	   /* entries pushed and not flushed */
-	uint16_t *next;		   /* packed, by entry: as in the area */
-	uint16_t *last;
-	uint16_t *ndesc;
-};
 
 size_t
 vdpa_vq_inflight_size(bool packed, uint32_t num)
@@ -104,10 +26,10 @@ vdpa_vq_inflight_size(bool packed, uint32_t num)
 		      : sizeof(struct inflight_split) + num * sizeof(struct inflight_split_desc);
 }
 
-static int
-resubmit_compare(const void *a, const void *b)
+int
+vdpa_vq_resubmit_compare(const void *a, const void *b)
 {
-	const struct resubmit *x = a, *y = b;
+	const struct vdpa_vq_resubmit *x = a, *y = b;
 
 	return x->counter < y->counter ? -1 : x->counter > y->counter;
 }
@@ -115,7 +37,8 @@ resubmit_compare(const void *a, const void *b)
 static void
 resubmit_add(struct vdpa_vq_tracker *t, uint16_t entry, uint64_t counter)
 {
-	t->resubmit[t->n_resubmit++] = (struct resubmit){.counter = counter, .entry = entry};
+	t->resubmit[t->n_resubmit++] =
+		(struct vdpa_vq_resubmit){.counter = counter, .entry = entry};
 }
 
 static void
@@ -373,7 +296,7 @@ vdpa_vq_tracker_create(struct vdpa_virtqueue *vq, const struct vdpa_vq_inflight 
 	ret = vq->packed ? packed_recover(vq, t, state) : split_recover(vq, t, state);
 	if (ret < 0)
 		goto err;
-	qsort(t->resubmit, t->n_resubmit, sizeof(t->resubmit[0]), resubmit_compare);
+	qsort(t->resubmit, t->n_resubmit, sizeof(t->resubmit[0]), vdpa_vq_resubmit_compare);
 	t->start_avail = vq->packed ? state->packed.last_avail_idx : state->split.avail_index;
 	t->start_wrap = vq->packed && state->packed.last_avail_counter;
 	vq->tracker = t;
@@ -565,9 +488,8 @@ vdpa_vq_tracker_flush_end(struct vdpa_virtqueue *vq)
 	t->n_pending = 0;
 }
 
-/* A chain was not taken after all. */
-static void
-release(struct vdpa_virtqueue *vq, uint16_t entry)
+void
+vdpa_vq_tracker_release(struct vdpa_virtqueue *vq, uint16_t entry)
 {
 	struct vdpa_vq_tracker *t = vq->tracker;
 
@@ -599,94 +521,11 @@ vdpa_vq_tracker_rewind(struct vdpa_virtqueue *vq, uint16_t n)
 			from_area = true;
 			continue;
 		}
-		release(vq, t->popped[number % t->num]);
+		vdpa_vq_tracker_release(vq, t->popped[number % t->num]);
 	}
 	if (from_area && vq->packed)
 		vdpa_vq_packed_set_avail(vq, t->start_avail, t->start_wrap);
 	else if (from_area)
 		vq->last_avail = t->start_avail;
 	return from_area;
-}
-
-/* Whether the ring has the chains of these entries, one behind the other from what was used last on
- * to where the next one is taken. */
-static bool
-split_has(const struct vdpa_virtqueue *vq, const struct resubmit *list, uint32_t n)
-{
-	if ((uint16_t)(vq->last_avail - vq->last_used) != n)
-		return false;
-	for (uint32_t i = 0; i < n; i++) {
-		const uint16_t *at =
-			&vq->avail->ring[(uint16_t)(vq->last_used + i) & (vq->num - 1)];
-
-		if (rte_le_to_cpu_16(__atomic_load_n(at, __ATOMIC_RELAXED)) != list[i].entry)
-			return false;
-	}
-	return true;
-}
-
-/* The same: a slot that was used since has other flags. */
-static bool
-packed_has(const struct vdpa_virtqueue *vq, const struct resubmit *list, uint32_t n)
-{
-	const struct vdpa_vq_tracker *t = vq->tracker;
-	uint32_t pos = vq->last_used, slots = 0;
-
-	for (uint32_t i = 0; i < n; i++) {
-		uint16_t e = list[i].entry;
-
-		slots += t->ndesc[e];
-		if (t->ndesc[e] == 0 || slots > t->num)
-			return false;
-		for (uint16_t k = 0; k < t->ndesc[e]; k++, e = t->next[e]) {
-			const struct inflight_packed_desc *s;
-			uint64_t word;
-
-			if (e >= t->num)
-				return false;
-			s = &t->packed->desc[e];
-			word = rte_le_to_cpu_64(
-				__atomic_load_n(&vq->desc[pos].word, __ATOMIC_RELAXED));
-			if (word != ((uint64_t)s->flags << 48 | (uint64_t)s->id << 32 | s->len))
-				return false;
-			pos = pos + 1 == t->num ? 0 : pos + 1;
-		}
-	}
-	return pos == vq->last_avail &&
-	       (vq->last_used + slots >= t->num) == (vq->avail_wrap != vq->used_wrap);
-}
-
-int
-vdpa_vq_tracker_put_back(struct vdpa_virtqueue *vq)
-{
-	struct vdpa_vq_tracker *t = vq->tracker;
-	struct resubmit *list;
-	uint32_t n = 0;
-	bool has;
-
-	if (t->n_pending > 0)
-		return -EBUSY;
-	list = calloc(t->num, sizeof(*list));
-	if (list == NULL)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < t->num; i++)
-		if (vq->packed ? t->packed->desc[i].inflight : t->split->desc[i].inflight)
-			list[n++] = (struct resubmit){.counter = vq->packed
-									 ? t->packed->desc[i].counter
-									 : t->split->desc[i].counter,
-						      .entry = (uint16_t)i};
-	qsort(list, n, sizeof(*list), resubmit_compare);
-	has = vq->packed ? packed_has(vq, list, n) : split_has(vq, list, n);
-	/* What was compared with a page that was lost is zeroes. */
-	has = has && vdpa_vq_check_fault(vq) == 0;
-	for (uint32_t i = n; has && i-- > 0;)
-		release(vq, list[i].entry);
-	if (has && vq->packed)
-		vdpa_vq_packed_set_avail(vq, vq->last_used, vq->used_wrap);
-	else if (has)
-		vq->last_avail = vq->last_used;
-	if (has)
-		t->n_resubmit = t->next_resubmit = 0;
-	free(list);
-	return has ? 0 : -EBUSY;
 }

@@ -487,23 +487,6 @@ vdpa_vq_rewind(struct vdpa_virtqueue *vq, const struct vdpa_vq_taken *from)
 	__atomic_store_n(&vq->counters.popped, vq->counters.popped - n, __ATOMIC_RELAXED);
 }
 
-unsigned int
-vdpa_vq_left(const struct vdpa_virtqueue *vq)
-{
-	return vq->status == VDPA_VQ_RUNNING && vq->tracker != NULL ? vdpa_vq_tracker_left(vq) : 0;
-}
-
-int
-vdpa_vq_put_back(struct vdpa_virtqueue *vq, struct vdpa_vq_state *state)
-{
-	int ret;
-
-	if (vq->status != VDPA_VQ_RUNNING || vq->tracker == NULL)
-		return -EINVAL;
-	ret = vdpa_vq_tracker_put_back(vq);
-	return ret < 0 ? ret : vdpa_vq_get_state(vq, state);
-}
-
 uint64_t
 vdpa_vq_walked(const struct vdpa_virtqueue *vq)
 {

@@ -354,7 +354,5 @@ void vdpa_vq_tracker_flush_end(struct vdpa_virtqueue *vq);
  * position was set too.
  */
 bool vdpa_vq_tracker_rewind(struct vdpa_virtqueue *vq, uint16_t n);
-/** vdpa_vq_put_back(). */
-int vdpa_vq_tracker_put_back(struct vdpa_virtqueue *vq);
 
 #endif /* VDPA_VIRTQUEUE_PRIV_H */
