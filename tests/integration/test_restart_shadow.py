@@ -66,10 +66,11 @@ class Shadows(GoesOn, unittest.TestCase):
     def model(self, device, function):
         return self.enterContext(ModelHost({'dev0': device}, function, words=WORDS))
 
-    def check_paths(self, host):
+    def check_paths(self, host, guest):
         """It is what is shown here, and no other way of going on."""
-        paths = {queue['path'] for queue in host.app.stats('dev0')['queues'].values()}
-        self.assertTrue(paths and all(path.startswith('shadow') for path in paths), paths)
+        queues = host.app.stats('dev0')['queues']
+        paths = {queues[str(q.index)]['path'] for q in guest.queues}
+        self.assertTrue(all(path.startswith('shadow') for path in paths), paths)
 
     def check_model(self, host, n):
         """The function ends with each daemon."""
@@ -77,7 +78,7 @@ class Shadows(GoesOn, unittest.TestCase):
 
     def blocks(self, host, packed, queues=1):
         guest = self.block(host, packed, queues)
-        self.check_paths(host)
+        self.check_paths(host, guest)
         self.lives(host, guest, lambda: len(guest.pending), ENDS, SEED)
         guest.read_back()
         guest.check()
@@ -87,7 +88,7 @@ class Shadows(GoesOn, unittest.TestCase):
 
     def frames(self, host, packed):
         guest = self.net(host, packed)
-        self.check_paths(host)
+        self.check_paths(host, guest)
         self.lives(host, guest, lambda: len(guest.missing) + len(guest.tx.in_flight), ENDS, SEED)
         guest.check()
         self.assertFalse(guest.has_failed())
@@ -162,14 +163,19 @@ class Shadows(GoesOn, unittest.TestCase):
                 host = self.enterContext(ClientHost({'dev0': DISK}, words=WORDS))
                 guest = self.enterContext(clients.KeptBlock(random.Random(f'{SEED} {packed}'), packed, queues=1))
                 guest.connect(host.app.socket('dev0')).start()
-                self.check_paths(host)
+                self.check_paths(host, guest)
                 for end in ENDS:
                     while len(guest.pending) < AT_LEAST:
                         guest.work()
                     getattr(host.app, end)()
                     host.next(taken=1)
                     guest.check_connection()
-                    clients.Messages.talk(self, guest)
+                    guest.stand_still()
+                    guest.go_on()
+                    # All of the ring's memory goes, and comes back.
+                    guest.client.dma_unmap(guest.memory.GPA, guest.memory.size)
+                    for at in 0, guest.memory.size // 2:
+                        guest.client.dma_map(guest.memory.GPA + at, guest.memory.size // 2, guest.memory.fd, at)
                 guest.settle(20 * harness.TIMEOUT)
                 guest.read_back()
                 guest.check()
@@ -184,14 +190,14 @@ class Shadows(GoesOn, unittest.TestCase):
                 guest.connect(host.app.socket('dev0'))
                 guest.give_area()
                 guest.start()
-                self.check_paths(host)
+                self.check_paths(host, guest)
                 for end in ENDS:
                     while len(guest.pending) < AT_LEAST:
                         guest.work()
                     getattr(host.app, end)()
                     host.next(taken=1)
                     guest.check_connection()
-                    self.check_paths(host)
+                    self.check_paths(host, guest)
                     guest.work(0.05)
                 guest.settle(20 * harness.TIMEOUT)
                 guest.read_back()

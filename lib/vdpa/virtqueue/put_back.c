@@ -40,11 +40,12 @@ packed_has(const struct vdpa_virtqueue *vq, const struct vdpa_vq_resubmit *list,
 
 	for (uint32_t i = 0; i < n; i++) {
 		uint16_t e = list[i].entry;
+		const uint16_t ndesc = t->ndesc[e];
 
-		slots += t->ndesc[e];
-		if (t->ndesc[e] == 0 || slots > t->num)
+		slots += ndesc;
+		if (ndesc == 0 || slots > t->num)
 			return false;
-		for (uint16_t k = 0; k < t->ndesc[e]; k++, e = t->next[e]) {
+		for (uint16_t k = 0; k < ndesc; k++, e = t->next[e]) {
 			const struct inflight_packed_desc *s;
 			uint64_t word;
 
