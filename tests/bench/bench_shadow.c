@@ -45,7 +45,7 @@ struct pair {
 	uint64_t guest, device; /* features of the rings */
 	bool account;		/* with an inflight area for each of the guest's */
 	void *area[QUEUES];
-	struct ring_mem mem;	/* the guest's; ours, where the device's rings lie */
+	struct ring_mem mem; /* the guest's; ours, where the device's rings lie */
 	struct vdpa_vring *driver[QUEUES];
 	struct vdpa_virtqueue *vq[QUEUES]; /* the device's */
 	struct vdpa_mover *mover[QUEUES];
@@ -149,8 +149,7 @@ set_up_queue(struct pair *p, unsigned int q)
 		p->area[q] = calloc(1, size);
 		if (p->area[q] == NULL)
 			return -1;
-		params.guest.inflight =
-			(struct vdpa_vq_inflight){.addr = p->area[q], .size = size};
+		params.guest.inflight = (struct vdpa_vq_inflight){.addr = p->area[q], .size = size};
 	}
 	p->driver[q] = vdpa_vring_alloc();
 	p->vq[q] = vdpa_vq_alloc(-1);
