@@ -62,6 +62,15 @@ class Points(unittest.TestCase):
         self.all(self.steps('disk0', 'mgmtdev sim_blk backend file {folder}/disk0.disk queues 2 device_state on', kill_points.Block,
                             packed=True))
 
+    def test_net_on_shadows(self):
+        """Acts of a shadow's own: what is under way goes back to the ring at a stop."""
+        steps = self.steps('net0', 'mgmtdev sim_net backend loopback migration shadow', kill_points.ShadowNet, packed=True)
+        self.all(steps)
+
+    def test_block_on_shadows(self):
+        self.all(self.steps('disk0', 'mgmtdev sim_blk backend file {folder}/disk0.disk queues 2 delay_ms 5 device_state on migration shadow',
+                            kill_points.Block, packed=False))
+
 
 if __name__ == '__main__':
     unittest.main(verbosity=2)

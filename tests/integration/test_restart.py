@@ -225,9 +225,9 @@ class Words(unittest.TestCase):
 
     def test_what_cannot_go_on_says_so_and_starts_anew(self):
         with Host({'ram': 'mgmtdev sim_blk backend ram 8388608', 'net0': self.NET,
-                   'shadow': f'{self.NET} migration shadow'}) as host:
+                   'relay': f'{self.NET} migration relay'}) as host:
             self.said(host, 'ram: vhost-user: starts anew in the next process: the disk of backend ram ends')
-            self.said(host, 'shadow: vhost-user: starts anew in the next process: with `migration')
+            self.said(host, 'relay: vhost-user: starts anew in the next process: with `migration relay`')
             with KeptBlock(random.Random(1), queues=1) as disk:
                 disk.connect(host.app.socket('ram'))
                 guest, = self.guests(host, 'net0')

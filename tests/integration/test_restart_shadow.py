@@ -11,7 +11,7 @@ import unittest
 import harness
 import test_restart_vfio_user as clients
 from numbered_guest import PROTOCOL
-from restarting import AT_LEAST, GoesOn, Host, KeptBlock, KeptNet, ModelHost, patient
+from restarting import AT_LEAST, GoesOn, Host, KeptBlock, ModelHost, ShadowNet, patient
 from upgrading import Upgrades
 
 KILLS = harness.count(3, 50)
@@ -21,21 +21,6 @@ ENDS = ['kill'] * KILLS + ['stop'] * RESTARTS
 WORDS = 'migration shadow'
 NET = 'mgmtdev sim_net backend loopback'
 DISK = 'mgmtdev sim_blk backend file {folder}/dev0.disk delay_ms 5'
-
-
-class ShadowNet(KeptNet):
-    """Frames that the device had received and the guest had not end with the device, as at any reset."""
-
-    def __init__(self, rng, packed=False):
-        super().__init__(rng, packed)
-        self.dropped = lambda: sum(n < self.last for n in self.missing)
-
-    def waits(self):
-        """Frames come in their order: those before one that has come do not come any more."""
-        return len(self.tx.in_flight) or any(n > self.last for n in self.missing)
-
-    def check(self):
-        assert self.sent == self.received + len(self.missing) and max(self.missing, default=0) < self.last, self.account()
 
 
 class ShadowUpgrades(ModelHost, Upgrades):
