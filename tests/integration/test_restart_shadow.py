@@ -121,7 +121,7 @@ class Shadows(GoesOn, unittest.TestCase):
         self.check_model(host, 2)
 
     def test_stops_and_starts_behind_kills(self):
-        """A queue that stops with what a former process had under way puts it back, or waits for it."""
+        """A queue that stops puts what is under way back into its ring: the next process has that alone."""
         for make, device in ((self.block, DISK), (self.net, NET)):
             for packed in False, True:
                 with self.subTest(packed=packed, device=device):
@@ -131,6 +131,7 @@ class Shadows(GoesOn, unittest.TestCase):
                         guest.work(0.02)
                         host.crash(taken=1)
                         guest.stop()
+                        host.crash(taken=1)
                         guest.check_connection()
                         guest.start()
                     guest.work(0.02)
