@@ -9,6 +9,7 @@ import random
 import unittest
 
 import harness
+import test_restart_model as models
 import test_restart_vfio_user as clients
 from numbered_guest import PROTOCOL
 from restarting import AT_LEAST, GoesOn, Host, KeptBlock, ModelHost, ShadowNet, patient
@@ -16,6 +17,7 @@ from upgrading import Upgrades
 
 KILLS = harness.count(3, 50)
 RESTARTS = harness.count(1, 10)
+STRIDE = harness.count(71, 7)  # of the steps at which a new daemon dies
 SEED = int(os.environ.get('UVDPA_TEST_SEED', '0')) or random.SystemRandom().randrange(1, 1 << 32)
 ENDS = ['kill'] * KILLS + ['stop'] * RESTARTS
 WORDS = 'migration shadow'
@@ -113,12 +115,20 @@ class Shadows(GoesOn, unittest.TestCase):
     def test_upgrades(self):
         host = self.enterContext(ShadowUpgrades({'dev0': DISK}, words=WORDS))
         guest = self.block(host, True)
+        failed, steps = [True], 0
+        # Until a new daemon comes further than to the step at which it dies; the one before goes on.
+        while failed[-1]:
+            guest.work(0.05)
+            steps += STRIDE
+            failed.append(models.Functions.upgrade_fails(self, host, steps))
+            guest.check_connection()
         guest.work(0.1)
         self.next_daemon(host, guest, act=lambda: host.upgrade(devices=1))
         guest.settle(20 * harness.TIMEOUT)
         guest.read_back()
         guest.check()
-        self.check_model(host, 2)
+        harness.figure(f'seed {SEED}: {len(failed) - 2} new daemons killed at every {STRIDE} of {steps} steps; {guest.account()}')
+        self.assertGreater(len(failed), 2)
 
     def test_stops_and_starts_behind_kills(self):
         """A queue that stops puts what is under way back into its ring: the next process has that alone."""
@@ -168,7 +178,7 @@ class Shadows(GoesOn, unittest.TestCase):
         """`migration auto`: the area puts all queues on shadows. The store has the function, which is stopped."""
         for packed in False, True:
             with self.subTest(packed=packed):
-                host = self.enterContext(ModelHost({'dev0': DISK}, words='inflight on'))
+                host = self.enterContext(ShadowUpgrades({'dev0': DISK}, words='inflight on'))
                 guest = self.enterContext(KeptBlock(random.Random(f'{SEED} {packed}'), packed, queues=1))
                 guest.connect(host.app.socket('dev0'))
                 guest.give_area()
@@ -182,6 +192,9 @@ class Shadows(GoesOn, unittest.TestCase):
                     guest.check_connection()
                     self.check_paths(host, guest)
                     guest.work(0.05)
+                host.upgrade(devices=1)
+                guest.check_connection()
+                guest.work(0.05)
                 guest.settle(20 * harness.TIMEOUT)
                 guest.read_back()
                 guest.check()

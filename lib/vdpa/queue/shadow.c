@@ -404,7 +404,8 @@ vdpa_shadow_drain(struct vdpa_mover *m, unsigned int ms)
 	struct timespec nap = {.tv_nsec = 20000};
 	uint64_t waited = 0;
 
-	vdpa_mover_take_again(m);
+	if (ms > 0)
+		vdpa_mover_take_again(m);
 	vdpa_mover_pause(m, true);
 	while (m->running) {
 		int n = vdpa_mover_on_loop(m, do_count_reading, m);
