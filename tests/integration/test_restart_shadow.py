@@ -15,7 +15,7 @@ from numbered_guest import PROTOCOL
 from restarting import AT_LEAST, GoesOn, Host, KeptBlock, ModelHost, ShadowNet, patient
 from upgrading import Upgrades
 
-KILLS = harness.count(3, 50)
+KILLS = harness.count(2, 50)
 RESTARTS = harness.count(1, 10)
 STRIDE = harness.count(71, 7)  # of the steps at which a new daemon dies
 SEED = int(os.environ.get('UVDPA_TEST_SEED', '0')) or random.SystemRandom().randrange(1, 1 << 32)
