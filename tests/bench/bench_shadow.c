@@ -43,7 +43,9 @@ struct pair {
 	const char *name;
 	enum kind kind;
 	uint64_t guest, device; /* features of the rings */
-	struct ring_mem mem;	/* the guest's; ours, where the device's rings lie */
+	bool account;		/* with an inflight area for each of the guest's */
+	void *area[QUEUES];
+	struct ring_mem mem; /* the guest's; ours, where the device's rings lie */
 	struct vdpa_vring *driver[QUEUES];
 	struct vdpa_virtqueue *vq[QUEUES]; /* the device's */
 	struct vdpa_mover *mover[QUEUES];
@@ -141,6 +143,14 @@ set_up_queue(struct pair *p, unsigned int q)
 	};
 	int rc = 0;
 
+	if (p->account) {
+		size_t size = vdpa_vq_inflight_size(p->guest != 0, NUM);
+
+		p->area[q] = calloc(1, size);
+		if (p->area[q] == NULL)
+			return -1;
+		params.guest.inflight = (struct vdpa_vq_inflight){.addr = p->area[q], .size = size};
+	}
 	p->driver[q] = vdpa_vring_alloc();
 	p->vq[q] = vdpa_vq_alloc(-1);
 	if (p->driver[q] == NULL || p->vq[q] == NULL || vdpa_vring_setup(p->driver[q], &driver) < 0)
@@ -184,6 +194,7 @@ tear_down(struct pair *p)
 		vdpa_mover_free(p->mover[q]);
 		vdpa_vq_free(p->vq[q]);
 		vdpa_vring_free(p->driver[q]);
+		free(p->area[q]);
 	}
 	ring_mem_fini(&p->mem);
 }
@@ -314,9 +325,15 @@ main(int argc, char **argv)
 		{.name = "split"},
 		{.name = "split relay", .kind = RELAY},
 		{.name = "split shadow", .kind = SHADOW},
+		{.name = "split shadow account", .kind = SHADOW, .account = true},
 		{.name = "split shadow packed", .kind = SHADOW, .device = 1},
 		{.name = "packed", .guest = 1, .device = 1},
 		{.name = "packed shadow", .kind = SHADOW, .guest = 1, .device = 1},
+		{.name = "packed shadow account",
+		 .kind = SHADOW,
+		 .guest = 1,
+		 .device = 1,
+		 .account = true},
 		{.name = "packed shadow split", .kind = SHADOW, .guest = 1},
 	};
 	unsigned int rounds = argc > 1 ? (unsigned int)atoi(argv[1]) : ROUNDS;

@@ -15,7 +15,7 @@ import time
 import harness
 import vhost_user_client as vu
 from numbered_guest import PROTOCOL
-from restarting import KeptBlock, KeptNet, patient
+from restarting import KeptBlock, KeptNet, ShadowNet as KeptShadowNet, patient
 
 LIB = os.environ.get('UVDPA_KILL_POINT_LIB', '')
 # To look at one: "stop and start: 2. write wire 0x58, message 11", as failures and UVDPA_KILL_VERBOSE say it.
@@ -368,6 +368,10 @@ class Block(_Talks, KeptBlock):
 
 
 class Net(_Talks, KeptNet):
+    pass
+
+
+class ShadowNet(_Talks, KeptShadowNet):
     pass
 
 

@@ -277,6 +277,21 @@ class KeptNet(Kept, NetGuest):
         assert self.sent == self.received and not self.missing, self.account()
 
 
+class ShadowNet(KeptNet):
+    """Frames that the device had received and the guest had not end with the device, as at any reset."""
+
+    def __init__(self, rng, packed=False):
+        super().__init__(rng, packed)
+        self.dropped = lambda: sum(n < self.last for n in self.missing)
+
+    def waits(self):
+        """Frames come in their order: those before one that has come do not come any more."""
+        return len(self.tx.in_flight) or any(n > self.last for n in self.missing)
+
+    def check(self):
+        assert self.sent == self.received + len(self.missing) and max(self.missing, default=0) < self.last, self.account()
+
+
 class PagesNet(KeptNet):
     """Its kicks go to the function itself, by pages that it was given."""
 

@@ -62,6 +62,23 @@ class Points(unittest.TestCase):
         self.all(self.steps('disk0', 'mgmtdev sim_blk backend file {folder}/disk0.disk queues 2 device_state on', kill_points.Block,
                             packed=True))
 
+    def shadows(self, steps):
+        """What differs from the acts above: rings of ours, which end with the daemon."""
+        steps.goes_on = ('stop and start', 'memory', 'reset', 'SIGTERM', 'take-over', 'take-over of take-overs')
+        steps.at_each('stop and start', kill_points.stop_and_start)
+        steps.at_each('memory', kill_points.other_memory)
+        steps.at_each('reset', kill_points.reset, within=['stop and start'])
+        steps.at_each('SIGTERM', kill_points.terminate)
+        steps.at_each_of_a_start()
+        steps.at_each_of_a_start('take-over of take-overs', in_a_row=4)
+
+    def test_net_on_shadows(self):
+        self.shadows(self.steps('net0', 'mgmtdev sim_net backend loopback migration shadow', kill_points.ShadowNet, packed=True))
+
+    def test_block_on_shadows(self):
+        self.shadows(self.steps('disk0', 'mgmtdev sim_blk backend file {folder}/disk0.disk queues 2 migration shadow',
+                                kill_points.Block, packed=False))
+
 
 if __name__ == '__main__':
     unittest.main(verbosity=2)

@@ -225,17 +225,17 @@ class Words(unittest.TestCase):
 
     def test_what_cannot_go_on_says_so_and_starts_anew(self):
         with Host({'ram': 'mgmtdev sim_blk backend ram 8388608', 'net0': self.NET,
-                   'shadow': f'{self.NET} migration shadow'}) as host:
+                   'relay': f'{self.NET} migration relay'}) as host:
             self.said(host, 'ram: vhost-user: starts anew in the next process: the disk of backend ram ends')
-            self.said(host, 'shadow: vhost-user: goes on over restarts and upgrades, and where the process is killed, '
+            self.said(host, 'relay: vhost-user: goes on over restarts and upgrades, and where the process is killed, '
                       'its connection ends: with `migration')
             with KeptBlock(random.Random(1), queues=1) as disk:
                 disk.connect(host.app.socket('ram'))
-                guest, shadow = self.guests(host, 'net0', 'shadow')
+                guest, relay = self.guests(host, 'net0', 'relay')
                 host.crash(taken=1)
                 self.ends(disk)
-                self.ends(shadow)
-                self.said(host, 'shadow: vhost-user: its connection does not go on: with `migration')
+                self.ends(relay)
+                self.said(host, 'relay: vhost-user: its connection does not go on: with `migration')
                 self.stays(guest)
 
     def test_a_front_end_that_takes_a_state_to_another_host_ends(self):

@@ -649,7 +649,7 @@ facts_of_a_ring_that_runs_do_not_change(void **state)
 	assert_int_equal(vdpa_consumer_set_vq_addr(f->c, 0, &elsewhere), -EBUSY);
 	assert_int_equal(vdpa_consumer_set_vq_addr(f->c, 0, &logged), 0);
 	assert_int_equal(vdpa_consumer_set_features(f->c, V1 | PACKED), -EBUSY);
-	assert_int_equal(vdpa_consumer_set_inflight(f->c, NULL, 64, 1), -EBUSY);
+	assert_int_equal(vdpa_consumer_set_inflight(f->c, NULL, 64, 1, false), -EBUSY);
 }
 
 /* Not first when it starts. */

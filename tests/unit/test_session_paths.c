@@ -321,6 +321,117 @@ requests_of_a_ring_that_begins_anew_are_forgotten(void **state)
 	end(&p);
 }
 
+/* The front end does not know of the area, and goes on by the ring alone: what was overtaken there
+ * waits here. */
+static void
+what_an_area_of_ours_has_goes_back_to_the_ring_or_waits(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_vq_chain chains[3];
+	struct iovec iov[3];
+	struct vdpa_virtqueue *vq;
+	struct vdpa_vq_state place;
+	struct paths p;
+
+	f->vdev->core->ops.get_device_id = block_id;
+	for (unsigned int overtaken = 0; overtaken < 2; overtaken++) {
+		_Alignas(16) uint8_t bytes[4096] = {0};
+		const struct vdpa_vq_inflight area = {
+			.addr = bytes, .size = sizeof(bytes), .own = true};
+
+		begin_at(&p, state, 20);
+		assert_int_equal(vdpa_device_stop_vq(f->vdev, 0, &place), 0);
+		vdpa_device_set_migration(f->vdev, VDPA_MIGRATION_SHADOW);
+		f->vqs[0].state = place;
+		f->vqs[0].inflight = area;
+		assert_int_equal(vdpa_device_start_vq(f->vdev, 0, &f->vqs[0]), 0);
+		for (uint16_t i = 20; i < 23; i++)
+			post_buffer(&p, 0, i);
+		vq = open_ring(&p, 0);
+		for (unsigned int i = 0; i < 3; i++)
+			take(vq, &chains[i], &iov[i]);
+		use(vq, &chains[overtaken]);
+		vdpa_vq_free(vq);
+		EVENTUALLY(used_idx(&p, 0) == 21);
+		assert_int_equal(vdpa_device_stop_vq(f->vdev, 0, &place), 0);
+		assert_int_equal(place.split.avail_index, overtaken ? 23 : 21);
+		assert_int_equal(
+			vdpa_vq_inflight_count(&area, false, f->vqs[0].num, UINT64_MAX, NULL),
+			overtaken ? 2 : 0);
+		/* As a front end's next start has it. */
+		memset(bytes, 0, sizeof(bytes));
+		f->vqs[0].state = place;
+		assert_int_equal(vdpa_device_start_vq(f->vdev, 0, &f->vqs[0]), 0);
+		vq = open_ring(&p, 0);
+		for (unsigned int i = 0; i < 2; i++) {
+			take(vq, &chains[i], &iov[i]);
+			use(vq, &chains[i]);
+		}
+		EVENTUALLY(used_idx(&p, 0) == 23);
+		usleep(1000);
+		assert_int_equal(vdpa_vq_avail(vq), 0);
+		vdpa_vq_free(vq);
+		f->vqs[0].state.split.avail_index = 0;
+		f->vqs[0].inflight = (struct vdpa_vq_inflight){0};
+		end(&p);
+		vdpa_device_set_migration(f->vdev, VDPA_MIGRATION_AUTO);
+	}
+}
+
+static unsigned int asked;
+
+static int
+goes_on(struct vdpa_device *vdev)
+{
+	asked++;
+	return 0;
+}
+
+static void
+how_a_device_goes_on_follows_from_its_driver_and_its_word(void **state)
+{
+	static const struct {
+		bool can, adopts, tracks;
+		enum vdpa_migration mode;
+		enum vdpa_survival survival;
+		bool is_asked;
+	} rows[] = {
+		{false, false, true, VDPA_MIGRATION_SHADOW, VDPA_SURVIVAL_NONE, false},
+		{true, false, true, VDPA_MIGRATION_AUTO, VDPA_SURVIVAL_ACCOUNTS, true},
+		{true, false, true, VDPA_MIGRATION_SHADOW, VDPA_SURVIVAL_ACCOUNTS, true},
+		{true, false, true, VDPA_MIGRATION_RELAY, VDPA_SURVIVAL_NONE, false},
+		{true, false, false, VDPA_MIGRATION_AUTO, VDPA_SURVIVAL_NONE, false},
+		{true, false, false, VDPA_MIGRATION_SHADOW, VDPA_SURVIVAL_ACCOUNTS, true},
+		{true, true, false, VDPA_MIGRATION_AUTO, VDPA_SURVIVAL_ALONE, true},
+		{true, true, false, VDPA_MIGRATION_OFF, VDPA_SURVIVAL_ALONE, true},
+		/* Nothing of it is kept. */
+		{true, true, false, VDPA_MIGRATION_SHADOW, VDPA_SURVIVAL_ACCOUNTS, false},
+		{true, true, false, VDPA_MIGRATION_RELAY, VDPA_SURVIVAL_NONE, false},
+	};
+	struct fixture *f = *state;
+	struct vdpa_device_core *core = f->vdev->core;
+	const struct vdpa_config_ops ops = core->ops;
+	const bool tracks = core->can.inflight;
+
+	for (unsigned int i = 0; i < RTE_DIM(rows); i++) {
+		enum vdpa_survival survival = rows[i].survival;
+
+		core->ops.can_restart = rows[i].can ? goes_on : NULL;
+		core->ops.adopt = rows[i].adopts ? goes_on : NULL;
+		core->can.inflight = rows[i].tracks;
+		vdpa_device_set_migration(f->vdev, rows[i].mode);
+		asked = 0;
+		assert_int_equal(vdpa_device_survival(f->vdev), survival);
+		assert_int_equal(vdpa_device_runs_alone(f->vdev), survival == VDPA_SURVIVAL_ALONE);
+		assert_int_equal(vdpa_device_can_restart(f->vdev),
+				 survival == VDPA_SURVIVAL_NONE ? -EOPNOTSUPP : 0);
+		assert_int_equal(asked, rows[i].is_asked);
+	}
+	core->ops = ops;
+	core->can.inflight = tracks;
+	vdpa_device_set_migration(f->vdev, VDPA_MIGRATION_AUTO);
+}
+
 /* Failures. */
 
 static unsigned int
@@ -580,6 +691,8 @@ main(void)
 		TEST(a_queue_leaves_its_shadow_after_a_log_that_could_not_be_kept),
 		TEST(requests_that_a_device_had_are_given_to_it_again),
 		TEST(requests_of_a_ring_that_begins_anew_are_forgotten),
+		TEST(what_an_area_of_ours_has_goes_back_to_the_ring_or_waits),
+		TEST(how_a_device_goes_on_follows_from_its_driver_and_its_word),
 		TEST(a_device_that_fails_on_the_way_there_is_stopped_with_a_line),
 		TEST(no_memory_is_mapped_or_unmapped_while_a_queue_stands_still),
 		TEST(a_queue_for_which_there_is_no_memory_is_not_stopped),

@@ -188,6 +188,122 @@ an_area_says_what_to_give_again(void **state)
 	}
 }
 
+static unsigned int
+under_way(struct shadow_test *t)
+{
+	bool packed = (t->guest_features & PACKED) != 0;
+	const struct vdpa_vq_inflight area = {.addr = t->area,
+					      .size = vdpa_vq_inflight_size(packed, t->guest_num)};
+
+	return vdpa_vq_inflight_count(&area, packed, t->guest_num, UINT64_MAX, NULL);
+}
+
+/* The end of a ring whose front end does not know of the area. */
+static int
+end_and_put_back(struct shadow_test *t)
+{
+	unsigned int in_flight;
+	int rc;
+
+	assert_int_equal(vdpa_shadow_end(t->s, &t->place, &in_flight), 0);
+	rc = vdpa_shadow_put_back(t->s, &t->place);
+	vdpa_mover_free(t->s);
+	t->s = NULL;
+	vdpa_vq_set_call(t->device, -1);
+	t->n_held = 0;
+	return rc;
+}
+
+/* A process is killed, the next one takes again what the area has, and stops. */
+static void
+what_is_taken_again_goes_back_to_the_ring(void **state)
+{
+	struct shadow_test *t = *state;
+	unsigned int in_flight;
+
+	for (unsigned int i = 0; i < 2 * FORMATS; i++) {
+		uint64_t guest = format(i / 2), device = i & 1 ? PACKED : 0;
+
+		guest_track(t, true);
+		begin_with(t, guest, device, 6);
+		use_whole(t, 0);
+		use_whole(t, 0);
+		assert_int_equal(shadow_end(t, &in_flight), 0);
+		assert_int_equal(under_way(t), 4);
+		shadow_begin(t, device, 32);
+		wait_forwarded(t, 4);
+		for (int slot = 2; slot < 6; slot++)
+			assert_int_equal(device_pop(t), slot);
+		use_whole(t, 0);
+		assert_int_equal(end_and_put_back(t), 0);
+		assert_int_equal(under_way(t), 0);
+		if ((guest & PACKED) == 0)
+			assert_int_equal(t->place.split.avail_index, 3);
+		else
+			assert_int_equal(t->place.packed.last_avail_idx, guest & INDIRECT ? 3 : 6);
+		for (int slot = 0; slot < 3; slot++)
+			assert_int_equal(guest_take(t), slot);
+		/* By the ring alone, as a front end that knows of no area has it. */
+		guest_track(t, false);
+		shadow_begin(t, device ^ PACKED, 32);
+		wait_forwarded(t, 3);
+		for (int slot = 3; slot < 6; slot++)
+			assert_int_equal(device_pop(t), slot);
+		settle(t);
+		assert_int_equal(shadow_end(t, &in_flight), 0);
+	}
+}
+
+/* As much as the ring has room for, so that it comes round. */
+static void
+a_full_ring_goes_back(void **state)
+{
+	struct shadow_test *t = *state;
+	unsigned int in_flight;
+
+	for (unsigned int i = 0; i < FORMATS; i++) {
+		unsigned int n = format(i) & INDIRECT || (format(i) & PACKED) == 0 ? 64 : 32;
+
+		guest_track(t, true);
+		guest_begin(t, format(i) | INDIRECT, 64);
+		shadow_begin(t, INDIRECT, 64);
+		/* Begun in the middle. */
+		for (unsigned int k = 0; k < 5; k++) {
+			assert_int_not_equal(guest_add(t, 2, 1, 500), NUM_MAX);
+			guest_kick(t);
+			settle(t);
+		}
+		for (unsigned int k = 0; k < n && guest_add(t, 2, 1, 500) != NUM_MAX; k++)
+			;
+		guest_kick(t);
+		n = t->busy;
+		EVENTUALLY(under_way(t) == n);
+		assert_int_equal(end_and_put_back(t), 0);
+		assert_int_equal(under_way(t), 0);
+		guest_track(t, false);
+		shadow_begin(t, INDIRECT, 64);
+		settle(t);
+		assert_int_equal(shadow_end(t, &in_flight), 0);
+	}
+}
+
+static void
+what_was_overtaken_does_not_go_back(void **state)
+{
+	struct shadow_test *t = *state;
+
+	guest_track(t, true);
+	for (unsigned int i = 0; i < FORMATS; i++) {
+		bool in_order = (format(i) & IN_ORDER) != 0;
+
+		begin_with(t, format(i), 0, 6);
+		use_whole(t, 1);
+		/* A guest in order has not seen the later one. */
+		assert_int_equal(end_and_put_back(t), in_order ? 0 : -EBUSY);
+		assert_int_equal(under_way(t), in_order ? 0 : 5);
+	}
+}
+
 static void
 a_guest_in_order_gets_its_chains_in_order(void **state)
 {
@@ -440,6 +556,9 @@ main(void)
 		T(what_is_in_flight_in_order_is_given_back),
 		T(no_place_says_that_a_later_one_was_used),
 		T(an_area_says_what_to_give_again),
+		T(what_is_taken_again_goes_back_to_the_ring),
+		T(a_full_ring_goes_back),
+		T(what_was_overtaken_does_not_go_back),
 		T(a_guest_in_order_gets_its_chains_in_order),
 		T(what_was_written_is_logged_and_no_more_where_lengths_tell),
 		T(a_drain_waits_for_requests_and_not_for_buffers_to_fill),

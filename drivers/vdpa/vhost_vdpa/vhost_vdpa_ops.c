@@ -222,6 +222,14 @@ vv_release_dma(struct vdpa_device *vdev)
 	vv_ctrl_release(vv_dev(vdev));
 }
 
+/* Linux resets the device when its last descriptor is closed; what it is the parent says. */
+static int
+vv_can_restart(struct vdpa_device *vdev)
+{
+	(void)vdev;
+	return 0;
+}
+
 struct vdpa_config_ops
 vv_ops(bool suspends)
 {
@@ -258,5 +266,6 @@ vv_ops(bool suspends)
 		.get_stats = vv_get_stats,
 		.release_dma = vv_release_dma,
 		.free = vv_free,
+		.can_restart = vv_can_restart,
 	};
 }

@@ -610,7 +610,8 @@ vdpa_consumer_set_log(struct vdpa_consumer *c, const struct vdpa_dirty_log *log)
 }
 
 int
-vdpa_consumer_set_inflight(struct vdpa_consumer *c, uint8_t *addr, size_t stride, uint16_t n)
+vdpa_consumer_set_inflight(struct vdpa_consumer *c, uint8_t *addr, size_t stride, uint16_t n,
+			   bool own)
 {
 	CONSUMER_LOCKED(c);
 
@@ -620,6 +621,7 @@ vdpa_consumer_set_inflight(struct vdpa_consumer *c, uint8_t *addr, size_t stride
 	c->inflight = addr;
 	c->inflight_stride = stride;
 	c->inflight_vqs = n;
+	c->inflight_own = own;
 	return 0;
 }
 

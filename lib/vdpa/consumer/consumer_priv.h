@@ -122,6 +122,7 @@ struct vdpa_consumer {
 	uint8_t *inflight;
 	size_t inflight_stride;
 	uint16_t inflight_vqs;
+	bool inflight_own; /* the front end does not know of it */
 
 	bool arrived;	/* a state was loaded, and the device has not been started since */
 	bool announces; /* the start is to be announced, by */

@@ -286,6 +286,7 @@ consumer_vq_config(struct vdpa_consumer *c, uint16_t idx, struct vdpa_vq_config 
 	if (idx < c->inflight_vqs) {
 		conf->inflight.addr = c->inflight + idx * c->inflight_stride;
 		conf->inflight.size = c->inflight_stride;
+		conf->inflight.own = c->inflight_own;
 	}
 	return 0;
 }
@@ -584,8 +585,9 @@ consumer_vq_stop_lost(struct vdpa_consumer *c, uint16_t idx)
 static void
 hand_over_requests(struct vdpa_consumer *c, uint16_t idx)
 {
-	if (idx < c->inflight_vqs && consumer_runs(c) && c->vqs[idx].state == CONSUMER_VQ_STARTED &&
-	    vdpa_device_hand_over_vq(c->vdev, idx) < 0)
+	/* Nobody else would find them in an area of ours. */
+	if (idx < c->inflight_vqs && !c->inflight_own && consumer_runs(c) &&
+	    c->vqs[idx].state == CONSUMER_VQ_STARTED && vdpa_device_hand_over_vq(c->vdev, idx) < 0)
 		VDPA_LOG_LIMITED(&c->vdev->core->log, WARNING,
 				 "%s: queue %u: stops when its requests have ended: %s",
 				 c->vdev->name, idx,

@@ -136,8 +136,10 @@ unsigned int vdpa_consumer_count_memory(struct vdpa_consumer *c);
 /** Where dirty pages are to be marked while VHOST_F_LOG_ALL is negotiated; the front end's to keep
  * until there is another, or the connection ends. */
 int vdpa_consumer_set_log(struct vdpa_consumer *c, const struct vdpa_dirty_log *log);
-/** Inflight areas of n queues, stride bytes each. -EBUSY when a queue runs. */
-int vdpa_consumer_set_inflight(struct vdpa_consumer *c, uint8_t *addr, size_t stride, uint16_t n);
+/** Inflight areas of n queues, stride bytes each. own: the front end does not know of them
+ * (vdpa_vq_inflight.own). -EBUSY when a queue runs. */
+int vdpa_consumer_set_inflight(struct vdpa_consumer *c, uint8_t *addr, size_t stride, uint16_t n,
+			       bool own);
 
 /*
  * The state of the device, for another host. Both are for a device that is stopped, its queues by

@@ -92,27 +92,57 @@ vdpa_device_tracks_inflight(const struct vdpa_device *vdev)
 	return vdev->core->can.inflight && vdev->core->migration != VDPA_MIGRATION_RELAY;
 }
 
+enum vdpa_survival
+vdpa_device_survival(const struct vdpa_device *vdev)
+{
+	const struct vdpa_config_ops *ops = vdev->config;
+
+	if (ops->can_restart == NULL || vdev->core->migration == VDPA_MIGRATION_RELAY)
+		return VDPA_SURVIVAL_NONE;
+	if (vdev->core->migration == VDPA_MIGRATION_SHADOW)
+		return VDPA_SURVIVAL_ACCOUNTS;
+	if (ops->adopt != NULL)
+		return VDPA_SURVIVAL_ALONE;
+	return vdev->core->can.inflight ? VDPA_SURVIVAL_ACCOUNTS : VDPA_SURVIVAL_NONE;
+}
+
 bool
 vdpa_device_runs_alone(const struct vdpa_device *vdev)
 {
-	return vdev->config->adopt != NULL;
+	return vdpa_device_survival(vdev) == VDPA_SURVIVAL_ALONE;
+}
+
+bool
+vdpa_device_puts_back(const struct vdpa_device *vdev)
+{
+	return vdev->core->migration == VDPA_MIGRATION_SHADOW;
 }
 
 int
 vdpa_device_can_restart(struct vdpa_device *vdev)
 {
-	if (vdev->config->can_restart == NULL)
-		return vdpa_error(
-			EOPNOTSUPP,
-			"of devices of this driver nobody keeps what they have under way");
-	if (vdev->core->migration == VDPA_MIGRATION_RELAY ||
-	    vdev->core->migration == VDPA_MIGRATION_SHADOW ||
-	    (!vdpa_device_runs_alone(vdev) && !vdpa_device_tracks_inflight(vdev)))
-		return vdpa_error(
-			EOPNOTSUPP,
-			"with `migration relay` or `shadow` its rings are executed by way "
-			"of memory that ends with the process");
-	return vdev->config->can_restart(vdev);
+	const struct vdpa_config_ops *ops = vdev->config;
+
+	switch (vdpa_device_survival(vdev)) {
+	case VDPA_SURVIVAL_ALONE:
+		return ops->can_restart(vdev);
+	case VDPA_SURVIVAL_ACCOUNTS:
+		/* A function that could run alone is stopped by the end of the process, so its
+		 * driver keeps nothing; nothing else of it is the process'. */
+		return ops->adopt != NULL ? 0 : ops->can_restart(vdev);
+	default:
+		break;
+	}
+	if (ops->can_restart == NULL)
+		return vdpa_error(EOPNOTSUPP, "of devices of this driver nobody keeps what they have "
+				  "under way");
+	if (vdev->core->migration == VDPA_MIGRATION_RELAY)
+		return vdpa_error(EOPNOTSUPP,
+				  "with `migration relay` its rings are executed by way of memory "
+				  "that ends with the process");
+	return vdpa_error(EOPNOTSUPP,
+			  "devices of this driver execute their rings without an account of what "
+			  "is under way; with `migration shadow` there is one");
 }
 
 int

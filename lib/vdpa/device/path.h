@@ -31,6 +31,8 @@ struct vdpa_path {
 	enum vdpa_own_parts own;
 	/* stop() says where the guest's ring stands; else the device does, or the ring itself. */
 	bool keeps_place;
+	/* It keeps the queue's inflight area up to date, where there is one. */
+	bool keeps_account;
 	/* Bytes of our memory (own_memory.h) that start() will allocate for that queue. */
 	size_t (*memory)(const struct vdpa_core_vq *vq, const struct vdpa_vq_config *guest);
 	/*

@@ -154,6 +154,24 @@ vdpa_device_drop_left(struct vdpa_device *vdev)
 	vdpa_device_unlock(vdev);
 }
 
+/* With the lock: whether all queues that are set up are on shadows that fill the front end's
+ * inflight area: then a device that could run alone goes on by that. */
+static bool
+has_account(const struct vdpa_device_core *core)
+{
+	unsigned int n = 0;
+
+	for (uint16_t i = 0; i < core->nvqs; i++) {
+		const struct vdpa_core_vq *vq = &core->vqs[i];
+
+		if (vq->path->keeps_account && vq->conf.inflight.addr != NULL)
+			n++;
+		else if (vq->conf.num != 0 || vq->path != &vdpa_path_direct)
+			return false;
+	}
+	return n > 0;
+}
+
 /* With the lock: what of a device that runs alone ends with the process all the same. */
 static const char *
 find_tie(const struct vdpa_device *vdev)
@@ -162,6 +180,8 @@ find_tie(const struct vdpa_device *vdev)
 
 	if (core->dirty.on)
 		return "its memory is logged, which does not go on in the next process";
+	if (has_account(core))
+		return NULL;
 	for (uint16_t i = 0; i < core->nvqs; i++)
 		if (core->vqs[i].path != &vdpa_path_direct)
 			return "a queue runs by way of a ring that ends with the process";
@@ -187,9 +207,10 @@ vdpa_device_leave(struct vdpa_device *vdev)
 	struct vdpa_device_core *core = vdev->core;
 	struct vdpa_error_saved error;
 	const char *tie;
+	bool accounts;
 	int rc;
 
-	if (vdev->config->leave == NULL)
+	if (!vdpa_device_runs_alone(vdev) || vdev->config->leave == NULL)
 		return 0;
 	vdpa_device_lock(vdev);
 	if (core->state != VDPA_STATE_RUNNING) {
@@ -200,9 +221,12 @@ vdpa_device_leave(struct vdpa_device *vdev)
 	for (uint16_t i = 0; i < core->nvqs; i++)
 		vdpa_event_del(&core->vqs[i].relay);
 	tie = find_tie(vdev);
+	accounts = tie == NULL && has_account(core);
 	rc = tie != NULL ? vdpa_error(EOPNOTSUPP, "%s: %s", vdev->name, tie)
+	     : accounts	 ? 0
 			 : vdev->config->leave(vdev);
-	if (rc < 0) {
+	/* Its shadows end with the process, so it is stopped: the account is the front end's. */
+	if (rc < 0 || accounts) {
 		vdpa_error_save(&error);
 		if (vdpa_step_reset(vdev) < 0)
 			VDPA_LOG(ERR, "%s", vdpa_error_message());

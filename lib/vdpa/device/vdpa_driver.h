@@ -305,12 +305,14 @@ struct vdpa_config_ops {
 	 * the front end's rings, memory and inflight areas, and from what the driver has said by
 	 * vdpa_device_state_changed(), alone: all else that the device is must follow from its
 	 * words. Constant from the registration on. 0; a negative errno with a message. NULL: it
-	 * does not.
+	 * does not. Of a driver without set_vq_inflight that is so with `migration shadow` alone,
+	 * where the shadows keep the areas.
 	 */
 	int (*can_restart)(struct vdpa_device *vdev);
 
 	/* A device that goes on while no process lives: adopt and leave, or none of them. Then
-	 * can_restart also begins to keep what the driver has: it is called once. */
+	 * can_restart also begins to keep what the driver has: it is called once, and not with
+	 * `migration shadow`, where the device ends with the process. */
 
 	/**
 	 * Optional: whether a former process has left the device running. Called at registration,

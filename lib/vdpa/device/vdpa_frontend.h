@@ -379,8 +379,23 @@ bool vdpa_device_can_migrate(const struct vdpa_device *vdev);
  * relayed it cannot: what it has used the guest may not have seen. */
 bool vdpa_device_tracks_inflight(const struct vdpa_device *vdev);
 
+/** How a device goes on in another process once this one was killed. */
+enum vdpa_survival {
+	VDPA_SURVIVAL_NONE, /**< not at all: it starts anew */
+	/** It ends with the process, which keeps account of what is under way in the inflight area
+	 * of each queue: its own account, or that of a shadow. The next process opens it as ever,
+	 * begins at the guest's used index, and executes what was under way again. */
+	VDPA_SURVIVAL_ACCOUNTS,
+	/** It executes its rings while no process lives, and the next one finds it so. */
+	VDPA_SURVIVAL_ALONE,
+};
+
+/** By its driver's ops and the word `migration`. The driver may refuse it for a reason of its own
+ * (vdpa_device_can_restart()). */
+enum vdpa_survival vdpa_device_survival(const struct vdpa_device *vdev);
 /** Whether another process can go on with the device where this one was killed
- * (vdpa_config_ops.can_restart). 0; -EOPNOTSUPP or another negative errno, with a message. */
+ * (vdpa_device_survival(), vdpa_config_ops.can_restart). 0; -EOPNOTSUPP or another negative errno,
+ * with a message. */
 int vdpa_device_can_restart(struct vdpa_device *vdev);
 /** Whether another process can go on with the device where this one has stopped it, and said where
  * its queues stand. 0; -EOPNOTSUPP with a message. */
@@ -390,8 +405,11 @@ int vdpa_device_can_move(struct vdpa_device *vdev);
  * left undone behind others that were done. */
 bool vdpa_device_vq_can_move(struct vdpa_device *vdev, uint16_t idx,
 			     const struct vdpa_vq_state *state);
-/** Whether such a device executes its rings while no process lives: they need no inflight areas. */
+/** Whether it is VDPA_SURVIVAL_ALONE: its rings need no inflight areas. */
 bool vdpa_device_runs_alone(const struct vdpa_device *vdev);
+/** Whether a stop of its queues puts what is under way back into the guest's ring by itself, so
+ * that nobody waits for that before (vdpa_vq_inflight.own). */
+bool vdpa_device_puts_back(const struct vdpa_device *vdev);
 /**
  * Who keeps the state of the device's driver for another process: keep() gets what
  * vdpa_device_state_changed() was called with, and what a start has loaded, from any thread, one
@@ -410,7 +428,9 @@ bool vdpa_device_is_left(struct vdpa_device *vdev);
 /** Nobody goes on with what a former process has left: it is reset. No-op for another. */
 void vdpa_device_drop_left(struct vdpa_device *vdev);
 /** What of a device that runs alone ends with the process as it is now, static: a queue that is not
- * on the direct path, or a dirty log. NULL: nothing, or it does not run alone. It changes by itself
+ * on the direct path, or a dirty log. NULL: nothing, or it does not run alone; nor does one whose
+ * queues are all on shadows that fill the front end's inflight area: what a former process has left
+ * of it is reset (vdpa_device_drop_left()), and it goes on by that area. It changes by itself
  * with the paths of queues (vdpa_frontend_ops.doorbell_changed). */
 const char *vdpa_device_find_tie(struct vdpa_device *vdev);
 /** The process ends, and leaves a device that runs alone to the next one: it is not stopped by what

@@ -170,7 +170,7 @@ vdpa_vduse_try_start(struct vduse_device *dev)
 	}
 	areas = vdpa_vduse_record_areas(dev, &stride);
 	if (areas != NULL && !vdpa_consumer_is_running(dev->consumer) &&
-	    vdpa_consumer_set_inflight(dev->consumer, areas, stride, dev->nvqs) < 0)
+	    vdpa_consumer_set_inflight(dev->consumer, areas, stride, dev->nvqs, false) < 0)
 		complain(dev, "inflight area");
 	tell_vqs(dev, told);
 	vdpa_consumer_set_status(dev->consumer, dev->status);

@@ -44,7 +44,7 @@ connected(void *arg, const struct vdpa_peer *peer)
 	vdpa_consumer_keep_state(dev->consumer, dev->moves);
 	if (dev->kept.on && !vdpa_vfus_planned_is(&dev->kept))
 		(void)vdpa_consumer_set_inflight(dev->consumer, dev->kept.areas, dev->kept.stride,
-						 dev->vp.params.nvqs);
+						 dev->vp.params.nvqs, true);
 	dev->dma.consumer = dev->consumer;
 	dev->peer = *peer;
 	vdpa_device_add_connections(dev->vdev, 1);

@@ -428,7 +428,7 @@ vdpa_vfus_kept_settle(struct vfu_server *s)
 	struct vfu_kept *k = s->params.kept;
 	int64_t until_us;
 
-	if (k == NULL || !k->on || is_doorbell(s, hdr) ||
+	if (k == NULL || !k->on || vdpa_device_puts_back(k->dev->vdev) || is_doorbell(s, hdr) ||
 	    (hdr->command != VFIO_USER_REGION_WRITE && hdr->command != VFIO_USER_DMA_UNMAP &&
 	     hdr->command != VFIO_USER_DEVICE_RESET && hdr->command != VFIO_USER_DEVICE_FEATURE))
 		return;

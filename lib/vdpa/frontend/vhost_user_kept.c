@@ -367,7 +367,7 @@ drain_ring(struct vhu_session *s, uint16_t idx, bool all, int64_t until_us)
 	struct vhu_kept_ring *ring;
 	uint64_t below;
 
-	if (s->kept == NULL || s->inflight != NULL)
+	if (s->kept == NULL || s->inflight != NULL || vdpa_device_puts_back(s->dev->vdev))
 		return;
 	ring = &s->kept->rings[idx];
 	below = all ? UINT64_MAX : ring->taken_again;
@@ -545,6 +545,10 @@ resume_connection(struct vhu_device *dev, int fd, struct vhu_session **s)
 	dev->conn.fd = fd;
 	dev->conn.session = dev->session = *s;
 	pthread_mutex_unlock(&dev->lock);
+	/* Its queues were on shadows, which have ended: it is stopped before anything that it was
+	 * given is executed again, and goes on by the front end's area. */
+	if (former->inflight != 0 && !vdpa_device_tracks_inflight(dev->vdev))
+		vdpa_device_drop_left(dev->vdev);
 	rc = vdpa_vhu_record_apply(dev, *s, former);
 	if (rc < 0)
 		return rc;

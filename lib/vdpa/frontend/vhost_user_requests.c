@@ -514,7 +514,7 @@ static int
 keep_inflight(struct vhu_session *s, const struct vhu_inflight *inflight, struct vhu_shm *area)
 {
 	int rc = vdpa_consumer_set_inflight(s->consumer, area->addr, inflight_stride(s, inflight),
-					    inflight->num_queues);
+					    inflight->num_queues, false);
 
 	if (rc < 0) {
 		vdpa_vhu_shm_unmap(area);

@@ -78,7 +78,7 @@ vdpa_vhu_session_new(struct vhu_device *dev, const struct vdpa_peer *peer)
 	s->peer = *peer;
 	if (s->kept != NULL && !vdpa_device_runs_alone(dev->vdev) && !vdpa_vhu_planned_is(dev))
 		(void)vdpa_consumer_set_inflight(s->consumer, dev->kept.areas->addr,
-						 dev->kept.stride, dev->nvqs);
+						 dev->kept.stride, dev->nvqs, true);
 	return s;
 }
 

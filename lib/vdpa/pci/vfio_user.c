@@ -39,7 +39,7 @@
 
 /* A server serves one client, and a former process' connection is open until the store has closed
  * it, which takes its time. */
-#define BUSY_US	      2000000
+#define BUSY_US	      10000000
 #define BUSY_PAUSE_US 20000
 
 /* PART_TRANSPORT of the function's record. */

@@ -307,6 +307,25 @@ complete_all(struct vdpa_mover *m)
 		;
 }
 
+/* A round of what a former process had under way; whether there is more of it. */
+static int
+do_again(void *arg)
+{
+	struct vdpa_mover *m = ((struct change *)arg)->m;
+
+	if (m->failed || m->paused || vdpa_vq_left(m->guest) == 0 || forward(m) == 0)
+		return 0;
+	notify_device(m);
+	return vdpa_vq_left(m->guest) > 0;
+}
+
+void
+vdpa_mover_take_again(struct vdpa_mover *m)
+{
+	while (m->running && on_loop(m, do_again, (struct change){0}) > 0)
+		;
+}
+
 static int
 do_pause(void *arg)
 {

@@ -66,6 +66,9 @@ int vdpa_mover_call_fd(const struct vdpa_mover *m);
 
 /* The device executes its ring: begin. 0, or what epoll_ctl(2) says of the kick descriptor. */
 int vdpa_mover_run(struct vdpa_mover *m);
+/* Give the device what the guest's inflight area says to be taken again, unless paused; what else
+ * there is may go with it. */
+void vdpa_mover_take_again(struct vdpa_mover *m);
 /* Give the device no more, or go on; what it has comes back all the same, and what it has used by
  * now has on return. */
 void vdpa_mover_pause(struct vdpa_mover *m, bool paused);

@@ -10,7 +10,10 @@
  * back to the ring, so that whoever goes on there executes them. A net device uses its buffers in
  * order, so that these are the last ones. Of another class requests may end in any order: so they
  * are tracked in an inflight area (vhost-user), the front end's where it gave one, else one of our
- * own, which the next shadow in this process finds and no other host does.
+ * own, which the next shadow in this process finds and no other host does. Where the device
+ * outlives the process, the area of each ring is one that does, too (vdpa_vq_inflight.own): then
+ * the next process takes from it what this one had under way when it was killed, and executes it
+ * again.
  */
 
 #include <errno.h>
@@ -114,6 +117,13 @@ track(struct vdpa_core_vq *vq, const struct vdpa_vq_config *guest, bool packed,
 	struct held *held = vq->held;
 
 	*inflight = guest->inflight;
+	/* What a stop could not put back there. */
+	if (inflight->own && held != NULL) {
+		if (is_where_it_stood(vq, held, packed, guest))
+			memcpy(inflight->addr, held->area, size);
+		free(held);
+		vq->held = NULL;
+	}
 	if (inflight->addr != NULL || vq->vdev->config->get_device_id(vq->vdev) == VIRTIO_ID_NET)
 		return 0;
 	/* What was held is executed now, where the guest's ring goes on as it stood. */
@@ -243,6 +253,46 @@ drain(struct vdpa_core_vq *vq, unsigned int ms)
 	return vdpa_shadow_drain(path->mover, vq->hands_over ? 0 : ms) || vq->hands_over;
 }
 
+/* From an area that the next start begins anew. */
+static void
+keep_own(struct vdpa_core_vq *vq, const struct vdpa_vq_state *state, unsigned int in_flight)
+{
+	bool packed = (vq->vdev->core->guest_features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
+	size_t size = vdpa_vq_inflight_size(packed, vq->conf.num);
+	struct held *held = calloc(1, sizeof(*held) + size);
+
+	if (held == NULL) {
+		VDPA_LOG_LIMITED(&vq->vdev->core->log, ERR,
+				 "%s: queue %u: out of memory: %u requests are lost",
+				 vq->vdev->name, vdpa_path_mover_idx(vq), in_flight);
+		return;
+	}
+	*held = (struct held){.packed = packed,
+			      .num = vq->conf.num,
+			      .desc = vq->conf.desc,
+			      .state = *state,
+			      .in_flight = in_flight};
+	memcpy(held->area, vq->conf.inflight.addr, size);
+	free(vq->held);
+	vq->held = held;
+	say_held(vq, in_flight);
+}
+
+/* The front end of an area of ours goes on with the ring alone, so all goes back there, but what
+ * was overtaken by requests that the device has used. */
+static void
+put_back(struct vdpa_core_vq *vq, struct vdpa_mover *mover, struct vdpa_vq_state *state)
+{
+	bool packed = (vq->vdev->core->guest_features & RTE_BIT64(VIRTIO_F_RING_PACKED)) != 0;
+	unsigned int left;
+
+	if (vdpa_shadow_put_back(mover, state) == 0)
+		return;
+	left = vdpa_vq_inflight_count(&vq->conf.inflight, packed, vq->conf.num, UINT64_MAX, NULL);
+	if (left > 0)
+		keep_own(vq, state, left);
+}
+
 /* What was in flight stays with us where the area is ours. */
 static void
 hold(struct vdpa_core_vq *vq, const struct vdpa_vq_state *state, unsigned int in_flight)
@@ -265,7 +315,9 @@ stop(struct vdpa_core_vq *vq, struct vdpa_vq_state *state, bool reachable)
 	unsigned int in_flight = 0;
 	int rc = vdpa_shadow_end(path->mover, state, &in_flight);
 
-	if (rc == 0) {
+	if (rc == 0 && vq->conf.inflight.own) {
+		put_back(vq, path->mover, state);
+	} else if (rc == 0) {
 		hold(vq, state, in_flight);
 	} else {
 		VDPA_LOG_LIMITED(&vdev->core->log, WARNING,
@@ -287,8 +339,8 @@ leave(struct vdpa_core_vq *vq, bool begin)
 }
 
 #define SHADOW_OPS                                                                                 \
-	.own = VDPA_OWN_ALL, .keeps_place = true, .memory = memory, .start = start,                \
-	.run = vdpa_path_mover_run, .drain = drain, .stop = stop,                                  \
+	.own = VDPA_OWN_ALL, .keeps_place = true, .keeps_account = true, .memory = memory,         \
+	.start = start, .run = vdpa_path_mover_run, .drain = drain, .stop = stop,                  \
 	.enable = vdpa_path_mover_enable, .leave = leave, .set_kick = vdpa_path_mover_set_kick,    \
 	.set_call = vdpa_path_mover_set_call, .set_memory = vdpa_path_mover_set_memory,            \
 	.set_log = vdpa_path_mover_set_log, .get_stats = vdpa_path_mover_get_stats

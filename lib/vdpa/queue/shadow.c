@@ -404,6 +404,8 @@ vdpa_shadow_drain(struct vdpa_mover *m, unsigned int ms)
 	struct timespec nap = {.tv_nsec = 20000};
 	uint64_t waited = 0;
 
+	if (ms > 0)
+		vdpa_mover_take_again(m);
 	vdpa_mover_pause(m, true);
 	while (m->running) {
 		int n = vdpa_mover_on_loop(m, do_count_reading, m);
@@ -470,4 +472,10 @@ vdpa_shadow_end(struct vdpa_mover *m, struct vdpa_vq_state *state, unsigned int 
 		return -EBUSY;
 	vdpa_vq_rewind(m->guest, oldest);
 	return vdpa_vq_get_state(m->guest, state);
+}
+
+int
+vdpa_shadow_put_back(struct vdpa_mover *m, struct vdpa_vq_state *state)
+{
+	return vdpa_vq_put_back(m->guest, state);
 }

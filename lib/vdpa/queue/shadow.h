@@ -24,7 +24,8 @@
 int vdpa_shadow_create(const struct vdpa_mover_params *params, struct vdpa_mover **out);
 
 /* Pause, and wait until the device has used every chain with something to read, so that a stop
- * finds no request half done; buffers that wait to be filled stay. False: not within ms. */
+ * finds no request half done; buffers that wait to be filled stay. What a former process had under
+ * way is given to the device before, unless nothing is waited for. False: not within ms. */
 bool vdpa_shadow_drain(struct vdpa_mover *m, unsigned int ms);
 
 /*
@@ -43,5 +44,8 @@ void vdpa_shadow_leave(struct vdpa_mover *m, bool leave);
  * -EBUSY, and in_flight says how many there are.
  */
 int vdpa_shadow_end(struct vdpa_mover *m, struct vdpa_vq_state *state, unsigned int *in_flight);
+
+/* After that, of a guest's ring whose inflight area nobody else knows of: vdpa_vq_put_back(). */
+int vdpa_shadow_put_back(struct vdpa_mover *m, struct vdpa_vq_state *state);
 
 #endif /* VDPA_SHADOW_H */

@@ -319,6 +319,14 @@ look_at_device(struct virtio_device *dev, const struct vdpa_args *args)
 
 /* Ops. */
 
+/* Of a driver's own functions, which are opened as ever: nothing of a function is the process'. */
+static int
+virtio_can_start_again(struct vdpa_device *vdev)
+{
+	(void)vdev;
+	return 0;
+}
+
 typedef void (*op_fn)(void);
 
 /* The service's ops, and over them the driver's, whatever version its table is of. */
@@ -344,7 +352,7 @@ merge_ops(struct vdpa_config_ops *ops, const struct vdpa_virtio_kind *kind, uint
 		ops->log_stop = NULL;
 	}
 	if (!virtio_kept_can(kind)) {
-		ops->can_restart = NULL;
+		ops->can_restart = virtio_can_start_again;
 		ops->adopt = NULL;
 		ops->leave = NULL;
 	}

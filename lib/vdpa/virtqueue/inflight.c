@@ -15,87 +15,9 @@
 
 #include <rte_atomic.h>
 
-#include "virtqueue_priv.h"
+#include "inflight_priv.h"
 
 #define INFLIGHT_VERSION 1
-
-struct inflight_split_desc {
-	uint8_t inflight;
-	uint8_t padding[5];
-	uint16_t next;
-	uint64_t counter;
-};
-
-struct inflight_split {
-	uint64_t features;
-	uint16_t version;
-	uint16_t desc_num;
-	uint16_t last_batch_head;
-	uint16_t used_idx;
-	struct inflight_split_desc desc[];
-};
-
-struct inflight_packed_desc {
-	uint8_t inflight;
-	uint8_t padding;
-	uint16_t next;
-	uint16_t last;
-	uint16_t num;
-	uint64_t counter;
-	uint16_t id;
-	uint16_t flags;
-	uint32_t len;
-	uint64_t addr;
-};
-
-struct inflight_packed {
-	uint64_t features;
-	uint16_t version;
-	uint16_t desc_num;
-	uint16_t free_head;
-	uint16_t old_free_head;
-	uint16_t used_idx;
-	uint16_t old_used_idx;
-	uint8_t used_wrap_counter;
-	uint8_t old_used_wrap_counter;
-	uint8_t padding[7];
-	struct inflight_packed_desc desc[];
-};
-
-_Static_assert(sizeof(struct inflight_split_desc) == 16, "DescStateSplit");
-_Static_assert(offsetof(struct inflight_split, desc) == 16, "QueueRegionSplit");
-_Static_assert(sizeof(struct inflight_packed_desc) == 32, "DescStatePacked");
-_Static_assert(offsetof(struct inflight_packed, desc) == 32, "QueueRegionPacked");
-
-struct resubmit {
-	uint64_t counter;
-	uint16_t entry;
-};
-
-struct vdpa_vq_tracker {
-	uint32_t num;
-	union {
-		struct inflight_split *split;
-		struct inflight_packed *packed;
-	};
-	uint64_t counter;   /* of the next chain */
-	uint64_t first_pop; /* counters.popped at set-up */
-	uint32_t n_resubmit;
-	uint32_t next_resubmit;
-	uint32_t n_pending;
-	uint16_t start_avail; /* where the ring goes on after the chains of the area */
-	bool start_wrap;
-	uint16_t batch_head; /* split */
-	uint16_t free_head;  /* packed; num: none free */
-	uint16_t cursor;     /* packed: entry for the next descriptor, and for the one before */
-	uint16_t cursor_last;
-	struct resubmit *resubmit; /* in order of their counters */
-	uint16_t *popped;	   /* entries by number of the pop, modulo num */
-	uint16_t *pending;	   /* entries pushed and not flushed */
-	uint16_t *next;		   /* packed, by entry: as in the area */
-	uint16_t *last;
-	uint16_t *ndesc;
-};
 
 size_t
 vdpa_vq_inflight_size(bool packed, uint32_t num)
@@ -104,10 +26,10 @@ vdpa_vq_inflight_size(bool packed, uint32_t num)
 		      : sizeof(struct inflight_split) + num * sizeof(struct inflight_split_desc);
 }
 
-static int
-resubmit_compare(const void *a, const void *b)
+int
+vdpa_vq_resubmit_compare(const void *a, const void *b)
 {
-	const struct resubmit *x = a, *y = b;
+	const struct vdpa_vq_resubmit *x = a, *y = b;
 
 	return x->counter < y->counter ? -1 : x->counter > y->counter;
 }
@@ -115,7 +37,8 @@ resubmit_compare(const void *a, const void *b)
 static void
 resubmit_add(struct vdpa_vq_tracker *t, uint16_t entry, uint64_t counter)
 {
-	t->resubmit[t->n_resubmit++] = (struct resubmit){.counter = counter, .entry = entry};
+	t->resubmit[t->n_resubmit++] =
+		(struct vdpa_vq_resubmit){.counter = counter, .entry = entry};
 }
 
 static void
@@ -373,7 +296,7 @@ vdpa_vq_tracker_create(struct vdpa_virtqueue *vq, const struct vdpa_vq_inflight 
 	ret = vq->packed ? packed_recover(vq, t, state) : split_recover(vq, t, state);
 	if (ret < 0)
 		goto err;
-	qsort(t->resubmit, t->n_resubmit, sizeof(t->resubmit[0]), resubmit_compare);
+	qsort(t->resubmit, t->n_resubmit, sizeof(t->resubmit[0]), vdpa_vq_resubmit_compare);
 	t->start_avail = vq->packed ? state->packed.last_avail_idx : state->split.avail_index;
 	t->start_wrap = vq->packed && state->packed.last_avail_counter;
 	vq->tracker = t;
@@ -565,6 +488,25 @@ vdpa_vq_tracker_flush_end(struct vdpa_virtqueue *vq)
 	t->n_pending = 0;
 }
 
+void
+vdpa_vq_tracker_release(struct vdpa_virtqueue *vq, uint16_t entry)
+{
+	struct vdpa_vq_tracker *t = vq->tracker;
+
+	if (!vq->packed) {
+		t->split->desc[entry].inflight = 0;
+		rte_smp_wmb();
+		return;
+	}
+	packed_release(t, entry);
+	t->packed->free_head = t->free_head;
+	rte_smp_wmb();
+	t->packed->old_free_head = t->free_head;
+	rte_smp_wmb();
+	t->packed->desc[entry].inflight = 0;
+	rte_smp_wmb();
+}
+
 bool
 vdpa_vq_tracker_rewind(struct vdpa_virtqueue *vq, uint16_t n)
 {
@@ -573,25 +515,13 @@ vdpa_vq_tracker_rewind(struct vdpa_virtqueue *vq, uint16_t n)
 	bool from_area = false;
 
 	while (n-- > 0) {
-		uint16_t entry;
-
 		if (--number < t->first_pop + t->n_resubmit) {
 			/* Still inflight, and to be submitted again. */
 			t->next_resubmit--;
 			from_area = true;
 			continue;
 		}
-		entry = t->popped[number % t->num];
-		if (vq->packed) {
-			packed_release(t, entry);
-			t->packed->free_head = t->free_head;
-			rte_smp_wmb();
-			t->packed->old_free_head = t->free_head;
-			rte_smp_wmb();
-			t->packed->desc[entry].inflight = 0;
-		} else {
-			t->split->desc[entry].inflight = 0;
-		}
+		vdpa_vq_tracker_release(vq, t->popped[number % t->num]);
 	}
 	if (from_area && vq->packed)
 		vdpa_vq_packed_set_avail(vq, t->start_avail, t->start_wrap);

@@ -88,6 +88,9 @@ struct vdpa_vq_inflight {
 	size_t size; /**< bytes; checked against the virtqueue size at set-up */
 	/** A stop leaves requests that are under way in the area instead of waiting for them. */
 	bool hand_over;
+	/** The front end does not know of the area: where a queue stops, what is under way is given
+	 * back to its ring where that can be, so that whoever goes on finds it without the area. */
+	bool own;
 };
 
 /** Bytes of the area of one virtqueue; the specification's structures. */
@@ -248,6 +251,20 @@ unsigned int vdpa_vq_pop_plain(struct vdpa_virtqueue *vq, struct vdpa_vq_plain *
 
 /** Give back the chains popped last, `from` being the oldest of them; none of them was pushed. */
 void vdpa_vq_rewind(struct vdpa_virtqueue *vq, const struct vdpa_vq_taken *from);
+
+/** How many chains of the inflight area are still to be taken again; 0 without one. */
+unsigned int vdpa_vq_left(const struct vdpa_virtqueue *vq);
+
+/**
+ * Of a virtqueue with an inflight area, at its end: give back all chains that were taken and not
+ * returned, those that are still to be taken again, too. That can be where the ring has them in
+ * the order in which they were taken, which is so as long as none was returned before an older one:
+ * whoever goes on at *state begins with the oldest. Each leaves the area, the newest first, so
+ * that a process that is killed meanwhile leaves those before it.
+ * @return 0; -EBUSY where the ring has them no more, and nothing was changed; -EINVAL without an
+ * area, or broken; -ENOMEM.
+ */
+int vdpa_vq_put_back(struct vdpa_virtqueue *vq, struct vdpa_vq_state *state);
 
 /** How many ring slots (split: chains) are to be taken until the next one is the first of a ring
  * that begins anew; 0: it is. */
