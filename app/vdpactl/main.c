@@ -337,6 +337,16 @@ ctl_one_name(int argc, char **argv, const char **name)
 	return -1;
 }
 
+/* Whether an option of the table, long or short, has this value. */
+static bool
+is_known(const struct option *options, int value)
+{
+	for (; options->name != NULL; options++)
+		if (options->val == value)
+			return true;
+	return false;
+}
+
 static bool
 parse_options(struct ctl *ctl, int argc, char **argv, bool *help, bool *version)
 {
@@ -418,6 +428,9 @@ parse_options(struct ctl *ctl, int argc, char **argv, bool *help, bool *version)
 			ctl->timeout = (unsigned int)seconds;
 			break;
 		default:
+			/* One that exists lacks its value, or has one: the line says which. */
+			if (is_known(options, optopt))
+				return false;
 			fprintf(stderr, "Unknown option.\n");
 			print_help(stderr, "", commands);
 			return false;
