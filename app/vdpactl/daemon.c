@@ -186,8 +186,8 @@ cmd_upgrade(struct ctl *ctl, int argc, char **argv)
 	free(path);
 	/* Each of both steps has so long, and the way back may take a while. */
 	client_set_timeout(ctl->client, 2 * timeout + CLIENT_CALL_SECONDS);
-	answer = client_call(ctl->client, ctl->check ? "upgrade.check" : "daemon.upgrade", params,
-			     &err);
+	answer = client_call(ctl->client, ctl->check ? "daemon.upgrade_check" : "daemon.upgrade",
+			     params, &err);
 	if (answer == NULL && err.code == UNKNOWN_METHOD) {
 		fprintf(stderr, "uvdpa answers: this daemon is of a version that cannot %s\n",
 			ctl->check ? "say what goes on in an upgrade"

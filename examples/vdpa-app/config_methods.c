@@ -184,7 +184,7 @@ static const struct vdpa_control_method methods[] = {
 		.call = call_upgrade,
 	},
 	{
-		.name = "upgrade.check",
+		.name = "daemon.upgrade_check",
 		.help = "Which devices would go on in an upgrade: another daemon is started, asked "
 			"and ended",
 		.params = "{\"type\":\"object\",\"properties\":{\"program\":{\"type\":\"string\","

@@ -122,7 +122,7 @@ class Check(unittest.TestCase):
 
     def test_a_program_of_another_kind(self):
         app = self.begin(Upgrades({'net0': NET}))
-        for method in 'upgrade.check', 'daemon.upgrade':
+        for method in 'daemon.upgrade_check', 'daemon.upgrade':
             self.assertRegex(app.refusal(method, program=MODEL),
                              'the other daemon is vdpa-app, and this one is vdpa-model')
         with vu.Client(app.socket('net0')) as client:
@@ -130,7 +130,7 @@ class Check(unittest.TestCase):
 
     def test_a_daemon_that_keeps_nothing(self):
         with harness.Daemon([f'name net0 {NET} socket {{dir}}/net0.sock']) as app:
-            self.assertRegex(app.refusal('upgrade.check'), 'without --keep')
+            self.assertRegex(app.refusal('daemon.upgrade_check'), 'without --keep')
             with app.control() as client:
                 self.assertNotIn('restart', client.show('net0'))
 
