@@ -52,17 +52,20 @@ vdpa_restart_look(const char *device, char *why, size_t size)
 {
 	enum vdpa_restart_fate fate = VDPA_RESTART_NOT_KEPT;
 	const struct restart_device *d;
-	const char *text;
+	const char *text = NULL;
 
 	restart_show_lock();
 	d = restart_state.keep != NULL ? restart_find(device) : NULL;
 	if (d != NULL && d->by_itself) {
 		fate = VDPA_RESTART_BY_ITSELF;
+	} else if (restart_state.keep != NULL && restart_state.failed) {
+		text = "the store has failed";
+		fate = VDPA_RESTART_ENDS;
 	} else if (d != NULL) {
-		text = restart_state.failed ? "the store has failed" : restart_why_not(d);
+		text = restart_why_not(d);
 		fate = text == NULL ? VDPA_RESTART_GOES_ON : VDPA_RESTART_ENDS;
-		snprintf(why, size, "%s", text != NULL ? text : "");
 	}
+	snprintf(why, size, "%s", text != NULL ? text : "");
 	restart_show_unlock();
 	return fate;
 }
