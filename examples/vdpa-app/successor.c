@@ -142,6 +142,9 @@ check(const struct app_options *opts, const json_t *begin, int fd, json_t *anew,
 static int
 read_take(const json_t *take, int fd)
 {
+	/* It has only been asked, or the other one has given up. */
+	if (app_handover_is(take, "stop"))
+		return vdpa_error(ECANCELED, "the other daemon keeps its devices");
 	if (!app_handover_is(take, "take"))
 		return vdpa_error(EPROTO, "the other daemon does not hand over");
 	expected = json_integer_value(json_object_get(take, "devices"));
@@ -180,6 +183,10 @@ app_successor_begin(const struct app_options *opts)
 	message = app_handover_receive(opts->take_over, -1, &fd);
 	rc = message == NULL ? -errno : read_take(message, fd);
 	json_decref(message);
+	if (rc == -ECANCELED) {
+		app_log(LOG_INFO, NULL, "take-over: %s", vdpa_error_message());
+		return rc;
+	}
 	if (rc == 0)
 		rc = vdpa_restart_begin_handed(opts->keep, opts->take_over);
 	return rc < 0 ? give_up() : 0;

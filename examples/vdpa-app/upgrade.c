@@ -261,7 +261,7 @@ end_program(struct upgrade *u, int patience_ms, char *buf, size_t size)
 
 /* The new process is not to go on, whatever it has read so far. */
 static void
-stop_program(struct upgrade *u)
+stop_program(struct upgrade *u, int patience_ms)
 {
 	char end[64];
 
@@ -270,7 +270,7 @@ stop_program(struct upgrade *u)
 		close(u->sock);
 		u->sock = -1;
 	}
-	end_program(u, 0, end, sizeof(end));
+	end_program(u, patience_ms, end, sizeof(end));
 }
 
 /* Wait for the next word of the new process, which is to be of this step. NULL with an error, which
@@ -568,7 +568,7 @@ let_go(struct upgrade *u)
 	app_notify_successor(u->pid);
 	rc = app_handover_send(u->sock, json_pack("{s:s}", "step", "go"), -1);
 	if (rc < 0) {
-		stop_program(u);
+		stop_program(u, 0);
 		app_notify_successor(getpid());
 		return vdpa_error(EPIPE,
 				  "%s has ended with the devices; its own lines are in the log",
@@ -602,7 +602,7 @@ describe(struct upgrade *u)
 }
 
 /* With both locks: what an upgrade would do, as far as that changes nothing. The new process has
- * read nothing that it could go on with, so its end is all that it needs. */
+ * read nothing that it could go on with; it has a moment to end in, as it has files of EAL's. */
 static int
 foresee(struct upgrade *u, json_t **result)
 {
@@ -611,7 +611,10 @@ foresee(struct upgrade *u, json_t **result)
 
 	if (rc == 0)
 		rc = ask_program(u);
-	end_program(u, 0, end, sizeof(end));
+	if (rc == 0)
+		stop_program(u, END_MS);
+	else
+		end_program(u, 0, end, sizeof(end));
 	if (rc == 0)
 		rc = app_stays_describe(&u->stays, result);
 	if (rc == 0 && (json_object_set_new(*result, "program", json_string(u->program)) < 0 ||
@@ -643,7 +646,7 @@ upgrade(struct upgrade *u, json_t **result)
 	{
 		char *error = strdup(vdpa_error_message());
 
-		stop_program(u);
+		stop_program(u, 0);
 		if (u->has_stopped)
 			come_back(u);
 		if (u->frozen)

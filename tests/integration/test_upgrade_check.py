@@ -49,6 +49,8 @@ class Check(unittest.TestCase):
             with contextlib.suppress(FileNotFoundError), \
                     open(f'/proc/{pid}/task/{task}/children', encoding='ascii') as children:
                 self.assertEqual(children.read(), '')
+        self.assertEqual([name for name in os.listdir(app.runtime_dir()) if ':' in name], [], 'telemetry sockets')
+        self.assertNotIn('take-over', app.err.text())
         return done.returncode, done.stdout
 
     def shown(self, name):
