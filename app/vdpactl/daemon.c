@@ -103,7 +103,7 @@ program_path(const char *given, char **path)
 	return -1;
 }
 
-/* Two lines: what went over, and what starts anew. */
+/* What went over, what starts anew, and what is lost. */
 static void
 print_upgrade(const json_t *answer)
 {
@@ -116,6 +116,52 @@ print_upgrade(const json_t *answer)
 	printf(", and stood still for %" JSON_INTEGER_FORMAT " ms\n",
 	       json_integer_value(json_object_get(answer, "gap_ms")));
 	print_names("started anew", json_object_get(answer, "anew"));
+	print_names("lost, as no configuration has them", json_object_get(answer, "lost"));
+}
+
+static bool
+all_go_on(const json_t *answer)
+{
+	const json_t *device;
+	size_t i;
+
+	json_array_foreach(
+		json_object_get(answer, "devices"), i,
+		device) if (!json_is_true(json_object_get(device, "goes_on"))) return false;
+	return true;
+}
+
+/* One line where all devices go on, else a table of them. */
+static void
+print_check(const json_t *answer)
+{
+	const json_t *devices = json_object_get(answer, "devices"), *device;
+	size_t n = json_array_size(devices), i;
+
+	if (all_go_on(answer)) {
+		printf("%s%zu device%s on, in version ", n > 1 ? "all " : "", n,
+		       n == 1 ? " goes" : "s go");
+		print_value(stdout, json_object_get(answer, "version"));
+		fputs(" of ", stdout);
+		print_value(stdout, json_object_get(answer, "program"));
+		fputc('\n', stdout);
+		return;
+	}
+	json_array_foreach(devices, i, device)
+	{
+		const char *name = json_string_value(json_object_get(device, "name"));
+		const char *why = json_string_value(json_object_get(device, "why"));
+		bool goes_on = json_is_true(json_object_get(device, "goes_on"));
+
+		print_padded(stdout, name != NULL ? name : "?", -20);
+		fputs(goes_on					      ? " goes on"
+		      : json_is_true(json_object_get(device, "lost")) ? " lost         "
+								      : " starts anew  ",
+		      stdout);
+		if (!goes_on)
+			print_safe(stdout, why != NULL ? why : "");
+		fputc('\n', stdout);
+	}
 }
 
 int
@@ -126,32 +172,43 @@ cmd_upgrade(struct ctl *ctl, int argc, char **argv)
 	json_t *params, *answer;
 	const char *program;
 	char *path = NULL;
+	int status;
 
 	if (ctl_one_name(argc, argv, &program) < 0 || ctl_connect(ctl) < 0)
 		return EXIT_FAILURE;
 	if (program != NULL && program_path(program, &path) < 0)
 		return EXIT_FAILURE;
-	params = json_pack("{s:b,s:i}", "force", ctl->force, "timeout_s", (int)timeout);
+	params = json_pack("{s:i}", "timeout_s", (int)timeout);
+	if (!ctl->check)
+		json_object_set_new(params, "force", json_boolean(ctl->force));
 	if (path != NULL)
 		json_object_set_new(params, "program", json_string(path));
 	free(path);
 	/* Each of both steps has so long, and the way back may take a while. */
 	client_set_timeout(ctl->client, 2 * timeout + CLIENT_CALL_SECONDS);
-	answer = client_call(ctl->client, "daemon.upgrade", params, &err);
+	answer = client_call(ctl->client, ctl->check ? "daemon.upgrade_check" : "daemon.upgrade",
+			     params, &err);
 	if (answer == NULL && err.code == UNKNOWN_METHOD) {
-		fprintf(stderr, "uvdpa answers: this daemon is of a version that cannot hand its "
-				"devices over: start the new one anew\n");
+		fprintf(stderr, "uvdpa answers: this daemon is of a version that cannot %s\n",
+			ctl->check ? "say what goes on in an upgrade"
+				   : "hand its devices over: start the new one anew");
 		return EXIT_FAILURE;
 	}
 	if (answer == NULL) {
 		ctl_print_error(&err);
 		return EXIT_FAILURE;
 	}
-	if (ctl->json)
-		return print_answer(ctl, answer);
-	print_upgrade(answer);
+	status = ctl->check && !all_go_on(answer) ? EXIT_FAILURE : 0;
+	if (ctl->json) {
+		print_answer(ctl, answer);
+		return status;
+	}
+	if (ctl->check)
+		print_check(answer);
+	else
+		print_upgrade(answer);
 	json_decref(answer);
-	return 0;
+	return status;
 }
 
 int

@@ -113,7 +113,7 @@ static const struct command commands[] = {
 	 .help = "end the daemon and its devices, also those that a restart would keep"},
 	{.name = "upgrade",
 	 .run = cmd_upgrade,
-	 .usage = "[ --force ] [ --timeout SECONDS ] [ PROGRAM ]",
+	 .usage = "[ --check | --force ] [ --timeout SECONDS ] [ PROGRAM ]",
 	 .help = "start the daemon's program anew and hand the devices over to it"},
 	{.name = "version", .run = cmd_version, .help = "versions of vdpactl and of the daemon"},
 	{.name = "methods", .run = cmd_methods, .help = "the methods of the control socket"},
@@ -337,10 +337,20 @@ ctl_one_name(int argc, char **argv, const char **name)
 	return -1;
 }
 
+/* Whether an option of the table, long or short, has this value. */
+static bool
+is_known(const struct option *options, int value)
+{
+	for (; options->name != NULL; options++)
+		if (options->val == value)
+			return true;
+	return false;
+}
+
 static bool
 parse_options(struct ctl *ctl, int argc, char **argv, bool *help, bool *version)
 {
-	enum { OPT_NAME = 256, OPT_FORCE, OPT_TIMEOUT };
+	enum { OPT_NAME = 256, OPT_FORCE, OPT_CHECK, OPT_TIMEOUT };
 	static const struct option options[] = {
 		{"Version", no_argument, NULL, 'V'},
 		{"version", no_argument, NULL, 'V'},
@@ -356,6 +366,7 @@ parse_options(struct ctl *ctl, int argc, char **argv, bool *help, bool *version)
 		{"delay", required_argument, NULL, 'd'},
 		{"output", required_argument, NULL, 'o'},
 		{"force", no_argument, NULL, OPT_FORCE},
+		{"check", no_argument, NULL, OPT_CHECK},
 		{"timeout", required_argument, NULL, OPT_TIMEOUT},
 		{NULL, 0, NULL, 0},
 	};
@@ -407,6 +418,9 @@ parse_options(struct ctl *ctl, int argc, char **argv, bool *help, bool *version)
 		case OPT_FORCE:
 			ctl->force = true;
 			break;
+		case OPT_CHECK:
+			ctl->check = true;
+			break;
 		case OPT_TIMEOUT:
 			seconds = strtoul(optarg, &end, 10);
 			if (end == optarg || *end != '\0' || optarg[0] == '-' || seconds == 0 ||
@@ -418,6 +432,9 @@ parse_options(struct ctl *ctl, int argc, char **argv, bool *help, bool *version)
 			ctl->timeout = (unsigned int)seconds;
 			break;
 		default:
+			/* One that exists lacks its value, or has one: the line says which. */
+			if (is_known(options, optopt))
+				return false;
 			fprintf(stderr, "Unknown option.\n");
 			print_help(stderr, "", commands);
 			return false;
@@ -445,8 +462,10 @@ check_options(const struct ctl *ctl, int argc, char **argv)
 		fprintf(stderr, "-d is for top\n");
 	else if (ctl->output != NULL && strcmp(verb, "metrics") != 0)
 		fprintf(stderr, "-o is for metrics\n");
-	else if ((ctl->force || ctl->timeout != 0) && strcmp(verb, "upgrade") != 0)
-		fprintf(stderr, "--force and --timeout are for upgrade\n");
+	else if ((ctl->force || ctl->check || ctl->timeout != 0) && strcmp(verb, "upgrade") != 0)
+		fprintf(stderr, "--force, --check and --timeout are for upgrade\n");
+	else if (ctl->force && ctl->check)
+		fprintf(stderr, "--check changes nothing, so it does not go with --force\n");
 	else
 		return true;
 	return false;

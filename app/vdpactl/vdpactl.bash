@@ -51,7 +51,7 @@ _vdpactl()
 		top) all+=' --count --delay' ;;
 		monitor) all+=' --count' ;;
 		metrics) all+=' --output' ;;
-		upgrade) all+=' --force --timeout' ;;
+		upgrade) all+=' --check --force --timeout' ;;
 		esac
 		mapfile -t COMPREPLY < <(compgen -W "$all" -- "$cur")
 		return

@@ -27,6 +27,7 @@ struct ctl {
 	double delay;	      /* -d, seconds; 0: not given */
 	unsigned int timeout; /* --timeout, seconds; 0: not given */
 	bool force;	      /* --force */
+	bool check;	      /* --check */
 	char path[128];	      /* of the socket, once connected */
 	struct client *client;
 	struct out out;

@@ -90,6 +90,7 @@ call_shutdown(const char *params, char **result, void *arg)
 	return give(json_object(), result);
 }
 
+/* arg: whether it is only said what would be done. */
 static int
 call_upgrade(const char *params, char **result, void *arg)
 {
@@ -98,6 +99,7 @@ call_upgrade(const char *params, char **result, void *arg)
 	const struct app_upgrade how = {
 		.program = json_string_value(json_object_get(object, "program")),
 		.force = json_is_true(json_object_get(object, "force")),
+		.check = arg != NULL,
 		.timeout_s =
 			timeout != NULL ? (unsigned int)json_integer_value(timeout) : APP_UPGRADE_S,
 	};
@@ -106,6 +108,8 @@ call_upgrade(const char *params, char **result, void *arg)
 	json_decref(object);
 	return rc == 0 ? give(done, result) : rc;
 }
+
+static char only_checks;
 
 #define NAMES "{\"type\":\"array\",\"items\":{\"type\":\"string\"}}"
 
@@ -172,12 +176,36 @@ static const struct vdpa_control_method methods[] = {
 			  "\"pid\":{\"type\":\"integer\"},\"program\":{\"type\":\"string\"},"
 			  "\"version\":{\"type\":\"string\"},"
 			  "\"devices\":{\"type\":\"integer\",\"minimum\":0,"
-			  "\"description\":\"that went over\"},\"anew\":" NAMES
+			  "\"description\":\"that went over\"},\"anew\":" NAMES ",\"lost\":" NAMES
 			  ",\"gap_ms\":{\"type\":\"integer\",\"minimum\":0,"
 			  "\"description\":\"for which they stood still\"}},\"required\":[\"pid\","
-			  "\"program\",\"version\",\"devices\",\"anew\",\"gap_ms\"]}",
+			  "\"program\",\"version\",\"devices\",\"anew\",\"lost\",\"gap_ms\"]}",
 		.changes = true,
 		.call = call_upgrade,
+	},
+	{
+		.name = "daemon.upgrade_check",
+		.help = "Which devices would go on in an upgrade: another daemon is started, asked "
+			"and ended",
+		.params = "{\"type\":\"object\",\"properties\":{\"program\":{\"type\":\"string\","
+			  "\"minLength\":1,\"maxLength\":4095,\"description\":"
+			  "\"its absolute path; without it, the daemon's own\"},"
+			  "\"timeout_s\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":600,"
+			  "\"description\":\"for its start; 30\"}},"
+			  "\"additionalProperties\":false}",
+		.result = "{\"type\":\"object\",\"properties\":{\"program\":{\"type\":\"string\"},"
+			  "\"version\":{\"type\":\"string\"},\"devices\":{\"type\":\"array\","
+			  "\"items\":{\"type\":\"object\",\"properties\":{"
+			  "\"name\":{\"type\":\"string\"},\"goes_on\":{\"type\":\"boolean\"},"
+			  "\"why\":{\"type\":\"string\",\"description\":\"it does not\"},"
+			  "\"lost\":{\"type\":\"boolean\",\"description\":"
+			  "\"--force would not start it anew: no configuration has it\"}},"
+			  "\"required\":[\"name\",\"goes_on\"]}}},"
+			  "\"required\":[\"program\",\"version\",\"devices\"]}",
+		/* It starts a program. */
+		.changes = true,
+		.call = call_upgrade,
+		.arg = &only_checks,
 	},
 };
 

@@ -419,11 +419,12 @@ static int
 add_runtime_dir(struct app_eal_args *args, const struct eal_given *given)
 {
 	const char *prefix = given->file_prefix;
+	bool files = given->files && !given->private;
 	int ret;
 
-	if (app_runtime_prepare(prefix != NULL ? prefix : app_program.name) == 0)
+	if (app_runtime_prepare(prefix != NULL ? prefix : app_program.name, files) == 0)
 		return 0;
-	if (given->files && !given->private)
+	if (files)
 		return refuse("no folder for EAL's files: %s", app_runtime_missing());
 	ret = add_arg(args, "--no-telemetry");
 	/* It would tell of the folder as an error; "ready" says what that means. */

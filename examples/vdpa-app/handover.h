@@ -8,11 +8,15 @@
  *
  *   from the daemon that runs                   from the one that was started
  *   begin  protocol, format, keep, version,
+ *          program: its name,
  *          pid: whose child it is;
  *          descriptor: a file with devices'
  *          names and words
- *                                               checked  version, anew: names of devices whose
- *                                                        words are others now
+ *                                               checked  version, program,
+ *                                                        anew: names of devices whose words
+ *                                                        are others now,
+ *                                                        absent: of those that its
+ *                                                        configuration does not have
  *   take   devices: how many are expected,
  *          dev, ino: of the control socket,
  *          whose descriptor comes with it;
@@ -20,6 +24,11 @@
  *                                               taken    devices
  *   go     from here on there is no way back
  *                                               serving
+ *
+ * A program of another name is refused by both; one of a version that does not say `program` is
+ * not, and where it does not say `absent`, the one that runs goes by its own configuration. Before
+ * `take` the one that was started knows nothing that it could go on with, and may be ended at any
+ * time.
  *
  * The one that was started may say `failed` with an error instead, and ends. The other one says
  * `stop` when it gives up, and closes its end; then it ends the process, and only then goes on by

@@ -75,6 +75,12 @@ find_made(const struct made_list *list, const char *name)
 	return NULL;
 }
 
+bool
+app_made_has(const char *name)
+{
+	return find_made(&now, name) != NULL;
+}
+
 /* The device's number; 0: there is none. */
 static uint64_t
 running_id(const char *name)

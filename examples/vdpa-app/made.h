@@ -9,6 +9,8 @@
 #ifndef APP_MADE_H
 #define APP_MADE_H
 
+#include <stdbool.h>
+
 #include <jansson.h>
 
 #include "config_file.h"
@@ -29,6 +31,10 @@ int app_made_start(const struct app_config *c, bool keeps);
  * failed. 0; -ENOMEM.
  */
 int app_made_change(const struct app_config *c, const bool *stop, json_t **result);
+
+/* Whether the device of that name stands in a file, as it was last read. Under the lock of reloads.
+ */
+bool app_made_has(const char *name);
 
 /* The devices are left to another daemon; they are made again by their words instead: no number
  * of theirs is what it was. Under the lock of reloads. */

@@ -138,6 +138,20 @@ lock_folder(const char *path)
 	return no_folder(EAGAIN, "'%s' cannot be opened", path);
 }
 
+/*
+ * EAL waits, for ever, for a lock on the folder that excludes all others where it has files of its
+ * own in there: it must find none, not even ours. With these files in it the folder stays.
+ */
+static int
+lend_folder(void)
+{
+	if (flock(folder_fd, LOCK_EX | LOCK_NB) < 0)
+		return no_folder(EBUSY, "'%s' is in use by another program; give --file-prefix",
+				 folder);
+	flock(folder_fd, LOCK_UN);
+	return 0;
+}
+
 /* Runs before telemetry's: what is not its socket is moved out of its way. */
 static void
 before_telemetry_ends(void)
@@ -164,7 +178,7 @@ after_telemetry_ended(void)
 }
 
 int
-app_runtime_prepare(const char *prefix)
+app_runtime_prepare(const char *prefix, bool files)
 {
 	char shared[PATH_MAX];
 	int rc;
@@ -176,6 +190,8 @@ app_runtime_prepare(const char *prefix)
 		rc = make_folder(shared, true);
 	if (rc == 0)
 		rc = lock_folder(folder);
+	if (rc == 0 && files)
+		rc = lend_folder();
 	if (rc == 0) {
 		atexit(after_telemetry_ended);
 		return 0;
@@ -210,6 +226,9 @@ app_runtime_started(bool wanted)
 	DIR *dir = folder[0] != '\0' ? opendir("/proc/self/fd") : NULL;
 	struct dirent *entry;
 
+	/* Again, where EAL has had it. */
+	if (folder_fd >= 0)
+		(void)flock(folder_fd, LOCK_SH | LOCK_NB);
 	while (dir != NULL && socket_path[0] == '\0' && (entry = readdir(dir)) != NULL) {
 		char path[sizeof(((struct sockaddr_un *)NULL)->sun_path) + 1];
 

@@ -12,10 +12,11 @@
 
 /*
  * Before EAL starts: make the folder of this file prefix, and see that nobody else can change what
- * is in it. Returns 0, or a negative errno when there is none that can be trusted: the reason is
- * app_runtime_missing()'s.
+ * is in it. files: EAL has files of its own there, and locks the folder when it starts; so no other
+ * program of ours may have it. Returns 0, or a negative errno when there is none that can be
+ * trusted, or -EBUSY where it is another's: the reason is app_runtime_missing()'s.
  */
-int app_runtime_prepare(const char *prefix);
+int app_runtime_prepare(const char *prefix, bool files);
 
 /* After EAL has started: learn which telemetry socket is this process's. wanted: false where the
  * user has none. */

@@ -26,6 +26,7 @@
 #include "config_file.h"
 #include "handover.h"
 #include "log.h"
+#include "program.h"
 #include "successor.h"
 
 /* The other daemon has sent it before this one was started. */
@@ -73,9 +74,9 @@ drop_listener(void)
 	listener.fd = -1;
 }
 
-/* The names of devices that do not go on by their words. */
+/* The names of devices that do not go on by their words, and of those without a line here. */
 static int
-compare_words(const struct app_options *opts, int fd, json_t *anew)
+compare_words(const struct app_options *opts, int fd, json_t *anew, json_t *absent)
 {
 	json_t *devices = json_loadfd(fd, 0, NULL), *device;
 	size_t i;
@@ -88,6 +89,8 @@ compare_words(const struct app_options *opts, int fd, json_t *anew)
 		const struct app_dev *dev =
 			name != NULL ? app_config_find(&opts->config, name) : NULL;
 
+		if (name != NULL && dev == NULL)
+			json_array_append_new(absent, json_string(name));
 		if (rc < 0 || words == NULL || dev == NULL)
 			continue;
 		if (vdpa_words_compare(words, dev->words, NULL) != VDPA_WORDS_SAME)
@@ -98,8 +101,9 @@ compare_words(const struct app_options *opts, int fd, json_t *anew)
 }
 
 static int
-check(const struct app_options *opts, const json_t *begin, int fd, json_t *anew)
+check(const struct app_options *opts, const json_t *begin, int fd, json_t *anew, json_t *absent)
 {
+	const char *kind = json_string_value(json_object_get(begin, "program"));
 	json_int_t protocol = json_integer_value(json_object_get(begin, "protocol"));
 	json_int_t format = json_integer_value(json_object_get(begin, "format"));
 	const char *keep = json_string_value(json_object_get(begin, "keep"));
@@ -110,6 +114,10 @@ check(const struct app_options *opts, const json_t *begin, int fd, json_t *anew)
 				  "the other daemon speaks version %d of the hand-over, this "
 				  "one version %d",
 				  (int)protocol, APP_HANDOVER_PROTOCOL);
+	/* One of a version before does not say. */
+	if (kind != NULL && strcmp(kind, app_program.name) != 0)
+		return vdpa_error(EINVAL, "the other daemon is %.64s, and this one is %s", kind,
+				  app_program.name);
 	if (pid != getppid())
 		return vdpa_error(
 			EPROTO,
@@ -128,12 +136,15 @@ check(const struct app_options *opts, const json_t *begin, int fd, json_t *anew)
 				  "configuration has `keep %s`",
 				  keep != NULL ? keep : "",
 				  opts->keep != NULL ? opts->keep : "off");
-	return compare_words(opts, fd, anew);
+	return compare_words(opts, fd, anew, absent);
 }
 
 static int
 read_take(const json_t *take, int fd)
 {
+	/* It has only been asked, or the other one has given up. */
+	if (app_handover_is(take, "stop"))
+		return vdpa_error(ECANCELED, "the other daemon keeps its devices");
 	if (!app_handover_is(take, "take"))
 		return vdpa_error(EPROTO, "the other daemon does not hand over");
 	expected = json_integer_value(json_object_get(take, "devices"));
@@ -147,29 +158,35 @@ read_take(const json_t *take, int fd)
 int
 app_successor_begin(const struct app_options *opts)
 {
-	json_t *message, *anew = json_array();
+	json_t *message, *anew, *absent;
 	int fd, rc;
 
-	if (opts->take_over == 0) {
-		json_decref(anew);
+	if (opts->take_over == 0)
 		return 0;
-	}
+	anew = json_array();
+	absent = json_array();
 	message = app_handover_receive(opts->take_over, BEGIN_MS, &fd);
-	rc = message == NULL ? -errno : check(opts, message, fd, anew);
+	rc = message == NULL ? -errno : check(opts, message, fd, anew, absent);
 	json_decref(message);
 	if (fd >= 0)
 		close(fd);
 	if (rc == 0)
 		rc = app_handover_send(opts->take_over,
-				       json_pack("{s:s,s:s,s:O}", "step", "checked", "version",
-						 APP_VERSION, "anew", anew),
+				       json_pack("{s:s,s:s,s:s,s:O,s:O}", "step", "checked",
+						 "program", app_program.name, "version",
+						 APP_VERSION, "anew", anew, "absent", absent),
 				       -1);
 	json_decref(anew);
+	json_decref(absent);
 	if (rc < 0)
 		return give_up();
 	message = app_handover_receive(opts->take_over, -1, &fd);
 	rc = message == NULL ? -errno : read_take(message, fd);
 	json_decref(message);
+	if (rc == -ECANCELED) {
+		app_log(LOG_INFO, NULL, "take-over: %s", vdpa_error_message());
+		return rc;
+	}
 	if (rc == 0)
 		rc = vdpa_restart_begin_handed(opts->keep, opts->take_over);
 	return rc < 0 ? give_up() : 0;

@@ -43,6 +43,7 @@
 #include "program.h"
 #include "reload.h"
 #include "restart.h"
+#include "stays.h"
 #include "upgrade.h"
 
 /* How often the end of this daemon is looked for, and how long a process that has said that it has
@@ -56,7 +57,6 @@
 /* Where the new process has its end of the socket. */
 #define SOCKET_FD     3
 #define OPTION	      "--take-over=3"
-#define REASONS_MAX   1024
 /* For so long a device is tried again that this process has had, and how often. */
 #define AGAIN_US      10000000
 #define AGAIN_LOOK_US 200000
@@ -93,9 +93,7 @@ struct upgrade {
 	int sock; /* to the new process */
 	pid_t pid;
 	int64_t deadline_us;
-	/* Devices that do not go on: names, and a text of names and reasons. */
-	json_t *anew;
-	char reasons[REASONS_MAX];
+	struct app_stays stays; /* devices that do not go on */
 	/* All devices, as they were when they were left. */
 	struct saved *saved;
 	unsigned int nsaved;
@@ -103,7 +101,7 @@ struct upgrade {
 	int64_t still_us; /* since when */
 	char version[64];
 	bool frozen;	  /* nobody else changes devices */
-	bool has_stopped; /* those of anew have ended */
+	bool has_stopped; /* those that do not go on have ended */
 	bool has_left;	  /* all others, too */
 };
 
@@ -138,99 +136,6 @@ bool
 app_upgrade_is_done(void)
 {
 	return __atomic_load_n(&done, __ATOMIC_ACQUIRE);
-}
-
-/* What must not be started on a client's word. */
-
-/* A file or folder that nobody but root and this user can change; a sticky folder is one. */
-static int
-check_owner(const char *path, bool last)
-{
-	struct stat st;
-
-	if (lstat(path, &st) < 0)
-		return vdpa_error(errno, "program '%s': %m", path);
-	if (last && !S_ISREG(st.st_mode))
-		return vdpa_error(EACCES, "program '%s': is no file", path);
-	if (last && (st.st_mode & (S_ISUID | S_ISGID)) != 0)
-		return vdpa_error(EPERM, "program '%s': changes its user or group (setuid, setgid)",
-				  path);
-	if ((st.st_uid != 0 && st.st_uid != geteuid()) ||
-	    ((st.st_mode & 022) != 0 && (last || (st.st_mode & S_ISVTX) == 0)))
-		return vdpa_error(EPERM,
-				  "program '%s': users other than root and the daemon's own may "
-				  "change it",
-				  path);
-	return 0;
-}
-
-static int
-check_program(const char *given, char path[PATH_MAX])
-{
-	char part[PATH_MAX];
-	int rc = 0;
-
-	if (given[0] != '/')
-		return vdpa_error(EINVAL, "program '%s': allowed is an absolute path", given);
-	if (realpath(given, path) == NULL)
-		return vdpa_error(errno, "program '%s': %m", given);
-	for (const char *p = path; rc == 0 && p != NULL; p = strchr(p + 1, '/')) {
-		snprintf(part, sizeof(part), "%.*s", p == path ? 1 : (int)(p - path), path);
-		rc = check_owner(part, false);
-	}
-	if (rc == 0)
-		rc = check_owner(path, true);
-	if (rc == 0 && access(path, X_OK) < 0)
-		rc = vdpa_error(errno, "program '%s': %m", path);
-	return rc;
-}
-
-/* What does not go on. */
-
-static bool
-is_anew(const struct upgrade *u, const char *name)
-{
-	json_t *one;
-	size_t i;
-
-	json_array_foreach(u->anew, i, one)
-	{
-		if (strcmp(json_string_value(one), name) == 0)
-			return true;
-	}
-	return false;
-}
-
-static int
-add_anew(struct upgrade *u, const char *name, const char *why)
-{
-	size_t used = strlen(u->reasons);
-
-	if (is_anew(u, name))
-		return 0;
-	if (json_array_append_new(u->anew, json_string(name)) < 0)
-		return vdpa_error(ENOMEM, "out of memory");
-	snprintf(u->reasons + used, sizeof(u->reasons) - used, "%s%s (%s)", used > 0 ? ", " : "",
-		 name, why);
-	return 0;
-}
-
-static int
-note_anew(const char *name, const char *why, void *arg)
-{
-	return add_anew(arg, name, why);
-}
-
-static int
-refuse_anew(const struct upgrade *u)
-{
-	size_t n = json_array_size(u->anew);
-
-	if (n == 0 || u->how->force)
-		return 0;
-	return vdpa_error(EBUSY,
-			  "%zu device%s not go on, and with --force (force: true) start%s anew: %s",
-			  n, n == 1 ? " does" : "s do", n == 1 ? "s" : "", u->reasons);
 }
 
 /* The new process. */
@@ -356,7 +261,7 @@ end_program(struct upgrade *u, int patience_ms, char *buf, size_t size)
 
 /* The new process is not to go on, whatever it has read so far. */
 static void
-stop_program(struct upgrade *u)
+stop_program(struct upgrade *u, int patience_ms)
 {
 	char end[64];
 
@@ -365,7 +270,7 @@ stop_program(struct upgrade *u)
 		close(u->sock);
 		u->sock = -1;
 	}
-	end_program(u, 0, end, sizeof(end));
+	end_program(u, patience_ms, end, sizeof(end));
 }
 
 /* Wait for the next word of the new process, which is to be of this step. NULL with an error, which
@@ -449,21 +354,22 @@ send_begin(struct upgrade *u)
 	if (fd < 0)
 		return fd;
 	rc = app_handover_send(u->sock,
-			       json_pack("{s:s,s:i,s:i,s:s,s:s,s:i}", "step", "begin", "protocol",
-					 APP_HANDOVER_PROTOCOL, "format",
+			       json_pack("{s:s,s:i,s:i,s:s,s:s,s:s,s:i}", "step", "begin",
+					 "protocol", APP_HANDOVER_PROTOCOL, "format",
 					 (int)vdpa_restart_format(), "keep", options->keep,
-					 "version", APP_VERSION, "pid", (int)getpid()),
+					 "program", app_program.name, "version", APP_VERSION, "pid",
+					 (int)getpid()),
 			       fd);
 	close(fd);
 	return rc;
 }
 
+/* What the new program says of itself and of the devices. */
 static int
-check_with_program(struct upgrade *u)
+ask_program(struct upgrade *u)
 {
-	json_t *checked, *name;
-	const char *version;
-	size_t i;
+	const char *version, *kind;
+	json_t *checked;
 	int rc;
 
 	u->deadline_us = now_us() + (int64_t)u->how->timeout_s * 1000000;
@@ -477,15 +383,22 @@ check_with_program(struct upgrade *u)
 		return -ECANCELED;
 	version = json_string_value(json_object_get(checked, "version"));
 	snprintf(u->version, sizeof(u->version), "%s", version != NULL ? version : "?");
-	json_array_foreach(json_object_get(checked, "anew"), i, name)
-	{
-		const char *text = json_string_value(name);
-
-		if (rc == 0 && text != NULL)
-			rc = add_anew(u, text, "its words have changed");
-	}
+	/* One of a version before does not say. */
+	kind = json_string_value(json_object_get(checked, "program"));
+	rc = kind == NULL || strcmp(kind, app_program.name) == 0
+		     ? app_stays_note_checked(&u->stays, checked)
+		     : vdpa_error(EINVAL, "%s is another program: %.64s, and not %s", u->program,
+				  kind, app_program.name);
 	json_decref(checked);
-	return rc == 0 ? refuse_anew(u) : rc;
+	return rc;
+}
+
+static int
+check_with_program(struct upgrade *u)
+{
+	int rc = ask_program(u);
+
+	return rc == 0 ? app_stays_refuse(&u->stays, u->how->force) : rc;
 }
 
 /* Second step: the devices go over, or come back. */
@@ -520,22 +433,9 @@ free_saved(struct upgrade *u)
 static int
 check_here(struct upgrade *u)
 {
-	if (options->keep == NULL)
-		return vdpa_error(
-			EOPNOTSUPP,
-			"this daemon was started without --keep, so its devices end with "
-			"it: start it with --keep once, see guide-restart.md; upgrades go on "
-			"from then");
-	if (vdpa_restart_check(note_anew, u) < 0) {
-		char why[512];
+	int rc = app_stays_look(&u->stays, options);
 
-		snprintf(why, sizeof(why), "%s", vdpa_error_message());
-		return vdpa_error(EPIPE,
-				  "%s; devices go on here: see to the keeper, and then start the "
-				  "daemon anew",
-				  why);
-	}
-	return refuse_anew(u);
+	return rc == 0 ? app_stays_refuse(&u->stays, u->how->force) : rc;
 }
 
 /* The store is there, what was checked before the new process was started is so still, and stays so
@@ -565,7 +465,7 @@ leave(struct upgrade *u)
 	vdpa_uvdpad_stop();
 	u->still_us = now_us();
 	u->has_stopped = true;
-	json_array_foreach(u->anew, i, name)(void) vdpa_dev_del(json_string_value(name));
+	json_array_foreach(u->stays.names, i, name)(void) vdpa_dev_del(json_string_value(name));
 	expected = vdpa_restart_leave();
 	/* Whatever is deleted behind a failure would end for good. */
 	if (expected < 0)
@@ -619,7 +519,7 @@ make_again(struct upgrade *u)
 		for (unsigned int i = 0; i < u->nsaved; i++) {
 			struct saved *s = &u->saved[i];
 
-			if (s->is_made || (!u->has_left && !is_anew(u, s->name)))
+			if (s->is_made || (!u->has_left && !app_stays_has(&u->stays, s->name)))
 				continue;
 			s->is_made = app_restart_add(s->words) == 0;
 			failed |= !s->is_made;
@@ -668,7 +568,7 @@ let_go(struct upgrade *u)
 	app_notify_successor(u->pid);
 	rc = app_handover_send(u->sock, json_pack("{s:s}", "step", "go"), -1);
 	if (rc < 0) {
-		stop_program(u);
+		stop_program(u, 0);
 		app_notify_successor(getpid());
 		return vdpa_error(EPIPE,
 				  "%s has ended with the devices; its own lines are in the log",
@@ -691,13 +591,36 @@ describe(struct upgrade *u)
 		close(fd);
 	gap_ms = (int)((now_us() - u->still_us + 999) / 1000);
 	for (unsigned int i = 0; i < u->nsaved; i++)
-		n += !is_anew(u, u->saved[i].name);
+		n += !app_stays_has(&u->stays, u->saved[i].name);
 	app_log(LOG_NOTICE, NULL,
 		"upgrade: process %d, version %s, has %u device%s, which stood still for %d ms",
 		(int)u->pid, u->version, n, n == 1 ? "" : "s", gap_ms);
-	return json_pack("{s:i,s:s,s:s,s:i,s:O,s:i}", "pid", (int)u->pid, "program", u->program,
-			 "version", u->version, "devices", (int)n, "anew", u->anew, "gap_ms",
-			 gap_ms);
+	return json_pack("{s:i,s:s,s:s,s:i,s:o,s:o,s:i}", "pid", (int)u->pid, "program", u->program,
+			 "version", u->version, "devices", (int)n, "anew",
+			 app_stays_list(&u->stays, false), "lost", app_stays_list(&u->stays, true),
+			 "gap_ms", gap_ms);
+}
+
+/* With both locks: what an upgrade would do, as far as that changes nothing. The new process has
+ * read nothing that it could go on with; it has a moment to end in, as it has files of EAL's. */
+static int
+foresee(struct upgrade *u, json_t **result)
+{
+	char end[64];
+	int rc = app_stays_look(&u->stays, options);
+
+	if (rc == 0)
+		rc = ask_program(u);
+	if (rc == 0)
+		stop_program(u, END_MS);
+	else
+		end_program(u, 0, end, sizeof(end));
+	if (rc == 0)
+		rc = app_stays_describe(&u->stays, result);
+	if (rc == 0 && (json_object_set_new(*result, "program", json_string(u->program)) < 0 ||
+			json_object_set_new(*result, "version", json_string(u->version)) < 0))
+		rc = vdpa_error(ENOMEM, "out of memory");
+	return rc;
 }
 
 /* With both locks. */
@@ -723,7 +646,7 @@ upgrade(struct upgrade *u, json_t **result)
 	{
 		char *error = strdup(vdpa_error_message());
 
-		stop_program(u);
+		stop_program(u, 0);
 		if (u->has_stopped)
 			come_back(u);
 		if (u->frozen)
@@ -746,7 +669,7 @@ app_upgrade(const struct app_upgrade *how, json_t **result)
 	if (__atomic_load_n(&options, __ATOMIC_ACQUIRE) == NULL)
 		return vdpa_error(EBUSY, "the daemon is being started");
 	if (how->program != NULL) {
-		rc = check_program(how->program, path);
+		rc = app_stays_check_program(how->program, path);
 		u.program = path;
 	}
 	if (rc < 0)
@@ -758,9 +681,10 @@ app_upgrade(const struct app_upgrade *how, json_t **result)
 	} else if (!app_reload_lock()) {
 		rc = vdpa_error(EBUSY, "a reload is at work");
 	} else {
-		u.anew = json_array();
-		rc = u.anew == NULL ? vdpa_error(ENOMEM, "out of memory") : upgrade(&u, result);
-		json_decref(u.anew);
+		rc = app_stays_init(&u.stays);
+		if (rc == 0)
+			rc = how->check ? foresee(&u, result) : upgrade(&u, result);
+		app_stays_fini(&u.stays);
 		free_saved(&u);
 		if (u.sock >= 0)
 			close(u.sock);

@@ -20,6 +20,7 @@
 struct app_upgrade {
 	const char *program; /* NULL: the path that this daemon was started by */
 	bool force;	     /* devices that cannot go on start anew */
+	bool check;	     /* only say which devices go on */
 	unsigned int timeout_s;
 };
 
@@ -31,7 +32,7 @@ void app_upgrade_open(const struct app_options *opts);
 /*
  * Do it, on the caller's thread, which may wait. 0: the devices are another process', *result says
  * whose, and the main thread is told by SIGUSR2; else a negative errno with vdpa_error(), and all
- * is as before.
+ * is as before. With `check` *result says what would become of each device, and all is as before.
  */
 int app_upgrade(const struct app_upgrade *how, json_t **result);
 /* By SIGUSR2, on a thread of its own. */

@@ -62,6 +62,17 @@ class Mistakes(unittest.TestCase):
             self.refuse([option, '--'], f'{option} needs huge pages, and none is free',
                         'leave it out')
 
+    def test_eal_with_files_of_its_own(self):
+        """EAL locks its folder then, and would wait for ever for another program that has it, or for us."""
+        with harness.Daemon(eal=['--proc-type=primary']) as app:
+            self.addCleanup(shutil.rmtree, app.runtime_dir(), ignore_errors=True)
+            result = subprocess.run([harness.APP, f'--file-prefix={app.prefix}', '--proc-type=primary', '--'],
+                                    env=dict(os.environ, XDG_RUNTIME_DIR=app.dir), stdin=subprocess.DEVNULL,
+                                    capture_output=True, text=True, timeout=harness.TIMEOUT)
+            self.assertEqual((result.returncode, result.stdout), (2, ''), result.stderr)
+            self.assertIn('in use by another program; give --file-prefix', result.stderr)
+            self.assertEqual(app.stop(), 0)
+
     def test_eal_option_that_does_not_exist(self):
         result = subprocess.run([harness.APP, '--bogus', '--'], stdin=subprocess.DEVNULL,
                                 capture_output=True, text=True, timeout=harness.TIMEOUT)

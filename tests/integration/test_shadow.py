@@ -13,6 +13,7 @@ import random
 import unittest
 
 import harness
+import vhost_user_client as vu
 from moving_host import RING_PACKED, RING_RESET, Host, without
 from numbered_guest import BlockGuest, NetGuest
 
@@ -102,6 +103,45 @@ class StopsOnShadows(Stops):
 
     def test_function_without_packed_rings(self):
         self.check(lambda kind: without(kind, RING_PACKED | RING_RESET), 'virtio', packed=(True,), on_shadows=True)
+
+
+class PackedDisk(unittest.TestCase):
+    """A packed ring says nothing of requests under way, nor does a plain function: somebody else has to."""
+
+    def serve(self, words):
+        return Host({'file': ('file', 'delay_ms 20', words)}, 'virtio')
+
+    def cut(self, guest):
+        """Stop it with requests under way."""
+        while not guest.cut:
+            guest.work(0.05)
+            guest.stop()
+            if not guest.cut:
+                guest.start()
+
+    def test_without_account_it_begins_anew_only(self):
+        rng = random.Random(SEED)
+        with self.serve('') as host, BlockGuest(rng, True) as guest, BlockGuest(rng, True) as again:
+            guest.connect(host.socket('file')).start()
+            self.cut(guest)
+            guest.start()
+            harness.wait_for(guest.has_failed, 'the error eventfd')
+            harness.wait_for(lambda: host.app.show('file')['state'] == 'failed', 'the failure')
+            with host.app.control() as client:
+                shown = client.show('file')
+            # What has happened, and what helps, in the log too.
+            for what in 'stopped with buffers in flight', 'begin anew only', '`migration shadow`', '`inflight on`':
+                self.assertIn(what, shown['failure'])
+            host.app.err.wait('begin anew only.*`inflight on`')
+            # The guest's driver resets it, and it works. What was under way is nobody's any more.
+            again.disk, again.busy = guest.disk, set(guest.busy)
+            again.client, guest.client = guest.client, None
+            self.assertEqual(again.client.ack(vu.RESET_DEVICE), 0)
+            again.start()
+            again.work(0.2)
+            again.settle()
+            self.assertGreater(again.writes, 0)
+            self.assertEqual(host.app.show('file')['state'], 'running')
 
 
 load_tests = harness.load_tests

@@ -227,6 +227,13 @@ class Words(Test):
                            ('call a {', 'no JSON object')):
             self.refused(*line.split(), text=text)
 
+    def test_an_option_without_its_value_is_one_line(self):
+        for option in ('--timeout', '--control', '--socket', '--name', '--count', '--delay', '--output', '-S', '-n', '-d', '-o'):
+            done = run('/nonexistent', 'upgrade', option)
+            self.assertEqual((done.returncode, done.stdout), (1, ''), option)
+            self.assertRegex(done.stderr, rf"^[^\n]*'?{option.lstrip('-')}'?[^\n]*\n$")
+        self.assertRegex(run('/nonexistent', 'upgrade', '--force=1').stderr, r"^[^\n]*'--force'[^\n]*\n$")
+
     def test_help_of_every_object(self):
         for words in ((), ('dev',), ('mgmtdev',), ('dev', 'config'), ('dev', 'vstats'), ('dev', 'add'),
                       ('monitor',), ('top',), ('metrics',), ('reload',), ('save',), ('version',),

@@ -2,8 +2,8 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * What a process says of its devices before it leaves them, and that it does not leave them where
- * the store is gone; and that nobody changes devices that are being left.
+ * What a process says of its devices, at any time and before it leaves them, and that it does not
+ * leave them where the store is gone; and that nobody changes devices that are being left.
  */
 
 #include <errno.h>
@@ -21,6 +21,7 @@
 
 #include "keeper_test.h"
 #include "restart.h"
+#include "restart_priv.h"
 #include "vdpa_restart.h"
 
 #define RECORD "what its front end says"
@@ -168,6 +169,47 @@ a_change_that_is_under_way_is_waited_for(void **state)
 	assert_int_equal(rc, 0);
 }
 
+static void
+shows(const char *name, enum vdpa_restart_fate fate, const char *why)
+{
+	char text[256] = "";
+
+	assert_int_equal(vdpa_restart_look(name, text, sizeof(text)), fate);
+	assert_string_equal(text, why);
+}
+
+static void
+what_becomes_of_a_device_is_shown(void **state)
+{
+	shows("net0", VDPA_RESTART_GOES_ON, "");
+	shows("net1", VDPA_RESTART_NOT_KEPT, "");
+	vdpa_restart_says("net0", "its connection is of another kind");
+	shows("net0", VDPA_RESTART_ENDS, "its connection is of another kind");
+	vdpa_restart_says("net0", NULL);
+	shows("net0", VDPA_RESTART_GOES_ON, "");
+	/* Nobody has written a record. */
+	vdpa_restart_set_words("function0", "function0");
+	shows("function0", VDPA_RESTART_ENDS,
+	      "devices of its front end start anew in this version");
+	vdpa_restart_goes_by_itself("function0");
+	shows("function0", VDPA_RESTART_BY_ITSELF, "");
+	vdpa_restart_give_up("net0", "it is too long");
+	shows("net0", VDPA_RESTART_ENDS, "it is too long");
+	stop_keeper();
+	assert_true(vdpa_restart_leave() < 0);
+	shows("net0", VDPA_RESTART_ENDS, "the store has failed");
+	shows("function0", VDPA_RESTART_BY_ITSELF, "");
+}
+
+/* The room's lock is held while the store is waited for. */
+static void
+what_is_shown_waits_for_no_store(void **state)
+{
+	restart_lock();
+	shows("net0", VDPA_RESTART_GOES_ON, "");
+	restart_unlock();
+}
+
 #define WITH(test) cmocka_unit_test_setup_teardown(test, begin, end)
 
 int
@@ -179,6 +221,8 @@ main(void)
 		WITH(a_store_that_dies_behind_the_check_is_noticed),
 		WITH(frozen_devices_are_changed_by_nobody_else),
 		WITH(a_change_that_is_under_way_is_waited_for),
+		WITH(what_becomes_of_a_device_is_shown),
+		WITH(what_is_shown_waits_for_no_store),
 	};
 
 	return cmocka_run_group_tests(tests, group_start, group_end);

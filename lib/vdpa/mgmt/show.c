@@ -25,6 +25,7 @@
 #include "feature_names.h"
 #include "mgmt.h"
 #include "page_holders.h"
+#include "restart.h"
 #include "show.h"
 #include "snapshot.h"
 #include "steps.h"
@@ -210,6 +211,30 @@ show_start(struct vdpa_device *vdev, json_t *obj)
 			json_integer((json_int_t)stats.value[VDPA_DEVICE_STAT_START_US]));
 }
 
+/* Whether it goes on in the next daemon, where devices are kept for one. One that has failed has
+ * nothing that another process could go on with; one that goes by itself is the kernel's to say. */
+static void
+show_restart(struct vdpa_device *vdev, enum vdpa_device_state state, const char *failure,
+	     json_t *obj)
+{
+	char why[VDPA_FAILURE_MAX + 32] = "";
+	enum vdpa_restart_fate fate = vdpa_restart_look(vdev->name, why, sizeof(why));
+	json_t *restart;
+
+	if (fate == VDPA_RESTART_NOT_KEPT)
+		return;
+	if (fate != VDPA_RESTART_BY_ITSELF && state == VDPA_STATE_FAILED) {
+		fate = VDPA_RESTART_ENDS;
+		snprintf(why, sizeof(why), "has failed: %s",
+			 failure[0] != '\0' ? failure : "it does not reset");
+	}
+	restart = json_object();
+	json_object_set_new(restart, "goes_on", json_boolean(fate != VDPA_RESTART_ENDS));
+	if (fate == VDPA_RESTART_ENDS)
+		json_object_set_new(restart, "why", json_string(why));
+	json_object_set_new(obj, "restart", restart);
+}
+
 /* Under the bus lock: the device stays registered meanwhile. */
 static void
 show_registered(struct vdpa_device *vdev, json_t *obj)
@@ -236,6 +261,7 @@ show_registered(struct vdpa_device *vdev, json_t *obj)
 	vdpa_device_failure(vdev, text, sizeof(text));
 	if (text[0] != '\0')
 		json_object_set_new(obj, "failure", json_string(text));
+	show_restart(vdev, state, text, obj);
 	show_start(vdev, obj);
 	if (ops->get_device_id(vdev) == VIRTIO_ID_NET)
 		show_net_config(vdev, obj);

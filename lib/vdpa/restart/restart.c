@@ -32,6 +32,7 @@
 
 struct restart_state restart_state = {
 	.lock = PTHREAD_MUTEX_INITIALIZER,
+	.show_lock = PTHREAD_MUTEX_INITIALIZER,
 	.called = PTHREAD_COND_INITIALIZER,
 	.unchanged = PTHREAD_COND_INITIALIZER,
 	.waiters = TAILQ_HEAD_INITIALIZER(restart_state.waiters),
@@ -108,7 +109,9 @@ restart_store_failed(int rc)
 			 "restart: nothing is kept for the next process any more, devices go on "
 			 "here: %s",
 			 vdpa_error_message());
+	restart_show_lock();
 	restart_state.failed = true;
+	restart_show_unlock();
 	return rc;
 }
 
@@ -302,8 +305,8 @@ write_record(struct restart_device *d, const void *record, size_t len)
 				  d->name, len);
 	memcpy(buf.data + buf.len, record, len);
 	rc = vdpa_journal_write(restart_state.journal, d->name, buf.data, buf.len + len);
-	if (rc == 0)
-		d->written = true;
+	if (rc == 0 && !d->written)
+		restart_set_written(d, true);
 	return rc;
 }
 
@@ -352,7 +355,9 @@ vdpa_restart_set_words(const char *device, const char *words)
 		if (d != NULL)
 			d->name = strdup(device);
 		if (d != NULL && d->name != NULL) {
+			restart_show_lock();
 			TAILQ_INSERT_TAIL(&restart_state.devices, d, next);
+			restart_show_unlock();
 		} else {
 			free(d);
 			d = NULL;
@@ -387,7 +392,9 @@ vdpa_restart_forget_words(const char *device)
 	restart_lock();
 	d = restart_find(device);
 	if (d != NULL) {
+		restart_show_lock();
 		TAILQ_REMOVE(&restart_state.devices, d, next);
+		restart_show_unlock();
 		free(d->name);
 		free(d->words);
 		free(d->why);
@@ -557,7 +564,7 @@ vdpa_restart_forget(const char *device)
 	restart_lock();
 	d = restart_find(device);
 	if (d != NULL)
-		d->written = false;
+		restart_set_written(d, false);
 	/* The journal is memory of ours: a record that nobody keeps up any more goes, too, where
 	 * the store does not answer. */
 	if (restart_state.journal != NULL) {
@@ -580,62 +587,6 @@ vdpa_restart_prune(const char *device, bool (*wanted)(const char *what, void *ar
 
 	restart_lock();
 	restart_prune_store(&p);
-	restart_unlock();
-}
-
-void
-vdpa_restart_says(const char *device, const char *why)
-{
-	char *copy = why != NULL ? strdup(why) : NULL;
-	struct restart_device *d;
-
-	restart_lock();
-	d = restart_find(device);
-	if (d != NULL && !d->given_up) {
-		free(d->why);
-		d->why = copy;
-		copy = NULL;
-	}
-	restart_unlock();
-	free(copy);
-}
-
-void
-vdpa_restart_give_up(const char *device, const char *why)
-{
-	struct restart_device *d;
-
-	vdpa_restart_says(device, why);
-	restart_lock();
-	d = restart_find(device);
-	if (d != NULL)
-		d->given_up = true;
-	restart_unlock();
-	vdpa_restart_forget(device);
-}
-
-bool
-vdpa_restart_is_given_up(const char *device)
-{
-	const struct restart_device *d;
-	bool given_up;
-
-	restart_lock();
-	d = restart_find(device);
-	given_up = d != NULL && d->given_up;
-	restart_unlock();
-	return given_up;
-}
-
-void
-vdpa_restart_goes_by_itself(const char *device)
-{
-	struct restart_device *d;
-
-	restart_lock();
-	d = restart_find(device);
-	if (d != NULL)
-		d->by_itself = true;
 	restart_unlock();
 }
 

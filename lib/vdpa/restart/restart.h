@@ -5,7 +5,7 @@
  * What the process keeps of its devices for the next one (vdpa_restart.h): descriptors in a store
  * (vdpa_keep.h), and a record of each device in a journal (vdpa_journal.h), which names them. A
  * record is the words of the device, which are kept here, and what its front end writes. restart.c;
- * how processes follow each other is restart_process.c's.
+ * how processes follow each other is restart_process.c's, what is said of devices restart_said.c's.
  *
  * Descriptors are put before the record that names them is written, and dropped behind one that
  * names them no more: whenever the process dies, the store has all that the journal names.
@@ -83,6 +83,16 @@ void vdpa_restart_give_up(const char *device, const char *why);
 bool vdpa_restart_is_given_up(const char *device);
 /* Nothing of the device is kept, and it goes on all the same, by what the kernel has of it. */
 void vdpa_restart_goes_by_itself(const char *device);
+
+/* What becomes of a device at a restart or an upgrade. */
+enum vdpa_restart_fate {
+	VDPA_RESTART_NOT_KEPT, /* nothing is kept, or not of this device: it has no words */
+	VDPA_RESTART_GOES_ON,
+	VDPA_RESTART_BY_ITSELF, /* by what the kernel has of it */
+	VDPA_RESTART_ENDS,	/* and why */
+};
+/* As far as this process knows: the store is not asked, and nothing is waited for. */
+enum vdpa_restart_fate vdpa_restart_look(const char *device, char *why, size_t size);
 
 /* Around each change of the set of devices, or of their words; management's. -EBUSY while they are
  * being left to another process, but for the thread of vdpa_restart_freeze(). */

@@ -2,8 +2,8 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * The state of this room, which restart.c and restart_process.c share. One lock guards all of it;
- * it is innermost, and held while the store is waited for.
+ * The state of this room, which its files share. One lock guards all of it; it is innermost but for
+ * the show lock (restart_said.c), and held while the store is waited for.
  */
 
 #ifndef RESTART_PRIV_H
@@ -49,6 +49,9 @@ struct restart_copy {
 
 struct restart_state {
 	pthread_mutex_t lock;
+	/* Below the lock, and never held while anything is waited for: who changes the list of
+	 * devices, `keep`, `failed`, or `written`, `by_itself` or `why` of a device, holds both. */
+	pthread_mutex_t show_lock;
 	struct vdpa_keep *keep; /* NULL: nothing is kept */
 	struct vdpa_journal *journal;
 	bool failed; /* the store: it was said, and nothing is kept any more */
@@ -73,6 +76,13 @@ extern struct restart_state restart_state;
 
 void restart_lock(void);
 void restart_unlock(void);
+
+/* restart_said.c: around a change of what is shown, under the lock. */
+void restart_show_lock(void);
+void restart_show_unlock(void);
+void restart_set_written(struct restart_device *d, bool written);
+/* Under either lock. Why a device does not go on in the next process; NULL: it does. */
+const char *restart_why_not(const struct restart_device *d);
 
 /* Under the lock, all that follow. */
 

@@ -386,7 +386,6 @@ struct told {
 int
 vdpa_restart_check(int (*fn)(const char *name, const char *why, void *arg), void *arg)
 {
-	static const char other[] = "devices of its front end start anew in this version";
 	const struct restart_device *d;
 	struct told *told = NULL;
 	unsigned int n = 0, room = 0;
@@ -400,10 +399,12 @@ vdpa_restart_check(int (*fn)(const char *name, const char *why, void *arg), void
 	if (rc == 0 && told == NULL)
 		rc = vdpa_error(ENOMEM, "out of memory");
 	TAILQ_FOREACH (d, &restart_state.devices, next) {
-		if (rc < 0 || d->by_itself || (d->written && d->why == NULL))
+		const char *why = restart_why_not(d);
+
+		if (rc < 0 || why == NULL)
 			continue;
 		told[n].name = strdup(d->name);
-		told[n].why = strdup(d->why != NULL ? d->why : other);
+		told[n].why = strdup(why);
 		n++;
 	}
 	restart_unlock();
@@ -487,7 +488,9 @@ reopen(void)
 		return rc;
 	vdpa_keep_close(restart_state.keep);
 	vdpa_journal_close(restart_state.journal);
+	restart_show_lock();
 	restart_state.keep = keep;
+	restart_show_unlock();
 	restart_state.journal = NULL;
 	rc = create_journal();
 	for (unsigned int i = 0; rc == 0 && i < restart_state.ncopies; i++)

@@ -103,11 +103,14 @@ vdpa_session_setup_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_
 
 	if (vq->guessed && vdpa_place_is_same(packed, &vq->guess, &conf->state) &&
 	    !vdpa_place_is_initial(packed, &conf->state))
-		return vdpa_error(EOPNOTSUPP,
-				  "%s: queue %u: it stopped with buffers in flight, and the device "
-				  "does not say which: it can begin anew only (the word `migration "
-				  "shadow` keeps account of them)",
-				  vdev->name, idx);
+		return vdpa_error(
+			EOPNOTSUPP,
+			"%s: queue %u: it stopped with buffers in flight, and neither the "
+			"device nor its ring says which: it can begin anew only, when the "
+			"guest's driver resets it (the word `migration shadow` keeps "
+			"account of them, and so does `inflight on` where the front end "
+			"has an inflight area)",
+			vdev->name, idx);
 	vq->guessed = false;
 	path = vdpa_path_choose(vdev, idx, &need);
 	if (path == NULL)
