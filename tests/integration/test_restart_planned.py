@@ -221,7 +221,7 @@ class Kills(unittest.TestCase):
     """A kill ends the connection, and the next daemon says so; in the midst of a planned end, too, until that has come to
     where the device stands."""
 
-    SAYS = 'dev0: vhost-user: its connection does not go on: of devices of this driver nobody keeps'
+    SAYS = 'dev0: vhost-user: its connection does not go on: devices of this driver execute their rings without an account'
 
     def again(self, host):
         """Its front end comes back, and works."""

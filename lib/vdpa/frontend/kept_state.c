@@ -58,13 +58,14 @@ has_ctrl_vq(struct vdpa_device *vdev, uint64_t features)
 	       (features & RTE_BIT64(VIRTIO_NET_F_CTRL_VQ)) != 0;
 }
 
-/* A device that runs alone has it by itself, and its driver does not hear of it. */
+/* By a driver that executes the commands in this process, and says what they have changed: a
+ * function has it by itself, and its driver does not hear of it. */
 static bool
 can_be_kept(struct vdpa_device *vdev)
 {
 	return has_ctrl_vq(vdev, vdpa_get_device_features(vdev)) &&
 	       vdev->config->save_state != NULL && vdev->config->load_state != NULL &&
-	       !vdpa_device_runs_alone(vdev);
+	       vdev->config->can_restart != NULL && vdpa_device_tracks_inflight(vdev);
 }
 
 static uint32_t
