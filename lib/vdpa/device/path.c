@@ -134,7 +134,8 @@ vdpa_device_can_restart(struct vdpa_device *vdev)
 		break;
 	}
 	if (ops->can_restart == NULL)
-		return vdpa_error(EOPNOTSUPP, "of devices of this driver nobody keeps what they have "
+		return vdpa_error(EOPNOTSUPP,
+				  "of devices of this driver nobody keeps what they have "
 				  "under way");
 	if (vdev->core->migration == VDPA_MIGRATION_RELAY)
 		return vdpa_error(EOPNOTSUPP,

@@ -38,11 +38,11 @@ struct vhu_kept {
 	char crash[VDPA_ERROR_MAX];
 	bool starts_late; /* the device, with this status, once no other process may have it back */
 	uint8_t status;
-	struct vdpa_wire wire;	   /* the connection's bytes */
+	struct vdpa_wire wire;	      /* the connection's bytes */
 	struct vdpa_state_kept state; /* what was set by the control queue */
-	struct vhu_shm *areas;	   /* inflight areas for front ends that have none */
-	size_t stride;		   /* bytes of an area */
-	struct vhu_record *former; /* of the process before; NULL: none */
+	struct vhu_shm *areas;	      /* inflight areas for front ends that have none */
+	size_t stride;		      /* bytes of an area */
+	struct vhu_record *former;    /* of the process before; NULL: none */
 };
 
 /* Errors are negative, with vdpa_error_message(). */
