@@ -203,7 +203,10 @@ class Shadows(GoesOn, unittest.TestCase):
     def test_what_has_no_account_says_so(self):
         for words, why in (('', 'with `migration shadow` there is one'), ('migration relay', 'with `migration relay`')):
             host = self.enterContext(ModelHost({'dev0': NET}, 'ifcvf', words))
-            host.app.err.wait(f'dev0: vhost-user: starts anew in the next process: .*{why}')
+            host.app.err.wait(f'dev0: vhost-user: goes on over restarts and upgrades, and where the process is killed, .*{why}')
+        # What begins at the beginning of a ring only does not go on without shadows either.
+        host = self.enterContext(ModelHost({'dev0': NET}, words='migration relay'))
+        host.app.err.wait('dev0: vhost-user: starts anew in the next process: the device begins at the beginning of its rings')
 
 
 load_tests = harness.load_tests

@@ -158,7 +158,7 @@ vdpa_device_can_move(struct vdpa_device *vdev)
 	if (vdev->config->get_tie != NULL)
 		tie = vdev->config->get_tie(vdev);
 	/* What does not say where a queue stands does not start there, but by a shadow. */
-	if (mode == VDPA_MIGRATION_OFF || mode == VDPA_MIGRATION_LOG)
+	if (mode != VDPA_MIGRATION_AUTO && mode != VDPA_MIGRATION_SHADOW)
 		rc = vdev->config->get_vq_state(vdev, 0, &state);
 	vdpa_device_unlock(vdev);
 	if (tie != NULL)
