@@ -12,7 +12,7 @@ import harness
 import test_restart_model as models
 import test_restart_vfio_user as clients
 from numbered_guest import PROTOCOL
-from restarting import AT_LEAST, GoesOn, Host, KeptBlock, ModelHost, ShadowNet, patient
+from restarting import AT_LEAST, GoesOn, Host, KeptBlock, KeptNet, ModelHost, ShadowNet, patient
 from upgrading import Upgrades
 
 KILLS = harness.count(2, 50)
@@ -204,9 +204,15 @@ class Shadows(GoesOn, unittest.TestCase):
         for words, why in (('', 'with `migration shadow` there is one'), ('migration relay', 'with `migration relay`')):
             host = self.enterContext(ModelHost({'dev0': NET}, 'ifcvf', words))
             host.app.err.wait(f'dev0: vhost-user: goes on over restarts and upgrades, and where the process is killed, .*{why}')
-        # What begins at the beginning of a ring only does not go on without shadows either.
-        host = self.enterContext(ModelHost({'dev0': NET}, words='migration relay'))
-        host.app.err.wait('dev0: vhost-user: starts anew in the next process: the device begins at the beginning of its rings')
+
+    def test_what_allows_no_shadow_and_needs_one_says_so(self):
+        """A function that begins at the beginning of its rings only."""
+        host = self.enterContext(ModelHost({'dev0': NET}, words='migration off vm guest'))
+        guest = self.enterContext(KeptNet(random.Random(SEED)))
+        guest.connect(host.app.socket('dev0')).start()
+        host.app.err.wait('dev0: vhost-user: this connection ends with the process: the device begins at the beginning of its rings')
+        host.restart(taken=0)
+        self.assertTrue(guest.client.is_closed())
 
 
 load_tests = harness.load_tests

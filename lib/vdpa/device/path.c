@@ -149,24 +149,9 @@ vdpa_device_can_restart(struct vdpa_device *vdev)
 int
 vdpa_device_can_move(struct vdpa_device *vdev)
 {
-	enum vdpa_migration mode = vdev->core->migration;
-	struct vdpa_vq_state state;
-	const char *tie = NULL;
-	int rc = 0;
+	const char *tie = vdev->config->get_tie != NULL ? vdev->config->get_tie(vdev) : NULL;
 
-	vdpa_device_lock(vdev);
-	if (vdev->config->get_tie != NULL)
-		tie = vdev->config->get_tie(vdev);
-	/* What does not say where a queue stands does not start there, but by a shadow. */
-	if (mode != VDPA_MIGRATION_AUTO && mode != VDPA_MIGRATION_SHADOW)
-		rc = vdev->config->get_vq_state(vdev, 0, &state);
-	vdpa_device_unlock(vdev);
-	if (tie != NULL)
-		return vdpa_error(EOPNOTSUPP, "%s", tie);
-	if (rc == -EOPNOTSUPP)
-		return vdpa_error(EOPNOTSUPP, "the device begins at the beginning of its rings "
-					      "only, and the word `migration` allows no shadow");
-	return 0;
+	return tie != NULL ? vdpa_error(EOPNOTSUPP, "%s", tie) : 0;
 }
 
 const char *

@@ -400,6 +400,10 @@ int vdpa_device_can_restart(struct vdpa_device *vdev);
 /** Whether another process can go on with the device where this one has stopped it, and said where
  * its queues stand. 0; -EOPNOTSUPP with a message. */
 int vdpa_device_can_move(struct vdpa_device *vdev);
+/** Why it cannot all the same, static, of one that has started: it does not say where a queue
+ * stands, so it begins in the middle of a ring by a shadow, which its word `migration` rules out.
+ * NULL: it can. */
+const char *vdpa_device_find_move_tie(struct vdpa_device *vdev);
 /** Of a queue that was stopped: whether the place that was said of it is all that the next start
  * needs, be it in another process. Not so where nobody knows what was under way, or requests were
  * left undone behind others that were done. */

@@ -243,12 +243,13 @@ vdpa_vhu_record_note(struct vhu_received *req)
 static const char *
 why_cold(const struct vhu_session *s)
 {
-	const char *tie = vdpa_vhu_planned_is(s->dev) ? NULL : vdpa_device_find_tie(s->dev->vdev);
+	struct vdpa_device *vdev = s->dev->vdev;
+	const char *tie = vdpa_vhu_planned_is(s->dev) ? vdpa_device_find_move_tie(vdev)
+						      : vdpa_device_find_tie(vdev);
 	uint64_t features;
 
 	if (tie != NULL)
 		return tie;
-
 	if (s->kept->lost)
 		return "it has said more than is remembered";
 	if (s->move != VHU_MOVE_NONE)
@@ -260,7 +261,7 @@ why_cold(const struct vhu_session *s)
 		return NULL;
 	if (vdpa_consumer_holds_state(s->consumer))
 		return "its device is stopped, and has a state that ends with the process";
-	return vdpa_kept_state_why_cold(&s->dev->kept.state, s->dev->vdev, features);
+	return vdpa_kept_state_why_cold(&s->dev->kept.state, vdev, features);
 }
 
 /* The same, of a kill alone. */
