@@ -190,7 +190,7 @@ static const struct vdpa_control_method methods[] = {
 		.params = "{\"type\":\"object\",\"properties\":{\"program\":{\"type\":\"string\","
 			  "\"minLength\":1,\"maxLength\":4095,\"description\":"
 			  "\"its absolute path; without it, the daemon's own\"},"
-			  "\"timeout_s\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":600,"
+			  "\"timeout_s\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":60,"
 			  "\"description\":\"for its start; 30\"}},"
 			  "\"additionalProperties\":false}",
 		.result = "{\"type\":\"object\",\"properties\":{\"program\":{\"type\":\"string\"},"

@@ -102,9 +102,8 @@ is_lost(const struct app_stays *s, const char *name)
 	return app_stays_has(s, name) && json_is_true(json_object_get(s->absent, name));
 }
 
-/* The first reason counts. */
-static int
-add(struct app_stays *s, const char *name, const char *why)
+int
+app_stays_add(struct app_stays *s, const char *name, const char *why)
 {
 	if (app_stays_has(s, name))
 		return 0;
@@ -117,7 +116,7 @@ add(struct app_stays *s, const char *name, const char *why)
 static int
 note_told(const char *name, const char *why, void *arg)
 {
-	return add(arg, name, why);
+	return app_stays_add(arg, name, why);
 }
 
 static int
@@ -147,7 +146,7 @@ look_at(struct app_stays *s, const char *name, const struct app_options *opts)
 		    json_boolean(!app_made_has(name) && (dev == NULL || dev->of_file))) < 0)
 		rc = no_memory();
 	if (rc == 0 && json_is_false(json_object_get(restart, "goes_on")))
-		rc = add(s, name, why != NULL ? why : "?");
+		rc = app_stays_add(s, name, why != NULL ? why : "?");
 	json_decref(shown);
 	return rc;
 }
@@ -199,7 +198,7 @@ app_stays_note_checked(struct app_stays *s, const json_t *checked)
 		const char *text = json_string_value(name);
 
 		if (rc == 0 && text != NULL)
-			rc = add(s, text, "its words have changed");
+			rc = app_stays_add(s, text, "its words have changed");
 	}
 	/* One of a version before does not say: what is known here remains. */
 	if (json_is_array(absent))

@@ -42,6 +42,9 @@ int app_stays_look(struct app_stays *s, const struct app_options *opts);
 /* What the new program has said of devices: the message `checked`. */
 int app_stays_note_checked(struct app_stays *s, const json_t *checked);
 
+/* One that does not go on; the first reason counts. */
+int app_stays_add(struct app_stays *s, const char *name, const char *why);
+
 bool app_stays_has(const struct app_stays *s, const char *name);
 /* 0 where all devices go on, or force is given; else -EBUSY, which names them. */
 int app_stays_refuse(const struct app_stays *s, bool force);

@@ -84,6 +84,7 @@ static struct {
 struct saved {
 	char *name, *words;
 	bool is_made; /* by this process, once more */
+	bool was_left;
 };
 
 /* One upgrade. */
@@ -452,27 +453,47 @@ freeze(struct upgrade *u)
 	return rc == 0 ? vdpa_dev_words_each(save_device, u) : rc;
 }
 
+/* How many devices the new process finds. One that did not stop is known by now alone: it starts
+ * anew, and the others go on. */
+static int
+count_left(struct upgrade *u)
+{
+	int n = 0, rc = 0;
+
+	for (unsigned int i = 0; i < u->nsaved && rc == 0; i++) {
+		const struct saved *s = &u->saved[i];
+
+		if (vdpa_restart_is_left(s->name))
+			n++;
+		else if (s->was_left)
+			rc = app_stays_add(&u->stays, s->name, "was not left: the log says why");
+	}
+	return rc < 0 ? rc : n;
+}
+
 /* Devices stand still, and nobody is let in. Those that start anew end: their sockets become free.
  * How many are left to the new process. */
 static int
 leave(struct upgrade *u)
 {
-	int expected;
 	json_t *name;
 	size_t i;
+	int rc;
 
 	app_made_leave();
 	vdpa_uvdpad_stop();
 	u->still_us = now_us();
 	u->has_stopped = true;
 	json_array_foreach(u->stays.names, i, name)(void) vdpa_dev_del(json_string_value(name));
-	expected = vdpa_restart_leave();
+	rc = vdpa_restart_leave();
 	/* Whatever is deleted behind a failure would end for good. */
-	if (expected < 0)
-		return expected;
+	if (rc < 0)
+		return rc;
 	u->has_left = true;
+	for (struct saved *s = u->saved; s < u->saved + u->nsaved; s++)
+		s->was_left = vdpa_restart_is_left(s->name);
 	vdpa_dev_del_all();
-	return expected;
+	return count_left(u);
 }
 
 static int

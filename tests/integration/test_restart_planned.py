@@ -215,6 +215,25 @@ class Upgrade(unittest.TestCase):
             self.assertGreater(back, 0)
 
 
+    def test_a_device_that_does_not_stop_starts_anew_alone(self):
+        """With requests that take longer than is waited for: nobody knows which of a packed ring are done."""
+        host = ModelUpgrades({'dev0': DISK.replace('delay_ms 5', 'delay_ms 4000'), 'dev1': NET})
+        host.devices = {name: f'{words} vm {name}' for name, words in host.devices.items()}
+        with host, KeptBlock(random.Random(SEED), True, queues=1) as disk, KeptNet(random.Random(SEED)) as net:
+            begin(host, disk)
+            net.connect(host.app.socket('dev1')).start()
+            disk.work()
+            net.work(0.05)
+            answer = self.traffic(net, lambda: host.upgrade(devices=1))
+            self.assertEqual((answer['anew'], answer['lost']), (['dev0'], []))
+            self.assertTrue(has_ended(disk))
+            net.check_connection()
+            net.work(0.05)
+            net.settle(20 * harness.TIMEOUT)
+            net.check()
+            host.app.err.wait('dev0: vhost-user: does not go on in the next process: .*requests under way')
+
+
 class Kills(unittest.TestCase):
     """A kill ends the connection, and the next daemon says so; in the midst of a planned end, too, until that has come to
     where the device stands."""

@@ -290,6 +290,26 @@ a_planned_end_needs_to_know_what_was_under_way(void **state)
 	assert_false(vdpa_consumer_is_running(f->c));
 }
 
+/* Where a queue stands that its front end has stopped before: another process would take a guess
+ * for a place. */
+static void
+a_planned_end_asks_of_queues_that_were_stopped_before(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_consumer_vq_facts facts[FAKE_VQS];
+
+	start_ring(f, 0);
+	set_indexes(f, 0, 3, 1);
+	assert_int_equal(vdpa_consumer_get_vq_base(f->c, 0, false), 1);
+	assert_true(vdpa_consumer_has_requests(f->c));
+	assert_int_equal(vdpa_consumer_leave(f->c, facts), -EIO);
+	assert_non_null(strstr(vdpa_error_message(), "queue 0 stopped with requests under way"));
+	/* Its driver has begun anew. */
+	assert_int_equal(vdpa_consumer_set_vq_base(f->c, 0, 0), 0);
+	assert_false(vdpa_consumer_has_requests(f->c));
+	assert_int_equal(vdpa_consumer_leave(f->c, facts), 0);
+}
+
 int
 main(void)
 {
@@ -302,6 +322,7 @@ main(void)
 		TEST(a_planned_end_says_what_was_known_and_where_each_queue_stands),
 		TEST(a_planned_end_of_a_device_that_has_failed_is_none),
 		HARDWARE(a_planned_end_needs_to_know_what_was_under_way),
+		HARDWARE(a_planned_end_asks_of_queues_that_were_stopped_before),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

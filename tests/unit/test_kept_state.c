@@ -142,7 +142,7 @@ begin_next(struct process *p, uint64_t features, bool has_run)
 	begin(p, "");
 	assert_int_equal(vdpa_kept_state_take(&p->kept, p->vdev), 0);
 	assert_int_equal(vdpa_consumer_negotiate(p->c, features), 0);
-	return vdpa_kept_state_apply(&p->kept, p->c, features, has_run);
+	return vdpa_kept_state_apply(&p->kept, p->vdev, p->c, features, has_run);
 }
 
 /* A state that its driver could have: an address. */
@@ -459,7 +459,7 @@ files_that_anybody_may_have_made_are_loaded_or_refused(void **state)
 			crc = rte_hash_crc(slot + 16, len, crc);
 		memcpy(slot + 12, &crc, sizeof(crc));
 		memcpy(file, &current, sizeof(current));
-		if (vdpa_kept_state_apply(&p.kept, p.c, FEATURES, true) < 0)
+		if (vdpa_kept_state_apply(&p.kept, p.vdev, p.c, FEATURES, true) < 0)
 			continue;
 		run(&p);
 		loaded++;

@@ -56,6 +56,6 @@ sim_state_changed(struct sim_device *dev)
 	uint8_t state[SIM_STATE_MAX];
 	int n = dev->class->save_state(dev, state, sizeof(state));
 
-	if (n >= 0)
-		vdpa_device_state_changed(&dev->vdev, state, (size_t)n);
+	/* One that cannot be said is one that is lost. */
+	vdpa_device_state_changed(&dev->vdev, state, n >= 0 ? (size_t)n : VDPA_STATE_MAX + 1);
 }

@@ -12,12 +12,31 @@
 #include "consumer_priv.h"
 #include "error_priv.h"
 
+/* Whether another process can start a queue that does not run where it stands. */
+static bool
+can_move(struct vdpa_consumer *c, uint16_t idx)
+{
+	const struct consumer_vq *vq = &c->vqs[idx];
+	struct vdpa_vq_state place;
+
+	if (vq->base == CONSUMER_NOT_SET)
+		return true;
+	place = consumer_vq_place(c, vq);
+	return vdpa_device_vq_can_move(c->vdev, idx, consumer_is_packed(c), &place);
+}
+
+static int
+not_known(uint16_t idx)
+{
+	return vdpa_error(EIO, "queue %u stopped with requests under way, and nobody knows which",
+			  idx);
+}
+
 /* Stop a queue that the device has. */
 static int
 leave_vq(struct vdpa_consumer *c, uint16_t idx, struct vdpa_consumer_vq_facts *facts)
 {
 	struct consumer_vq *vq = &c->vqs[idx];
-	struct vdpa_vq_state place;
 	char why[VDPA_ERROR_MAX];
 	int rc = consumer_vq_halt(c, idx);
 
@@ -26,12 +45,8 @@ leave_vq(struct vdpa_consumer *c, uint16_t idx, struct vdpa_consumer_vq_facts *f
 			 vdpa_error_cause(vdpa_error_message(), c->vdev->name, idx));
 		return vdpa_error(rc, "queue %u does not stop: %s", idx, why);
 	}
-	place = consumer_vq_place(c, vq);
-	if (!vdpa_device_vq_can_move(c->vdev, idx, &place))
-		return vdpa_error(EIO,
-				  "queue %u stopped with requests under way, and nobody knows "
-				  "which",
-				  idx);
+	if (!can_move(c, idx))
+		return not_known(idx);
 	if (c->function)
 		vq->state = CONSUMER_VQ_PARKED;
 	facts->has_base = true;
@@ -39,7 +54,8 @@ leave_vq(struct vdpa_consumer *c, uint16_t idx, struct vdpa_consumer_vq_facts *f
 	return 0;
 }
 
-/* All that run, from the last one on, as park_vqs() has it. The first error. */
+/* All that run, from the last one on, as park_vqs() has it; others have been stopped before. The
+ * first error. */
 static int
 leave_vqs(struct vdpa_consumer *c, struct vdpa_consumer_vq_facts *facts)
 {
@@ -47,8 +63,12 @@ leave_vqs(struct vdpa_consumer *c, struct vdpa_consumer_vq_facts *facts)
 	int first = 0;
 
 	for (uint16_t i = c->nvqs; i-- > 0;) {
-		int rc = c->vqs[i].state == CONSUMER_VQ_STARTED ? leave_vq(c, i, &facts[i]) : 0;
+		int rc = 0;
 
+		if (consumer_runs(c) && c->vqs[i].state == CONSUMER_VQ_STARTED)
+			rc = leave_vq(c, i, &facts[i]);
+		else if (!can_move(c, i))
+			rc = not_known(i);
 		if (first < 0 || rc == 0)
 			continue;
 		first = rc;
@@ -57,6 +77,17 @@ leave_vqs(struct vdpa_consumer *c, struct vdpa_consumer_vq_facts *facts)
 	if (first < 0)
 		vdpa_error_restore(&error);
 	return first;
+}
+
+bool
+vdpa_consumer_has_requests(struct vdpa_consumer *c)
+{
+	CONSUMER_LOCKED(c);
+
+	for (uint16_t i = 0; i < c->nvqs; i++)
+		if (c->vqs[i].state != CONSUMER_VQ_STARTED && !can_move(c, i))
+			return true;
+	return false;
 }
 
 int
@@ -70,9 +101,9 @@ vdpa_consumer_leave(struct vdpa_consumer *c, struct vdpa_consumer_vq_facts *fact
 		consumer_vq_facts(c, i, &facts[i]);
 	/* None goes on by itself. */
 	c->held = c->function;
-	if (consumer_runs(c))
+	if (consumer_runs(c) || c->state != CONSUMER_FAILED)
 		rc = leave_vqs(c, facts);
-	else if (c->state == CONSUMER_FAILED)
+	else
 		rc = vdpa_error(EIO, "the device has failed");
 	/* It shows why until it is deleted; queues of a function stand still until its reset. */
 	if (c->state == CONSUMER_FAILED || c->function)

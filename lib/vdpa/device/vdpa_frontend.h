@@ -406,8 +406,8 @@ int vdpa_device_can_move(struct vdpa_device *vdev);
 const char *vdpa_device_find_move_tie(struct vdpa_device *vdev);
 /** Of a queue that was stopped: whether the place that was said of it is all that the next start
  * needs, be it in another process. Not so where nobody knows what was under way, or requests were
- * left undone behind others that were done. */
-bool vdpa_device_vq_can_move(struct vdpa_device *vdev, uint16_t idx,
+ * left undone behind others that were done. packed: its ring. */
+bool vdpa_device_vq_can_move(struct vdpa_device *vdev, uint16_t idx, bool packed,
 			     const struct vdpa_vq_state *state);
 /** Whether it is VDPA_SURVIVAL_ALONE: its rings need no inflight areas. */
 bool vdpa_device_runs_alone(const struct vdpa_device *vdev);

@@ -168,6 +168,12 @@ vdpa_kept_state_why_cold(const struct vdpa_state_kept *k, struct vdpa_device *vd
 		       : NULL;
 }
 
+bool
+vdpa_kept_state_counts(const struct vdpa_state_kept *k, struct vdpa_device *vdev, uint64_t features)
+{
+	return k->shm != NULL && has_ctrl_vq(vdev, features);
+}
+
 void
 vdpa_kept_state_clear(struct vdpa_state_kept *k)
 {
@@ -222,9 +228,11 @@ load(struct vdpa_state_kept *k, struct vdpa_consumer *c)
 }
 
 int
-vdpa_kept_state_apply(struct vdpa_state_kept *k, struct vdpa_consumer *c, uint64_t features,
-		      bool has_run)
+vdpa_kept_state_apply(struct vdpa_state_kept *k, struct vdpa_device *vdev, struct vdpa_consumer *c,
+		      uint64_t features, bool has_run)
 {
+	if (k->shm == NULL && has_run && has_ctrl_vq(vdev, features))
+		return vdpa_error(EPROTO, "what was set by its control queue cannot be kept here");
 	if (k->shm == NULL)
 		return 0;
 	if (!has_run || !has_ctrl_vq(k->vdev, features)) {

@@ -43,6 +43,12 @@ void vdpa_kept_state_drop(struct vdpa_state_kept *k);
  * static. NULL: not for this. */
 const char *vdpa_kept_state_why_cold(const struct vdpa_state_kept *k, struct vdpa_device *vdev,
 				     uint64_t features);
+/* Why a connection ends whose queues were stopped, and cannot be started elsewhere; static. */
+#define KEPT_REQUESTS "a queue was stopped with requests under way, which end with the process"
+/* Whether the record of such a connection is worth nothing without the state: a process that does
+ * not know of it must not go on. */
+bool vdpa_kept_state_counts(const struct vdpa_state_kept *k, struct vdpa_device *vdev,
+			    uint64_t features);
 /* A new connection, whose driver has set nothing. */
 void vdpa_kept_state_clear(struct vdpa_state_kept *k);
 /*
@@ -50,7 +56,7 @@ void vdpa_kept_state_clear(struct vdpa_state_kept *k);
  * the driver had set. has_run: the record says that the device may have run; else there is none.
  * An error where it cannot: the connection does not go on.
  */
-int vdpa_kept_state_apply(struct vdpa_state_kept *k, struct vdpa_consumer *c, uint64_t features,
-			  bool has_run);
+int vdpa_kept_state_apply(struct vdpa_state_kept *k, struct vdpa_device *vdev,
+			  struct vdpa_consumer *c, uint64_t features, bool has_run);
 
 #endif /* KEPT_STATE_H */

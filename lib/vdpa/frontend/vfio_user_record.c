@@ -43,7 +43,8 @@ enum {
 	PART_FILES,
 	PART_RANGES,
 	PART_CONFIG,
-	PART_LAST = PART_CONFIG,
+	PART_STATE, /* what the control queue has set counts (kept_state.c) */
+	PART_LAST = PART_STATE,
 };
 
 struct part_listener {
@@ -99,6 +100,8 @@ why_cold(const struct vfu_device *dev)
 		return "its device's state is being moved";
 	if (dev->log.asked || dev->log.on || dev->log.own != NULL)
 		return "its memory is logged";
+	if (dev->consumer != NULL && vdpa_consumer_has_requests(dev->consumer))
+		return KEPT_REQUESTS;
 	return (vp->status & VIRTIO_CONFIG_S_FEATURES_OK) != 0
 		       ? vdpa_kept_state_why_cold(&dev->kept.state, dev->vdev, vp->driver_features)
 		       : NULL;
@@ -218,6 +221,9 @@ put_connection(struct vfu_device *dev, struct vdpa_tlv_buf *buf)
 	}
 	if (rc == 0)
 		rc = put_memory(dev, buf);
+	if ((dev->vp.status & VIRTIO_CONFIG_S_FEATURES_OK) != 0 &&
+	    vdpa_kept_state_counts(&k->state, dev->vdev, dev->vp.driver_features))
+		(void)vdpa_tlv_put(buf, PART_STATE, VDPA_TLV_CRITICAL, NULL, 0);
 	for (unsigned int i = 0; i < k->n_configs; i++)
 		(void)vdpa_tlv_put(
 			buf, PART_CONFIG, VDPA_TLV_CRITICAL, &k->configs[i],
@@ -390,6 +396,8 @@ read_part(struct vfu_record *r, const struct vdpa_tlv *tlv)
 		r->ranges = tlv->data;
 		r->n_ranges = tlv->len / sizeof(struct part_range);
 		return true;
+	case PART_STATE:
+		return tlv->len == 0;
 	default:
 		return read_config(r, tlv);
 	}
@@ -562,7 +570,8 @@ apply_registers(struct vfu_device *dev, const struct vfu_record *r)
 		rc = vdpa_consumer_negotiate(dev->consumer, s.features);
 	/* A start that no record knows of may have been carried out. */
 	if (rc == 0)
-		rc = vdpa_kept_state_apply(&dev->kept.state, dev->consumer, s.features, negotiated);
+		rc = vdpa_kept_state_apply(&dev->kept.state, dev->vdev, dev->consumer, s.features,
+					   negotiated);
 	vdpa_vp_saved_free(&s);
 	return rc;
 }

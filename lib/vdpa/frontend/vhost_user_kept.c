@@ -552,12 +552,12 @@ resume_connection(struct vhu_device *dev, int fd, struct vhu_session **s)
 	rc = vdpa_vhu_record_apply(dev, *s, former);
 	if (rc < 0)
 		return rc;
-	if (vdpa_vhu_planned_has_stopped(former)) {
+	if (vdpa_vhu_planned_is(dev)) {
 		rc = resume_messages(dev, *s, former);
-		return rc < 0 ? rc : vdpa_vhu_planned_go_on(dev, *s, former->connection.status);
+		return rc < 0 ? rc : vdpa_vhu_planned_go_on(dev, *s);
 	}
 	note_under_way(*s, former);
-	rc = vdpa_vhu_record_start(dev, *s, former->connection.status);
+	rc = vdpa_vhu_record_start(dev, *s);
 	return rc < 0 ? rc : resume_messages(dev, *s, former);
 }
 

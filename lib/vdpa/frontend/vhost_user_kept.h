@@ -36,8 +36,7 @@ struct vhu_kept {
 	bool said; /* that its connection does not was logged */
 	/* Why it does so at a planned end alone (vhost_user_planned.c); "": at any. */
 	char crash[VDPA_ERROR_MAX];
-	bool starts_late; /* the device, with this status, once no other process may have it back */
-	uint8_t status;
+	bool starts_late;	      /* the device, once no other process may have it back */
 	struct vdpa_wire wire;	      /* the connection's bytes */
 	struct vdpa_state_kept state; /* what was set by the control queue */
 	struct vhu_shm *areas;	      /* inflight areas for front ends that have none */
@@ -112,7 +111,7 @@ bool vdpa_vhu_planned_has_stopped(const struct vhu_record *record);
 int vdpa_vhu_planned_check(const struct vhu_device *dev, const struct vhu_record *record);
 /* Start a device that was stopped so, with a session that was brought to what the former process
  * knew, once this one's record is written; where another process may have it back, later. */
-int vdpa_vhu_planned_go_on(struct vhu_device *dev, struct vhu_session *s, uint8_t status);
+int vdpa_vhu_planned_go_on(struct vhu_device *dev, struct vhu_session *s);
 /* Now: the connection's job, before anything else. False: the connection is to end, with a line. */
 bool vdpa_vhu_planned_start_late(struct vhu_device *dev);
 

@@ -27,6 +27,9 @@ vdpa_vhu_planned_choose(struct vhu_device *dev)
 	struct vhu_kept *k = &dev->kept;
 	int rc = vdpa_device_can_restart(dev->vdev);
 
+	/* A record of where it stood is no account of what it does from there on. */
+	if (rc == 0 && k->former != NULL && vdpa_vhu_planned_has_stopped(k->former))
+		rc = vdpa_error(EOPNOTSUPP, "a former process has stopped it");
 	if (rc == 0)
 		return 0;
 	snprintf(k->crash, sizeof(k->crash), "%s", vdpa_vhu_why(dev, -1));
@@ -70,6 +73,7 @@ vdpa_vhu_planned_leave(struct vhu_device *dev)
 {
 	struct vhu_session *s = dev->session;
 	const struct vhu_kept_session *k = s->kept;
+	const char *tie;
 	int rc;
 
 	/* It has not begun; or another process has it as it was. */
@@ -77,7 +81,8 @@ vdpa_vhu_planned_leave(struct vhu_device *dev)
 		return 0;
 	for (uint16_t i = 0; i < s->nrings; i++)
 		vdpa_vhu_take_doorbell(s, i);
-	rc = note_rings(s);
+	tie = vdpa_device_find_move_tie(dev->vdev);
+	rc = tie != NULL ? vdpa_error(EOPNOTSUPP, "%s", tie) : note_rings(s);
 	if (rc == 0)
 		rc = vdpa_restart_put(dev->vdev->name, VHU_KEPT_CONNECTION, dev->conn.fd);
 	return rc < 0 ? rc
@@ -109,16 +114,14 @@ vdpa_vhu_planned_check(const struct vhu_device *dev, const struct vhu_record *r)
 }
 
 int
-vdpa_vhu_planned_go_on(struct vhu_device *dev, struct vhu_session *s, uint8_t status)
+vdpa_vhu_planned_go_on(struct vhu_device *dev, struct vhu_session *s)
 {
 	struct vhu_kept *k = &dev->kept;
 
 	/* A kill ends it from now on. */
-	if (vdpa_vhu_planned_is(dev))
-		vdpa_restart_del(dev->vdev->name, VHU_KEPT_CONNECTION);
-	k->status = status;
+	vdpa_restart_del(dev->vdev->name, VHU_KEPT_CONNECTION);
 	k->starts_late = vdpa_restart_holds();
-	return k->starts_late ? 0 : vdpa_vhu_record_start(dev, s, k->status);
+	return k->starts_late ? 0 : vdpa_vhu_record_start(dev, s);
 }
 
 bool
@@ -129,7 +132,7 @@ vdpa_vhu_planned_start_late(struct vhu_device *dev)
 	if (!k->starts_late)
 		return true;
 	k->starts_late = false;
-	if (vdpa_vhu_record_start(dev, dev->session, k->status) == 0)
+	if (vdpa_vhu_record_start(dev, dev->session) == 0)
 		return true;
 	VDPA_LOG(ERR, "%s: vhost-user: its connection does not go on: %s", dev->vdev->name,
 		 vdpa_vhu_why(dev, -1));

@@ -42,11 +42,12 @@ enum {
 	PART_INFLIGHT,
 	PART_CHANNEL,
 	PART_CONFIG,
+	PART_STATE, /* what the control queue has set counts (kept_state.c) */
 #ifdef UVDPA_NEXT
 	PART_NEXT, /* of the version after this one, which tests play */
 	PART_LAST = PART_NEXT,
 #else
-	PART_LAST = PART_CONFIG,
+	PART_LAST = PART_STATE,
 #endif
 };
 
@@ -259,6 +260,8 @@ why_cold(const struct vhu_session *s)
 			return "its calls come by a socket, as User-mode Linux has it";
 	if (!vdpa_consumer_has_features(s->consumer, &features))
 		return NULL;
+	if (vdpa_consumer_has_requests(s->consumer))
+		return KEPT_REQUESTS;
 	if (vdpa_consumer_holds_state(s->consumer))
 		return "its device is stopped, and has a state that ends with the process";
 	return vdpa_kept_state_why_cold(&s->dev->kept.state, vdev, features);
@@ -354,6 +357,9 @@ put_connection(struct vdpa_tlv_buf *buf, struct vhu_session *s, const struct vhu
 	if (k->channel != 0)
 		(void)vdpa_tlv_put(buf, PART_CHANNEL, VDPA_TLV_CRITICAL, &k->channel,
 				   sizeof(k->channel));
+	if (part.has_features &&
+	    vdpa_kept_state_counts(&s->dev->kept.state, s->dev->vdev, part.features))
+		(void)vdpa_tlv_put(buf, PART_STATE, VDPA_TLV_CRITICAL, NULL, 0);
 	for (unsigned int i = 0; i < k->nconfigs; i++)
 		(void)vdpa_tlv_put(buf, PART_CONFIG, VDPA_TLV_CRITICAL, &k->configs[i],
 				   (uint32_t)(VHU_CONFIG_HDR_SIZE + k->configs[i].size));
@@ -579,6 +585,8 @@ read_part(struct vhu_record *r, const struct vdpa_tlv *tlv)
 		r->inflight_area = inflight.area;
 		r->inflight = inflight.id;
 		return true;
+	case PART_STATE:
+		return tlv->len == 0;
 	case PART_CHANNEL:
 		return get(tlv, &r->channel, sizeof(r->channel));
 	default:
@@ -655,8 +663,8 @@ apply_state(struct vhu_device *dev, struct vhu_session *s, const struct vhu_reco
 
 	for (unsigned int i = 0; i < r->nrings; i++)
 		runs |= r->rings[i].facts.runs;
-	return vdpa_kept_state_apply(&dev->kept.state, s->consumer, r->connection.features,
-				     r->has_features && runs);
+	return vdpa_kept_state_apply(&dev->kept.state, dev->vdev, s->consumer,
+				     r->connection.features, r->has_features && runs);
 }
 
 static int
@@ -871,14 +879,15 @@ vdpa_vhu_record_apply(struct vhu_device *dev, struct vhu_session *s, const struc
 			rc = vdpa_error(rc, "queue %u: %s", r->rings[i].idx, why);
 		}
 	}
+	/* It is part of the next record, whether the device starts at once or later. */
+	if (rc == 0 && r->connection.status != 0)
+		vdpa_consumer_set_status(s->consumer, r->connection.status);
 	return rc;
 }
 
 int
-vdpa_vhu_record_start(struct vhu_device *dev, struct vhu_session *s, uint8_t status)
+vdpa_vhu_record_start(struct vhu_device *dev, struct vhu_session *s)
 {
-	if (status != 0)
-		vdpa_consumer_set_status(s->consumer, status);
 	vdpa_vhu_session_advance(s);
 	/* Of the device itself a job says so, later. */
 	if ((vdpa_consumer_get_status(s->consumer) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)

@@ -118,5 +118,5 @@ int vdpa_vhu_record_read(struct vhu_device *dev, struct vhu_record **record);
 /* Bring a new session to what a record says; then start what ran. */
 int vdpa_vhu_record_apply(struct vhu_device *dev, struct vhu_session *s,
 			  const struct vhu_record *record);
-int vdpa_vhu_record_start(struct vhu_device *dev, struct vhu_session *s, uint8_t status);
+int vdpa_vhu_record_start(struct vhu_device *dev, struct vhu_session *s);
 #endif /* VHOST_USER_RECORD_H */

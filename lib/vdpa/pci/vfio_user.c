@@ -19,8 +19,9 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdlib.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -38,9 +39,12 @@
 #define KEPT_SOCKET "vfio-user"
 
 /* A server serves one client, and a former process' connection is open until the store has closed
- * it, which takes its time. */
+ * it, which takes its time. So long is waited for all servers together: one that hangs up always
+ * does not hold the devices of others up, one by one. */
 #define BUSY_US	      10000000
 #define BUSY_PAUSE_US 20000
+/* Behind so long a wait is another one. */
+#define BUSY_AGAIN_US 60000000
 
 /* PART_TRANSPORT of the function's record. */
 struct kept_conn {
@@ -180,14 +184,31 @@ connect_once(struct vfu_device *dev, const char *where, unsigned int timeout_ms)
 	return rc;
 }
 
+/* Until when a server that has another client is tried. */
+static int64_t
+busy_until(void)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static int64_t until_us;
+	int64_t now = vdpa_now_us(), until;
+
+	pthread_mutex_lock(&lock);
+	if (until_us == 0 || now > until_us + BUSY_AGAIN_US)
+		until_us = now + BUSY_US;
+	until = until_us;
+	pthread_mutex_unlock(&lock);
+	return until;
+}
+
 static int
 connect_anew(struct vfu_device *dev, const char *where, unsigned int timeout_ms)
 {
-	int64_t until_us = vdpa_now_us() + BUSY_US;
 	int rc = connect_once(dev, where, timeout_ms);
+	int64_t until_us;
 
 	/* It has hung up at once. */
-	while (rc == -ENODEV && vdpa_restart_is_on() && vdpa_now_us() < until_us) {
+	until_us = rc == -ENODEV && vdpa_restart_is_on() ? busy_until() : 0;
+	while (rc == -ENODEV && vdpa_now_us() < until_us) {
 		usleep(BUSY_PAUSE_US);
 		rc = connect_once(dev, where, timeout_ms);
 	}

@@ -50,7 +50,8 @@ struct restart_copy {
 struct restart_state {
 	pthread_mutex_t lock;
 	/* Below the lock, and never held while anything is waited for: who changes the list of
-	 * devices, `keep`, `failed`, or `written`, `by_itself` or `why` of a device, holds both. */
+	 * devices, `written`, `by_itself` or `why` of a device, or `keep` or `failed` while there
+	 * are devices, holds both. */
 	pthread_mutex_t show_lock;
 	struct vdpa_keep *keep; /* NULL: nothing is kept */
 	struct vdpa_journal *journal;

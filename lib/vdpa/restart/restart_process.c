@@ -343,6 +343,19 @@ vdpa_restart_leave(void)
 	return rc;
 }
 
+bool
+vdpa_restart_is_left(const char *name)
+{
+	bool is_left;
+
+	restart_lock();
+	is_left = restart_state.journal != NULL &&
+		  vdpa_journal_read(restart_state.journal, name, restart_state.slot,
+				    RESTART_SLOT) >= 0;
+	restart_unlock();
+	return is_left;
+}
+
 int
 vdpa_restart_freeze(void)
 {

@@ -27,6 +27,8 @@
 #ifndef VDPA_RESTART_H
 #define VDPA_RESTART_H
 
+#include <stdbool.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -74,6 +76,12 @@ unsigned int vdpa_restart_settle(void);
  * has died, -ETIMEDOUT where it does not answer: then nothing has changed.
  */
 int vdpa_restart_leave(void);
+
+/**
+ * Whether what is kept of a device is there for the next process. After vdpa_restart_leave() and
+ * vdpa_dev_del_all() it is not of one that could not be left, which one line has said.
+ */
+bool vdpa_restart_is_left(const char *name);
 
 /**
  * The set of devices and their words stay as they are: calls of vdpa_dev_add(), vdpa_dev_set() and

@@ -91,6 +91,13 @@ vdpa_session_add_memory(struct vdpa_device *vdev, uint16_t idx, const struct vdp
 	return 0;
 }
 
+bool
+vdpa_session_is_guess(const struct vdpa_core_vq *vq, bool packed, const struct vdpa_vq_state *state)
+{
+	return vq->guessed && vdpa_place_is_same(packed, &vq->guess, state) &&
+	       !vdpa_place_is_initial(packed, state);
+}
+
 int
 vdpa_session_setup_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_config *conf)
 {
@@ -101,8 +108,7 @@ vdpa_session_setup_vq(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_
 	struct vdpa_vq_config fresh = *conf;
 	int rc;
 
-	if (vq->guessed && vdpa_place_is_same(packed, &vq->guess, &conf->state) &&
-	    !vdpa_place_is_initial(packed, &conf->state))
+	if (vdpa_session_is_guess(vq, packed, &conf->state))
 		return vdpa_error(
 			EOPNOTSUPP,
 			"%s: queue %u: it stopped with buffers in flight, and neither the "

@@ -117,6 +117,9 @@ int vdpa_session_start(struct vdpa_device *vdev, const struct vdpa_start_config 
 /* The same with every queue on a shadow, or not, whatever the log asks for. */
 int vdpa_session_start_with(struct vdpa_device *vdev, const struct vdpa_start_config *conf,
 			    bool shadows);
+/* Whether a place is what was taken for it where neither the device nor its ring told. */
+bool vdpa_session_is_guess(const struct vdpa_core_vq *vq, bool packed,
+			   const struct vdpa_vq_state *state);
 /* Every step of one queue, to ready. Unwound by vdpa_step_stop() or vdpa_session_undo_vq(). */
 int vdpa_session_setup_vq(struct vdpa_device *vdev, uint16_t idx,
 			  const struct vdpa_vq_config *conf);

@@ -529,13 +529,15 @@ vdpa_device_lose_vq(struct vdpa_device *vdev, uint16_t idx)
 }
 
 bool
-vdpa_device_vq_can_move(struct vdpa_device *vdev, uint16_t idx, const struct vdpa_vq_state *state)
+vdpa_device_vq_can_move(struct vdpa_device *vdev, uint16_t idx, bool packed,
+			const struct vdpa_vq_state *state)
 {
+	const struct vdpa_core_vq *vq = &vdev->core->vqs[idx];
 	bool can;
 
 	vdpa_device_lock(vdev);
-	can = idx < vdev->core->nvqs && !vdev->core->vqs[idx].guessed &&
-	      !vdpa_path_holds(&vdev->core->vqs[idx], state);
+	can = idx < vdev->core->nvqs && !vdpa_session_is_guess(vq, packed, state) &&
+	      !vdpa_path_holds(vq, state);
 	vdpa_device_unlock(vdev);
 	return can;
 }
