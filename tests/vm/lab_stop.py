@@ -179,7 +179,7 @@ class Refused(lab_vfio.VfioTest):
             guest.stop()
             with contextlib.suppress(AssertionError, vu.Closed):
                 guest.start()
-            d.err.wait("queue .* in flight, and the device does not say which.*migration shadow")
+            d.err.wait("queue .* in flight, and neither the device nor its ring says which.*migration shadow")
             inside.until(lambda: d.show("dev0")["state"] == "failed", "the device to fail")
             guest.disconnect()
 
