@@ -12,24 +12,25 @@
 #include "consumer_priv.h"
 #include "error_priv.h"
 
-/* Whether another process can start a queue that does not run where it stands. */
-static bool
-can_move(struct vdpa_consumer *c, uint16_t idx)
+/* Why another process cannot start a queue that does not run where it stands; NULL: it can. */
+static const char *
+find_tie(struct vdpa_consumer *c, uint16_t idx)
 {
 	const struct consumer_vq *vq = &c->vqs[idx];
 	struct vdpa_vq_state place;
 
 	if (vq->base == CONSUMER_NOT_SET)
-		return true;
+		return NULL;
 	place = consumer_vq_place(c, vq);
-	return vdpa_device_vq_can_move(c->vdev, idx, consumer_is_packed(c), &place);
+	return vdpa_device_find_vq_tie(c->vdev, idx, consumer_is_packed(c), &place);
 }
 
 static int
-not_known(uint16_t idx)
+check_place(struct vdpa_consumer *c, uint16_t idx)
 {
-	return vdpa_error(EIO, "queue %u stopped with requests under way, and nobody knows which",
-			  idx);
+	const char *tie = find_tie(c, idx);
+
+	return tie == NULL ? 0 : vdpa_error(EIO, "queue %u %s", idx, tie);
 }
 
 /* Stop a queue that the device has. */
@@ -45,8 +46,9 @@ leave_vq(struct vdpa_consumer *c, uint16_t idx, struct vdpa_consumer_vq_facts *f
 			 vdpa_error_cause(vdpa_error_message(), c->vdev->name, idx));
 		return vdpa_error(rc, "queue %u does not stop: %s", idx, why);
 	}
-	if (!can_move(c, idx))
-		return not_known(idx);
+	rc = check_place(c, idx);
+	if (rc < 0)
+		return rc;
 	if (c->function)
 		vq->state = CONSUMER_VQ_PARKED;
 	facts->has_base = true;
@@ -67,8 +69,8 @@ leave_vqs(struct vdpa_consumer *c, struct vdpa_consumer_vq_facts *facts)
 
 		if (consumer_runs(c) && c->vqs[i].state == CONSUMER_VQ_STARTED)
 			rc = leave_vq(c, i, &facts[i]);
-		else if (!can_move(c, i))
-			rc = not_known(i);
+		else
+			rc = check_place(c, i);
 		if (first < 0 || rc == 0)
 			continue;
 		first = rc;
@@ -85,7 +87,7 @@ vdpa_consumer_has_requests(struct vdpa_consumer *c)
 	CONSUMER_LOCKED(c);
 
 	for (uint16_t i = 0; i < c->nvqs; i++)
-		if (c->vqs[i].state != CONSUMER_VQ_STARTED && !can_move(c, i))
+		if (c->vqs[i].state != CONSUMER_VQ_STARTED && find_tie(c, i) != NULL)
 			return true;
 	return false;
 }

@@ -246,8 +246,8 @@ struct vdpa_consumer_vq_facts {
 };
 void vdpa_consumer_get_vq_facts(struct vdpa_consumer *c, uint16_t idx,
 				struct vdpa_consumer_vq_facts *facts);
-/** Whether a queue that was stopped has requests under way that end with the process, or of which
- * nobody knows which they are: where it stands is not enough for another process. */
+/** Whether a queue was stopped where no other process can start it, as of one with requests under
+ * way that end with this process, or of which nobody knows which they are. */
 bool vdpa_consumer_has_requests(struct vdpa_consumer *c);
 /**
  * The process ends as it was planned, and another one is to start the device where it stands: stop

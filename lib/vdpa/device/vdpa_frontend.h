@@ -400,15 +400,11 @@ int vdpa_device_can_restart(struct vdpa_device *vdev);
 /** Whether another process can go on with the device where this one has stopped it, and said where
  * its queues stand. 0; -EOPNOTSUPP with a message. */
 int vdpa_device_can_move(struct vdpa_device *vdev);
-/** Why it cannot all the same, static, of one that has started: it does not say where a queue
- * stands, so it begins in the middle of a ring by a shadow, which its word `migration` rules out.
- * NULL: it can. */
-const char *vdpa_device_find_move_tie(struct vdpa_device *vdev);
-/** Of a queue that was stopped: whether the place that was said of it is all that the next start
- * needs, be it in another process. Not so where nobody knows what was under way, or requests were
- * left undone behind others that were done. packed: its ring. */
-bool vdpa_device_vq_can_move(struct vdpa_device *vdev, uint16_t idx, bool packed,
-			     const struct vdpa_vq_state *state);
+/** Why another process cannot start a queue that was stopped at this place, static; NULL: it can.
+ * Nobody knows what was under way, requests were left undone behind others that were done, or the
+ * device begins at the beginning of its rings only and may have no shadow. packed: its ring. */
+const char *vdpa_device_find_vq_tie(struct vdpa_device *vdev, uint16_t idx, bool packed,
+				    const struct vdpa_vq_state *state);
 /** Whether it is VDPA_SURVIVAL_ALONE: its rings need no inflight areas. */
 bool vdpa_device_runs_alone(const struct vdpa_device *vdev);
 /** Whether a stop of its queues puts what is under way back into the guest's ring by itself, so

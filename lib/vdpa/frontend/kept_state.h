@@ -44,7 +44,8 @@ void vdpa_kept_state_drop(struct vdpa_state_kept *k);
 const char *vdpa_kept_state_why_cold(const struct vdpa_state_kept *k, struct vdpa_device *vdev,
 				     uint64_t features);
 /* Why a connection ends whose queues were stopped, and cannot be started elsewhere; static. */
-#define KEPT_REQUESTS "a queue was stopped with requests under way, which end with the process"
+#define KEPT_REQUESTS                                                                              \
+	"a queue was stopped where no other process can start it, or with requests under way"
 /* Whether the record of such a connection is worth nothing without the state: a process that does
  * not know of it must not go on. */
 bool vdpa_kept_state_counts(const struct vdpa_state_kept *k, struct vdpa_device *vdev,

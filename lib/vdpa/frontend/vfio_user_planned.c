@@ -57,14 +57,10 @@ leave(struct vfu_device *dev)
 {
 	struct vdpa_consumer_vq_facts *facts = calloc(dev->vp.params.nvqs, sizeof(*facts));
 	struct vfu_kept *k = &dev->kept;
-	const char *tie;
 	int rc = facts == NULL ? vdpa_error(ENOMEM, "out of memory") : 0;
 
 	if (rc == 0 && k->starts_late)
 		rc = vdpa_error(EBUSY, "it was not started yet");
-	tie = vdpa_device_find_move_tie(dev->vdev);
-	if (rc == 0 && tie != NULL)
-		rc = vdpa_error(EOPNOTSUPP, "%s", tie);
 	if (rc == 0)
 		rc = vdpa_consumer_leave(dev->consumer, facts);
 	free(facts);

@@ -88,8 +88,7 @@ _Static_assert(sizeof(struct part_range) == 32, "PART_RANGES");
 static const char *
 why_cold(const struct vfu_device *dev)
 {
-	const char *tie = vdpa_vfus_planned_is(&dev->kept) ? vdpa_device_find_move_tie(dev->vdev)
-							   : vdpa_device_find_tie(dev->vdev);
+	const char *tie = vdpa_vfus_planned_is(&dev->kept) ? NULL : vdpa_device_find_tie(dev->vdev);
 	const struct vp_function *vp = &dev->vp;
 
 	if (tie != NULL)

@@ -73,7 +73,6 @@ vdpa_vhu_planned_leave(struct vhu_device *dev)
 {
 	struct vhu_session *s = dev->session;
 	const struct vhu_kept_session *k = s->kept;
-	const char *tie;
 	int rc;
 
 	/* It has not begun; or another process has it as it was. */
@@ -81,8 +80,7 @@ vdpa_vhu_planned_leave(struct vhu_device *dev)
 		return 0;
 	for (uint16_t i = 0; i < s->nrings; i++)
 		vdpa_vhu_take_doorbell(s, i);
-	tie = vdpa_device_find_move_tie(dev->vdev);
-	rc = tie != NULL ? vdpa_error(EOPNOTSUPP, "%s", tie) : note_rings(s);
+	rc = note_rings(s);
 	if (rc == 0)
 		rc = vdpa_restart_put(dev->vdev->name, VHU_KEPT_CONNECTION, dev->conn.fd);
 	return rc < 0 ? rc

@@ -245,8 +245,7 @@ static const char *
 why_cold(const struct vhu_session *s)
 {
 	struct vdpa_device *vdev = s->dev->vdev;
-	const char *tie = vdpa_vhu_planned_is(s->dev) ? vdpa_device_find_move_tie(vdev)
-						      : vdpa_device_find_tie(vdev);
+	const char *tie = vdpa_vhu_planned_is(s->dev) ? NULL : vdpa_device_find_tie(vdev);
 	uint64_t features;
 
 	if (tie != NULL)

@@ -191,22 +191,6 @@ vdpa_session_tells(struct vdpa_device *vdev)
 	return core->tells != VDPA_TELLS_NOT;
 }
 
-const char *
-vdpa_device_find_move_tie(struct vdpa_device *vdev)
-{
-	enum vdpa_migration mode = vdev->core->migration;
-	bool begins;
-
-	if (mode == VDPA_MIGRATION_AUTO || mode == VDPA_MIGRATION_SHADOW)
-		return NULL;
-	vdpa_device_lock(vdev);
-	begins = vdpa_device_started(vdev) && !vdpa_session_tells(vdev);
-	vdpa_device_unlock(vdev);
-	return begins ? "the device begins at the beginning of its rings only, and the word "
-			"`migration` allows no shadow"
-		      : NULL;
-}
-
 /*
  * Where the queues stand by the device's word, before a reset takes that away. Each is stopped
  * first where the device can. One that fails at it is asked no more: it may take its time-out for

@@ -528,18 +528,26 @@ vdpa_device_lose_vq(struct vdpa_device *vdev, uint16_t idx)
 	vdpa_device_unlock(vdev);
 }
 
-bool
-vdpa_device_vq_can_move(struct vdpa_device *vdev, uint16_t idx, bool packed,
+const char *
+vdpa_device_find_vq_tie(struct vdpa_device *vdev, uint16_t idx, bool packed,
 			const struct vdpa_vq_state *state)
 {
 	const struct vdpa_core_vq *vq = &vdev->core->vqs[idx];
-	bool can;
+	enum vdpa_migration mode = vdev->core->migration;
+	const char *tie = NULL;
+	struct vdpa_vq_state told;
 
 	vdpa_device_lock(vdev);
-	can = idx < vdev->core->nvqs && !vdpa_session_is_guess(vq, packed, state) &&
-	      !vdpa_path_holds(vq, state);
+	if (vdpa_session_is_guess(vq, packed, state) || vdpa_path_holds(vq, state))
+		tie = "stopped with requests under way, and nobody knows which";
+	/* The device says it of a queue that does not run. */
+	else if (mode != VDPA_MIGRATION_AUTO && mode != VDPA_MIGRATION_SHADOW &&
+		 !vdpa_place_is_initial(packed, state) &&
+		 vdev->config->get_vq_state(vdev, idx, &told) == -EOPNOTSUPP)
+		tie = "stands in the middle of its ring, where the device does not begin, and the "
+		      "word `migration` allows no shadow";
 	vdpa_device_unlock(vdev);
-	return can;
+	return tie;
 }
 
 bool
