@@ -77,7 +77,8 @@ class Daemon:
         except (OSError, ValueError, KeyError, DaemonError):
             return False
         # Telemetry answers null to what is not registered yet.
-        return len(names or ()) >= len(self.devices) and all(p.exists() for p in self.socket_paths())
+        paths = [*self.socket_paths(), self.folder / "control"]
+        return len(names or ()) >= len(self.devices) and all(p.exists() for p in paths)
 
     def log_text(self):
         return self.log.read_text(errors="replace")[-4000:]

@@ -24,8 +24,16 @@ TIMEOUT_S = 30
 class Disk:
     """A driver that writes to a disk, for those whose contents are nowhere else."""
 
+    def connect(self, path):
+        try:
+            self.client = vhu.Client(path)
+        except ConnectionRefusedError:
+            return False
+        return True
+
     def __init__(self, path):
-        self.client = vhu.Client(path)
+        # Nobody listens until the daemon has seen the end of QEMU.
+        assert vhu.wait_until(lambda: self.connect(path), TIMEOUT_S), "the daemon does not listen"
         self.memory = vhu.Memory()
         self.client.negotiate()
         assert self.client.set_memory(self.memory) == 0
