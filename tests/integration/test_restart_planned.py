@@ -224,14 +224,20 @@ class Upgrade(unittest.TestCase):
             net.connect(host.app.socket('dev1')).start()
             disk.work()
             net.work(0.05)
+            said = host.app.err
             answer = self.traffic(net, lambda: host.upgrade(devices=1))
+            self.assertRegex(said.text(), 'dev0: vhost-user: does not go on in the next process: .*requests under way')
             self.assertEqual((answer['anew'], answer['lost']), (['dev0'], []))
             self.assertTrue(has_ended(disk))
             net.check_connection()
             net.work(0.05)
             net.settle(20 * harness.TIMEOUT)
             net.check()
-            host.app.err.wait('dev0: vhost-user: does not go on in the next process: .*requests under way')
+            # The store has it no more: a kill ends it at once.
+            host.app.kill()
+            harness.wait_for(lambda: has_ended(net), 'the end of its connection')
+            # Its other device had no connection.
+            host.next(taken=1)
 
 
 class Kills(unittest.TestCase):
