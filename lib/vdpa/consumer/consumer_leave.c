@@ -97,16 +97,16 @@ vdpa_consumer_leave(struct vdpa_consumer *c, struct vdpa_consumer_vq_facts *fact
 {
 	CONSUMER_LOCKED(c);
 	struct vdpa_error_saved error;
-	int rc = 0;
+	int rc;
 
 	for (uint16_t i = 0; i < c->nvqs; i++)
 		consumer_vq_facts(c, i, &facts[i]);
 	/* None goes on by itself. */
 	c->held = c->function;
-	if (consumer_runs(c) || c->state != CONSUMER_FAILED)
-		rc = leave_vqs(c, facts);
-	else
+	if (!consumer_runs(c) && c->state == CONSUMER_FAILED)
 		rc = vdpa_error(EIO, "the device has failed");
+	else
+		rc = leave_vqs(c, facts);
 	/* It shows why until it is deleted; queues of a function stand still until its reset. */
 	if (c->state == CONSUMER_FAILED || c->function)
 		return rc;

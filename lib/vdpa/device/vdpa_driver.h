@@ -436,7 +436,8 @@ void vdpa_device_failure(struct vdpa_device *vdev, char *buf, size_t len);
  * Between DRIVER_OK and the return of reset; one call at a time of a device. From any thread, from
  * inside ops too: it waits for nothing, and copies.
  *
- * @param state  len bytes, VDPA_STATE_MAX at most: what save_state gives.
+ * @param state  len bytes, VDPA_STATE_MAX at most: what save_state gives. More: it cannot be said,
+ * and is not read; the connection does not go on in another process.
  */
 void vdpa_device_state_changed(struct vdpa_device *vdev, const void *state, size_t len);
 
