@@ -98,6 +98,8 @@ fake_set_vq_ready(struct vdpa_device *vdev, uint16_t idx, bool ready)
 	if (!ready) {
 		FAKE(vdev)->vq[idx].stopped = FAKE(vdev)->calls + 1;
 		write_late(vdev);
+		if (FAKE(vdev)->fails_as_it_stops)
+			vdpa_device_fail(vdev, idx, -EIO, "it broke when it stopped");
 	}
 	return op(vdev, __func__);
 }

@@ -45,6 +45,7 @@ struct fake_device {
 	bool resets_vqs;			/* hardware: one by one */
 	bool stops_vqs;				/* hardware: set_vq_ready(false) works */
 	bool tells_places;			/* hardware: it reports and loads them */
+	bool fails_as_it_stops;			/* a queue does stop, and it reports a failure */
 	struct vdpa_notification_area doorbell; /* of queue 0, the others behind it; size 0: none */
 	unsigned int resets;
 	unsigned int cuts;	     /* calls of cut_off */

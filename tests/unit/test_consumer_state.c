@@ -255,6 +255,27 @@ a_planned_end_of_a_device_that_has_failed_is_none(void **state)
 	assert_non_null(strstr(vdpa_error_message(), "has failed"));
 }
 
+/* Behind its last queue nobody would see it; and between two of them the core may act on it. */
+static void
+a_planned_end_of_a_device_that_fails_meanwhile_is_none(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_consumer_vq_facts facts[FAKE_VQS];
+
+	for (uint16_t rings = 1; rings <= 2; rings++) {
+		f->fake->fails_as_it_stops = false;
+		vdpa_consumer_reset(f->c);
+		assert_int_equal(vdpa_consumer_set_features(f->c, V1), 0);
+		for (uint16_t i = 0; i < rings; i++)
+			start_ring(f, i);
+		assert_true(vdpa_consumer_is_running(f->c));
+		f->fake->fails_as_it_stops = true;
+		assert_int_equal(vdpa_consumer_leave(f->c, facts), -EIO);
+		assert_non_null(strstr(vdpa_error_message(), "has failed"));
+		assert_false(vdpa_consumer_is_running(f->c));
+	}
+}
+
 /* How far driver and device are in a split ring. */
 static void
 set_indexes(struct fixture *f, uint16_t idx, uint16_t avail, uint16_t used)
@@ -321,6 +342,7 @@ main(void)
 		TEST(nothing_of_a_refused_state_is_taken),
 		TEST(a_planned_end_says_what_was_known_and_where_each_queue_stands),
 		TEST(a_planned_end_of_a_device_that_has_failed_is_none),
+		TEST(a_planned_end_of_a_device_that_fails_meanwhile_is_none),
 		HARDWARE(a_planned_end_needs_to_know_what_was_under_way),
 		HARDWARE(a_planned_end_asks_of_queues_that_were_stopped_before),
 	};

@@ -56,10 +56,24 @@ leave_vq(struct vdpa_consumer *c, uint16_t idx, struct vdpa_consumer_vq_facts *f
 	return 0;
 }
 
+/* A report counts from when it is made: the core acts on it later, perhaps while queues stop here.
+ */
+static int
+check_not_failed(struct vdpa_consumer *c)
+{
+	char why[VDPA_FAILURE_MAX];
+
+	vdpa_device_failure(c->vdev, why, sizeof(why));
+	if (c->state != CONSUMER_FAILED && why[0] == '\0')
+		return 0;
+	c->state = CONSUMER_FAILED;
+	return vdpa_error(EIO, "the device has failed%s%s", why[0] != '\0' ? ": " : "", why);
+}
+
 /* All that run, from the last one on, as park_vqs() has it; others have been stopped before. The
  * first error. */
 static int
-leave_vqs(struct vdpa_consumer *c, struct vdpa_consumer_vq_facts *facts)
+leave_vqs(struct vdpa_consumer *c, bool runs, struct vdpa_consumer_vq_facts *facts)
 {
 	struct vdpa_error_saved error;
 	int first = 0;
@@ -67,7 +81,7 @@ leave_vqs(struct vdpa_consumer *c, struct vdpa_consumer_vq_facts *facts)
 	for (uint16_t i = c->nvqs; i-- > 0;) {
 		int rc = 0;
 
-		if (consumer_runs(c) && c->vqs[i].state == CONSUMER_VQ_STARTED)
+		if (runs && c->vqs[i].state == CONSUMER_VQ_STARTED)
 			rc = leave_vq(c, i, &facts[i]);
 		else
 			rc = check_place(c, i);
@@ -97,16 +111,20 @@ vdpa_consumer_leave(struct vdpa_consumer *c, struct vdpa_consumer_vq_facts *fact
 {
 	CONSUMER_LOCKED(c);
 	struct vdpa_error_saved error;
+	bool runs = consumer_runs(c);
 	int rc;
 
 	for (uint16_t i = 0; i < c->nvqs; i++)
 		consumer_vq_facts(c, i, &facts[i]);
 	/* None goes on by itself. */
 	c->held = c->function;
-	if (!consumer_runs(c) && c->state == CONSUMER_FAILED)
-		rc = vdpa_error(EIO, "the device has failed");
-	else
-		rc = leave_vqs(c, facts);
+	rc = check_not_failed(c);
+	if (rc == 0) {
+		rc = leave_vqs(c, runs, facts);
+		/* A failure says more than how it leaves the stops. */
+		if (check_not_failed(c) < 0)
+			rc = -EIO;
+	}
 	/* It shows why until it is deleted; queues of a function stand still until its reset. */
 	if (c->state == CONSUMER_FAILED || c->function)
 		return rc;
