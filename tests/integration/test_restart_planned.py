@@ -271,6 +271,9 @@ class Kills(unittest.TestCase):
             guest.work(0.05)
             host.restart(taken=1)
             guest.work(0.05)
+            shown = host.app.show('dev0')['restart']
+            self.assertTrue(shown['goes_on'])
+            self.assertIn('execute their rings without an account', shown['ends_by_kill'])
             host.app.kill()
             # At once, and not with the next daemon.
             harness.wait_for(lambda: has_ended(guest), 'the end')

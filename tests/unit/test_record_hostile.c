@@ -360,7 +360,7 @@ what_was_stopped_starts_once_nobody_has_it_back(void **state)
 	struct fixture *f = *state;
 	struct vhu_record *r;
 
-	snprintf(f->dev.kept.crash, sizeof(f->dev.kept.crash), "a kill ends it");
+	snprintf(f->dev.kept.planned.crash, sizeof(f->dev.kept.planned.crash), "a kill ends it");
 	for (uint16_t i = 0; i < FAKE_VQS; i++) {
 		const uint16_t idx = 7 + i;
 

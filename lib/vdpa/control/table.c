@@ -262,13 +262,15 @@ show_words(struct control_conn *conn, const json_t *params, json_t **result)
 	",'vm':" STRING ",'vm_devices':" INTEGER ",'doorbells':" STRING ",'start_us':" INTEGER "," \
 	"'dma':{'type':'object','additionalProperties':" INTEGER "},"                              \
 	"'page_holder':{'type':'object'},"                                                         \
-	"'restart':" OBJECT(PROPERTIES("'goes_on':" BOOLEAN ",'why':" STRING) REQUIRED(            \
-		"'goes_on'")) ","                                                                  \
-			      "'migration':" OBJECT(                                               \
-				      PROPERTIES("'mode':" STRING ",'logging':" BOOLEAN            \
-						 ",'log':" STRING)) "},"                           \
-								    "'required':['mgmtdev','"      \
-								    "frontend','state']}"
+	"'restart':" OBJECT(                                                                       \
+		PROPERTIES("'goes_on':" BOOLEAN ",'why':" STRING ",'ends_by_kill':" STRING)        \
+			REQUIRED(                                                                  \
+				"'goes_on'")) ","                                                  \
+					      "'migration':" OBJECT(PROPERTIES(                    \
+						      "'mode':" STRING ",'logging':" BOOLEAN       \
+						      ",'log':" STRING)) "},"                      \
+									 "'required':['mgmtdev','" \
+									 "frontend','state']}"
 
 /* The very members of iproute2's vdpa. */
 #define CONFIG                                                                                     \

@@ -19,9 +19,9 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
-#include "error_priv.h"
 #include "kept_state.h"
 #include "listen.h"
+#include "planned_end.h"
 #include "vfio_user_record.h"
 
 struct vfu_device;
@@ -32,10 +32,8 @@ struct vfu_kept {
 	struct vfu_device *dev;
 	bool on;   /* it goes on in the next process */
 	bool said; /* that its connection does not was logged */
-	/* Why it does so at a planned end alone (vfio_user_planned.c); "": at any. */
-	char crash[VDPA_ERROR_MAX];
-	bool stopped;	  /* for such an end: its queues stand still */
-	bool starts_late; /* the device, once no other process may have it back */
+	struct vdpa_planned_end planned;
+	bool stopped; /* for such an end: its queues stand still */
 	struct vdpa_wire wire;
 	struct vdpa_wire_fds live;
 	struct vdpa_state_kept state; /* what was set by the control queue */

@@ -3,18 +3,16 @@
 
 /*
  * A planned end of the process under a device of the front end vfio-user that does not go on where
- * the process is killed; vhost_user_planned.c says why and how. Its queues stand still, as they do
+ * the process is killed; planned_end.c says why and how. Its queues stand still, as they do
  * for its driver and for a state that is saved, so the record has their places as any record has.
  */
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "error_priv.h"
 #include "restart.h"
 #include "vdpa_args.h"
-#include "vdpa_log.h"
 #include "vfio_user_device.h"
 #include "vfio_user_kept_priv.h"
 #include "vfio_user_server_priv.h"
@@ -22,7 +20,6 @@
 int
 vdpa_vfus_planned_choose(struct vfu_device *dev)
 {
-	struct vfu_kept *k = &dev->kept;
 	int rc =
 		vdpa_device_runs_alone(dev->vdev)
 			? vdpa_error(EOPNOTSUPP, "functions behind the front end vfio-user are not "
@@ -31,23 +28,14 @@ vdpa_vfus_planned_choose(struct vfu_device *dev)
 
 	if (rc == 0)
 		return 0;
-	snprintf(k->crash, sizeof(k->crash), "%s", vdpa_vfus_why(dev));
-	rc = vdpa_device_can_move(dev->vdev);
-	if (rc < 0) {
-		k->crash[0] = '\0';
-		return rc;
-	}
-	VDPA_LOG(NOTICE,
-		 "%s: vfio-user: goes on over restarts and upgrades, and where the process is "
-		 "killed, its connection ends: %s",
-		 dev->vdev->name, k->crash);
-	return 0;
+	return vdpa_planned_end_choose(&dev->kept.planned, dev->vdev, "vfio-user",
+				       vdpa_vfus_why(dev));
 }
 
 bool
 vdpa_vfus_planned_is(const struct vfu_kept *k)
 {
-	return k->crash[0] != '\0';
+	return vdpa_planned_end_is(&k->planned);
 }
 
 /* The end. */
@@ -59,7 +47,7 @@ leave(struct vfu_device *dev)
 	struct vfu_kept *k = &dev->kept;
 	int rc = facts == NULL ? vdpa_error(ENOMEM, "out of memory") : 0;
 
-	if (rc == 0 && k->starts_late)
+	if (rc == 0 && k->planned.starts_late)
 		rc = vdpa_error(EBUSY, "it was not started yet");
 	if (rc == 0)
 		rc = vdpa_consumer_leave(dev->consumer, facts);
@@ -83,15 +71,17 @@ vdpa_vfus_planned_leave(struct vfu_device *dev)
 int
 vdpa_vfus_planned_check(const struct vfu_kept *k, const struct vfu_record *r)
 {
-	for (unsigned int i = 0; vdpa_vfus_planned_is(k) && i < RTE_DIM(r->queues); i++)
-		if (r->queues[i].told && r->queues[i].runs)
-			return vdpa_error(EOPNOTSUPP, "it was not stopped: %s", k->crash);
-	return 0;
+	bool runs = false;
+
+	for (unsigned int i = 0; i < RTE_DIM(r->queues); i++)
+		runs |= r->queues[i].told && r->queues[i].runs;
+	return vdpa_planned_end_check(&k->planned, runs);
 }
 
 static int
-start(struct vfu_kept *k)
+start(void *arg)
 {
+	struct vfu_kept *k = arg;
 	int rc;
 
 	k->resumed = k->former->queues;
@@ -103,21 +93,12 @@ start(struct vfu_kept *k)
 int
 vdpa_vfus_planned_go_on(struct vfu_kept *k)
 {
-	/* A kill ends it from now on. */
-	vdpa_restart_del(k->dev->vdev->name, VFU_KEPT_CONNECTION);
-	k->starts_late = vdpa_restart_holds();
-	return k->starts_late ? 0 : start(k);
+	return vdpa_planned_end_go_on(&k->planned, k->dev->vdev->name, VFU_KEPT_CONNECTION, start,
+				      k);
 }
 
 bool
 vdpa_vfus_planned_start_late(struct vfu_kept *k)
 {
-	if (!k->starts_late)
-		return true;
-	k->starts_late = false;
-	if (start(k) == 0)
-		return true;
-	VDPA_LOG(ERR, "%s: vfio-user: its connection does not go on: %s", k->dev->vdev->name,
-		 vdpa_vfus_why(k->dev));
-	return false;
+	return vdpa_planned_end_start_late(&k->planned, k->dev->vdev, "vfio-user", start, k);
 }

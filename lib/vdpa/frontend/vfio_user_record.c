@@ -44,7 +44,11 @@ enum {
 	PART_RANGES,
 	PART_CONFIG,
 	PART_STATE, /* what the control queue has set counts (kept_state.c) */
+#ifdef UVDPA_EARLIER
+	PART_LAST = PART_CONFIG, /* of a version before this one, which tests play */
+#else
 	PART_LAST = PART_STATE,
+#endif
 };
 
 struct part_listener {
@@ -258,7 +262,7 @@ vdpa_vfus_record_write(struct vfu_device *dev)
 	/* Of a kill alone. */
 	if (cold == NULL && dev->consumer != NULL && vdpa_vfus_planned_is(&dev->kept) &&
 	    !dev->kept.stopped)
-		crash = dev->kept.crash;
+		crash = dev->kept.planned.crash;
 	buf.data = malloc(buf.size);
 	if (buf.data == NULL)
 		return vdpa_error(ENOMEM, "out of memory");

@@ -18,8 +18,8 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
-#include "error_priv.h"
 #include "kept_state.h"
+#include "planned_end.h"
 #include "vhost_user_record.h"
 
 /* The connection's name in the store. */
@@ -34,9 +34,7 @@ struct vhu_shm;
 struct vhu_kept {
 	bool on;   /* it goes on in the next process */
 	bool said; /* that its connection does not was logged */
-	/* Why it does so at a planned end alone (vhost_user_planned.c); "": at any. */
-	char crash[VDPA_ERROR_MAX];
-	bool starts_late;	      /* the device, once no other process may have it back */
+	struct vdpa_planned_end planned;
 	struct vdpa_wire wire;	      /* the connection's bytes */
 	struct vdpa_state_kept state; /* what was set by the control queue */
 	struct vhu_shm *areas;	      /* inflight areas for front ends that have none */

@@ -2,23 +2,16 @@
 /* Copyright (c) 2026 uvdpa contributors */
 
 /*
- * A planned end of the process under a device that cannot go on where the process is killed: nobody
- * keeps what such a device has under way, so it is stopped, as for a migration to another host, and
- * the record says where its rings stand. The next process starts it there.
- *
- * Until the end is planned the record says why the connection ends (PART_COLD), and the store does
- * not have it: a kill ends it at once. In the next process the record says so again before the
- * device starts, since it stands still no more from then on. Where a process that lives has handed
- * the device over, it starts once that one does not come back: until then both have its place.
+ * A planned end of the process under a device of the front end vhost-user that does not go on where
+ * the process is killed; planned_end.c says why and how. The record says in PART_COLD why a kill
+ * ends its connection, and of each ring that the device was stopped with where that stands.
  */
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "error_priv.h"
 #include "restart.h"
-#include "vdpa_log.h"
 #include "vhost_user_priv.h"
 
 int
@@ -32,23 +25,13 @@ vdpa_vhu_planned_choose(struct vhu_device *dev)
 		rc = vdpa_error(EOPNOTSUPP, "a former process has stopped it");
 	if (rc == 0)
 		return 0;
-	snprintf(k->crash, sizeof(k->crash), "%s", vdpa_vhu_why(dev, -1));
-	rc = vdpa_device_can_move(dev->vdev);
-	if (rc < 0) {
-		k->crash[0] = '\0';
-		return rc;
-	}
-	VDPA_LOG(NOTICE,
-		 "%s: vhost-user: goes on over restarts and upgrades, and where the process is "
-		 "killed, its connection ends: %s",
-		 dev->vdev->name, k->crash);
-	return 0;
+	return vdpa_planned_end_choose(&k->planned, dev->vdev, "vhost-user", vdpa_vhu_why(dev, -1));
 }
 
 bool
 vdpa_vhu_planned_is(const struct vhu_device *dev)
 {
-	return dev->kept.crash[0] != '\0';
+	return vdpa_planned_end_is(&dev->kept.planned);
 }
 
 /* The end. */
@@ -106,33 +89,27 @@ vdpa_vhu_planned_check(const struct vhu_device *dev, const struct vhu_record *r)
 
 	for (unsigned int i = 0; i < r->nrings; i++)
 		runs |= r->rings[i].facts.runs && !r->rings[i].stopped;
-	return vdpa_vhu_planned_is(dev) && runs
-		       ? vdpa_error(EOPNOTSUPP, "it was not stopped: %s", dev->kept.crash)
-		       : 0;
+	return vdpa_planned_end_check(&dev->kept.planned, runs);
+}
+
+static int
+start(void *arg)
+{
+	struct vhu_session *s = arg;
+
+	return vdpa_vhu_record_start(s->dev, s);
 }
 
 int
 vdpa_vhu_planned_go_on(struct vhu_device *dev, struct vhu_session *s)
 {
-	struct vhu_kept *k = &dev->kept;
-
-	/* A kill ends it from now on. */
-	vdpa_restart_del(dev->vdev->name, VHU_KEPT_CONNECTION);
-	k->starts_late = vdpa_restart_holds();
-	return k->starts_late ? 0 : vdpa_vhu_record_start(dev, s);
+	return vdpa_planned_end_go_on(&dev->kept.planned, dev->vdev->name, VHU_KEPT_CONNECTION,
+				      start, s);
 }
 
 bool
 vdpa_vhu_planned_start_late(struct vhu_device *dev)
 {
-	struct vhu_kept *k = &dev->kept;
-
-	if (!k->starts_late)
-		return true;
-	k->starts_late = false;
-	if (vdpa_vhu_record_start(dev, dev->session) == 0)
-		return true;
-	VDPA_LOG(ERR, "%s: vhost-user: its connection does not go on: %s", dev->vdev->name,
-		 vdpa_vhu_why(dev, -1));
-	return false;
+	return vdpa_planned_end_start_late(&dev->kept.planned, dev->vdev, "vhost-user", start,
+					   dev->session);
 }

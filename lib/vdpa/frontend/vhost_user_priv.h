@@ -17,6 +17,7 @@
  *   vhost_user_kept.c     a connection that outlives the process; its bytes and descriptors are
  *                         kept_wire.c's
  *   vhost_user_record.c   and what the front end has said
+ *   vhost_user_apply.c    carried out in the next process
  *   vhost_user_planned.c  and one of a device that goes on at a planned end alone
  *   vhost_user_shm.c      files of the front end other than guest memory
  *   vhost_user_state.c    the device's state, saved and loaded

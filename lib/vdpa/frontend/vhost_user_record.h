@@ -115,7 +115,7 @@ void vdpa_vhu_record_look(struct vhu_device *dev);
 
 /* What a former process has written: *record is to be freed. -ENOENT: nothing. */
 int vdpa_vhu_record_read(struct vhu_device *dev, struct vhu_record **record);
-/* Bring a new session to what a record says; then start what ran. */
+/* vhost_user_apply.c: bring a new session to what a record says; then start what ran. */
 int vdpa_vhu_record_apply(struct vhu_device *dev, struct vhu_session *s,
 			  const struct vhu_record *record);
 int vdpa_vhu_record_start(struct vhu_device *dev, struct vhu_session *s);

@@ -232,6 +232,8 @@ show_restart(struct vdpa_device *vdev, enum vdpa_device_state state, const char 
 	json_object_set_new(restart, "goes_on", json_boolean(fate != VDPA_RESTART_ENDS));
 	if (fate == VDPA_RESTART_ENDS)
 		json_object_set_new(restart, "why", json_string(why));
+	else if (fate == VDPA_RESTART_GOES_ON_UNLESS_KILLED)
+		json_object_set_new(restart, "ends_by_kill", json_string(why));
 	json_object_set_new(obj, "restart", restart);
 }
 

@@ -94,7 +94,9 @@ check_kept(const struct restart_device *d, const char *device)
 	if (restart_state.keep == NULL || restart_state.failed)
 		return restart_not_kept();
 	if (d == NULL)
-		return vdpa_error(EOPNOTSUPP, "%s: an application made it without words", device);
+		return vdpa_error(EOPNOTSUPP,
+				  "%s: an application made it without words, or it is removed",
+				  device);
 	if (d->given_up)
 		return vdpa_error(ECANCELED, "%s", d->why != NULL ? d->why : "out of memory");
 	return 0;
@@ -398,6 +400,7 @@ vdpa_restart_forget_words(const char *device)
 		free(d->name);
 		free(d->words);
 		free(d->why);
+		free(d->kill);
 		free(d->put);
 		free(d);
 	}

@@ -81,6 +81,8 @@ void vdpa_restart_says(const char *device, const char *why);
  * stops, too. */
 void vdpa_restart_give_up(const char *device, const char *why);
 bool vdpa_restart_is_given_up(const char *device);
+/* It goes on in the next process, and not where this one is killed, and why. */
+void vdpa_restart_says_of_kill(const char *device, const char *why);
 /* Nothing of the device is kept, and it goes on all the same, by what the kernel has of it. */
 void vdpa_restart_goes_by_itself(const char *device);
 
@@ -88,8 +90,9 @@ void vdpa_restart_goes_by_itself(const char *device);
 enum vdpa_restart_fate {
 	VDPA_RESTART_NOT_KEPT, /* nothing is kept, or not of this device: it has no words */
 	VDPA_RESTART_GOES_ON,
-	VDPA_RESTART_BY_ITSELF, /* by what the kernel has of it */
-	VDPA_RESTART_ENDS,	/* and why */
+	VDPA_RESTART_GOES_ON_UNLESS_KILLED, /* and why */
+	VDPA_RESTART_BY_ITSELF,		    /* by what the kernel has of it */
+	VDPA_RESTART_ENDS,		    /* and why */
 };
 /* As far as this process knows: the store is not asked, and nothing is waited for. */
 enum vdpa_restart_fate vdpa_restart_look(const char *device, char *why, size_t size);

@@ -34,6 +34,7 @@ struct restart_device {
 	bool taken;    /* it is a former process', and counted */
 	bool given_up; /* nothing of it is kept any more, for its life */
 	char *why;     /* it, or its connection, does not go on; NULL: nobody has said so */
+	char *kill;    /* the same, where the process is killed */
 	/* What this process has put into the store; vdpa_keep.h lists a former one's alone. */
 	char (*put)[VDPA_RESTART_WHAT_MAX];
 	unsigned int nput, room;
@@ -50,8 +51,8 @@ struct restart_copy {
 struct restart_state {
 	pthread_mutex_t lock;
 	/* Below the lock, and never held while anything is waited for: who changes the list of
-	 * devices, `written`, `by_itself` or `why` of a device, or `keep` or `failed` while there
-	 * are devices, holds both. */
+	 * devices, `written`, `by_itself`, `why` or `kill` of a device, or `keep` or `failed` while
+	 * there are devices, holds both. */
 	pthread_mutex_t show_lock;
 	struct vdpa_keep *keep; /* NULL: nothing is kept */
 	struct vdpa_journal *journal;

@@ -64,6 +64,10 @@ vdpa_restart_look(const char *device, char *why, size_t size)
 	} else if (d != NULL) {
 		text = restart_why_not(d);
 		fate = text == NULL ? VDPA_RESTART_GOES_ON : VDPA_RESTART_ENDS;
+		if (text == NULL && d->kill != NULL) {
+			text = d->kill;
+			fate = VDPA_RESTART_GOES_ON_UNLESS_KILLED;
+		}
 	}
 	snprintf(why, size, "%s", text != NULL ? text : "");
 	restart_show_unlock();
@@ -83,6 +87,26 @@ vdpa_restart_says(const char *device, const char *why)
 
 		restart_show_lock();
 		d->why = copy;
+		restart_show_unlock();
+		copy = old;
+	}
+	restart_unlock();
+	free(copy);
+}
+
+void
+vdpa_restart_says_of_kill(const char *device, const char *why)
+{
+	char *copy = strdup(why);
+	struct restart_device *d;
+
+	restart_lock();
+	d = restart_find(device);
+	if (d != NULL) {
+		char *old = d->kill;
+
+		restart_show_lock();
+		d->kill = copy;
 		restart_show_unlock();
 		copy = old;
 	}
