@@ -31,6 +31,7 @@ OTHER = bytes.fromhex('5254000000ee')
 LISTED = bytes.fromhex('5254000000aa')
 GROUP = bytes.fromhex('01005e000001')
 ALL = b'\xff' * 6
+EARLIER = os.environ.get('UVDPA_APP_EARLIER', '')
 SEED = int(os.environ.get('UVDPA_TEST_SEED', '0')) or random.SystemRandom().randrange(1, 1 << 32)
 
 
@@ -219,6 +220,16 @@ class Sets(unittest.TestCase):
                 self.check_unset(other)
                 host.crash(taken=1)
                 self.check_unset(other)
+
+    def test_a_version_that_does_not_know_of_it_is_refused(self):
+        """Its devices would have nothing of what the driver has set, and not say so."""
+        with self.guest(False) as (host, guest):
+            self.set_all(guest, OWN)
+            with self.assertRaisesRegex(harness.ControlError, 'record .* is of a later version and must be known'):
+                host.upgrade(devices=1, program=EARLIER)
+            self.check_set(guest, OWN)
+            host.upgrade(devices=1)
+            self.check_set(guest, OWN)
 
     def kills_at(self, host, stride, act, check):
         """act() once, and once more for each of its acts, before which the daemon is killed; check() of what it

@@ -16,6 +16,7 @@ import harness
 import vhost_user_client as vu
 from moving_host import RING_PACKED, RING_RESET, Host, without
 from numbered_guest import BlockGuest, NetGuest
+from restarting import KeptBlock
 
 STOPS = harness.count(4, 50)
 SEED = int(os.environ.get('UVDPA_TEST_SEED', '0')) or random.SystemRandom().randrange(1, 1 << 32)
@@ -142,6 +143,19 @@ class PackedDisk(unittest.TestCase):
             again.settle()
             self.assertGreater(again.writes, 0)
             self.assertEqual(host.app.show('file')['state'], 'running')
+
+    def test_with_an_inflight_area_it_goes_on(self):
+        with self.serve('inflight on') as host, KeptBlock(random.Random(SEED), True) as guest:
+            guest.connect(host.socket('file'))
+            guest.give_area()
+            guest.start()
+            for _ in range(2):
+                guest.cut = 0
+                self.cut(guest)
+                guest.start()
+            guest.settle()
+            guest.read_back()
+            guest.check()
 
 
 load_tests = harness.load_tests

@@ -24,7 +24,7 @@ import restarting
 from lab_inside import harness, host, until
 from lab_vfio import BLK_PACKED, BLK_SPLIT, NET_PAGES, NET_SPLIT, address
 from numbered_guest import PROTOCOL
-from restarting import AT_LEAST, GoesOn, KeptBlock, KeptNet, PagesNet
+from restarting import AT_LEAST, GoesOn, KeptBlock, KeptNet, PagesNet, ShadowNet
 from upgrading import Upgrades
 
 restarting.KEEPER = os.environ["UVDPA_KEEPER"]
@@ -272,6 +272,40 @@ class Net(Adopted):
             print(f"{self.id()}: seed {SEED}: {KILLS_MORE} kills and {KILLS_MORE} upgrades, {sum(frames)} frames "
                   f"without a daemon; {guest.account()}; {self.figures()}", flush=True)
             self.tear_down(h, guest, NET_PAGES)
+
+
+class Planned(Adopted):
+    """Functions that the daemon resets and the next one starts anew, where their rings stand: with a word that
+    binds them to other devices, and on shadows. A kill ends the connection of the former, and not of the latter."""
+
+    def check(self, slot, words, guest, ends):
+        with self.kept(slot, words) as h, guest:
+            if isinstance(guest, KeptBlock):
+                guest.client = restarting.patient(h.app.socket("dev0"))
+                guest.client.negotiate(guest.features, PROTOCOL)
+                self.assertEqual(guest.client.set_memory(guest.memory), 0)
+                guest.start()
+            else:
+                guest.connect(h.app.socket("dev0")).start()
+            for end in ends:
+                guest.work(0.05 + guest.rng.random() * 0.1)
+                self.turn(h, guest, end)
+            guest.settle(20 * harness.TIMEOUT)
+            guest.check()
+            print(f"{self.id()}: {words}: seed {SEED}: {', '.join(ends)}; {guest.account()}; {self.figures()}", flush=True)
+            guest.stop()
+            self.tear_down(h, guest, slot)
+
+    ENDS = ["stop", "upgrade"] * harness.count(1, 20)
+
+    def test_with_a_word_of_a_vm(self):
+        self.check(NET_SPLIT, "vm guest", KeptNet(random.Random(f"{SEED} vm")), self.ENDS)
+        self.check(BLK_SPLIT, "vm guest", KeptBlock(random.Random(f"{SEED} vm"), queues=1), self.ENDS)
+
+    def test_on_shadows(self):
+        ends = ["kill", *self.ENDS]
+        self.check(NET_SPLIT, "migration shadow", ShadowNet(random.Random(f"{SEED} shadow")), ends)
+        self.check(BLK_PACKED, "migration shadow", KeptBlock(random.Random(f"{SEED} shadow"), True, queues=1), ends)
 
 
 if __name__ == "__main__":
