@@ -266,6 +266,62 @@ a_queue_that_does_not_go_on_fails_the_device(void **state)
 	assert_non_null(strstr(why, "it does not start again"));
 }
 
+/* A job of the device's: those behind it wait. */
+static void
+keep_busy(struct vdpa_work *work)
+{
+	usleep(200000);
+}
+
+/* The core acts on its failure when a queue is to stand still: it lets go of the memory all the
+ * same. */
+static void
+memory_is_taken_from_one_that_fails_meanwhile(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_work busy = {.run = keep_busy};
+	struct vdpa_vq_state is;
+
+	start_whole(f, 2);
+	vdpa_work_post(&f->fake->vdev.core->work, &busy);
+	vdpa_device_fail(&f->fake->vdev, -1, -EIO, "it is broken");
+	assert_int_equal(vdpa_consumer_use_memory(f->c, f->first), 0);
+	vdpa_work_cancel(&busy);
+	assert_ptr_equal(f->fake->vdev.core->iotlb, f->first);
+	assert_int_equal(vdpa_consumer_check_alive(f->c), -EIO);
+	assert_non_null(strstr(vdpa_error_message(), "it is broken"));
+	/* Where it stood the split ring says. */
+	assert_int_equal(vdpa_consumer_get_vq_place(f->c, 0, &is), 0);
+}
+
+/* A packed ring does not show where its device has failed, or has not said. */
+static void
+no_packed_place_is_made_up(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_vq_state is;
+	char why[256];
+
+	vdpa_consumer_reset(f->c);
+	assert_int_equal(vdpa_consumer_negotiate(f->c, V1 | PACKED), 0);
+	start_whole(f, 1);
+	/* It stops, and does not say where. */
+	f->fake->fail_at = f->fake->calls + 2;
+	vdpa_consumer_hold(f->c, true);
+	assert_string_equal(f->fake->failed_op, "fake_get_vq_state");
+	vdpa_device_failure(&f->fake->vdev, why, sizeof(why));
+	assert_non_null(strstr(why, "it does not stand still"));
+	vdpa_consumer_hold(f->c, false);
+	assert_false(vdpa_consumer_is_running(f->c));
+
+	vdpa_consumer_reset(f->c);
+	assert_int_equal(vdpa_consumer_negotiate(f->c, V1 | PACKED), 0);
+	start_whole(f, 1);
+	vdpa_device_fail(&f->fake->vdev, -1, -EIO, "it is broken");
+	assert_int_equal(vdpa_consumer_get_vq_place(f->c, 0, &is), -EIO);
+	assert_non_null(strstr(vdpa_error_message(), "it is broken"));
+}
+
 static void
 places_are_set_and_read(void **state)
 {
@@ -356,6 +412,8 @@ main(void)
 		TEST(no_queue_moves_while_all_are_held),
 		TEST(queues_stand_still_from_the_last_one_on),
 		TEST(a_queue_that_does_not_go_on_fails_the_device),
+		TEST(memory_is_taken_from_one_that_fails_meanwhile),
+		TEST(no_packed_place_is_made_up),
 		TEST(places_are_set_and_read),
 		TEST(a_packed_place_is_taken_as_it_is),
 		TEST(memory_is_dropped_when_it_does_not_run),

@@ -271,9 +271,62 @@ a_planned_end_of_a_device_that_fails_meanwhile_is_none(void **state)
 		assert_true(vdpa_consumer_is_running(f->c));
 		f->fake->fails_as_it_stops = true;
 		assert_int_equal(vdpa_consumer_leave(f->c, facts), -EIO);
-		assert_non_null(strstr(vdpa_error_message(), "has failed"));
+		assert_non_null(strstr(vdpa_error_message(), "it broke when it stopped"));
 		assert_false(vdpa_consumer_is_running(f->c));
 	}
+}
+
+/* What an earlier connection's device has failed of is no matter of the next one, which has not
+ * started it. */
+static void
+a_planned_end_before_a_start_is_one(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_consumer_vq_facts facts[FAKE_VQS];
+
+	start_ring(f, 0);
+	vdpa_device_fail(&f->fake->vdev, -1, -EIO, "it is broken");
+	while (vdpa_device_get_state(&f->fake->vdev) != VDPA_STATE_FAILED)
+		usleep(1000);
+	vdpa_consumer_free(f->c);
+	f->c = vdpa_consumer_new(&f->fake->vdev, NULL, NULL);
+	assert_int_equal(vdpa_consumer_leave(f->c, facts), 0);
+}
+
+/* A job of the device's: those behind it wait. */
+static void
+keep_busy(struct vdpa_work *work)
+{
+	usleep(200000);
+}
+
+/* The stop resets the device, which forgets what it has reported and the core has not acted on. */
+static void
+a_failure_at_the_last_stop_is_said(void **state)
+{
+	struct fixture *f = *state;
+	struct vdpa_work busy = {.run = keep_busy};
+	int err_fd = eventfd(0, EFD_NONBLOCK), copy = dup(err_fd);
+	uint64_t n;
+	uint8_t *buf;
+	size_t len;
+
+	vdpa_consumer_set_vq_err(f->c, 0, err_fd);
+	start_ring(f, 0);
+	vdpa_work_post(&f->fake->vdev.core->work, &busy);
+	f->fake->fails_as_it_stops = true;
+	vdpa_consumer_get_vq_base(f->c, 0, false);
+	vdpa_work_cancel(&busy);
+	assert_int_equal(vdpa_consumer_save_state(f->c, &buf, &len), -EIO);
+	assert_non_null(strstr(vdpa_error_message(), "it broke when it stopped"));
+	assert_int_equal(read(copy, &n, sizeof(n)), sizeof(n));
+	close(copy);
+	/* Until it starts again. */
+	f->fake->fails_as_it_stops = false;
+	start_ring(f, 0);
+	vdpa_consumer_get_vq_base(f->c, 0, false);
+	assert_int_equal(vdpa_consumer_save_state(f->c, &buf, &len), 0);
+	free(buf);
 }
 
 /* How far driver and device are in a split ring. */
@@ -343,6 +396,8 @@ main(void)
 		TEST(a_planned_end_says_what_was_known_and_where_each_queue_stands),
 		TEST(a_planned_end_of_a_device_that_has_failed_is_none),
 		TEST(a_planned_end_of_a_device_that_fails_meanwhile_is_none),
+		TEST(a_planned_end_before_a_start_is_one),
+		TEST(a_failure_at_the_last_stop_is_said),
 		HARDWARE(a_planned_end_needs_to_know_what_was_under_way),
 		HARDWARE(a_planned_end_asks_of_queues_that_were_stopped_before),
 	};

@@ -114,14 +114,34 @@ consumer_device_features(const struct vdpa_consumer *c, uint64_t features)
 	return (features & own) | (own & RTE_BIT64(VIRTIO_F_ACCESS_PLATFORM));
 }
 
+void
+consumer_set_failed(struct vdpa_consumer *c)
+{
+	c->state = CONSUMER_FAILED;
+	c->logging = false;
+}
+
 bool
 consumer_runs(struct vdpa_consumer *c)
 {
 	if (c->state == CONSUMER_RUNNING && vdpa_device_get_state(c->vdev) == VDPA_STATE_FAILED) {
-		c->state = CONSUMER_FAILED;
-		c->logging = false;
+		consumer_set_failed(c);
+		consumer_lose_driver_state(c);
 	}
 	return c->state == CONSUMER_RUNNING;
+}
+
+int
+consumer_check_alive(struct vdpa_consumer *c)
+{
+	char why[VDPA_FAILURE_MAX] = "";
+	bool runs = consumer_runs(c);
+
+	if (runs || c->state == CONSUMER_FAILED)
+		vdpa_device_failure(c->vdev, why, sizeof(why));
+	if (c->state != CONSUMER_FAILED && why[0] == '\0')
+		return 0;
+	return vdpa_error(EIO, "the device has failed%s%s", why[0] != '\0' ? ": " : "", why);
 }
 
 /* The log that the device is to have, NULL for none, and where it logs the used rings. */
@@ -171,12 +191,29 @@ consumer_update_log(struct vdpa_consumer *c)
 	return rc;
 }
 
+/* The stop resets the device, which forgets a failure that it has reported, and the core has not
+ * acted on. */
+static void
+note_failure(struct vdpa_consumer *c)
+{
+	struct vdpa_error_saved error;
+
+	vdpa_error_save(&error);
+	if (consumer_runs(c) && consumer_check_alive(c) < 0) {
+		consumer_lose_driver_state(c);
+		for (uint16_t i = 0; i < c->nvqs; i++)
+			consumer_vq_signal_error(c, i);
+	}
+	vdpa_error_restore(&error);
+}
+
 void
 consumer_stop(struct vdpa_consumer *c)
 {
 	int rc;
 
 	vdpa_timer_stop(&c->settle);
+	note_failure(c);
 	c->nready = 0;
 	/* The driver of a function has had the device asked for features before its start. */
 	if (c->state == CONSUMER_RUNNING || c->state == CONSUMER_FAILED || c->function) {
@@ -201,7 +238,7 @@ start_failed(struct vdpa_consumer *c, int rc)
 
 	if (rc == -ENODEV)
 		return;
-	c->state = CONSUMER_FAILED;
+	consumer_set_failed(c);
 	/* The report names the device itself. */
 	vdpa_device_fail(c->vdev, -1, rc, "start: %s",
 			 vdpa_error_cause(vdpa_error_message(), c->vdev->name, -1));
@@ -623,6 +660,14 @@ vdpa_consumer_set_inflight(struct vdpa_consumer *c, uint8_t *addr, size_t stride
 	c->inflight_vqs = n;
 	c->inflight_own = own;
 	return 0;
+}
+
+int
+vdpa_consumer_check_alive(struct vdpa_consumer *c)
+{
+	CONSUMER_LOCKED(c);
+
+	return consumer_check_alive(c);
 }
 
 bool

@@ -20,8 +20,18 @@
 static void
 park(struct vdpa_consumer *c, uint16_t idx)
 {
-	(void)consumer_vq_halt(c, idx);
+	int rc = consumer_vq_halt(c, idx);
+
 	c->vqs[idx].state = CONSUMER_VQ_PARKED;
+	/* Its ring does not show where that is, as a split one does. */
+	if (rc < 0 && consumer_is_packed(c) && consumer_runs(c)) {
+		char why[VDPA_ERROR_MAX];
+
+		snprintf(why, sizeof(why), "%s",
+			 vdpa_error_cause(vdpa_error_message(), c->vdev->name, idx));
+		vdpa_device_fail(c->vdev, idx, rc, "it does not stand still: %s", why);
+		consumer_set_failed(c);
+	}
 }
 
 static bool
@@ -50,14 +60,6 @@ park_vqs(struct vdpa_consumer *c, bool all, const struct vdpa_iotlb *tlb)
 	}
 }
 
-/* The core stops it, perhaps later; it has failed from now on. */
-static void
-has_failed(struct vdpa_consumer *c)
-{
-	c->state = CONSUMER_FAILED;
-	c->logging = false;
-}
-
 /* One that stood still starts where it stood. What does not go on, as it did before, fails. */
 static int
 resume(struct vdpa_consumer *c, uint16_t idx)
@@ -76,7 +78,7 @@ resume(struct vdpa_consumer *c, uint16_t idx)
 	snprintf(why, sizeof(why), "%s", vdpa_error_message());
 	vdpa_device_fail(c->vdev, idx, rc, "it does not start again: %s",
 			 vdpa_error_cause(why, c->vdev->name, idx));
-	has_failed(c);
+	consumer_set_failed(c);
 	return rc;
 }
 
@@ -162,19 +164,23 @@ vdpa_consumer_get_vq_place(struct vdpa_consumer *c, uint16_t idx, struct vdpa_vq
 {
 	CONSUMER_LOCKED(c);
 	const struct consumer_vq *vq = &c->vqs[idx];
-	bool runs = consumer_runs(c) && vq->state == CONSUMER_VQ_STARTED;
+	bool started = vq->state == CONSUMER_VQ_STARTED, runs = consumer_runs(c);
 	int rc = 0;
 
 	*state = (struct vdpa_vq_state){0};
-	if (runs && !consumer_is_packed(c))
+	if (started && !runs && consumer_is_packed(c))
+		return consumer_check_alive(c);
+	if (started && !consumer_is_packed(c))
 		return vdpa_ring_used_idx(c->iotlb, vq->device, &state->split.avail_index)
 			       ? 0
 			       : vdpa_error(EFAULT, "%s: queue %u: its used ring is not in memory",
 					    c->vdev->name, idx);
 	/* A packed ring does not say by itself: the queue stops, and goes on. */
-	if (runs) {
+	if (started) {
 		park(c, idx);
-		rc = resume(c, idx);
+		rc = consumer_check_alive(c);
+		if (rc == 0)
+			rc = resume(c, idx);
 	}
 	*state = consumer_vq_place(c, vq);
 	return rc;
@@ -227,6 +233,7 @@ int
 vdpa_consumer_use_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
 {
 	CONSUMER_LOCKED(c);
+	bool runs = consumer_runs(c);
 	int rc = 0;
 
 	if (tlb != NULL && c->vm != NULL)
@@ -235,9 +242,10 @@ vdpa_consumer_use_memory(struct vdpa_consumer *c, struct vdpa_iotlb *tlb)
 		return rc;
 	if (tlb != NULL)
 		c->gave_memory = true;
-	if (tlb != c->iotlb && consumer_runs(c))
+	if (tlb != c->iotlb && runs)
 		park_vqs(c, false, tlb);
-	if (consumer_runs(c))
+	/* Also of one that fails as its queues stand still: it has the old table until then. */
+	if (runs)
 		rc = vdpa_device_set_memory(c->vdev, tlb);
 	if (rc == 0)
 		take_table(c, tlb);
@@ -284,7 +292,7 @@ vdpa_consumer_give_up(struct vdpa_consumer *c, int err, const char *what)
 	CONSUMER_LOCKED(c);
 
 	vdpa_device_fail(c->vdev, -1, err, "%s: %s", what, vdpa_error_message());
-	has_failed(c);
+	consumer_set_failed(c);
 	if (vdpa_device_stop(c->vdev) < 0)
 		VDPA_LOG_LIMITED(&c->vdev->core->log, ERR, "%s: stop: %s", c->vdev->name,
 				 vdpa_error_cause(vdpa_error_message(), c->vdev->name, -1));

@@ -56,20 +56,6 @@ leave_vq(struct vdpa_consumer *c, uint16_t idx, struct vdpa_consumer_vq_facts *f
 	return 0;
 }
 
-/* A report counts from when it is made: the core acts on it later, perhaps while queues stop here.
- */
-static int
-check_not_failed(struct vdpa_consumer *c)
-{
-	char why[VDPA_FAILURE_MAX];
-
-	vdpa_device_failure(c->vdev, why, sizeof(why));
-	if (c->state != CONSUMER_FAILED && why[0] == '\0')
-		return 0;
-	c->state = CONSUMER_FAILED;
-	return vdpa_error(EIO, "the device has failed%s%s", why[0] != '\0' ? ": " : "", why);
-}
-
 /* All that run, from the last one on, as park_vqs() has it; others have been stopped before. The
  * first error. */
 static int
@@ -118,12 +104,13 @@ vdpa_consumer_leave(struct vdpa_consumer *c, struct vdpa_consumer_vq_facts *fact
 		consumer_vq_facts(c, i, &facts[i]);
 	/* None goes on by itself. */
 	c->held = c->function;
-	rc = check_not_failed(c);
-	if (rc == 0) {
+	rc = consumer_check_alive(c);
+	if (rc == 0)
 		rc = leave_vqs(c, runs, facts);
-		/* A failure says more than how it leaves the stops. */
-		if (check_not_failed(c) < 0)
-			rc = -EIO;
+	/* A failure says more than what it makes of the stops. */
+	if (consumer_check_alive(c) < 0) {
+		consumer_set_failed(c);
+		rc = -EIO;
 	}
 	/* It shows why until it is deleted; queues of a function stand still until its reset. */
 	if (c->state == CONSUMER_FAILED || c->function)

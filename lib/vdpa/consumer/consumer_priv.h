@@ -190,6 +190,11 @@ int consumer_check_log(const struct vdpa_consumer *c, const struct vdpa_dirty_lo
 int consumer_update_log(struct vdpa_consumer *c);
 /* Whether the device runs, after a look whether it has failed meanwhile. */
 bool consumer_runs(struct vdpa_consumer *c);
+/* -EIO, with the cause as message: it has failed, or has reported so, which the core acts on later.
+ * A look of consumer_runs() alone does not see that, and one right behind it may. */
+int consumer_check_alive(struct vdpa_consumer *c);
+/* To FAILED; the core stops it, perhaps later. */
+void consumer_set_failed(struct vdpa_consumer *c);
 
 /* consumer.c, under the lock. Start what has become ready. */
 void consumer_advance(struct vdpa_consumer *c);
@@ -202,6 +207,8 @@ void consumer_resume_parked(struct vdpa_consumer *c);
 /* consumer_state.c, under the lock. The device runs and stops next: take what its driver keeps. */
 void consumer_take_driver_state(struct vdpa_consumer *c);
 void consumer_forget_driver_state(struct vdpa_consumer *c);
+/* It cannot be taken any more, since the device has failed. */
+void consumer_lose_driver_state(struct vdpa_consumer *c);
 /* The device has started: announce a guest that has come. */
 void consumer_announce_arrival(struct vdpa_consumer *c);
 /* Whether the stop of any queue stops the device, by a reset. */

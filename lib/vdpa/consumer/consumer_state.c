@@ -40,6 +40,21 @@ consumer_forget_driver_state(struct vdpa_consumer *c)
 }
 
 void
+consumer_lose_driver_state(struct vdpa_consumer *c)
+{
+	struct vdpa_error_saved error;
+
+	if (!c->keeps_state || c->driver_state_lost)
+		return;
+	vdpa_error_save(&error);
+	consumer_forget_driver_state(c);
+	c->driver_state_taken = c->driver_state_lost = true;
+	(void)consumer_check_alive(c);
+	vdpa_error_save(&c->driver_state_error);
+	vdpa_error_restore(&error);
+}
+
+void
 consumer_take_driver_state(struct vdpa_consumer *c)
 {
 	int64_t begun_us;
@@ -51,7 +66,9 @@ consumer_take_driver_state(struct vdpa_consumer *c)
 	consumer_forget_driver_state(c);
 	c->driver_state_taken = true;
 	begun_us = vdpa_now_us();
-	rc = vdpa_device_save_driver_state(c->vdev, &c->driver_state, &c->driver_state_len);
+	rc = consumer_check_alive(c);
+	if (rc == 0)
+		rc = vdpa_device_save_driver_state(c->vdev, &c->driver_state, &c->driver_state_len);
 	c->driver_state_us = vdpa_now_us() - begun_us;
 	if (rc == 0)
 		return;

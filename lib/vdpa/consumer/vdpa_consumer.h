@@ -263,6 +263,14 @@ int vdpa_consumer_leave(struct vdpa_consumer *c, struct vdpa_consumer_vq_facts *
 bool vdpa_consumer_has_features(struct vdpa_consumer *c, uint64_t *features);
 /** The status that the front end has set, without what the device adds. */
 uint8_t vdpa_consumer_driver_status(struct vdpa_consumer *c);
+/**
+ * Whether a device that was started has failed since, or has reported a failure that the core has
+ * yet to act on.
+ *
+ * @return
+ *   0: neither; -EIO, with the cause as message.
+ */
+int vdpa_consumer_check_alive(struct vdpa_consumer *c);
 /** Whether the device runs; whether it runs and has the queue. */
 bool vdpa_consumer_is_running(struct vdpa_consumer *c);
 bool vdpa_consumer_has_vq(struct vdpa_consumer *c, uint16_t idx);

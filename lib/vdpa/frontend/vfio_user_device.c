@@ -326,9 +326,10 @@ reset_device(void *arg)
 int
 vdpa_vfus_device_stand_still(struct vfu_device *dev)
 {
-	if (dev->consumer != NULL)
-		vdpa_consumer_hold(dev->consumer, true);
-	return vdpa_device_get_state(dev->vdev) == VDPA_STATE_FAILED ? -EIO : 0;
+	if (dev->consumer == NULL)
+		return vdpa_device_get_state(dev->vdev) == VDPA_STATE_FAILED ? -EIO : 0;
+	vdpa_consumer_hold(dev->consumer, true);
+	return vdpa_consumer_check_alive(dev->consumer);
 }
 
 static int

@@ -637,8 +637,10 @@ vdpa_vfus_record_start(struct vfu_device *dev)
 	if (rc == 0)
 		rc = vdpa_vfus_device_go_on(dev);
 	/* The device's own job says so, too, but later. */
-	if (rc < 0 || (vdpa_consumer_get_status(dev->consumer) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
-		return vdpa_error(EIO, "the device does not start");
+	if (dev->consumer != NULL && vdpa_consumer_check_alive(dev->consumer) < 0)
+		rc = -EIO;
+	if (rc < 0)
+		return rc;
 	signal_driver(dev);
 	vdpa_vfus_device_update_intx(dev);
 	return 0;

@@ -7,13 +7,10 @@
  */
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <linux/virtio_config.h>
 
 #include "error_priv.h"
 #include "vdpa_error.h"
@@ -275,10 +272,12 @@ vdpa_vhu_record_apply(struct vhu_device *dev, struct vhu_session *s, const struc
 int
 vdpa_vhu_record_start(struct vhu_device *dev, struct vhu_session *s)
 {
+	int rc;
+
 	vdpa_vhu_session_advance(s);
 	/* Of the device itself a job says so, later. */
-	if ((vdpa_consumer_get_status(s->consumer) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
-		return vdpa_error(EIO, "the device does not start");
-	signal_rings(s);
-	return 0;
+	rc = vdpa_consumer_check_alive(s->consumer);
+	if (rc == 0)
+		signal_rings(s);
+	return rc;
 }

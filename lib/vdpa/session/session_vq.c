@@ -134,6 +134,16 @@ reset_suspended(struct vdpa_device *vdev, struct vdpa_vq_config *vqs)
 	return rc;
 }
 
+/* What it has reported is more than a restart can mend, and a reset forgets it. */
+static int
+check_reports(struct vdpa_device *vdev)
+{
+	char why[VDPA_FAILURE_MAX];
+
+	vdpa_device_failure(vdev, why, sizeof(why));
+	return why[0] == '\0' ? 0 : vdpa_error(EIO, "%s: has failed: %s", vdev->name, why);
+}
+
 int
 vdpa_session_restart(struct vdpa_device *vdev, int idx, const struct vdpa_vq_config *conf)
 {
@@ -150,8 +160,10 @@ vdpa_session_restart(struct vdpa_device *vdev, int idx, const struct vdpa_vq_con
 	bool needs_shadows = core->needs_shadows;
 	char why[VDPA_ERROR_MAX];
 	struct vdpa_kept_state kept = {0};
-	int rc;
+	int rc = check_reports(vdev);
 
+	if (rc < 0)
+		return rc;
 	for (uint16_t i = 0; i < core->nvqs; i++)
 		used_iova[i] = core->vqs[i].log_iova;
 	collect_vqs(vdev, idx, conf, vqs);
@@ -171,6 +183,8 @@ vdpa_session_restart(struct vdpa_device *vdev, int idx, const struct vdpa_vq_con
 	/* The guest has set it by the device's control queue, and knows of no reset. */
 	start.state = kept.buf;
 	start.state_len = kept.len;
+	if (rc == 0)
+		rc = check_reports(vdev);
 	if (rc == 0)
 		rc = vdpa_session_start_with(vdev, &start, needs_shadows);
 	vdpa_iotlb_put(start.iotlb);
