@@ -115,11 +115,11 @@ static const struct command commands[] = {
 	 .run = cmd_upgrade,
 	 .usage = "[ --check | --force ] [ --timeout SECONDS ] [ PROGRAM ]",
 	 .help = "start the daemon's program anew, or PROGRAM, and hand the devices over to it:\n"
-		 "           guests and their front ends go on. Refused where a device would not, "
+		 "guests and their front ends go on. Refused where a device would not, "
 		 "but\n"
-		 "           for --force; --check says which do, and changes nothing. SECONDS "
+		 "for --force; --check says which do, and changes nothing. SECONDS "
 		 "(30):\n"
-		 "           for the new one's start, and again from when devices stand still"},
+		 "for the new one's start, and again from when devices stand still"},
 	{.name = "version", .run = cmd_version, .help = "versions of vdpactl and of the daemon"},
 	{.name = "methods", .run = cmd_methods, .help = "the methods of the control socket"},
 	{.name = "call",
@@ -150,6 +150,16 @@ is_command(const struct command *c, const char *word)
 	return ctl_is(word, c->name) || (c->alias != NULL && ctl_is(word, c->alias));
 }
 
+/* What a command does, each line of it behind so many blanks. */
+static void
+print_lines(FILE *file, int indent, const char *help)
+{
+	for (size_t len; *help != '\0'; help += len + (help[len] == '\n')) {
+		len = strcspn(help, "\n");
+		fprintf(file, "%*s%.*s\n", indent, "", (int)len, help);
+	}
+}
+
 /* Every verb of a table on a line of its own, with what it does below. */
 static void
 print_commands(FILE *file, const char *before, const struct command *table)
@@ -162,8 +172,9 @@ print_commands(FILE *file, const char *before, const struct command *table)
 			print_commands(file, path, c->sub);
 			continue;
 		}
-		fprintf(file, "       vdpactl%s%s%s\n           %s\n", path,
-			c->usage != NULL ? " " : "", c->usage != NULL ? c->usage : "", c->help);
+		fprintf(file, "       vdpactl%s%s%s\n", path, c->usage != NULL ? " " : "",
+			c->usage != NULL ? c->usage : "");
+		print_lines(file, 11, c->help);
 	}
 }
 
@@ -217,8 +228,9 @@ run_command(struct ctl *ctl, const char *before, const struct command *table, bo
 	if (c->sub != NULL)
 		return run_command(ctl, path, c->sub, help, argc - 1, argv + 1);
 	if (help || (argc == 2 && strcmp(argv[1], "help") == 0 && c->usage == NULL)) {
-		printf("Usage: vdpactl%s%s%s\n       %s\n", path, c->usage != NULL ? " " : "",
-		       c->usage != NULL ? c->usage : "", c->help);
+		printf("Usage: vdpactl%s%s%s\n", path, c->usage != NULL ? " " : "",
+		       c->usage != NULL ? c->usage : "");
+		print_lines(stdout, 7, c->help);
 		ctl->json = false;
 		return 0;
 	}

@@ -187,6 +187,8 @@ what_becomes_of_a_device_is_shown(void **state)
 	shows("net0", VDPA_RESTART_ENDS, "its connection is of another kind");
 	vdpa_restart_says("net0", NULL);
 	shows("net0", VDPA_RESTART_GOES_ON, "");
+	vdpa_restart_says_of_kill("net0", "its rings end with the process");
+	shows("net0", VDPA_RESTART_GOES_ON_UNLESS_KILLED, "its rings end with the process");
 	/* Nobody has written a record. */
 	vdpa_restart_set_words("function0", "function0");
 	shows("function0", VDPA_RESTART_ENDS,
