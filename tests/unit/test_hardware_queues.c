@@ -235,6 +235,30 @@ a_buffer_used_while_the_device_stops_for_a_late_queue_fails_it(void **state)
 }
 
 static void
+break_down(void *arg)
+{
+	vdpa_device_fail(((struct fixture *)arg)->vdev, -1, -EIO, "it broke down");
+}
+
+/* A reset forgets what was reported before: it is more than a restart can mend. */
+static void
+a_device_that_fails_while_it_stops_for_a_late_queue_does_not_go_on(void **state)
+{
+	struct fixture *f = *state;
+	char why[256];
+
+	assert_int_equal(vdpa_device_start(f->vdev, &f->start), 0);
+	f->fake->on_reset = break_down;
+	f->fake->on_reset_arg = f;
+	assert_int_equal(vdpa_device_start_vq(f->vdev, 2, &f->vqs[2]), -EIO);
+	assert_non_null(strstr(vdpa_error_message(), "it broke down"));
+	f->fake->on_reset = NULL;
+	EVENTUALLY(vdpa_device_get_state(f->vdev) == VDPA_STATE_FAILED);
+	vdpa_device_failure(f->vdev, why, sizeof(why));
+	assert_non_null(strstr(why, "it broke down"));
+}
+
+static void
 a_queue_that_cannot_be_disabled_runs_on(void **state)
 {
 	struct fixture *f = *state;
@@ -350,6 +374,7 @@ main(void)
 		TEST(a_late_queue_takes_the_others_to_shadows_where_they_stand),
 		TEST(a_late_queue_is_refused_where_another_s_place_is_not_known),
 		TEST(a_buffer_used_while_the_device_stops_for_a_late_queue_fails_it),
+		TEST(a_device_that_fails_while_it_stops_for_a_late_queue_does_not_go_on),
 		TEST(a_queue_that_cannot_be_disabled_runs_on),
 		TEST(a_queue_that_does_not_stop_fails_the_device_at_once),
 		TEST(a_failed_device_that_hangs_holds_up_no_other),
