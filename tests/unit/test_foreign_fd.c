@@ -200,6 +200,40 @@ what_cannot_wait_is_closed_at_once(void **state)
 	vdpa_fd_account_destroy(NULL);
 }
 
+/* A store's thread serves everybody: it gets what closes at once, and a socket that nobody may fill
+ * any more. */
+static void
+what_may_wait_is_not_stored(void **state)
+{
+	struct lingering l = lingering();
+	int pair[2], named = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), given[8];
+	unsigned int n = 0;
+
+	(void)state;
+	given[n++] = eventfd(0, EFD_CLOEXEC);
+	given[n++] = memfd_create("test", MFD_CLOEXEC);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	given[n++] = pair[0];
+	for (unsigned int i = 0; i < n; i++)
+		assert_true(vdpa_fd_can_be_stored(given[i]));
+	assert_int_equal(write(pair[0], "x", 1), 1);
+	given[n++] = pair[1];
+	assert_int_equal(pipe2(&given[n], O_CLOEXEC), 0);
+	n += 2;
+	given[n++] = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+	given[n++] = open("/", O_PATH | O_CLOEXEC);
+	for (unsigned int i = 3; i < n; i++)
+		assert_false(vdpa_fd_can_be_stored(given[i]));
+	assert_false(vdpa_fd_can_be_stored(named));
+	assert_false(vdpa_fd_can_be_stored(l.ours));
+	assert_false(vdpa_fd_can_be_stored(-1));
+	for (unsigned int i = 0; i < n; i++)
+		close(given[i]);
+	close(named);
+	close(l.peer);
+	close(l.ours);
+}
+
 static void
 what_may_wait_is_closed_by_a_thread_that_ends(void **state)
 {
@@ -453,6 +487,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_cannot_wait_is_closed_at_once),
+		cmocka_unit_test(what_may_wait_is_not_stored),
 		cmocka_unit_test(what_may_wait_is_closed_by_a_thread_that_ends),
 		cmocka_unit_test(one_sender_fills_its_own_account_only),
 		cmocka_unit_test(flood_leaves_nothing_behind),

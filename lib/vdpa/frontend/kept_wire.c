@@ -18,6 +18,11 @@
  *
  * A message that was taken and not recorded is carried out again: all that it has changed ended
  * with the process. One that was recorded is not, and its reply is sent if it has not left.
+ *
+ * A descriptor reaches the store before its message is looked at. So only kinds of descriptors go
+ * there with which no peer can make the store wait; a message with one of another kind is refused
+ * by its handler. Only a pipe for a device's state is taken without being stored: a process that
+ * ends between taking that message and recording it leaves a message that the next one refuses.
  */
 
 #include <errno.h>
@@ -49,7 +54,7 @@ struct wire_read {
 	uint64_t message; /* that they are of */
 	uint64_t read;	  /* where that read began */
 	uint32_t n;
-	uint32_t padding;
+	uint32_t some_missing; /* those of a kind that may not be stored are not in the store */
 };
 
 struct vdpa_wire_file {
@@ -268,8 +273,8 @@ vdpa_wire_prune(const struct vdpa_wire *w, const struct vdpa_wire_fds *fds)
 
 /* Bytes that come. */
 
-/* Put the descriptors that a look at the socket has brought; what is refused for them is none of
- * the store's. */
+/* Put the descriptors that a look at the socket has brought, but for those that may not be
+ * stored. */
 static int
 put_fds(struct vdpa_wire *w, struct msghdr *hdr, uint64_t read_end, struct vdpa_wire_fds *fds,
 	unsigned int max)
@@ -277,6 +282,7 @@ put_fds(struct vdpa_wire *w, struct msghdr *hdr, uint64_t read_end, struct vdpa_
 	unsigned int count = 0;
 	int rc = 0;
 
+	w->some_missing = false;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(hdr); c != NULL; c = CMSG_NXTHDR(hdr, c)) {
 		size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
 
@@ -287,8 +293,10 @@ put_fds(struct vdpa_wire *w, struct msghdr *hdr, uint64_t read_end, struct vdpa_
 			int fd;
 
 			memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
-			if (!vdpa_fd_can_be_kept(fd))
+			if (!vdpa_fd_can_be_stored(fd)) {
+				w->some_missing = true;
 				continue;
+			}
 			rc = vdpa_wire_put_fd(w, id, fd);
 			if (rc == 0)
 				rc = vdpa_wire_note(fds, id, read_end);
@@ -379,6 +387,7 @@ vdpa_wire_receive(struct vdpa_wire *w, int socket, size_t n, unsigned int nfds, 
 		VDPA_KEPT_SET(read->n, 0);
 		read->message = message;
 		read->read = file->received;
+		read->some_missing = w->some_missing;
 		VDPA_KEPT_SET(read->n, nfds);
 	}
 	VDPA_KEPT_SET(file->in_at, file->received);
@@ -449,6 +458,20 @@ compare_reads(const void *a, const void *b)
 	return x->read < y->read ? -1 : x->read > y->read;
 }
 
+/* What came with a read: a descriptor of the caller's, or a negative errno. *stored: it is in the
+ * store. */
+static int
+take_of_read(const struct vdpa_wire *w, const struct wire_read *r, vdpa_wire_id id, bool *stored)
+{
+	int fd = vdpa_wire_take_fd(w, id);
+
+	*stored = fd != -ENOENT || r->some_missing == 0;
+	if (*stored)
+		return fd;
+	fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	return fd < 0 ? vdpa_error(errno, "/dev/null: %m") : fd;
+}
+
 int
 vdpa_wire_resume_fds(struct vdpa_wire *w, uint64_t done, uint64_t received, unsigned int max,
 		     struct vdpa_wire_fds *fds,
@@ -471,10 +494,11 @@ vdpa_wire_resume_fds(struct vdpa_wire *w, uint64_t done, uint64_t received, unsi
 							  "what was kept");
 			for (uint32_t j = 0; j < f->n; j++) {
 				vdpa_wire_id id = f->read * w->ids + j + 1;
-				int fd = vdpa_wire_take_fd(w, id);
+				bool stored;
+				int fd = take_of_read(w, f, id, &stored);
 
 				rc = fd < 0 ? fd : take(arg, f->message, id, fd);
-				if (rc == 0)
+				if (rc == 0 && stored)
 					rc = vdpa_wire_note(fds, id, received);
 				if (rc < 0)
 					return rc;

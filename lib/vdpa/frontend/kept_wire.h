@@ -40,6 +40,7 @@ struct vdpa_wire {
 	size_t input;
 	struct vhu_shm *shm;
 	struct vdpa_wire_file *file; /* in shm; NULL: there is none */
+	bool some_missing;	     /* the last look's descriptors are not all in the store */
 };
 
 /* Descriptors of a connection in the store. One that came with a read up to read_end, and that a
@@ -97,7 +98,8 @@ void vdpa_wire_prune(const struct vdpa_wire *w, const struct vdpa_wire_fds *fds)
 
 /*
  * Look at what has come, as recvmsg(2): nothing leaves the socket, and the descriptors, max of them
- * at most, are in the store. *rc is negative where they are not.
+ * at most, are in the store, but for those of a kind that may not be stored
+ * (vdpa_fd_can_be_stored()). *rc is negative where they are not.
  */
 ssize_t vdpa_wire_look(struct vdpa_wire *w, int socket, struct msghdr *hdr,
 		       struct vdpa_wire_fds *fds, unsigned int max, int *rc);
@@ -127,7 +129,8 @@ bool vdpa_wire_replied(const struct vdpa_wire *w, uint64_t done, size_t *len);
 ssize_t vdpa_wire_resume(struct vdpa_wire *w, uint64_t done, uint8_t *buf, size_t max,
 			 uint64_t *received);
 /* Their descriptors: take() gets each, as its own, with the place of its message; first those of
- * the message at `done`, then others, in the order in which they came. max: of a read. */
+ * the message at `done`, then others, in the order in which they came. max: of a read. In place of
+ * one that may not be stored take() gets /dev/null, which the message's handler refuses. */
 int vdpa_wire_resume_fds(struct vdpa_wire *w, uint64_t done, uint64_t received, unsigned int max,
 			 struct vdpa_wire_fds *fds,
 			 int (*take)(void *arg, uint64_t message, vdpa_wire_id id, int fd),

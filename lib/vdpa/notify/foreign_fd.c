@@ -250,6 +250,19 @@ vdpa_fd_can_be_kept(int fd)
 	       shutdown(fd, SHUT_RD) == 0 && ioctl(fd, FIONREAD, &queued) == 0 && queued == 0;
 }
 
+bool
+vdpa_fd_can_be_stored(int fd)
+{
+	socklen_t len = sizeof(int);
+	int domain;
+
+	if (fcntl(fd, F_GET_SEALS) >= 0)
+		return true;
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0)
+		return domain == AF_UNIX && vdpa_fd_can_be_kept(fd);
+	return vdpa_fd_is_eventfd(fd) || vdpa_fd_is_vduse_domain(fd);
+}
+
 /* What is cheap to ask is asked first: a title is some ten times as dear as the others. */
 static bool
 closes_at_once(int fd)
