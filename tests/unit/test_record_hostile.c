@@ -350,6 +350,32 @@ read_record(struct fixture *f)
 	return r;
 }
 
+/* A ring that the device did not take has its kick eventfd in the record, for the next one. */
+static void
+a_refused_ring_leaves_no_descriptor_open(void **state)
+{
+	struct fixture *f = *state;
+	struct vhu_record *r = read_record(f);
+	unsigned int fds;
+
+	/* What a session leaves open for good is there. */
+	assert_int_equal(go_on(f), 0);
+	close_session(f);
+	fds = count_fds();
+	r->rings[0].facts.runs = false;
+	r->rings[0].facts.refused = true;
+	assert_true(r->rings[0].facts.has_kick && r->rings[0].kick != 0);
+	r->rings[1].facts.runs = false;
+	r->rings[1].facts.has_kick = false;
+	assert_true(r->rings[1].kick != 0);
+	open_session(f);
+	assert_int_equal(vdpa_vhu_record_apply(&f->dev, f->s, r), 0);
+	assert_int_equal(f->s->kept->rings[0].kick, r->rings[0].kick);
+	close_session(f);
+	assert_int_equal(count_fds(), fds);
+	free(r);
+}
+
 #define DRIVER_STATUS 0xf
 
 /* A planned end of a device that goes on at no other: it starts where it stands, once the process
@@ -508,6 +534,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_was_written_goes_on),
+		cmocka_unit_test(a_refused_ring_leaves_no_descriptor_open),
 		cmocka_unit_test(a_device_that_does_not_start_does_not_go_on),
 		cmocka_unit_test(what_others_wrote_is_refused_or_goes_on),
 		/* Leaves another record. */

@@ -170,11 +170,11 @@ apply_ring_fds(struct vhu_device *dev, struct vhu_session *s, const struct vhu_r
 		rc = take_eventfd(dev, ring->call, &fd);
 	if (rc == 0 && fd >= 0)
 		rc = vdpa_consumer_set_vq_call(s->consumer, ring->idx, fd);
-	if (rc == 0)
-		rc = take_eventfd(dev, ring->kick, &fd);
-	if (rc == 0 && ring->facts.has_kick && !ring->facts.refused)
-		rc = vdpa_consumer_set_vq_kick(s->consumer, ring->idx, fd);
-	return rc;
+	/* One that the device did not take stays in the store, for the record. */
+	if (rc < 0 || !ring->facts.has_kick || ring->facts.refused)
+		return rc;
+	rc = take_eventfd(dev, ring->kick, &fd);
+	return rc < 0 ? rc : vdpa_consumer_set_vq_kick(s->consumer, ring->idx, fd);
 }
 
 static int
