@@ -376,6 +376,45 @@ a_refused_ring_leaves_no_descriptor_open(void **state)
 	free(r);
 }
 
+/* What a front end has said of a ring may not hold any more: its memory is gone, its size was for
+ * the other format. Of one that does not run it says so again before a start. */
+static void
+what_does_not_hold_of_a_stopped_ring_is_left_out(void **state)
+{
+	struct fixture *f = *state;
+
+	for (unsigned int bad_num = 0; bad_num < 2; bad_num++) {
+		struct vhu_record *r = read_record(f);
+		struct vhu_record_ring *ring = &r->rings[1];
+		struct vdpa_consumer_vq_facts facts;
+
+		if (bad_num)
+			ring->facts.num = 100;
+		else
+			ring->facts.addr.driver = UADDR - MEM_SIZE;
+		open_session(f);
+		assert_int_equal(vdpa_vhu_record_apply(&f->dev, f->s, r),
+				 bad_num ? -EINVAL : -EFAULT);
+		close_session(f);
+
+		ring->facts.runs = ring->facts.has_kick = false;
+		ring->kick = 0;
+		open_session(f);
+		assert_int_equal(vdpa_vhu_record_apply(&f->dev, f->s, r), 0);
+		vdpa_consumer_get_vq_facts(f->s->consumer, 1, &facts);
+		assert_int_equal(facts.num, bad_num ? 0 : 64);
+		assert_false(facts.has_addr);
+		assert_int_equal(vdpa_vhu_record_start(&f->dev, f->s), 0);
+		/* The device starts its queues together. */
+		assert_false(vdpa_consumer_is_running(f->s->consumer));
+		set_up_ring(f, 1);
+		for (unsigned int i = 0; i < FAKE_VQS; i++)
+			assert_true(f->fake->vq[i].ready);
+		close_session(f);
+		free(r);
+	}
+}
+
 #define DRIVER_STATUS 0xf
 
 /* A planned end of a device that goes on at no other: it starts where it stands, once the process
@@ -535,6 +574,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_was_written_goes_on),
 		cmocka_unit_test(a_refused_ring_leaves_no_descriptor_open),
+		cmocka_unit_test(what_does_not_hold_of_a_stopped_ring_is_left_out),
 		cmocka_unit_test(a_device_that_does_not_start_does_not_go_on),
 		cmocka_unit_test(what_others_wrote_is_refused_or_goes_on),
 		/* Leaves another record. */

@@ -177,22 +177,37 @@ apply_ring_fds(struct vhu_device *dev, struct vhu_session *s, const struct vhu_r
 	return rc < 0 ? rc : vdpa_consumer_set_vq_kick(s->consumer, ring->idx, fd);
 }
 
+/* Size and addresses. What does not hold any more of a ring that does not run is left out, such as
+ * addresses in memory that was removed since: the front end sets it again before a start. */
+static int
+apply_ring_memory(struct vhu_device *dev, struct vdpa_consumer *c,
+		  const struct vhu_record_ring *ring)
+{
+	const struct vdpa_consumer_vq_facts *f = &ring->facts;
+	int rc = f->num != 0 ? vdpa_consumer_set_vq_num(c, ring->idx, f->num) : 0;
+
+	if (rc == 0 && f->has_addr)
+		rc = vdpa_consumer_set_vq_addr(c, ring->idx, &f->addr);
+	if (rc == 0 || f->runs)
+		return rc;
+	VDPA_LOG(INFO, "%s: vhost-user: queue %u, which does not run, has to be set up anew: %s",
+		 dev->vdev->name, ring->idx, vdpa_vhu_why(dev, ring->idx));
+	return 0;
+}
+
 static int
 apply_ring(struct vhu_device *dev, struct vhu_session *s, const struct vhu_record_ring *ring)
 {
 	const struct vdpa_consumer_vq_facts *f = &ring->facts;
 	struct vdpa_consumer *c = s->consumer;
 	uint16_t idx = ring->idx;
-	int rc = 0;
+	int rc;
 
 	if (idx >= vdpa_consumer_usable_vqs(c))
 		return vdpa_error(EPROTO, "the device has no such queue");
 	if (f->announced)
 		vdpa_consumer_announce_vq(c, idx);
-	if (f->num != 0)
-		rc = vdpa_consumer_set_vq_num(c, idx, f->num);
-	if (rc == 0 && f->has_addr)
-		rc = vdpa_consumer_set_vq_addr(c, idx, &f->addr);
+	rc = apply_ring_memory(dev, c, ring);
 	if (rc == 0 && f->has_base)
 		rc = vdpa_consumer_set_vq_base(c, idx, f->base);
 	if (rc == 0 && f->runs && !ring->stopped)
