@@ -256,6 +256,23 @@ what_may_wait_is_closed_by_a_thread_that_ends(void **state)
 	vdpa_fd_account_destroy(account);
 }
 
+/* Of a store, and charged to nobody. */
+static void
+stray_descriptor_is_not_waited_for(void **state)
+{
+	unsigned int threads = count_threads(), fds = count_fds();
+	struct lingering l = lingering();
+
+	(void)state;
+	vdpa_close_stray(eventfd(0, EFD_CLOEXEC));
+	assert_int_equal(count_threads(), threads);
+	vdpa_close_stray(l.ours);
+	assert_int_equal(count_threads(), threads + 1);
+	close(l.peer);
+	assert_true(comes_true(threads_are, &threads));
+	assert_true(comes_true(fds_are, &fds));
+}
+
 /* As many as one sender may have waiting, all with a close that does not return. */
 static void
 one_sender_fills_its_own_account_only(void **state)
@@ -489,6 +506,7 @@ main(void)
 		cmocka_unit_test(what_cannot_wait_is_closed_at_once),
 		cmocka_unit_test(what_may_wait_is_not_stored),
 		cmocka_unit_test(what_may_wait_is_closed_by_a_thread_that_ends),
+		cmocka_unit_test(stray_descriptor_is_not_waited_for),
 		cmocka_unit_test(one_sender_fills_its_own_account_only),
 		cmocka_unit_test(flood_leaves_nothing_behind),
 		cmocka_unit_test(connection_with_what_nobody_has_read_is_closed_apart),

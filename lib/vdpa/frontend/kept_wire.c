@@ -135,7 +135,7 @@ vdpa_kept_file_take(const char *device, const char *what, size_t size, struct vh
 	if (fd < 0)
 		return fd;
 	rc = vdpa_vhu_shm_map(shm, fd, 0, size);
-	close(fd);
+	vdpa_close_stray(fd);
 	return rc;
 }
 

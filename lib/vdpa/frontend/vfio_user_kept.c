@@ -21,6 +21,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <linux/virtio_config.h>
@@ -270,8 +271,11 @@ vdpa_vfus_kept_listener(struct vfu_kept *k, struct vdpa_listen *l, const char *p
 	VDPA_LOG(WARNING, "%s: vfio-user: the former process' socket is made anew: %s",
 		 k->dev->vdev->name, vdpa_vfus_why(k->dev));
 	vdpa_restart_del(k->dev->vdev->name, LISTENER);
+	/* What closes it need not have done so when its path is looked at. */
+	if (fd >= 0 && !vdpa_restart_holds())
+		(void)shutdown(fd, SHUT_RDWR);
 	if (fd >= 0)
-		close(fd);
+		vdpa_close_stray(fd);
 	return -ENOENT;
 }
 

@@ -35,7 +35,7 @@ resume_doorbells(struct vfu_kept *k)
 		return fd;
 	rc = vdpa_vfus_bells_adopt(&k->dev->doorbells, fd);
 	if (rc < 0)
-		close(fd);
+		vdpa_close_stray(fd);
 	return rc;
 }
 

@@ -224,8 +224,10 @@ vdpa_vhu_kept_listener(struct vhu_device *dev)
 	/* Nobody can have connected there in the meantime: it would be their connection that ends.
 	 */
 	vdpa_restart_del(dev->vdev->name, LISTENER);
-	if (fd >= 0)
-		close(fd);
+	/* What closes it need not have done so when its path is looked at. */
+	if (fd >= 0 && !vdpa_restart_holds())
+		(void)shutdown(fd, SHUT_RDWR);
+	(void)vdpa_close_foreign(dev->fds, fd);
 	return -ENOENT;
 }
 

@@ -462,6 +462,19 @@ vdpa_close_foreign(struct vdpa_fd_account *a, int fd)
 	return 0;
 }
 
+void
+vdpa_close_stray(int fd)
+{
+	struct vdpa_fd_account *a = vdpa_fd_account_create();
+
+	if (a == NULL) {
+		VDPA_LOG(ERR, "file descriptor %d stays open: out of memory", fd);
+		return;
+	}
+	(void)vdpa_close_foreign(a, fd);
+	vdpa_fd_account_destroy(a);
+}
+
 int
 vdpa_close_connection(struct vdpa_fd_account *a, int fd)
 {

@@ -58,6 +58,9 @@ bool vdpa_fd_account_full(struct vdpa_fd_account *account);
  */
 int vdpa_close_foreign(struct vdpa_fd_account *account, int fd);
 
+/** The same of one that no account is charged for: of a store, and not what its name says. */
+void vdpa_close_stray(int fd);
+
 /**
  * End a connection on a UNIX stream socket, other descriptors of it too, or a listening one. Never
  * waits for what was sent with messages that nobody has read. -1: no-op. From any thread.

@@ -22,6 +22,7 @@
 #include "restart_priv.h"
 #include "tlv.h"
 #include "vdpa_error.h"
+#include "vdpa_foreign_fd.h"
 #include "vdpa_journal.h"
 #include "vdpa_keep.h"
 #include "vdpa_log.h"
@@ -206,17 +207,21 @@ fence_function(const char *device, int fd)
 	enum fence_step step = FENCE_WAITS;
 	struct fence_outcome outcome;
 
-	if (fd >= 0 && vdpa_fence_may_be_function(fd)) {
-		vdpa_fence_function(fd, &step, &outcome);
-		if (outcome.fenced)
-			VDPA_LOG(NOTICE, "%s: restart: its function, which is not taken over: %s",
-				 device, outcome.text);
-		else
-			VDPA_LOG(ERR, "%s: restart: its function, which is not taken over: %s",
-				 device, outcome.text);
+	if (fd < 0)
+		return;
+	/* A name says nothing of what it has. */
+	if (!vdpa_fence_may_be_function(fd)) {
+		vdpa_close_stray(fd);
+		return;
 	}
-	if (fd >= 0)
-		close(fd);
+	vdpa_fence_function(fd, &step, &outcome);
+	if (outcome.fenced)
+		VDPA_LOG(NOTICE, "%s: restart: its function, which is not taken over: %s", device,
+			 outcome.text);
+	else
+		VDPA_LOG(ERR, "%s: restart: its function, which is not taken over: %s", device,
+			 outcome.text);
+	close(fd);
 }
 
 /* Without the lock. */
