@@ -175,6 +175,8 @@ bad_regions_are_refused_and_leave_nothing(void **state)
 					       spec(0x8000, PAGE, 0, fd)};
 	twice[1].uaddr = twice[0].uaddr + 8;
 	assert_int_equal(vdpa_iotlb_create(NULL, twice, 2, &tlb), -EINVAL);
+	assert_string_equal(vdpa_error_message(), "memory regions at 0x1000 and 0x8000 overlap in "
+						  "the front end's addresses");
 	for (unsigned int i = 0; i <= VDPA_MEM_REGIONS_MAX; i++)
 		s[i] = spec(i * PAGE, PAGE, 0, fd);
 	assert_int_equal(vdpa_iotlb_create(NULL, s, VDPA_MEM_REGIONS_MAX + 1, &tlb), -E2BIG);

@@ -45,10 +45,14 @@ overlap_iova(uint64_t iova)
 	return vdpa_error(EINVAL, "memory regions overlap at 0x%" PRIx64, iova);
 }
 
+/* Addresses of the front end's own process are shown to nobody. */
 static int
-overlap_uaddr(uint64_t uaddr)
+overlap_uaddr(uint64_t iova, uint64_t other)
 {
-	return vdpa_error(EINVAL, "memory regions overlap at front-end address 0x%" PRIx64, uaddr);
+	return vdpa_error(EINVAL,
+			  "memory regions at 0x%" PRIx64 " and 0x%" PRIx64
+			  " overlap in the front end's addresses",
+			  iova, other);
 }
 
 /* Neighbours tell, in either order. The requests are left sorted by IOVA. */
@@ -60,7 +64,7 @@ requests_check_overlap(struct mem_region_request *reqs, unsigned int n)
 		const struct vdpa_mem_region_spec *a = reqs[i - 1].spec, *b = reqs[i].spec;
 
 		if (b->uaddr - a->uaddr < a->size)
-			return overlap_uaddr(b->uaddr);
+			return overlap_uaddr(a->iova, b->iova);
 	}
 	qsort(reqs, n, sizeof(reqs[0]), request_compare_iova);
 	for (unsigned int i = 1; i < n; i++) {
@@ -253,10 +257,10 @@ find_place(const struct vdpa_iotlb *tlb, const struct mem_region_request *req, u
 	u = uaddr_index(tlb, s->uaddr);
 	r = tlb->by_uaddr[u];
 	if (s->uaddr - r->uaddr < r->size)
-		return overlap_uaddr(s->uaddr);
+		return overlap_uaddr(s->iova, r->iova);
 	u += r->uaddr < s->uaddr;
 	if (u < tlb->n && tlb->by_uaddr[u]->uaddr - s->uaddr < s->size)
-		return overlap_uaddr(tlb->by_uaddr[u]->uaddr);
+		return overlap_uaddr(s->iova, tlb->by_uaddr[u]->iova);
 	*by_iova = i;
 	*by_uaddr = u;
 	return 0;
@@ -323,9 +327,9 @@ vdpa_iotlb_remove(const struct vdpa_iotlb *old, uint64_t iova, uint64_t uaddr, u
 		return vdpa_error(ENOENT, "there is no memory region at 0x%" PRIx64, iova);
 	if (r->iova != iova || r->uaddr != uaddr || r->size != size)
 		return vdpa_error(EINVAL,
-				  "no memory region at 0x%" PRIx64 ", front-end address 0x%" PRIx64
-				  ", has 0x%" PRIx64 " bytes",
-				  iova, uaddr, size);
+				  "no memory region at 0x%" PRIx64 " has 0x%" PRIx64
+				  " bytes and that front-end address",
+				  iova, size);
 	tlb = table_alloc(old->n - 1);
 	if (tlb == NULL)
 		return -ENOMEM;
@@ -392,8 +396,7 @@ vdpa_iotlb_uaddr_to_iova(const struct vdpa_iotlb *tlb, uint64_t uaddr, uint64_t 
 			return 0;
 		}
 	}
-	return vdpa_error(EFAULT, "front-end address 0x%" PRIx64 " is not in the memory table",
-			  uaddr);
+	return vdpa_error(EFAULT, "a front-end address is not in the memory table");
 }
 
 void *
