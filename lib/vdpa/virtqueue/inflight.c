@@ -19,6 +19,10 @@
 
 #define INFLIGHT_VERSION 1
 
+/* A field of the area, which the front end may write meanwhile: it is read once, and what was read
+ * is what is checked. */
+#define AREA_READ(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
+
 size_t
 vdpa_vq_inflight_size(bool packed, uint32_t num)
 {
@@ -99,28 +103,28 @@ split_recover(struct vdpa_virtqueue *vq, struct vdpa_vq_tracker *t, struct vdpa_
 {
 	struct inflight_split *a = t->split;
 	uint16_t used = rte_le_to_cpu_16(__atomic_load_n(&vq->used->idx, __ATOMIC_RELAXED));
-	uint16_t batch, head;
+	uint16_t version = AREA_READ(a->version), batch, head;
 	bool written = false;
 
-	if (a->version == 0) {
+	if (version == 0) {
 		split_init(t, used);
 		return 0;
 	}
-	if (a->version != INFLIGHT_VERSION)
+	if (version != INFLIGHT_VERSION)
 		return vdpa_vq_bad(vq, EINVAL, "inflight area of an unknown version");
 	/* The last batch was published, but perhaps not all of it was taken back. */
-	batch = used - a->used_idx;
-	head = a->last_batch_head;
+	batch = used - AREA_READ(a->used_idx);
+	head = AREA_READ(a->last_batch_head);
+	t->batch_head = head;
 	for (uint32_t i = 0; i < batch && i < t->num && head < t->num; i++) {
 		a->desc[head].inflight = 0;
-		head = a->desc[head].next;
+		head = AREA_READ(a->desc[head].next);
 	}
 	a->used_idx = used;
-	t->batch_head = a->last_batch_head;
 
 	for (uint32_t i = 0; i < t->num; i++) {
-		uint64_t counter = a->desc[i].counter;
-		bool inflight = a->desc[i].inflight != 0;
+		uint64_t counter = AREA_READ(a->desc[i].counter);
+		bool inflight = AREA_READ(a->desc[i].inflight) != 0;
 
 		if (counter >= t->counter)
 			t->counter = counter + 1;
@@ -169,31 +173,34 @@ static int
 packed_recover(struct vdpa_virtqueue *vq, struct vdpa_vq_tracker *t, struct vdpa_vq_state *state)
 {
 	struct inflight_packed *a = t->packed;
-	uint16_t free_head, used, e, *tail = &t->free_head;
+	uint16_t free_head, used, now_used, e, *tail = &t->free_head;
+	uint16_t version = AREA_READ(a->version);
 	uint32_t slots = 0;
-	bool written = false, wrap;
+	bool written = false, wrap, now_wrap;
 	uint8_t *seen;
 	int ret = 0;
 
 	for (uint32_t i = 0; i < t->num; i++)
-		written |= a->desc[i].inflight != 0 || a->desc[i].counter != 0;
-	if (a->version == 0 || (a->version == INFLIGHT_VERSION && !written)) {
+		written |=
+			AREA_READ(a->desc[i].inflight) != 0 || AREA_READ(a->desc[i].counter) != 0;
+	if (version == 0 || (version == INFLIGHT_VERSION && !written)) {
 		packed_init(t, state);
 		return 0;
 	}
-	if (a->version != INFLIGHT_VERSION)
+	if (version != INFLIGHT_VERSION)
 		return vdpa_vq_bad(vq, EINVAL, "inflight area of an unknown version");
 
-	used = a->old_used_idx;
-	wrap = a->old_used_wrap_counter != 0;
-	free_head = a->old_free_head;
+	used = AREA_READ(a->old_used_idx);
+	wrap = AREA_READ(a->old_used_wrap_counter) != 0;
+	now_used = AREA_READ(a->used_idx);
+	now_wrap = AREA_READ(a->used_wrap_counter) != 0;
+	free_head = AREA_READ(a->old_free_head);
 	if (used >= t->num)
 		return vdpa_vq_bad(vq, EINVAL, "used index of the inflight area outside the ring");
-	if ((a->used_idx != used || (a->used_wrap_counter != 0) != wrap) &&
-	    packed_batch_published(vq, used, wrap)) {
-		used = a->used_idx;
-		wrap = a->used_wrap_counter != 0;
-		free_head = a->free_head;
+	if ((now_used != used || now_wrap != wrap) && packed_batch_published(vq, used, wrap)) {
+		used = now_used;
+		wrap = now_wrap;
+		free_head = AREA_READ(a->free_head);
 		if (used >= t->num)
 			return vdpa_vq_bad(vq, EINVAL,
 					   "used index of the inflight area outside the ring");
@@ -202,7 +209,7 @@ packed_recover(struct vdpa_virtqueue *vq, struct vdpa_vq_tracker *t, struct vdpa
 	seen = calloc(t->num, 1);
 	if (seen == NULL)
 		return vdpa_vq_bad(vq, ENOMEM, "out of memory");
-	for (e = free_head; e < t->num; e = a->desc[e].next) {
+	for (e = free_head; e < t->num; e = AREA_READ(a->desc[e].next)) {
 		if (seen[e])
 			goto err_inconsistent;
 		seen[e] = 1;
@@ -211,14 +218,14 @@ packed_recover(struct vdpa_virtqueue *vq, struct vdpa_vq_tracker *t, struct vdpa
 		tail = &t->next[e];
 	}
 	for (uint32_t i = 0; i < t->num; i++) {
-		uint64_t counter = a->desc[i].counter;
+		uint64_t counter = AREA_READ(a->desc[i].counter);
 		uint16_t n, d = (uint16_t)i;
 
 		if (counter >= t->counter)
 			t->counter = counter + 1;
-		if (a->desc[i].inflight == 0)
+		if (AREA_READ(a->desc[i].inflight) == 0)
 			continue;
-		n = a->desc[i].num;
+		n = AREA_READ(a->desc[i].num);
 		if (n == 0 || n > t->num - slots)
 			goto err_inconsistent;
 		for (uint16_t k = 0; k < n; k++) {
@@ -226,7 +233,7 @@ packed_recover(struct vdpa_virtqueue *vq, struct vdpa_vq_tracker *t, struct vdpa
 				goto err_inconsistent;
 			seen[d] = 1;
 			t->last[i] = d;
-			d = a->desc[d].next;
+			d = AREA_READ(a->desc[d].next);
 			if (k + 1 < n)
 				t->next[t->last[i]] = d;
 		}
