@@ -31,6 +31,7 @@
 
 #include "test_util.h"
 
+#include "stored_fd.h"
 #include "vdpa_foreign_fd.h"
 
 #define LINGER_S  600

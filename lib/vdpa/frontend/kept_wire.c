@@ -38,8 +38,8 @@
 
 #include "kept_wire.h"
 #include "restart.h"
+#include "stored_fd.h"
 #include "vdpa_args.h"
-#include "vdpa_foreign_fd.h"
 #include "vdpa_virtqueue.h"
 #include "vhost_user_priv.h"
 

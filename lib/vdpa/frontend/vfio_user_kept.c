@@ -31,6 +31,7 @@
 #include "clock.h"
 #include "error_priv.h"
 #include "restart.h"
+#include "stored_fd.h"
 #include "vdpa_args.h"
 #include "vdpa_foreign_fd.h"
 #include "vdpa_log.h"

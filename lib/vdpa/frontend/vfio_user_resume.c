@@ -14,6 +14,7 @@
 #include <rte_common.h>
 
 #include "restart.h"
+#include "stored_fd.h"
 #include "vdpa_args.h"
 #include "vdpa_foreign_fd.h"
 #include "vdpa_log.h"

@@ -38,6 +38,7 @@
 
 #include <linux/aio_abi.h>
 
+#include "stored_fd.h"
 #include "vdpa_fd.h"
 #include "vdpa_foreign_fd.h"
 #include "vdpa_log.h"

@@ -58,9 +58,6 @@ bool vdpa_fd_account_full(struct vdpa_fd_account *account);
  */
 int vdpa_close_foreign(struct vdpa_fd_account *account, int fd);
 
-/** The same of one that no account is charged for: of a store, and not what its name says. */
-void vdpa_close_stray(int fd);
-
 /**
  * End a connection on a UNIX stream socket, other descriptors of it too, or a listening one. Never
  * waits for what was sent with messages that nobody has read. -1: no-op. From any thread.
@@ -77,16 +74,6 @@ int vdpa_close_connection(struct vdpa_fd_account *account, int fd);
  * waits. From any thread.
  */
 bool vdpa_fd_can_be_kept(int fd);
-
-/**
- * Whether a file descriptor that a peer has sent may be put into a store of descriptors, before
- * its message is looked at. The store, which may be PID 1, asks the descriptor for its file
- * (fstat(2)) and closes it, on a thread that serves everybody else, too: a file of a FUSE file
- * system, a pipe or a TCP socket could make both wait. So these kinds alone may be stored: memory
- * files (memfd, tmpfs, hugetlbfs), eventfds, the memory of a VDUSE device, and UNIX sockets that
- * can be kept (vdpa_fd_can_be_kept()). Never waits. From any thread.
- */
-bool vdpa_fd_can_be_stored(int fd);
 
 /** Whether fd is an eventfd. */
 bool vdpa_fd_is_eventfd(int fd);
