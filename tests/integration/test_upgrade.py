@@ -573,6 +573,38 @@ class Refusals(Case):
             disk.connect(self.host.app.socket('ram')).start()
         self.check()
 
+    def test_a_device_whose_record_does_not_read_is_named(self):
+        """It costs nobody else anything."""
+        self.begin(devices={'disk0': DISK, 'net0': NET, 'net1': NET})
+        with vu.Client(self.host.app.socket('net1')) as client:
+            client.ask_u64(vu.GET_FEATURES)
+            # Nothing of it is written from here on.
+            client.ask_u64(vu.GET_PROTOCOL_FEATURES)
+            self.spoil_records('net1')
+            self.assertRegex(self.host.app.refusal('daemon.upgrade'),
+                             r'^1 device does not go on.*net1 \(its record in the journal cannot be read\)')
+            self.assertTrue(client.ask_u64(vu.GET_FEATURES))
+            self.spoil_records('net1')
+            with self.traffic():
+                answer = self.host.upgrade(devices=2, force=True)
+            self.assertEqual(answer['anew'], ['net1'])
+            self.assertTrue(client.is_closed())
+        with vu.Client(self.host.app.socket('net1')) as client:
+            self.assertTrue(client.ask_u64(vu.GET_FEATURES))
+        self.check()
+
+    def spoil_records(self, name):
+        """Somebody else writes into the daemon's journal: no record of the device checks any more."""
+        folder = f'/proc/{self.host.app.pid}/fd'
+        journal = next(f'{folder}/{fd}' for fd in os.listdir(folder)
+                       if 'memfd:uvdpa-journal' in os.readlink(f'{folder}/{fd}'))
+        with open(journal, 'r+b', buffering=0) as file:
+            head = file.read(8 << 20)
+            at = head.find(name.encode() + b'\0')
+            while at >= 0:
+                os.pwrite(file.fileno(), b'\xff', at + len(name) + 1)
+                at = head.find(name.encode() + b'\0', at + 1)
+
     def test_devices_whose_words_have_changed_are_named(self):
         self.begin(devices={'disk0': DISK, 'net0': NET, 'net1': NET})
         self.host.app.set('net1', 'link down')

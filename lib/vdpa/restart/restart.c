@@ -546,6 +546,7 @@ vdpa_restart_remove_part(const char *device, const char *part)
 	restart_unlock();
 }
 
+/* Under the lock, as the next one. */
 static int
 remove_if_part(const char *name, void *arg)
 {
@@ -555,6 +556,16 @@ remove_if_part(const char *name, void *arg)
 	if (strncmp(name, device, len) == 0 && name[len] == '/')
 		(void)vdpa_journal_remove(restart_state.journal, name);
 	return 0;
+}
+
+void
+restart_remove_record(const char *device)
+{
+	if (restart_state.journal == NULL)
+		return;
+	(void)vdpa_journal_remove(restart_state.journal, device);
+	(void)vdpa_journal_for_each(restart_state.journal, remove_if_part,
+				    (void *)(uintptr_t)device);
 }
 
 void
@@ -570,11 +581,7 @@ vdpa_restart_forget(const char *device)
 		restart_set_written(d, false);
 	/* The journal is memory of ours: a record that nobody keeps up any more goes, too, where
 	 * the store does not answer. */
-	if (restart_state.journal != NULL) {
-		(void)vdpa_journal_remove(restart_state.journal, device);
-		(void)vdpa_journal_for_each(restart_state.journal, remove_if_part,
-					    (void *)(uintptr_t)device);
-	}
+	restart_remove_record(device);
 	if (restart_state.keep != NULL && !restart_state.failed) {
 		if (d != NULL)
 			drop_put(d);

@@ -31,19 +31,20 @@ struct restart_device {
 	char *words;
 	bool written; /* its record is this process' */
 	bool by_itself;
-	bool taken;    /* it is a former process', and counted */
-	bool given_up; /* nothing of it is kept any more, for its life */
-	char *why;     /* it, or its connection, does not go on; NULL: nobody has said so */
-	char *kill;    /* the same, where the process is killed */
+	bool taken;	 /* it is a former process', and counted */
+	bool given_up;	 /* nothing of it is kept any more, for its life */
+	bool unreadable; /* what vdpa_restart_check() has found of its record */
+	char *why;	 /* it, or its connection, does not go on; NULL: nobody has said so */
+	char *kill;	 /* the same, where the process is killed */
 	/* What this process has put into the store; vdpa_keep.h lists a former one's alone. */
 	char (*put)[VDPA_RESTART_WHAT_MAX];
 	unsigned int nput, room;
 	TAILQ_ENTRY(restart_device) next;
 };
 
-/* A record as it was when the store was handed over. */
+/* A record, or a part of one, as it was when the store was handed over. */
 struct restart_copy {
-	char *device;
+	char *device; /* NULL: its device was lost meanwhile */
 	uint8_t *record;
 	size_t len;
 };
@@ -69,6 +70,8 @@ struct restart_state {
 	struct restart_copy *copies;	   /* once it was handed over */
 	unsigned int ncopies;
 	bool handed;
+	int *connections; /* duplicates of those that were left */
+	unsigned int nconnections;
 	unsigned int taken; /* devices of a former process */
 	TAILQ_HEAD(, restart_device) devices;
 	uint8_t *slot; /* RESTART_SLOT bytes, for records that are put together */
@@ -100,6 +103,9 @@ const char *restart_what_of(const char *name, const char *device);
 /* A record that is in the journal: its words, and where what follows begins. All of it lies in the
  * slot. 0, or a negative errno with a message. */
 int restart_read_record(const char *device, struct vdpa_tlv *words, struct vdpa_tlv_reader *rest);
+
+/* The device's record goes, with its parts. */
+void restart_remove_record(const char *device);
 
 /* Which of a former process' descriptors are dropped. */
 struct restart_prune {
