@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -357,6 +359,38 @@ connections_that_nobody_goes_on_with_end(void **state)
 	}
 }
 
+/* The process has no memory for a journal: the store comes back, and has none. */
+static void
+a_process_without_a_journal_goes_on(void **state)
+{
+	struct rlimit limit, none;
+	char buf[64], text[1000];
+
+	keep_device("net1");
+	leave();
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+	none = (struct rlimit){.rlim_cur = 4096, .rlim_max = limit.rlim_max};
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+	assert_true(vdpa_restart_take_back() < 0);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	assert_null(restart_state.journal);
+
+	assert_string_equal(former(), "");
+	assert_int_equal(vdpa_restart_read("net0", buf, sizeof(buf)), -EPIPE);
+	assert_int_equal(vdpa_restart_read_part("net0", "pci", buf, sizeof(buf)), -EPIPE);
+	vdpa_restart_set_words("net0", "net0");
+	assert_int_equal(vdpa_restart_write("net0", RECORD, sizeof(RECORD)), -EPIPE);
+	assert_int_equal(vdpa_restart_write_part("net0", "pci", RECORD, sizeof(RECORD)), -EPIPE);
+	assert_true(check(text) < 0);
+	assert_false(vdpa_restart_is_left("net0"));
+	vdpa_restart_remove_part("net0", "pci");
+	vdpa_restart_forget("net0");
+	assert_int_equal(vdpa_restart_settle(), 0);
+	assert_true(vdpa_restart_leave() < 0);
+	assert_true(vdpa_restart_take_back() < 0);
+}
+
 #define WITH(test) cmocka_unit_test_setup_teardown(test, begin, end)
 
 int
@@ -375,6 +409,7 @@ main(void)
 		WITH(a_part_that_does_not_read_costs_its_own_device),
 		WITH(a_hand_over_that_nobody_takes_gives_the_others_back),
 		WITH(connections_that_nobody_goes_on_with_end),
+		WITH(a_process_without_a_journal_goes_on),
 	};
 
 	return cmocka_run_group_tests(tests, group_start, group_end);

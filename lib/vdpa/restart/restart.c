@@ -324,9 +324,11 @@ part_name(char buf[VDPA_JOURNAL_NAME_MAX + 1], const char *device, const char *p
 int
 restart_read_record(const char *device, struct vdpa_tlv *words, struct vdpa_tlv_reader *rest)
 {
-	int len =
-		vdpa_journal_read(restart_state.journal, device, restart_state.slot, RESTART_SLOT);
+	int len;
 
+	if (restart_state.journal == NULL)
+		return restart_not_kept();
+	len = vdpa_journal_read(restart_state.journal, device, restart_state.slot, RESTART_SLOT);
 	if (len < 0)
 		return len;
 	*rest = (struct vdpa_tlv_reader){
@@ -528,8 +530,9 @@ vdpa_restart_read_part(const char *device, const char *part, void *buf, size_t s
 
 	part_name(name, device, part);
 	restart_lock();
-	rc = restart_state.keep == NULL ? restart_not_kept()
-					: vdpa_journal_read(restart_state.journal, name, buf, size);
+	rc = restart_state.journal == NULL
+		     ? restart_not_kept()
+		     : vdpa_journal_read(restart_state.journal, name, buf, size);
 	restart_unlock();
 	return rc;
 }

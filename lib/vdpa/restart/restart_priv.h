@@ -55,9 +55,9 @@ struct restart_state {
 	 * devices, `written`, `by_itself`, `why` or `kill` of a device, or `keep` or `failed` while
 	 * there are devices, holds both. */
 	pthread_mutex_t show_lock;
-	struct vdpa_keep *keep; /* NULL: nothing is kept */
-	struct vdpa_journal *journal;
-	bool failed; /* the store: it was said, and nothing is kept any more */
+	struct vdpa_keep *keep;	      /* NULL: nothing is kept */
+	struct vdpa_journal *journal; /* NULL: nothing is kept, or the store has failed */
+	bool failed;		      /* the store: it was said, and nothing is kept any more */
 	bool leaves;
 	unsigned int changes; /* of devices, which are under way */
 	bool frozen;	      /* no other begins, but for this thread's */

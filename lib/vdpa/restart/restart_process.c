@@ -222,7 +222,7 @@ collect_former(struct names *all)
 
 	*all = (struct names){.n = 0};
 	restart_lock();
-	rc = restart_state.keep == NULL
+	rc = restart_state.journal == NULL
 		     ? 0
 		     : vdpa_journal_for_each(restart_state.journal, collect, &both);
 	for (unsigned int i = 0; rc == 0 && i < both.n; i++)
