@@ -639,6 +639,61 @@ class Refusals(Case):
             harness.wait_for(self.is_upgraded, 'the end of the connection')
         self.check()
 
+    def cut_memory(self, client):
+        """A front end whose guest memory is shorter than it has said: no other process maps it."""
+        memory = vu.Memory()
+        self.addCleanup(memory.close)
+        client.negotiate(vu.F_VERSION_1)
+        self.assertEqual(client.set_memory(memory), 0)
+        os.ftruncate(memory.fd, 4096)
+
+    def test_a_front_end_that_no_process_can_go_on_with(self):
+        """It does not keep an upgrade with --force from happening, and costs no other device anything."""
+        self.begin(devices={**DEVICES, 'net1': NET})
+        app = self.host.app
+        with vu.Client(app.socket('net1')) as client:
+            self.cut_memory(client)
+            with self.traffic():
+                self.assertRegex(app.refusal('daemon.upgrade'), r'2 of 3 devices went over, and no more, not net1:')
+            self.assertEqual(self.host.app.pid, app.pid)
+            self.assertEqual(sorted(app.call('dev.list')['names']), ['disk0', 'net0', 'net1'])
+        self.check()
+        at = len(app.out.lines)
+        with vu.Client(app.socket('net1')) as client:
+            self.cut_memory(client)
+            with self.traffic():
+                answer = self.host.upgrade(devices=2, force=True)
+            self.assertEqual((answer['anew'], answer['lost']), (['net1'], []))
+            self.assertTrue(client.is_closed())
+        # It has been made by then.
+        app.out.wait('took over 2 devices', at)
+        with vu.Client(self.host.app.socket('net1')) as client:
+            self.assertTrue(client.ask_u64(vu.GET_FEATURES))
+        self.check()
+        # It is one of the configuration's, as it was before.
+        self.host.upgrade(devices=3)
+        self.check()
+
+    def test_a_device_that_the_new_daemon_cannot_make(self):
+        """Its disk has gone; with --force it starts anew where it can, and costs no other device anything."""
+        self.begin(devices={**DEVICES, 'disk1': DISK.replace('disk0', 'disk1')})
+        app, path = self.host.app, f'{self.host.folder}/disk1.disk'
+        away = self.host.program('away', f'mv {path} {path}.away\nexec {harness.APP} "$@"')
+        with vu.Client(app.socket('disk1')) as client:
+            self.assertTrue(client.ask_u64(vu.GET_FEATURES))
+            answer, at = {}, len(app.out.lines)
+            with self.traffic():
+                answer = self.host.upgrade(devices=2, force=True, program=away)
+            self.assertEqual(answer['anew'], ['disk1'])
+            self.assertTrue(client.is_closed())
+        app.out.wait('took over 2 devices', at)
+        app.err.wait('disk1: cannot start anew, and is lost')
+        os.rename(f'{path}.away', path)
+        app.add(f'name disk1 {DISK.replace("disk0", "disk1").format(folder=self.host.folder)} socket {app.dir}/disk1.sock')
+        with vu.Client(app.socket('disk1')) as client:
+            self.assertTrue(client.ask_u64(vu.GET_FEATURES))
+        self.check()
+
     def is_upgraded(self):
         try:
             self.host.upgrade(devices=3)
