@@ -259,16 +259,17 @@ collect_stray(const char *name, void *arg)
 	return 0;
 }
 
-/* Under the lock, which nobody else needs yet: the process begins, or settles. */
 void
 restart_fence_strays(bool (*wanted)(const char *name, void *arg))
 {
 	struct strays s = {.wanted = wanted};
 
+	restart_lock();
 	if (restart_state.keep != NULL && !restart_state.failed)
 		(void)vdpa_keep_for_each(restart_state.keep, collect_stray, &s);
+	restart_unlock();
 	for (unsigned int i = 0; i < s.n; i++) {
-		fence_function(s.device[i], take_former_function(s.device[i]));
+		fence_former(s.device[i]);
 		free(s.device[i]);
 	}
 	free(s.device);

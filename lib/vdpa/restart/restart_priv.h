@@ -79,6 +79,11 @@ struct restart_state {
 
 extern struct restart_state restart_state;
 
+/* Without the lock, as it waits for each function, which may take as long as the kernel's reset:
+ * stop the functions of a former process that are not wanted (NULL: none is) and that this one has
+ * not put itself. wanted() is called under the lock. */
+void restart_fence_strays(bool (*wanted)(const char *name, void *arg));
+
 void restart_lock(void);
 void restart_unlock(void);
 
@@ -115,8 +120,5 @@ struct restart_prune {
 };
 
 void restart_prune_store(const struct restart_prune *p);
-/* Stop the functions of a former process that are not wanted (NULL: none is) and that this one has
- * not put itself. While no other thread needs the lock yet: the process begins, or settles. */
-void restart_fence_strays(bool (*wanted)(const char *name, void *arg));
 
 #endif /* RESTART_PRIV_H */

@@ -84,7 +84,10 @@ open_journal(void)
 	if (restart_state.holds)
 		return rc == 0 || rc == -ENOENT ? vdpa_error(EPROTO, "no journal is handed over")
 						: rc;
+	/* The process begins, so no other thread is there. */
+	restart_unlock();
 	restart_fence_strays(NULL);
+	restart_lock();
 	restart_prune_store(&all);
 	return create_journal();
 }
@@ -308,8 +311,9 @@ vdpa_restart_settle(void)
 			vdpa_restart_forget(all.name[i]);
 		}
 	free_names(&all);
-	restart_lock();
+	/* Other devices serve meanwhile, and write their records. */
 	restart_fence_strays(has_owner);
+	restart_lock();
 	restart_prune_store(&strays);
 	taken = restart_state.taken;
 	restart_unlock();
