@@ -375,6 +375,53 @@ class Failures(Case):
         self.check(again=True)
         harness.figure(f'{failed} new daemons killed at every {stride} of {step} steps')
 
+    def test_a_forced_new_daemon_that_dies_with_the_devices(self):
+        """It cannot make one of them, which goes back with the others, and its connection."""
+        self.begin(devices={**DEVICES, 'disk1': DISK.replace('disk0', 'disk1')})
+        lib = os.environ.get('UVDPA_KILL_AT_LIB', '')
+        harness.skip_unless(lib and 'libasan' not in subprocess.run(
+            ['ldd', harness.APP], capture_output=True, text=True, check=False).stdout,
+            'no library can be loaded before a daemon with a sanitizer')
+        app, path, pid = self.host.app, f'{self.host.folder}/disk1.disk', self.host.app.pid
+        failed, stride, step = 0, harness.count(29, 1), 1
+
+        def give_back(done):
+            """The old daemon tries for a while."""
+            while not done.is_set() and not os.path.exists(f'{path}.away'):
+                time.sleep(0.01)
+            while not done.is_set() and children(pid):
+                time.sleep(0.01)
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(f'{path}.away', path)
+
+        with vu.Client(app.socket('disk1')) as client:
+            while True:
+                program = self.host.program('killed', f'mv {path} {path}.away\nLD_PRELOAD={lib} UVDPA_KILL_AT={step} '
+                                            f'exec {harness.APP} "$@"')
+                done = threading.Event()
+                thread = threading.Thread(target=give_back, args=(done,))
+                thread.start()
+                try:
+                    answer = app.call('daemon.upgrade', program=program, force=True)
+                except harness.ControlError as error:
+                    self.assertRegex(error.message, 'was ended by signal 9')
+                    failed += 1
+                else:
+                    break
+                finally:
+                    done.set()
+                    thread.join()
+                self.assertEqual(sorted(app.call('dev.list')['names']), ['disk0', 'disk1', 'net0'])
+                self.assertTrue(client.ask_u64(vu.GET_FEATURES))
+                step += stride
+        # This one has come further; it dies later, as one that crashes.
+        self.host.follow(answer['pid'])
+        self.assertEqual((answer['devices'], answer['anew']), (2, ['disk1']))
+        self.host.crash()
+        self.assertGreater(failed, 1)
+        self.check(again=True)
+        harness.figure(f'{failed} new daemons killed at every {stride} of {step} steps')
+
     def test_one_that_hangs_with_the_devices(self):
         self.begin()
         lib = os.environ.get('UVDPA_KILL_AT_LIB', '')
@@ -681,7 +728,7 @@ class Refusals(Case):
         away = self.host.program('away', f'mv {path} {path}.away\nexec {harness.APP} "$@"')
         with vu.Client(app.socket('disk1')) as client:
             self.assertTrue(client.ask_u64(vu.GET_FEATURES))
-            answer, at = {}, len(app.out.lines)
+            at = len(app.out.lines)
             with self.traffic():
                 answer = self.host.upgrade(devices=2, force=True, program=away)
             self.assertEqual(answer['anew'], ['disk1'])
