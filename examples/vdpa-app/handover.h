@@ -18,10 +18,13 @@
  *                                                        absent: of those that its
  *                                                        configuration does not have
  *   take   devices: how many are expected,
+ *          force: whether those that cannot
+ *          go on start anew,
  *          dev, ino: of the control socket,
  *          whose descriptor comes with it;
  *          then the library's own messages
- *                                               taken    devices
+ *                                               taken    devices, anew: names of those that
+ *                                                        are handed over and start anew
  *   go     from here on there is no way back
  *                                               serving
  *

@@ -18,6 +18,7 @@
 
 #include "log.h"
 #include "made.h"
+#include "successor.h"
 
 struct made {
 	char name[VDPA_NAME_MAX];
@@ -100,8 +101,11 @@ app_made_start(const struct app_config *c, bool keeps)
 	for (unsigned int i = 0; rc == 0 && i < c->n_devs; i++) {
 		const struct app_dev *dev = &c->devs[i];
 
-		/* One that a former daemon has left goes on already. */
-		rc = keeps && running_id(dev->name) != 0 ? 0 : vdpa_dev_add(dev->words);
+		/* One that a former daemon has left goes on already, or is made once nobody else
+		 * can go on with it. */
+		rc = (keeps && running_id(dev->name) != 0) || app_successor_starts_anew(dev->name)
+			     ? 0
+			     : vdpa_dev_add(dev->words);
 		if (rc == 0 && dev->of_file)
 			rc = note(&now, dev->name, dev->words, running_id(dev->name));
 		if (rc < 0) {

@@ -18,6 +18,7 @@
 #include "config_file.h"
 #include "log.h"
 #include "restart.h"
+#include "successor.h"
 
 #define IN_USE_MS 10000u
 #define LOOK_MS	  20u
@@ -62,6 +63,7 @@ take_over(const char *name, const char *words, void *arg)
 {
 	const struct app_options *opts = arg;
 	const struct app_dev *dev = app_config_find(&opts->config, name);
+	unsigned int before = vdpa_restart_count();
 	int rc = dev != NULL ? vdpa_words_compare(words, dev->words, NULL) : VDPA_WORDS_SAME;
 
 	if (rc == -ENOMEM)
@@ -77,14 +79,23 @@ take_over(const char *name, const char *words, void *arg)
 	if (dev == NULL)
 		app_log(LOG_NOTICE, name, "restart: %s: goes on, in no configuration", name);
 	if (app_restart_add(words) < 0) {
-		/* The daemon that has handed it over goes on with it. */
-		if (opts->take_over != 0)
-			return add_cause(name);
+		/* The daemon that has handed it over goes on with it, or it starts anew later. */
+		if (opts->take_over != 0) {
+			rc = add_cause(name);
+			if (!app_successor_is_forced())
+				return rc;
+			app_log(LOG_ERR, name, "take-over: %s", vdpa_error_message());
+			return app_successor_note_anew(name, words);
+		}
 		app_log(LOG_ERR, name, "restart: %s: does not go on: %s", name,
 			vdpa_error_message());
 		vdpa_restart_drop(name);
+		return 0;
 	}
-	return 0;
+	/* Its connection does not go on, as its own line says. */
+	return opts->take_over != 0 && vdpa_restart_count() == before
+		       ? app_successor_note_anew(name, words)
+		       : 0;
 }
 
 int

@@ -113,6 +113,26 @@ app_stays_add(struct app_stays *s, const char *name, const char *why)
 		       : 0;
 }
 
+int
+app_stays_note_taken(struct app_stays *s, const json_t *taken)
+{
+	const char *text;
+	json_t *name;
+	size_t i;
+	int rc = 0;
+
+	json_array_foreach(json_object_get(taken, "anew"), i, name)
+	{
+		text = json_string_value(name);
+		if (rc < 0 || text == NULL)
+			continue;
+		rc = app_stays_add(s, text, "the new daemon cannot go on with it");
+		if (rc == 0 && json_object_set_new(s->absent, text, json_false()) < 0)
+			rc = no_memory();
+	}
+	return rc;
+}
+
 static int
 note_told(const char *name, const char *why, void *arg)
 {

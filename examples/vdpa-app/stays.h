@@ -42,6 +42,10 @@ int app_stays_look(struct app_stays *s, const struct app_options *opts);
 /* What the new program has said of devices: the message `checked`. */
 int app_stays_note_checked(struct app_stays *s, const json_t *checked);
 
+/* What it has said of those that it has, with force: the message `taken`. It makes those that start
+ * anew by the words that they have. */
+int app_stays_note_taken(struct app_stays *s, const json_t *taken);
+
 /* One that does not go on; the first reason counts. */
 int app_stays_add(struct app_stays *s, const char *name, const char *why);
 

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -26,7 +27,9 @@
 #include "config_file.h"
 #include "handover.h"
 #include "log.h"
+#include "made.h"
 #include "program.h"
+#include "restart.h"
 #include "successor.h"
 
 /* The other daemon has sent it before this one was started. */
@@ -35,12 +38,37 @@
 static struct vdpa_control_listener listener = {.fd = -1};
 static bool listener_is_served;
 static json_int_t expected;
+static bool force;
+/* Words of devices that do not go on here, by name. */
+static json_t *anew_words;
 
 static int
 give_up(void)
 {
 	app_log(LOG_ERR, NULL, "take-over: %s", vdpa_error_message());
 	return -EPROTO;
+}
+
+bool
+app_successor_is_forced(void)
+{
+	return force;
+}
+
+int
+app_successor_note_anew(const char *name, const char *words)
+{
+	if (anew_words == NULL)
+		anew_words = json_object();
+	return json_object_set_new(anew_words, name, json_string(words)) < 0
+		       ? vdpa_error(ENOMEM, "out of memory")
+		       : 0;
+}
+
+bool
+app_successor_starts_anew(const char *name)
+{
+	return json_object_get(anew_words, name) != NULL;
 }
 
 const struct vdpa_control_listener *
@@ -148,6 +176,8 @@ read_take(const json_t *take, int fd)
 	if (!app_handover_is(take, "take"))
 		return vdpa_error(EPROTO, "the other daemon does not hand over");
 	expected = json_integer_value(json_object_get(take, "devices"));
+	/* One of a version before does not say. */
+	force = json_is_true(json_object_get(take, "force"));
 	listener = (struct vdpa_control_listener){
 		.fd = fd,
 		.dev = (uint64_t)json_integer_value(json_object_get(take, "dev")),
@@ -215,23 +245,90 @@ wait_for_go(int sock)
 	return rc;
 }
 
+/* Characters of names in an error. */
+#define NAMES_MAX 512
+
+static void
+print_anew(char names[NAMES_MAX])
+{
+	const char *name;
+	json_t *words;
+	size_t used = 0;
+
+	names[0] = '\0';
+	json_object_foreach(anew_words, name, words)
+	{
+		if (used < NAMES_MAX)
+			used += (size_t)snprintf(names + used, NAMES_MAX - used, "%s%s",
+						 used > 0 ? ", " : "", name);
+	}
+}
+
+/* Whether all devices went over, or, by force, those that did not can start anew. */
+static int
+check_taken(unsigned int n)
+{
+	size_t nanew = json_object_size(anew_words);
+	char names[NAMES_MAX];
+
+	if (n >= expected)
+		return 0;
+	print_anew(names);
+	if (!force || (json_int_t)(n + nanew) < expected)
+		return vdpa_error(EPROTO,
+				  "%u of %d devices went over, and no more%s%s: lines of the log "
+				  "say why",
+				  n, (int)expected, nanew > 0 ? ", not " : "", names);
+	app_log(LOG_WARNING, NULL, "take-over: %u of %d devices went over; by force anew: %s", n,
+		(int)expected, names);
+	return 0;
+}
+
+static int
+send_taken(int sock, unsigned int n)
+{
+	json_t *anew = json_array(), *words;
+	const char *name;
+
+	json_object_foreach(anew_words, name, words) json_array_append_new(anew, json_string(name));
+	return app_handover_send(
+		sock, json_pack("{s:s,s:i,s:o}", "step", "taken", "devices", (int)n, "anew", anew),
+		-1);
+}
+
+/* Nobody else can go on with them: what is left of each ends, with the function that it may have,
+ * and its front end sees the end of its connection. */
+static void
+start_anew(void)
+{
+	const char *name;
+	json_t *words;
+
+	app_made_leave();
+	json_object_foreach(anew_words, name, words)
+	{
+		if (vdpa_dev_del(name) < 0)
+			vdpa_restart_drop(name);
+		if (app_restart_add(json_string_value(words)) < 0)
+			app_log(LOG_ERR, name, "take-over: %s: cannot start anew, and is lost: %s",
+				name, vdpa_error_message());
+	}
+	app_made_come_back();
+	json_decref(anew_words);
+	anew_words = NULL;
+}
+
 int
 app_successor_commit(const struct app_options *opts)
 {
 	unsigned int n = vdpa_restart_count();
-	int rc = 0;
+	int rc;
 
 	if (opts->take_over == 0)
 		return 0;
-	if (n < expected)
-		rc = vdpa_error(EPROTO,
-				"%u of %d devices went over, and no more: lines of the log say "
-				"which and why",
-				n, (int)expected);
+	rc = check_taken(n);
 	if (rc == 0)
-		rc = app_handover_send(opts->take_over,
-				       json_pack("{s:s,s:i}", "step", "taken", "devices", (int)n),
-				       -1);
+		rc = send_taken(opts->take_over, n);
 	if (rc == 0)
 		rc = wait_for_go(opts->take_over);
 	if (rc < 0)
@@ -242,6 +339,7 @@ app_successor_commit(const struct app_options *opts)
 		app_log(LOG_ERR, NULL, "take-over: control socket: %s", vdpa_error_message());
 	drop_listener();
 	(void)app_handover_send(opts->take_over, json_pack("{s:s}", "step", "serving"), -1);
+	start_anew();
 	return 0;
 }
 

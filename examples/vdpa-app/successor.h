@@ -7,6 +7,8 @@
 #ifndef APP_SUCCESSOR_H
 #define APP_SUCCESSOR_H
 
+#include <stdbool.h>
+
 #include "options.h"
 
 /* All that can fail without a device has been done: say so, and wait for the devices. 0, or a
@@ -14,6 +16,13 @@
 int app_successor_begin(const struct app_options *opts);
 /* The devices are here: say so, and serve them once the other daemon has agreed. */
 int app_successor_commit(const struct app_options *opts);
+/* Whether devices that cannot go on here start anew, instead of going back to the other daemon. */
+bool app_successor_is_forced(void);
+/* One of the other daemon's does not go on here. Without force it is named by the error of
+ * app_successor_commit(); with force it starts anew, by these words, once the other daemon cannot
+ * come back to it. 0, or -ENOMEM with vdpa_error(). */
+int app_successor_note_anew(const char *name, const char *words);
+bool app_successor_starts_anew(const char *name);
 /* The start has failed: say why. */
 void app_successor_fail(const struct app_options *opts);
 

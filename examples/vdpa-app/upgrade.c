@@ -503,9 +503,9 @@ send_take(struct upgrade *u, unsigned int expected)
 
 	u->has_control = vdpa_control_hand_over(&l) == 0;
 	return app_handover_send(u->sock,
-				 json_pack("{s:s,s:i,s:I,s:I}", "step", "take", "devices",
-					   (int)expected, "dev", (json_int_t)l.dev, "ino",
-					   (json_int_t)l.ino),
+				 json_pack("{s:s,s:i,s:b,s:I,s:I}", "step", "take", "devices",
+					   (int)expected, "force", (int)u->how->force, "dev",
+					   (json_int_t)l.dev, "ino", (json_int_t)l.ino),
 				 l.fd);
 }
 
@@ -522,9 +522,14 @@ hand_over(struct upgrade *u)
 	rc = send_take(u, (unsigned int)expected);
 	if (rc == 0)
 		rc = vdpa_restart_hand_over(u->sock);
-	taken = rc == 0 ? expect(u, "taken", "taken the devices over") : NULL;
+	if (rc < 0)
+		return rc;
+	taken = expect(u, "taken", "taken the devices over");
+	if (taken == NULL)
+		return -ECANCELED;
+	rc = app_stays_note_taken(&u->stays, taken);
 	json_decref(taken);
-	return rc < 0 ? rc : taken == NULL ? -ECANCELED : 0;
+	return rc;
 }
 
 /* What another process could not take may need a moment here, too, such as a server that does not

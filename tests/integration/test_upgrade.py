@@ -375,6 +375,53 @@ class Failures(Case):
         self.check(again=True)
         harness.figure(f'{failed} new daemons killed at every {stride} of {step} steps')
 
+    def test_a_forced_new_daemon_that_dies_with_the_devices(self):
+        """It cannot make one of them, which goes back with the others, and its connection."""
+        self.begin(devices={**DEVICES, 'disk1': DISK.replace('disk0', 'disk1')})
+        lib = os.environ.get('UVDPA_KILL_AT_LIB', '')
+        harness.skip_unless(lib and 'libasan' not in subprocess.run(
+            ['ldd', harness.APP], capture_output=True, text=True, check=False).stdout,
+            'no library can be loaded before a daemon with a sanitizer')
+        app, path, pid = self.host.app, f'{self.host.folder}/disk1.disk', self.host.app.pid
+        failed, stride, step = 0, harness.count(29, 1), 1
+
+        def give_back(done):
+            """The old daemon tries for a while."""
+            while not done.is_set() and not os.path.exists(f'{path}.away'):
+                time.sleep(0.01)
+            while not done.is_set() and children(pid):
+                time.sleep(0.01)
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(f'{path}.away', path)
+
+        with vu.Client(app.socket('disk1')) as client:
+            while True:
+                program = self.host.program('killed', f'mv {path} {path}.away\nLD_PRELOAD={lib} UVDPA_KILL_AT={step} '
+                                            f'exec {harness.APP} "$@"')
+                done = threading.Event()
+                thread = threading.Thread(target=give_back, args=(done,))
+                thread.start()
+                try:
+                    answer = app.call('daemon.upgrade', program=program, force=True)
+                except harness.ControlError as error:
+                    self.assertRegex(error.message, 'was ended by signal 9')
+                    failed += 1
+                else:
+                    break
+                finally:
+                    done.set()
+                    thread.join()
+                self.assertEqual(sorted(app.call('dev.list')['names']), ['disk0', 'disk1', 'net0'])
+                self.assertTrue(client.ask_u64(vu.GET_FEATURES))
+                step += stride
+        # This one has come further; it dies later, as one that crashes.
+        self.host.follow(answer['pid'])
+        self.assertEqual((answer['devices'], answer['anew']), (2, ['disk1']))
+        self.host.crash()
+        self.assertGreater(failed, 1)
+        self.check(again=True)
+        harness.figure(f'{failed} new daemons killed at every {stride} of {step} steps')
+
     def test_one_that_hangs_with_the_devices(self):
         self.begin()
         lib = os.environ.get('UVDPA_KILL_AT_LIB', '')
@@ -573,6 +620,38 @@ class Refusals(Case):
             disk.connect(self.host.app.socket('ram')).start()
         self.check()
 
+    def test_a_device_whose_record_does_not_read_is_named(self):
+        """It costs nobody else anything."""
+        self.begin(devices={'disk0': DISK, 'net0': NET, 'net1': NET})
+        with vu.Client(self.host.app.socket('net1')) as client:
+            client.ask_u64(vu.GET_FEATURES)
+            # Nothing of it is written from here on.
+            client.ask_u64(vu.GET_PROTOCOL_FEATURES)
+            self.spoil_records('net1')
+            self.assertRegex(self.host.app.refusal('daemon.upgrade'),
+                             r'^1 device does not go on.*net1 \(its record in the journal cannot be read\)')
+            self.assertTrue(client.ask_u64(vu.GET_FEATURES))
+            self.spoil_records('net1')
+            with self.traffic():
+                answer = self.host.upgrade(devices=2, force=True)
+            self.assertEqual(answer['anew'], ['net1'])
+            self.assertTrue(client.is_closed())
+        with vu.Client(self.host.app.socket('net1')) as client:
+            self.assertTrue(client.ask_u64(vu.GET_FEATURES))
+        self.check()
+
+    def spoil_records(self, name):
+        """Somebody else writes into the daemon's journal: no record of the device checks any more."""
+        folder = f'/proc/{self.host.app.pid}/fd'
+        journal = next(f'{folder}/{fd}' for fd in os.listdir(folder)
+                       if 'memfd:uvdpa-journal' in os.readlink(f'{folder}/{fd}'))
+        with open(journal, 'r+b', buffering=0) as file:
+            head = file.read(8 << 20)
+            at = head.find(name.encode() + b'\0')
+            while at >= 0:
+                os.pwrite(file.fileno(), b'\xff', at + len(name) + 1)
+                at = head.find(name.encode() + b'\0', at + 1)
+
     def test_devices_whose_words_have_changed_are_named(self):
         self.begin(devices={'disk0': DISK, 'net0': NET, 'net1': NET})
         self.host.app.set('net1', 'link down')
@@ -605,6 +684,61 @@ class Refusals(Case):
         # Its end may not have been noticed yet.
         with self.traffic():
             harness.wait_for(self.is_upgraded, 'the end of the connection')
+        self.check()
+
+    def cut_memory(self, client):
+        """A front end whose guest memory is shorter than it has said: no other process maps it."""
+        memory = vu.Memory()
+        self.addCleanup(memory.close)
+        client.negotiate(vu.F_VERSION_1)
+        self.assertEqual(client.set_memory(memory), 0)
+        os.ftruncate(memory.fd, 4096)
+
+    def test_a_front_end_that_no_process_can_go_on_with(self):
+        """It does not keep an upgrade with --force from happening, and costs no other device anything."""
+        self.begin(devices={**DEVICES, 'net1': NET})
+        app = self.host.app
+        with vu.Client(app.socket('net1')) as client:
+            self.cut_memory(client)
+            with self.traffic():
+                self.assertRegex(app.refusal('daemon.upgrade'), r'2 of 3 devices went over, and no more, not net1:')
+            self.assertEqual(self.host.app.pid, app.pid)
+            self.assertEqual(sorted(app.call('dev.list')['names']), ['disk0', 'net0', 'net1'])
+        self.check()
+        at = len(app.out.lines)
+        with vu.Client(app.socket('net1')) as client:
+            self.cut_memory(client)
+            with self.traffic():
+                answer = self.host.upgrade(devices=2, force=True)
+            self.assertEqual((answer['anew'], answer['lost']), (['net1'], []))
+            self.assertTrue(client.is_closed())
+        # It has been made by then.
+        app.out.wait('took over 2 devices', at)
+        with vu.Client(self.host.app.socket('net1')) as client:
+            self.assertTrue(client.ask_u64(vu.GET_FEATURES))
+        self.check()
+        # It is one of the configuration's, as it was before.
+        self.host.upgrade(devices=3)
+        self.check()
+
+    def test_a_device_that_the_new_daemon_cannot_make(self):
+        """Its disk has gone; with --force it starts anew where it can, and costs no other device anything."""
+        self.begin(devices={**DEVICES, 'disk1': DISK.replace('disk0', 'disk1')})
+        app, path = self.host.app, f'{self.host.folder}/disk1.disk'
+        away = self.host.program('away', f'mv {path} {path}.away\nexec {harness.APP} "$@"')
+        with vu.Client(app.socket('disk1')) as client:
+            self.assertTrue(client.ask_u64(vu.GET_FEATURES))
+            at = len(app.out.lines)
+            with self.traffic():
+                answer = self.host.upgrade(devices=2, force=True, program=away)
+            self.assertEqual(answer['anew'], ['disk1'])
+            self.assertTrue(client.is_closed())
+        app.out.wait('took over 2 devices', at)
+        app.err.wait('disk1: cannot start anew, and is lost')
+        os.rename(f'{path}.away', path)
+        app.add(f'name disk1 {DISK.replace("disk0", "disk1").format(folder=self.host.folder)} socket {app.dir}/disk1.sock')
+        with vu.Client(app.socket('disk1')) as client:
+            self.assertTrue(client.ask_u64(vu.GET_FEATURES))
         self.check()
 
     def is_upgraded(self):

@@ -3,12 +3,14 @@
 
 /*
  * What a process says of its devices, at any time and before it leaves them, and that it does not
- * leave them where the store is gone; and that nobody changes devices that are being left.
+ * leave them where the store is gone; that nobody changes devices that are being left; and what
+ * becomes of them where they do not go over.
  */
 
 #include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -16,6 +18,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -65,6 +70,7 @@ end(void **state)
 {
 	vdpa_restart_thaw();
 	vdpa_restart_forget_words("net0");
+	vdpa_restart_forget_words("net1");
 	vdpa_restart_forget_words("function0");
 	vdpa_restart_end();
 	return without_keeper(state);
@@ -212,6 +218,179 @@ what_is_shown_waits_for_no_store(void **state)
 	restart_unlock();
 }
 
+/* What somebody else does to the journal: the newest record of the device does not check any more.
+ */
+static void
+spoil(const char *record)
+{
+	static char head[1 << 20];
+	int fd = vdpa_journal_fd(restart_state.journal);
+	ssize_t n = pread(fd, head, sizeof(head), 0);
+	char *at = memmem(head, (size_t)n, record, strlen(record) + 1);
+
+	assert_non_null(at);
+	at[0] ^= 1;
+	assert_int_equal(pwrite(fd, at, 1, at - head), 1);
+}
+
+/* The names of devices that a former process has left. */
+static int
+note_former(const char *name, const char *words, void *arg)
+{
+	return note(name, words, arg);
+}
+
+static const char *
+former(void)
+{
+	static char text[1000];
+
+	text[0] = '\0';
+	assert_int_equal(vdpa_restart_each(note_former, text), 0);
+	return text;
+}
+
+/* As vdpa_dev_del_all() ends devices that are left. */
+static void
+leave(void)
+{
+	assert_int_equal(vdpa_restart_leave(), 2);
+	vdpa_restart_forget_words("net0");
+	vdpa_restart_forget_words("net1");
+}
+
+static void
+a_record_that_does_not_read_is_named_before_anything_stands_still(void **state)
+{
+	char text[1000];
+
+	keep_device("net1");
+	assert_int_equal(check(text), 0);
+	assert_string_equal(text, "");
+	spoil("net1");
+	assert_int_equal(check(text), 0);
+	assert_string_equal(text, "net1: its record in the journal cannot be read\n");
+	/* The next one takes its place. */
+	assert_int_equal(vdpa_restart_write("net1", RECORD, sizeof(RECORD)), 0);
+	assert_int_equal(check(text), 0);
+	assert_string_equal(text, "");
+	/* A part is of its device. */
+	assert_int_equal(vdpa_restart_write_part("net1", "pci", RECORD, sizeof(RECORD)), 0);
+	spoil("net1/pci");
+	assert_int_equal(check(text), 0);
+	assert_string_equal(text, "net1: its record in the journal cannot be read\n");
+}
+
+static void
+a_record_that_does_not_read_costs_its_own_device(void **state)
+{
+	keep_device("net1");
+	leave();
+	spoil("net1");
+	assert_int_equal(vdpa_restart_take_back(), 0);
+	assert_true(vdpa_restart_is_on());
+	assert_string_equal(former(), "net0: net0\n");
+}
+
+static void
+a_part_that_does_not_read_costs_its_own_device(void **state)
+{
+	keep_device("net1");
+	assert_int_equal(vdpa_restart_write_part("net1", "a", RECORD, sizeof(RECORD)), 0);
+	assert_int_equal(vdpa_restart_write_part("net1", "b", RECORD, sizeof(RECORD)), 0);
+	assert_int_equal(vdpa_restart_write_part("net0", "a", RECORD, sizeof(RECORD)), 0);
+	leave();
+	spoil("net1/b");
+	assert_int_equal(vdpa_restart_take_back(), 0);
+	assert_string_equal(former(), "net0: net0\n");
+	assert_int_equal(vdpa_restart_read_part("net1", "a", restart_state.slot, RESTART_SLOT),
+			 -ENOENT);
+	assert_int_equal(vdpa_restart_read_part("net0", "a", restart_state.slot, RESTART_SLOT),
+			 sizeof(RECORD));
+}
+
+static void
+a_hand_over_that_nobody_takes_gives_the_others_back(void **state)
+{
+	int socks[2];
+
+	keep_device("net1");
+	leave();
+	spoil("net1");
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, socks), 0);
+	close(socks[1]);
+	assert_int_equal(vdpa_restart_hand_over(socks[0]), 0);
+	close(socks[0]);
+	assert_int_equal(vdpa_restart_take_back(), 0);
+	assert_string_equal(former(), "net0: net0\n");
+}
+
+/* Whether the front end at this end of a connection sees its end; all else has been closed. */
+static bool
+has_ended(int sock)
+{
+	char byte;
+
+	return recv(sock, &byte, 1, MSG_DONTWAIT) == 0;
+}
+
+static void
+connections_that_nobody_goes_on_with_end(void **state)
+{
+	for (unsigned int failed = 0; failed < 2; failed++) {
+		int socks[2], kept;
+
+		keep_device("net1");
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, socks), 0);
+		/* The store's. */
+		kept = dup(socks[0]);
+		leave();
+		vdpa_restart_leaves_connection(socks[0]);
+		close(socks[0]);
+		if (failed)
+			stop_keeper();
+		assert_int_equal(vdpa_restart_take_back() < 0, failed);
+		assert_int_equal(has_ended(socks[1]), failed);
+		close(kept);
+		assert_true(has_ended(socks[1]));
+		close(socks[1]);
+		if (!failed)
+			keep_device("net0");
+	}
+}
+
+/* The process has no memory for a journal: the store comes back, and has none. */
+static void
+a_process_without_a_journal_goes_on(void **state)
+{
+	struct rlimit limit, none;
+	char buf[64], text[1000];
+
+	keep_device("net1");
+	leave();
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+	none = (struct rlimit){.rlim_cur = 4096, .rlim_max = limit.rlim_max};
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+	assert_true(vdpa_restart_take_back() < 0);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	assert_null(restart_state.journal);
+
+	assert_string_equal(former(), "");
+	assert_int_equal(vdpa_restart_read("net0", buf, sizeof(buf)), -EPIPE);
+	assert_int_equal(vdpa_restart_read_part("net0", "pci", buf, sizeof(buf)), -EPIPE);
+	vdpa_restart_set_words("net0", "net0");
+	assert_int_equal(vdpa_restart_write("net0", RECORD, sizeof(RECORD)), -EPIPE);
+	assert_int_equal(vdpa_restart_write_part("net0", "pci", RECORD, sizeof(RECORD)), -EPIPE);
+	assert_true(check(text) < 0);
+	assert_false(vdpa_restart_is_left("net0"));
+	vdpa_restart_remove_part("net0", "pci");
+	vdpa_restart_forget("net0");
+	assert_int_equal(vdpa_restart_settle(), 0);
+	assert_true(vdpa_restart_leave() < 0);
+	assert_true(vdpa_restart_take_back() < 0);
+}
+
 #define WITH(test) cmocka_unit_test_setup_teardown(test, begin, end)
 
 int
@@ -225,6 +404,12 @@ main(void)
 		WITH(a_change_that_is_under_way_is_waited_for),
 		WITH(what_becomes_of_a_device_is_shown),
 		WITH(what_is_shown_waits_for_no_store),
+		WITH(a_record_that_does_not_read_is_named_before_anything_stands_still),
+		WITH(a_record_that_does_not_read_costs_its_own_device),
+		WITH(a_part_that_does_not_read_costs_its_own_device),
+		WITH(a_hand_over_that_nobody_takes_gives_the_others_back),
+		WITH(connections_that_nobody_goes_on_with_end),
+		WITH(a_process_without_a_journal_goes_on),
 	};
 
 	return cmocka_run_group_tests(tests, group_start, group_end);

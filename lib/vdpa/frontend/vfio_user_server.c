@@ -21,6 +21,7 @@
 
 #include <rte_common.h>
 
+#include "restart.h"
 #include "vdpa.h"
 #include "vdpa_args.h"
 #include "vdpa_event.h"
@@ -76,10 +77,12 @@ hang_up(struct vfu_server *s)
 		return;
 	vdpa_event_del(&s->client);
 	/* What does not close now is counted before the next client is accepted. */
-	if (others)
+	if (others) {
+		vdpa_restart_leaves_connection(s->client.fd);
 		close(s->client.fd);
-	else
+	} else {
 		(void)vdpa_close_connection(s->account, s->client.fd);
+	}
 	s->client.fd = -1;
 	(void)close_fds(s);
 	s->in_len = 0;

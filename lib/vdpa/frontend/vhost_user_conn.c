@@ -432,10 +432,12 @@ end(struct vhu_device *dev)
 	conn->fd = -1;
 	pthread_mutex_unlock(&dev->lock);
 	/* The store has it, too: this is not its end. */
-	if (leaves)
+	if (leaves) {
+		vdpa_restart_leaves_connection(fd);
 		close(fd);
-	else
+	} else {
 		(void)vdpa_close_connection(dev->fds, fd);
+	}
 	vdpa_vhu_socket_resume(dev);
 }
 

@@ -264,16 +264,17 @@ collect_stray(const char *name, void *arg)
 	return 0;
 }
 
-/* Under the lock, which nobody else needs yet: the process begins, or settles. */
 void
 restart_fence_strays(bool (*wanted)(const char *name, void *arg))
 {
 	struct strays s = {.wanted = wanted};
 
+	restart_lock();
 	if (restart_state.keep != NULL && !restart_state.failed)
 		(void)vdpa_keep_for_each(restart_state.keep, collect_stray, &s);
+	restart_unlock();
 	for (unsigned int i = 0; i < s.n; i++) {
-		fence_function(s.device[i], take_former_function(s.device[i]));
+		fence_former(s.device[i]);
 		free(s.device[i]);
 	}
 	free(s.device);
@@ -329,9 +330,11 @@ part_name(char buf[VDPA_JOURNAL_NAME_MAX + 1], const char *device, const char *p
 int
 restart_read_record(const char *device, struct vdpa_tlv *words, struct vdpa_tlv_reader *rest)
 {
-	int len =
-		vdpa_journal_read(restart_state.journal, device, restart_state.slot, RESTART_SLOT);
+	int len;
 
+	if (restart_state.journal == NULL)
+		return restart_not_kept();
+	len = vdpa_journal_read(restart_state.journal, device, restart_state.slot, RESTART_SLOT);
 	if (len < 0)
 		return len;
 	*rest = (struct vdpa_tlv_reader){
@@ -533,8 +536,9 @@ vdpa_restart_read_part(const char *device, const char *part, void *buf, size_t s
 
 	part_name(name, device, part);
 	restart_lock();
-	rc = restart_state.keep == NULL ? restart_not_kept()
-					: vdpa_journal_read(restart_state.journal, name, buf, size);
+	rc = restart_state.journal == NULL
+		     ? restart_not_kept()
+		     : vdpa_journal_read(restart_state.journal, name, buf, size);
 	restart_unlock();
 	return rc;
 }
@@ -551,6 +555,7 @@ vdpa_restart_remove_part(const char *device, const char *part)
 	restart_unlock();
 }
 
+/* Under the lock, as the next one. */
 static int
 remove_if_part(const char *name, void *arg)
 {
@@ -560,6 +565,16 @@ remove_if_part(const char *name, void *arg)
 	if (strncmp(name, device, len) == 0 && name[len] == '/')
 		(void)vdpa_journal_remove(restart_state.journal, name);
 	return 0;
+}
+
+void
+restart_remove_record(const char *device)
+{
+	if (restart_state.journal == NULL)
+		return;
+	(void)vdpa_journal_remove(restart_state.journal, device);
+	(void)vdpa_journal_for_each(restart_state.journal, remove_if_part,
+				    (void *)(uintptr_t)device);
 }
 
 void
@@ -575,11 +590,7 @@ vdpa_restart_forget(const char *device)
 		restart_set_written(d, false);
 	/* The journal is memory of ours: a record that nobody keeps up any more goes, too, where
 	 * the store does not answer. */
-	if (restart_state.journal != NULL) {
-		(void)vdpa_journal_remove(restart_state.journal, device);
-		(void)vdpa_journal_for_each(restart_state.journal, remove_if_part,
-					    (void *)(uintptr_t)device);
-	}
+	restart_remove_record(device);
 	if (restart_state.keep != NULL && !restart_state.failed) {
 		if (d != NULL)
 			drop_put(d);

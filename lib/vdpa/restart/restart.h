@@ -86,6 +86,11 @@ void vdpa_restart_says_of_kill(const char *device, const char *why);
 /* Nothing of the device is kept, and it goes on all the same, by what the kernel has of it. */
 void vdpa_restart_goes_by_itself(const char *device);
 
+/* A connection that is left to the next process, before it is closed here: if that process does not
+ * come, and this one cannot have its devices back from the store, it is ended, so that its front
+ * end connects again. No-op where nothing is left. */
+void vdpa_restart_leaves_connection(int fd);
+
 /* What becomes of a device at a restart or an upgrade. */
 enum vdpa_restart_fate {
 	VDPA_RESTART_NOT_KEPT, /* nothing is kept, or not of this device: it has no words */

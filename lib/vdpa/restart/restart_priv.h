@@ -31,19 +31,20 @@ struct restart_device {
 	char *words;
 	bool written; /* its record is this process' */
 	bool by_itself;
-	bool taken;    /* it is a former process', and counted */
-	bool given_up; /* nothing of it is kept any more, for its life */
-	char *why;     /* it, or its connection, does not go on; NULL: nobody has said so */
-	char *kill;    /* the same, where the process is killed */
+	bool taken;	 /* it is a former process', and counted */
+	bool given_up;	 /* nothing of it is kept any more, for its life */
+	bool unreadable; /* what vdpa_restart_check() has found of its record */
+	char *why;	 /* it, or its connection, does not go on; NULL: nobody has said so */
+	char *kill;	 /* the same, where the process is killed */
 	/* What this process has put into the store; vdpa_keep.h lists a former one's alone. */
 	char (*put)[VDPA_RESTART_WHAT_MAX];
 	unsigned int nput, room;
 	TAILQ_ENTRY(restart_device) next;
 };
 
-/* A record as it was when the store was handed over. */
+/* A record, or a part of one, as it was when the store was handed over. */
 struct restart_copy {
-	char *device;
+	char *device; /* NULL: its device was lost meanwhile */
 	uint8_t *record;
 	size_t len;
 };
@@ -54,9 +55,9 @@ struct restart_state {
 	 * devices, `written`, `by_itself`, `why` or `kill` of a device, or `keep` or `failed` while
 	 * there are devices, holds both. */
 	pthread_mutex_t show_lock;
-	struct vdpa_keep *keep; /* NULL: nothing is kept */
-	struct vdpa_journal *journal;
-	bool failed; /* the store: it was said, and nothing is kept any more */
+	struct vdpa_keep *keep;	      /* NULL: nothing is kept */
+	struct vdpa_journal *journal; /* NULL: nothing is kept, or the store has failed */
+	bool failed;		      /* the store: it was said, and nothing is kept any more */
 	bool leaves;
 	unsigned int changes; /* of devices, which are under way */
 	bool frozen;	      /* no other begins, but for this thread's */
@@ -69,12 +70,19 @@ struct restart_state {
 	struct restart_copy *copies;	   /* once it was handed over */
 	unsigned int ncopies;
 	bool handed;
+	int *connections; /* duplicates of those that were left */
+	unsigned int nconnections;
 	unsigned int taken; /* devices of a former process */
 	TAILQ_HEAD(, restart_device) devices;
 	uint8_t *slot; /* RESTART_SLOT bytes, for records that are put together */
 };
 
 extern struct restart_state restart_state;
+
+/* Without the lock, as it waits for each function, which may take as long as the kernel's reset:
+ * stop the functions of a former process that are not wanted (NULL: none is) and that this one has
+ * not put itself. wanted() is called under the lock. */
+void restart_fence_strays(bool (*wanted)(const char *name, void *arg));
 
 void restart_lock(void);
 void restart_unlock(void);
@@ -101,6 +109,9 @@ const char *restart_what_of(const char *name, const char *device);
  * slot. 0, or a negative errno with a message. */
 int restart_read_record(const char *device, struct vdpa_tlv *words, struct vdpa_tlv_reader *rest);
 
+/* The device's record goes, with its parts. */
+void restart_remove_record(const char *device);
+
 /* Which of a former process' descriptors are dropped. */
 struct restart_prune {
 	const char *device; /* NULL: any */
@@ -109,8 +120,5 @@ struct restart_prune {
 };
 
 void restart_prune_store(const struct restart_prune *p);
-/* Stop the functions of a former process that are not wanted (NULL: none is) and that this one has
- * not put itself. While no other thread needs the lock yet: the process begins, or settles. */
-void restart_fence_strays(bool (*wanted)(const char *name, void *arg));
 
 #endif /* RESTART_PRIV_H */

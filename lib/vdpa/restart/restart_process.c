@@ -12,10 +12,13 @@
  */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,6 +35,8 @@
 /* How long changes of devices are waited for. */
 #define CHANGES_S   10
 #define DEVICES_MAX 4096
+/* Why a device does not go over whose record was changed by somebody else. */
+#define UNREADABLE  "its record in the journal cannot be read"
 
 /* Under the lock. */
 static int
@@ -79,7 +84,10 @@ open_journal(void)
 	if (restart_state.holds)
 		return rc == 0 || rc == -ENOENT ? vdpa_error(EPROTO, "no journal is handed over")
 						: rc;
+	/* The process begins, so no other thread is there. */
+	restart_unlock();
 	restart_fence_strays(NULL);
+	restart_lock();
 	restart_prune_store(&all);
 	return create_journal();
 }
@@ -217,7 +225,7 @@ collect_former(struct names *all)
 
 	*all = (struct names){.n = 0};
 	restart_lock();
-	rc = restart_state.keep == NULL
+	rc = restart_state.journal == NULL
 		     ? 0
 		     : vdpa_journal_for_each(restart_state.journal, collect, &both);
 	for (unsigned int i = 0; rc == 0 && i < both.n; i++)
@@ -303,8 +311,9 @@ vdpa_restart_settle(void)
 			vdpa_restart_forget(all.name[i]);
 		}
 	free_names(&all);
-	restart_lock();
+	/* Other devices serve meanwhile, and write their records. */
 	restart_fence_strays(has_owner);
+	restart_lock();
 	restart_prune_store(&strays);
 	taken = restart_state.taken;
 	restart_unlock();
@@ -396,6 +405,42 @@ struct told {
 	char *name, *why;
 };
 
+/* The device that a record or a part of one is of. */
+static void
+device_of(const char *record, char device[VDPA_JOURNAL_NAME_MAX + 1])
+{
+	snprintf(device, VDPA_JOURNAL_NAME_MAX + 1, "%.*s", (int)strcspn(record, "/"), record);
+}
+
+/* Under the lock. */
+static int
+note_unreadable(const char *record, void *arg)
+{
+	char device[VDPA_JOURNAL_NAME_MAX + 1];
+	struct restart_device *d;
+
+	(void)arg;
+	if (vdpa_journal_read(restart_state.journal, record, restart_state.slot, RESTART_SLOT) >= 0)
+		return 0;
+	device_of(record, device);
+	d = restart_find(device);
+	if (d != NULL)
+		d->unreadable = true;
+	return 0;
+}
+
+/* Under the lock. Which devices have a record that cannot be handed over. */
+static void
+find_unreadable(void)
+{
+	struct restart_device *d;
+
+	TAILQ_FOREACH (d, &restart_state.devices, next)
+		d->unreadable = false;
+	if (restart_state.journal != NULL)
+		(void)vdpa_journal_for_each(restart_state.journal, note_unreadable, NULL);
+}
+
 int
 vdpa_restart_check(int (*fn)(const char *name, const char *why, void *arg), void *arg)
 {
@@ -406,6 +451,7 @@ vdpa_restart_check(int (*fn)(const char *name, const char *why, void *arg), void
 
 	restart_lock();
 	rc = ask_store();
+	find_unreadable();
 	TAILQ_FOREACH (d, &restart_state.devices, next)
 		room++;
 	told = calloc(room + 1, sizeof(*told));
@@ -414,6 +460,8 @@ vdpa_restart_check(int (*fn)(const char *name, const char *why, void *arg), void
 	TAILQ_FOREACH (d, &restart_state.devices, next) {
 		const char *why = restart_why_not(d);
 
+		if (why == NULL && d->unreadable)
+			why = UNREADABLE;
 		if (rc < 0 || why == NULL)
 			continue;
 		told[n].name = strdup(d->name);
@@ -446,16 +494,39 @@ free_copies(void)
 	restart_state.ncopies = 0;
 }
 
+/* Under the lock. A record that cannot be copied, or written again, for the reason that the error
+ * message has: it costs its own device, of which nothing is left then. */
+static void
+lose_device(const char *record)
+{
+	char device[VDPA_JOURNAL_NAME_MAX + 1], other[VDPA_JOURNAL_NAME_MAX + 1];
+
+	device_of(record, device);
+	VDPA_LOG(ERR, "%s: restart: does not go on: its record cannot be copied: %s", device,
+		 vdpa_error_message());
+	restart_remove_record(device);
+	for (unsigned int i = 0; i < restart_state.ncopies; i++) {
+		struct restart_copy *c = &restart_state.copies[i];
+
+		if (c->device == NULL)
+			continue;
+		device_of(c->device, other);
+		if (strcmp(other, device) != 0)
+			continue;
+		free(c->device);
+		c->device = NULL;
+	}
+}
+
 /* Under the lock. */
 static int
-copy_record(const char *device, void *arg)
+copy_record(const char *device)
 {
 	struct restart_copy *copies = reallocarray(restart_state.copies, restart_state.ncopies + 1,
 						   sizeof(*copies)),
 			    *c;
 	int len;
 
-	(void)arg;
 	if (copies == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	restart_state.copies = copies;
@@ -471,6 +542,57 @@ copy_record(const char *device, void *arg)
 	return 0;
 }
 
+static int
+copy_or_lose(const char *record, void *arg)
+{
+	(void)arg;
+	if (copy_record(record) < 0)
+		lose_device(record);
+	return 0;
+}
+
+/* Under the lock. */
+static void
+copy_records(void)
+{
+	(void)vdpa_journal_for_each(restart_state.journal, copy_or_lose, NULL);
+}
+
+void
+vdpa_restart_leaves_connection(int fd)
+{
+	int *connections, copy;
+
+	restart_lock();
+	if (restart_state.leaves) {
+		copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+		connections = reallocarray(restart_state.connections,
+					   restart_state.nconnections + 1, sizeof(*connections));
+		if (connections != NULL)
+			restart_state.connections = connections;
+		if (connections != NULL && copy >= 0)
+			connections[restart_state.nconnections++] = copy;
+		else if (copy >= 0)
+			close(copy);
+	}
+	restart_unlock();
+}
+
+/* Under the lock. Those that were left; lost: nobody goes on with them, and their front ends are to
+ * see that, although the store has them, too. */
+static void
+drop_connections(bool lost)
+{
+	for (unsigned int i = 0; i < restart_state.nconnections; i++) {
+		if (lost)
+			(void)shutdown(restart_state.connections[i], SHUT_RDWR);
+		close(restart_state.connections[i]);
+	}
+	free(restart_state.connections);
+	restart_state.connections = NULL;
+	restart_state.nconnections = 0;
+}
+
 int
 vdpa_restart_hand_over(int sock)
 {
@@ -478,11 +600,9 @@ vdpa_restart_hand_over(int sock)
 
 	restart_lock();
 	free_copies();
-	if (restart_state.keep == NULL || restart_state.failed)
-		rc = restart_not_kept();
-	else
-		rc = vdpa_journal_for_each(restart_state.journal, copy_record, NULL);
+	rc = restart_state.keep == NULL || restart_state.failed ? restart_not_kept() : 0;
 	if (rc == 0) {
+		copy_records();
 		restart_state.handed = true;
 		rc = vdpa_keep_hand_over(restart_state.keep, sock);
 	}
@@ -506,23 +626,25 @@ reopen(void)
 	restart_show_unlock();
 	restart_state.journal = NULL;
 	rc = create_journal();
-	for (unsigned int i = 0; rc == 0 && i < restart_state.ncopies; i++)
-		rc = vdpa_journal_write(restart_state.journal, restart_state.copies[i].device,
-					restart_state.copies[i].record,
-					restart_state.copies[i].len);
+	for (unsigned int i = 0; rc == 0 && i < restart_state.ncopies; i++) {
+		const struct restart_copy *c = &restart_state.copies[i];
+
+		if (c->device != NULL &&
+		    vdpa_journal_write(restart_state.journal, c->device, c->record, c->len) < 0)
+			lose_device(c->device);
+	}
 	return rc;
 }
 
 int
 vdpa_restart_take_back(void)
 {
-	int rc = 0;
+	int rc;
 
 	restart_lock();
-	if (restart_state.keep == NULL || restart_state.failed)
-		rc = restart_not_kept();
-	else if (!restart_state.handed)
-		rc = vdpa_journal_for_each(restart_state.journal, copy_record, NULL);
+	rc = restart_state.keep == NULL || restart_state.failed ? restart_not_kept() : 0;
+	if (rc == 0 && !restart_state.handed)
+		copy_records();
 	if (rc == 0)
 		rc = reopen();
 	if (rc < 0) {
@@ -531,6 +653,7 @@ vdpa_restart_take_back(void)
 			(void)vdpa_journal_create(DEVICES_MAX, RESTART_SLOT,
 						  &restart_state.journal);
 	}
+	drop_connections(rc < 0);
 	restart_state.handed = false;
 	free_copies();
 	__atomic_store_n(&restart_state.leaves, false, __ATOMIC_RELEASE);
@@ -544,6 +667,7 @@ vdpa_restart_end(void)
 {
 	restart_lock();
 	free_copies();
+	drop_connections(false);
 	if (restart_state.keep != NULL) {
 		if (!restart_state.handed)
 			(void)vdpa_keep_barrier(restart_state.keep, 0);
