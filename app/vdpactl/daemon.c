@@ -12,9 +12,11 @@
 #include "write_file.h"
 
 /* What each step of an upgrade may take unless --timeout says otherwise. */
-#define UPGRADE_SECONDS 30u
+#define UPGRADE_SECONDS	  30u
+/* Seconds that the new program may have for its answer to a check: daemon.upgrade_check's. */
+#define CHECK_SECONDS_MAX 60u
 /* JSON-RPC's code for a method that there is not. */
-#define UNKNOWN_METHOD	(-32601)
+#define UNKNOWN_METHOD	  (-32601)
 
 static int
 no_words(int argc, char **argv)
@@ -174,6 +176,11 @@ cmd_upgrade(struct ctl *ctl, int argc, char **argv)
 	char *path = NULL;
 	int status;
 
+	if (ctl->check && timeout > CHECK_SECONDS_MAX) {
+		fprintf(stderr, "--timeout '%u': not seconds from 1 to %u, as --check has it\n",
+			timeout, CHECK_SECONDS_MAX);
+		return EXIT_FAILURE;
+	}
 	if (ctl_one_name(argc, argv, &program) < 0 || ctl_connect(ctl) < 0)
 		return EXIT_FAILURE;
 	if (program != NULL && program_path(program, &path) < 0)

@@ -114,12 +114,11 @@ static const struct command commands[] = {
 	{.name = "upgrade",
 	 .run = cmd_upgrade,
 	 .usage = "[ --check | --force ] [ --timeout SECONDS ] [ PROGRAM ]",
-	 .help = "start the daemon's program anew, or PROGRAM, and hand the devices over to it:\n"
-		 "guests and their front ends go on. Refused where a device would not, "
-		 "but\n"
-		 "for --force; --check says which do, and changes nothing. SECONDS "
-		 "(30):\n"
-		 "for the new one's start, and again from when devices stand still"},
+	 .help = "start the daemon's program anew, or PROGRAM, and hand the devices\n"
+		 "over to it: guests and their front ends go on. Refused where a\n"
+		 "device would not, but for --force; --check says which do, and\n"
+		 "changes nothing. SECONDS (30): for the new one's start, and again\n"
+		 "from when devices stand still"},
 	{.name = "version", .run = cmd_version, .help = "versions of vdpactl and of the daemon"},
 	{.name = "methods", .run = cmd_methods, .help = "the methods of the control socket"},
 	{.name = "call",

@@ -39,7 +39,9 @@ app_restart_add(const char *words)
 {
 	int rc = vdpa_dev_add(words);
 
-	for (unsigned int i = 0; rc == -EBUSY && i < IN_USE_MS / LOOK_MS; i++) {
+	/* Its socket has another descriptor until the store has closed that. */
+	for (unsigned int i = 0; (rc == -EBUSY || rc == -EADDRINUSE) && i < IN_USE_MS / LOOK_MS;
+	     i++) {
 		usleep(LOOK_MS * 1000);
 		rc = vdpa_dev_add(words);
 	}
@@ -58,12 +60,18 @@ add_cause(const char *name)
 		       : vdpa_error(EPROTO, "%s does not go on: %s", name, why);
 }
 
+/* What this daemon lacks, whichever the device is. */
+static bool
+is_own_fault(int rc)
+{
+	return rc == -ENOMEM || rc == -EMFILE || rc == -ENFILE;
+}
+
 static int
 take_over(const char *name, const char *words, void *arg)
 {
 	const struct app_options *opts = arg;
 	const struct app_dev *dev = app_config_find(&opts->config, name);
-	unsigned int before = vdpa_restart_count();
 	int rc = dev != NULL ? vdpa_words_compare(words, dev->words, NULL) : VDPA_WORDS_SAME;
 
 	if (rc == -ENOMEM)
@@ -78,24 +86,26 @@ take_over(const char *name, const char *words, void *arg)
 	}
 	if (dev == NULL)
 		app_log(LOG_NOTICE, name, "restart: %s: goes on, in no configuration", name);
-	if (app_restart_add(words) < 0) {
+	if (opts->take_over != 0 && app_successor_note(name, words) < 0)
+		return -ENOMEM;
+	rc = app_restart_add(words);
+	if (rc < 0) {
 		/* The daemon that has handed it over goes on with it, or it starts anew later. */
 		if (opts->take_over != 0) {
+			bool forced = app_successor_is_forced() && !is_own_fault(rc);
+
 			rc = add_cause(name);
-			if (!app_successor_is_forced())
+			if (!forced)
 				return rc;
 			app_log(LOG_ERR, name, "take-over: %s", vdpa_error_message());
-			return app_successor_note_anew(name, words);
+			return 0;
 		}
 		app_log(LOG_ERR, name, "restart: %s: does not go on: %s", name,
 			vdpa_error_message());
 		vdpa_restart_drop(name);
 		return 0;
 	}
-	/* Its connection does not go on, as its own line says. */
-	return opts->take_over != 0 && vdpa_restart_count() == before
-		       ? app_successor_note_anew(name, words)
-		       : 0;
+	return 0;
 }
 
 int
@@ -129,6 +139,9 @@ app_restart_leave(const struct app_options *opts)
 	if (opts->keep == NULL)
 		return;
 	n = vdpa_restart_leave();
+	/* They are the other daemon's, which says what becomes of them. */
+	if (app_successor_is_pending(opts))
+		return;
 	if (n < 0)
 		app_log(LOG_ERR, NULL, "leaves no device to the next process: %s",
 			vdpa_error_message());

@@ -15,6 +15,7 @@
 #include <vdpa_restart.h>
 
 #include "config_file.h"
+#include "log.h"
 #include "made.h"
 #include "stays.h"
 
@@ -278,6 +279,22 @@ app_stays_refuse(const struct app_stays *s, bool force)
 			  : nlost == 1 ? "is lost: "
 				       : "are lost: ",
 			  lost, nlost > 0 ? "; no configuration has what is lost" : "");
+}
+
+void
+app_stays_log(const struct app_stays *s)
+{
+	json_t *name;
+	size_t i;
+
+	json_array_foreach(s->names, i, name)
+	{
+		const char *text = json_string_value(name);
+
+		app_log(LOG_WARNING, text, "upgrade: %s: %s",
+			is_lost(s, text) ? "is lost, as no configuration has it" : "starts anew",
+			json_string_value(json_object_get(s->why, text)));
+	}
 }
 
 json_t *

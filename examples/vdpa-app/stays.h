@@ -54,6 +54,8 @@ bool app_stays_has(const struct app_stays *s, const char *name);
 int app_stays_refuse(const struct app_stays *s, bool force);
 /* Names of devices that do not go on: those that are lost, or those that start anew. */
 json_t *app_stays_list(const struct app_stays *s, bool lost);
+/* Log those that start anew, and those that are lost, each with the reason. */
+void app_stays_log(const struct app_stays *s);
 /* *result, which must be freed: an object `devices`, of all devices, with name, goes_on, and for
  * those that do not `why` and `lost`. */
 int app_stays_describe(const struct app_stays *s, json_t **result);

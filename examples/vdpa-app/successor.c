@@ -27,6 +27,7 @@
 #include "config_file.h"
 #include "handover.h"
 #include "log.h"
+#include "notify.h"
 #include "made.h"
 #include "program.h"
 #include "restart.h"
@@ -38,9 +39,10 @@
 static struct vdpa_control_listener listener = {.fd = -1};
 static bool listener_is_served;
 static json_int_t expected;
+static bool has_gone; /* the other daemon, for good */
 static bool force;
-/* Words of devices that do not go on here, by name. */
-static json_t *anew_words;
+/* Words by name: of devices that the other daemon has left, and of those that do not go on here. */
+static json_t *left_words, *anew_words;
 
 static int
 give_up(void)
@@ -56,11 +58,11 @@ app_successor_is_forced(void)
 }
 
 int
-app_successor_note_anew(const char *name, const char *words)
+app_successor_note(const char *name, const char *words)
 {
-	if (anew_words == NULL)
-		anew_words = json_object();
-	return json_object_set_new(anew_words, name, json_string(words)) < 0
+	if (left_words == NULL)
+		left_words = json_object();
+	return json_object_set_new(left_words, name, json_string(words)) < 0
 		       ? vdpa_error(ENOMEM, "out of memory")
 		       : 0;
 }
@@ -68,7 +70,7 @@ app_successor_note_anew(const char *name, const char *words)
 bool
 app_successor_starts_anew(const char *name)
 {
-	return json_object_get(anew_words, name) != NULL;
+	return json_object_get(left_words, name) != NULL && !vdpa_restart_is_taken(name);
 }
 
 const struct vdpa_control_listener *
@@ -264,17 +266,37 @@ print_anew(char names[NAMES_MAX])
 	}
 }
 
-/* Whether all devices went over, or, by force, those that did not can start anew. */
+/* Also those that have failed since they were taken over. */
+static int
+collect_anew(void)
+{
+	const char *name;
+	json_t *words;
+
+	anew_words = json_object();
+	json_object_foreach(left_words, name, words)
+	{
+		if (app_successor_starts_anew(name) && json_object_set(anew_words, name, words) < 0)
+			return vdpa_error(ENOMEM, "out of memory");
+	}
+	return anew_words != NULL ? 0 : vdpa_error(ENOMEM, "out of memory");
+}
+
+/* Whether all devices went over, or, by force, those that did not can start anew. Where none went
+ * over, it is rather this daemon that has a fault. */
 static int
 check_taken(unsigned int n)
 {
-	size_t nanew = json_object_size(anew_words);
 	char names[NAMES_MAX];
+	size_t nanew;
 
-	if (n >= expected)
+	if (collect_anew() < 0)
+		return -ENOMEM;
+	nanew = json_object_size(anew_words);
+	if (n >= expected && nanew == 0)
 		return 0;
 	print_anew(names);
-	if (!force || (json_int_t)(n + nanew) < expected)
+	if (!force || (json_int_t)(n + nanew) < expected || (n == 0 && expected > 1))
 		return vdpa_error(EPROTO,
 				  "%u of %d devices went over, and no more%s%s: lines of the log "
 				  "say why",
@@ -307,15 +329,19 @@ start_anew(void)
 	app_made_leave();
 	json_object_foreach(anew_words, name, words)
 	{
-		if (vdpa_dev_del(name) < 0)
+		int rc = vdpa_dev_del(name);
+
+		if (rc == -ENODEV)
 			vdpa_restart_drop(name);
-		if (app_restart_add(json_string_value(words)) < 0)
+		(void)app_notify_alive();
+		if ((rc < 0 && rc != -ENODEV) || app_restart_add(json_string_value(words)) < 0)
 			app_log(LOG_ERR, name, "take-over: %s: cannot start anew, and is lost: %s",
 				name, vdpa_error_message());
 	}
 	app_made_come_back();
 	json_decref(anew_words);
-	anew_words = NULL;
+	json_decref(left_words);
+	anew_words = left_words = NULL;
 }
 
 int
@@ -333,14 +359,22 @@ app_successor_commit(const struct app_options *opts)
 		rc = wait_for_go(opts->take_over);
 	if (rc < 0)
 		return give_up();
+	has_gone = true;
 	/* What it cannot keep it serves all the same, as one line has said. */
 	(void)vdpa_restart_go();
+	/* Before a client may change anything. */
+	start_anew();
 	if (vdpa_control_take_back() < 0)
 		app_log(LOG_ERR, NULL, "take-over: control socket: %s", vdpa_error_message());
 	drop_listener();
 	(void)app_handover_send(opts->take_over, json_pack("{s:s}", "step", "serving"), -1);
-	start_anew();
 	return 0;
+}
+
+bool
+app_successor_is_pending(const struct app_options *opts)
+{
+	return opts->take_over != 0 && !has_gone;
 }
 
 void

@@ -18,11 +18,14 @@ int app_successor_begin(const struct app_options *opts);
 int app_successor_commit(const struct app_options *opts);
 /* Whether devices that cannot go on here start anew, instead of going back to the other daemon. */
 bool app_successor_is_forced(void);
-/* One of the other daemon's does not go on here. Without force it is named by the error of
- * app_successor_commit(); with force it starts anew, by these words, once the other daemon cannot
- * come back to it. 0, or -ENOMEM with vdpa_error(). */
-int app_successor_note_anew(const char *name, const char *words);
+/* One that the other daemon has left, and its words. If it does not go on here, then without force
+ * it is named by the error of app_successor_commit(); with force it starts anew once the other
+ * daemon cannot come back to it. 0, or -ENOMEM with vdpa_error(). */
+int app_successor_note(const char *name, const char *words);
+/* Whether it is such a one, and does not go on until now. */
 bool app_successor_starts_anew(const char *name);
+/* Whether the other daemon has, or may have again, what this one was started to take over. */
+bool app_successor_is_pending(const struct app_options *opts);
 /* The start has failed: say why. */
 void app_successor_fail(const struct app_options *opts);
 

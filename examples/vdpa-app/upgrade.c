@@ -621,6 +621,7 @@ describe(struct upgrade *u)
 	app_log(LOG_NOTICE, NULL,
 		"upgrade: process %d, version %s, has %u device%s, which stood still for %d ms",
 		(int)u->pid, u->version, n, n == 1 ? "" : "s", gap_ms);
+	app_stays_log(&u->stays);
 	return json_pack("{s:i,s:s,s:s,s:i,s:o,s:o,s:i}", "pid", (int)u->pid, "program", u->program,
 			 "version", u->version, "devices", (int)n, "anew",
 			 app_stays_list(&u->stays, false), "lost", app_stays_list(&u->stays, true),
@@ -655,7 +656,8 @@ upgrade(struct upgrade *u, json_t **result)
 {
 	int rc;
 
-	rc = check_here(u);
+	/* What of the devices is lost the new process alone knows. */
+	rc = app_stays_look(&u->stays, options);
 	if (rc == 0)
 		rc = check_with_program(u);
 	if (rc == 0)

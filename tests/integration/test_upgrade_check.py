@@ -95,7 +95,8 @@ class Check(unittest.TestCase):
                          (1, {'goes_on': True}, {'goes_on': False, 'why': WORDS, 'lost': False}))
         self.assertTrue(said['hand']['lost'])
         refusal = app.refusal('daemon.upgrade')
-        self.assertRegex(refusal, r'^2 devices do not go on, and with --force \(force: true\) starts anew: ram \([^;]*\); is lost: hand \(')
+        self.assertRegex(refusal, r'^3 devices do not go on, and with --force \(force: true\) start anew: ram \([^;]*\), '
+                                  r'net1 \(its words have changed\); is lost: hand \(')
         answer = self.host.upgrade(devices=1, force=True)
         self.assertEqual((sorted(answer['anew']), answer['lost']), (['net1', 'ram'], ['hand']))
         self.assertEqual(sorted(self.host.app.call('dev.list')['names']), ['net0', 'net1', 'ram'])

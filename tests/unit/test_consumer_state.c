@@ -319,6 +319,8 @@ a_failure_at_the_last_stop_is_said(void **state)
 	vdpa_work_cancel(&busy);
 	assert_int_equal(vdpa_consumer_save_state(f->c, &buf, &len), -EIO);
 	assert_non_null(strstr(vdpa_error_message(), "it broke when it stopped"));
+	/* Another process loses nothing that this one would have. */
+	assert_false(vdpa_consumer_holds_state(f->c));
 	assert_int_equal(read(copy, &n, sizeof(n)), sizeof(n));
 	close(copy);
 	/* Until it starts again. */

@@ -136,6 +136,7 @@ struct vdpa_consumer {
 	bool driver_state_loaded; /* it came from elsewhere: the start is to load it */
 	bool driver_state_kept;	  /* it is a former process', and others have it, too */
 	bool driver_state_lost;	  /* it could not be taken; driver_state_error says why */
+	bool driver_state_failed; /* since the device has: there is none to keep */
 	struct vdpa_error_saved driver_state_error;
 
 	unsigned int nready;	  /* queues, at the last look before the start */

@@ -35,7 +35,7 @@ consumer_forget_driver_state(struct vdpa_consumer *c)
 	c->driver_state = NULL;
 	c->driver_state_len = 0;
 	c->driver_state_us = 0;
-	c->driver_state_lost = false;
+	c->driver_state_lost = c->driver_state_failed = false;
 	c->driver_state_taken = c->driver_state_loaded = c->driver_state_kept = false;
 }
 
@@ -48,7 +48,7 @@ consumer_lose_driver_state(struct vdpa_consumer *c)
 		return;
 	vdpa_error_save(&error);
 	consumer_forget_driver_state(c);
-	c->driver_state_taken = c->driver_state_lost = true;
+	c->driver_state_taken = c->driver_state_lost = c->driver_state_failed = true;
 	(void)consumer_check_alive(c);
 	vdpa_error_save(&c->driver_state_error);
 	vdpa_error_restore(&error);
@@ -67,6 +67,7 @@ consumer_take_driver_state(struct vdpa_consumer *c)
 	c->driver_state_taken = true;
 	begun_us = vdpa_now_us();
 	rc = consumer_check_alive(c);
+	c->driver_state_failed = rc < 0;
 	if (rc == 0)
 		rc = vdpa_device_save_driver_state(c->vdev, &c->driver_state, &c->driver_state_len);
 	c->driver_state_us = vdpa_now_us() - begun_us;
@@ -273,7 +274,7 @@ vdpa_consumer_holds_state(struct vdpa_consumer *c)
 	CONSUMER_LOCKED(c);
 
 	return !consumer_runs(c) && !c->driver_state_kept &&
-	       (c->driver_state != NULL || c->driver_state_lost);
+	       (c->driver_state != NULL || (c->driver_state_lost && !c->driver_state_failed));
 }
 
 /* On arrival. */

@@ -638,9 +638,9 @@ vdpa_vfus_record_start(struct vfu_device *dev)
 		rc = vdpa_vfus_device_go_on(dev);
 	/* The device's own job says so, too, but later. */
 	if (dev->consumer != NULL && vdpa_consumer_check_alive(dev->consumer) < 0)
-		rc = -EIO;
+		return -EIO;
 	if (rc < 0)
-		return rc;
+		return vdpa_error(EIO, "the device does not start");
 	signal_driver(dev);
 	vdpa_vfus_device_update_intx(dev);
 	return 0;

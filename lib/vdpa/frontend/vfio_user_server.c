@@ -538,6 +538,7 @@ vdpa_vfus_server_stop(struct vfu_server *s)
 	if (s->listen.fd < 0)
 		return;
 	if (is_others(s)) {
+		vdpa_restart_leaves_connection(s->listen.fd);
 		close(s->listen.fd);
 	} else {
 		vdpa_listen_unlink(&s->listen);

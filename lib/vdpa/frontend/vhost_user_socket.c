@@ -338,6 +338,7 @@ vdpa_vhu_socket_close(struct vhu_device *dev)
 	fd = sock->listen.fd;
 	sock->listen.fd = -1;
 	if (fd >= 0 && vdpa_vhu_kept_is_others(dev)) {
+		vdpa_restart_leaves_connection(fd);
 		close(fd);
 		return;
 	}

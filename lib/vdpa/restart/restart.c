@@ -666,6 +666,19 @@ vdpa_restart_waits_no_more(struct vdpa_restart_waiter *w)
 	restart_unlock();
 }
 
+bool
+vdpa_restart_is_taken(const char *device)
+{
+	const struct restart_device *d;
+	bool taken;
+
+	restart_lock();
+	d = restart_find(device);
+	taken = d != NULL && d->taken;
+	restart_unlock();
+	return taken;
+}
+
 void
 vdpa_restart_taken(const char *device)
 {

@@ -25,6 +25,7 @@
 #include "error_priv.h"
 #include "restart.h"
 #include "restart_priv.h"
+#include "stored_fd.h"
 #include "tlv.h"
 #include "vdpa_error.h"
 #include "vdpa_journal.h"
@@ -586,7 +587,8 @@ drop_connections(bool lost)
 	for (unsigned int i = 0; i < restart_state.nconnections; i++) {
 		if (lost)
 			(void)shutdown(restart_state.connections[i], SHUT_RDWR);
-		close(restart_state.connections[i]);
+		/* The last descriptor of a connection may linger as long as its peer likes. */
+		vdpa_close_stray(restart_state.connections[i]);
 	}
 	free(restart_state.connections);
 	restart_state.connections = NULL;

@@ -138,6 +138,8 @@ unsigned int vdpa_restart_format(void);
 
 /** How many devices of a former process this one goes on with. */
 unsigned int vdpa_restart_count(void);
+/** Whether this process goes on with a device of a former one. Any thread. */
+bool vdpa_restart_is_taken(const char *device);
 
 /**
  * The process that has handed its devices over does not come back to them: serve them. After

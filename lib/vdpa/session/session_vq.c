@@ -126,8 +126,11 @@ stop_for_restart(struct vdpa_device *vdev, struct vdpa_vq_config *vqs, int idx,
 static int
 reset_suspended(struct vdpa_device *vdev, struct vdpa_vq_config *vqs)
 {
-	int rc = vdpa_step_reset(vdev);
+	/* The front end has yet to be notified of a failure that was reported. */
+	int rc = vdpa_step_quiesce(vdev);
 
+	if (rc == 0)
+		vdpa_device_set_state(vdev, VDPA_STATE_IDLE);
 	for (uint16_t i = 0; rc == 0 && i < vdev->core->nvqs; i++)
 		if (vdev->core->vqs[i].placed)
 			vqs[i].state = vdev->core->vqs[i].state;
