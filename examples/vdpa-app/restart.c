@@ -103,7 +103,6 @@ take_over(const char *name, const char *words, void *arg)
 		app_log(LOG_ERR, name, "restart: %s: does not go on: %s", name,
 			vdpa_error_message());
 		vdpa_restart_drop(name);
-		return 0;
 	}
 	return 0;
 }

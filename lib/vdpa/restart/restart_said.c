@@ -74,6 +74,18 @@ vdpa_restart_look(const char *device, char *why, size_t size)
 	return fate;
 }
 
+/* Under the lock: *copy is said from now on, and becomes what was said before. */
+static void
+exchange(char **said, char **copy)
+{
+	char *old = *said;
+
+	restart_show_lock();
+	*said = *copy;
+	restart_show_unlock();
+	*copy = old;
+}
+
 void
 vdpa_restart_says(const char *device, const char *why)
 {
@@ -82,14 +94,8 @@ vdpa_restart_says(const char *device, const char *why)
 
 	restart_lock();
 	d = restart_find(device);
-	if (d != NULL && !d->given_up) {
-		char *old = d->why;
-
-		restart_show_lock();
-		d->why = copy;
-		restart_show_unlock();
-		copy = old;
-	}
+	if (d != NULL && !d->given_up)
+		exchange(&d->why, &copy);
 	restart_unlock();
 	free(copy);
 }
@@ -102,14 +108,8 @@ vdpa_restart_says_of_kill(const char *device, const char *why)
 
 	restart_lock();
 	d = restart_find(device);
-	if (d != NULL) {
-		char *old = d->kill;
-
-		restart_show_lock();
-		d->kill = copy;
-		restart_show_unlock();
-		copy = old;
-	}
+	if (d != NULL)
+		exchange(&d->kill, &copy);
 	restart_unlock();
 	free(copy);
 }
