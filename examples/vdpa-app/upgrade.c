@@ -686,6 +686,15 @@ upgrade(struct upgrade *u, json_t **result)
 	return rc;
 }
 
+/* Why an upgrade does not begin: whoever asks by a signal hears it by the log alone. */
+static int
+refuse(const struct app_upgrade *how, int rc)
+{
+	if (how->by_signal)
+		app_log(LOG_ERR, NULL, "upgrade: %s", vdpa_error_message());
+	return rc;
+}
+
 int
 app_upgrade(const struct app_upgrade *how, json_t **result)
 {
@@ -695,19 +704,19 @@ app_upgrade(const struct app_upgrade *how, json_t **result)
 
 	*result = NULL;
 	if (__atomic_load_n(&options, __ATOMIC_ACQUIRE) == NULL)
-		return vdpa_error(EBUSY, "the daemon is being started");
+		return refuse(how, vdpa_error(EBUSY, "the daemon is being started"));
 	if (how->program != NULL) {
 		rc = app_stays_check_program(how->program, path);
 		u.program = path;
 	}
 	if (rc < 0)
-		return rc;
+		return refuse(how, rc);
 	if (pthread_mutex_trylock(&upgrade_lock) != 0)
-		return vdpa_error(EBUSY, "an upgrade is at work");
+		return refuse(how, vdpa_error(EBUSY, "an upgrade is at work"));
 	if (__atomic_load_n(&stop, __ATOMIC_ACQUIRE) || app_upgrade_is_done()) {
-		rc = vdpa_error(ESHUTDOWN, "the daemon is being stopped");
+		rc = refuse(how, vdpa_error(ESHUTDOWN, "the daemon is being stopped"));
 	} else if (!app_reload_lock()) {
-		rc = vdpa_error(EBUSY, "a reload is at work");
+		rc = refuse(how, vdpa_error(EBUSY, "a reload is at work"));
 	} else {
 		rc = app_stays_init(&u.stays);
 		if (rc == 0)
@@ -727,7 +736,7 @@ app_upgrade(const struct app_upgrade *how, json_t **result)
 static void *
 run_background(void *arg)
 {
-	const struct app_upgrade how = {.timeout_s = APP_UPGRADE_S};
+	const struct app_upgrade how = {.timeout_s = APP_UPGRADE_S, .by_signal = true};
 	json_t *result;
 
 	(void)arg;

@@ -21,6 +21,7 @@ struct app_upgrade {
 	const char *program; /* NULL: the path that this daemon was started by */
 	bool force;	     /* devices that cannot go on start anew */
 	bool check;	     /* only say which devices go on */
+	bool by_signal;	     /* nobody reads the error but in the log */
 	unsigned int timeout_s;
 };
 

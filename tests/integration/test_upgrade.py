@@ -767,12 +767,15 @@ class Refusals(Case):
 
     def test_several_at_once(self):
         self.begin()
-        hangs = self.host.program('hangs', f'touch {self.host.folder}/hangs.up; exec sleep 1000')
-        thread = threading.Thread(target=self.host.app.refusal, args=('daemon.upgrade',),
-                                  kwargs={'program': hangs, 'timeout_s': 1})
+        hangs = self.host.program('hangs', f'cd {self.host.folder}; echo $$ >hangs.pid; mv hangs.pid hangs.up; exec sleep 1000')
+        thread = threading.Thread(target=self.host.app.refusal, args=('daemon.upgrade',), kwargs={'program': hangs})
         thread.start()
         harness.wait_for(lambda: os.path.exists(f'{self.host.folder}/hangs.up'), 'the program')
         self.assertIn('an upgrade is at work', self.host.app.refusal('daemon.upgrade'))
+        os.kill(self.host.app.pid, signal.SIGUSR2)
+        self.host.app.err.wait('upgrade: an upgrade is at work')
+        with open(f'{self.host.folder}/hangs.up', encoding='ascii') as f:
+            os.kill(int(f.read()), signal.SIGTERM)
         thread.join()
         self.check()
 

@@ -166,8 +166,8 @@ open_stream(int fd, bool reads, uint8_t *buf, size_t len, struct vhu_stream **ou
 	int rc;
 
 	if (!vdpa_fd_is_pipe(fd) && !vdpa_vhu_is_shm(fd)) {
-		rc = vdpa_error(EINVAL,
-				"the file descriptor is neither a pipe nor a file in memory");
+		rc = vdpa_error(EINVAL, "the file descriptor is neither a pipe nor a file in "
+					"memory (a pipe does not outlive the process)");
 		goto err_buf;
 	}
 	st = calloc(1, sizeof(*st));

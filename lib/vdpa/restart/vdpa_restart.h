@@ -14,11 +14,11 @@
  *
  * What goes on in this version: devices of sim_net and sim_blk (not its back end ram) with the
  * front end vhost-user or vfio-user, and of the driver virtio, on functions of the kernel's VFIO or
- * of a vfio-user server, with vhost-user. With `migration shadow` devices of any driver go on that
- * ends with the process: what was under way is executed again. Those of other drivers and on relays
- * go on where the end of the process is planned (vdpa_restart_leave()); where it is killed, their
- * connections end. Others are served as ever and start anew in the next process; one line of the
- * log says why.
+ * of a vfio-user server, with vhost-user. With `migration shadow` so does a device of any driver
+ * with the op can_restart: what was under way is executed again. Those of other drivers and on
+ * relays go on where the end of the process is planned (vdpa_restart_leave()); where it is killed,
+ * their connections end. Others are served as ever and start anew in the next process; one line of
+ * the log says why.
  *
  * The functions may be called from any thread, one at a time; none from inside a uvdpa callback.
  * Those that return an int return 0 or a negative errno with vdpa_error_message().
