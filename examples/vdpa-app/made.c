@@ -179,10 +179,11 @@ drop_device(struct change *ch, const struct made *made)
 {
 	uint64_t id = running_id(made->name);
 
-	if (id != made->id) {
+	if (id == 0 || id != made->id) {
 		app_log(LOG_NOTICE, made->name, "reload: %s: %s", made->name,
-			id == 0 ? "has been deleted by hand before"
-				: "has been added anew by hand: left alone");
+			id != 0		? "has been added anew by hand: left alone"
+			: made->id == 0 ? "was lost before"
+					: "has been deleted by hand before");
 		return;
 	}
 	if (!stopped(ch, made->name) && vdpa_dev_del(made->name) == 0) {

@@ -23,6 +23,7 @@
 #include <vdpa_restart.h>
 #include <vdpa_uvdpad.h>
 
+#include "clock.h"
 #include "config_methods.h"
 #include "control.h"
 #include "eal_start.h"
@@ -102,15 +103,6 @@ check_poll_lcores(const struct app_options *opts)
 	return 0;
 }
 
-static int64_t
-now_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
-
 /* Wait for one of the signals until a time, INT64_MAX: for ever. 0: none came. */
 static int
 wait_for_signal(const sigset_t *signals, int64_t until_us)
@@ -124,7 +116,7 @@ wait_for_signal(const sigset_t *signals, int64_t until_us)
 			signum = sigwaitinfo(signals, NULL);
 			continue;
 		}
-		left_us = until_us - now_us();
+		left_us = until_us - app_now_us();
 		if (left_us < 0)
 			left_us = 0;
 		wait.tv_sec = left_us / 1000000;
@@ -156,19 +148,19 @@ handle_signal(const struct app_options *opts, int signum)
 static int
 run(const struct app_options *opts, const sigset_t *signals)
 {
-	int64_t stats_us = INT64_MAX, alive_us = now_us(), period_us;
+	int64_t stats_us = INT64_MAX, alive_us = app_now_us(), period_us;
 	int signum;
 
 	if (opts->stats_s > 0)
-		stats_us = now_us() + (int64_t)opts->stats_s * 1000000;
+		stats_us = app_now_us() + (int64_t)opts->stats_s * 1000000;
 	do {
-		if (now_us() >= stats_us) {
+		if (app_now_us() >= stats_us) {
 			app_report_stats();
 			stats_us += (int64_t)opts->stats_s * 1000000;
 		}
-		if (now_us() >= alive_us) {
+		if (app_now_us() >= alive_us) {
 			period_us = app_notify_alive();
-			alive_us = period_us < 0 ? INT64_MAX : now_us() + period_us;
+			alive_us = period_us < 0 ? INT64_MAX : app_now_us() + period_us;
 		}
 		signum = wait_for_signal(signals, RTE_MIN(stats_us, alive_us));
 	} while (handle_signal(opts, signum));

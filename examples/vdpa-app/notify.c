@@ -19,6 +19,7 @@
 #include <vdpa.h>
 #include <vdpa_event.h>
 
+#include "clock.h"
 #include "log.h"
 #include "notify.h"
 
@@ -42,15 +43,6 @@ static struct {
 /* The status that was sent last. A reload, which has a thread of its own, sends one too. */
 static pthread_mutex_t status_lock = PTHREAD_MUTEX_INITIALIZER;
 static char sent_status[160];
-
-static int64_t
-now_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
 
 /* "3 devices: 1 running, 2 idle" */
 static void
@@ -86,7 +78,7 @@ void
 app_notify_reloading(void)
 {
 	/* systemd takes a READY=1 that is older for the end of the start. */
-	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRId64 "\nSTATUS=reloading", now_us());
+	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRId64 "\nSTATUS=reloading", app_now_us());
 }
 
 void
@@ -137,7 +129,7 @@ app_notify_alive(void)
 	} else if (__atomic_load_n(&alive.answered, __ATOMIC_ACQUIRE)) {
 		if (alive.reported)
 			app_log(LOG_NOTICE, NULL, "the control loop turns again, after %.1f s",
-				(double)(now_us() - alive.since_us) / 1e6);
+				(double)(app_now_us() - alive.since_us) / 1e6);
 		alive.reported = false;
 		send_alive();
 	} else {
@@ -145,11 +137,11 @@ app_notify_alive(void)
 			app_log(LOG_ERR, NULL,
 				"the control loop has not turned for %.1f s: systemd's watchdog is "
 				"not fed",
-				(double)(now_us() - alive.since_us) / 1e6);
+				(double)(app_now_us() - alive.since_us) / 1e6);
 		alive.reported = true;
 		return (int64_t)(period_us / CALLS_PER_PERIOD);
 	}
-	alive.since_us = now_us();
+	alive.since_us = app_now_us();
 	__atomic_store_n(&alive.answered, false, __ATOMIC_RELEASE);
 	alive.task.run = answer;
 	vdpa_task_post(vdpa_event_loop_control(), &alive.task);

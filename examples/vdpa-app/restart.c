@@ -15,13 +15,14 @@
 #include <vdpa_args.h>
 #include <vdpa_restart.h>
 
+#include "clock.h"
 #include "config_file.h"
 #include "log.h"
 #include "restart.h"
 #include "successor.h"
 
-#define IN_USE_MS 10000u
-#define LOOK_MS	  20u
+#define IN_USE_US 10000000
+#define LOOK_US	  20000
 
 int
 app_restart_begin(const struct app_options *opts)
@@ -37,13 +38,17 @@ app_restart_begin(const struct app_options *opts)
 int
 app_restart_add(const char *words)
 {
+	/* For all devices together: each try may wait, too, such as for a server's answer. */
+	static int64_t left_us = IN_USE_US;
 	int rc = vdpa_dev_add(words);
 
 	/* Its socket has another descriptor until the store has closed that. */
-	for (unsigned int i = 0; (rc == -EBUSY || rc == -EADDRINUSE) && i < IN_USE_MS / LOOK_MS;
-	     i++) {
-		usleep(LOOK_MS * 1000);
+	while ((rc == -EBUSY || rc == -EADDRINUSE) && left_us > 0) {
+		int64_t began_us = app_now_us();
+
+		usleep(LOOK_US);
 		rc = vdpa_dev_add(words);
+		left_us -= app_now_us() - began_us;
 	}
 	return rc;
 }

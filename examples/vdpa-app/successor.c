@@ -362,12 +362,14 @@ app_successor_commit(const struct app_options *opts)
 	has_gone = true;
 	/* What it cannot keep it serves all the same, as one line has said. */
 	(void)vdpa_restart_go();
+	/* The devices serve: the old daemon ends, and with it the sockets of those that start anew.
+	 */
+	(void)app_handover_send(opts->take_over, json_pack("{s:s}", "step", "serving"), -1);
 	/* Before a client may change anything. */
 	start_anew();
 	if (vdpa_control_take_back() < 0)
 		app_log(LOG_ERR, NULL, "take-over: control socket: %s", vdpa_error_message());
 	drop_listener();
-	(void)app_handover_send(opts->take_over, json_pack("{s:s}", "step", "serving"), -1);
 	return 0;
 }
 

@@ -35,6 +35,7 @@
 #include <vdpa_restart.h>
 #include <vdpa_uvdpad.h>
 
+#include "clock.h"
 #include "control.h"
 #include "handover.h"
 #include "log.h"
@@ -42,7 +43,6 @@
 #include "notify.h"
 #include "program.h"
 #include "reload.h"
-#include "restart.h"
 #include "stays.h"
 #include "upgrade.h"
 
@@ -59,7 +59,7 @@
 #define OPTION	      "--take-over=3"
 /* For so long a device is tried again that this process has had, and how often. */
 #define AGAIN_US      10000000
-#define AGAIN_LOOK_US 200000
+#define AGAIN_LOOK_US 50000
 
 extern char **environ;
 
@@ -105,15 +105,6 @@ struct upgrade {
 	bool has_stopped; /* those that do not go on have ended */
 	bool has_left;	  /* all others, too */
 };
-
-static int64_t
-now_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
 
 void
 app_upgrade_init(int argc, char **argv)
@@ -228,10 +219,10 @@ describe_end(int status, char *buf, size_t size)
 static pid_t
 wait_for_end(pid_t pid, int patience_ms, int *status)
 {
-	int64_t until_us = now_us() + (int64_t)patience_ms * 1000;
+	int64_t until_us = app_now_us() + (int64_t)patience_ms * 1000;
 	pid_t rc;
 
-	while ((rc = waitpid(pid, status, WNOHANG)) == 0 && now_us() < until_us)
+	while ((rc = waitpid(pid, status, WNOHANG)) == 0 && app_now_us() < until_us)
 		usleep(1000);
 	return rc;
 }
@@ -290,7 +281,7 @@ expect(struct upgrade *u, const char *step, const char *what)
 		}
 		message = app_handover_receive(u->sock, LOOK_MS, &fd);
 		if (message != NULL || errno == ETIMEDOUT) {
-			if (message == NULL && now_us() > u->deadline_us) {
+			if (message == NULL && app_now_us() > u->deadline_us) {
 				vdpa_error(ETIMEDOUT, "%s has not %s within %u s", u->program, what,
 					   u->how->timeout_s);
 				return NULL;
@@ -373,7 +364,7 @@ ask_program(struct upgrade *u)
 	json_t *checked;
 	int rc;
 
-	u->deadline_us = now_us() + (int64_t)u->how->timeout_s * 1000000;
+	u->deadline_us = app_now_us() + (int64_t)u->how->timeout_s * 1000000;
 	rc = start_program(u);
 	if (rc == 0)
 		rc = send_begin(u);
@@ -482,7 +473,7 @@ leave(struct upgrade *u)
 
 	app_made_leave();
 	vdpa_uvdpad_stop();
-	u->still_us = now_us();
+	u->still_us = app_now_us();
 	u->has_stopped = true;
 	json_array_foreach(u->stays.names, i, name)(void) vdpa_dev_del(json_string_value(name));
 	rc = vdpa_restart_leave();
@@ -518,7 +509,7 @@ hand_over(struct upgrade *u)
 	expected = leave(u);
 	if (expected < 0)
 		return expected;
-	u->deadline_us = now_us() + (int64_t)u->how->timeout_s * 1000000;
+	u->deadline_us = app_now_us() + (int64_t)u->how->timeout_s * 1000000;
 	rc = send_take(u, (unsigned int)expected);
 	if (rc == 0)
 		rc = vdpa_restart_hand_over(u->sock);
@@ -532,43 +523,56 @@ hand_over(struct upgrade *u)
 	return rc;
 }
 
+/* Whether the device is there, since it was never left or is made again. */
+static bool
+is_there(const struct upgrade *u, const struct saved *s)
+{
+	return s->is_made || (!u->has_left && !app_stays_has(&u->stays, s->name));
+}
+
 /* What another process could not take may need a moment here, too, such as a server that does not
- * answer. Others do not wait for it. */
+ * answer. Others do not wait for that longer than for one try. */
 static void
 make_again(struct upgrade *u)
 {
-	int64_t until_us = now_us() + AGAIN_US;
-	bool is_first = true, failed;
+	bool is_first = true, is_last, failed;
+	int64_t until_us = 0;
 
-	do {
+	for (;; is_first = false) {
+		is_last = !is_first && app_now_us() >= until_us;
 		failed = false;
 		for (unsigned int i = 0; i < u->nsaved; i++) {
 			struct saved *s = &u->saved[i];
 
-			if (s->is_made || (!u->has_left && !app_stays_has(&u->stays, s->name)))
+			if (is_there(u, s))
 				continue;
-			s->is_made = app_restart_add(s->words) == 0;
+			s->is_made = vdpa_dev_add(s->words) == 0;
 			failed |= !s->is_made;
-			if (!s->is_made && (is_first || now_us() >= until_us))
-				app_log(is_first ? LOG_WARNING : LOG_ERR, s->name,
+			if (!s->is_made && (is_first || is_last))
+				app_log(is_last ? LOG_ERR : LOG_WARNING, s->name,
 					"upgrade: %s: cannot be made again%s: %s", s->name,
-					is_first ? " yet" : ", and is lost", vdpa_error_message());
+					is_last ? ", and is lost" : " yet", vdpa_error_message());
 		}
-		is_first = false;
-		if (failed)
-			usleep(AGAIN_LOOK_US);
-	} while (failed && now_us() < until_us + AGAIN_LOOK_US);
+		if (!failed || is_last)
+			return;
+		if (is_first)
+			until_us = app_now_us() + AGAIN_US;
+		usleep(AGAIN_LOOK_US);
+	}
 }
 
 static void
 come_back(struct upgrade *u)
 {
-	unsigned int n;
+	unsigned int n = 0;
 
 	if (u->has_left)
 		(void)vdpa_restart_take_back();
 	make_again(u);
-	n = u->has_left ? vdpa_restart_settle() : u->nsaved;
+	if (u->has_left)
+		(void)vdpa_restart_settle();
+	for (unsigned int i = 0; i < u->nsaved; i++)
+		n += is_there(u, &u->saved[i]);
 	app_made_come_back();
 	if (u->has_control && vdpa_control_take_back() < 0)
 		app_log(LOG_ERR, NULL, "upgrade: control socket: %s", vdpa_error_message());
@@ -615,7 +619,7 @@ describe(struct upgrade *u)
 	json_decref(message);
 	if (fd >= 0)
 		close(fd);
-	gap_ms = (int)((now_us() - u->still_us + 999) / 1000);
+	gap_ms = (int)((app_now_us() - u->still_us + 999) / 1000);
 	for (unsigned int i = 0; i < u->nsaved; i++)
 		n += !app_stays_has(&u->stays, u->saved[i].name);
 	app_log(LOG_NOTICE, NULL,

@@ -220,8 +220,10 @@ static void
 end_device(struct vfu_device *dev)
 {
 	vdpa_set_drvdata(dev->vdev, NULL);
-	if (dev->server != NULL)
+	if (dev->server != NULL) {
 		vdpa_vfus_server_stop(dev->server);
+		vdpa_vfus_server_unlisten(dev->server);
+	}
 	if (dev->ext->quiesce != NULL)
 		dev->ext->quiesce(dev);
 	vdpa_vfus_device_quiesce(dev);
@@ -325,19 +327,21 @@ err_free:
 	return rc;
 }
 
-/* What the next process is to start is stopped before its client's end is served. */
+/* What comes from a client that the next process has waits for that: nothing is carried out, or
+ * answered, on a device that is being stopped. */
 static int
 vfio_user_withdraw(struct vdpa_device *vdev, bool leave)
 {
 	struct vfu_device *dev = vdpa_get_drvdata(vdev);
 
-	if (dev == NULL || !vdpa_vfus_planned_is(&dev->kept) || !vdpa_vfus_kept_leaves(&dev->kept))
+	if (dev == NULL || !vdpa_vfus_kept_leaves(&dev->kept))
 		return 0;
 	vdpa_vfus_server_stop(dev->server);
 	if (dev->ext->quiesce != NULL)
 		dev->ext->quiesce(dev);
 	vdpa_vfus_device_quiesce(dev);
-	vdpa_vfus_planned_leave(dev);
+	if (vdpa_vfus_planned_is(&dev->kept))
+		vdpa_vfus_planned_leave(dev);
 	return 0;
 }
 

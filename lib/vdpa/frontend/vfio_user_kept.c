@@ -64,10 +64,10 @@ vdpa_vfus_kept_stop(struct vfu_kept *k, const char *cause)
 		return;
 	k->on = false;
 	VDPA_LOG(WARNING, "%s: vfio-user: does not go on in the next process: %s", name, cause);
-	vdpa_restart_says(name, cause);
 	if (!vdpa_restart_holds())
 		vdpa_wire_end(&k->wire);
-	vdpa_restart_forget(name);
+	/* Nor is its function, which its driver keeps. */
+	vdpa_restart_give_up(name, cause);
 }
 
 /* The device. */

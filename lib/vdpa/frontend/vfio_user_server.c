@@ -535,6 +535,11 @@ vdpa_vfus_server_stop(struct vfu_server *s)
 	vdpa_work_cancel(&s->client_work);
 	vdpa_work_cancel(&s->delay_work);
 	vdpa_event_del(&s->client);
+}
+
+void
+vdpa_vfus_server_unlisten(struct vfu_server *s)
+{
 	if (s->listen.fd < 0)
 		return;
 	if (is_others(s)) {
@@ -563,6 +568,7 @@ vdpa_vfus_server_destroy(struct vfu_server *s)
 	if (s == NULL)
 		return;
 	vdpa_vfus_server_stop(s);
+	vdpa_vfus_server_unlisten(s);
 	vdpa_vfus_server_end(s);
 	vdpa_fd_account_destroy(s->account);
 	free(s);

@@ -99,9 +99,11 @@ struct vfu_params {
 
 /* 0, -ENOMEM, or what vdpa_listen_open() says. */
 int vdpa_vfus_server_create(const struct vfu_params *params, struct vfu_server **out);
-/* Remove the socket, and run no job any more: on return the device is not called. Not from a job of
- * the queue. */
+/* Run no job any more: on return the device is not called. Not from a job of the queue. */
 void vdpa_vfus_server_stop(struct vfu_server *s);
+/* Remove the socket, or leave it to the next process where that has the device. Behind a stop, and
+ * once it is known which. */
+void vdpa_vfus_server_unlisten(struct vfu_server *s);
 /* Hang up on the client of a server that was stopped; the device hears of it before the return. */
 void vdpa_vfus_server_end(struct vfu_server *s);
 /* Both, and free it. NULL: no-op. */

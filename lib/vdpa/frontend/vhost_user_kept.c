@@ -49,10 +49,10 @@ vdpa_vhu_kept_stop(struct vhu_device *dev, const char *why)
 	dev->kept.on = false;
 	VDPA_LOG(WARNING, "%s: vhost-user: does not go on in the next process: %s", dev->vdev->name,
 		 why);
-	vdpa_restart_says(dev->vdev->name, why);
 	if (!vdpa_restart_holds())
 		vdpa_wire_end(&dev->kept.wire);
-	vdpa_restart_forget(dev->vdev->name);
+	/* Nor is its function, which its driver keeps. */
+	vdpa_restart_give_up(dev->vdev->name, why);
 }
 
 /* The wire and the areas. */

@@ -140,8 +140,11 @@ end_keeping(struct vdpa_pci_kept *k)
 
 	k->on = false;
 	snprintf(why, sizeof(why), "%s: %s", k->pci->name, vdpa_error_message());
-	VDPA_LOG(WARNING, "%s: does not go on in the next process: %s", k->device, why);
-	vdpa_restart_give_up(k->device, why);
+	/* Where the device is given up already, its front end has said why. */
+	if (!vdpa_restart_is_given_up(k->device)) {
+		VDPA_LOG(WARNING, "%s: does not go on in the next process: %s", k->device, why);
+		vdpa_restart_give_up(k->device, why);
+	}
 	(void)k->pci->ops->keep(k->pci->handle, k->device, false);
 }
 
@@ -503,7 +506,8 @@ vdpa_pci_kept_end(struct vdpa_pci *pci)
 	}
 	/* The next process has nothing to do with it; or opens it by its files all the same, as the
 	 * kernel lets nobody else while the store has them. */
-	if (k->on && !pci->is_left_behind && vdpa_restart_leaves()) {
+	if (k->on && !pci->is_left_behind && vdpa_restart_leaves() &&
+	    !vdpa_restart_is_given_up(k->device)) {
 		pci->ops->leave(pci->handle);
 	} else if (k->on && !pci->is_left_behind) {
 		k->on = false;

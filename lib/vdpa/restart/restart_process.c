@@ -226,7 +226,8 @@ collect_former(struct names *all)
 
 	*all = (struct names){.n = 0};
 	restart_lock();
-	rc = restart_state.journal == NULL
+	/* Of what a store that has failed has, nothing can go on. */
+	rc = restart_state.journal == NULL || restart_state.failed
 		     ? 0
 		     : vdpa_journal_for_each(restart_state.journal, collect, &both);
 	for (unsigned int i = 0; rc == 0 && i < both.n; i++)
