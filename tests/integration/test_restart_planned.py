@@ -15,6 +15,7 @@ import unittest
 import harness
 import restarting
 import test_restart_vfio_user as vfio_user
+import vfio_user_client as vfu
 from numbered_guest import PROTOCOL
 from restarting import GoesOn, KeptBlock, KeptNet, ModelHost
 from upgrading import Upgrades
@@ -238,6 +239,26 @@ class Upgrade(unittest.TestCase):
             harness.wait_for(lambda: has_ended(net), 'the end of its connection')
             # Its other device had no connection.
             host.next(taken=1)
+
+    def test_a_device_behind_vfio_user_that_does_not_stop_starts_anew_alone(self):
+        host = VfioUserModelUpgrades({'dev0': DISK.replace('delay_ms 5', 'delay_ms 4000'), 'dev1': NET})
+        with host, vfio_user.KeptBlock(random.Random(SEED), True, queues=1) as disk, \
+                vfio_user.KeptNet(random.Random(SEED)) as net:
+            disk.trap = net.trap = True
+            disk.connect(host.app.socket('dev0')).start()
+            net.connect(host.app.socket('dev1')).start()
+            disk.work()
+            net.work(0.05)
+            said = host.app.err
+            answer = self.traffic(net, lambda: host.upgrade(devices=1))
+            self.assertRegex(said.text(), 'dev0: vfio-user: does not go on in the next process: .*requests under way')
+            self.assertEqual((answer['anew'], answer['lost']), (['dev0'], []))
+            harness.wait_for(lambda: has_ended(disk), 'the end of its connection')
+            with vfu.Client(host.app.socket('dev0')) as client:
+                client.region_info(0)
+            net.check_connection()
+            net.settle(20 * harness.TIMEOUT)
+            net.check()
 
 
 class Kills(unittest.TestCase):

@@ -166,8 +166,8 @@ class Messages(unittest.TestCase):
         guest.check_connection()
         guest.work()
 
-    def test_under_kills(self):
-        rng = random.Random(f'{SEED} talk')
+    def under(self, end, times):
+        rng = random.Random(f'{SEED} talk {end}')
         for packed in False, True:
             with self.subTest(packed=packed), Host({'disk0': DISK}) as host, KeptBlock(rng, packed) as guest:
                 guest.trap = packed
@@ -176,9 +176,9 @@ class Messages(unittest.TestCase):
 
                 def kill():
                     try:
-                        for _ in range(KILLS):
+                        for _ in range(times):
                             time.sleep(rng.random() * 0.1)
-                            host.crash(taken=1)
+                            getattr(host, end)(taken=1)
                     except BaseException as error:  # pylint: disable=broad-except
                         failure.append(error)
                     done.set()
@@ -196,7 +196,14 @@ class Messages(unittest.TestCase):
                 guest.settle()
                 guest.read_back()
                 guest.check()
-                harness.figure(f'seed {SEED}: {KILLS} kills in {rounds} rounds; {guest.account()}')
+                harness.figure(f'seed {SEED}: {times} times {end} in {rounds} rounds; {guest.account()}')
+
+    def test_under_kills(self):
+        self.under('crash', KILLS)
+
+    def test_under_restarts(self):
+        """A message that was begun is carried out before the devices are stopped, or by the next daemon."""
+        self.under('restart', KILLS)
 
     def test_at_each_step(self):
         """Killed before each system call of a round, so that requests are read and not carried out, carried out

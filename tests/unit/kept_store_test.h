@@ -46,6 +46,7 @@ int __wrap_vdpa_restart_write_part(const char *device, const char *part, const v
 int __wrap_vdpa_restart_read_part(const char *device, const char *part, void *buf, size_t size);
 void __wrap_vdpa_restart_remove_part(const char *device, const char *part);
 void __wrap_vdpa_restart_give_up(const char *device, const char *why);
+bool __wrap_vdpa_restart_is_given_up(const char *device);
 bool __wrap_vdpa_restart_holds(void);
 bool __wrap_vdpa_restart_when_it_goes(struct vdpa_restart_waiter *w);
 void __wrap_vdpa_restart_waits_no_more(struct vdpa_restart_waiter *w);
@@ -106,6 +107,8 @@ int
 __wrap_vdpa_restart_write_part(const char *device, const char *part, const void *record, size_t len)
 {
 	assert_string_equal(part, "function");
+	if (store.given_up)
+		return vdpa_error(ECANCELED, "given up");
 	if (store.write_err != 0)
 		return vdpa_error(store.write_err, "no room");
 	memcpy(store.record, record, len);
@@ -137,6 +140,12 @@ __wrap_vdpa_restart_give_up(const char *device, const char *why)
 	assert_non_null(strstr(why, "no room"));
 	store.given_up = true;
 	store.len = -ENOENT;
+}
+
+bool
+__wrap_vdpa_restart_is_given_up(const char *device)
+{
+	return store.given_up;
 }
 
 bool
