@@ -741,6 +741,18 @@ class Refusals(Case):
             self.assertTrue(client.ask_u64(vu.GET_FEATURES))
         self.check()
 
+    def test_a_device_that_nobody_can_make_any_more(self):
+        """Its disk has gone: the upgrade fails, and the daemon goes on with the others."""
+        self.begin(devices={**DEVICES, 'disk1': DISK.replace('disk0', 'disk1')})
+        app, path = self.host.app, f'{self.host.folder}/disk1.disk'
+        away = self.host.program('away', f'mv {path} {path}.away\nexec {harness.APP} "$@"')
+        with self.traffic():
+            self.refused('disk1: cannot open', program=away)
+        app.err.wait('upgrade: disk1: cannot be made again yet')
+        app.err.wait('upgrade: disk1: cannot be made again, and is lost')
+        app.out.wait('upgrade: this daemon goes on, with 2 devices')
+        self.check()
+
     def is_upgraded(self):
         try:
             self.host.upgrade(devices=3)
