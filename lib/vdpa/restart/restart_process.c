@@ -178,6 +178,28 @@ call_waiters(void)
 	}
 }
 
+/* Under the lock, which is released while one is forgotten: devices of which something was refused,
+ * before their waiters are called. */
+static void
+forget_refused(void)
+{
+	struct restart_device *d = TAILQ_FIRST(&restart_state.devices);
+	char name[VDPA_KEEP_NAME_MAX + 1];
+
+	while (d != NULL) {
+		if (!d->refused) {
+			d = TAILQ_NEXT(d, next);
+			continue;
+		}
+		d->refused = false;
+		snprintf(name, sizeof(name), "%s", d->name);
+		restart_unlock();
+		vdpa_restart_forget(name);
+		restart_lock();
+		d = TAILQ_FIRST(&restart_state.devices);
+	}
+}
+
 int
 vdpa_restart_go(void)
 {
@@ -185,10 +207,14 @@ vdpa_restart_go(void)
 
 	restart_lock();
 	if (restart_state.keep != NULL && restart_state.holds) {
-		rc = vdpa_keep_go(restart_state.keep);
-		if (rc < 0)
-			restart_store_failed(rc);
+		rc = restart_judge(vdpa_keep_go(restart_state.keep, restart_refused, NULL));
+		/* What may be missing in the store costs its device. */
+		if (rc < 0 && !restart_state.failed) {
+			VDPA_LOG(WARNING, "restart: %s", vdpa_error_message());
+			rc = 0;
+		}
 		__atomic_store_n(&restart_state.holds, false, __ATOMIC_RELEASE);
+		forget_refused();
 		call_waiters();
 	}
 	restart_unlock();

@@ -143,7 +143,8 @@ bool vdpa_restart_is_taken(const char *device);
 
 /**
  * The process that has handed its devices over does not come back to them: serve them. After
- * vdpa_restart_each(), before vdpa_restart_settle(). No-op after vdpa_restart_begin().
+ * vdpa_restart_each(), before vdpa_restart_settle(). No-op after vdpa_restart_begin(). A device of
+ * which the store refuses something does not go on in the next process, with a line.
  * @return 0; else nothing is kept any more, which one line has said, and the devices are served.
  */
 int vdpa_restart_go(void);
