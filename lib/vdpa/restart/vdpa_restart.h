@@ -99,7 +99,8 @@ void vdpa_restart_thaw(void);
  * asked whether it is there, and waited for some seconds at most.
  * @param why  the reason, as in the log.
  * @return 0; what fn returned; -EPIPE where nothing is kept, or the store has died; -ETIMEDOUT
- * where it does not answer, and is given up; -ENOMEM.
+ * where it does not answer, and is given up; -ENOSPC where systemd's is full: what was put last may
+ * be missing there, and a process that takes over could put nothing; -ENOMEM.
  */
 int vdpa_restart_check(int (*fn)(const char *name, const char *why, void *arg), void *arg);
 
@@ -110,8 +111,8 @@ int vdpa_restart_check(int (*fn)(const char *name, const char *why, void *arg), 
  * vdpa_restart_end(), or, where it fails or the other process ends first, calls
  * vdpa_restart_take_back().
  * @param sock  one of a pair of SOCK_SEQPACKET.
- * @return 0; -EPIPE where nothing is kept, or the other process is gone; -ENOMEM; what sendmsg(2)
- *         says.
+ * @return 0; -EPIPE where nothing is kept, or the other process is gone; -ENOSPC where systemd's
+ *         store is full; -ENOMEM; what sendmsg(2) says.
  */
 int vdpa_restart_hand_over(int sock);
 
