@@ -185,7 +185,8 @@ app_stays_look(struct app_stays *s, const struct app_options *opts)
 			"this daemon was started without --keep, so its devices end with "
 			"it: start it with --keep once, see guide-restart.md; upgrades go on "
 			"from then");
-	if (vdpa_restart_check(note_told, s) < 0) {
+	rc = vdpa_restart_check(note_told, s);
+	if (rc == -EPIPE || rc == -ETIMEDOUT) {
 		char why[512];
 
 		snprintf(why, sizeof(why), "%s", vdpa_error_message());
@@ -194,6 +195,9 @@ app_stays_look(struct app_stays *s, const struct app_options *opts)
 				  "daemon anew",
 				  why);
 	}
+	/* What passes: a store that is full, or no memory. */
+	if (rc < 0)
+		return rc;
 	names = json_array();
 	rc = names == NULL ? no_memory() : vdpa_dev_words_each(collect_name, names);
 	json_array_foreach(names, i, name)

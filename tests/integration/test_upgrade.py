@@ -7,6 +7,7 @@ connections go on, nothing is lost or done twice; and where the new one fails, t
 import contextlib
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -292,6 +293,24 @@ class Service(Case):
             self.host.crash(taken=2)
         self.check(again=True)
 
+    def test_a_full_store_refuses_it_before_devices_stand_still(self):
+        self.begin(host=UpgradesOfService)
+        systemd, pid = self.host.keeper, self.host.app.pid
+        self.check()
+        names = systemd.names()
+        systemd.max = len(names)
+        for method in ('daemon.upgrade_check', 'daemon.upgrade'):
+            self.assertRegex(self.host.app.refusal(method), r"^systemd's store is .*; raise FileDescriptorStoreMax=")
+        self.stays(pid)
+        self.assertNotIn('this daemon goes on', self.host.app.err.text())
+        # A restart has all that it needs.
+        with self.traffic():
+            self.host.crash(taken=2)
+        self.check(again=True)
+        systemd.max = None
+        with self.traffic():
+            self.host.upgrade(devices=2)
+
 
 class Versions(Case):
     """The next version's records have a part that this one does not know."""
@@ -539,6 +558,26 @@ class Failures(Case):
             guest.check_connection()
         self.no_other(pid)
         self.check()
+
+    def test_a_keeper_without_room_for_a_new_device(self):
+        self.begin()
+        # Numbers for three more descriptors; one of a new device has four.
+        keeper = self.host.keeper.process.pid
+        used = {int(fd) for fd in os.listdir(f'/proc/{keeper}/fd')}
+        limit = [fd for fd in range(1024) if fd not in used][2] + 1
+        resource.prlimit(keeper, resource.RLIMIT_NOFILE, (limit, limit))
+        with self.traffic():
+            self.host.upgrade(devices=2, program=self.host.program(
+                'more', f'exec {harness.APP} "$@" --dev "name more {NET} socket {self.host.app.dir}/more.sock"'))
+        self.assertEqual(sorted(self.host.app.call('dev.list')['names']), ['disk0', 'more', 'net0'])
+        self.host.app.err.wait('more: restart: does not go on in the next process: .*')
+        with self.host.app.control() as client:
+            for name, goes_on in (('disk0', True), ('net0', True), ('more', False)):
+                self.assertEqual(client.show(name)['restart']['goes_on'], goes_on, name)
+        self.check()
+        with self.traffic():
+            self.host.crash(taken=2)
+        self.check(again=True)
 
     def test_a_new_daemon_that_dies_behind_its_last_word(self):
         """It has said that it has all devices, and is dead before the old one lets go: nobody else would be

@@ -74,6 +74,7 @@ class Systemd:
     def __init__(self, folder):
         self.path = f'{folder}/notify'
         self.store, self.said, self.main, self.ignored = [], [], None, 0
+        self.max = None  # FileDescriptorStoreMax=
         self.lock = threading.Lock()
 
     def __enter__(self):
@@ -123,7 +124,7 @@ class Systemd:
         word = dict(line.partition('=')[::2] for line in words)
         name = word.get('FDNAME')
         if 'FDSTORE' in word:
-            if any(self.same(fds[0], fd) for _, fd in self.store):
+            if len(self.store) == self.max or any(self.same(fds[0], fd) for _, fd in self.store):
                 return fds
             self.store.append((name, fds[0]))
             return []

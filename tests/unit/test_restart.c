@@ -3,8 +3,8 @@
 
 /*
  * What a process says of its devices, at any time and before it leaves them, and that it does not
- * leave them where the store is gone; that nobody changes devices that are being left; and what
- * becomes of them where they do not go over.
+ * leave them where the store is gone; that nobody changes devices that are being left; what becomes
+ * of them where they do not go over; and of those that were handed over where the store is full.
  */
 
 #include <errno.h>
@@ -394,7 +394,91 @@ a_process_without_a_journal_goes_on(void **state)
 	assert_true(vdpa_restart_take_back() < 0);
 }
 
-#define WITH(test) cmocka_unit_test_setup_teardown(test, begin, end)
+static void
+put_one(const char *device, const char *what)
+{
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+	assert_int_equal(vdpa_restart_put(device, what, fd), 0);
+	close(fd);
+}
+
+/* A keeper with room for one more than a former process has left, the journal and net0's. */
+static int
+begin_handed(void **state)
+{
+	int socks[2];
+
+	start_keeper(3, 0);
+	assert_int_equal(vdpa_restart_begin(keeper.where), 0);
+	keep_device("net0");
+	put_one("net0", "former");
+	vdpa_restart_end();
+	vdpa_restart_forget_words("net0");
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, socks), 0);
+	assert_int_equal(vdpa_restart_begin_handed(keeper.where, socks[0]), 0);
+	close(socks[0]);
+	close(socks[1]);
+	return 0;
+}
+
+static void
+what_is_refused_at_go_costs_its_own_device(void **state)
+{
+	struct vdpa_keep *k;
+	char why[512] = "";
+
+	keep_device("net0");
+	keep_device("net1");
+	put_one("net1", "a");
+	put_one("net1", "b");
+	vdpa_restart_del("net0", "former");
+	put_one("net0", "own");
+	assert_int_equal(vdpa_restart_go(), 0);
+	assert_true(vdpa_restart_is_on());
+	shows("net0", VDPA_RESTART_GOES_ON, "");
+	assert_int_equal(vdpa_restart_look("net1", why, sizeof(why)), VDPA_RESTART_ENDS);
+	assert_non_null(strstr(why, "the keeper is full"));
+	/* Whoever keeps the rest of it hears why, and there is room again for others. */
+	assert_int_equal(vdpa_restart_write("net1", RECORD, sizeof(RECORD)), -ECANCELED);
+	put_one("net0", "more");
+	vdpa_restart_end();
+	k = open_keep();
+	assert_string_equal(left(k), "journal net0:more net0:own ");
+	vdpa_keep_close(k);
+	/* The next process. */
+	vdpa_restart_forget_words("net0");
+	vdpa_restart_forget_words("net1");
+	assert_int_equal(vdpa_restart_begin(keeper.where), 0);
+	assert_string_equal(former(), "net0: net0\n");
+}
+
+static void
+what_is_dropped_again_before_it_is_refused_costs_nothing(void **state)
+{
+	keep_device("net0");
+	keep_device("net1");
+	put_one("net1", "a");
+	put_one("net1", "b");
+	vdpa_restart_del("net1", "b");
+	assert_int_equal(vdpa_restart_go(), 0);
+	shows("net0", VDPA_RESTART_GOES_ON, "");
+	shows("net1", VDPA_RESTART_GOES_ON, "");
+}
+
+static void
+a_store_that_has_gone_at_go_is_given_up(void **state)
+{
+	keep_device("net0");
+	put_one("net0", "own");
+	stop_keeper();
+	assert_int_equal(vdpa_restart_go(), -EPIPE);
+	assert_false(vdpa_restart_is_on());
+	shows("net0", VDPA_RESTART_ENDS, "the store has failed");
+}
+
+#define WITH(test)   cmocka_unit_test_setup_teardown(test, begin, end)
+#define HANDED(test) cmocka_unit_test_setup_teardown(test, begin_handed, end)
 
 int
 main(void)
@@ -413,6 +497,9 @@ main(void)
 		WITH(a_hand_over_that_nobody_takes_gives_the_others_back),
 		WITH(connections_that_nobody_goes_on_with_end),
 		WITH(a_process_without_a_journal_goes_on),
+		HANDED(what_is_refused_at_go_costs_its_own_device),
+		HANDED(what_is_dropped_again_before_it_is_refused_costs_nothing),
+		HANDED(a_store_that_has_gone_at_go_is_given_up),
 	};
 
 	return cmocka_run_group_tests(tests, group_start, group_end);

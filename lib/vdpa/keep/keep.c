@@ -73,6 +73,12 @@ check_name(const char *name)
 				 name, VDPA_KEEP_NAME_MAX);
 }
 
+bool
+vdpa_keep_is_gone(int rc)
+{
+	return rc == -EPIPE || rc == -ETIMEDOUT;
+}
+
 int
 vdpa_keep_default_path(char *buf, size_t size)
 {
@@ -224,7 +230,7 @@ drop_held(struct vdpa_keep *k)
 static int
 judge(struct vdpa_keep *k, int rc)
 {
-	if (rc != -EPIPE && rc != -ETIMEDOUT)
+	if (!vdpa_keep_is_gone(rc))
 		return rc;
 	k->gone = true;
 	VDPA_LOG(ERR, "%s: from now on nothing outlives this process", vdpa_error_message());
@@ -338,18 +344,32 @@ vdpa_keep_barrier(struct vdpa_keep *k, int timeout_ms)
 	return rc;
 }
 
+/* With the lock held. */
+static int
+execute(struct vdpa_keep *k, const struct held *held)
+{
+	return judge(k, held->fd < 0 ? k->ops->del(k->store, held->name)
+				     : k->ops->put(k->store, held->name, held->fd));
+}
+
 int
-vdpa_keep_go(struct vdpa_keep *k)
+vdpa_keep_go(struct vdpa_keep *k, void (*refused)(const char *name, void *arg), void *arg)
 {
 	struct held *held;
 	int rc;
 
 	pthread_mutex_lock(&k->lock);
 	rc = check_store(k);
-	TAILQ_FOREACH (held, &k->held, next)
-		if (rc == 0)
-			rc = judge(k, held->fd < 0 ? k->ops->del(k->store, held->name)
-						   : k->ops->put(k->store, held->name, held->fd));
+	TAILQ_FOREACH (held, &k->held, next) {
+		if (rc < 0)
+			break;
+		rc = execute(k, held);
+		if (vdpa_keep_is_gone(rc))
+			break;
+		if (rc < 0 && held->fd >= 0)
+			refused(held->name, arg);
+		rc = 0;
+	}
 	if (rc == 0)
 		rc = judge(k, k->ops->barrier(k->store, KEEP_PATIENCE_MS));
 	k->holds = false;

@@ -21,6 +21,7 @@
 /* Characters of a name, at most; allowed are letters, digits and . _ : - */
 #define VDPA_KEEP_NAME_MAX 128
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* A process has one at most. */
@@ -46,6 +47,10 @@ struct vdpa_keep;
  *   -ETIMEDOUT, or what socket(2) and connect(2) say.
  */
 int vdpa_keep_open(const char *where, struct vdpa_keep **k);
+
+/* Whether an error of these functions says that the store is given up, with all that is in it; any
+ * other costs what was put alone. */
+bool vdpa_keep_is_gone(int rc);
 
 /* The path at which vdpa-keeper listens and vdpa_keep_open(NULL) looks: 0; -ENOENT without a
  * XDG_RUNTIME_DIR, -ENAMETOOLONG. No message. */
@@ -95,12 +100,13 @@ int vdpa_keep_barrier(struct vdpa_keep *k, int timeout_ms);
  * ended.
  *
  * Each 0, or a negative errno with a message. vdpa_keep_open_handed(): as vdpa_keep_open(); where
- * must be what the first one was given. vdpa_keep_go(): as vdpa_keep_put() and vdpa_keep_barrier();
- * what could not be put is missing.
+ * must be what the first one was given. vdpa_keep_go(): as vdpa_keep_barrier(); for each name of
+ * which the store has refused what was put it calls refused(), which calls none of these functions,
+ * with the reason in vdpa_error_message(). What was not refused is done.
  */
 int vdpa_keep_hand_over(struct vdpa_keep *k, int sock);
 int vdpa_keep_open_handed(const char *where, int sock, struct vdpa_keep **k);
-int vdpa_keep_go(struct vdpa_keep *k);
+int vdpa_keep_go(struct vdpa_keep *k, void (*refused)(const char *name, void *arg), void *arg);
 /* former is still to be closed. */
 int vdpa_keep_reopen(struct vdpa_keep *former, struct vdpa_keep **k);
 

@@ -118,6 +118,13 @@ restart_store_failed(int rc)
 	return rc;
 }
 
+/* What one device has too much of costs that device. */
+int
+restart_judge(int rc)
+{
+	return vdpa_keep_is_gone(rc) ? restart_store_failed(rc) : rc;
+}
+
 static void
 full_name(char buf[VDPA_KEEP_NAME_MAX + 1], const char *device, const char *what)
 {
@@ -170,6 +177,24 @@ note_del(struct restart_device *d, const char *what)
 
 	if (i < d->nput)
 		memmove(d->put[i], d->put[--d->nput], sizeof(d->put[0]));
+}
+
+void
+restart_refused(const char *name, void *arg)
+{
+	struct restart_device *d;
+
+	(void)arg;
+	TAILQ_FOREACH (d, &restart_state.devices, next) {
+		const char *what = restart_what_of(name, d->name);
+
+		if (what == NULL || d->given_up || find_put(d, what) == d->nput)
+			continue;
+		VDPA_LOG(WARNING, "%s: restart: does not go on in the next process: %s", d->name,
+			 vdpa_error_message());
+		restart_give_up(d, vdpa_error_message());
+		d->refused = true;
+	}
 }
 
 static void
@@ -428,12 +453,8 @@ vdpa_restart_put(const char *device, const char *what, int fd)
 	rc = check_kept(d, device);
 	if (rc == 0)
 		rc = note_put(d, what);
-	if (rc == 0) {
-		rc = vdpa_keep_put(restart_state.keep, name, fd);
-		/* What one device has too much of costs that device. */
-		if (rc == -EPIPE || rc == -ETIMEDOUT)
-			restart_store_failed(rc);
-	}
+	if (rc == 0)
+		rc = restart_judge(vdpa_keep_put(restart_state.keep, name, fd));
 	restart_unlock();
 	return rc;
 }
@@ -451,12 +472,8 @@ vdpa_restart_del(const char *device, const char *what)
 	d = restart_find(device);
 	if (d != NULL)
 		note_del(d, what);
-	if (restart_state.keep != NULL && !restart_state.failed) {
-		int rc = vdpa_keep_del(restart_state.keep, name);
-
-		if (rc == -EPIPE || rc == -ETIMEDOUT)
-			restart_store_failed(rc);
-	}
+	if (restart_state.keep != NULL && !restart_state.failed)
+		(void)restart_judge(vdpa_keep_del(restart_state.keep, name));
 	restart_unlock();
 }
 

@@ -33,6 +33,7 @@ struct restart_device {
 	bool by_itself;
 	bool taken;	 /* it is a former process', and counted */
 	bool given_up;	 /* nothing of it is kept any more, for its life */
+	bool refused;	 /* it was given up by vdpa_restart_go(), and is still to be forgotten */
 	bool unreadable; /* what vdpa_restart_check() has found of its record */
 	char *why;	 /* it, or its connection, does not go on; NULL: nobody has said so */
 	char *kill;	 /* the same, where the process is killed */
@@ -93,6 +94,8 @@ void restart_show_unlock(void);
 void restart_set_written(struct restart_device *d, bool written);
 /* Under either lock. Why a device does not go on in the next process; NULL: it does. */
 const char *restart_why_not(const struct restart_device *d);
+/* Under the lock: vdpa_restart_give_up() but for dropping what is kept of the device. */
+void restart_give_up(struct restart_device *d, const char *why);
 
 /* Under the lock, all that follow. */
 
@@ -103,6 +106,10 @@ int restart_not_kept(void);
 /* rc. The store does not keep any more, so what the journal says of it is worth nothing: said once.
  */
 int restart_store_failed(int rc);
+/* rc, as the store has answered: where it is gone, that is restart_store_failed(). */
+int restart_judge(int rc);
+/* For vdpa_keep_go(): a device of which something is refused that it still wants is given up. */
+void restart_refused(const char *name, void *arg);
 /* The part of a store's name behind the device's; NULL: it is of another one. */
 const char *restart_what_of(const char *name, const char *device);
 /* A record that is in the journal: its words, and where what follows begins. All of it lies in the

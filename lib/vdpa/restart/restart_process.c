@@ -40,6 +40,14 @@
 #define UNREADABLE  "its record in the journal cannot be read"
 
 /* Under the lock. */
+static void
+close_journal(void)
+{
+	vdpa_journal_close(restart_state.journal);
+	restart_state.journal = NULL;
+}
+
+/* Under the lock. */
 static int
 create_journal(void)
 {
@@ -49,12 +57,8 @@ create_journal(void)
 		return rc;
 	rc = vdpa_keep_put(restart_state.keep, RESTART_JOURNAL,
 			   vdpa_journal_fd(restart_state.journal));
-	if (rc == 0)
-		rc = vdpa_keep_barrier(restart_state.keep, 0);
-	if (rc < 0) {
-		vdpa_journal_close(restart_state.journal);
-		restart_state.journal = NULL;
-	}
+	if (rc < 0)
+		close_journal();
 	return rc;
 }
 
@@ -90,7 +94,13 @@ open_journal(void)
 	restart_fence_strays(NULL);
 	restart_lock();
 	restart_prune_store(&all);
-	return create_journal();
+	rc = create_journal();
+	/* A store that has room for nothing else keeps no device. */
+	if (rc == 0)
+		rc = vdpa_keep_barrier(restart_state.keep, 0);
+	if (rc < 0)
+		close_journal();
+	return rc;
 }
 
 static int
@@ -178,6 +188,28 @@ call_waiters(void)
 	}
 }
 
+/* Under the lock, which is released while one is forgotten: devices of which something was refused,
+ * before their waiters are called. */
+static void
+forget_refused(void)
+{
+	struct restart_device *d = TAILQ_FIRST(&restart_state.devices);
+	char name[VDPA_KEEP_NAME_MAX + 1];
+
+	while (d != NULL) {
+		if (!d->refused) {
+			d = TAILQ_NEXT(d, next);
+			continue;
+		}
+		d->refused = false;
+		snprintf(name, sizeof(name), "%s", d->name);
+		restart_unlock();
+		vdpa_restart_forget(name);
+		restart_lock();
+		d = TAILQ_FIRST(&restart_state.devices);
+	}
+}
+
 int
 vdpa_restart_go(void)
 {
@@ -185,10 +217,14 @@ vdpa_restart_go(void)
 
 	restart_lock();
 	if (restart_state.keep != NULL && restart_state.holds) {
-		rc = vdpa_keep_go(restart_state.keep);
-		if (rc < 0)
-			restart_store_failed(rc);
+		rc = restart_judge(vdpa_keep_go(restart_state.keep, restart_refused, NULL));
+		/* What may be missing in the store costs its device. */
+		if (rc < 0 && !restart_state.failed) {
+			VDPA_LOG(WARNING, "restart: %s", vdpa_error_message());
+			rc = 0;
+		}
 		__atomic_store_n(&restart_state.holds, false, __ATOMIC_RELEASE);
+		forget_refused();
 		call_waiters();
 	}
 	restart_unlock();
@@ -322,16 +358,14 @@ vdpa_restart_settle(void)
 	return taken;
 }
 
-/* Under the lock. Whether the store is there: one that has died is noticed when it is asked. */
+/* Under the lock. Whether the store is there, as one that has died is noticed when it is asked, and
+ * has room. */
 static int
 ask_store(void)
 {
-	int rc;
-
 	if (restart_state.keep == NULL || restart_state.failed)
 		return restart_not_kept();
-	rc = vdpa_keep_barrier(restart_state.keep, 0);
-	return rc == -EPIPE || rc == -ETIMEDOUT ? restart_store_failed(rc) : 0;
+	return restart_judge(vdpa_keep_barrier(restart_state.keep, 0));
 }
 
 int
@@ -343,8 +377,9 @@ vdpa_restart_leave(void)
 
 	restart_lock();
 	rc = ask_store();
-	/* What the other process has is left to it in any case. */
-	if (rc == 0 || restart_state.holds) {
+	/* One that is full has what the next process needs. What the other process has is left to
+	 * it in any case. */
+	if (!vdpa_keep_is_gone(rc) || restart_state.holds) {
 		__atomic_store_n(&restart_state.leaves, true, __ATOMIC_RELEASE);
 		TAILQ_FOREACH (d, &restart_state.devices, next)
 			n += d->written;
@@ -628,7 +663,12 @@ reopen(void)
 	restart_state.keep = keep;
 	restart_show_unlock();
 	restart_state.journal = NULL;
-	rc = create_journal();
+	/* One that is full has no room for two journals, and does not say what it has dropped. */
+	rc = vdpa_keep_del(keep, RESTART_JOURNAL);
+	if (rc == 0)
+		rc = vdpa_keep_barrier(keep, 0);
+	if (rc == 0)
+		rc = create_journal();
 	for (unsigned int i = 0; rc == 0 && i < restart_state.ncopies; i++) {
 		const struct restart_copy *c = &restart_state.copies[i];
 

@@ -86,18 +86,27 @@ exchange(char **said, char **copy)
 	*copy = old;
 }
 
+/* Under the lock. */
+static void
+say(struct restart_device *d, const char *why)
+{
+	char *copy = why != NULL ? strdup(why) : NULL;
+
+	if (!d->given_up)
+		exchange(&d->why, &copy);
+	free(copy);
+}
+
 void
 vdpa_restart_says(const char *device, const char *why)
 {
-	char *copy = why != NULL ? strdup(why) : NULL;
 	struct restart_device *d;
 
 	restart_lock();
 	d = restart_find(device);
-	if (d != NULL && !d->given_up)
-		exchange(&d->why, &copy);
+	if (d != NULL)
+		say(d, why);
 	restart_unlock();
-	free(copy);
 }
 
 void
@@ -115,15 +124,21 @@ vdpa_restart_says_of_kill(const char *device, const char *why)
 }
 
 void
+restart_give_up(struct restart_device *d, const char *why)
+{
+	say(d, why);
+	d->given_up = true;
+}
+
+void
 vdpa_restart_give_up(const char *device, const char *why)
 {
 	struct restart_device *d;
 
-	vdpa_restart_says(device, why);
 	restart_lock();
 	d = restart_find(device);
 	if (d != NULL)
-		d->given_up = true;
+		restart_give_up(d, why);
 	restart_unlock();
 	vdpa_restart_forget(device);
 }

@@ -99,7 +99,8 @@ void vdpa_restart_thaw(void);
  * asked whether it is there, and waited for some seconds at most.
  * @param why  the reason, as in the log.
  * @return 0; what fn returned; -EPIPE where nothing is kept, or the store has died; -ETIMEDOUT
- * where it does not answer, and is given up; -ENOMEM.
+ * where it does not answer, and is given up; -ENOSPC where systemd's is full: what was put last may
+ * be missing there, and a process that takes over could put nothing; -ENOMEM.
  */
 int vdpa_restart_check(int (*fn)(const char *name, const char *why, void *arg), void *arg);
 
@@ -110,8 +111,8 @@ int vdpa_restart_check(int (*fn)(const char *name, const char *why, void *arg), 
  * vdpa_restart_end(), or, where it fails or the other process ends first, calls
  * vdpa_restart_take_back().
  * @param sock  one of a pair of SOCK_SEQPACKET.
- * @return 0; -EPIPE where nothing is kept, or the other process is gone; -ENOMEM; what sendmsg(2)
- *         says.
+ * @return 0; -EPIPE where nothing is kept, or the other process is gone; -ENOSPC where systemd's
+ *         store is full; -ENOMEM; what sendmsg(2) says.
  */
 int vdpa_restart_hand_over(int sock);
 
@@ -143,7 +144,8 @@ bool vdpa_restart_is_taken(const char *device);
 
 /**
  * The process that has handed its devices over does not come back to them: serve them. After
- * vdpa_restart_each(), before vdpa_restart_settle(). No-op after vdpa_restart_begin().
+ * vdpa_restart_each(), before vdpa_restart_settle(). No-op after vdpa_restart_begin(). A device of
+ * which the store refuses something does not go on in the next process, with a line.
  * @return 0; else nothing is kept any more, which one line has said, and the devices are served.
  */
 int vdpa_restart_go(void);
