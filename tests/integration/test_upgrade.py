@@ -785,8 +785,7 @@ class Refusals(Case):
         self.begin(devices={**DEVICES, 'disk1': DISK.replace('disk0', 'disk1')})
         app, path = self.host.app, f'{self.host.folder}/disk1.disk'
         away = self.host.program('away', f'mv {path} {path}.away\nexec {harness.APP} "$@"')
-        with self.traffic():
-            self.refused('disk1: cannot open', program=away)
+        self.refused('disk1: cannot open', program=away)
         app.err.wait('upgrade: disk1: cannot be made again yet')
         app.err.wait('upgrade: disk1: cannot be made again, and is lost')
         app.out.wait('upgrade: this daemon goes on, with 2 devices')
