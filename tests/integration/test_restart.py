@@ -19,7 +19,7 @@ import unittest
 
 import harness
 import vhost_user_client as vu
-from restarting import Host, KeptBlock, KeptNet, begin_move
+from restarting import Host, KeptBlock, KeptNet, begin_move, same_file
 
 KILLS = harness.count(6, 100)
 RESTARTS = harness.count(3, 5)
@@ -314,6 +314,31 @@ class Words(unittest.TestCase):
             host.next(taken=2)
             self.assertTrue(client.ask_u64(vu.GET_FEATURES))
             client.close()
+
+    def test_the_folder_of_a_socket_stays_and_goes_with_its_last_device(self):
+        """Whoever has mounted it sees a front end's socket in it at any time."""
+        for client in '', 'client ':
+            for ends in ('restart', 'restart'), ('crash', 'restart'):
+                with self.subTest(client=client, ends=ends), Host({'net0': self.NET}) as host:
+                    folder = f'{host.app.dir}/pod'
+                    for name in 'pod0', 'pod1':
+                        host.app.add(f'name {name} {self.NET} {client}folder 0700 socket {folder}/{name}.sock')
+                    for end in ends:
+                        with same_file(folder):
+                            getattr(host, end)(taken=3)
+                    host.app.delete('pod0')
+                    self.assertTrue(os.path.exists(folder))
+                    host.app.delete('pod1')
+                    self.assertFalse(os.path.exists(folder))
+
+    def test_a_folder_that_was_there_stays(self):
+        with Host({'net0': self.NET}) as host:
+            folder = f'{host.folder}/pod'
+            os.mkdir(folder, 0o700)
+            host.app.add(f'name pod0 {self.NET} client folder 0700 socket {folder}/pod0.sock')
+            host.restart(taken=2)
+            host.app.delete('pod0')
+            self.assertTrue(os.path.exists(folder))
 
     def test_descriptors_do_not_pile_up(self):
         with Host({'net0': self.NET}) as host:

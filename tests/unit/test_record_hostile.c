@@ -19,12 +19,14 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
 #include "mutate.h"
 #include "restart.h"
 #include "test_util.h"
+#include "tlv.h"
 #include "vdpa_error.h"
 #include "vhost_user_test.h"
 
@@ -350,6 +352,62 @@ read_record(struct fixture *f)
 	return r;
 }
 
+/* The types of the record's parts, each as a bit, of which the reader must know those. */
+static uint64_t
+critical_parts(uint64_t *types)
+{
+	struct vdpa_tlv_reader reader = {
+		.data = store.record, .left = store.len, .what = "the record"};
+	uint64_t critical = 0;
+	struct vdpa_tlv tlv;
+
+	*types = 0;
+	while (vdpa_tlv_next(&reader, &tlv) == 1) {
+		assert_in_range(tlv.type, 0, 63);
+		*types |= RTE_BIT64(tlv.type);
+		if ((tlv.flags & VDPA_TLV_CRITICAL) != 0)
+			critical |= RTE_BIT64(tlv.type);
+	}
+	return critical;
+}
+
+/* The next process removes the folder that this one has made. One of a version that does not know
+ * of that leaves it, and goes on with the device. */
+static void
+that_the_folder_was_made_is_known_and_need_not_be(void **state)
+{
+	char dir[] = "/tmp/uvdpa-test.XXXXXX", path[64], folder[32];
+	uint64_t types[2], critical[2];
+	struct fixture *f = *state;
+	struct vhu_record *r;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(folder, sizeof(folder), "%s/f", dir);
+	snprintf(path, sizeof(path), "%s/s", folder);
+	f->dev.path = path;
+	f->dev.group = (gid_t)-1;
+	f->dev.files = (struct vhu_files){.with_folder = true, .folder_mode = 0700};
+	for (unsigned int was_made = 0; was_made < 2; was_made++) {
+		/* One that is there is somebody else's, unless a former process has made it. */
+		assert_int_equal(mkdir(folder, 0700), 0);
+		f->dev.files.folder_was_made = was_made;
+		assert_int_equal(vdpa_vhu_folder_make(&f->dev), 0);
+		write_record(f);
+		r = read_record(f);
+		assert_int_equal(r->folder_made, was_made);
+		free(r);
+		critical[was_made] = critical_parts(&types[was_made]);
+		vdpa_vhu_folder_remove(&f->dev);
+		assert_int_equal(rmdir(folder), was_made ? -1 : 0);
+	}
+	assert_int_equal(types[0] & ~types[1], 0);
+	assert_int_equal(__builtin_popcountll(types[1] & ~types[0]), 1);
+	assert_int_equal(critical[0], critical[1]);
+	assert_int_equal(rmdir(dir), 0);
+	f->dev.files = (struct vhu_files){0};
+	write_record(f);
+}
+
 /* A ring that the device did not take has its kick eventfd in the record, for the next one. */
 static void
 a_refused_ring_leaves_no_descriptor_open(void **state)
@@ -578,6 +636,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_was_written_goes_on),
+		cmocka_unit_test(that_the_folder_was_made_is_known_and_need_not_be),
 		cmocka_unit_test(a_refused_ring_leaves_no_descriptor_open),
 		cmocka_unit_test(what_does_not_hold_of_a_stopped_ring_is_left_out),
 		cmocka_unit_test(a_device_that_does_not_start_does_not_go_on),
