@@ -30,6 +30,9 @@
 #include "vdpa_error.h"
 #include "vhost_user_test.h"
 
+#define LOAD(field)	__atomic_load_n(&(field), __ATOMIC_SEQ_CST)
+#define STORE(field, v) __atomic_store_n(&(field), v, __ATOMIC_SEQ_CST)
+
 #define REGIONS	 2
 #define LOG_SIZE 0x4000u
 #define AREA	 0x1000u
@@ -54,14 +57,35 @@ static struct {
 	size_t len;
 	bool swapped; /* descriptors are found under each other's names */
 	bool holds;   /* another process may have all of it back */
+	bool full;    /* nothing more is put there */
+	bool forgot;  /* the record; atomic */
 } store;
+
+/* What another thread does than the test's. */
+static struct {
+	pthread_t others;
+	bool look;   /* at the device, atomic */
+	bool passed; /* atomic */
+	struct vdpa_work work;
+} job;
+
+static bool
+is_in_job(void)
+{
+	return job.work.run != NULL && !pthread_equal(pthread_self(), job.others);
+}
 
 int __wrap_vdpa_restart_take(const char *device, const char *what);
 int __wrap_vdpa_restart_read(const char *device, void *buf, size_t size);
 int __wrap_vdpa_restart_write(const char *device, const void *record, size_t len);
 void __wrap_vdpa_restart_del(const char *device, const char *what);
 int __wrap_vdpa_restart_put(const char *device, const char *what, int fd);
+void __wrap_vdpa_restart_forget(const char *device);
 bool __wrap_vdpa_restart_holds(void);
+bool __real_vdpa_consumer_has_features(struct vdpa_consumer *c, uint64_t *features);
+bool __wrap_vdpa_consumer_has_features(struct vdpa_consumer *c, uint64_t *features);
+bool __real_vdpa_consumer_has_requests(struct vdpa_consumer *c);
+bool __wrap_vdpa_consumer_has_requests(struct vdpa_consumer *c);
 
 int
 __wrap_vdpa_restart_take(const char *device, const char *what)
@@ -90,6 +114,8 @@ __wrap_vdpa_restart_write(const char *device, const void *record, size_t len)
 {
 	(void)device;
 	assert_in_range(len, 0, sizeof(store.record));
+	for (unsigned int i = 0; is_in_job() && !LOAD(store.forgot) && i < 30000; i++)
+		usleep(1000);
 	memcpy(store.record, record, len);
 	store.len = len;
 	return 0;
@@ -108,7 +134,30 @@ __wrap_vdpa_restart_put(const char *device, const char *what, int fd)
 	(void)device;
 	(void)fd;
 	assert_string_equal(what, VHU_KEPT_CONNECTION);
-	return 0;
+	return store.full ? vdpa_error(ENOSPC, "the store is full") : 0;
+}
+
+void
+__wrap_vdpa_restart_forget(const char *device)
+{
+	(void)device;
+	store.len = 0;
+	STORE(store.forgot, true);
+}
+
+bool
+__wrap_vdpa_consumer_has_features(struct vdpa_consumer *c, uint64_t *features)
+{
+	if (is_in_job())
+		STORE(job.look, true);
+	return __real_vdpa_consumer_has_features(c, features);
+}
+
+/* A queue that has stopped has requests under way. */
+bool
+__wrap_vdpa_consumer_has_requests(struct vdpa_consumer *c)
+{
+	return is_in_job() || __real_vdpa_consumer_has_requests(c);
 }
 
 bool
@@ -536,6 +585,55 @@ what_was_stopped_starts_once_nobody_has_it_back(void **state)
 	free(r);
 }
 
+static void
+pass(struct vdpa_work *work)
+{
+	(void)work;
+	STORE(job.passed, true);
+}
+
+/* While the device is being stopped, a queue changes its path, and what the front end is to hear of
+ * that is looked at, if it is. */
+static void
+change_path(void *arg)
+{
+	struct fixture *f = arg;
+
+	vdpa_vhu_doorbell_changed(&f->dev, 0);
+	vdpa_work_post(vdpa_get_work_queue(f->dev.vdev), &job.work);
+	EVENTUALLY(LOAD(job.look) || LOAD(job.passed));
+}
+
+/* Nobody writes its record behind that. */
+static void
+what_could_not_be_left_is_not(void **state)
+{
+	struct fixture *f = *state;
+
+	snprintf(f->dev.kept.planned.crash, sizeof(f->dev.kept.planned.crash), "a kill ends it");
+	if (go_on(f) < 0)
+		fail_msg("%s", vdpa_error_message());
+	assert_int_equal(vdpa_vhu_record_write(&f->dev, NULL, 0), 0);
+	f->dev.conn.fd = -1;
+	f->dev.conn.session = f->s;
+	f->fake->on_reset = change_path;
+	f->fake->on_reset_arg = f;
+	store.full = true;
+	job.others = pthread_self();
+	job.work.run = pass;
+	vdpa_vhu_conn_leave(&f->dev);
+	vdpa_work_cancel(&f->s->doorbell_work);
+	vdpa_work_cancel(&job.work);
+	assert_true(LOAD(job.look) || LOAD(job.passed));
+	assert_false(f->dev.kept.on);
+	assert_true(LOAD(store.forgot));
+	/* No record is there. */
+	assert_int_equal(store.len, 0);
+	job.work.run = NULL;
+	f->fake->on_reset = NULL;
+	close_session(f);
+}
+
 static struct {
 	pthread_t caller;
 	sem_t returned;
@@ -641,8 +739,9 @@ main(void)
 		cmocka_unit_test(what_does_not_hold_of_a_stopped_ring_is_left_out),
 		cmocka_unit_test(a_device_that_does_not_start_does_not_go_on),
 		cmocka_unit_test(what_others_wrote_is_refused_or_goes_on),
-		/* Leaves another record. */
+		/* Leave another record, and none. */
 		cmocka_unit_test(what_was_stopped_starts_once_nobody_has_it_back),
+		cmocka_unit_test(what_could_not_be_left_is_not),
 	};
 
 	return cmocka_run_group_tests(tests, setup_record, teardown_record);
