@@ -16,7 +16,7 @@ import unittest
 
 import harness
 import vhost_user_client as vu
-from restarting import KeptBlock, KeptNet, begin_move, same_file
+from restarting import KeptBlock, KeptNet, begin_move
 from upgrading import Upgrades, UpgradesOfService
 
 UPGRADES = harness.count(2, 50)  # on rings of either kind
@@ -721,22 +721,6 @@ class Refusals(Case):
         self.host.upgrade(devices=3)
         self.check()
 
-    def test_the_folder_of_a_socket_stays_and_goes_with_its_device(self):
-        """No front end has made its socket in it yet."""
-        self.begin(devices={**DEVICES, 'net1': NET})
-        folder = f'{self.host.app.dir}/pod'
-        self.host.app.add(f'name pod0 {NET} client folder 0700 socket {folder}/pod0.sock')
-        with vu.Client(self.host.app.socket('net1')) as client, same_file(folder):
-            self.cut_memory(client)
-            pid = self.host.app.pid
-            self.assertRegex(self.host.app.refusal('daemon.upgrade'), '3 of 4 devices went over, and no more, not net1:')
-            self.assertEqual(self.host.app.pid, pid)
-        with same_file(folder):
-            harness.wait_for(lambda: self.is_upgraded(4), 'the end of the connection')
-        self.host.app.delete('pod0')
-        self.assertFalse(os.path.exists(folder))
-        self.check()
-
     def test_a_device_that_the_new_daemon_cannot_make(self):
         """Its disk has gone; with --force it starts anew where it can, and costs no other device anything."""
         self.begin(devices={**DEVICES, 'disk1': DISK.replace('disk0', 'disk1')})
@@ -757,9 +741,9 @@ class Refusals(Case):
             self.assertTrue(client.ask_u64(vu.GET_FEATURES))
         self.check()
 
-    def is_upgraded(self, devices=3):
+    def is_upgraded(self):
         try:
-            self.host.upgrade(devices=devices)
+            self.host.upgrade(devices=3)
         except harness.ControlError:
             return False
         return True
