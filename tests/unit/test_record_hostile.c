@@ -449,6 +449,13 @@ that_the_folder_was_made_is_known_and_need_not_be(void **state)
 		vdpa_vhu_folder_remove(&f->dev);
 		assert_int_equal(rmdir(folder), was_made ? -1 : 0);
 	}
+	/* A process that lives may go on with the device, in the same folder. */
+	store.holds = true;
+	assert_int_equal(mkdir(folder, 0700), 0);
+	assert_int_equal(vdpa_vhu_folder_make(&f->dev), 0);
+	vdpa_vhu_folder_remove(&f->dev);
+	assert_int_equal(rmdir(folder), 0);
+	store.holds = false;
 	assert_int_equal(types[0] & ~types[1], 0);
 	assert_int_equal(__builtin_popcountll(types[1] & ~types[0]), 1);
 	assert_int_equal(critical[0], critical[1]);
