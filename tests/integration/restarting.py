@@ -201,6 +201,17 @@ def patient(path):
     return vu.Client(path, timeout=20 * harness.TIMEOUT)
 
 
+@contextlib.contextmanager
+def same_file(path):
+    """What is at a path stays there; its number is nobody else's as long as it is open."""
+    fd = os.open(path, os.O_PATH)
+    try:
+        yield
+        assert os.path.samestat(os.stat(path), os.fstat(fd)), f'{path}: another one is there'
+    finally:
+        os.close(fd)
+
+
 def begin_move(client):
     """It loads a device's state, which is not there yet: its connection ends with the process."""
     reader, writer = os.pipe()

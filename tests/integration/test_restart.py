@@ -19,7 +19,8 @@ import unittest
 
 import harness
 import vhost_user_client as vu
-from restarting import Host, KeptBlock, KeptNet, begin_move
+from restarting import Host, KeptBlock, KeptNet, begin_move, same_file
+from upgrading import Upgrades
 
 KILLS = harness.count(6, 100)
 RESTARTS = harness.count(3, 5)
@@ -331,6 +332,54 @@ class Words(unittest.TestCase):
                 # The keeper's own come and go, and it closes by and by; each of these rounds has brought a dozen.
                 harness.wait_for(lambda: len(os.listdir(path)) <= first + 2, 'the keeper to have no more than at first')
             self.stays(guest)
+
+
+class Folders(unittest.TestCase):
+    """Of sockets (the word folder). Whoever has one mounted sees a front end's socket in it at any time."""
+
+    def add(self, host, name, folder, client):
+        host.app.add(f'name {name} {Words.NET} {client}folder 0700 socket {folder}/{name}.sock')
+
+    def goes_with_its_devices(self, host, folder, *names):
+        for name in names:
+            self.assertTrue(os.path.exists(folder))
+            host.app.delete(name)
+        self.assertFalse(os.path.exists(folder))
+
+    def test_stays_over_restarts_and_goes_with_its_last_device(self):
+        for client in '', 'client ':
+            with self.subTest(client=client), Host({'net0': Words.NET}) as host:
+                folder = f'{host.app.dir}/pod'
+                for name in 'pod0', 'pod1':
+                    self.add(host, name, folder, client)
+                for end in host.crash, host.restart:
+                    with same_file(folder):
+                        end(taken=3)
+                self.goes_with_its_devices(host, folder, 'pod0', 'pod1')
+
+    def test_stays_where_it_was_there_before(self):
+        with Host({'net0': Words.NET}) as host:
+            folder = f'{host.folder}/pod'
+            os.mkdir(folder, 0o700)
+            self.add(host, 'pod0', folder, 'client ')
+            host.restart(taken=2)
+            host.app.delete('pod0')
+            self.assertTrue(os.path.exists(folder))
+
+    def test_stays_over_upgrades_that_fail_and_others(self):
+        with Upgrades({'net0': Words.NET}) as host, contextlib.closing(vu.Memory()) as memory:
+            folder = f'{host.app.dir}/pod'
+            self.add(host, 'pod0', folder, 'client ')
+            with vu.Client(host.app.socket('net0')) as client, same_file(folder):
+                client.negotiate(vu.F_VERSION_1)
+                self.assertEqual(client.set_memory(memory), 0)
+                # No other process maps it.
+                os.ftruncate(memory.fd, 4096)
+                self.assertRegex(host.app.refusal('daemon.upgrade'), '1 of 2 devices went over, and no more, not net0:')
+            host.app.delete('net0')
+            with same_file(folder):
+                host.upgrade(devices=1)
+            self.goes_with_its_devices(host, folder, 'pod0')
 
 
 load_tests = harness.load_tests

@@ -9,7 +9,6 @@
 #ifndef KEEPER_TEST_H
 #define KEEPER_TEST_H
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -27,6 +26,7 @@
 #include "keeper_proto.h"
 #include "listen.h"
 #include "serve.h"
+#include "test_util.h"
 #include "vdpa_error.h"
 #include "vdpa_foreign_fd.h"
 #include "vdpa_keep.h"
@@ -178,19 +178,6 @@ left(struct vdpa_keep *k)
 	list[0] = '\0';
 	assert_int_equal(vdpa_keep_for_each(k, join, list), 0);
 	return list;
-}
-
-static inline unsigned int
-count_fds(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	unsigned int n = 0;
-
-	assert_non_null(dir);
-	while (readdir(dir) != NULL)
-		n++;
-	closedir(dir);
-	return n;
 }
 
 /* Wait until so many are open: an end of a connection is noticed at some time. */

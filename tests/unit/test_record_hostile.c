@@ -19,14 +19,19 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
 #include "mutate.h"
 #include "restart.h"
 #include "test_util.h"
+#include "tlv.h"
 #include "vdpa_error.h"
 #include "vhost_user_test.h"
+
+#define LOAD(field)	__atomic_load_n(&(field), __ATOMIC_SEQ_CST)
+#define STORE(field, v) __atomic_store_n(&(field), v, __ATOMIC_SEQ_CST)
 
 #define REGIONS	 2
 #define LOG_SIZE 0x4000u
@@ -52,14 +57,35 @@ static struct {
 	size_t len;
 	bool swapped; /* descriptors are found under each other's names */
 	bool holds;   /* another process may have all of it back */
+	bool full;    /* nothing more is put there */
+	bool forgot;  /* the record; atomic */
 } store;
+
+/* What another thread does than the test's. */
+static struct {
+	pthread_t others;
+	bool look;   /* at the device, atomic */
+	bool passed; /* atomic */
+	struct vdpa_work work;
+} job;
+
+static bool
+is_in_job(void)
+{
+	return job.work.run != NULL && !pthread_equal(pthread_self(), job.others);
+}
 
 int __wrap_vdpa_restart_take(const char *device, const char *what);
 int __wrap_vdpa_restart_read(const char *device, void *buf, size_t size);
 int __wrap_vdpa_restart_write(const char *device, const void *record, size_t len);
 void __wrap_vdpa_restart_del(const char *device, const char *what);
 int __wrap_vdpa_restart_put(const char *device, const char *what, int fd);
+void __wrap_vdpa_restart_forget(const char *device);
 bool __wrap_vdpa_restart_holds(void);
+bool __real_vdpa_consumer_has_features(struct vdpa_consumer *c, uint64_t *features);
+bool __wrap_vdpa_consumer_has_features(struct vdpa_consumer *c, uint64_t *features);
+bool __real_vdpa_consumer_has_requests(struct vdpa_consumer *c);
+bool __wrap_vdpa_consumer_has_requests(struct vdpa_consumer *c);
 
 int
 __wrap_vdpa_restart_take(const char *device, const char *what)
@@ -88,6 +114,8 @@ __wrap_vdpa_restart_write(const char *device, const void *record, size_t len)
 {
 	(void)device;
 	assert_in_range(len, 0, sizeof(store.record));
+	for (unsigned int i = 0; is_in_job() && !LOAD(store.forgot) && i < 30000; i++)
+		usleep(1000);
 	memcpy(store.record, record, len);
 	store.len = len;
 	return 0;
@@ -106,7 +134,30 @@ __wrap_vdpa_restart_put(const char *device, const char *what, int fd)
 	(void)device;
 	(void)fd;
 	assert_string_equal(what, VHU_KEPT_CONNECTION);
-	return 0;
+	return store.full ? vdpa_error(ENOSPC, "the store is full") : 0;
+}
+
+void
+__wrap_vdpa_restart_forget(const char *device)
+{
+	(void)device;
+	store.len = 0;
+	STORE(store.forgot, true);
+}
+
+bool
+__wrap_vdpa_consumer_has_features(struct vdpa_consumer *c, uint64_t *features)
+{
+	if (is_in_job())
+		STORE(job.look, true);
+	return __real_vdpa_consumer_has_features(c, features);
+}
+
+/* A queue that has stopped has requests under way. */
+bool
+__wrap_vdpa_consumer_has_requests(struct vdpa_consumer *c)
+{
+	return is_in_job() || __real_vdpa_consumer_has_requests(c);
 }
 
 bool
@@ -350,6 +401,69 @@ read_record(struct fixture *f)
 	return r;
 }
 
+/* The types of the record's parts, each as a bit, of which the reader must know those. */
+static uint64_t
+critical_parts(uint64_t *types)
+{
+	struct vdpa_tlv_reader reader = {
+		.data = store.record, .left = store.len, .what = "the record"};
+	uint64_t critical = 0;
+	struct vdpa_tlv tlv;
+
+	*types = 0;
+	while (vdpa_tlv_next(&reader, &tlv) == 1) {
+		assert_in_range(tlv.type, 0, 63);
+		*types |= RTE_BIT64(tlv.type);
+		if ((tlv.flags & VDPA_TLV_CRITICAL) != 0)
+			critical |= RTE_BIT64(tlv.type);
+	}
+	return critical;
+}
+
+/* The next process removes the folder that this one has made. One of a version that does not know
+ * of that leaves it, and goes on with the device. */
+static void
+that_the_folder_was_made_is_known_and_need_not_be(void **state)
+{
+	char dir[] = "/tmp/uvdpa-test.XXXXXX", path[64], folder[32];
+	uint64_t types[2], critical[2];
+	struct fixture *f = *state;
+	struct vhu_record *r;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(folder, sizeof(folder), "%s/f", dir);
+	snprintf(path, sizeof(path), "%s/s", folder);
+	f->dev.path = path;
+	f->dev.group = (gid_t)-1;
+	f->dev.files = (struct vhu_files){.with_folder = true, .folder_mode = 0700};
+	for (unsigned int was_made = 0; was_made < 2; was_made++) {
+		/* One that is there is somebody else's, unless a former process has made it. */
+		assert_int_equal(mkdir(folder, 0700), 0);
+		f->dev.files.folder_was_made = was_made;
+		assert_int_equal(vdpa_vhu_folder_make(&f->dev), 0);
+		write_record(f);
+		r = read_record(f);
+		assert_int_equal(r->folder_made, was_made);
+		free(r);
+		critical[was_made] = critical_parts(&types[was_made]);
+		vdpa_vhu_folder_remove(&f->dev);
+		assert_int_equal(rmdir(folder), was_made ? -1 : 0);
+	}
+	/* A process that lives may go on with the device, in the same folder. */
+	store.holds = true;
+	assert_int_equal(mkdir(folder, 0700), 0);
+	assert_int_equal(vdpa_vhu_folder_make(&f->dev), 0);
+	vdpa_vhu_folder_remove(&f->dev);
+	assert_int_equal(rmdir(folder), 0);
+	store.holds = false;
+	assert_int_equal(types[0] & ~types[1], 0);
+	assert_int_equal(__builtin_popcountll(types[1] & ~types[0]), 1);
+	assert_int_equal(critical[0], critical[1]);
+	assert_int_equal(rmdir(dir), 0);
+	f->dev.files = (struct vhu_files){0};
+	write_record(f);
+}
+
 /* A ring that the device did not take has its kick eventfd in the record, for the next one. */
 static void
 a_refused_ring_leaves_no_descriptor_open(void **state)
@@ -478,6 +592,55 @@ what_was_stopped_starts_once_nobody_has_it_back(void **state)
 	free(r);
 }
 
+static void
+pass(struct vdpa_work *work)
+{
+	(void)work;
+	STORE(job.passed, true);
+}
+
+/* While the device is being stopped, a queue changes its path, and what the front end is to hear of
+ * that is looked at, if it is. */
+static void
+change_path(void *arg)
+{
+	struct fixture *f = arg;
+
+	vdpa_vhu_doorbell_changed(&f->dev, 0);
+	vdpa_work_post(vdpa_get_work_queue(f->dev.vdev), &job.work);
+	EVENTUALLY(LOAD(job.look) || LOAD(job.passed));
+}
+
+/* Nobody writes its record behind that. */
+static void
+what_could_not_be_left_is_not(void **state)
+{
+	struct fixture *f = *state;
+
+	snprintf(f->dev.kept.planned.crash, sizeof(f->dev.kept.planned.crash), "a kill ends it");
+	if (go_on(f) < 0)
+		fail_msg("%s", vdpa_error_message());
+	assert_int_equal(vdpa_vhu_record_write(&f->dev, NULL, 0), 0);
+	f->dev.conn.fd = -1;
+	f->dev.conn.session = f->s;
+	f->fake->on_reset = change_path;
+	f->fake->on_reset_arg = f;
+	store.full = true;
+	job.others = pthread_self();
+	job.work.run = pass;
+	vdpa_vhu_conn_leave(&f->dev);
+	vdpa_work_cancel(&f->s->doorbell_work);
+	vdpa_work_cancel(&job.work);
+	assert_true(LOAD(job.look) || LOAD(job.passed));
+	assert_false(f->dev.kept.on);
+	assert_true(LOAD(store.forgot));
+	/* No record is there. */
+	assert_int_equal(store.len, 0);
+	job.work.run = NULL;
+	f->fake->on_reset = NULL;
+	close_session(f);
+}
+
 static struct {
 	pthread_t caller;
 	sem_t returned;
@@ -578,12 +741,14 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_was_written_goes_on),
+		cmocka_unit_test(that_the_folder_was_made_is_known_and_need_not_be),
 		cmocka_unit_test(a_refused_ring_leaves_no_descriptor_open),
 		cmocka_unit_test(what_does_not_hold_of_a_stopped_ring_is_left_out),
 		cmocka_unit_test(a_device_that_does_not_start_does_not_go_on),
 		cmocka_unit_test(what_others_wrote_is_refused_or_goes_on),
-		/* Leaves another record. */
+		/* Leave another record, and none. */
 		cmocka_unit_test(what_was_stopped_starts_once_nobody_has_it_back),
+		cmocka_unit_test(what_could_not_be_left_is_not),
 	};
 
 	return cmocka_run_group_tests(tests, setup_record, teardown_record);

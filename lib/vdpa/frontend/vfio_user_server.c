@@ -615,6 +615,7 @@ vdpa_vfus_server_create(const struct vfu_params *params, struct vfu_server **out
 	struct vfu_server *s = calloc(1, sizeof(*s));
 	int rc;
 
+	*out = NULL;
 	if (s == NULL)
 		return vdpa_error(ENOMEM, "out of memory");
 	s->params = *params;
@@ -630,18 +631,15 @@ vdpa_vfus_server_create(const struct vfu_params *params, struct vfu_server **out
 	keep_spare(s);
 	if (rc == 0)
 		rc = listen_at(s);
-	if (rc == 0) {
-		/* A client may be there at once. */
-		*out = s;
-		s->client = (struct vdpa_event){.fd = -1, .handler = on_client, .arg = s};
-		s->resumed = vdpa_vfus_kept_resume(s);
-		if (s->params.kept != NULL)
-			vdpa_vfus_kept_listens(s->params.kept, &s->listen);
-		rc = vdpa_restart_when_it_goes(&s->waiter) ? 0 : hear(s);
-	}
 	if (rc < 0) {
-		*out = NULL;
 		vdpa_vfus_server_destroy(s);
+		return rc;
 	}
-	return rc;
+	/* A client may be there at once. */
+	*out = s;
+	s->client = (struct vdpa_event){.fd = -1, .handler = on_client, .arg = s};
+	s->resumed = vdpa_vfus_kept_resume(s);
+	if (s->params.kept != NULL)
+		vdpa_vfus_kept_listens(s->params.kept, &s->listen);
+	return vdpa_restart_when_it_goes(&s->waiter) ? 0 : hear(s);
 }

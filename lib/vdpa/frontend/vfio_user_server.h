@@ -97,7 +97,9 @@ struct vfu_params {
 	void *arg;
 };
 
-/* 0, -ENOMEM, or what vdpa_listen_open() says. */
+/* 0, -ENOMEM, or what vdpa_listen_open() and vdpa_event_add() say. On error *out is NULL; or there
+ * is a server, to be ended as any: it may have the client of a former process, which jobs of the
+ * device's are at work for. */
 int vdpa_vfus_server_create(const struct vfu_params *params, struct vfu_server **out);
 /* Run no job any more: on return the device is not called. Not from a job of the queue. */
 void vdpa_vfus_server_stop(struct vfu_server *s);

@@ -58,6 +58,17 @@ stop_serving(struct vhu_device *dev)
 	vdpa_vhu_conn_close(dev);
 }
 
+/* The same for the reason that the error message has, which stays. */
+static void
+stop_for_error(struct vhu_device *dev)
+{
+	struct vdpa_error_saved error;
+
+	vdpa_error_save(&error);
+	stop_serving(dev);
+	vdpa_error_restore(&error);
+}
+
 static int
 start_serving(struct vhu_device *dev)
 {
@@ -67,11 +78,9 @@ start_serving(struct vhu_device *dev)
 	dev->serving = true;
 	pthread_mutex_unlock(&dev->lock);
 	rc = vdpa_vhu_socket_open(dev);
-	if (rc < 0) {
-		pthread_mutex_lock(&dev->lock);
-		dev->serving = false;
-		pthread_mutex_unlock(&dev->lock);
-	}
+	/* A connection of a former process may go on already. */
+	if (rc < 0)
+		stop_for_error(dev);
 	return rc;
 }
 
@@ -262,6 +271,7 @@ static void
 free_device(struct vhu_device *dev)
 {
 	vdpa_vhu_kept_fini(dev);
+	vdpa_vhu_stream_close(dev->stream);
 	vdpa_fd_account_destroy(dev->fds);
 	pthread_mutex_destroy(&dev->lock);
 	vdpa_vhu_files_free(&dev->files);
@@ -281,13 +291,8 @@ appear(struct vhu_device *dev)
 	if (rc < 0)
 		return rc;
 	rc = vdpa_vhu_info_write(dev);
-	if (rc < 0) {
-		struct vdpa_error_saved error;
-
-		vdpa_error_save(&error);
-		stop_serving(dev);
-		vdpa_error_restore(&error);
-	}
+	if (rc < 0)
+		stop_for_error(dev);
 	return rc;
 }
 
@@ -356,7 +361,6 @@ vhost_user_remove(struct vdpa_device *vdev)
 	vdpa_vhu_kept_end(dev);
 	vdpa_set_drvdata(vdev, NULL);
 	remove_device(dev);
-	vdpa_vhu_stream_close(dev->stream);
 	free_device(dev);
 }
 

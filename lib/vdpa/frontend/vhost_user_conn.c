@@ -578,6 +578,8 @@ vdpa_vhu_conn_leave(struct vhu_device *dev)
 	vdpa_work_cancel(&conn->work);
 	if (conn->session == NULL)
 		return;
+	/* The job of its doorbells writes records, too. */
+	vdpa_vhu_doorbells_stop(conn->session);
 	if (vdpa_vhu_planned_is(dev)) {
 		rc = vdpa_vhu_planned_leave(dev);
 	} else {

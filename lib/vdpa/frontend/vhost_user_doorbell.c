@@ -329,7 +329,7 @@ vdpa_vhu_doorbell_changed(struct vhu_device *dev, uint16_t idx)
 
 	pthread_mutex_lock(&dev->lock);
 	s = dev->session;
-	if (s != NULL && idx < s->nrings) {
+	if (s != NULL && !s->ended && idx < s->nrings) {
 		s->doorbell_changed[idx] = true;
 		vdpa_work_post(vdpa_get_work_queue(dev->vdev), &s->doorbell_work);
 	}
@@ -347,14 +347,20 @@ vdpa_vhu_doorbells_init(struct vhu_session *s)
 }
 
 void
-vdpa_vhu_doorbells_end(struct vhu_session *s)
+vdpa_vhu_doorbells_stop(struct vhu_session *s)
 {
-	for (uint16_t i = 0; i < s->nrings; i++)
-		vdpa_vhu_take_doorbell(s, i);
 	pthread_mutex_lock(&s->dev->lock);
 	s->ended = true;
 	pthread_mutex_unlock(&s->dev->lock);
 	/* The timer posts the job, which no longer starts the timer. */
 	vdpa_timer_stop(&s->doorbell_timer);
 	vdpa_work_cancel(&s->doorbell_work);
+}
+
+void
+vdpa_vhu_doorbells_end(struct vhu_session *s)
+{
+	for (uint16_t i = 0; i < s->nrings; i++)
+		vdpa_vhu_take_doorbell(s, i);
+	vdpa_vhu_doorbells_stop(s);
 }

@@ -21,6 +21,7 @@
 #include <linux/magic.h>
 
 #include "listen.h"
+#include "restart.h"
 #include "tree.h"
 #include "vdpa_log.h"
 #include "vhost_user_files.h"
@@ -40,7 +41,8 @@
 struct vhu_folder {
 	char *path;
 	unsigned int devices;
-	bool made; /* by this process, which removes it */
+	bool made; /* by this process or one before, so it is removed */
+	bool left; /* a device that was left to another process has it */
 };
 
 static int
@@ -239,6 +241,7 @@ folder_take(struct vhu_device *dev, char *path)
 	/* Somebody may have removed it under those that have it. */
 	rc = folder_create(dev, f->path, &f->made);
 	if (rc == 0) {
+		f->made |= dev->files.folder_was_made;
 		f->devices++;
 		dev->files.folder = f;
 	} else if (f->devices == 0) {
@@ -264,6 +267,19 @@ vdpa_vhu_folder_make(struct vhu_device *dev)
 	return rc;
 }
 
+bool
+vdpa_vhu_folder_is_made(const struct vhu_device *dev)
+{
+	bool made;
+
+	if (dev->files.folder == NULL)
+		return false;
+	pthread_mutex_lock(&folder_lock);
+	made = dev->files.folder->made;
+	pthread_mutex_unlock(&folder_lock);
+	return made;
+}
+
 void
 vdpa_vhu_folder_remove(struct vhu_device *dev)
 {
@@ -273,8 +289,12 @@ vdpa_vhu_folder_remove(struct vhu_device *dev)
 		return;
 	dev->files.folder = NULL;
 	pthread_mutex_lock(&folder_lock);
+	f->left |= vdpa_vhu_kept_leaves(dev);
 	if (--f->devices == 0) {
-		if (f->made && rmdir(f->path) < 0 && errno != ENOTEMPTY && errno != ENOENT)
+		bool others = f->left || vdpa_restart_holds();
+
+		if (f->made && !others && rmdir(f->path) < 0 && errno != ENOTEMPTY &&
+		    errno != ENOENT)
 			VDPA_LOG(WARNING, "%s: folder '%s' is left: %m", dev->vdev->name, f->path);
 		folder_free(f);
 	}

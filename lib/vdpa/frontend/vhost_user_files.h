@@ -16,6 +16,7 @@ struct vhu_folder;
 struct vhu_files {
 	bool with_folder;	   /* the word folder */
 	struct vhu_folder *folder; /* NULL: not taken */
+	bool folder_was_made;	   /* by a former process, as the device's record says */
 	mode_t folder_mode;
 	char *label;	 /* SELinux context of what is created; NULL: the policy's */
 	char *info;	 /* path of the device-info file; NULL: none */
@@ -33,8 +34,11 @@ void vdpa_vhu_label_end(const char *label);
 /* The socket's folder, before the socket. One that is there is accepted only as the words want it.
  */
 int vdpa_vhu_folder_make(struct vhu_device *dev);
-/* After the socket: of the devices that have taken a folder that was made here, the last removes
- * it. */
+/* Whether this process or a former one has made the folder that the device has: then the last
+ * device removes it. */
+bool vdpa_vhu_folder_is_made(const struct vhu_device *dev);
+/* After the socket: the device has the folder no more. Of those that had one that was made, the
+ * last removes it, unless another process has, or may have again, one of them. */
 void vdpa_vhu_folder_remove(struct vhu_device *dev);
 
 /* Write the device-info file, whole or not at all, once the socket is there; remove it. */

@@ -101,8 +101,11 @@ find_former(struct vhu_device *dev)
 	struct vhu_kept *k = &dev->kept;
 	int rc = vdpa_vhu_record_read(dev, &k->former);
 
-	if (rc == 0)
+	if (rc == 0) {
+		/* Whether or not the rest goes on. */
+		dev->files.folder_was_made = k->former->folder_made;
 		rc = take_files(dev);
+	}
 	if (rc == -ENOENT && k->former == NULL)
 		return rc;
 	if (rc < 0) {

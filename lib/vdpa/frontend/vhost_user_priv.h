@@ -115,7 +115,7 @@ struct vhu_session {
 	struct vhu_taking taking;     /* (S) */
 	struct vdpa_work doorbell_work;
 	struct vdpa_timer doorbell_timer; /* posts it; started under the lock */
-	bool ended;			  /* (S) it is no longer started */
+	bool ended;			  /* (S) it is no longer started, nor the job posted */
 };
 
 /* When INFLIGHT_SHMFD is offered. */
@@ -199,7 +199,10 @@ void vdpa_vhu_tell_config(struct vhu_device *dev);
 
 /* Once s->dev and s->nrings are set. 0 or -ENOMEM; its arrays are the session's to free. */
 int vdpa_vhu_doorbells_init(struct vhu_session *s);
-/* Nobody finds the session any more: take all of them back; on return no job of it runs. */
+/* From now on changes are not looked at: on return the job does not run and will not. With no lock
+ * held that it takes, such as the device's or the consumer's. */
+void vdpa_vhu_doorbells_stop(struct vhu_session *s);
+/* Nobody finds the session any more: take all of them back, and the same. */
 void vdpa_vhu_doorbells_end(struct vhu_session *s);
 /* Tell the front end of the doorbells of queues that have started since. */
 void vdpa_vhu_give_doorbells(struct vhu_session *s);

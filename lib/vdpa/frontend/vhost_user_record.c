@@ -37,14 +37,15 @@ enum {
 	PART_INFLIGHT,
 	PART_CHANNEL,
 	PART_CONFIG,
-	PART_STATE, /* what the control queue has set counts (kept_state.c) */
+	PART_STATE,  /* what the control queue has set counts (kept_state.c) */
+	PART_FOLDER, /* the socket's folder is to be removed with the last device in it */
 #ifdef UVDPA_NEXT
 	PART_NEXT, /* of the version after this one, which tests play */
 	PART_LAST = PART_NEXT,
 #elif defined(UVDPA_EARLIER)
 	PART_LAST = PART_CONFIG, /* of a version before this one, which tests play */
 #else
-	PART_LAST = PART_STATE,
+	PART_LAST = PART_FOLDER,
 #endif
 };
 
@@ -393,6 +394,8 @@ vdpa_vhu_record_write(struct vhu_device *dev, const struct vhu_msg *reply, vhu_k
 		return vdpa_error(ENOMEM, "out of memory");
 	if (l->fd >= 0)
 		(void)vdpa_tlv_put(&buf, PART_LISTENER, 0, &listener, sizeof(listener));
+	if (vdpa_vhu_folder_is_made(dev))
+		(void)vdpa_tlv_put(&buf, PART_FOLDER, 0, NULL, 0);
 	if (s != NULL)
 		put_connection(&buf, s, reply, fd);
 	crash = cold == NULL && s != NULL ? why_crash(s) : cold;
@@ -583,6 +586,9 @@ read_part(struct vhu_record *r, const struct vdpa_tlv *tlv)
 		return true;
 	case PART_STATE:
 		return tlv->len == 0;
+	case PART_FOLDER:
+		r->folder_made = true;
+		return true;
 	case PART_CHANNEL:
 		return get(tlv, &r->channel, sizeof(r->channel));
 	default:

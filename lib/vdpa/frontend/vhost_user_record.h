@@ -74,6 +74,7 @@ struct vhu_record_ring {
 /* A record, as it was read: checked for its form. */
 struct vhu_record {
 	bool has_listener, has_connection, has_reply, has_features;
+	bool folder_made; /* the socket's folder, by a process */
 	struct {
 		uint64_t dev, ino;
 	} listener;
