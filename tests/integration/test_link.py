@@ -10,6 +10,7 @@ import unittest
 
 import harness
 import vhost_user_client
+from upgrading import Upgrades
 
 NET = 'name net0 mgmtdev sim_net socket {dir}/net0.sock'
 STATUS_OFFSET = 6  # of struct virtio_net_config
@@ -86,6 +87,38 @@ class Link(unittest.TestCase):
             with v.NetDriver(path) as driver:
                 driver.start()
                 driver.exchange()
+
+
+class Upgrade(unittest.TestCase):
+    def test_a_link_that_is_down_has_no_socket(self):
+        """Neither one that the new daemon has made for a moment nor one that the old one had left."""
+        with Upgrades({'net0': 'mgmtdev sim_net link down'}) as host:
+            path = host.app.socket('net0')
+            for left in False, True:
+                with self.subTest(left=left):
+                    if left:
+                        self.leave_socket(host.app)
+                    self.assertEqual(os.path.exists(path), left)
+                    host.upgrade(devices=1)
+                    harness.wait_for(lambda: not os.path.exists(path), 'the end of its socket')
+                    host.app.set('net0', 'link up')
+                    with vhost_user_client.NetDriver(path) as driver:
+                        driver.start()
+                        driver.exchange()
+                    host.app.set('net0', 'link down')
+                    self.assertFalse(os.path.exists(path))
+
+    def leave_socket(self, app):
+        """A front end that is told of the link keeps its connection, and the device its socket behind that."""
+        v = vhost_user_client
+        app.set('net0', 'link up')
+        ours, theirs = socket.socketpair()
+        with ours, theirs, v.Client(app.socket('net0')) as client:
+            client.negotiate(protocol=v.P_REPLY_ACK | v.P_CONFIG | v.P_BACKEND_REQ)
+            self.assertEqual(client.ack(v.SET_BACKEND_REQ_FD, b'', [theirs.fileno()]), 0)
+            app.set('net0', 'link down')
+        harness.wait_for(lambda: 'listening' in app.call('dev.show', name='net0')['dev']['net0']['frontend_info'],
+                         'the end of its front end')
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -22,6 +23,18 @@
 #include "snapshot.h"
 #include "vfio_user.h"
 #include "vfio_user_device.h"
+#include "vhost_user.h"
+
+bool __wrap_vdpa_restart_holds(void);
+
+/* Another process may go on with what this one has. */
+static bool holds;
+
+bool
+__wrap_vdpa_restart_holds(void)
+{
+	return __atomic_load_n(&holds, __ATOMIC_SEQ_CST);
+}
 
 static void
 a_failure_stops_the_device_once_and_names_the_cause(void **state)
@@ -399,27 +412,56 @@ note_sizes(struct vfu_device *dev, void *arg)
 		sizes[i] = dev->vp.queues[i].size;
 }
 
+/* Serve the device at a socket in the folder. */
+static void
+probe(struct vdpa_device *vdev, const struct vdpa_frontend *fe, const char *word,
+      const char *folder)
+{
+	const struct vdpa_param_table table = {.params = fe->params};
+	struct vdpa_words words;
+	struct vdpa_args args;
+	char text[64];
+
+	snprintf(text, sizeof(text), "%s %s/s.sock", word, folder);
+	assert_int_equal(vdpa_words_split(text, &words), 0);
+	assert_int_equal(vdpa_args_parse(&words, 0, &table, 1, &args), 0);
+	assert_int_equal(fe->ops->probe(vdev, &args), 0);
+	vdpa_words_free(&words);
+}
+
 static void
 a_vfio_user_client_is_offered_each_queue_as_large_as_it_may_be(void **state)
 {
-	const struct vdpa_param_table table = {.params = vdpa_vfio_user_frontend.params};
-	char folder[] = "/tmp/uvdpa-front-end.XXXXXX", text[64];
+	char folder[] = "/tmp/uvdpa-front-end.XXXXXX";
 	struct fixture *f = *state;
 	uint16_t sizes[FAKE_VQS];
-	struct vdpa_words words;
-	struct vdpa_args args;
 
 	assert_non_null(mkdtemp(folder));
-	snprintf(text, sizeof(text), "vfio_user %s/s.sock", folder);
-	assert_int_equal(vdpa_words_split(text, &words), 0);
-	assert_int_equal(vdpa_args_parse(&words, 0, &table, 1, &args), 0);
 	f->vdev->core->vqs[1].num_max = 32;
-	assert_int_equal(vdpa_vfio_user_frontend.ops->probe(f->vdev, &args), 0);
+	probe(f->vdev, &vdpa_vfio_user_frontend, "vfio_user", folder);
 	assert_int_equal(vdpa_vfus_for_each(f->vdev->name, note_sizes, sizes), 1);
 	assert_int_equal(sizes[0], vdpa_get_vq_num_max(f->vdev));
 	assert_int_equal(sizes[1], 32);
 	vdpa_vfio_user_frontend.ops->remove(f->vdev);
-	vdpa_words_free(&words);
+	assert_int_equal(rmdir(folder), 0);
+}
+
+/* A new process that an upgrade does not come to leaves no file that nobody serves. */
+static void
+a_socket_that_no_other_process_has_goes_with_its_device(void **state)
+{
+	char folder[] = "/tmp/uvdpa-front-end.XXXXXX";
+	struct fixture *f = *state;
+
+	assert_non_null(mkdtemp(folder));
+	__atomic_store_n(&holds, true, __ATOMIC_SEQ_CST);
+	probe(f->vdev, &vdpa_vfio_user_frontend, "vfio_user", folder);
+	vdpa_vfio_user_frontend.ops->remove(f->vdev);
+	assert_int_equal(rmdir(folder), 0);
+	assert_int_equal(mkdir(folder, 0700), 0);
+	probe(f->vdev, &vdpa_vhost_user_frontend, "socket", folder);
+	vdpa_vhost_user_frontend.ops->remove(f->vdev);
+	__atomic_store_n(&holds, false, __ATOMIC_SEQ_CST);
 	assert_int_equal(rmdir(folder), 0);
 }
 
@@ -440,6 +482,7 @@ main(void)
 		TEST(nobody_is_told_of_doorbells_after_the_end),
 		TEST(a_kick_of_the_front_ends_reaches_the_device),
 		TEST(a_vfio_user_client_is_offered_each_queue_as_large_as_it_may_be),
+		TEST(a_socket_that_no_other_process_has_goes_with_its_device),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

@@ -36,6 +36,8 @@
 
 #define LINGER_S  600
 #define TIMEOUT_S 60
+/* Of memory, more than is freed at once. */
+#define LARGE	  (((off_t)64 << 20) + 4096)
 
 static bool no_threads;
 
@@ -199,6 +201,66 @@ what_cannot_wait_is_closed_at_once(void **state)
 	assert_int_equal(count_fds(), fds);
 	vdpa_fd_account_destroy(account);
 	vdpa_fd_account_destroy(NULL);
+}
+
+/* A memory file of some bytes, none of which is a hole. */
+static int
+memory_file(off_t size)
+{
+	int fd = memfd_create("test", MFD_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(posix_fallocate(fd, 0, size), 0);
+	return fd;
+}
+
+/* Its last close frees it, and whoever has filled it says how long that takes. */
+static void
+large_memory_is_closed_apart(void **state)
+{
+	struct vdpa_fd_account *account = vdpa_fd_account_create();
+	unsigned int threads = count_threads(), fds = count_fds();
+	int small = memory_file(4096), sparse = memfd_create("test", MFD_CLOEXEC);
+	int large = memory_file(LARGE);
+
+	(void)state;
+	assert_int_equal(ftruncate(sparse, LARGE), 0);
+	no_threads = true;
+	assert_int_equal(vdpa_close_foreign(account, small), 0);
+	assert_false(is_open(small));
+	assert_int_equal(vdpa_close_foreign(account, sparse), 0);
+	assert_false(is_open(sparse));
+	assert_int_equal(vdpa_close_foreign(account, large), -EBUSY);
+	assert_true(is_open(large));
+	no_threads = false;
+	/* The next use starts one. */
+	(void)vdpa_fd_account_full(account);
+	assert_true(comes_true(is_empty, account));
+	assert_true(comes_true(fds_are, &fds));
+	assert_true(comes_true(threads_are, &threads));
+	vdpa_fd_account_destroy(account);
+}
+
+/* A guest maps and unmaps one file by a descriptor each time, and nothing is freed by that. */
+static void
+many_descriptors_of_one_memory_do_not_fill_an_account(void **state)
+{
+	struct vdpa_fd_account *account = vdpa_fd_account_create();
+	unsigned int threads = count_threads(), fds = count_fds();
+	struct lingering l = lingering();
+	int memory = memory_file(LARGE);
+
+	(void)state;
+	assert_int_equal(vdpa_close_foreign(account, l.ours), 0);
+	for (unsigned int i = 0; i < 3 * VDPA_FD_WAITING_MAX; i++)
+		assert_int_equal(vdpa_close_foreign(account, dup(memory)), 0);
+	assert_int_equal(vdpa_fd_account_waiting(account), 2);
+	close(memory);
+	close(l.peer);
+	assert_true(comes_true(is_empty, account));
+	assert_true(comes_true(fds_are, &fds));
+	assert_true(comes_true(threads_are, &threads));
+	vdpa_fd_account_destroy(account);
 }
 
 /* A store's thread serves everybody: it gets what closes at once, and a socket that nobody may fill
@@ -505,6 +567,8 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_cannot_wait_is_closed_at_once),
+		cmocka_unit_test(large_memory_is_closed_apart),
+		cmocka_unit_test(many_descriptors_of_one_memory_do_not_fill_an_account),
 		cmocka_unit_test(what_may_wait_is_not_stored),
 		cmocka_unit_test(what_may_wait_is_closed_by_a_thread_that_ends),
 		cmocka_unit_test(stray_descriptor_is_not_waited_for),

@@ -47,12 +47,16 @@ static struct {
 	int fd[PLACES];
 	uint8_t record[VDPA_RESTART_RECORD_MAX];
 	size_t len;
-	bool swapped; /* descriptors are found under each other's names */
+	bool swapped;		      /* descriptors are found under each other's names */
+	const struct vfu_dma *memory; /* the function's */
+	unsigned int ranges;	      /* that it had when the store dropped its descriptors */
 } store;
 
 int __wrap_vdpa_restart_take(const char *device, const char *what);
 int __wrap_vdpa_restart_read(const char *device, void *buf, size_t size);
 int __wrap_vdpa_restart_write(const char *device, const void *record, size_t len);
+void __wrap_vdpa_restart_prune(const char *device, bool (*wanted)(const char *what, void *arg),
+			       void *arg);
 
 int
 __wrap_vdpa_restart_take(const char *device, const char *what)
@@ -83,6 +87,14 @@ __wrap_vdpa_restart_write(const char *device, const void *record, size_t len)
 	memcpy(store.record, record, len);
 	store.len = len;
 	return 0;
+}
+
+void
+__wrap_vdpa_restart_prune(const char *device, bool (*wanted)(const char *what, void *arg),
+			  void *arg)
+{
+	assert_string_equal(device, "fake0");
+	store.ranges = store.memory->n;
 }
 
 static struct {
@@ -271,6 +283,7 @@ make_function(struct function *f)
 	f->dev.jobs = vdpa_get_work_queue(f->dev.vdev);
 	f->dev.migration.state = VFIO_DEVICE_STATE_RUNNING;
 	f->dev.server = &f->server;
+	store.memory = &f->dev.dma;
 	f->server.account = vdpa_fd_account_create();
 	assert_int_equal(vdpa_vp_init(&f->dev.vp, &params), 0);
 	assert_int_equal(vdpa_vfus_bells_init(&f->dev.doorbells, NULL, FAKE_VQS, VP_PAGE,
@@ -415,12 +428,31 @@ what_others_wrote_is_refused_or_goes_on(void **state)
 	what_was_written_goes_on(state);
 }
 
+/* The last descriptor of a client's memory frees it, for which the store serves nobody else. */
+static void
+the_store_drops_memory_before_it_is_unmapped(void **state)
+{
+	struct function *f = *state;
+	struct vfu_record *r;
+
+	assert_int_equal(go_on(f), 0);
+	store.ranges = 0;
+	vdpa_vfus_client_ops.disconnected(&f->dev);
+	assert_int_equal(store.ranges, FILES + 1);
+	assert_int_equal(f->dev.dma.n, 0);
+	/* Nor does the record name it. */
+	assert_int_equal(vdpa_vfus_record_read(&f->dev, &r), 0);
+	assert_false(r->has_connection);
+	vdpa_vfus_record_free(r);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_was_written_goes_on),
 		cmocka_unit_test(what_others_wrote_is_refused_or_goes_on),
+		cmocka_unit_test(the_store_drops_memory_before_it_is_unmapped),
 	};
 
 	return cmocka_run_group_tests(tests, setup_function, teardown_function);

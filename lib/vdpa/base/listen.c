@@ -290,7 +290,7 @@ vdpa_listen_adopt(struct vdpa_listen *l, int fd, dev_t dev, ino_t ino, const cha
 	rc = change_permissions(path, dev, ino, mode, group);
 	if (rc < 0)
 		return rc;
-	*l = (struct vdpa_listen){.fd = fd, .dev = dev, .ino = ino};
+	*l = (struct vdpa_listen){.fd = fd, .adopted = true, .dev = dev, .ino = ino};
 	snprintf(l->path, sizeof(l->path), "%s", path);
 	return 0;
 }

@@ -9,13 +9,15 @@
 #ifndef LISTEN_H
 #define LISTEN_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 #include <sys/un.h>
 
 /* A socket of ours. fd is the caller's to close, after vdpa_listen_unlink(). */
 struct vdpa_listen {
 	int fd;
-	dev_t dev; /* of its file */
+	bool adopted; /* another process has made it */
+	dev_t dev;    /* of its file */
 	ino_t ino;
 	char path[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
 };

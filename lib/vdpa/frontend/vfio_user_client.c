@@ -66,10 +66,12 @@ disconnected(void *arg)
 	vdpa_vfus_irqs_clear(&dev->irqs);
 	vdpa_consumer_free(dev->consumer);
 	dev->consumer = dev->dma.consumer = NULL;
+	/* The last descriptor of its memory frees it, which may take long: it is not the store's.
+	 */
+	vdpa_vfus_kept_disconnected(&dev->kept);
 	vdpa_vfus_dma_clear(&dev->dma);
 	dev->peer = (struct vdpa_peer){0};
 	__atomic_store_n(&dev->connected, false, __ATOMIC_RELAXED);
-	vdpa_vfus_kept_disconnected(&dev->kept);
 }
 
 /*

@@ -72,8 +72,8 @@ int vdpa_vfus_kept_init(struct vfu_device *dev);
 void vdpa_vfus_kept_fini(struct vfu_device *dev);
 /* Whether the process ends and leaves the device, its socket and its connection to the next one. */
 bool vdpa_vfus_kept_leaves(const struct vfu_kept *k);
-/* Whether another process has, or may have again, the device's socket and connection as they are:
- * this one closes its descriptors of them and no more. */
+/* Whether another process has, or may have again, the device's connection as it is, and a listening
+ * socket that it has made: this one closes its descriptors of them and no more. */
 bool vdpa_vfus_kept_is_others(const struct vfu_kept *k);
 /* The device is deleted: forget it, unless it is left to the next process. */
 void vdpa_vfus_kept_end(struct vfu_device *dev);

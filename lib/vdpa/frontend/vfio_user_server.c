@@ -68,6 +68,14 @@ leaves(const struct vfu_server *s)
 	return s->params.kept != NULL && vdpa_vfus_kept_leaves(s->params.kept);
 }
 
+/* The same of the listening socket. As long as a former process may go on, one that this process
+ * has made is nobody else's. */
+static bool
+listener_is_others(const struct vfu_server *s)
+{
+	return vdpa_restart_holds() ? s->listen.adopted : leaves(s);
+}
+
 static void
 hang_up(struct vfu_server *s)
 {
@@ -542,7 +550,7 @@ vdpa_vfus_server_unlisten(struct vfu_server *s)
 {
 	if (s->listen.fd < 0)
 		return;
-	if (is_others(s)) {
+	if (listener_is_others(s)) {
 		vdpa_restart_leaves_connection(s->listen.fd);
 		close(s->listen.fd);
 	} else {

@@ -406,16 +406,19 @@ static int
 vhost_user_set_link(struct vdpa_device *vdev, bool up)
 {
 	struct vhu_device *dev = vdpa_get_drvdata(vdev);
-	bool notified;
+	bool notified, held;
 
 	if (dev == NULL)
 		return 0;
 	if (up)
 		return dev->serving ? 0 : start_serving(dev);
+	held = vdpa_vhu_socket_is_held(dev);
 	pthread_mutex_lock(&dev->lock);
 	notified = vdpa_vhu_wants_config(dev->session);
+	if (!notified && held)
+		dev->serving = false;
 	pthread_mutex_unlock(&dev->lock);
-	if (!notified)
+	if (!notified && !held)
 		stop_serving(dev);
 	return 0;
 }

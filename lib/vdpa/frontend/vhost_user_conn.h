@@ -88,8 +88,12 @@ void vdpa_vhu_conn_leave(struct vhu_device *dev);
 
 /* Create the socket, with the device's permissions, or begin to connect. */
 int vdpa_vhu_socket_open(struct vhu_device *dev);
-/* Nobody connects any more. The path is removed if it still is what was created. */
+/* Nobody connects any more. The path is removed if it still is what was created, unless the socket
+ * is another process'. */
 void vdpa_vhu_socket_close(struct vhu_device *dev);
+/* Whether the socket or the connection is of a process that may yet go on with it: a device that
+ * does not serve any more closes both behind vdpa_restart_go(), by itself. */
+bool vdpa_vhu_socket_is_held(const struct vhu_device *dev);
 /* The connection has ended: the next one may come. */
 void vdpa_vhu_socket_resume(struct vhu_device *dev);
 

@@ -205,7 +205,7 @@ check_listener(const struct vhu_device *dev, int fd, const struct vhu_record *fo
 	if (lstat(dev->path, &st) < 0 || !S_ISSOCK(st.st_mode) ||
 	    st.st_dev != former->listener.dev || st.st_ino != former->listener.ino)
 		return vdpa_error(ENOENT, "somebody has removed or replaced %s", dev->path);
-	*l = (struct vdpa_listen){.fd = fd, .dev = st.st_dev, .ino = st.st_ino};
+	*l = (struct vdpa_listen){.fd = fd, .adopted = true, .dev = st.st_dev, .ino = st.st_ino};
 	snprintf(l->path, sizeof(l->path), "%s", dev->path);
 	return 0;
 }

@@ -52,8 +52,8 @@ int vdpa_vhu_kept_init(struct vhu_device *dev);
 void vdpa_vhu_kept_fini(struct vhu_device *dev);
 /* Whether the process ends and leaves the device, its socket and its connection to the next one. */
 bool vdpa_vhu_kept_leaves(const struct vhu_device *dev);
-/* Whether another process has, or may have again, the device's socket and connection as they are:
- * this one closes its descriptors of them and no more. */
+/* Whether another process has, or may have again, the device's connection as it is, and a listening
+ * socket that it has made: this one closes its descriptors of them and no more. */
 bool vdpa_vhu_kept_is_others(const struct vhu_device *dev);
 /* The device is deleted: forget it, unless it is left to the next process. */
 void vdpa_vhu_kept_end(struct vhu_device *dev);

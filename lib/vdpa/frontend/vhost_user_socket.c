@@ -296,14 +296,53 @@ hear(struct vhu_device *dev)
 	return 0;
 }
 
+/* Whether another process has the listening socket, or will have it. As long as a former process
+ * may go on, one that this process has made is nobody else's. */
+static bool
+is_others(const struct vhu_device *dev)
+{
+	return vdpa_restart_holds() ? dev->socket.listen.adopted : vdpa_vhu_kept_leaves(dev);
+}
+
+static void
+close_listener(struct vhu_device *dev)
+{
+	struct vhu_socket *sock = &dev->socket;
+	int fd = sock->listen.fd;
+
+	sock->listen.fd = -1;
+	if (fd >= 0 && is_others(dev)) {
+		vdpa_restart_leaves_connection(fd);
+		close(fd);
+		return;
+	}
+	vdpa_vhu_kept_listens_no_more(dev);
+	if (fd < 0)
+		return;
+	vdpa_listen_unlink(&sock->listen);
+	/* Those who were not accepted may have sent something. */
+	(void)vdpa_close_connection(dev->fds, fd);
+}
+
+bool
+vdpa_vhu_socket_is_held(const struct vhu_device *dev)
+{
+	return vdpa_restart_holds() && (dev->socket.listen.adopted || dev->socket.resumed);
+}
+
 static void
 hear_now(struct vdpa_restart_waiter *w)
 {
 	struct vhu_device *dev = w->arg;
 
-	if (hear(dev) < 0)
+	/* Its link is down: what was held ends now. */
+	if (!dev->serving) {
+		close_listener(dev);
+		vdpa_vhu_conn_close(dev);
+	} else if (hear(dev) < 0) {
 		VDPA_LOG(ERR, "%s: vhost-user: nobody can connect to %s: %s", dev->vdev->name,
 			 dev->path, vdpa_error_message());
+	}
 }
 
 int
@@ -330,22 +369,9 @@ void
 vdpa_vhu_socket_close(struct vhu_device *dev)
 {
 	struct vhu_socket *sock = &dev->socket;
-	int fd;
 
 	vdpa_restart_waits_no_more(&sock->waiter);
 	vdpa_timer_stop(&sock->retry);
 	vdpa_event_del(&sock->event);
-	fd = sock->listen.fd;
-	sock->listen.fd = -1;
-	if (fd >= 0 && vdpa_vhu_kept_is_others(dev)) {
-		vdpa_restart_leaves_connection(fd);
-		close(fd);
-		return;
-	}
-	vdpa_vhu_kept_listens_no_more(dev);
-	if (fd < 0)
-		return;
-	vdpa_listen_unlink(&sock->listen);
-	/* Those who were not accepted may have sent something. */
-	(void)vdpa_close_connection(dev->fds, fd);
+	close_listener(dev);
 }

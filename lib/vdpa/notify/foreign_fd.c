@@ -5,8 +5,9 @@
  * The end of file descriptors that somebody else has sent. close(2) of the last one can wait for as
  * long as the sender likes: a TCP socket with SO_LINGER for its peer, a file of a FUSE file system
  * for its server, a pipe for whoever holds its lock by a write from memory that faults. A UNIX
- * socket drops what is queued in it, file descriptors of that kind too. The threads that take
- * messages serve many, so nothing that could wait is closed on them.
+ * socket drops what is queued in it, file descriptors of that kind too. A memory file is freed,
+ * which takes seconds for that of a large guest. The threads that take messages serve many, so
+ * nothing that could wait is closed on them.
  *
  * Owns the accounts in which such descriptors wait, and the threads that close them (closers). An
  * account is in `pending` while descriptors wait in it and no closer has one of them; a closer
@@ -15,6 +16,10 @@
  * nothing more wait for SPARE_MS, since the sender of one message sends the next, and to start a
  * thread is dearer than all else that a message costs the control loop; then they end. A close
  * that never returns costs its account its only closer, and the account fills and stays full.
+ *
+ * Of a large memory file one descriptor waits in an account, whatever number comes: as long as it
+ * does, no other is the last. So a guest whose memory is mapped and unmapped in many pieces, with a
+ * descriptor each time, does not fill its account while its closer frees something else.
  */
 
 #include <errno.h>
@@ -48,6 +53,10 @@
 #define CLOSER_STACK ((size_t)256 << 10)
 #define SPARE_MAX    2
 #define SPARE_MS     100
+/* Memory in a file that is freed at once: within some milliseconds, which whoever has filled it has
+ * spent, too. */
+#define FREED_MAX    ((uint64_t)64 << 20)
+#define BLOCK	     512 /* of st_blocks */
 /* Room for what one more message brings, 261 descriptors at most, and for the end of a connection
  * that has one for each of 256 queues. */
 #define ROOM	     (VDPA_FD_WAITING_MAX + 576)
@@ -66,6 +75,7 @@ struct vdpa_fd_account {
 	bool abandoned;			   /* to be freed with the last descriptor */
 	unsigned int first, n;		   /* of fds, a ring */
 	int fds[ROOM];
+	bool is_memory[ROOM]; /* of each: a large memory file */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -251,20 +261,28 @@ vdpa_fd_can_be_kept(int fd)
 	       shutdown(fd, SHUT_RD) == 0 && ioctl(fd, FIONREAD, &queued) == 0 && queued == 0;
 }
 
+/* Memory files are the ones that have seals. */
+static bool
+is_memory_file(int fd)
+{
+	return fcntl(fd, F_GET_SEALS) >= 0;
+}
+
 bool
 vdpa_fd_can_be_stored(int fd)
 {
 	socklen_t len = sizeof(int);
 	int domain;
 
-	if (fcntl(fd, F_GET_SEALS) >= 0)
+	if (is_memory_file(fd))
 		return true;
 	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0)
 		return domain == AF_UNIX && vdpa_fd_can_be_kept(fd);
 	return vdpa_fd_is_eventfd(fd) || vdpa_fd_is_vduse_domain(fd);
 }
 
-/* What is cheap to ask is asked first: a title is some ten times as dear as the others. */
+/* One that is not. What is cheap to ask is asked first: a title is some ten times as dear as the
+ * others. */
 static bool
 closes_at_once(int fd)
 {
@@ -272,9 +290,6 @@ closes_at_once(int fd)
 	struct title title;
 	int domain;
 
-	/* Memory files are the ones that have seals. */
-	if (fcntl(fd, F_GET_SEALS) >= 0)
-		return true;
 	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0)
 		return false;
 	if (is_memory_device(fd))
@@ -383,8 +398,40 @@ is_full(const struct vdpa_fd_account *a)
 	return waiting(a) > (closers > 0 ? VDPA_FD_WAITING_MAX : 0);
 }
 
+/* Under the lock, with room. */
+static void
+append(struct vdpa_fd_account *a, int fd, bool is_memory)
+{
+	unsigned int at = (a->first + a->n) % ROOM;
+
+	if (waiting(a) == 0)
+		active++;
+	a->fds[at] = fd;
+	a->is_memory[at] = is_memory;
+	a->n++;
+	if (a->n == 1 && !a->closing)
+		TAILQ_INSERT_TAIL(&pending, a, next);
+}
+
+/* Under the lock. Whether a descriptor of this memory file waits. */
+static bool
+has_file(const struct vdpa_fd_account *a, const struct stat *file)
+{
+	struct stat st;
+
+	for (unsigned int i = 0; i < a->n; i++) {
+		unsigned int at = (a->first + i) % ROOM;
+
+		if (a->is_memory[at] && fstat(a->fds[at], &st) == 0 && st.st_dev == file->st_dev &&
+		    st.st_ino == file->st_ino)
+			return true;
+	}
+	return false;
+}
+
+/* memory: of a large memory file; else NULL. */
 static int
-close_apart(struct vdpa_fd_account *a, int fd)
+close_apart(struct vdpa_fd_account *a, int fd, const struct stat *memory)
 {
 	bool full;
 
@@ -394,15 +441,26 @@ close_apart(struct vdpa_fd_account *a, int fd)
 		close(fd);
 		return -EBUSY;
 	}
-	if (waiting(a) == 0)
-		active++;
-	a->fds[(a->first + a->n++) % ROOM] = fd;
-	if (a->n == 1 && !a->closing)
-		TAILQ_INSERT_TAIL(&pending, a, next);
+	/* Under the lock: until then it is not the last one. */
+	if (memory != NULL && has_file(a, memory))
+		close(fd);
+	else
+		append(a, fd, memory != NULL);
 	start_closer();
 	full = is_full(a);
 	pthread_mutex_unlock(&lock);
 	return full ? -EBUSY : 0;
+}
+
+static int
+close_memory(struct vdpa_fd_account *a, int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) == 0 && (uint64_t)st.st_blocks * BLOCK > FREED_MAX)
+		return close_apart(a, fd, &st);
+	close(fd);
+	return 0;
 }
 
 struct vdpa_fd_account *
@@ -457,8 +515,10 @@ vdpa_close_foreign(struct vdpa_fd_account *a, int fd)
 {
 	if (fd < 0)
 		return 0;
+	if (is_memory_file(fd))
+		return close_memory(a, fd);
 	if (!closes_at_once(fd))
-		return close_apart(a, fd);
+		return close_apart(a, fd, NULL);
 	close(fd);
 	return 0;
 }
@@ -486,7 +546,7 @@ vdpa_close_connection(struct vdpa_fd_account *a, int fd)
 	/* Nothing comes any more; what has come may have descriptors with it. */
 	(void)shutdown(fd, SHUT_RDWR);
 	if (ioctl(fd, FIONREAD, &queued) < 0 || queued != 0)
-		return close_apart(a, fd);
+		return close_apart(a, fd, NULL);
 	close(fd);
 	return 0;
 }

@@ -15,7 +15,8 @@
  * it, on a thread that serves everybody else, too: a file of a FUSE file system, a pipe or a TCP
  * socket could make both wait. So these kinds alone may be stored: memory files (memfd, tmpfs,
  * hugetlbfs), eventfds, the memory of a VDUSE device, and UNIX sockets that can be kept
- * (vdpa_fd_can_be_kept()). Never waits. From any thread.
+ * (vdpa_fd_can_be_kept()). The last descriptor of a large memory file takes its time, too: a keeper
+ * closes it by a thread, and PID 1 does not. Never waits. From any thread.
  */
 bool vdpa_fd_can_be_stored(int fd);
 
