@@ -6,7 +6,8 @@
  * see. An act has a label, such as "store put net0:wire, message 4" (behind the front end's message
  * 4), and which one it is to die at is in the file UVDPA_KILL_ARM: a line with a number and a
  * label, "2 store put net0:wire" for the second act of that label since the file is there. A file
- * that is replaced begins anew; none, and nothing is counted. Each act that is reached meanwhile is
+ * that is replaced begins anew; none, and nothing is counted; a daemon that dies renames it first,
+ * to UVDPA_KILL_ARM.claimed. Each act that is reached meanwhile is
  * a line of UVDPA_KILL_ARM.log, and the last one is where it died.
  *
  * Acts are calls of libc (requests to the store, writes of the journal, VFIO's ioctls, messages,
@@ -123,6 +124,16 @@ is_armed(const char *path)
 	return true;
 }
 
+/* Either the daemon dies here, or whoever takes the file away first lets it live. */
+static bool
+claim(const char *path)
+{
+	char name[PATH_MAX];
+
+	snprintf(name, sizeof(name), "%s.claimed", path);
+	return syscall(SYS_rename, path, name) == 0;
+}
+
 static void
 reach(const char *path, const char *label)
 {
@@ -131,7 +142,7 @@ reach(const char *path, const char *label)
 	take_lock();
 	if (is_armed(path)) {
 		append(path, label);
-		if (strcmp(label, wanted) == 0 && --left == 0) {
+		if (strcmp(label, wanted) == 0 && --left == 0 && claim(path)) {
 			syscall(SYS_kill, getpid(), SIGKILL);
 			for (;;)
 				pause();

@@ -48,10 +48,13 @@ class Points:
             f.write(f'{nth} {label}\n')
         os.rename(self.path + '.new', self.path)
 
-    def disarm(self):
-        """The labels that were reached."""
-        with contextlib.suppress(FileNotFoundError):
+    def disarm(self, process=None):
+        """The labels that were reached. A process that was about to be killed has ended."""
+        try:
             os.unlink(self.path)
+        except FileNotFoundError:
+            if process is not None:
+                process.wait(harness.TIMEOUT)
         with contextlib.suppress(FileNotFoundError), open(self.path + '.log', encoding='ascii', errors='replace') as f:
             return f.read().splitlines()
         return []
@@ -210,9 +213,9 @@ class Steps:
             # Its sockets are closed before its parent hears of its end.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.host.app.process.wait(2)
+        reached = self.points.disarm(self.host.app.process)
         died = self.host.app.process.poll() is not None
         killed = self.host.app.process.returncode == -signal.SIGKILL
-        reached = self.points.disarm()
         self.died = died
         if died:
             # By our kill, or by an end that was asked for: not by a fault of its own.
@@ -303,8 +306,8 @@ class Steps:
                 while not died and time.monotonic() < end:
                     died = self.host.app.process.poll() is not None
                     time.sleep(0.005)
-                reached = self.points.disarm()
-                plan.saw(reached)
+                plan.saw(self.points.disarm(self.host.app.process))
+                died = died or self.host.app.process.poll() is not None
                 if died:
                     self.test.assertEqual(self.host.app.process.poll(), -signal.SIGKILL, self.host.app.err.text())
                     kills += 1

@@ -250,8 +250,8 @@ class Sets(unittest.TestCase):
                 thread.start()
                 while thread.is_alive() and host.app.process.poll() is None:
                     thread.join(0.01)
+                plan.saw(points.disarm(host.app.process))
                 killed = host.app.process.poll() is not None
-                plan.saw(points.disarm())
                 if killed:
                     kills += 1
                     host.crash(taken=1)
