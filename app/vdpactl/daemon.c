@@ -117,7 +117,7 @@ print_upgrade(const json_t *answer)
 	print_value(stdout, json_object_get(answer, "version"));
 	printf(", and stood still for %" JSON_INTEGER_FORMAT " ms\n",
 	       json_integer_value(json_object_get(answer, "gap_ms")));
-	print_names("started anew", json_object_get(answer, "anew"));
+	print_names("start anew (the log says whether they did)", json_object_get(answer, "anew"));
 	print_names("lost, as no configuration has them", json_object_get(answer, "lost"));
 }
 

@@ -18,6 +18,7 @@
 
 #include "log.h"
 #include "made.h"
+#include "restart.h"
 #include "successor.h"
 
 struct made {
@@ -95,6 +96,7 @@ running_id(const char *name)
 int
 app_made_start(const struct app_config *c, bool keeps)
 {
+	int64_t left_us = keeps ? APP_RESTART_PATIENCE_US : 0;
 	char where[512];
 	int rc = 0;
 
@@ -105,7 +107,7 @@ app_made_start(const struct app_config *c, bool keeps)
 		 * can go on with it. */
 		rc = (keeps && running_id(dev->name) != 0) || app_successor_starts_anew(dev->name)
 			     ? 0
-			     : vdpa_dev_add(dev->words);
+			     : app_restart_add(dev->words, &left_us);
 		if (rc == 0 && dev->of_file)
 			rc = note(&now, dev->name, dev->words, running_id(dev->name));
 		if (rc < 0) {

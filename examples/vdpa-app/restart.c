@@ -21,8 +21,7 @@
 #include "restart.h"
 #include "successor.h"
 
-#define IN_USE_US 10000000
-#define LOOK_US	  20000
+#define LOOK_US 20000
 
 int
 app_restart_begin(const struct app_options *opts)
@@ -34,21 +33,20 @@ app_restart_begin(const struct app_options *opts)
 	return rc;
 }
 
-/* A disk's last requests have its file until the kernel has ended them. */
+/* A disk's last requests have its file until the kernel has ended them, and its socket has another
+ * descriptor until the store has closed that. Each try may wait, too, such as for a server's
+ * answer. */
 int
-app_restart_add(const char *words)
+app_restart_add(const char *words, int64_t *left_us)
 {
-	/* For all devices together: each try may wait, too, such as for a server's answer. */
-	static int64_t left_us = IN_USE_US;
 	int rc = vdpa_dev_add(words);
 
-	/* Its socket has another descriptor until the store has closed that. */
-	while ((rc == -EBUSY || rc == -EADDRINUSE) && left_us > 0) {
+	while ((rc == -EBUSY || rc == -EADDRINUSE) && *left_us > 0) {
 		int64_t began_us = app_now_us();
 
 		usleep(LOOK_US);
 		rc = vdpa_dev_add(words);
-		left_us -= app_now_us() - began_us;
+		*left_us -= app_now_us() - began_us;
 	}
 	return rc;
 }
@@ -72,10 +70,16 @@ is_own_fault(int rc)
 	return rc == -ENOMEM || rc == -EMFILE || rc == -ENFILE;
 }
 
+struct take_over {
+	const struct app_options *opts;
+	int64_t left_us;
+};
+
 static int
 take_over(const char *name, const char *words, void *arg)
 {
-	const struct app_options *opts = arg;
+	struct take_over *t = arg;
+	const struct app_options *opts = t->opts;
 	const struct app_dev *dev = app_config_find(&opts->config, name);
 	int rc = dev != NULL ? vdpa_words_compare(words, dev->words, NULL) : VDPA_WORDS_SAME;
 
@@ -93,7 +97,7 @@ take_over(const char *name, const char *words, void *arg)
 		app_log(LOG_NOTICE, name, "restart: %s: goes on, in no configuration", name);
 	if (opts->take_over != 0 && app_successor_note(name, words) < 0)
 		return -ENOMEM;
-	rc = app_restart_add(words);
+	rc = app_restart_add(words, &t->left_us);
 	if (rc < 0) {
 		/* The daemon that has handed it over goes on with it, or it starts anew later. */
 		if (opts->take_over != 0) {
@@ -115,10 +119,11 @@ take_over(const char *name, const char *words, void *arg)
 int
 app_restart_take_over(const struct app_options *opts)
 {
+	struct take_over t = {.opts = opts, .left_us = APP_RESTART_PATIENCE_US};
 	int rc = 0;
 
 	if (opts->keep != NULL)
-		rc = vdpa_restart_each(take_over, (void *)(uintptr_t)opts);
+		rc = vdpa_restart_each(take_over, &t);
 	if (rc < 0)
 		app_log(LOG_ERR, NULL, "restart: %s", vdpa_error_message());
 	return rc;

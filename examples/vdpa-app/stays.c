@@ -295,7 +295,7 @@ app_stays_log(const struct app_stays *s)
 	{
 		const char *text = json_string_value(name);
 
-		app_log(LOG_WARNING, text, "upgrade: %s: %s",
+		app_log(LOG_WARNING, text, "upgrade: %s: %s: %s", text,
 			is_lost(s, text) ? "is lost, as no configuration has it" : "starts anew",
 			json_string_value(json_object_get(s->why, text)));
 	}

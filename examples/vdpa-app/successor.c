@@ -174,7 +174,8 @@ read_take(const json_t *take, int fd)
 {
 	/* It has only been asked, or the other one has given up. */
 	if (app_handover_is(take, "stop"))
-		return vdpa_error(ECANCELED, "the other daemon keeps its devices");
+		return vdpa_error(ECANCELED,
+				  "the other daemon goes on: it has only asked, or given up");
 	if (!app_handover_is(take, "take"))
 		return vdpa_error(EPROTO, "the other daemon does not hand over");
 	expected = json_integer_value(json_object_get(take, "devices"));
@@ -323,6 +324,7 @@ send_taken(int sock, unsigned int n)
 static void
 start_anew(void)
 {
+	int64_t left_us = APP_RESTART_PATIENCE_US;
 	const char *name;
 	json_t *words;
 
@@ -334,7 +336,8 @@ start_anew(void)
 		if (rc == -ENODEV)
 			vdpa_restart_drop(name);
 		(void)app_notify_alive();
-		if ((rc < 0 && rc != -ENODEV) || app_restart_add(json_string_value(words)) < 0)
+		if ((rc < 0 && rc != -ENODEV) ||
+		    app_restart_add(json_string_value(words), &left_us) < 0)
 			app_log(LOG_ERR, name, "take-over: %s: cannot start anew, and is lost: %s",
 				name, vdpa_error_message());
 	}

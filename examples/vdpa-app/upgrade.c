@@ -353,7 +353,9 @@ send_begin(struct upgrade *u)
 					 (int)getpid()),
 			       fd);
 	close(fd);
-	return rc;
+	/* How a process has ended that is not there any more is said where its answer is waited
+	 * for. */
+	return rc == -EPIPE ? 0 : rc;
 }
 
 /* What the new program says of itself and of the devices. */

@@ -11,6 +11,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import struct
 import subprocess
 import threading
@@ -186,6 +187,21 @@ class Words(unittest.TestCase):
             self.assertEqual([client.recv()[0] for _ in range(26)], 26 * [vu.GET_FEATURES])
             self.assertEqual(client.recv()[2], bytes(8))
             client.ask_u64(vu.GET_FEATURES)
+
+    def test_a_socket_that_somebody_has_for_a_moment(self):
+        """As the store, which closes what nobody goes on with: the next daemon waits for that."""
+        with Host({'net0': self.NET}) as host, socket.socket(socket.AF_UNIX) as other:
+            host.app.stop(signal.SIGINT)
+            other.bind(host.app.socket('net0'))
+            other.listen()
+            closing = threading.Timer(1, other.close)
+            closing.start()
+            try:
+                host.next(taken=0)
+            finally:
+                closing.join()
+            with vu.Client(host.app.socket('net0')) as client:
+                self.assertTrue(client.ask_u64(vu.GET_FEATURES))
 
     def test_several_devices_and_one_added_by_hand_go_on(self):
         with Host({f'net{i}': self.NET for i in range(4)}) as host:

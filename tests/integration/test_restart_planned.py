@@ -218,7 +218,7 @@ class Upgrade(unittest.TestCase):
 
     def test_a_device_that_does_not_stop_starts_anew_alone(self):
         """With requests that take longer than is waited for: nobody knows which of a packed ring are done."""
-        host = ModelUpgrades({'dev0': DISK.replace('delay_ms 5', 'delay_ms 4000'), 'dev1': NET})
+        host = ModelUpgrades({'dev0': DISK.replace('delay_ms 5', 'delay_ms 10000'), 'dev1': NET})
         host.devices = {name: f'{words} vm {name}' for name, words in host.devices.items()}
         with host, KeptBlock(random.Random(SEED), True, queues=1) as disk, KeptNet(random.Random(SEED)) as net:
             begin(host, disk)
@@ -241,7 +241,7 @@ class Upgrade(unittest.TestCase):
             host.next(taken=1)
 
     def test_a_device_behind_vfio_user_that_does_not_stop_starts_anew_alone(self):
-        host = VfioUserModelUpgrades({'dev0': DISK.replace('delay_ms 5', 'delay_ms 4000'), 'dev1': NET})
+        host = VfioUserModelUpgrades({'dev0': DISK.replace('delay_ms 5', 'delay_ms 10000'), 'dev1': NET})
         with host, vfio_user.KeptBlock(random.Random(SEED), True, queues=1) as disk, \
                 vfio_user.KeptNet(random.Random(SEED)) as net:
             disk.trap = net.trap = True

@@ -63,7 +63,10 @@ vdpa_vfus_kept_stop(struct vfu_kept *k, const char *cause)
 	if (!k->on)
 		return;
 	k->on = false;
-	VDPA_LOG(WARNING, "%s: vfio-user: does not go on in the next process: %s", name, cause);
+	/* Where it is given up already, that has been said. */
+	if (!vdpa_restart_is_given_up(name))
+		VDPA_LOG(WARNING, "%s: vfio-user: does not go on in the next process: %s", name,
+			 cause);
 	if (!vdpa_restart_holds())
 		vdpa_wire_end(&k->wire);
 	/* Nor is its function, which its driver keeps. */

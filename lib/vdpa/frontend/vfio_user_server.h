@@ -108,7 +108,7 @@ void vdpa_vfus_server_stop(struct vfu_server *s);
 void vdpa_vfus_server_unlisten(struct vfu_server *s);
 /* Hang up on the client of a server that was stopped; the device hears of it before the return. */
 void vdpa_vfus_server_end(struct vfu_server *s);
-/* Both, and free it. NULL: no-op. */
+/* All of these, and free it. NULL: no-op. */
 void vdpa_vfus_server_destroy(struct vfu_server *s);
 /* Hang up on the client, likewise. In a job of the queue. */
 void vdpa_vfus_server_disconnect(struct vfu_server *s);

@@ -410,13 +410,13 @@ vhost_user_set_link(struct vdpa_device *vdev, bool up)
 
 	if (dev == NULL)
 		return 0;
-	if (up)
-		return dev->serving ? 0 : start_serving(dev);
 	held = vdpa_vhu_socket_is_held(dev);
+	if (up && !held)
+		return dev->serving ? 0 : start_serving(dev);
 	pthread_mutex_lock(&dev->lock);
-	notified = vdpa_vhu_wants_config(dev->session);
-	if (!notified && held)
-		dev->serving = false;
+	notified = up || vdpa_vhu_wants_config(dev->session);
+	if (held)
+		dev->serving = notified;
 	pthread_mutex_unlock(&dev->lock);
 	if (!notified && !held)
 		stop_serving(dev);

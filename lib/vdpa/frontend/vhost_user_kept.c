@@ -47,8 +47,10 @@ vdpa_vhu_kept_stop(struct vhu_device *dev, const char *why)
 	if (!dev->kept.on)
 		return;
 	dev->kept.on = false;
-	VDPA_LOG(WARNING, "%s: vhost-user: does not go on in the next process: %s", dev->vdev->name,
-		 why);
+	/* Where it is given up already, that has been said. */
+	if (!vdpa_restart_is_given_up(dev->vdev->name))
+		VDPA_LOG(WARNING, "%s: vhost-user: does not go on in the next process: %s",
+			 dev->vdev->name, why);
 	if (!vdpa_restart_holds())
 		vdpa_wire_end(&dev->kept.wire);
 	/* Nor is its function, which its driver keeps. */

@@ -17,9 +17,10 @@
  * thread is dearer than all else that a message costs the control loop; then they end. A close
  * that never returns costs its account its only closer, and the account fills and stays full.
  *
- * Of a large memory file one descriptor waits in an account, whatever number comes: as long as it
- * does, no other is the last. So a guest whose memory is mapped and unmapped in many pieces, with a
- * descriptor each time, does not fill its account while its closer frees something else.
+ * Large memory files of all peers wait in an account of their own, `memory`, since their close
+ * always ends: what else a peer has sent holds them up no more than they fill the peer's account.
+ * Of each one descriptor waits, whatever number comes: as long as it does, no other is the last.
+ * Where nobody closes, they are freed where they come from.
  */
 
 #include <errno.h>
@@ -75,12 +76,12 @@ struct vdpa_fd_account {
 	bool abandoned;			   /* to be freed with the last descriptor */
 	unsigned int first, n;		   /* of fds, a ring */
 	int fds[ROOM];
-	bool is_memory[ROOM]; /* of each: a large memory file */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static TAILQ_HEAD(, vdpa_fd_account) pending = TAILQ_HEAD_INITIALIZER(pending);
-static unsigned int active; /* accounts in which something waits or is being closed */
+static struct vdpa_fd_account memory; /* of all peers */
+static unsigned int active;	      /* accounts in which something waits or is being closed */
 static unsigned int closers;
 static unsigned int spares; /* of those, wait */
 static pthread_cond_t pending_cond = PTHREAD_COND_INITIALIZER;
@@ -400,38 +401,18 @@ is_full(const struct vdpa_fd_account *a)
 
 /* Under the lock, with room. */
 static void
-append(struct vdpa_fd_account *a, int fd, bool is_memory)
+append(struct vdpa_fd_account *a, int fd)
 {
-	unsigned int at = (a->first + a->n) % ROOM;
-
 	if (waiting(a) == 0)
 		active++;
-	a->fds[at] = fd;
-	a->is_memory[at] = is_memory;
-	a->n++;
+	a->fds[(a->first + a->n++) % ROOM] = fd;
 	if (a->n == 1 && !a->closing)
 		TAILQ_INSERT_TAIL(&pending, a, next);
+	start_closer();
 }
 
-/* Under the lock. Whether a descriptor of this memory file waits. */
-static bool
-has_file(const struct vdpa_fd_account *a, const struct stat *file)
-{
-	struct stat st;
-
-	for (unsigned int i = 0; i < a->n; i++) {
-		unsigned int at = (a->first + i) % ROOM;
-
-		if (a->is_memory[at] && fstat(a->fds[at], &st) == 0 && st.st_dev == file->st_dev &&
-		    st.st_ino == file->st_ino)
-			return true;
-	}
-	return false;
-}
-
-/* memory: of a large memory file; else NULL. */
 static int
-close_apart(struct vdpa_fd_account *a, int fd, const struct stat *memory)
+close_apart(struct vdpa_fd_account *a, int fd)
 {
 	bool full;
 
@@ -441,26 +422,60 @@ close_apart(struct vdpa_fd_account *a, int fd, const struct stat *memory)
 		close(fd);
 		return -EBUSY;
 	}
-	/* Under the lock: until then it is not the last one. */
-	if (memory != NULL && has_file(a, memory))
-		close(fd);
-	else
-		append(a, fd, memory != NULL);
-	start_closer();
+	append(a, fd);
 	full = is_full(a);
 	pthread_mutex_unlock(&lock);
 	return full ? -EBUSY : 0;
 }
 
-static int
-close_memory(struct vdpa_fd_account *a, int fd)
+/* Under the lock. Whether a descriptor of this file waits there. */
+static bool
+has_file(const struct vdpa_fd_account *a, const struct stat *file)
 {
 	struct stat st;
 
-	if (fstat(fd, &st) == 0 && (uint64_t)st.st_blocks * BLOCK > FREED_MAX)
-		return close_apart(a, fd, &st);
-	close(fd);
-	return 0;
+	for (unsigned int i = 0; i < a->n; i++)
+		if (fstat(a->fds[(a->first + i) % ROOM], &st) == 0 && st.st_dev == file->st_dev &&
+		    st.st_ino == file->st_ino)
+			return true;
+	return false;
+}
+
+/* Under the lock. What was appended last, and nobody may come to close. */
+static void
+take_back_last(struct vdpa_fd_account *a)
+{
+	if (--a->n == 0) {
+		TAILQ_REMOVE(&pending, a, next);
+		active--;
+	}
+}
+
+static void
+close_memory(int fd)
+{
+	struct stat st;
+	bool here = true;
+
+	if (fstat(fd, &st) < 0 || (uint64_t)st.st_blocks * BLOCK <= FREED_MAX) {
+		close(fd);
+		return;
+	}
+	pthread_mutex_lock(&lock);
+	if (memory.n < ROOM && !has_file(&memory, &st)) {
+		append(&memory, fd);
+		/* Every account in which something waits has a closer. */
+		here = closers < active && !memory.closing;
+		if (here)
+			take_back_last(&memory);
+	} else if (memory.n < ROOM) {
+		/* Under the lock: until then it is not the last one. */
+		close(fd);
+		here = false;
+	}
+	pthread_mutex_unlock(&lock);
+	if (here)
+		close(fd);
 }
 
 struct vdpa_fd_account *
@@ -516,10 +531,11 @@ vdpa_close_foreign(struct vdpa_fd_account *a, int fd)
 	if (fd < 0)
 		return 0;
 	if (is_memory_file(fd))
-		return close_memory(a, fd);
-	if (!closes_at_once(fd))
-		return close_apart(a, fd, NULL);
-	close(fd);
+		close_memory(fd);
+	else if (!closes_at_once(fd))
+		return close_apart(a, fd);
+	else
+		close(fd);
 	return 0;
 }
 
@@ -546,7 +562,7 @@ vdpa_close_connection(struct vdpa_fd_account *a, int fd)
 	/* Nothing comes any more; what has come may have descriptors with it. */
 	(void)shutdown(fd, SHUT_RDWR);
 	if (ioctl(fd, FIONREAD, &queued) < 0 || queued != 0)
-		return close_apart(a, fd, NULL);
+		return close_apart(a, fd);
 	close(fd);
 	return 0;
 }

@@ -51,9 +51,8 @@ bool vdpa_fd_account_full(struct vdpa_fd_account *account);
 /**
  * Close a file descriptor that the account's peer has sent. Never waits, and always takes fd over.
  * Closed at once are eventfds, memory files (memfd, tmpfs, hugetlbfs) with up to 64 MiB and the
- * memory devices of /dev (null, zero, full, random, urandom). Of a larger memory file one
- * descriptor waits in the account, and others of the same file are closed at once meanwhile. -1:
- * no-op. From any thread.
+ * memory devices of /dev (null, zero, full, random, urandom). Larger memory files are closed by a
+ * thread, too, and are not charged to the account. -1: no-op. From any thread.
  * @return 0; -EBUSY when the account is full: end the connection and read nothing more of it.
  * (One that reads on waits itself once 576 more wait, which one message and the end of a connection
  * with 256 queues cannot bring about.)

@@ -598,8 +598,11 @@ void
 vdpa_restart_forget(const char *device)
 {
 	const struct restart_prune all = {.device = device};
+	struct vdpa_error_saved error;
 	struct restart_device *d;
 
+	/* It may be on the way out of a failure, which is what is said. */
+	vdpa_error_save(&error);
 	fence_former(device);
 	restart_lock();
 	d = restart_find(device);
@@ -614,6 +617,7 @@ vdpa_restart_forget(const char *device)
 		restart_prune_store(&all);
 	}
 	restart_unlock();
+	vdpa_error_restore(&error);
 }
 
 void

@@ -49,17 +49,23 @@ close_journal(void)
 
 /* Under the lock. */
 static int
+put_journal(void)
+{
+	int rc = vdpa_keep_put(restart_state.keep, RESTART_JOURNAL,
+			       vdpa_journal_fd(restart_state.journal));
+
+	if (rc < 0)
+		close_journal();
+	return rc;
+}
+
+/* Under the lock. */
+static int
 create_journal(void)
 {
 	int rc = vdpa_journal_create(DEVICES_MAX, RESTART_SLOT, &restart_state.journal);
 
-	if (rc < 0)
-		return rc;
-	rc = vdpa_keep_put(restart_state.keep, RESTART_JOURNAL,
-			   vdpa_journal_fd(restart_state.journal));
-	if (rc < 0)
-		close_journal();
-	return rc;
+	return rc < 0 ? rc : put_journal();
 }
 
 /* Under the lock. The former process' journal, or a new one. */
@@ -648,7 +654,20 @@ vdpa_restart_hand_over(int sock)
 	return rc;
 }
 
-/* Under the lock. The store as it was when it was handed over, with the records of then. */
+/* A store that is full has no room for two journals, and does not say what it has dropped. */
+static int
+make_room(struct vdpa_keep *keep)
+{
+	int rc = vdpa_keep_barrier(keep, 0);
+
+	if (rc != -ENOSPC)
+		return rc;
+	rc = vdpa_keep_del(keep, RESTART_JOURNAL);
+	return rc < 0 ? rc : vdpa_keep_barrier(keep, 0);
+}
+
+/* Under the lock. The store as it was when it was handed over, with the records of then: a process
+ * that is killed meanwhile leaves the journal that was there before. */
 static int
 reopen(void)
 {
@@ -663,12 +682,9 @@ reopen(void)
 	restart_state.keep = keep;
 	restart_show_unlock();
 	restart_state.journal = NULL;
-	/* One that is full has no room for two journals, and does not say what it has dropped. */
-	rc = vdpa_keep_del(keep, RESTART_JOURNAL);
+	rc = make_room(keep);
 	if (rc == 0)
-		rc = vdpa_keep_barrier(keep, 0);
-	if (rc == 0)
-		rc = create_journal();
+		rc = vdpa_journal_create(DEVICES_MAX, RESTART_SLOT, &restart_state.journal);
 	for (unsigned int i = 0; rc == 0 && i < restart_state.ncopies; i++) {
 		const struct restart_copy *c = &restart_state.copies[i];
 
@@ -676,7 +692,7 @@ reopen(void)
 		    vdpa_journal_write(restart_state.journal, c->device, c->record, c->len) < 0)
 			lose_device(c->device);
 	}
-	return rc;
+	return rc < 0 ? rc : put_journal();
 }
 
 int
