@@ -94,9 +94,12 @@ running_id(const char *name)
 }
 
 int
-app_made_start(const struct app_config *c, bool keeps)
+app_made_start(const struct app_options *opts)
 {
-	int64_t left_us = keeps ? APP_RESTART_PATIENCE_US : 0;
+	const struct app_config *c = &opts->config;
+	bool keeps = opts->keep != NULL;
+	/* A daemon that hands over has closed what its successor makes, and others stand still. */
+	int64_t left_us = keeps && opts->take_over == 0 ? APP_RESTART_PATIENCE_US : 0;
 	char where[512];
 	int rc = 0;
 

@@ -13,12 +13,12 @@
 
 #include <jansson.h>
 
-#include "config_file.h"
+#include "options.h"
 
-/* At the start: make all devices, in order. keeps: one that there is already was left by a former
- * process and goes on, else it is an error. 0, or a negative errno with one line in the log; what
- * was made stays. */
-int app_made_start(const struct app_config *c, bool keeps);
+/* At the start: make all devices of the configuration, in order. With --keep, one that there is
+ * already was left by a former process and goes on, else it is an error. 0, or a negative errno
+ * with one line in the log; what was made stays. */
+int app_made_start(const struct app_options *opts);
 
 /*
  * Turn the devices of files into those of c, which has been checked, and do no more than that

@@ -207,7 +207,7 @@ serve(const struct app_options *opts, const sigset_t *signals)
 	if (ret == 0)
 		ret = app_restart_take_over(opts);
 	if (ret == 0)
-		ret = app_made_start(&opts->config, opts->keep != NULL);
+		ret = app_made_start(opts);
 	if (ret == 0) {
 		ret = app_config_methods_add();
 		if (ret < 0)
