@@ -57,7 +57,7 @@ request(struct run *r, struct disk *d, uint32_t type, uint64_t sector, uint32_t 
 	struct session *s = &d->s;
 	struct queue *q = &s->q[0];
 	uint8_t *va = slot_va(s, q, 0);
-	uint64_t iova = slot_iova(s, q, 0), end = now_ns() + run_ms(r, REQUEST_MS) * 1000000;
+	uint64_t iova = slot_iova(s, q, 0), end = waited_ns() + run_ms(r, REQUEST_MS) * 1000000;
 	const struct virtio_blk_outhdr hdr = {.type = rte_cpu_to_le_32(type),
 					      .sector = rte_cpu_to_le_64(sector)};
 	const struct slot_range written[] = {{SLOT_STATUS, 1}, {SLOT_DATA, in}};
@@ -78,7 +78,7 @@ request(struct run *r, struct disk *d, uint32_t type, uint64_t sector, uint32_t 
 	if (ring_driver_post(&q->ring, bufs, n) < 0)
 		return run_fail(r, "the ring is full");
 	queue_kick(q);
-	while (rc == 0 && now_ns() < end) {
+	while (rc == 0 && waited_ns() < end) {
 		rc = ring_driver_take(&q->ring, &id, &len);
 		if (rc == 0)
 			sleep_us(50);

@@ -36,7 +36,7 @@ exchange(struct run *r, struct session *s, const struct ring_buf *bufs, unsigned
 {
 	struct queue *q = &s->q[s->nq - 1];
 	const uint8_t *ack = slot_va(s, q, 0) + SLOT_STATUS;
-	uint64_t end = now_ns() + run_ms(r, CTRL_MS) * 1000000;
+	uint64_t end = waited_ns() + run_ms(r, CTRL_MS) * 1000000;
 	uint32_t got;
 	uint16_t id;
 	int rc = 0;
@@ -45,7 +45,7 @@ exchange(struct run *r, struct session *s, const struct ring_buf *bufs, unsigned
 	if (ring_driver_post(&q->ring, bufs, n) < 0)
 		return run_fail(r, "control queue: %s: no room in the ring", what);
 	queue_kick(q);
-	while (rc == 0 && now_ns() < end) {
+	while (rc == 0 && waited_ns() < end) {
 		rc = ring_driver_take(&q->ring, &id, &got);
 		if (rc == 0)
 			sleep_us(200);

@@ -166,7 +166,7 @@ used_ring_valid(struct run *r, unsigned int flags)
 	rc = traffic_begin(r, &s, &x);
 	for (int i = 0; rc == 0 && i < BURSTS; i++) {
 		x.units += 64;
-		x.progress_at = now_ns();
+		x.progress_at = waited_ns();
 		rc = traffic_finish(&x);
 		if (rc != 0)
 			break;

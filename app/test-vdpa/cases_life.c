@@ -74,7 +74,7 @@ queue_disable(struct run *r)
 		rc = r->t->ops->enable_vq(r->t, q->idx, true);
 		if (rc < 0)
 			rc = run_failed_call(r, rc, "enabling the queue again");
-		x.progress_at = now_ns();
+		x.progress_at = waited_ns();
 	}
 	return traffic_close(r, &s, &x, rc);
 }
@@ -172,7 +172,7 @@ queue_resume(struct run *r, unsigned int flags)
 		rc = session_start_vq(&s, q->idx, &state);
 		if (rc < 0)
 			rc = run_failed_call(r, rc, "starting a queue where it stopped");
-		x.progress_at = now_ns();
+		x.progress_at = waited_ns();
 	}
 	return traffic_close(r, &s, &x, rc);
 }

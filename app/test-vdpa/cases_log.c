@@ -128,14 +128,14 @@ static int
 check_logs(struct run *r, const struct log_case *c, const struct target_log *a,
 	   const struct target_log *b, unsigned int ms)
 {
-	uint64_t end = now_ns() + run_ms(r, ms) * 1000000, page;
+	uint64_t end = waited_ns() + run_ms(r, ms) * 1000000, page;
 	uint16_t queue = 0;
 
 	r->step = "comparing the dirty log";
 	while (find_missing(c, a, b, &page)) {
 		const char *what = what_is_in(&c->s, page, &queue);
 
-		if (now_ns() < end) {
+		if (waited_ns() < end) {
 			sleep_us(1000);
 			continue;
 		}

@@ -195,8 +195,8 @@ event_index_batch(struct run *r, unsigned int flags)
 		q->calls = 0;
 		x.units += BATCH;
 		rc = traffic_finish(&x);
-		end = now_ns() + run_ms(r, TRAFFIC_STALL_MS) * 1000000;
-		while (rc == 0 && q->calls == 0 && now_ns() < end) {
+		end = waited_ns() + run_ms(r, TRAFFIC_STALL_MS) * 1000000;
+		while (rc == 0 && q->calls == 0 && waited_ns() < end) {
 			sleep_us(100);
 			queue_take_calls(q);
 		}
@@ -382,8 +382,8 @@ config_change(struct run *r)
 			rc = run_failed_call(r, rc, "changing the configuration");
 			break;
 		}
-		end = now_ns() + run_ms(r, CONFIG_MS) * 1000000;
-		while (r->t->ops->config_changes(r->t) == before && now_ns() < end)
+		end = waited_ns() + run_ms(r, CONFIG_MS) * 1000000;
+		while (r->t->ops->config_changes(r->t) == before && waited_ns() < end)
 			sleep_us(1000);
 		if (r->t->ops->config_changes(r->t) == before)
 			rc = run_fail(r, "the configuration changed and nobody was told");

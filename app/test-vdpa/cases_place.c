@@ -75,7 +75,7 @@ stop_and_go_on(struct run *r, struct session *s, struct traffic *x)
 	for (uint16_t i = 0; i < s->nq; i++)
 		if (s->q[i].used)
 			queue_kick_always(&s->q[i]);
-	x->progress_at = now_ns();
+	x->progress_at = waited_ns();
 	return 0;
 }
 

@@ -38,7 +38,7 @@ stand_still(struct run *r, struct traffic *x)
 	rc = r->t->ops->resume(r->t);
 	if (rc < 0)
 		return run_failed_call(r, rc, "resuming the device");
-	x->progress_at = now_ns();
+	x->progress_at = waited_ns();
 	return 0;
 }
 

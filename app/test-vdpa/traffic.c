@@ -244,7 +244,7 @@ traffic_step(struct traffic *x)
 		}
 	}
 	if (total > 0)
-		x->progress_at = now_ns();
+		x->progress_at = waited_ns();
 	return total;
 }
 
@@ -269,7 +269,7 @@ traffic_stop(struct traffic *x)
 {
 	/* Each lane ends at what it has sent. */
 	x->units = 0;
-	x->progress_at = now_ns();
+	x->progress_at = waited_ns();
 }
 
 static nfds_t
@@ -321,8 +321,8 @@ why_stalled(struct traffic *x)
 		if (x->lanes[i].rx != NULL && x->lanes[i].rx->running)
 			queue_kick_always(x->lanes[i].rx);
 	}
-	end = now_ns() + run_ms(x->r, SECOND_CHANCE_MS) * 1000000;
-	while (n == 0 && now_ns() < end) {
+	end = waited_ns() + run_ms(x->r, SECOND_CHANCE_MS) * 1000000;
+	while (n == 0 && waited_ns() < end) {
 		traffic_wait(x);
 		n = traffic_step(x);
 	}
@@ -379,7 +379,7 @@ traffic_finish(struct traffic *x)
 			return n;
 		if (n > 0)
 			continue;
-		if (now_ns() - x->progress_at > run_ms(x->r, TRAFFIC_STALL_MS) * 1000000)
+		if (waited_ns() - x->progress_at > run_ms(x->r, TRAFFIC_STALL_MS) * 1000000)
 			return stalled(x);
 		if (run_expired(x->r))
 			return run_fail(x->r, "the case's time is over while data moves slowly");
@@ -421,7 +421,7 @@ traffic_begin(struct run *r, struct session *s, struct traffic *x)
 		x->lanes[i].tx = &s->q[net ? idx + 1 : idx];
 		x->lanes[i].rx = net ? &s->q[idx] : NULL;
 	}
-	x->progress_at = now_ns();
+	x->progress_at = waited_ns();
 	rc = kind_of(x)->begin(x);
 	if (rc != 0)
 		traffic_end(x);
@@ -451,7 +451,7 @@ traffic_some(struct traffic *x, uint64_t n)
 			return rc;
 		if (rc == 0)
 			traffic_wait(x);
-		if (now_ns() - x->progress_at > run_ms(x->r, TRAFFIC_STALL_MS) * 1000000)
+		if (waited_ns() - x->progress_at > run_ms(x->r, TRAFFIC_STALL_MS) * 1000000)
 			return stalled(x);
 		if (run_expired(x->r))
 			return run_fail(x->r, "the case's time is over while data moves slowly");

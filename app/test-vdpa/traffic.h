@@ -56,7 +56,7 @@ struct traffic {
 	struct run *r;
 	struct session *s;
 	struct lane *lanes;
-	uint64_t progress_at; /* ns */
+	uint64_t progress_at; /* by waited_ns() */
 	uint64_t steps;
 	bool echo;	   /* net: frames come back */
 	uint32_t tag;	   /* net: of these frames; earlier ones may still be on the wire */

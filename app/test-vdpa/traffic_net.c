@@ -269,8 +269,8 @@ traffic_probe_echo(struct run *r)
 	if (rc != 0)
 		goto out;
 	rc = traffic_begin(r, &s, &x);
-	end = now_ns() + run_ms(r, ECHO_MS) * 1000000;
-	while (rc == 0 && x.lanes[0].received == 0 && now_ns() < end) {
+	end = waited_ns() + run_ms(r, ECHO_MS) * 1000000;
+	while (rc == 0 && x.lanes[0].received == 0 && waited_ns() < end) {
 		rc = traffic_step(&x);
 		if (rc == 0)
 			traffic_wait(&x);
