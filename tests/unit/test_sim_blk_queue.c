@@ -3,6 +3,7 @@
 
 /* The queues of the block class: deep ones, stops, and requests that a dead process left. */
 
+#include <malloc.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -252,6 +253,25 @@ leaves_requests_in_the_area_when_they_are_handed_over(void **state)
 	each(run_hand_over);
 }
 
+static size_t
+heap(void)
+{
+	struct mallinfo2 m = mallinfo2();
+
+	return m.uordblks + m.hblkhd;
+}
+
+/* What every request may need is no part of the heap, which stays resident once given out. */
+static void
+a_queue_takes_little_of_the_heap(void **state)
+{
+	size_t before = heap();
+	struct fixture *f = open_device(false, false, NULL);
+
+	assert_in_range(heap(), before, before + (1u << 20));
+	close_device(f);
+}
+
 int
 main(void)
 {
@@ -261,6 +281,7 @@ main(void)
 		cmocka_unit_test(a_stop_that_takes_too_long_cancels_what_is_left),
 		cmocka_unit_test(executes_requests_that_a_dead_process_left),
 		cmocka_unit_test(leaves_requests_in_the_area_when_they_are_handed_over),
+		cmocka_unit_test(a_queue_takes_little_of_the_heap),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
