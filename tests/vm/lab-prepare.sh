@@ -57,6 +57,13 @@ if grep -qw lab.systemd /proc/cmdline; then
 		sys-kernel-tracing.mount tmp.mount; do
 		ln -s /dev/null "$etc/$unit"
 	done
+	# Programs that make units of files that are not there, again at each daemon-reload.
+	generators=/newroot/etc/systemd/system-generators
+	rm -rf "$generators"
+	mkdir -p "$generators"
+	for program in /newroot/lib/systemd/system-generators/*; do
+		ln -s /dev/null "$generators/${program##*/}"
+	done
 	cat >"$etc/lab.target" <<-'END'
 		[Unit]
 		Requires=basic.target lab.service

@@ -6,6 +6,7 @@ with a simulated device and a function of VFIO.
 """
 
 import contextlib
+import functools
 import grp
 import json
 import os
@@ -65,6 +66,7 @@ def show(prop, unit=UNIT):
     return run("systemctl", "show", "-P", prop, unit).stdout.strip()
 
 
+@functools.cache
 def program(name):
     """The installed program, as the unit has it."""
     return str(pathlib.Path(re.search(r"path=(\S+)", show("ExecStart"))[1]).parent / name)
