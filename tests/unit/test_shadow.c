@@ -15,6 +15,7 @@
 
 #include <cmocka.h>
 
+#include "heap.h"
 #include "shadow_test.h"
 
 /* The guest has n chains of two buffers each in its ring, and the device them all. */
@@ -546,6 +547,21 @@ a_slow_device_does_not_hold_up_a_queue_that_leaves(void **state)
 	}
 }
 
+/* Nothing that the longest chain alone needs is written when a queue begins on shadows. */
+static void
+a_shadow_takes_little_of_the_heap(void **state)
+{
+	struct shadow_test *t = *state;
+	size_t before;
+	unsigned int in_flight;
+
+	guest_begin(t, 0, 64);
+	before = heap_used();
+	shadow_begin(t, 0, 64);
+	assert_in_range(heap_used(), before, before + (256u << 10));
+	assert_int_equal(shadow_end(t, &in_flight), 0);
+}
+
 int
 main(void)
 {
@@ -566,6 +582,7 @@ main(void)
 		T(a_ring_that_cannot_be_leaves_nothing),
 		T(it_comes_to_rest_where_the_ring_begins),
 		T(a_slow_device_does_not_hold_up_a_queue_that_leaves),
+		T(a_shadow_takes_little_of_the_heap),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

@@ -30,6 +30,7 @@
 #include <rte_common.h>
 #include <rte_hash_crc.h>
 
+#include "pages.h"
 #include "tree.h"
 #include "vdpa_error.h"
 #include "vdpa_fd.h"
@@ -204,7 +205,7 @@ journal_alloc(uint32_t max_devices, uint32_t slot_size, struct vdpa_journal **ou
 	j->max_devices = max_devices;
 	j->slot_size = slot_size;
 	j->names.compare = compare_entries;
-	j->entries = calloc(max_devices, sizeof(*j->entries));
+	j->entries = vdpa_pages_alloc(max_devices, sizeof(*j->entries));
 	j->buf = calloc(1, slot_stride(slot_size));
 	pthread_mutex_init(&j->lock, NULL);
 	if (j->entries == NULL || j->buf == NULL) {
@@ -687,7 +688,7 @@ vdpa_journal_close(struct vdpa_journal *j)
 	if (j->fd >= 0)
 		close(j->fd);
 	pthread_mutex_destroy(&j->lock);
-	free(j->entries);
+	vdpa_pages_free(j->entries, j->max_devices, sizeof(*j->entries));
 	free(j->buf);
 	free(j);
 }

@@ -21,6 +21,7 @@
 
 #include "error_priv.h"
 #include "mover_priv.h"
+#include "pages.h"
 #include "shadow.h"
 #include "vdpa_error.h"
 
@@ -338,8 +339,8 @@ shadow_free(struct vdpa_mover *m)
 
 	free(s->waits_at);
 	free(s->waiting);
-	free(s->long_segs);
-	free(s->long_iov);
+	vdpa_pages_free(s->long_segs, VDPA_VQ_NUM_MAX, sizeof(s->long_segs[0]));
+	vdpa_pages_free(s->long_iov, VDPA_VQ_NUM_MAX, sizeof(s->long_iov[0]));
 	free(s->taken);
 	free(s);
 }
@@ -356,8 +357,8 @@ static int
 allocate(struct shadow *s)
 {
 	s->taken = calloc(s->m.num, sizeof(s->taken[0]));
-	s->long_iov = calloc(VDPA_VQ_NUM_MAX, sizeof(s->long_iov[0]));
-	s->long_segs = calloc(VDPA_VQ_NUM_MAX, sizeof(s->long_segs[0]));
+	s->long_iov = vdpa_pages_alloc(VDPA_VQ_NUM_MAX, sizeof(s->long_iov[0]));
+	s->long_segs = vdpa_pages_alloc(VDPA_VQ_NUM_MAX, sizeof(s->long_segs[0]));
 	if (s->in_order) {
 		s->waiting = calloc(s->m.num, sizeof(s->waiting[0]));
 		s->waits_at = calloc(s->m.num, sizeof(s->waits_at[0]));

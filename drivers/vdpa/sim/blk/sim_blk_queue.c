@@ -11,9 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <time.h>
 
+#include "pages.h"
 #include "sim_blk.h"
 
 /* Completions taken at a time. */
@@ -330,33 +330,18 @@ sim_blk_outstanding(struct sim_queue *q)
 	return (unsigned int)__atomic_load_n(&bq->stats.inflight, __ATOMIC_ACQUIRE);
 }
 
-/* Far more than most requests need: pages of their own, of which only those that requests use
- * become resident, also where a disk takes the place of one that was deleted. */
 static size_t
-iovs_size(const struct sim_blk_queue *bq)
+n_iovs(const struct sim_blk_queue *bq)
 {
-	return (size_t)bq->depth * 3 * SIM_BLK_IOV_MAX * sizeof(*bq->iovs);
-}
-
-static int
-requests_alloc(struct sim_blk_queue *bq)
-{
-	bq->requests = calloc(bq->depth, sizeof(*bq->requests));
-	if (bq->requests == NULL)
-		return -ENOMEM;
-	bq->iovs = mmap(NULL, iovs_size(bq), PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (bq->iovs != MAP_FAILED)
-		return 0;
-	free(bq->requests);
-	return -ENOMEM;
+	return (size_t)bq->depth * 3 * SIM_BLK_IOV_MAX;
 }
 
 static void
-requests_free(struct sim_blk_queue *bq)
+free_requests(struct sim_blk_queue *bq)
 {
-	munmap(bq->iovs, iovs_size(bq));
+	vdpa_pages_free(bq->iovs, n_iovs(bq), sizeof(*bq->iovs));
 	free(bq->requests);
+	memset(bq, 0, sizeof(*bq));
 }
 
 int
@@ -368,12 +353,12 @@ sim_blk_queue_open(struct sim_blk_queue *bq, struct sim_blk *blk, struct sim_que
 	bq->q = q;
 	bq->depth = RTE_MIN(blk->dev->vq_num_max, SIM_BLK_DEPTH_MAX);
 	STAILQ_INIT(&bq->free);
-	err = requests_alloc(bq);
-	if (err != 0) {
-		vdpa_error(-err, "%s: queue %u: no memory for %u requests", blk->dev->vdev.name,
-			   q->idx, bq->depth);
-		memset(bq, 0, sizeof(*bq));
-		return err;
+	bq->requests = calloc(bq->depth, sizeof(*bq->requests));
+	bq->iovs = vdpa_pages_alloc(n_iovs(bq), sizeof(*bq->iovs));
+	if (bq->requests == NULL || bq->iovs == NULL) {
+		err = vdpa_error(ENOMEM, "%s: queue %u: no memory for %u requests",
+				 blk->dev->vdev.name, q->idx, bq->depth);
+		goto free_requests;
 	}
 	for (unsigned int i = 0; i < bq->depth; i++) {
 		struct sim_blk_request *req = &bq->requests[i];
@@ -409,8 +394,7 @@ sim_blk_queue_open(struct sim_blk_queue *bq, struct sim_blk *blk, struct sim_que
 close_channel:
 	blk->be->ops->channel_close(bq->ch);
 free_requests:
-	requests_free(bq);
-	memset(bq, 0, sizeof(*bq));
+	free_requests(bq);
 	return err;
 }
 
@@ -431,6 +415,5 @@ sim_blk_queue_close(struct sim_blk_queue *bq)
 		return;
 	}
 	bq->blk->be->ops->channel_close(bq->ch);
-	requests_free(bq);
-	memset(bq, 0, sizeof(*bq));
+	free_requests(bq);
 }
