@@ -21,21 +21,10 @@ now_ns(void)
 
 /*
  * The clock by which a device is waited for, in nanoseconds, of this thread: between two looks at
- * the device no more than LOOK_NS go by. What a machine that stands still takes from this thread,
- * it takes from the device too, and is not counted.
+ * the device up to 20 ms go by. What a machine that stands still takes from this thread, it takes
+ * from the device too, and is not counted.
  */
-#define LOOK_NS 20000000u
-
-static inline uint64_t
-waited_ns(void)
-{
-	static _Thread_local uint64_t looked_at, waited;
-	uint64_t now = now_ns(), passed = now - looked_at;
-
-	waited += passed < LOOK_NS ? passed : LOOK_NS;
-	looked_at = now;
-	return waited;
-}
+uint64_t waited_ns(void);
 
 static inline void
 sleep_us(unsigned int us)
