@@ -7,6 +7,7 @@ The daemon has two devices, each on a vdpa-model of its own. One model gets a fa
 device passes frames all the while.
 """
 
+import concurrent.futures
 import contextlib
 import os
 import signal
@@ -194,6 +195,35 @@ class Faults(unittest.TestCase):
 for _fault, _pattern in LOSSES.items():
     setattr(Faults, f'test_{_fault}_loses_the_function',
             lambda self, fault=_fault, pattern=_pattern: self.lose(fault, pattern))
+
+
+class StandsStill(unittest.TestCase):
+    # More than the daemon waits for in the test, less than it stands still.
+    TIMEOUT_S, STILL_S = 3, 4
+
+    def test_a_machine_that_stands_still_costs_no_device(self):
+        """Daemon and server get no CPU for longer than an answer may take, the server a little longer."""
+        with model() as other, daemon(other.path, words=f'timeout_ms {self.TIMEOUT_S * 1000}') as app, \
+                vhost.NetDriver(app.socket('v0')).start() as net, concurrent.futures.ThreadPoolExecutor(1) as pool:
+            net.exchange()
+            stopped = []
+            try:
+                for process in other, app:
+                    os.kill(process.pid, signal.SIGSTOP)
+                    stopped.append(process)
+                    if process is other:
+                        stop = pool.submit(net.stop)
+                        time.sleep(0.3)
+                time.sleep(self.STILL_S)
+                while stopped:
+                    os.kill(stopped.pop().pid, signal.SIGCONT)
+                    time.sleep(0.3)
+            finally:
+                for process in stopped:
+                    os.kill(process.pid, signal.SIGCONT)
+            stop.result()
+            self.assertNotEqual(app.show('v0')['state'], 'failed')
+            self.assertNotIn('no answer', app.err.text())
 
 
 class Openings(unittest.TestCase):

@@ -4,7 +4,9 @@
 /*
  * How long a device may keep a thread waiting that others share. One wait lasts one time-out at
  * most. What waits take beyond a little that each has free is drawn from one patience, so that a
- * device that keeps answering just before its time-out is given up too.
+ * device that keeps answering just before its time-out is given up too. What is drawn is time in
+ * which the device could have answered: a machine that stands still for seconds, as a virtual one
+ * may, costs none of its devices.
  */
 
 #ifndef VDPA_PATIENCE_H
@@ -23,11 +25,17 @@
 #define VDPA_PATIENCE_FREE     20
 #define VDPA_PATIENCE_FREE_US  50000 /* at most */
 
+/* A thread that waits sleeps for so long at most before it looks at the clock, */
+#define VDPA_PATIENCE_SLEEP_US 100000
+/* and what a sleep takes beyond its length and this, the machine has stood still: more than a busy
+ * one takes to give a thread a CPU. */
+#define VDPA_PATIENCE_SLACK_US 50000
+
 struct vdpa_patience {
 	int64_t timeout_us;
 	int64_t free_us;  /* of each wait */
 	int64_t left_us;  /* below 0: overdrawn */
-	int64_t begin_us; /* of the last wait, by vdpa_now_us() */
+	int64_t begin_us; /* of the last wait, by vdpa_now_us(); later by what is no part of it */
 	int64_t begin_left_us;
 };
 
@@ -52,6 +60,14 @@ vdpa_patience_begin(struct vdpa_patience *p, int64_t now_us)
 	p->begin_left_us = p->left_us;
 	limit_us = p->free_us + RTE_MAX(p->left_us, 0);
 	return RTE_MIN(limit_us, p->timeout_us);
+}
+
+/* In a wait, a sleep of so long has taken so long. */
+static inline void
+vdpa_patience_slept(struct vdpa_patience *p, int64_t meant_us, int64_t took_us)
+{
+	if (took_us > meant_us + VDPA_PATIENCE_SLACK_US)
+		p->begin_us += took_us - meant_us;
 }
 
 /* By how much waits were longer than what each has free, less what has grown back since. */

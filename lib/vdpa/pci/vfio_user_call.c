@@ -280,11 +280,11 @@ dispatch(struct vfu_conn *c, struct vfu_call *call, uint16_t id, int *err)
 	return take_reply(c, call, err);
 }
 
-/* Whether events come soon, and before the deadline. */
+/* Whether events come soon, in the time that is left. */
 static bool
-come_soon(struct pollfd *pfd, int64_t deadline_us)
+come_soon(struct pollfd *pfd, int64_t left_us)
 {
-	int64_t until_us = RTE_MIN(vdpa_now_us() + LOOK_US, deadline_us);
+	int64_t until_us = vdpa_now_us() + RTE_MIN(LOOK_US, left_us);
 	int n = poll(pfd, 1, 0);
 
 	while (n == 0) {
@@ -297,30 +297,39 @@ come_soon(struct pollfd *pfd, int64_t deadline_us)
 	return n > 0;
 }
 
-/* Wait for events on the socket until the deadline. False when none has come. What came in time
- * counts, even when we were not there. */
+/* Of the patience's wait, which may last for so long. */
+static int64_t
+left_us(const struct vfu_conn *c, int64_t limit_us)
+{
+	return RTE_MAX(c->patience.begin_us + limit_us - vdpa_now_us(), 0);
+}
+
+/* Wait for events on the socket until the patience's wait has lasted for so long. False when none
+ * has come. What came in time counts, even when we were not there. */
 static bool
-wait_for(struct vfu_conn *c, short events, int64_t deadline_us)
+wait_for(struct vfu_conn *c, short events, int64_t limit_us)
 {
 	struct pollfd pfd = {.fd = c->fd, .events = events};
-	int64_t left;
+	int64_t sleep_us, from_us;
 	int n;
 
-	if (come_soon(&pfd, deadline_us))
+	if (come_soon(&pfd, left_us(c, limit_us)))
 		return true;
 	do {
-		left = deadline_us - vdpa_now_us();
-		n = poll(&pfd, 1, left > 0 ? (int)((left + 999) / 1000) : 0);
-	} while (n < 0 && errno == EINTR);
+		sleep_us = RTE_MIN(left_us(c, limit_us), VDPA_PATIENCE_SLEEP_US);
+		from_us = vdpa_now_us();
+		n = poll(&pfd, 1, (int)((sleep_us + 999) / 1000));
+		vdpa_patience_slept(&c->patience, sleep_us, vdpa_now_us() - from_us);
+	} while ((n == 0 && left_us(c, limit_us) > 0) || (n < 0 && errno == EINTR));
 	return n != 0;
 }
 
 static int
-timed_out(struct vfu_conn *c, int64_t waited_us, bool sent)
+timed_out(struct vfu_conn *c, bool sent)
 {
 	const struct vfio_user_header *hdr = (const struct vfio_user_header *)c->rx;
+	int64_t waited_us = vdpa_patience_draw(&c->patience, vdpa_now_us());
 
-	vdpa_patience_draw(&c->patience, vdpa_now_us());
 	/* Less than a time-out was left. */
 	if (waited_us / 1000 < c->timeout_ms)
 		return fail(c, ETIMEDOUT,
@@ -355,13 +364,13 @@ transact(struct vfu_conn *c, struct vfu_call *call, int *err)
 		{(void *)(uintptr_t)call->arg, call->arg_len},
 		{(void *)(uintptr_t)call->data, call->data_len},
 	};
-	int64_t start = vdpa_now_us(), limit;
+	int64_t limit;
 	unsigned int late = 0;
 	bool sent = false;
 	int rc;
 
 	c->refusals = 0;
-	limit = vdpa_patience_begin(&c->patience, start);
+	limit = vdpa_patience_begin(&c->patience, vdpa_now_us());
 	for (;;) {
 		if (!sent) {
 			pthread_mutex_lock(&c->send);
@@ -374,9 +383,9 @@ transact(struct vfu_conn *c, struct vfu_call *call, int *err)
 			if (rc < 0 && rc != -EAGAIN)
 				return rc;
 		}
-		if (!wait_for(c, sent ? POLLIN : POLLIN | POLLOUT, start + limit) ||
-		    (vdpa_now_us() >= start + limit && ++late > LATE_LOOKS_MAX))
-			return timed_out(c, vdpa_now_us() - start, sent);
+		if (!wait_for(c, sent ? POLLIN : POLLIN | POLLOUT, limit) ||
+		    (left_us(c, limit) == 0 && ++late > LATE_LOOKS_MAX))
+			return timed_out(c, sent);
 		rc = receive(c);
 		if (rc > 0) {
 			rc = dispatch(c, sent ? call : NULL, hdr.id, err);

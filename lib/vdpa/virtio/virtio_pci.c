@@ -60,11 +60,13 @@ vdpa_virtio_wait_start(struct vdpa_virtio_wait *wait, struct vdpa_virtio_pci *hw
 bool
 vdpa_virtio_wait(struct vdpa_virtio_wait *wait)
 {
-	int64_t waited_us = vdpa_patience_draw(wait->hw->patience, vdpa_now_us());
+	int64_t now_us = vdpa_now_us();
+	int64_t waited_us = vdpa_patience_draw(wait->hw->patience, now_us);
 
 	if (waited_us >= (int64_t)wait->ms * 1000)
 		return false;
 	usleep(wait->nap_us);
+	vdpa_patience_slept(wait->hw->patience, wait->nap_us, vdpa_now_us() - now_us);
 	wait->nap_us = RTE_MIN(2 * wait->nap_us, NAP_MAX_US);
 	return true;
 }
