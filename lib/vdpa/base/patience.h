@@ -4,9 +4,8 @@
 /*
  * How long a device may keep a thread waiting that others share. One wait lasts one time-out at
  * most. What waits take beyond a little that each has free is drawn from one patience, so that a
- * device that keeps answering just before its time-out is given up too. What is drawn is time in
- * which the device could have answered: a machine that stands still for seconds, as a virtual one
- * may, costs none of its devices.
+ * device that keeps answering just before its time-out is given up too. A machine that stands still
+ * for seconds, as a virtual one may, uses up no wait: of each sleep in a wait only so much counts.
  */
 
 #ifndef VDPA_PATIENCE_H
@@ -25,10 +24,9 @@
 #define VDPA_PATIENCE_FREE     20
 #define VDPA_PATIENCE_FREE_US  50000 /* at most */
 
-/* A thread that waits sleeps for so long at most before it looks at the clock, */
+/* A thread that waits sleeps for so long at most before it looks at the clock, and of what a sleep
+ * takes beyond its length so much counts: more than a busy machine takes to give a thread a CPU. */
 #define VDPA_PATIENCE_SLEEP_US 100000
-/* and what a sleep takes beyond its length and this, the machine has stood still: more than a busy
- * one takes to give a thread a CPU. */
 #define VDPA_PATIENCE_SLACK_US 50000
 
 struct vdpa_patience {
@@ -66,8 +64,7 @@ vdpa_patience_begin(struct vdpa_patience *p, int64_t now_us)
 static inline void
 vdpa_patience_slept(struct vdpa_patience *p, int64_t meant_us, int64_t took_us)
 {
-	if (took_us > meant_us + VDPA_PATIENCE_SLACK_US)
-		p->begin_us += took_us - meant_us;
+	p->begin_us += RTE_MAX(took_us - meant_us - VDPA_PATIENCE_SLACK_US, 0);
 }
 
 /* By how much waits were longer than what each has free, less what has grown back since. */

@@ -310,10 +310,12 @@ static bool
 wait_for(struct vfu_conn *c, short events, int64_t limit_us)
 {
 	struct pollfd pfd = {.fd = c->fd, .events = events};
-	int64_t sleep_us, from_us;
+	int64_t sleep_us, from_us = vdpa_now_us();
+	bool soon = come_soon(&pfd, left_us(c, limit_us));
 	int n;
 
-	if (come_soon(&pfd, left_us(c, limit_us)))
+	vdpa_patience_slept(&c->patience, LOOK_US, vdpa_now_us() - from_us);
+	if (soon)
 		return true;
 	do {
 		sleep_us = RTE_MIN(left_us(c, limit_us), VDPA_PATIENCE_SLEEP_US);
