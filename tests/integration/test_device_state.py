@@ -8,9 +8,9 @@ import os
 import socket
 import struct
 import tempfile
-import time
 import unittest
 
+import harness
 from vfio_user_client import Model
 from vhost_user_client import *
 
@@ -307,12 +307,12 @@ class DeviceState(HostileTest):
         self.assertEqual(client.set_device_state_fd(STATE_LOAD, reader), 0)
         self.assertEqual(client.set_device_state_fd(STATE_LOAD, reader), 1)
         self.assert_logged("still being moved")
-        began = time.monotonic()
+        began = harness.running()
         client.send(CHECK_DEVICE_STATE)
         self.healthy.exchange()
-        self.assertLess(time.monotonic() - began, 4)
+        self.assertLess(harness.running() - began, 4)
         self.assertEqual(client.recv()[2], struct.pack("<Q", 1))
-        self.assertLess(time.monotonic() - began, 8)
+        self.assertLess(harness.running() - began, 8)
         self.assert_logged("not through 5000 ms after")
         # Given up, and no longer in the way.
         self.assertTrue(wait_until(lambda: client.set_device_state_fd(STATE_LOAD, reader) == 0, 2))
@@ -341,9 +341,9 @@ class DeviceState(HostileTest):
         client = self.at("victim")
         self.assertEqual(client.set_device_state_fd(STATE_LOAD, pipe.reader), 0)
         os.close(pipe.reader)
-        began = time.monotonic()
+        began = harness.running()
         self.assertEqual(client.ask_u64(CHECK_DEVICE_STATE), 1)
-        self.assertLess(time.monotonic() - began, 8)
+        self.assertLess(harness.running() - began, 8)
         # Its thread stays, and there is no second one.
         with tempfile.TemporaryFile() as f:
             self.assertEqual(client.set_device_state_fd(STATE_LOAD, f.fileno()), 1)

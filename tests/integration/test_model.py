@@ -505,10 +505,10 @@ class Framing(ModelTest):
         else:
             self.fail('everything was taken')
         before = harness.cpu_seconds(self.model.pid)
-        start = time.monotonic()
+        start = harness.running()
         for _ in range(10):
             self.healthy.exchange()
-        self.assertLess(time.monotonic() - start, 5)
+        self.assertLess(harness.running() - start, 5)
         time.sleep(0.5)
         self.assertLess(harness.cpu_seconds(self.model.pid) - before, 0.4)
 

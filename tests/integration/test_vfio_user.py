@@ -279,10 +279,10 @@ class Gone(unittest.TestCase):
                     for i in range(2)]
             for net in nets:
                 net.exchange()
-            began = time.monotonic()
+            began = harness.running()
             self.end(others[0])
             harness.wait_for(lambda: app.show('v0')['state'] == 'failed', 'the device to fail')
-            self.assertLess(time.monotonic() - began, 5)
+            self.assertLess(harness.running() - began, 5)
             app.err.wait('v0: .*' + os.path.basename(others[0].dir))
             nets[1].exchange()
             self.assertEqual(app.show('v1')['state'], 'running')
