@@ -121,13 +121,15 @@ class Traffic:
         self.driver = vu.NetDriver(str(path)).start()
         self.driver.exchange()
         self.ending, self.error = False, None
+        self.under_way = threading.Lock()
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
     def _run(self):
         try:
             while not self.ending:
-                self.driver.exchange(TIMEOUT)
+                with self.under_way:
+                    self.driver.exchange(TIMEOUT)
                 time.sleep(PAUSE / 2)
         except Exception as e:  # for the test's thread
             self.error = e
@@ -138,6 +140,11 @@ class Traffic:
         until(lambda: self.error or self.driver.count > first + frames, "frames to pass", TIMEOUT)
         if self.error:
             raise AssertionError(f"frames do not pass: {self.error!r}")
+
+    def kill(self, pid):
+        """Between two frames: one that a killed simulator was moving comes twice, and there is one buffer."""
+        with self.under_way:
+            os.kill(pid, signal.SIGKILL)
 
     def __enter__(self):
         return self
@@ -357,7 +364,7 @@ class Service(unittest.TestCase):
             pids.append(int(show("MainPID")))
             traffic.passes()
             function.passes()
-            os.kill(pids[-1], signal.SIGKILL)
+            traffic.kill(pids[-1])
             until(lambda: show("NRestarts") == "1" and show("ActiveState") == "active", "another process", TIMEOUT)
             pids.append(int(show("MainPID")))
             traffic.passes()
@@ -391,7 +398,7 @@ class Service(unittest.TestCase):
             self.assertEqual((show("ActiveState"), show("SubState"), int(show("NRestarts"))), ("active", "running", restarts))
             traffic.passes()
             until(lambda: not pathlib.Path(f"/proc/{pids[-2]}").exists(), "the end of the old one", TIMEOUT)
-            os.kill(pids[-1], signal.SIGKILL)
+            traffic.kill(pids[-1])
             until(lambda: int(show("NRestarts")) == restarts + 1 and show("ActiveState") == "active", "another process", TIMEOUT)
             pids.append(int(show("MainPID")))
             traffic.passes()
@@ -411,7 +418,7 @@ class Service(unittest.TestCase):
         pid = self.start("net0")
         with Traffic(RUN / "net0.sock") as traffic:
             traffic.passes()
-            os.kill(pid, signal.SIGKILL)
+            traffic.kill(pid)
             # As a systemd from 254 on does it.
             until(lambda: show("ActiveState") == "activating", "a restart that is due", TIMEOUT)
             systemctl("start", "uvdpa-fence.service")
