@@ -61,6 +61,19 @@ now_ms(void)
 	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
+/* While nobody takes connections, wait; a signal ends one wait, as does a stop of the process. */
+static int
+connect_in_time(int fd, const struct sockaddr_un *un)
+{
+	int64_t end = now_ms() + CONNECT_SECONDS * 1000;
+	int rc;
+
+	do
+		rc = connect(fd, (const struct sockaddr *)un, sizeof(*un));
+	while (rc < 0 && errno == EINTR && now_ms() < end);
+	return rc;
+}
+
 struct client *
 client_open(const char *path)
 {
@@ -80,8 +93,8 @@ client_open(const char *path)
 	client = calloc(1, sizeof(*client));
 	/* Only connect() heeds the limit: what is sent does not wait. */
 	if (client == NULL || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0 ||
-	    connect(fd, (struct sockaddr *)&un, sizeof(un)) < 0) {
-		err = errno == EAGAIN ? ETIMEDOUT : errno;
+	    connect_in_time(fd, &un) < 0) {
+		err = errno == EAGAIN || errno == EINTR ? ETIMEDOUT : errno;
 		free(client);
 		close(fd);
 		errno = err;

@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -343,8 +344,15 @@ class Errors(Test):
             begin = time.monotonic()
             done = run(path, 'dev')
             self.assertLess(time.monotonic() - begin, 30)
+            # A process that was stopped meanwhile goes on waiting.
+            with subprocess.Popen([VDPACTL, '-S', path, 'dev'], stderr=subprocess.PIPE, text=True) as stopped:
+                for sent in signal.SIGSTOP, signal.SIGCONT:
+                    time.sleep(0.5)
+                    stopped.send_signal(sent)
+                _, said = stopped.communicate(timeout=harness.TIMEOUT)
         self.assertEqual((done.returncode, done.stderr),
                          (1, f'Failed to connect to {path}: Connection timed out\n'))
+        self.assertEqual((stopped.returncode, said), (done.returncode, done.stderr))
 
     def test_answers_that_are_none(self):
         answers = {b'nonsense\n': 'no JSON object', b'[1]\n': 'no JSON object', b'': 'closed it',
