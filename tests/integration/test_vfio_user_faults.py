@@ -206,20 +206,16 @@ class StandsStill(unittest.TestCase):
         with model() as other, daemon(other.path, words=f'timeout_ms {self.TIMEOUT_S * 1000}') as app, \
                 vhost.NetDriver(app.socket('v0')).start() as net, concurrent.futures.ThreadPoolExecutor(1) as pool:
             net.exchange()
-            stopped = []
             try:
-                for process in other, app:
-                    os.kill(process.pid, signal.SIGSTOP)
-                    stopped.append(process)
-                    if process is other:
-                        stop = pool.submit(net.stop)
-                        time.sleep(0.3)
+                os.kill(other.pid, signal.SIGSTOP)
+                stop = pool.submit(net.stop)
+                time.sleep(0.3)
+                os.kill(app.pid, signal.SIGSTOP)
                 time.sleep(self.STILL_S)
-                while stopped:
-                    os.kill(stopped.pop().pid, signal.SIGCONT)
-                    time.sleep(0.3)
+                os.kill(app.pid, signal.SIGCONT)
+                time.sleep(0.3)
             finally:
-                for process in stopped:
+                for process in app, other:
                     os.kill(process.pid, signal.SIGCONT)
             stop.result()
             self.assertNotEqual(app.show('v0')['state'], 'failed')

@@ -337,7 +337,7 @@ n_iovs(const struct sim_blk_queue *bq)
 }
 
 static void
-free_requests(struct sim_blk_queue *bq)
+requests_free(struct sim_blk_queue *bq)
 {
 	vdpa_pages_free(bq->iovs, n_iovs(bq), sizeof(*bq->iovs));
 	free(bq->requests);
@@ -394,7 +394,7 @@ sim_blk_queue_open(struct sim_blk_queue *bq, struct sim_blk *blk, struct sim_que
 close_channel:
 	blk->be->ops->channel_close(bq->ch);
 free_requests:
-	free_requests(bq);
+	requests_free(bq);
 	return err;
 }
 
@@ -415,5 +415,5 @@ sim_blk_queue_close(struct sim_blk_queue *bq)
 		return;
 	}
 	bq->blk->be->ops->channel_close(bq->ch);
-	free_requests(bq);
+	requests_free(bq);
 }
